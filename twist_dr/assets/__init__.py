@@ -1,0 +1,1 @@
+"""What exists, and where it comes from: the application's parts, backups of them, copies of those, and the proof."""

@@ -1,0 +1,216 @@
+"""The proof: a backup restored for real and compared with what was recorded when it was taken."""
+
+# No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import dagster as dg
+from pydantic import Field
+
+from twist_dr.assets.copies import target_resource
+from twist_dr.catalog import Catalog
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.verification import VerificationPlan, VerificationResult, verify_backup
+from twist_dr.errors import (
+    ArchiveInvalid,
+    ArtifactInvalid,
+    AuthenticationFailed,
+    BackupNotFound,
+    ManifestForeign,
+    ManifestInvalid,
+    ObjectCorrupt,
+    ObjectMissing,
+    StorageError,
+    TwistDRError,
+    VerificationFailed,
+)
+from twist_dr.orchestration import NETWORK_RETRY, RUN_BACKUP, operation
+from twist_dr.settings import Settings
+
+#: The copy itself is bad.
+CORRUPT = (
+    ArchiveInvalid,
+    ArtifactInvalid,
+    AuthenticationFailed,
+    ManifestForeign,
+    ManifestInvalid,
+    ObjectCorrupt,
+    ObjectMissing,
+)
+#: Another target may do better.
+PASSED_OVER = (*CORRUPT, BackupNotFound, StorageError)
+
+
+class VerifyBackupConfig(dg.Config):
+    """All have defaults: launched as it is, the latest backup is verified from the first target with a good copy."""
+
+    backup: str = Field("latest", description="latest, or a backup's id")
+    target: str = Field(
+        "any",
+        description="any (the first storage target with a good copy, in the order of the settings), or one by name",
+    )
+
+
+def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.AssetsDefinition:
+    """The asset ``<application>/verification``."""
+    key = dg.AssetKey([settings.application, "verification"])
+
+    @dg.multi_asset(
+        name="verify_backup",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=copies,
+                description="A real restore into a scratch server, compared row count by row count and file by file.",
+                group_name="backups",
+                kinds={"postgres"},
+                owners=[RUN_BACKUP],
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "restored_equals_recorded",
+                asset=key,
+                description="Every table, migration, extension and file is as it was recorded.",
+            )
+        ],
+        required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, settings.enabled_targets)},
+        retry_policy=NETWORK_RETRY,
+    )
+    def verify(
+        context: dg.AssetExecutionContext, config: VerifyBackupConfig
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        with operation(context) as report:
+            repositories = _repositories(context, settings, config.target)
+            keyring: Keyring = context.resources.keyring.load()
+            catalog: Catalog = context.resources.catalog
+            backup_id = _latest(repositories, report) if config.backup == "latest" else config.backup
+            started_at = datetime.now(timezone.utc)
+            plan = _plan(settings, context.resources.cluster)
+            result = _verify_first_good(plan, backup_id, repositories, keyring, catalog, report)
+            _record(catalog, result, started_at, context.run.run_id)
+            check = dg.AssetCheckResult(
+                asset_key=key,
+                check_name="restored_equals_recorded",
+                passed=result.verified,
+                metadata={
+                    "differences": dg.MetadataValue.md("\n".join(f"- {line}" for line in result.differences) or "none")
+                },
+            )
+            if not result.verified:
+                yield check
+                raise VerificationFailed(
+                    f"{result.backup_id} from {result.target} is NOT verified: {_some(result.differences)}. "
+                    "Make a new backup now, and keep this one until the cause is known."
+                )
+        yield dg.MaterializeResult(asset_key=key, metadata=_metadata(result), check_results=[check])
+
+    return verify
+
+
+def _repositories(context: dg.AssetExecutionContext, settings: Settings, wanted: str) -> list[Repository]:
+    names = list(settings.enabled_targets)
+    if wanted not in ("any", *names):
+        raise BackupNotFound(
+            f"{wanted!r} is no enabled storage target; choose among {', '.join(names)}, or write 'any' in target."
+        )
+    chosen = names if wanted == "any" else [wanted]
+    return [Repository(getattr(context.resources, target_resource(name)), settings.application) for name in chosen]
+
+
+def _plan(settings: Settings, live: Cluster) -> VerificationPlan:
+    wanted = settings.verification
+    return VerificationPlan(
+        scratch=settings.scratch_dir,
+        live=live,
+        server=Cluster(wanted.server.get_secret_value()) if wanted.server else None,
+        key_tables=wanted.key_tables,
+        jobs=wanted.jobs,
+        client_tools=settings.database.client_tools,
+    )
+
+
+def _latest(repositories: list[Repository], report: Report) -> str:
+    """The newest full backup that any of the targets holds: they are the truth, the catalog is an index."""
+    found = []
+    for repository in repositories:
+        try:
+            repository.target.prepare()
+            found.append(repository.latest("full"))
+        except StorageError as error:
+            report.warning(f"passed over {repository.target.name}: {error}")
+    ids = [backup_id for backup_id in found if backup_id is not None]
+    if not ids:
+        raise BackupNotFound("No storage target that answers holds a full backup; launch the job backup_full first.")
+    return max(ids)
+
+
+def _verify_first_good(
+    plan: VerificationPlan,
+    backup_id: str,
+    repositories: list[Repository],
+    keyring: Keyring,
+    catalog: Catalog,
+    report: Report,
+) -> VerificationResult:
+    failures = []
+    for repository in repositories:
+        name = repository.target.name
+        try:
+            manifest = repository.manifest(backup_id, keyring)
+            if catalog.backup(manifest.application, backup_id) is None:
+                catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
+            report.info(f"verifying {backup_id} from {name}")
+            return verify_backup(plan, manifest, repository, keyring, report)
+        except PASSED_OVER as error:
+            failures.append(str(error))
+            report.warning(f"passed over {name}: {error}")
+            if isinstance(error, CORRUPT):
+                _mark_corrupt(catalog, backup_id, name, error)
+    raise VerificationFailed(f"No storage target has a good copy of {backup_id}. {' '.join(failures)}")
+
+
+def _mark_corrupt(catalog: Catalog, backup_id: str, target: str, error: TwistDRError) -> None:
+    row = next((copy for copy in catalog.copies(backup_id) if copy.target == target), None)
+    if row is not None:
+        catalog.record_copy(backup_id, target, state="corrupt", form=row.form, error=str(error))
+
+
+def _record(catalog: Catalog, result: VerificationResult, started_at: datetime, run_id: str) -> None:
+    catalog.record_verification(
+        result.backup_id,
+        result.target,
+        state="verified" if result.verified else "unverified",
+        started_at=started_at,
+        seconds=result.seconds["total"],
+        restore_seconds=result.seconds.get("restore"),
+        tables=result.tables,
+        rows=result.rows,
+        files=result.files,
+        server_version=result.server_version,
+        differences=result.differences,
+        notes=result.notes,
+        run_id=run_id,
+    )
+
+
+def _metadata(result: VerificationResult) -> dict[str, dg.MetadataValue]:
+    return {
+        "backup_id": dg.MetadataValue.text(result.backup_id),
+        "target": dg.MetadataValue.text(result.target),
+        "tables": dg.MetadataValue.int(result.tables),
+        "rows": dg.MetadataValue.int(result.rows),
+        "files": dg.MetadataValue.int(result.files),
+        "duration_seconds": dg.MetadataValue.float(result.seconds["total"]),
+        "restore_seconds": dg.MetadataValue.float(result.seconds.get("restore", 0.0)),
+        "server_version": dg.MetadataValue.text(result.server_version or "no database part"),
+        "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in result.notes) or "none"),
+    }
+
+
+def _some(lines: list[str]) -> str:
+    return "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")

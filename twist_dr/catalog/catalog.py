@@ -1,0 +1,289 @@
+"""The catalog as the rest of twist-dr sees it: record what happened, ask what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, exists, insert, select
+
+from twist_dr.catalog import queries
+from twist_dr.catalog.database import Database
+from twist_dr.catalog.location import parse_location
+from twist_dr.catalog.models import Backup, Copy, TargetTest, Verification
+from twist_dr.catalog.rows import (
+    BackupRow,
+    CopyRow,
+    CopyState,
+    SealedBackup,
+    TargetTestRow,
+    VerificationRow,
+    VerificationState,
+)
+from twist_dr.catalog.upserts import upsert
+from twist_dr.engine.manifest import Kind, Label, Manifest
+from twist_dr.errors import BackupError, BackupNotFound
+
+#: Candidates that a message names.
+_NAMED = 3
+
+
+class Catalog:
+    """An index of what happened, at a database URL: ``sqlite:////path/catalog.db`` or ``postgresql://...``.
+
+    Inert until a method is called; every call is one transaction of its own, safe from any thread and process. Recording
+    the same thing again changes nothing. The constructor raises ``SettingsError`` when the URL is not one, every method
+    ``CatalogUnavailable``: ``CatalogLocked``, ``CatalogUnreachable`` and ``CatalogTooNew`` are kinds of it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._location = parse_location(url)
+        self._database = Database(self._location)
+
+    def __repr__(self) -> str:
+        return f"Catalog({self.place!r})"
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: a path, or ``database at host:port``. No password."""
+        return self._location.place
+
+    # -- recording -------------------------------------------------------------------------------------------------
+
+    def record_backup(self, manifest: Manifest, sealed: bytes, *, run_id: str | None) -> None:
+        """Record a backup. ``sealed`` is the manifest as stored; ``run_id`` None keeps the run that is known.
+
+        Raises ``BackupError`` when another application has a backup of this id.
+        """
+        values = {
+            "backup_id": manifest.backup_id,
+            "application": manifest.application,
+            "kind": manifest.kind,
+            "label": manifest.label,
+            "reason": manifest.reason,
+            "who": manifest.who,
+            "started_at": manifest.started_at,
+            "finished_at": manifest.finished_at,
+            "parts": manifest.parts,
+            "plain_bytes": manifest.plain_bytes,
+            "staged_bytes": sum(form.size for artifact in manifest.artifacts for form in artifact.stored.values()),
+            "app_version": manifest.app_version,
+            "db_schema_version": manifest.db_schema_version,
+            "key_id": manifest.key.id,
+            "run_id": run_id,
+            "warnings": len(manifest.warnings),
+            "manifest": sealed.decode(),
+        }
+        with self._database.writing() as connection:
+            owner = connection.scalar(select(Backup.application).where(Backup.backup_id == manifest.backup_id))
+            if owner not in (None, manifest.application):
+                raise BackupError(
+                    f"The catalog {self.place} already has a backup {manifest.backup_id}, of {owner}, so that of "
+                    f"{manifest.application} cannot be recorded; give each application a catalog of its own."
+                )
+            upsert(connection, Backup, values, key=("backup_id",), keep_known=("run_id",))
+
+    def record_copy(
+        self,
+        backup_id: str,
+        target: str,
+        *,
+        state: CopyState,
+        form: str,
+        stored_bytes: int | None = None,
+        seconds: float | None = None,
+        error: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Record how a storage target holds a backup now. ``form`` is a form's name.
+
+        None for ``stored_bytes``, ``seconds`` or ``run_id`` keeps what is known; ``error`` belongs to the state, so None
+        clears it. The state ``checked`` sets ``checked_at``. Raises ``BackupNotFound``.
+        """
+        now = _now()
+        values = {
+            "backup_id": backup_id,
+            "target": target,
+            "state": state,
+            "form": form,
+            "stored_bytes": stored_bytes,
+            "seconds": seconds,
+            "updated_at": now,
+            "checked_at": now if state == "checked" else None,
+            "error": None if error is None else _one_line(error),
+            "run_id": run_id,
+        }
+        with self._database.writing() as connection:
+            self._require(connection, backup_id)
+            keep = ("stored_bytes", "seconds", "checked_at", "run_id")
+            upsert(connection, Copy, values, key=("backup_id", "target"), keep_known=keep)
+
+    def record_verification(
+        self,
+        backup_id: str,
+        target: str,
+        *,
+        state: VerificationState,
+        started_at: datetime,
+        seconds: float,
+        restore_seconds: float | None = None,
+        tables: int = 0,
+        rows: int = 0,
+        files: int = 0,
+        server_version: str | None = None,
+        differences: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        run_id: str | None = None,
+    ) -> None:
+        """Record a verification; one of the same backup, target and ``started_at`` is the same. Raises ``BackupNotFound``."""
+        values = {
+            "backup_id": backup_id,
+            "target": target,
+            "state": state,
+            "started_at": started_at,
+            "seconds": seconds,
+            "restore_seconds": restore_seconds,
+            "tables": tables,
+            "rows": rows,
+            "files": files,
+            "server_version": server_version,
+            "differences": differences,
+            "notes": notes,
+            "run_id": run_id,
+        }
+        with self._database.writing() as connection:
+            self._require(connection, backup_id)
+            upsert(connection, Verification, values, key=("backup_id", "target", "started_at"))
+
+    def record_target_test(
+        self,
+        target: str,
+        *,
+        ok: bool,
+        location: str,
+        seconds: float,
+        capabilities: Mapping[str, Any] | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Record a test of a storage target that ended now. ``capabilities`` as JSON can hold them."""
+        values = {
+            "target": target,
+            "at": _now(),
+            "ok": ok,
+            "location": location,
+            "capabilities": None if capabilities is None else dict(capabilities),
+            "error": None if error is None else _one_line(error),
+            "seconds": seconds,
+        }
+        with self._database.writing() as connection:
+            connection.execute(insert(TargetTest).values(values))
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def backups(
+        self,
+        *,
+        application: str,
+        kind: Kind | None = None,
+        label: Label | None = None,
+        target: str | None = None,
+        state: CopyState | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[BackupRow]:
+        """Backups, newest first, of those that fulfil every condition given.
+
+        ``target`` and ``state`` speak of one copy: some copy is on that target and in that state. ``since`` (that moment
+        included) and ``until`` (left out) speak of when the backup began.
+        """
+        conditions: list[ColumnElement[bool]] = [Backup.application == application]
+        if kind is not None:
+            conditions.append(Backup.kind == kind)
+        if label is not None:
+            conditions.append(Backup.label == label)
+        if since is not None:
+            conditions.append(Backup.started_at >= since)
+        if until is not None:
+            conditions.append(Backup.started_at < until)
+        if target is not None or state is not None:
+            conditions.append(queries.has_copy(target, state))
+        with self._database.reading() as connection:
+            return queries.page(connection, *conditions, limit=limit)
+
+    def backup(self, application: str, backup_id: str) -> SealedBackup | None:
+        """One backup, with its manifest."""
+        with self._database.reading() as connection:
+            return queries.newest(connection, Backup.application == application, Backup.backup_id == backup_id)
+
+    def find(self, application: str, text: str) -> SealedBackup:
+        """The backup of that id, or the only one whose id begins with ``text``. Raises ``BackupNotFound``."""
+        ours, begins = Backup.application == application, Backup.backup_id.startswith(text, autoescape=True)
+        with self._database.reading() as connection:
+            found = queries.newest(connection, ours, Backup.backup_id == text)
+            if found is not None:
+                return found
+            matches = queries.ids(connection, ours, begins, limit=_NAMED) if text else []
+            if len(matches) == 1 and (found := queries.newest(connection, ours, Backup.backup_id == matches[0])):
+                return found
+            if matches:
+                number = queries.count(connection, ours, begins)
+                raise BackupNotFound(
+                    f"{text!r} is the beginning of {number} backups of {application}, {_some(matches, number)}; "
+                    "write more of the id."
+                )
+            raise self._not_found(connection, application, text)
+
+    def latest(self, application: str, kind: Kind = "full") -> SealedBackup | None:
+        """The newest backup of a kind, whatever became of its copies."""
+        with self._database.reading() as connection:
+            return queries.newest(connection, Backup.application == application, Backup.kind == kind)
+
+    def backup_of_run(self, run_id: str) -> SealedBackup | None:
+        """The backup that a Dagster run made."""
+        with self._database.reading() as connection:
+            return queries.newest(connection, Backup.run_id == run_id)
+
+    def copies(self, backup_id: str) -> tuple[CopyRow, ...]:
+        """The copies of a backup, in the order of their targets; none when the catalog lacks it."""
+        with self._database.reading() as connection:
+            return tuple(queries.copies_of(connection, [backup_id])[backup_id])
+
+    def verifications(self, backup_id: str) -> list[VerificationRow]:
+        """The verifications of a backup, newest first."""
+        with self._database.reading() as connection:
+            return queries.verifications_of(connection, backup_id)
+
+    def target_tests(self) -> list[TargetTestRow]:
+        """The latest test of each storage target, by name."""
+        with self._database.reading() as connection:
+            return queries.latest_target_tests(connection)
+
+    def _require(self, connection: Connection, backup_id: str) -> None:
+        if not connection.scalar(select(exists().where(Backup.backup_id == backup_id))):
+            raise BackupNotFound(
+                f"The catalog {self.place} has no backup {backup_id}; run: twist-dr catalog rebuild --from TARGET"
+            )
+
+    def _not_found(self, connection: Connection, application: str, text: str) -> BackupNotFound:
+        ours = Backup.application == application
+        known, number = queries.ids(connection, ours, limit=_NAMED), queries.count(connection, ours)
+        instead = f"it has {_some(known, number)}" if known else "it has none at all"
+        return BackupNotFound(
+            f"The catalog {self.place} has no backup of {application} whose id begins with {text!r} ({instead}); see all with "
+            "twist-dr list, or read a storage target's with: twist-dr catalog rebuild --from TARGET"
+        )
+
+
+def _some(ids: Sequence[str], number: int) -> str:
+    return ", ".join(ids) + (f" and {number - len(ids)} more" if number > len(ids) else "")
+
+
+def _one_line(text: str) -> str:
+    """An error on one line that any database takes: names of files may hold bytes that are no text."""
+    return " ".join(text.replace("\0", " ").split()).encode("utf-8", "backslashreplace").decode()
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

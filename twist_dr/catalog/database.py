@@ -1,0 +1,122 @@
+"""Connections to the catalog: opened for one transaction and closed after it.
+
+Nothing stays open between calls: a backup may run for hours between two of them, in which firewalls drop idle
+connections and servers restart, and a forked child must not share one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+
+from twist_dr.catalog.errors import CatalogUnavailable, driver_error, named
+from twist_dr.catalog.location import Location
+from twist_dr.catalog.schema import ensure_schema
+
+#: How long a call waits for another process's lock before it says so.
+LOCK_SECONDS = 15.0
+_CONNECT_TIMEOUT_SECONDS = 10
+
+
+class Database:
+    """A catalog's database. Inert until the first transaction, which brings the tables up to date."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._ready: Engine | None = None
+        self._opening = threading.Lock()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads. Raises ``CatalogUnavailable``."""
+        engine = self._engine()
+        with self._named_errors(), engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes, committed at the end, rolled back on any error. Raises ``CatalogUnavailable``."""
+        engine = self._engine()
+        with self._named_errors(), engine.execution_options(writing=True).begin() as connection:
+            yield connection
+
+    def _engine(self) -> Engine:
+        with self._opening:
+            if self._ready is None:
+                with self._named_errors():
+                    engine = self._new_engine()
+                    ensure_schema(engine, self.location.place)
+                self._ready = engine
+        return self._ready
+
+    def _new_engine(self) -> Engine:
+        file = self.location.file
+        if file is not None:
+            self._make_file(file)
+            return _sqlite_engine(self.location)
+        return _postgres_engine(self.location)
+
+    def _make_file(self, file: Path) -> None:
+        """SQLite makes its files with the rights of the first one; they hold what a manifest holds."""
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise CatalogUnavailable(
+                f"The catalog {file} cannot be opened ({error.strerror}); see that its folder exists and that this user "
+                "may write to it."
+            ) from None
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            cause = driver_error(error)
+            if cause is None:
+                raise
+            raise named(cause, self.location.place, self.location.secrets) from error
+
+
+def _sqlite_engine(location: Location) -> Engine:
+    engine = create_engine(
+        location.url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": LOCK_SECONDS}
+    )
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: object) -> None:
+        # The driver's own BEGIN comes late and never for DDL; ours is below.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        # A reader that turns writer fails at once when another wrote meanwhile; one that says so first waits its turn.
+        # https://sqlite.org/isolation.html
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def _postgres_engine(location: Location) -> Engine:
+    # Prepared statements and start-up options do not pass poolers such as PgBouncer.
+    arguments: dict[str, Any] = {"prepare_threshold": None, "application_name": "twist-dr"}
+    if "connect_timeout" not in location.url.query:
+        arguments["connect_timeout"] = _CONNECT_TIMEOUT_SECONDS
+    engine = create_engine(location.url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: object) -> None:
+        # Outside a transaction, or the first rollback would undo it.
+        connection.autocommit = True
+        connection.execute(f"SET lock_timeout = '{int(LOCK_SECONDS * 1000)}ms'")
+        connection.autocommit = False
+
+    return engine

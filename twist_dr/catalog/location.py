@@ -1,0 +1,56 @@
+"""Where a catalog is: its URL taken apart, and how people are told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from twist_dr.errors import SettingsError
+
+_EXAMPLES = "sqlite:////path/catalog.db or postgresql://user:password@host:5432/database"
+#: libpq takes these from a URL's query as well.
+_SECRET_OPTIONS = ("password", "sslpassword")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A catalog's place. ``url`` is a secret: it may hold a password; ``place`` is for people."""
+
+    url: URL = field(repr=False)
+    place: str
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None on PostgreSQL."""
+        return Path(str(self.url.database)) if self.url.get_backend_name() == "sqlite" else None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Words that no message may hold."""
+        found = [self.url.password, *(self.url.query.get(name) for name in _SECRET_OPTIONS)]
+        return tuple(str(word) for word in found if word)
+
+
+def parse_location(url: str) -> Location:
+    """Take a catalog's URL apart. Raises ``SettingsError``, which never quotes the URL: it may hold a password."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise SettingsError(f"catalog.url is no database URL; write {_EXAMPLES}.") from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        path = parsed.database or ""
+        # A relative path would mean another file to the daemon than to a shell; one in memory, another to each connection.
+        if not Path(path).is_absolute():
+            raise SettingsError("catalog.url must name its SQLite file by an absolute path: sqlite:////path/catalog.db")
+        return Location(parsed, path)
+    if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+        if "@" in (parsed.host or ""):
+            raise SettingsError("catalog.url has more than one '@'; write %40 for an '@' in the password.")
+        host = parsed.host or parsed.query.get("host") or "the local socket"
+        where = host if isinstance(host, str) else ", ".join(host)
+        place = f"{parsed.database or 'the default database'} at {where}" + (f":{parsed.port}" if parsed.port else "")
+        return Location(parsed.set(drivername="postgresql+psycopg"), place)
+    raise SettingsError(f"catalog.url must name SQLite or PostgreSQL: {_EXAMPLES}.")

@@ -1,0 +1,197 @@
+"""twist-dr: what is not a job. Backups, verifications and tests are launched in Dagster (page, schedule, ``dagster job execute``).
+
+Dagster is not imported here, so these commands start at once and work when the orchestrator does not.
+Exit status: 0 done, 1 failed or something is wrong (an error's sentence on standard error), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from twist_dr import __version__
+from twist_dr.errors import SettingsError, TwistDRError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except TwistDRError as error:
+        print(f"twist-dr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("twist-dr: stopped", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough.
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="twist-dr", description="Disaster recovery for Django + PostgreSQL applications."
+    )
+    parser.add_argument("--version", action="version", version=f"twist-dr {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="write a commented twist-dr.yaml, a key, dagster.yaml and workspace.yaml")
+    init.add_argument("application", help="the application's name: lower-case letters, digits and '_'")
+    init.add_argument("--folder", type=Path, default=Path(), help="where to write (default: here)")
+    init.set_defaults(run=_init)
+
+    doctor = commands.add_parser("doctor", help="check all that a first night would trip over, and say how to mend it")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+
+    listing = commands.add_parser("list", help="list backups, newest first")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.add_argument("--limit", type=int, default=50, help="how many at most (default: 50)")
+    listing.set_defaults(run=_list)
+
+    show = commands.add_parser("show", help="show one backup: artifacts, copies, verifications")
+    show.add_argument("backup", help="latest, an id, or the beginning of one")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(run=_show)
+
+    catalog = commands.add_parser("catalog", help="the index of what happened").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    rebuild = catalog.add_parser("rebuild", help="read every manifest on a storage target back into the catalog")
+    rebuild.add_argument(
+        "--from", dest="target", required=True, metavar="TARGET", help="a storage target of the settings"
+    )
+    rebuild.set_defaults(run=_rebuild)
+
+    keys = commands.add_parser("keys", help="the keyring").add_subparsers(required=True, metavar="COMMAND")
+    keys.add_parser("list", help="ids and check values of the keys").set_defaults(run=_keys_list)
+    new = keys.add_parser("new", help="add a key and make it primary; old ones are kept for reading")
+    new.add_argument("--id", help="its name (default: after today)")
+    new.set_defaults(run=_keys_new)
+    return parser
+
+
+def _init(options: argparse.Namespace) -> None:
+    from twist_dr.init import write_initial_files
+
+    for path in write_initial_files(options.folder, application=options.application):
+        print(f"wrote {path}")
+    print(
+        "\nNext: fill in twist-dr.yaml, keep a copy of keyring.yaml where neither this machine nor a storage target\n"
+        "can take it along when it goes, then run: twist-dr doctor"
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from twist_dr.engine.doctor import exit_status, render, run_doctor
+    from twist_dr.settings import load_settings
+
+    findings = []
+    for finding in run_doctor(load_settings()):
+        findings.append(finding)
+        if not options.json:
+            print(render([finding]), flush=True)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    return exit_status(findings)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from twist_dr import listing
+    from twist_dr.catalog import Catalog
+    from twist_dr.settings import load_settings
+
+    settings = load_settings()
+    rows = Catalog(settings.catalog_url).backups(application=settings.application, limit=options.limit)
+    print(
+        json.dumps([listing.backup_document(row) for row in rows], indent=2)
+        if options.json
+        else listing.backup_table(rows)
+    )
+
+
+def _show(options: argparse.Namespace) -> None:
+    from twist_dr import listing
+    from twist_dr.catalog import Catalog
+    from twist_dr.errors import BackupNotFound
+    from twist_dr.settings import load_settings
+
+    settings = load_settings()
+    catalog = Catalog(settings.catalog_url)
+    if options.backup == "latest":
+        row = catalog.latest(application=settings.application)
+        if row is None:
+            raise BackupNotFound(
+                f"The catalog knows no backup of {settings.application}; make one with: "
+                "dagster job execute -m twist_dr.definitions -j backup_full"
+            )
+    else:
+        row = catalog.find(settings.application, options.backup)
+    verifications = catalog.verifications(row.backup_id)
+    if options.json:
+        print(json.dumps(listing.full_document(row, verifications), indent=2))
+    else:
+        print(listing.backup_page(row, verifications))
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    from twist_dr.catalog import Catalog
+    from twist_dr.engine.keys import load_keyring
+    from twist_dr.engine.progress import Report
+    from twist_dr.rebuild import rebuild_catalog
+    from twist_dr.resources.targets import build_targets
+    from twist_dr.settings import load_settings
+
+    settings = load_settings()
+    targets = build_targets(settings)
+    if options.target not in targets:
+        raise SettingsError(f"{options.target!r} is no enabled storage target; choose among {', '.join(targets)}.")
+    report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr), bar=sys.stderr.isatty())
+    keyring = load_keyring(settings.encryption.keyring)
+    result = rebuild_catalog(
+        targets[options.target], settings.application, keyring, Catalog(settings.catalog_url), report
+    )
+    print(
+        f"{result.recorded} backups read from {options.target}"
+        + (f", {result.refused} refused" if result.refused else "")
+    )
+    return 1 if result.refused else 0
+
+
+def _keys_list(options: argparse.Namespace) -> None:
+    from twist_dr.engine.keys import load_keyring
+    from twist_dr.settings import load_settings
+
+    keyring = load_keyring(load_settings().encryption.keyring)
+    for key in keyring.keys.values():
+        print(f"{key.id}  check value {key.check_value}" + ("  primary" if key.id == keyring.primary_id else ""))
+
+
+def _keys_new(options: argparse.Namespace) -> None:
+    from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
+    from twist_dr.settings import load_settings
+
+    location = load_settings().encryption.keyring
+    if location.startswith("env:"):
+        raise SettingsError(
+            f"The keyring is in the environment ({location}), where twist-dr cannot add a key; keep it in a file to do so."
+        )
+    path, key = Path(location), new_key(options.id)
+    keyring = (
+        load_keyring(location).with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)
+    )
+    save_keyring(keyring, path)
+    print(
+        f"{key.id} (check value {key.check_value}) is the primary key of {path} now; keep a new copy of that file elsewhere."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

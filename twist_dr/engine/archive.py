@@ -1,0 +1,279 @@
+"""Media and configuration as tar archives (POSIX pax), with an index of every file and its SHA-256.
+
+Files change while they are read: an upload comes in, a thumbnail goes. A file that vanished or changed under our hands is
+named in the result and does not stop the backup; one that cannot be read does, since nobody would miss it until it is needed.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO
+
+from twist_dr.engine.chunks import read_chunks
+from twist_dr.errors import ArchiveInvalid, SourceUnreadable
+from twist_dr.storage.base import CHUNK
+
+Write = Callable[[bytes], None]
+
+#: Files up to this size (bytes) are read whole before their header is written, so that size and bytes agree.
+_SMALL = 1 << 20
+_BLOCK = 512
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the index. ``kind`` is file, folder or link; ``sha256`` of a link is that of its target's name."""
+
+    path: str
+    kind: str
+    size: int
+    sha256: str | None
+    modified: float
+
+
+@dataclass
+class ArchiveReport:
+    """What was found while archiving. Paths are those in the archive."""
+
+    files: int = 0
+    bytes: int = 0
+    vanished: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    leading_outside: list[str] = field(default_factory=list)
+
+    def warnings(self, part: str) -> list[str]:
+        """One sentence per finding, for manifest and log."""
+        findings = [
+            (self.vanished, "vanished while the backup was made"),
+            (self.changed, "changed while it was read"),
+            (self.skipped, "is neither file, folder nor link and was left out"),
+            (self.leading_outside, "is a link that leads outside; its target is not in the backup"),
+        ]
+        return [f"{part}: {path} {what}" for paths, what in findings for path in sorted(paths)]
+
+
+class ArchiveWriter:
+    """Writes the archive through ``write`` and a JSON line per entry through ``write_index``."""
+
+    def __init__(self, write: Write, write_index: Write) -> None:
+        self._write = write
+        self._write_index = write_index
+        self._pending = bytearray()
+        self.report = ArchiveReport()
+
+    def add_tree(self, root: Path, name: str) -> None:
+        """Add a folder and all below it as ``name/...``. Raises ``SourceUnreadable``."""
+        if not root.is_dir():
+            raise SourceUnreadable(f"The media folder {root} is not there; correct media.{name}, or mount it.")
+        self._add(root, name, os.path.realpath(root))
+
+    def add_path(self, path: Path) -> None:
+        """Add one path, and all below it, under its absolute name without the leading slash."""
+        self._add(path, str(path.absolute()).lstrip("/"), os.path.realpath(path))
+
+    def close(self) -> None:
+        """Write the archive's end: two empty blocks."""
+        self._put(bytes(2 * _BLOCK))
+        self._flush()
+
+    def _add(self, path: Path, name: str, root: str) -> None:
+        try:
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                self._add_link(path, name, status, root)
+            elif stat.S_ISDIR(status.st_mode):
+                children = sorted(os.listdir(path))
+                self._header(name, status, tarfile.DIRTYPE)
+                self._record(Entry(name, "folder", 0, None, status.st_mtime))
+                for child in children:
+                    self._add(path / child, f"{name}/{child}", root)
+            elif stat.S_ISREG(status.st_mode):
+                self._add_file(path, name)
+            else:
+                self.report.skipped.append(name)
+        except OSError as error:
+            if error.errno in _GONE:
+                self.report.vanished.append(name)
+                return
+            raise SourceUnreadable(
+                f"{path} cannot be read ({os.strerror(error.errno or 0)}); let the user that runs backups read it, "
+                "or take it out of media or configuration."
+            ) from error
+
+    def _add_link(self, path: Path, name: str, status: os.stat_result, root: str) -> None:
+        target = os.readlink(path)
+        led_to = os.path.realpath(path)
+        if led_to != root and not led_to.startswith(root.rstrip("/") + "/"):
+            self.report.leading_outside.append(name)
+        self._header(name, status, tarfile.SYMTYPE, target=target)
+        digest = hashlib.sha256(os.fsencode(target)).hexdigest()
+        self._record(Entry(name, "link", 0, digest, status.st_mtime))
+
+    def _add_file(self, path: Path, name: str) -> None:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
+            before = os.fstat(file.fileno())
+            head = file.read(_SMALL + 1) or b""
+            # A small file is in our hands now, whatever size it was said to have; a larger one must keep its size.
+            size = len(head) if len(head) <= _SMALL else before.st_size
+            self._header(name, before, tarfile.REGTYPE, size=size)
+            digest, written = hashlib.sha256(), 0
+            for chunk in _limited(head, file, size):
+                self._put(chunk)
+                digest.update(chunk)
+                written += len(chunk)
+            if written < size:
+                # It shrank. The header stands already, so zeros fill the place, and the file is named as changed.
+                for start in range(written, size, CHUNK):
+                    self._put(filling := bytes(min(CHUNK, size - start)))
+                    digest.update(filling)
+            self._put(bytes(-size % _BLOCK))
+            after = os.fstat(file.fileno())
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or written != before.st_size:
+            self.report.changed.append(name)
+        self._record(Entry(name, "file", size, digest.hexdigest(), before.st_mtime))
+
+    def _header(self, name: str, status: os.stat_result, kind: bytes, *, size: int = 0, target: str = "") -> None:
+        header = tarfile.TarInfo(name)
+        header.type = kind
+        header.size = size
+        header.linkname = target
+        header.mode = stat.S_IMODE(status.st_mode)
+        header.uid, header.gid = status.st_uid, status.st_gid
+        header.mtime = status.st_mtime
+        self._put(header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+
+    def _record(self, entry: Entry) -> None:
+        self.report.files += entry.kind == "file"
+        self.report.bytes += entry.size
+        self._write_index(json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n")
+
+    def _put(self, data: bytes) -> None:
+        self._pending += data
+        if len(self._pending) >= CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._write(bytes(self._pending))
+        self._pending.clear()
+
+
+def _limited(head: bytes, file: IO[bytes], size: int) -> Iterator[bytes]:
+    yield head[:size]
+    left = size - len(head)
+    while left > 0 and (chunk := file.read(min(CHUNK, left))):
+        yield chunk
+        left -= len(chunk)
+
+
+def archive_media(folders: Mapping[str, Path], write: Write, write_index: Write) -> ArchiveReport:
+    """Archive media folders, each under its name in the settings."""
+    writer = ArchiveWriter(write, write_index)
+    for name, folder in sorted(folders.items()):
+        writer.add_tree(folder, name)
+    writer.close()
+    return writer.report
+
+
+def match_configuration(patterns: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Paths that the patterns find, sorted, and the patterns that find none."""
+    found: set[str] = set()
+    empty = []
+    for pattern in patterns:
+        matches = glob.glob(pattern, recursive=True)
+        found.update(matches)
+        if not matches:
+            empty.append(pattern)
+    return [Path(match) for match in sorted(found)], empty
+
+
+def archive_configuration(patterns: Sequence[str], write: Write, write_index: Write) -> tuple[ArchiveReport, list[str]]:
+    """Archive what the patterns find; returns also a warning for each pattern that finds nothing."""
+    writer = ArchiveWriter(write, write_index)
+    paths, empty = match_configuration(patterns)
+    for path in paths:
+        writer.add_path(path)
+    writer.close()
+    return writer.report, [f"configuration: the pattern {pattern} finds no file" for pattern in empty]
+
+
+def read_index(lines: BinaryIO) -> Iterator[Entry]:
+    """Entries of an index. Raises ``ArchiveInvalid``."""
+    for line in lines:
+        try:
+            yield Entry(**json.loads(line))
+        except (ValueError, TypeError):
+            raise ArchiveInvalid(
+                "The archive's index is damaged; take the backup from another storage target."
+            ) from None
+
+
+def read_archive(stream: BinaryIO, what: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """Members of an archive in order, files with their bytes to read. Writes nothing.
+
+    Raises ``ArchiveInvalid`` for a damaged archive, an entry that leads outside, and one that lies below a link.
+    """
+    links: set[str] = set()
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as archive:
+            for member in archive:
+                _refuse_dangerous(member, links, what)
+                yield member, archive.extractfile(member) if member.isreg() else None
+    except (tarfile.TarError, EOFError) as error:
+        raise ArchiveInvalid(f"{what} is damaged ({error}); take the backup from another storage target.") from error
+
+
+def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ArchiveInvalid(
+            f"{what} has an entry that leads outside ({member.name!r}) and was not made by twist-dr; do not restore it."
+        )
+    if not (member.isreg() or member.isdir() or member.issym()):
+        raise ArchiveInvalid(
+            f"{what} has an entry of a kind that backups do not hold ({member.name!r}); do not restore it."
+        )
+    if any(str(parent) in links for parent in path.parents):
+        raise ArchiveInvalid(
+            f"{what} has an entry below a link ({member.name!r}) and was not made by twist-dr; do not restore it."
+        )
+    if member.issym():
+        links.add(str(path))
+
+
+def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tuple[int, list[str]]:
+    """Read an archive to its end against its index; returns the number of files compared and every difference in words.
+
+    Both have one order, so neither is held in memory.
+    """
+    differences: list[str] = []
+    compared = 0
+    for member, content in read_archive(stream, what):
+        entry = next(index, None)
+        if entry is None or entry.path != member.name:
+            recorded = entry.path if entry else "nothing more"
+            return compared, [
+                *differences,
+                f"{what}: holds {member.name} where the index has {recorded}; the rest was not compared",
+            ]
+        digest = hashlib.sha256()
+        if content is not None:
+            for chunk in read_chunks(content):  # type: ignore[arg-type]
+                digest.update(chunk)
+        elif member.issym():
+            digest.update(os.fsencode(member.linkname))
+        if entry.sha256 is not None and entry.sha256 != digest.hexdigest():
+            differences.append(f"{what}: {member.name} has other bytes than were recorded")
+        compared += member.isreg()
+    differences += [f"{what}: {entry.path} is missing from the archive" for entry in index]
+    return compared, differences

@@ -1,0 +1,264 @@
+"""Taking a full backup: database, media and configuration as one unit, staged and sealed.
+
+The database goes first and the media after it, so that no row points at a file that the archive lacks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from twist_dr.engine.archive import ArchiveReport, archive_configuration, archive_media
+from twist_dr.engine.encryption import associated_data
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import (
+    CONFIDENTIAL,
+    FORMAT_VERSION,
+    Artifact,
+    ArtifactForm,
+    KeyName,
+    Label,
+    Manifest,
+    Part,
+    PostgresFacts,
+    new_backup_id,
+    schema_version,
+)
+from twist_dr.engine.postgres.cluster import Cluster, Snapshot
+from twist_dr.engine.postgres.dump import dump_database, dump_roles
+from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, find_tools
+from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.engine.staging import StagingArea
+from twist_dr.engine.streams import ArtifactWriter, Form
+from twist_dr.errors import BackupError, ClientToolsMissing
+
+ALL_PARTS: tuple[Part, ...] = ("database", "media", "configuration")
+
+#: Room for a first backup, when nothing says how well the data compresses: business data shrinks to a quarter and less.
+_FIRST_GUESS = 0.5
+#: The next backup may be so much larger than the last before the disk check must have said no.
+_GROWTH = 1.25
+_SPARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class BackupPlan:
+    """What to back up, and for whom. ``targets`` says in which form each storage target keeps it."""
+
+    application: str
+    targets: Mapping[str, Form]
+    app_version: str | None = None
+    git_revision: str | None = None
+    label: Label = "manual"
+    reason: str = ""
+    who: str = ""
+    parts: Sequence[Part] = ALL_PARTS
+    media: Mapping[str, Path] = field(default_factory=dict)
+    configuration: Sequence[str] = ()
+    client_tools: Sequence[Path] = ()
+    compression_level: int = 3
+    compression_threads: int = 2
+    last_stored_bytes: int | None = None
+    """Bytes that the last backup took in staging, all forms together."""
+    last_plain_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Plain bytes of the last backup's artifacts by name, for estimates."""
+
+
+def take_full_backup(
+    plan: BackupPlan, cluster: Cluster, keyring: Keyring, staging: StagingArea, report: Report
+) -> Manifest:
+    """Make a full backup in the staging area. Nothing of it remains when it fails.
+
+    Raises the errors of :mod:`twist_dr.errors` under ``BackupError`` and ``DatabaseError``, and ``Cancelled``.
+    """
+    if not plan.targets:
+        raise BackupError("No storage target is chosen, so the backup would go nowhere; enable one in storage_targets.")
+    for remains in staging.clear_remains():
+        report.info(f"removed the remains of {remains}, which was never finished")
+    started_at = datetime.now(timezone.utc)
+    backup_id = new_backup_id("full", started_at)
+    with staging.making(backup_id) as folder:
+        work = _Work(plan, cluster, keyring, report, folder, backup_id)
+        with work.timed("total"):
+            if "database" in plan.parts:
+                work.back_up_database(staging)
+            else:
+                staging.need(work.room_needed(0))
+            if "media" in plan.parts and plan.media:
+                work.back_up_media()
+            if "configuration" in plan.parts:
+                work.back_up_configuration()
+        manifest = work.manifest(started_at)
+        staging.seal(folder, manifest.seal(keyring.primary))
+    report.info(
+        f"{backup_id} is sealed: {human_bytes(manifest.plain_bytes)} in {human_seconds(manifest.durations['total'])}"
+    )
+    return manifest
+
+
+class _Work:
+    """One backup in the making."""
+
+    def __init__(
+        self, plan: BackupPlan, cluster: Cluster, keyring: Keyring, report: Report, folder: Path, backup_id: str
+    ) -> None:
+        self.plan = plan
+        self._cluster = cluster
+        self._keyring = keyring
+        self._report = report
+        self._folder = folder
+        self._id = backup_id
+        self._artifacts: list[Artifact] = []
+        self._durations: dict[str, float] = {}
+        self._warnings: list[str] = []
+        self._files: dict[str, int] = {}
+        self._snapshot_at: datetime | None = None
+        self._postgres: PostgresFacts | None = None
+        self._migrations: dict[str, list[str]] = {}
+        self._tables: dict[str, int] = {}
+        self._large_objects = 0
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._durations[name] = round(time.monotonic() - begun, 3)
+
+    def warn(self, sentence: str) -> None:
+        self._warnings.append(sentence)
+        self._report.warning(sentence)
+
+    def room_needed(self, database_size: int) -> int:
+        """Bytes that staging must have free: from the last backup's size, else a cautious guess."""
+        if self.plan.last_stored_bytes is not None:
+            return int(self.plan.last_stored_bytes * _GROWTH) + _SPARE_BYTES
+        media = sum(_tree_size(folder) for folder in self.plan.media.values()) if "media" in self.plan.parts else 0
+        per_form = database_size * _FIRST_GUESS + media
+        return int(per_form * len(set(self.plan.targets.values()))) + _SPARE_BYTES
+
+    def back_up_database(self, staging: StagingArea) -> None:
+        with Snapshot(self._cluster) as snapshot:
+            tools = self._tools(snapshot.server_major)
+            self._snapshot_at = snapshot.taken_at
+            facts = self._postgres = snapshot.facts(tools.version)
+            staging.need(self.room_needed(facts.database_size))
+            tables = snapshot.tables()
+            self._migrations = snapshot.migrations()
+            if not self._migrations:
+                self.warn("database: there is no django_migrations table with rows, so the schema version is unknown")
+            with_passwords = snapshot.may_read_role_passwords()
+            counting = snapshot.count_rows(tables)
+            self._report.info(
+                f"dumping {facts.database} ({human_bytes(facts.database_size)}, {len(tables)} tables, PostgreSQL {facts.version}) "
+                f"with pg_dump {tools.version}"
+            )
+            with self.timed("database"), self._artifact("database.dump", "database") as write:
+                dump_database(self._cluster, tools, snapshot.id, tables, write, lambda table: None)
+            self._tables, self._large_objects = counting.wait()
+        if not with_passwords:
+            self.warn(
+                f"database: role {facts.dumped_as} may not read role passwords, so roles.sql has none; set them after a restore"
+            )
+        with self.timed("roles"), self._artifact("roles.sql", "database") as write:
+            dump_roles(self._cluster, tools, with_passwords, write)
+
+    def back_up_media(self) -> None:
+        with (
+            self.timed("media"),
+            self._artifact("media.tar", "media") as write,
+            self._artifact("media.files.jsonl", "media", quiet=True) as write_index,
+        ):
+            found = archive_media(self.plan.media, write, write_index)
+        self._note_files("media", found)
+
+    def back_up_configuration(self) -> None:
+        with (
+            self.timed("configuration"),
+            self._artifact("configuration.tar", "configuration", quiet=True) as write,
+            self._artifact("configuration.files.jsonl", "configuration", quiet=True) as write_index,
+        ):
+            found, empty_patterns = archive_configuration(self.plan.configuration, write, write_index)
+        self._note_files("configuration", found)
+        for sentence in empty_patterns:
+            self.warn(sentence)
+
+    def manifest(self, started_at: datetime) -> Manifest:
+        plan = self.plan
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            application=plan.application,
+            app_version=plan.app_version,
+            git_revision=plan.git_revision,
+            backup_id=self._id,
+            kind="full",
+            label=plan.label,
+            reason=plan.reason,
+            who=plan.who,
+            parts=[part for part in ALL_PARTS if part in plan.parts],
+            started_at=started_at,
+            snapshot_at=self._snapshot_at,
+            finished_at=datetime.now(timezone.utc),
+            postgres=self._postgres,
+            db_schema_version=schema_version(self._migrations),
+            migrations=self._migrations,
+            tables=self._tables,
+            large_objects=self._large_objects,
+            artifacts=self._artifacts,
+            files=self._files,
+            storage_targets={name: form.name for name, form in plan.targets.items()},
+            durations=self._durations,
+            warnings=self._warnings,
+            key=KeyName(id=self._keyring.primary.id, check_value=self._keyring.primary.check_value),
+        )
+
+    def _tools(self, server_major: int) -> Tools:
+        if server_major < OLDEST_MAJOR:
+            raise ClientToolsMissing(
+                f"The server runs PostgreSQL {server_major}, and twist-dr supports {OLDEST_MAJOR} and newer; upgrade the server."
+            )
+        return choose_tools(find_tools(self.plan.client_tools), server_major)
+
+    def _note_files(self, part: Part, found: ArchiveReport) -> None:
+        self._files[part] = found.files
+        for sentence in found.warnings(part):
+            self.warn(sentence)
+
+    @contextmanager
+    def _artifact(self, name: str, part: Part, *, quiet: bool = False) -> Iterator[Callable[[bytes], None]]:
+        """Gives what to call with the artifact's plain bytes; on a clean end the artifact is complete in all forms."""
+        plan = self.plan
+        forms = {form.confidential if name in CONFIDENTIAL else form for form in plan.targets.values()}
+        writer = ArtifactWriter(
+            self._folder,
+            name,
+            forms,
+            key=self._keyring.primary,
+            data=associated_data(plan.application, self._id, name),
+            level=plan.compression_level,
+            threads=1 if quiet else plan.compression_threads,
+        )
+        report = Report() if quiet else self._report
+        report.stop = self._report.stop
+        with report.part(name, plan.last_plain_bytes.get(name)) as advance, writer:
+
+            def write(chunk: bytes) -> None:
+                writer.write(chunk)
+                advance(len(chunk))
+
+            yield write
+        stored = {
+            form.name: ArtifactForm(name=file, size=digest.size, sha256=digest.sha256)
+            for form, (file, digest) in writer.stored.items()
+        }
+        self._artifacts.append(
+            Artifact(name=name, part=part, size=writer.plain.size, sha256=writer.plain.sha256, stored=stored)
+        )
+
+
+def _tree_size(folder: Path) -> int:
+    """Bytes of the files below a folder, as far as they can be seen now; the archive itself says what cannot."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

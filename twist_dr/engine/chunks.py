@@ -1,0 +1,109 @@
+"""Streams to read: iterators of byte chunks, and small things to do with them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from twist_dr.errors import ArtifactInvalid
+from twist_dr.storage.base import CHUNK, Digest
+
+
+def read_chunks(stream: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:
+    """Chunks of ``size`` bytes or fewer until the stream's end."""
+    while chunk := stream.read(size):
+        yield chunk
+
+
+def counted(chunks: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
+    """The same chunks, each told to ``progress`` by its length. ``progress`` may raise to stop."""
+    for chunk in chunks:
+        progress(len(chunk))
+        yield chunk
+
+
+def hashed(chunks: Iterable[bytes], expected: Digest, what: str) -> Iterator[bytes]:
+    """The same chunks; raises ``ArtifactInvalid`` as soon as they are more than expected, or at the end when they differ."""
+    found, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        found.update(chunk)
+        size += len(chunk)
+        if size > expected.size:
+            raise ArtifactInvalid(
+                f"{what}: more than the recorded {expected.size} bytes; take the backup from another storage target."
+            )
+        yield chunk
+    if (size, found.hexdigest()) != (expected.size, expected.sha256):
+        raise ArtifactInvalid(
+            f"{what}: {size} bytes with SHA-256 {found.hexdigest()[:12]}… where {expected.size} bytes with "
+            f"{expected.sha256[:12]}… were recorded; take the backup from another storage target."
+        )
+
+
+def prefetch(chunks: Iterator[bytes], depth: int = 4) -> Iterator[bytes]:
+    """The same chunks, made in a thread of their own while the reader works on earlier ones; at most ``depth`` wait.
+
+    An error of the source is raised where the reader meets it. Closing the iterator ends the thread.
+    """
+    ready: queue.Queue[bytes | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def give(item: bytes | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for chunk in chunks:
+                give(chunk)
+                if stop.is_set():
+                    return
+            give(None)
+        except BaseException as error:
+            give(error)
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+class ChunkReader(io.RawIOBase):
+    """A file object over an iterator of chunks, for libraries that want ``read``. Not seekable."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._current = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._current:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._current = memoryview(chunk)
+        count = min(len(buffer), len(self._current))
+        buffer[:count] = self._current[:count]
+        self._current = self._current[count:]
+        return count
+
+
+def buffered(chunks: Iterable[bytes]) -> io.BufferedReader:
+    """A buffered file object over chunks: ``read(n)`` gives ``n`` bytes unless the stream ends."""
+    return io.BufferedReader(ChunkReader(chunks), CHUNK)

@@ -1,0 +1,84 @@
+"""Putting a staged backup on a storage target."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from twist_dr.engine.chunks import counted, hashed, read_chunks
+from twist_dr.engine.manifest import MANIFEST_NAME, Manifest
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.staging import StagingArea
+from twist_dr.engine.streams import FileSink, Form
+from twist_dr.errors import CopyFailed, ObjectExists
+from twist_dr.storage.base import Digest, Progress
+
+
+@dataclass(frozen=True)
+class StoredCopy:
+    """What a target holds now. ``bytes`` as stored, manifest included; ``seconds`` it took to store and check them."""
+
+    target: str
+    form: Form
+    bytes: int
+    seconds: float
+
+
+def store_copy(manifest: Manifest, folder: Path, repository: Repository, form: Form, report: Report) -> StoredCopy:
+    """Store and check every artifact, then the manifest. What is there already and right is not sent again.
+
+    ``folder`` holds the sealed backup. Raises storage errors and ``Cancelled``; then no manifest is there, and the next
+    attempt goes on from what was stored.
+    """
+    begun = time.monotonic()
+    target = repository.target
+    target.prepare()
+    total = manifest.stored_bytes(form)
+    with report.part(f"copy to {target.name}", total) as advance:
+        for artifact in manifest.artifacts:
+            stored = artifact.stored[artifact.form_for(form).name]
+            if not (folder / stored.name).exists():
+                raise CopyFailed(
+                    f"{target.name} keeps backups as {form.name}, and staging has none of that form; make a new backup."
+                )
+            _put(repository, manifest.backup_id, folder / stored.name, stored.digest, advance, report)
+        sealed = (folder / MANIFEST_NAME).read_bytes()
+        digest = Digest(len(sealed), hashlib.sha256(sealed).hexdigest())
+        target.put(folder / MANIFEST_NAME, repository.key(manifest.backup_id, MANIFEST_NAME), digest, advance)
+    return StoredCopy(target.name, form, total + digest.size, round(time.monotonic() - begun, 3))
+
+
+def _put(
+    repository: Repository, backup_id: str, path: Path, digest: Digest, progress: Progress, report: Report
+) -> None:
+    key = repository.key(backup_id, path.name)
+    try:
+        repository.target.put(path, key, digest, progress)
+    except ObjectExists:
+        # Nobody else writes under this id, so other bytes there are ours gone bad: the copy is mended.
+        report.warning(
+            f"{repository.target.name}: {backup_id}/{path.name} was there with other bytes; it is stored anew"
+        )
+        repository.target.delete(key)
+        repository.target.put(path, key, digest, progress)
+
+
+def bring_back(manifest: Manifest, repository: Repository, staging: StagingArea, report: Report) -> None:
+    """Put a backup that a target holds into staging again, as it is stored there, so that it can be copied on.
+
+    Raises storage errors, ``ArtifactInvalid`` and ``Cancelled``.
+    """
+    held = repository.held(manifest)
+    total = sum(stored.size for _, stored in held.values())
+    with staging.making(manifest.backup_id) as folder, report.part(f"from {repository.target.name}", total) as advance:
+        for _, stored in held.values():
+            what = f"{repository.target.name}: {manifest.backup_id}/{stored.name}"
+            sink = FileSink(folder / stored.name)
+            with repository.target.open(repository.key(manifest.backup_id, stored.name)) as stream:
+                for chunk in hashed(counted(read_chunks(stream), advance), stored.digest, what):
+                    sink.write(chunk)
+            sink.close()
+        staging.seal(folder, repository.manifest_bytes(manifest.backup_id))

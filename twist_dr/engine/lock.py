@@ -1,0 +1,60 @@
+"""One changing operation at a time per application, on this machine.
+
+The lock is the kernel's (flock(2)): it ends with its holder, however that ends. Scripts run beside the daemon, so what
+the orchestrator knows of its own runs is not enough.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from twist_dr.errors import Busy
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take an exclusive lock on an open file if nobody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def application_lock(folder: Path, application: str, operation: str) -> Iterator[None]:
+    """Hold the application's lock. Raises ``Busy`` at once, naming the holder, when another operation has it."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / f"{application}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if not try_lock(descriptor):
+            raise Busy(
+                f"{operation} of {application} cannot start while {_holder(path)} is going on; "
+                "wait until it has ended, then start it again."
+            )
+        note = {
+            "operation": operation,
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(path: Path) -> str:
+    try:
+        note = json.loads(path.read_text())
+        return f"{note['operation']} (process {note['process']} on {note['host']}, since {note['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another operation"

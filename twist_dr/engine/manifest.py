@@ -1,0 +1,234 @@
+"""The manifest: what a backup is, written last, so that a backup exists exactly where its manifest does.
+
+It is canonical JSON (keys sorted, no spaces, UTF-8) with a MAC over all the rest in its field ``mac``: HMAC-SHA256 under a
+key derived from the one that ``key`` names. It holds no secret. Readers keep fields that they do not know of a newer minor
+format and refuse a newer major one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from twist_dr.engine.keys import Key, Keyring
+from twist_dr.engine.streams import Form
+from twist_dr.errors import ManifestForeign, ManifestInvalid, ManifestTooNew
+from twist_dr.storage.base import Digest
+
+FORMAT_MAJOR = 1
+FORMAT_VERSION = f"{FORMAT_MAJOR}.0"
+MANIFEST_NAME = "manifest.json"
+#: A manifest names every table and migration, no files: 64 MiB is far more than any has. Whoever can write to a target could grow one.
+MOST_BYTES = 64 << 20
+
+Kind = Literal["full", "base", "tenant", "configuration"]
+Label = Literal["manual", "scheduled", "pre-update", "pre-restore"]
+Part = Literal["database", "media", "configuration"]
+
+#: Never stored unencrypted, whatever a target's settings say: they hold passwords and their hashes.
+CONFIDENTIAL = frozenset({"roles.sql", "configuration.tar", "configuration.files.jsonl"})
+
+_BACKUP_ID = re.compile(r"^\d{8}T\d{6}Z-(full|base|tenant|configuration)-[0-9a-f]{4}$")
+
+
+def new_backup_id(kind: Kind, now: datetime) -> str:
+    """An id that sorts by time: ``20261121T020000Z-full-3f9a``."""
+    return f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(2)}"
+
+
+def is_backup_id(text: str) -> bool:
+    """Whether ``text`` has the form of an id; anything else on a target is not ours."""
+    return bool(_BACKUP_ID.match(text))
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class ArtifactForm(_Model):
+    """One stored form of an artifact: the object's name in the backup's folder, its size in bytes, its SHA-256."""
+
+    name: str
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self.size, self.sha256)
+
+
+class Artifact(_Model):
+    """One file of a backup. ``size`` (bytes) and ``sha256`` are of the plain bytes; ``stored`` goes by the form's name."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    part: Part
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    stored: dict[str, ArtifactForm]
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self.size, self.sha256)
+
+    def form_for(self, form: Form) -> Form:
+        """The form in which a target of ``form`` holds this artifact."""
+        return form.confidential if self.name in CONFIDENTIAL else form
+
+
+class Extension(_Model):
+    """An installed extension."""
+
+    name: str
+    version: str
+
+
+class PostgresFacts(_Model):
+    """The server and the database at the snapshot."""
+
+    version: str
+    version_number: int
+    system_identifier: str | None
+    lsn: str
+    timeline: int
+    in_recovery: bool
+    database: str
+    database_size: int
+    encoding: str
+    collate: str
+    ctype: str
+    locale_provider: str
+    locale: str | None
+    extensions: list[Extension]
+    bootstrap_role: str
+    dumped_as: str
+    client_version: str
+
+    @property
+    def major(self) -> int:
+        return self.version_number // 10000
+
+
+class KeyName(_Model):
+    """Which key a backup was written with."""
+
+    id: str
+    check_value: str
+
+
+class Manifest(_Model):
+    """See the module's docstring. Times are UTC, durations seconds, sizes bytes."""
+
+    format_version: str
+    application: str
+    app_version: str | None
+    git_revision: str | None
+    backup_id: str
+    kind: Kind
+    label: Label
+    reason: str
+    who: str
+    parts: list[Part]
+    started_at: AwareDatetime
+    snapshot_at: AwareDatetime | None
+    finished_at: AwareDatetime
+    postgres: PostgresFacts | None
+    db_schema_version: str | None
+    migrations: dict[str, list[str]]
+    tables: dict[str, int]
+    large_objects: int
+    artifacts: list[Artifact]
+    files: dict[str, int]
+    storage_targets: dict[str, str]
+    durations: dict[str, float]
+    warnings: list[str]
+    key: KeyName
+
+    def artifact(self, name: str) -> Artifact | None:
+        """The artifact of that name, if the backup has it."""
+        return next((artifact for artifact in self.artifacts if artifact.name == name), None)
+
+    @property
+    def plain_bytes(self) -> int:
+        return sum(artifact.size for artifact in self.artifacts)
+
+    def stored_bytes(self, form: Form) -> int:
+        """Bytes that a target of ``form`` holds, manifest left out."""
+        return sum(artifact.stored[artifact.form_for(form).name].size for artifact in self.artifacts)
+
+    def seal(self, key: Key) -> bytes:
+        """The bytes to store."""
+        document = self.model_dump(mode="json")
+        return _canonical({**document, "mac": _mac(document, key)})
+
+
+def schema_version(migrations: dict[str, list[str]]) -> str | None:
+    """A short name for a migration state: 12 hexadecimal digits that are equal exactly when the applied migrations are."""
+    if not migrations:
+        return None
+    names = sorted(f"{app}.{name}" for app, applied in migrations.items() for name in applied)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+
+def open_manifest(data: bytes, keyring: Keyring, *, application: str, backup_id: str, what: str) -> Manifest:
+    """Read, authenticate and check a manifest that lies under ``application`` and ``backup_id``.
+
+    ``what`` names the place, for messages. Raises ``ManifestInvalid``, ``ManifestForeign``, ``ManifestTooNew``,
+    ``KeyMissing`` or ``WrongKey``.
+    """
+    document = _parse(data, what)
+    try:
+        key_name = KeyName.model_validate(document.get("key"))
+    except ValidationError:
+        raise _invalid(what, "names no key") from None
+    key = keyring.find(key_name.id, key_name.check_value)
+    mac = document.pop("mac", None)
+    if not isinstance(mac, str) or not hmac.compare_digest(mac.encode(), _mac(document, key).encode()):
+        raise _invalid(what, "was altered: its MAC does not fit")
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _invalid(what, f"lacks or garbles {'.'.join(map(str, first['loc']))}") from None
+    if (manifest.application, manifest.backup_id) != (application, backup_id):
+        raise ManifestForeign(
+            f"{what}: the manifest is that of {manifest.application}/{manifest.backup_id} and was put in the place of "
+            f"{application}/{backup_id}; move it back, or remove this folder."
+        )
+    return manifest
+
+
+def _parse(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise _invalid(what, "is not JSON: truncated or overwritten")
+    version = str(document.get("format_version", ""))
+    major = version.partition(".")[0]
+    if not major.isdigit():
+        raise _invalid(what, "says no format version")
+    if int(major) > FORMAT_MAJOR:
+        raise ManifestTooNew(
+            f"{what}: written in format {version}, and this twist-dr reads up to {FORMAT_MAJOR}.x; upgrade twist-dr."
+        )
+    return document
+
+
+def _invalid(what: str, why: str) -> ManifestInvalid:
+    return ManifestInvalid(f"{what}: the manifest {why}; take the backup from another storage target.")
+
+
+def _mac(document: dict[str, Any], key: Key) -> str:
+    return hmac.new(key.mac_secret, _canonical(document), hashlib.sha256).hexdigest()
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,343 @@
+"""The application's database: how to connect, and what to know about it before and while it is backed up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, cast
+
+from twist_dr.engine.manifest import Extension, PostgresFacts
+from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
+
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection = psycopg.Connection[Any]
+
+_CONNECT_TIMEOUT_SECONDS = 10
+#: Refusals of a server that will answer a little later.
+_PASSING = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "too many",
+    "remaining connection slots",
+    "not yet accepting",
+)
+#: Tables counted by one statement. More save round trips, fewer keep its plan small.
+_COUNT_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Table:
+    """An ordinary table or partition that a dump holds."""
+
+    schema: str
+    name: str
+    readable: bool
+    filtered: bool
+    """Row-level security would hide rows from this role."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A database on a server, by connection URL (a secret: it may hold a password)."""
+
+    url: str = field(repr=False)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """libpq's parameters, defaults left out. Raises ``DatabaseRefused`` when the URL is not one."""
+        import psycopg
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            return {name: str(value) for name, value in conninfo_to_dict(self.url).items()}
+        except psycopg.ProgrammingError:
+            raise DatabaseRefused(
+                "database.url is not a PostgreSQL URL; write postgresql://user:password@host:5432/database"
+            ) from None
+
+    @property
+    def place(self) -> str:
+        """For people: ``erp at db.example:5432``. No password."""
+        known = self.parameters
+        host = known.get("host") or os.environ.get("PGHOST") or "the local socket"
+        return f"{known.get('dbname') or 'the default database'} at {host}:{known.get('port') or os.environ.get('PGPORT') or 5432}"
+
+    def environment(self, database: str | None = None) -> dict[str, str]:
+        """The libpq environment that leads a child process to this database: nothing of it shows in argv."""
+        from psycopg.pq import Conninfo
+
+        variables = {
+            option.keyword.decode(): option.envvar.decode()
+            for option in Conninfo.get_defaults()
+            if option.envvar is not None
+        }
+        known = self.parameters | ({"dbname": database} if database else {})
+        settings = {variables[name]: value for name, value in known.items() if name in variables}
+        # Messages are read by us (which tables were dumped) and by people; the data's encoding is not touched by it.
+        return {"PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_SECONDS), **settings, "LC_ALL": "C"}
+
+    def connect(self, database: str | None = None, *, autocommit: bool = True) -> Connection:
+        """A connection without time limits of its own. Raises ``DatabaseUnreachable`` or ``DatabaseRefused``."""
+        import psycopg
+
+        known = {"connect_timeout": str(_CONNECT_TIMEOUT_SECONDS), "application_name": "twist-dr", **self.parameters}
+        if database is not None:
+            known["dbname"] = database
+        try:
+            connection = psycopg.connect(**cast("dict[str, Any]", known), autocommit=True)
+            # A limit set for the role or database would end a long dump's snapshot in the middle.
+            connection.execute(
+                "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+            )
+            if connection.info.server_version >= 170000:
+                connection.execute("SET transaction_timeout = 0")
+            connection.autocommit = autocommit
+            return connection
+        except psycopg.OperationalError as error:
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: BaseException) -> DatabaseError:
+        """What a failed connection means: libpq gives no error code, but a server that answered says FATAL."""
+        reason = first_line(error)
+        if "FATAL" in reason and not any(passing in reason for passing in _PASSING):
+            return DatabaseRefused(
+                f"Cannot connect to {self.place}: {reason}; correct user, password and database name in database.url, or pg_hba.conf."
+            )
+        return DatabaseUnreachable(
+            f"Cannot connect to {self.place}: {reason}; see that the server runs, and correct host and port in database.url."
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without a trailing stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # libpq puts the reason after the address, and repeats itself once per address tried.
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def named_errors(doing: str) -> Iterator[None]:
+    """Turn psycopg's errors into ``DatabaseError`` that says what was being done."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        raise DatabaseError(
+            f"PostgreSQL refused {doing}: {first_line(error)}; run twist-dr doctor to see what is missing."
+        ) from error
+
+
+def query(connection: Connection, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    """Rows of a statement of ours. Nothing from outside is ever put into ``statement``."""
+    return connection.execute(statement, parameters).fetchall()
+
+
+class Snapshot:
+    """One exported snapshot: what the dump and the row counts both see. A context manager that holds a connection."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._connection = cluster.connect()
+        self._counting: threading.Thread | None = None
+        try:
+            with named_errors("an exported snapshot"):
+                self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                # A role that row-level security would filter gets an error, never fewer rows.
+                self._connection.execute("SET LOCAL row_security = off")
+                self.id: str = query(self._connection, "SELECT pg_export_snapshot()")[0][0]
+                self.taken_at = datetime.now(timezone.utc)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._counting is not None and self._counting.is_alive():
+            with suppress(Exception):
+                self._connection.cancel_safe()
+            self._counting.join()
+        self._connection.close()
+
+    @property
+    def server_major(self) -> int:
+        return self._connection.info.server_version // 10000
+
+    def may_read_role_passwords(self) -> bool:
+        return bool(query(self._connection, "SELECT has_table_privilege('pg_authid', 'SELECT')")[0][0])
+
+    def facts(self, client_version: str) -> PostgresFacts:
+        with named_errors("to describe the server"):
+            return read_facts(self._connection, client_version)
+
+    def tables(self) -> list[Table]:
+        """Every table that the dump must hold. Raises ``DatabaseRightsMissing`` when one is closed to us, or shown in part."""
+        with named_errors("to list the tables"):
+            tables = read_tables(self._connection)
+        if filtered := [table.label for table in tables if table.filtered]:
+            raise DatabaseRightsMissing(
+                f"Row-level security would hide rows of {_few(filtered)} from role {self._role()}, so the backup would be "
+                f"incomplete; as a superuser run: ALTER ROLE {self._role()} BYPASSRLS"
+            )
+        if closed := [table.label for table in tables if not table.readable]:
+            raise DatabaseRightsMissing(
+                f"Role {self._role()} may not read {_few(closed)}; as a superuser run: GRANT pg_read_all_data TO {self._role()} "
+                "(PostgreSQL 14 and newer), or grant SELECT on them."
+            )
+        return tables
+
+    def count_rows(self, tables: list[Table]) -> RowCount:
+        """Start counting every table's rows in the background; the result is asked of what this returns."""
+        count = RowCount(self._connection, tables)
+        self._counting = count.thread
+        return count
+
+    def migrations(self) -> dict[str, list[str]]:
+        """Applied Django migrations by app; empty when there is no such table."""
+        with named_errors("to read the migration state"):
+            return read_migrations(self._connection)
+
+    def _role(self) -> str:
+        return str(query(self._connection, "SELECT quote_ident(current_user)")[0][0])
+
+
+class RowCount:
+    """Row counts in the making."""
+
+    def __init__(self, connection: Connection, tables: list[Table]) -> None:
+        self._result: dict[str, int] = {}
+        self._large_objects = 0
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._work, args=(connection, tables), name="row counts", daemon=True)
+        self.thread.start()
+
+    def wait(self) -> tuple[dict[str, int], int]:
+        """Rows by ``schema.table``, and the number of large objects."""
+        self.thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result, self._large_objects
+
+    def _work(self, connection: Connection, tables: list[Table]) -> None:
+        try:
+            with named_errors("to count rows"):
+                self._result = count_rows(connection, tables)
+                self._large_objects = int(query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0])
+        except BaseException as error:
+            self._error = error
+
+
+def count_rows(connection: Connection, tables: list[Table]) -> dict[str, int]:
+    """Rows of each table. ``ONLY``, as the dump has it: rows of inheriting tables count with those."""
+    from psycopg import sql
+
+    counts: dict[str, int] = {}
+    for start in range(0, len(tables), _COUNT_AT_ONCE):
+        some = tables[start : start + _COUNT_AT_ONCE]
+        parts = [
+            sql.SQL("SELECT {}::int, count(*) FROM ONLY {}").format(
+                sql.Literal(place), sql.Identifier(table.schema, table.name)
+            )
+            for place, table in enumerate(some)
+        ]
+        rows = connection.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall()
+        counts.update({some[place].label: int(rows_in_it) for place, rows_in_it in rows})
+    return counts
+
+
+_TABLES = """
+    SELECT n.nspname, c.relname, has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
+           row_security_active(c.oid)
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery())
+       AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+       AND NOT EXISTS (SELECT FROM pg_depend d
+                        WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+     ORDER BY 1, 2
+"""
+
+
+def read_tables(connection: Connection) -> list[Table]:
+    """Ordinary tables and leaf partitions outside the system schemas; an extension's own tables belong to the extension."""
+    return [Table(*row) for row in query(connection, _TABLES)]
+
+
+def read_migrations(connection: Connection) -> dict[str, list[str]]:
+    """Applied Django migrations by app, in the order of application; empty without ``django_migrations``."""
+    if query(connection, "SELECT to_regclass('django_migrations')")[0][0] is None:
+        return {}
+    applied: dict[str, list[str]] = {}
+    for app, name in query(connection, "SELECT app, name FROM django_migrations ORDER BY id"):
+        applied.setdefault(app, []).append(name)
+    return applied
+
+
+def read_extensions(connection: Connection) -> list[Extension]:
+    """Installed extensions by name."""
+    rows = query(connection, "SELECT extname, extversion FROM pg_extension ORDER BY 1")
+    return [Extension(name=name, version=version) for name, version in rows]
+
+
+def read_system_identifier(connection: Connection) -> str | None:
+    """The cluster's identity, or ``None`` where the provider closes ``pg_control_system`` to us."""
+    if not query(connection, "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')")[0][0]:
+        return None
+    return str(query(connection, "SELECT system_identifier FROM pg_control_system()")[0][0])
+
+
+def read_facts(connection: Connection, client_version: str) -> PostgresFacts:
+    """What the manifest records about server and database. Columns of ``pg_database`` differ from 13 to 18."""
+    (database, version, number, size, encoding, role, in_recovery, lsn, bootstrap), *_ = query(
+        connection,
+        """SELECT to_jsonb(d), current_setting('server_version'), current_setting('server_version_num')::int,
+                  pg_database_size(d.oid), pg_encoding_to_char(d.encoding), current_user, pg_is_in_recovery(),
+                  CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
+                  pg_get_userbyid(10)
+             FROM pg_database d WHERE d.datname = current_database()""",
+    )
+    return PostgresFacts(
+        version=version,
+        version_number=number,
+        system_identifier=read_system_identifier(connection),
+        lsn=lsn,
+        timeline=_read_timeline(connection, in_recovery),
+        in_recovery=in_recovery,
+        database=database["datname"],
+        database_size=size,
+        encoding=encoding,
+        collate=database["datcollate"],
+        ctype=database["datctype"],
+        locale_provider={"c": "libc", "i": "icu", "b": "builtin"}[database.get("datlocprovider", "c")],
+        locale=database.get("datlocale") or database.get("daticulocale"),
+        extensions=read_extensions(connection),
+        bootstrap_role=bootstrap,
+        dumped_as=role,
+        client_version=client_version,
+    )
+
+
+def _read_timeline(connection: Connection, in_recovery: bool) -> int:
+    if query(connection, "SELECT has_function_privilege('pg_control_checkpoint()', 'EXECUTE')")[0][0]:
+        return int(query(connection, "SELECT timeline_id FROM pg_control_checkpoint()")[0][0])
+    if in_recovery:
+        raise DatabaseRightsMissing(
+            "A standby tells its timeline only through pg_control_checkpoint(); grant EXECUTE on it to this role."
+        )
+    # The first eight digits of a segment's name are its timeline.
+    return int(query(connection, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0][:8], 16)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

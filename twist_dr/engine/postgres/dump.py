@@ -1,0 +1,100 @@
+"""Dumps, out of the server and back in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from twist_dr.engine.postgres.cluster import Cluster, Table
+from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.processes import Child, run
+from twist_dr.errors import ProcessFailed
+
+#: pg_dump gives up when another session keeps a table locked (ALTER TABLE in a forgotten transaction) for so long.
+_LOCK_WAIT_SECONDS = 300
+#: The header of a custom-format dump alone is larger than this.
+_LEAST_DUMP = 512
+_DUMP_MAGIC = b"PGDMP"
+_LEAST_ROLES = 100
+_DUMPING = re.compile(r'dumping contents of table "(.*)"$')
+
+Write = Callable[[bytes], None]
+
+
+def dump_database(
+    cluster: Cluster,
+    tools: Tools,
+    snapshot_id: str,
+    tables: Iterable[Table],
+    write: Write,
+    on_table: Callable[[str], None],
+) -> None:
+    """Write the custom-format dump of the snapshot, uncompressed, for the stream to compress.
+
+    Raises ``ProcessFailed`` when pg_dump fails, writes what is no dump, or leaves out one of ``tables``.
+    """
+    dumped: set[str] = set()
+
+    def hear(line: str) -> None:
+        if match := _DUMPING.search(line):
+            dumped.add(match[1])
+            on_table(match[1])
+
+    arguments: list[str | Path] = [
+        tools.program("pg_dump"), "--format=custom", "--compress=0", f"--snapshot={snapshot_id}", "--no-password",
+        "--verbose", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s",
+    ]  # fmt: skip
+    wrote, head = 0, b""
+    with Child(arguments, environment=cluster.environment(), on_line=hear) as child:
+        for chunk in child.output():
+            head = head or chunk[: len(_DUMP_MAGIC)]
+            wrote += len(chunk)
+            write(chunk)
+        child.finish(_LEAST_DUMP, wrote)
+    if head != _DUMP_MAGIC:
+        raise ProcessFailed(
+            f"{tools.program('pg_dump')} wrote something that is no dump; put PostgreSQL's own client tools in its place."
+        )
+    if missing := sorted({table.label for table in tables} - dumped):
+        raise ProcessFailed(
+            f"pg_dump reported success but left out {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}; "
+            "check the rights of the role, and that no table was dropped meanwhile, then run the backup again."
+        )
+
+
+def dump_roles(cluster: Cluster, tools: Tools, with_passwords: bool, write: Write) -> None:
+    """Write the cluster's roles and tablespaces as SQL, which a dump of one database lacks."""
+    arguments: list[str | Path] = [tools.program("pg_dumpall"), "--globals-only", "--no-password"]
+    if not with_passwords:
+        arguments.append("--no-role-passwords")
+    # pg_dumpall asks the server for its maintenance database unless told one that we may certainly open.
+    arguments.append(f"--database={cluster.parameters.get('dbname', 'postgres')}")
+    wrote = 0
+    with Child(arguments, environment=cluster.environment()) as child:
+        for chunk in child.output():
+            wrote += len(chunk)
+            write(chunk)
+        child.finish(_LEAST_ROLES, wrote)
+
+
+def restore_database(
+    cluster: Cluster,
+    tools: Tools,
+    database: str,
+    dump: Path,
+    *,
+    jobs: int,
+    keep_owners: bool = True,
+    subscriptions: bool = True,
+) -> None:
+    """Restore a custom-format dump into an existing empty database. Raises ``ProcessFailed`` at the first error."""
+    arguments: list[str | Path] = [
+        tools.program("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password", "--no-tablespaces",
+        f"--dbname={database}",
+    ]  # fmt: skip
+    if not keep_owners:
+        arguments += ["--no-owner", "--no-privileges"]
+    if not subscriptions:
+        arguments.append("--no-subscriptions")
+    run([*arguments, dump], environment=cluster.environment(database))

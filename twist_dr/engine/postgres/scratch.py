@@ -1,0 +1,159 @@
+"""A PostgreSQL server made for one purpose and removed with all its data.
+
+It listens on a Unix socket in a folder that only its user may enter, never on the network, and writes nothing durably.
+PostgreSQL refuses to run as root: started by root, the server runs as ``postgres``, or ``nobody`` where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from twist_dr.engine.lock import try_lock
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
+from twist_dr.engine.processes import Child, run
+from twist_dr.errors import DatabaseError, DatabaseUnreachable, ProcessFailed
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+_LOCK = ".lock"
+_PREFIX = "server-"
+
+#: Speed over durability: a scratch server that crashes is made anew.
+_SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "4GB",
+    "shared_buffers": "128MB",
+    "maintenance_work_mem": "128MB",
+    "autovacuum": "off",
+    "jit": "off",
+    "logging_collector": "off",
+}
+
+
+class ScratchServer:
+    """A running server with an empty cluster. A context manager: leaving it stops the server and removes its data.
+
+    ``superuser`` is the name of the bootstrap role. Raises ``ProcessFailed`` or ``DatabaseError`` when it does not start.
+    """
+
+    def __init__(self, tools: Tools, base: Path, superuser: str = "postgres") -> None:
+        self.superuser = superuser
+        self._user, self._group = unprivileged()
+        base = reachable_base(base, self._user)
+        self.tools = reachable_tools(tools, base, self._user)
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        # Opened in Python, so children do not inherit it: the lock ends with us, whatever they do.
+        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try_lock(self._lock)
+        self._data = self.folder / "data"
+        self._sockets = socket_folder(self.folder)
+        self._child: Child | None = None
+        try:
+            self._prepare()
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> ScratchServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def cluster(self, database: str = "postgres") -> Cluster:
+        """How to connect as the superuser."""
+        return Cluster(
+            f"postgresql://{quote(self.superuser, safe='')}@/{quote(database, safe='')}?host={quote(str(self._sockets), safe='')}"
+        )
+
+    def close(self) -> None:
+        """Stop the server and remove everything. Safe to call twice."""
+        if self._child is not None:
+            # SIGINT is PostgreSQL's fast shutdown: it ends sessions and does not wait for them.
+            self._child.process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self._child.process.wait(_STOP_SECONDS)
+            self._child.end()
+            self._child = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _prepare(self) -> None:
+        for folder in {self.folder, self._data, self._sockets}:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._user is not None:
+                os.chown(folder, self._user, self._group or -1)
+        run(
+            [
+                self.tools.program("initdb"), f"--pgdata={self._data}", f"--username={self.superuser}", "--auth=trust",
+                "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
+            ],
+            environment={"LC_ALL": "C"}, user=self._user, group=self._group, folder=self._data,
+        )  # fmt: skip
+
+    def _start(self) -> None:
+        settings = {**_SETTINGS, "unix_socket_directories": str(self._sockets)}
+        arguments: list[str | Path] = [self.tools.program("postgres"), "-D", self._data]
+        for name, value in settings.items():
+            arguments += ["-c", f"{name}={value}"]
+        self._child = Child(
+            arguments, environment={"LC_ALL": "C"}, user=self._user, group=self._group, folder=self._data
+        )
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            if self._child.process.poll() is not None:
+                raise ProcessFailed(f"The scratch server did not start: {self._child.complaint()}.")
+            with suppress(DatabaseUnreachable):
+                self.cluster().connect().close()
+                return
+            if time.monotonic() > deadline:
+                raise DatabaseError(
+                    f"The scratch server gave no answer within {_START_SECONDS:.0f} s; see the load and the disk of this machine."
+                )
+            time.sleep(0.02)
+
+
+def clear_scratch_remains(base: Path) -> int:
+    """Stop and remove scratch servers whose maker was killed; returns how many."""
+    user, _ = unprivileged()
+    count = 0
+    for folder in reachable_base(base, user).glob(f"{_PREFIX}*"):
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder / _LOCK, os.O_RDWR)
+            try:
+                if try_lock(descriptor):
+                    _end_left_over(folder / "data")
+                    shutil.rmtree(folder, ignore_errors=True)
+                    shutil.rmtree(socket_folder(folder), ignore_errors=True)
+                    count += 1
+            finally:
+                os.close(descriptor)
+    return count
+
+
+def _end_left_over(data: Path) -> None:
+    """End a postmaster that survived its maker, after a look that the process is really the one of this folder."""
+    with suppress(OSError, ValueError, IndexError):
+        process = int((data / "postmaster.pid").read_text().splitlines()[0])
+        if os.fsencode(data) in Path(f"/proc/{process}/cmdline").read_bytes():
+            os.kill(process, signal.SIGKILL)

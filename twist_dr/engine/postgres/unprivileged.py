@@ -1,0 +1,90 @@
+"""Running a PostgreSQL server when we are root: as whom, from which programs, and where.
+
+PostgreSQL refuses to run as root. The user that stands in may not be able to enter the folders that root uses, so programs
+and data may have to lie elsewhere. Started by an ordinary user, all of this changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from twist_dr.engine.postgres.tools import Tools
+from twist_dr.errors import DatabaseError
+
+#: sockaddr_un holds 108 bytes (unix(7)), and the socket's own name takes some of them.
+_LONGEST_SOCKET_FOLDER = 85
+
+
+def unprivileged() -> tuple[int | None, int | None]:
+    """The user and group that servers run as: ourselves (``None``) unless we are root."""
+    if os.geteuid() != 0:
+        return None, None
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return entry.pw_uid, entry.pw_gid
+    raise DatabaseError(
+        "PostgreSQL does not run as root, and there is no user postgres or nobody to run it as; create one."
+    )
+
+
+def reachable_base(base: Path, user: int | None) -> Path:
+    """``base``, or a folder below the system's temporary one when the server's user cannot get there (below /root, say)."""
+    if user is not None and not may_enter(base, user):
+        base = Path("/var/tmp") / "twist-dr-scratch" / hashlib.sha256(os.fsencode(base)).hexdigest()[:12]
+    for folder in (base.parent, base):
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if base.stat().st_uid != os.geteuid():
+        raise DatabaseError(
+            f"The scratch folder {base} belongs to another user; remove it, or set verification.scratch."
+        )
+    if user is not None:
+        base.chmod(0o711)
+    return base
+
+
+def reachable_tools(tools: Tools, base: Path, user: int | None) -> Tools:
+    """The tools, or a copy of their installation where the server's user can run it (a wheel in root's home, say)."""
+    if user is None or may_enter(tools.folder, user):
+        return tools
+    source = tools.folder.parent
+    home = base / f"programs-{tools.version}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"
+    copied = home / source.parent.name / source.name
+    if not copied.exists():
+        temporary = Path(tempfile.mkdtemp(prefix="programs-", dir=base))
+        shutil.copytree(source, temporary / source.parent.name / source.name, symlinks=True)
+        libraries = source.parent.with_name(source.parent.name + ".libs")  # where wheels keep the libraries they bring
+        if libraries.is_dir():
+            shutil.copytree(libraries, temporary / libraries.name, symlinks=True)
+        for path in [temporary, *temporary.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
+        with suppress(OSError):  # another process was faster
+            temporary.rename(home)
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Tools(copied / tools.folder.name, tools.major, tools.version, tools.server)
+
+
+def may_enter(path: Path, user: int) -> bool:
+    """Whether a user may go through every folder down to ``path``, as far as it exists; group rights are left out, to be safe."""
+    for folder in (path.resolve(), *path.resolve().parents):
+        if not folder.exists():
+            continue
+        status = folder.stat()
+        if not (status.st_mode & 0o001 or (status.st_uid == user and status.st_mode & 0o100)):
+            return False
+    return True
+
+
+def socket_folder(folder: Path) -> Path:
+    """Inside ``folder``, or, when that is too long for a socket's address, a short path that follows from it."""
+    inside = folder / "socket"
+    if len(os.fsencode(inside)) <= _LONGEST_SOCKET_FOLDER:
+        return inside
+    return Path(tempfile.gettempdir()) / f"twist-dr-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"

@@ -1,0 +1,157 @@
+"""Child processes that cannot outlive us, whose exit status is always read."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from twist_dr.errors import ProcessFailed
+from twist_dr.storage.base import CHUNK
+
+_KEEP_LINES = 200
+_GRACE_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
+_F_SETPIPE_SZ = 1031
+
+
+def _death_signal() -> Callable[[], None] | None:
+    """What a child runs before exec so that the kernel ends it when we die, however we die (prctl(2), Linux only).
+
+    The signal comes when the *thread* that started the child ends: start children from threads that wait for them.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    return arrange
+
+
+class Child:
+    """A running program with its output to read. A context manager: leaving it ends the program and all it started.
+
+    ``on_line`` is called, in a thread, with each line that the program writes to its standard error.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        user: int | None = None,
+        group: int | None = None,
+        folder: Path | None = None,
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self.name = Path(arguments[0]).name
+        self._lines: list[str] = []
+        self._on_line = on_line
+        self.process = subprocess.Popen(
+            [os.fspath(argument) for argument in arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+            cwd=folder,
+            start_new_session=True,
+            preexec_fn=_death_signal(),
+            user=user,
+            group=group,
+            extra_groups=None if user is None else [],
+        )
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError):
+            import fcntl
+
+            # A larger pipe spares the two sides many a switch; the kernel's limit for users is 1 MiB (pipe(7)).
+            fcntl.fcntl(self.process.stdout, _F_SETPIPE_SZ, CHUNK)
+        self._listener = threading.Thread(target=self._listen, name=f"{self.name} stderr", daemon=True)
+        self._listener.start()
+
+    def output(self) -> Iterator[bytes]:
+        """Its standard output, chunk by chunk. Reading to the end says nothing yet: call :meth:`finish`."""
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        while chunk := os.read(descriptor, CHUNK):
+            yield chunk
+
+    def finish(self, least_bytes: int | None = None, wrote: int = 0) -> None:
+        """Wait for its end. Raises ``ProcessFailed`` when it failed, or wrote less than it must."""
+        status = self.process.wait()
+        self._listener.join()
+        if status != 0:
+            raise ProcessFailed(f"{self.name} {describe_status(status)}: {self.complaint()}")
+        if least_bytes is not None and wrote < least_bytes:
+            raise ProcessFailed(
+                f"{self.name} reported success but wrote {wrote} bytes where at least {least_bytes} were due; "
+                "check that this program is PostgreSQL's own, and run twist-dr doctor."
+            )
+
+    def complaint(self) -> str:
+        """The last thing it said on its standard error, errors first, in one line."""
+        errors = [line for line in self._lines if "error:" in line or "ERROR:" in line or "FATAL:" in line]
+        said = errors[-1:] or self._lines[-1:]
+        return said[0].strip() if said else "it gave no reason"
+
+    def end(self) -> None:
+        """Ask it to end, and make it end when it does not. Safe at any time."""
+        if self.process.poll() is None:
+            for signal_number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal_number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(_GRACE_SECONDS)
+                    break
+        self._listener.join(_GRACE_SECONDS)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for raw in self.process.stderr:
+            line = raw.decode(errors="replace").rstrip("\n")
+            self._lines.append(line)
+            del self._lines[:-_KEEP_LINES]
+            if self._on_line is not None:
+                self._on_line(line)
+
+
+def run(
+    arguments: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    user: int | None = None,
+    group: int | None = None,
+    folder: Path | None = None,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+) -> bytes:
+    """Run a program to its end and return what it wrote. Raises ``ProcessFailed``."""
+    with Child(arguments, environment=environment, user=user, group=group, folder=folder, stdin=stdin) as child:
+        output = b"".join(child.output())
+        child.finish()
+        return output
+
+
+def describe_status(status: int) -> str:
+    """An exit status in words, as ``subprocess`` gives it: negative for a signal."""
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"failed with exit status {status}"

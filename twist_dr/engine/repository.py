@@ -1,0 +1,147 @@
+"""Backups on a storage target: the layout, and reading with every byte checked.
+
+<application>/backups/<backup_id>/manifest.json            written last: a backup exists where its manifest does
+                                 /database.dump.zst.enc ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from twist_dr.engine.chunks import counted, hashed, prefetch, read_chunks
+from twist_dr.engine.compression import decompress
+from twist_dr.engine.encryption import associated_data, decrypt
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import (
+    MANIFEST_NAME,
+    MOST_BYTES,
+    Artifact,
+    ArtifactForm,
+    Manifest,
+    is_backup_id,
+    open_manifest,
+)
+from twist_dr.engine.streams import Form
+from twist_dr.errors import BackupNotFound, ManifestInvalid, ObjectCorrupt, ObjectMissing
+from twist_dr.storage.base import Progress, StorageTarget, no_progress
+
+_FORMS = {form.name: form for form in (Form(c, e) for c in ("zstd", "gzip", "none") for e in (True, False))}
+
+
+def form_named(name: str) -> Form | None:
+    """The form that manifests call by this name, if this version knows it."""
+    return _FORMS.get(name)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One application's backups on one target."""
+
+    target: StorageTarget
+    application: str
+
+    def key(self, backup_id: str, name: str) -> str:
+        return f"{self.application}/backups/{backup_id}/{name}"
+
+    def backup_ids(self) -> list[str]:
+        """Ids of the folders that look like backups, oldest first. Whether one is a backup its manifest says."""
+        return [name for name in self.target.children(f"{self.application}/backups") if is_backup_id(name)]
+
+    def has_manifest(self, backup_id: str) -> bool:
+        return self.target.stat(self.key(backup_id, MANIFEST_NAME)) is not None
+
+    def latest(self, kind: str) -> str | None:
+        """The newest id of a kind that has a manifest."""
+        ids = (backup_id for backup_id in reversed(self.backup_ids()) if f"-{kind}-" in backup_id)
+        return next((backup_id for backup_id in ids if self.has_manifest(backup_id)), None)
+
+    def manifest_bytes(self, backup_id: str) -> bytes:
+        """Raises ``BackupNotFound`` when there is none."""
+        try:
+            with self.target.open(self.key(backup_id, MANIFEST_NAME)) as stream:
+                data = stream.read(MOST_BYTES + 1)
+        except ObjectMissing:
+            raise BackupNotFound(
+                f"{self.target.name} holds no backup {backup_id} of {self.application}; see what there is with: twist-dr list"
+            ) from None
+        if len(data) > MOST_BYTES:
+            raise ManifestInvalid(
+                f"{self._place(backup_id, MANIFEST_NAME)}: larger than any manifest; take the backup from another storage target."
+            )
+        return data
+
+    def manifest(self, backup_id: str, keyring: Keyring) -> Manifest:
+        """The authenticated manifest. Raises the errors of :func:`twist_dr.engine.manifest.open_manifest`."""
+        return open_manifest(
+            self.manifest_bytes(backup_id),
+            keyring,
+            application=self.application,
+            backup_id=backup_id,
+            what=self._place(backup_id, MANIFEST_NAME),
+        )
+
+    def held(self, manifest: Manifest) -> dict[str, tuple[Form, ArtifactForm]]:
+        """By artifact, the form in which this target holds it. Raises ``ObjectMissing`` or ``ObjectCorrupt`` when it is not all here."""
+        prefix = self.key(manifest.backup_id, "")
+        sizes = {found.key.removeprefix(prefix): found.size for found in self.target.list(prefix.rstrip("/"))}
+        return {artifact.name: self._held_form(manifest, artifact, sizes) for artifact in manifest.artifacts}
+
+    def _held_form(self, manifest: Manifest, artifact: Artifact, sizes: dict[str, int]) -> tuple[Form, ArtifactForm]:
+        wrong_size = None
+        for form_name, stored in artifact.stored.items():
+            form = form_named(form_name)
+            if form is None or stored.name not in sizes:
+                continue
+            if sizes[stored.name] == stored.size:
+                return form, stored
+            wrong_size = stored
+        if wrong_size is not None:
+            raise ObjectCorrupt(
+                f"{self._place(manifest.backup_id, wrong_size.name)}: {sizes[wrong_size.name]} bytes where {wrong_size.size} were recorded; "
+                "take the backup from another storage target."
+            )
+        raise ObjectMissing(
+            f"{self._place(manifest.backup_id, artifact.name)}: missing, though the manifest is there; take the backup from another storage target."
+        )
+
+    def read(
+        self, manifest: Manifest, name: str, keyring: Keyring, progress: Progress = no_progress
+    ) -> Iterator[bytes]:
+        """An artifact's plain bytes: fetched, hashed as stored, authenticated, unpacked, hashed again.
+
+        The bytes are good only when the iterator has ended without an error. ``progress`` counts stored bytes.
+        Raises ``ArtifactInvalid``, ``AuthenticationFailed``, and storage errors.
+        """
+        form, stored = self.held(manifest)[name]
+        artifact = manifest.artifact(name)
+        assert artifact is not None
+        what = self._place(manifest.backup_id, stored.name)
+        key = keyring.find(manifest.key.id, manifest.key.check_value)
+        with self.target.open(self.key(manifest.backup_id, stored.name)) as stream:
+            chunks = prefetch(hashed(counted(read_chunks(stream), progress), stored.digest, what))
+            if form.encrypted:
+                chunks = decrypt(chunks, key, associated_data(manifest.application, manifest.backup_id, name), what)
+            yield from hashed(prefetch(decompress(chunks, form.compression, what)), artifact.digest, what)
+
+    def read_small(self, manifest: Manifest, name: str, keyring: Keyring) -> bytes:
+        """A small artifact whole. Nothing is given before all of it was checked."""
+        return b"".join(self.read(manifest, name, keyring))
+
+    def fetch(
+        self, manifest: Manifest, name: str, keyring: Keyring, path: Path, progress: Progress = no_progress
+    ) -> None:
+        """Write an artifact's plain bytes to a new file, which is gone again unless all of it was good."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                for chunk in self.read(manifest, name, keyring, progress):
+                    file.write(chunk)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _place(self, backup_id: str, name: str) -> str:
+        return f"{self.target.name}: {backup_id}/{name}"

@@ -1,0 +1,247 @@
+"""Verification: a backup is restored for real, and what came out is compared with what was recorded when it was taken."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twist_dr.engine.archive import compare_archive, read_index
+from twist_dr.engine.chunks import buffered
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest, PostgresFacts
+from twist_dr.engine.postgres.cluster import (
+    Cluster,
+    count_rows,
+    named_errors,
+    query,
+    read_extensions,
+    read_migrations,
+    read_tables,
+)
+from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, scratch_server
+from twist_dr.engine.postgres.tools import choose_tools, find_tools
+from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.engine.repository import Repository
+from twist_dr.errors import ProcessFailed, StagingFull
+
+if TYPE_CHECKING:
+    from twist_dr.engine.postgres.cluster import Connection
+
+#: A restored database with its indexes takes about what the original did; the dump lies beside it, uncompressed.
+_ROOM_FACTOR = 1.2
+
+
+@dataclass(frozen=True)
+class VerificationPlan:
+    """How to verify. ``server`` is an existing server to restore into instead of a scratch one; ``live`` is never that one."""
+
+    scratch: Path
+    live: Cluster
+    server: Cluster | None = None
+    key_tables: Sequence[str] = ()
+    jobs: int = 2
+    client_tools: Sequence[Path] = ()
+
+
+@dataclass
+class VerificationResult:
+    """What came out. Without ``differences`` the backup is verified. ``seconds`` by part."""
+
+    backup_id: str
+    target: str
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tables: int = 0
+    rows: int = 0
+    files: int = 0
+    server_version: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verified(self) -> bool:
+        return not self.differences
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.seconds[part] = round(time.monotonic() - begun, 3)
+
+
+def verify_backup(
+    plan: VerificationPlan, manifest: Manifest, repository: Repository, keyring: Keyring, report: Report
+) -> VerificationResult:
+    """Restore one backup from one target and compare.
+
+    A backup that differs or cannot be restored is a result with ``differences``. Bytes that are missing, altered or cannot
+    be fetched raise (``ArtifactInvalid``, ``AuthenticationFailed``, ``ArchiveInvalid``, storage errors): another target may
+    have good ones. What this machine lacks raises ``ClientToolsMissing``, ``StagingFull`` or ``DatabaseError``.
+    """
+    result = VerificationResult(manifest.backup_id, repository.target.name)
+    work = _Verification(plan, manifest, repository, keyring, report, result)
+    with result.timed("total"):
+        # All of it is there, before anything long begins.
+        repository.held(manifest)
+        for part in ("media", "configuration"):
+            if manifest.artifact(f"{part}.tar") is not None:
+                work.read_files(part)
+        if manifest.artifact("database.dump") is not None:
+            work.restore_database()
+    outcome = "verified" if result.verified else f"NOT verified, {len(result.differences)} differences"
+    report.info(
+        f"{manifest.backup_id} from {repository.target.name}: {outcome} in {human_seconds(result.seconds['total'])}"
+    )
+    return result
+
+
+class _Verification:
+    def __init__(
+        self,
+        plan: VerificationPlan,
+        manifest: Manifest,
+        repository: Repository,
+        keyring: Keyring,
+        report: Report,
+        result: VerificationResult,
+    ) -> None:
+        self._plan = plan
+        self._manifest = manifest
+        self._repository = repository
+        self._keyring = keyring
+        self._report = report
+        self._result = result
+
+    def read_files(self, part: str) -> None:
+        """Read an archive to its end and compare every file with the index."""
+        archive, index = f"{part}.tar", f"{part}.files.jsonl"
+        stored = self._repository.held(self._manifest)[archive][1].size
+        with self._result.timed(part), self._report.part(f"reading {archive}", stored) as advance:
+            content = self._repository.read(self._manifest, archive, self._keyring, advance)
+            lines = self._repository.read(self._manifest, index, self._keyring)
+            with buffered(content) as stream, buffered(lines) as index_stream:
+                files, differences = compare_archive(stream, read_index(index_stream), archive)
+                # To the very end: the last segment's tag and both digests are only checked there.
+                for rest in (stream, index_stream):
+                    while rest.read(1 << 20):
+                        pass
+        self._result.files += files
+        self._result.differences += differences
+        if files != self._manifest.files.get(part):
+            self._result.differences.append(
+                f"{archive}: {files} files where {self._manifest.files.get(part)} were recorded"
+            )
+
+    def restore_database(self) -> None:
+        manifest, plan = self._manifest, self._plan
+        facts = manifest.postgres
+        dump_artifact = manifest.artifact("database.dump")
+        assert facts is not None and dump_artifact is not None
+        plan.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = Path(tempfile.mkdtemp(prefix="fetch-", dir=plan.scratch))
+        try:
+            self._need_room(folder, dump_artifact.size + (0 if plan.server else facts.database_size))
+            dump = folder / "database.dump"
+            stored = self._repository.held(manifest)["database.dump"][1].size
+            with self._result.timed("fetch"), self._report.part("fetching database.dump", stored) as advance:
+                self._repository.fetch(manifest, "database.dump", self._keyring, dump, advance)
+                roles = self._repository.read_small(manifest, "roles.sql", self._keyring)
+            with self._place(facts, roles) as place:
+                self._result.server_version = place.version
+                self._result.notes += place.notes
+                self._restore(place, dump)
+                with self._result.timed("compare"), place.connect() as connection:
+                    self._compare(connection, facts)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _place(self, facts: PostgresFacts, roles: bytes) -> RestorePlace:
+        plan = self._plan
+        tools = find_tools(plan.client_tools)
+        if plan.server is not None:
+            client = choose_tools(tools, max(facts.major, _major(facts.client_version)), purpose="restore")
+            return existing_server(plan.server, plan.live, facts, roles, client, self._manifest.backup_id)
+        with self._result.timed("scratch server"):
+            return scratch_server(
+                choose_tools(tools, facts.major, server=True, purpose="verify"), plan.scratch, facts, roles
+            )
+
+    def _restore(self, place: RestorePlace, dump: Path) -> None:
+        # A newer pg_dump writes what an older pg_restore cannot read, so the tools follow the newer of the two.
+        newest = max(
+            place.tools.major, _major(self._manifest.postgres.client_version if self._manifest.postgres else "0")
+        )
+        client = choose_tools(find_tools(self._plan.client_tools), newest, purpose="restore")
+        self._report.info(
+            f"restoring into PostgreSQL {place.version} with pg_restore {client.version}, {self._plan.jobs} jobs"
+        )
+        with self._result.timed("restore"):
+            try:
+                restore_database(
+                    place.cluster,
+                    client,
+                    place.database,
+                    dump,
+                    jobs=self._plan.jobs,
+                    keep_owners=place.keep_owners,
+                    subscriptions=False,
+                )
+            except ProcessFailed as error:
+                self._result.differences.append(f"database.dump: {error}")
+
+    def _compare(self, connection: Connection, facts: PostgresFacts) -> None:
+        result, manifest = self._result, self._manifest
+        with named_errors("to compare the restored database"):
+            counts = count_rows(connection, read_tables(connection))
+            result.differences += _compare_rows(manifest.tables, counts)
+            objects = query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]
+            if objects != manifest.large_objects:
+                result.differences.append(
+                    f"large objects: {objects} restored where {manifest.large_objects} were recorded"
+                )
+            if read_migrations(connection) != manifest.migrations:
+                result.differences.append("django_migrations: other migrations are applied than were recorded")
+            restored = {extension.name: extension.version for extension in read_extensions(connection)}
+        for extension in facts.extensions:
+            if extension.name not in restored:
+                result.differences.append(f"extension {extension.name} is missing after the restore")
+            elif restored[extension.name] != extension.version:
+                result.notes.append(
+                    f"extension {extension.name}: {restored[extension.name]} here, {extension.version} where it was backed up"
+                )
+        for table in self._plan.key_tables:
+            label = table if "." in table else f"public.{table}"
+            if not counts.get(label):
+                result.differences.append(f"key table {label} is {'empty' if label in counts else 'missing'}")
+        result.tables, result.rows = len(counts), sum(counts.values())
+
+    @staticmethod
+    def _need_room(folder: Path, wanted: float) -> None:
+        wanted *= _ROOM_FACTOR
+        free = shutil.disk_usage(folder).free
+        if free < wanted:
+            raise StagingFull(
+                f"The verification needs about {human_bytes(wanted)} in {folder.parent}, and {human_bytes(free)} are free; "
+                "free room there or set verification.scratch to a larger disk."
+            )
+
+
+def _compare_rows(recorded: dict[str, int], restored: dict[str, int]) -> list[str]:
+    differences = []
+    for table, rows in sorted(recorded.items()):
+        if table not in restored:
+            differences.append(f"table {table} is missing after the restore ({rows} rows were recorded)")
+        elif restored[table] != rows:
+            differences.append(f"table {table}: {restored[table]} rows restored where {rows} were recorded")
+    differences += [f"table {table} was restored but not recorded" for table in sorted(set(restored) - set(recorded))]
+    return differences
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])

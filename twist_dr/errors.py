@@ -1,0 +1,160 @@
+"""The errors that a person meets.
+
+Each message says in one sentence what happened and to what, and then what to do next. None carries a secret.
+Everything that twist-dr raises on purpose is a :class:`TwistDRError`; anything else is a defect.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TwistDRError(Exception):
+    """Base of all errors that twist-dr raises on purpose."""
+
+    #: Whether the same attempt may succeed a little later without anybody doing anything.
+    retryable: ClassVar[bool] = False
+
+
+class SettingsError(TwistDRError):
+    """twist-dr.yaml or an option is wrong. The message lists every mistake at once."""
+
+
+class Busy(TwistDRError):
+    """Another operation on the same application is going on."""
+
+
+class Cancelled(TwistDRError):
+    """The operation was asked to stop; what it had begun was removed."""
+
+
+# -- keys and encrypted streams ---------------------------------------------------------------------------------------
+
+
+class EncryptionError(TwistDRError):
+    """Base of all errors about keys and encrypted streams."""
+
+
+class KeyringInvalid(EncryptionError):
+    """The keyring is missing, unreadable or not a keyring."""
+
+
+class KeyMissing(EncryptionError):
+    """The keyring lacks the key that a backup names."""
+
+
+class WrongKey(EncryptionError):
+    """The keyring has a key of the right name but with other bytes."""
+
+
+class AuthenticationFailed(EncryptionError):
+    """Encrypted bytes were truncated, altered, swapped with another file's, or written with another key."""
+
+
+# -- backups ----------------------------------------------------------------------------------------------------------
+
+
+class BackupError(TwistDRError):
+    """Base of all errors about making or reading a backup."""
+
+
+class BackupNotFound(BackupError):
+    """No such backup where it was looked for."""
+
+
+class ManifestInvalid(BackupError):
+    """A manifest is truncated, altered, or not a manifest."""
+
+
+class ManifestForeign(BackupError):
+    """A manifest belongs to another application or another backup than the place where it lies says."""
+
+
+class ManifestTooNew(BackupError):
+    """A manifest was written in a newer major format than this version reads."""
+
+
+class ArtifactInvalid(BackupError):
+    """An artifact's bytes are not what the manifest recorded."""
+
+
+class ArchiveInvalid(BackupError):
+    """A tar archive is damaged, or has an entry that leads outside."""
+
+
+class SourceUnreadable(BackupError):
+    """A media or configuration file could not be read."""
+
+
+class StagingFull(BackupError):
+    """The disk for staging has not enough room."""
+
+
+class CopyFailed(BackupError):
+    """At least one storage target lacks the backup; the others have it."""
+
+
+class VerificationFailed(BackupError):
+    """A restored backup differs from what was recorded when it was taken, or could not be restored."""
+
+
+# -- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+class DatabaseError(TwistDRError):
+    """Base of all errors about the application's PostgreSQL server."""
+
+
+class DatabaseUnreachable(DatabaseError):
+    """No answer from the server: it is down, starting, full, or not where we look."""
+
+    retryable = True
+
+
+class DatabaseRefused(DatabaseError):
+    """The server answers and does not let us in: wrong password, role or database name, or pg_hba.conf."""
+
+
+class DatabaseRightsMissing(DatabaseError):
+    """The role may not read all that a full backup needs, above all past row-level security."""
+
+
+class ClientToolsMissing(DatabaseError):
+    """No PostgreSQL client tools, or none as new as the server."""
+
+
+class ProcessFailed(DatabaseError):
+    """A PostgreSQL program ended with an error, or wrote less than it must."""
+
+
+# -- storage targets --------------------------------------------------------------------------------------------------
+
+
+class StorageError(TwistDRError):
+    """Base of all errors about a storage target."""
+
+
+class TargetUnavailable(StorageError):
+    """The target is not there now: unmounted, unreachable, no such bucket or folder."""
+
+    retryable = True
+
+
+class TargetRefused(StorageError):
+    """The target refuses us: wrong credentials, missing permission, read-only."""
+
+
+class TargetFull(StorageError):
+    """The target has no room left."""
+
+
+class ObjectMissing(StorageError):
+    """No object under this key."""
+
+
+class ObjectExists(StorageError):
+    """There is an object under this key with other bytes; objects are written once and never changed."""
+
+
+class ObjectCorrupt(StorageError):
+    """An object's bytes are not those that were stored, or the target cannot tell."""

@@ -1,0 +1,141 @@
+"""Backups as people and scripts read them: tables for a terminal, documents for ``--json``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from twist_dr.catalog import BackupRow, CopyRow, SealedBackup, VerificationRow
+from twist_dr.engine.progress import human_bytes, human_seconds
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be, two spaces apart."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def backup_table(rows: Sequence[BackupRow]) -> str:
+    """One line per backup."""
+    if not rows:
+        return "no backups yet; make one with: dagster job execute -m twist_dr.definitions -j backup_full"
+    head = ("BACKUP", "LABEL", "TAKEN (UTC)", "SIZE", "COPIES", "VERIFIED")
+    return table(
+        head,
+        [
+            (
+                row.backup_id,
+                row.label,
+                _minute(row.started_at),
+                human_bytes(row.plain_bytes),
+                ", ".join(
+                    copy.target if copy.state == "checked" else f"{copy.target} ({copy.state})" for copy in row.copies
+                )
+                or "none",
+                _proof(row.last_verification),
+            )
+            for row in rows
+        ],
+    )
+
+
+def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> str:
+    """Everything about one backup."""
+    manifest = row.manifest
+    lines = [f"{row.backup_id}  {row.kind}, {row.label}" + (f", {row.reason}" if row.reason else "")]
+    lines.append(
+        f"taken {_minute(row.started_at)} UTC by {row.who} in {human_seconds(manifest.durations.get('total', 0.0))}, parts: {', '.join(manifest.parts)}"
+    )
+    lines.append(
+        f"application {row.application} {row.app_version or '(version unknown)'}, schema {row.db_schema_version or 'unknown'}, key {manifest.key.id}"
+    )
+    if manifest.postgres is not None:
+        facts = manifest.postgres
+        lines.append(
+            f"PostgreSQL {facts.version}, {sum(manifest.tables.values())} rows in {len(manifest.tables)} tables, LSN {facts.lsn}, timeline {facts.timeline}"
+        )
+    lines += ["", table(("ARTIFACT", "PLAIN", "STORED"), [
+        (artifact.name, human_bytes(artifact.size), ", ".join(f"{form} {human_bytes(stored.size)}" for form, stored in artifact.stored.items()))
+        for artifact in manifest.artifacts
+    ])]  # fmt: skip
+    lines += [
+        "",
+        table(("TARGET", "STATE", "FORM", "STORED", "SINCE (UTC)", "ERROR"), [_copy_line(copy) for copy in row.copies]),
+    ]
+    lines += [
+        "",
+        *(
+            _verification_lines(verifications)
+            or ["never verified; do it with: dagster job execute -m twist_dr.definitions -j verify_backup"]
+        ),
+    ]
+    lines += [f"warning: {warning}" for warning in manifest.warnings]
+    return "\n".join(lines)
+
+
+def backup_document(row: BackupRow) -> dict[str, Any]:
+    """One backup for ``list --json``: times in ISO 8601, sizes in bytes, durations in seconds."""
+    return {
+        "backup_id": row.backup_id,
+        "application": row.application,
+        "kind": row.kind,
+        "label": row.label,
+        "reason": row.reason,
+        "who": row.who,
+        "started_at": row.started_at.isoformat(),
+        "finished_at": row.finished_at.isoformat(),
+        "plain_bytes": row.plain_bytes,
+        "app_version": row.app_version,
+        "db_schema_version": row.db_schema_version,
+        "run_id": row.run_id,
+        "copies": [_plain(asdict(copy)) for copy in row.copies],
+        "last_verification": _plain(asdict(row.last_verification)) if row.last_verification else None,
+    }
+
+
+def full_document(row: SealedBackup, verifications: Sequence[VerificationRow]) -> dict[str, Any]:
+    """One backup for ``show --json``, with its manifest and all verifications."""
+    return {
+        **backup_document(row),
+        "verifications": [_plain(asdict(verification)) for verification in verifications],
+        "manifest": row.manifest.model_dump(mode="json"),
+    }
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in document.items()}
+
+
+def _minute(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M}"
+
+
+def _proof(verification: VerificationRow | None) -> str:
+    if verification is None:
+        return "never"
+    return (
+        f"{_minute(verification.started_at)} from {verification.target}"
+        if verification.state == "verified"
+        else "FAILED"
+    )
+
+
+def _copy_line(copy: CopyRow) -> tuple[str, ...]:
+    size = human_bytes(copy.stored_bytes) if copy.stored_bytes is not None else "-"
+    return (copy.target, copy.state, copy.form, size, _minute(copy.updated_at), copy.error or "")
+
+
+def _verification_lines(verifications: Sequence[VerificationRow]) -> list[str]:
+    lines = []
+    for verification in verifications:
+        lines.append(
+            f"{verification.state} {_minute(verification.started_at)} UTC from {verification.target}: {verification.rows} rows in "
+            f"{verification.tables} tables and {verification.files} files, in {human_seconds(verification.seconds)}"
+        )
+        lines += [f"  {difference}" for difference in verification.differences]
+    return lines

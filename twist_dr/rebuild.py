@@ -1,0 +1,66 @@
+"""Rebuilding the catalog from a storage target: the target is the truth, the catalog an index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twist_dr.catalog import Catalog
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.errors import BackupError, EncryptionError, ObjectCorrupt, ObjectMissing
+from twist_dr.storage.base import StorageTarget
+
+
+@dataclass(frozen=True)
+class RebuildResult:
+    """How many backups were recorded, and how many folders hold one that cannot be read."""
+
+    recorded: int
+    refused: int
+
+
+def rebuild_catalog(
+    target: StorageTarget, application: str, keyring: Keyring, catalog: Catalog, report: Report
+) -> RebuildResult:
+    """Record every backup of an application that a target holds. What the catalog knows beside that stays.
+
+    A copy whose objects are all there with their sizes counts as ``stored``: its bytes were not read. Folders without a
+    manifest are no backups and are passed over. Raises storage errors when the target cannot be listed.
+    """
+    repository = Repository(target, application)
+    target.prepare()
+    recorded = refused = 0
+    for backup_id in repository.backup_ids():
+        if not repository.has_manifest(backup_id):
+            report.info(f"{backup_id} has no manifest: it was never finished")
+            continue
+        try:
+            manifest = repository.manifest(backup_id, keyring)
+        except (BackupError, EncryptionError) as error:
+            report.warning(str(error))
+            refused += 1
+            continue
+        catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
+        _record_copy(catalog, repository, manifest, report)
+        recorded += 1
+    return RebuildResult(recorded, refused)
+
+
+def _record_copy(catalog: Catalog, repository: Repository, manifest: Manifest, report: Report) -> None:
+    name = repository.target.name
+    try:
+        held = repository.held(manifest)
+    except (ObjectCorrupt, ObjectMissing) as error:
+        report.warning(str(error))
+        form = manifest.storage_targets.get(name, "unknown")
+        catalog.record_copy(manifest.backup_id, name, state="corrupt", form=form, error=str(error))
+        return
+    forms = sorted({form.name for form, _ in held.values()}, key=len)
+    known = next((copy for copy in catalog.copies(manifest.backup_id) if copy.target == name), None)
+    if known is None or known.state != "checked":
+        size = sum(stored.size for _, stored in held.values())
+        catalog.record_copy(
+            manifest.backup_id, name, state="stored", form=forms[0] if forms else "none", stored_bytes=size
+        )

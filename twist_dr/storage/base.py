@@ -1,0 +1,178 @@
+"""The interface of a storage target, and its contract in words.
+
+A target keeps *objects*: bytes under a *key*. A key is a relative POSIX path (``erp/backups/<id>/manifest.json``) of
+ASCII letters, digits and ``._-/``; each part is non-empty and neither ``.`` nor ``..``. Every provider keeps to the
+following; ``twist_dr_tests/storage/test_contract.py`` runs it against each of them.
+
+* Objects are written once. ``put`` of bytes that are already there is a success that sends nothing; ``put`` of other
+  bytes under a used key raises :class:`ObjectExists` and leaves the old object as it was.
+* An object is visible whole or not at all, whenever the writer is killed. Unfinished uploads are invisible to ``stat``,
+  ``open``, ``list`` and ``children``, and ``sweep`` removes them.
+* ``put`` returns only when the target holds the bytes durably *and* they were checked against size and SHA-256 as the
+  target holds them. "Cannot tell" is :class:`ObjectCorrupt`.
+* Construction does no I/O and keeps no connection. The first method that needs one makes it. Objects of these classes
+  may be used from several threads at once.
+* Errors are those of :mod:`twist_dr.errors` under ``StorageError``; messages name the target and never a secret.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from twist_dr.errors import ObjectCorrupt
+
+#: Called with the number of bytes just sent or read: ``put`` counts both the sending and the reading back, and what it
+#: had to send again, so the sum tells activity, not completion. May come from several threads at once. May raise
+#: (``Cancelled``): the transfer then stops, nothing remains.
+Progress = Callable[[int], None]
+
+_KEY = re.compile(r"^(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
+
+#: Bytes moved at a time wherever a target streams.
+CHUNK = 1 << 20
+
+
+def no_progress(count: int) -> None:
+    """A :data:`Progress` that ignores what it is told."""
+
+
+def valid_key(key: str) -> str:
+    """Return ``key`` unchanged; raise ``ValueError`` unless it keeps to the form described above."""
+    if not _KEY.match(key):
+        raise ValueError(f"not a storage key: {key!r}")
+    return key
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What bytes must be: ``size`` in bytes and ``sha256`` as 64 lower-case hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object as its target lists it. ``size`` in bytes; ``modified`` is the target's own clock, in UTC."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+@dataclass(frozen=True)
+class Space:
+    """Room on a target, in bytes. ``None`` where the provider does not say."""
+
+    free: int | None
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a test found that a target can do; recorded in the catalog.
+
+    ``write_once``: the store itself refuses to overwrite (hard link, ``If-None-Match``), so two writers cannot race.
+    ``checksum``: how ``put`` checks what was stored: ``read-back`` (all bytes are read again) or ``server`` (the store
+    computes SHA-256 over what it received, and was seen to refuse a wrong one).
+    ``clock_skew_seconds``: the target's clock minus ours, where it tells the time.
+    ``notes``: anything else a person should know, as sentences.
+    """
+
+    write_once: bool
+    checksum: str
+    clock_skew_seconds: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def compare(stream: BinaryIO, what: str, digest: Digest, progress: Progress = no_progress) -> None:
+    """Read ``stream`` to its end; raise ``ObjectCorrupt``, naming ``what``, unless its bytes are ``digest``."""
+    found, size = hashlib.sha256(), 0
+    while chunk := stream.read(CHUNK):
+        found.update(chunk)
+        size += len(chunk)
+        progress(len(chunk))
+    if (size, found.hexdigest()) != (digest.size, digest.sha256):
+        raise ObjectCorrupt(
+            f"{what} holds {size} bytes with SHA-256 {found.hexdigest()[:12]}…, but {digest.size} bytes with "
+            f"{digest.sha256[:12]}… were recorded; take the backup from another target and store this copy anew."
+        )
+
+
+class StorageTarget(ABC):
+    """A place that holds copies. See the module's docstring for the contract."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where it is, for people: a path or a URL, without credentials."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Raise ``TargetUnavailable`` or ``TargetRefused`` unless the target can be used now.
+
+        Makes what may be made (a folder).
+        """
+
+    @abstractmethod
+    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+        """Store the file ``source`` under ``key`` and check it.
+
+        Raises ``ObjectExists``, ``ObjectCorrupt`` (also when ``source`` itself is not ``digest``), ``TargetFull``,
+        ``TargetRefused``, ``TargetUnavailable``.
+        """
+
+    @abstractmethod
+    def open(self, key: str) -> BinaryIO:
+        """Open the object for reading from its start, as a stream that the caller closes. Raises ``ObjectMissing``."""
+
+    @abstractmethod
+    def stat(self, key: str) -> StoredObject | None:
+        """The object under ``key``, or ``None`` when it is positively known that there is none."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Every object whose key starts with ``prefix + "/"``, in key order."""
+
+    @abstractmethod
+    def children(self, prefix: str) -> builtins.list[str]:
+        """Names of the next path parts below ``prefix`` that lead to at least one object, sorted.
+
+        Cheap: one level only. The empty prefix means the whole target, here and in ``list``. An S3 store that is a
+        file system inside (rclone) may also name a folder that an upload which came to nothing left empty.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the object; success when there is none. Raises ``TargetRefused`` (read-only, Object Lock)."""
+
+    @abstractmethod
+    def sweep(self, older_than: timedelta) -> int:
+        """Remove unfinished uploads below our prefix begun longer ago than ``older_than``; return how many."""
+
+    @abstractmethod
+    def space(self) -> Space:
+        """Room on the target."""
+
+    @abstractmethod
+    def probe(self) -> Capabilities:
+        """Find out what the target can do, with small objects of its own under a key that starts with ``.probe-``.
+
+        Removes them.
+        """
+
+    def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+        """Read the object as the target holds it and compare. Raises ``ObjectMissing`` or ``ObjectCorrupt``."""
+        with self.open(key) as stream:
+            compare(stream, f"{self.name}: {key}", digest, progress)

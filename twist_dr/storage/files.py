@@ -1,0 +1,194 @@
+"""File-system operations that the targets which are folders share."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import io
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twist_dr.errors import (
+    ObjectCorrupt,
+    ObjectExists,
+    StorageError,
+    TargetFull,
+    TargetRefused,
+    TargetUnavailable,
+)
+from twist_dr.storage.base import CHUNK, Progress
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+#: What ``link`` says where there are no hard links: EPERM per link(2); others from network and FUSE file systems.
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+#: What ``renameat2`` says where the kernel or the file system lacks RENAME_NOREPLACE, per rename(2).
+_NO_NOREPLACE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+
+#: Two targets that link one source at once would each see the other's link, and both copy: one after the other.
+_LINKING = threading.Lock()
+#: Serialises check-then-rename where the file system offers no operation that refuses to overwrite.
+_RENAMING = threading.Lock()
+
+
+def storage_error(name: str, where: Path, error: OSError) -> StorageError:
+    """The error of ours that says what ``error``, met at ``where`` on target ``name``, means and what to do."""
+    what = f"{name}: {where}: {os.strerror(error.errno) if error.errno else error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TargetFull(f"{what}; free some room or raise the quota, then run again.")
+    if error.errno == errno.EROFS:
+        return TargetRefused(f"{what}; the file system is mounted read-only: remount it for writing.")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return TargetRefused(f"{what}; give the user that runs twist-dr (uid {os.geteuid()}) read and write access.")
+    if error.errno == errno.EFBIG:
+        return TargetRefused(f"{what}; this file system cannot hold a file that large: use another one.")
+    if error.errno == errno.ENAMETOOLONG:
+        return TargetRefused(f"{what}; choose a shorter path for the target.")
+    return TargetUnavailable(f"{what}; check that the disk or share is mounted and healthy, then run again.")
+
+
+@contextlib.contextmanager
+def os_errors(name: str, where: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into the :class:`StorageError` it means."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(name, where, error) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable: fsync of a file does not cover the entry that names it (fsync(2))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # Some network file systems have no fsync for folders.
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folders(folder: Path, root: Path) -> None:
+    """Make ``folder`` and what is missing between it and ``root``, 0700 and durable. ``root`` itself is never made."""
+    if folder == root or folder.is_dir():
+        return
+    make_folders(folder.parent, root)
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        if folder.is_dir():
+            return
+        raise ObjectExists(f"{folder} is an object, so no object can lie below it; choose another key.") from None
+    fsync_folder(folder.parent)
+
+
+def rename_no_replace(old: Path, new: Path) -> None:
+    """Rename in one step that fails with ``FileExistsError`` if ``new`` exists: ``renameat2``, which Python lacks."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(new))
+
+
+def publish(temporary: Path, final: Path) -> bool:
+    """Give the finished file ``temporary`` its name ``final``; ``FileExistsError`` if that is taken.
+
+    Returns whether the file system itself refuses to overwrite. False means that only this process's own lock does.
+    """
+    try:
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    else:
+        temporary.unlink()
+        return True
+    try:
+        rename_no_replace(temporary, final)
+    except OSError as error:
+        if error.errno not in _NO_NOREPLACE:
+            raise
+    else:
+        return True
+    with _RENAMING:
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+        temporary.rename(final)
+        return False
+
+
+def link_source(source: Path, temporary: Path) -> bool:
+    """Link ``source`` as ``temporary`` if that gives a copy of its own; False when it must be copied."""
+    with contextlib.suppress(OSError), _LINKING:
+        status = source.lstat()
+        ours_alone = status.st_uid == os.geteuid() and not status.st_mode & 0o177
+        if not (stat.S_ISREG(status.st_mode) and ours_alone and status.st_nlink == 1):
+            return False
+        os.link(source, temporary)
+        if temporary.stat().st_nlink == 2:
+            return True
+        temporary.unlink()  # Another process linked it meanwhile.
+    return False
+
+
+def copy_file(source: Path, temporary: Path, progress: Progress) -> None:
+    """Copy by reading and writing, to a new file of mode 0600. ``ObjectCorrupt`` when ``source`` cannot be read.
+
+    Not with copy_file_range(2): that may share the blocks (Btrfs, XFS), and then a bad block would spoil both copies.
+    """
+    with contextlib.ExitStack() as files:
+        with _reading(source):
+            reader = files.enter_context(source.open("rb", buffering=0))
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        writer = files.enter_context(os.fdopen(descriptor, "wb", 0))
+        buffer = memoryview(bytearray(CHUNK))
+        while True:
+            with _reading(source):
+                count = reader.readinto(buffer)
+            if not count:
+                return
+            written = 0
+            while written < count:
+                written += writer.write(buffer[written:count])
+            progress(count)
+
+
+@contextlib.contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ObjectCorrupt(
+            f"nothing was stored: the file {source} to be stored cannot be read ({error.strerror}); make it anew."
+        ) from error
+
+
+def drop_cache(descriptor: int) -> None:
+    """Ask the kernel to forget the file's cached pages, so that what is read next comes from the disk or the server."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class ObjectFile(io.FileIO):
+    """A file opened for reading whose errors are storage errors: a share can vanish in the middle of a read."""
+
+    def __init__(self, target: str, path: Path) -> None:
+        super().__init__(path, "rb")
+        self._target, self._path = target, path
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        with os_errors(self._target, self._path):
+            return super().readinto(buffer) or 0
+
+    def readall(self) -> bytes:
+        with os_errors(self._target, self._path):
+            return super().readall() or b""

@@ -1,0 +1,107 @@
+"""The connection to an S3 store: boto3's client, made once and late, and the questions that everything else asks."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from twist_dr.storage.base import valid_key
+from twist_dr.storage.s3_errors import retry_more, s3_errors, status_of
+from twist_dr.storage.s3_transfer import now_sending
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How to reach a store. Time-outs in seconds; ``max_attempts`` counts the first one, too."""
+
+    endpoint_url: str | None
+    region: str | None
+    access_key_id: str | None
+    secret_access_key: str | None = field(repr=False)
+    session_token: str | None = field(repr=False)
+    path_style: bool
+    connections: int
+    connect_timeout: float
+    read_timeout: float
+    max_attempts: int
+
+
+class S3Connection:
+    """One bucket, or the part of it below ``prefix`` (empty, or ending with a slash), for target ``name``."""
+
+    def __init__(self, name: str, bucket: str, prefix: str, access: S3Access) -> None:
+        self.name, self.bucket, self.prefix, self.access = name, bucket, prefix, access
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._reached = False
+
+    @property
+    def client(self) -> Any:
+        """boto3's client, made when it is first needed: importing boto3 alone takes a third of a second."""
+        with self._lock:
+            if self._client is None:
+                self._client = _make_client(self.access)
+            return self._client
+
+    def errors(self, what: str) -> AbstractContextManager[None]:
+        """Turn botocore's errors of the block into ours: "cannot ``what``"."""
+        return s3_errors(self.name, self.bucket, f"cannot {what}")
+
+    def place(self, key: str) -> dict[str, str]:
+        """The arguments by which a request names the object ``key``."""
+        return {"Bucket": self.bucket, "Key": self.prefix + valid_key(key)}
+
+    def below(self, prefix: str) -> dict[str, str]:
+        """The arguments by which a request names all objects below ``prefix``; empty means all of ours."""
+        return {"Bucket": self.bucket, "Prefix": f"{self.prefix}{valid_key(prefix)}/" if prefix else self.prefix}
+
+    def reach(self) -> None:
+        """Raise unless the bucket is there and ours. Not HeadBucket: a HEAD's error has no words."""
+        with self.errors(f"use the bucket '{self.bucket}'"):
+            self.client.list_objects_v2(**self.below(""), MaxKeys=1)
+            self._reached = True
+
+    def head(self, key: str, checksum: bool = False) -> dict[str, Any] | None:
+        """HeadObject, or ``None`` when the object is positively missing: a missing bucket answers 404 just so."""
+        from botocore.exceptions import ClientError
+
+        mode = {"ChecksumMode": "ENABLED"} if checksum else {}
+        try:
+            head: dict[str, Any] = self.client.head_object(**self.place(key), **mode)
+        except ClientError as error:
+            if status_of(error) != 404 or not self._reached:
+                self.reach()  # As a rule this raises the same error, but with the store's own words.
+            if status_of(error) != 404:
+                raise
+            return None
+        self._reached = True
+        return head
+
+
+def _make_client(access: S3Access) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": access.max_attempts},
+        s3={"addressing_style": "path" if access.path_style else "auto"},
+        connect_timeout=access.connect_timeout,
+        read_timeout=access.read_timeout,
+        max_pool_connections=max(10, 2 * access.connections),
+        tcp_keepalive=True,
+        # We send our own. boto3's trailers are refused by R2, B2 and others (boto3 1.36 and later).
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    session = boto3.session.Session(
+        aws_access_key_id=access.access_key_id,
+        aws_secret_access_key=access.secret_access_key,
+        aws_session_token=access.session_token,
+        region_name=access.region,
+    )
+    client = session.client("s3", endpoint_url=access.endpoint_url, config=config)
+    client.meta.events.register("needs-retry.s3", retry_more(access.max_attempts))
+    client.meta.events.register("before-send.s3", now_sending)
+    return client

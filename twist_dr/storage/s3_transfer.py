@@ -1,0 +1,248 @@
+"""Moving bytes to and from an S3 store: parts read straight from the file, and reading that survives a cut connection.
+
+boto3's own transfer manager is not used, because it cannot do three things that the contract needs: a checksum or
+Content-MD5 header per part (it sends checksum trailers, which R2, B2 and others refuse, and nothing else where Object
+Lock demands one), write-once completion that is known to be ours when the answer got lost, and progress that never runs
+backwards.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twist_dr.errors import ObjectCorrupt, TargetUnavailable
+from twist_dr.storage.base import CHUNK, Digest, Progress
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+#: "Amazon S3 multipart upload limits": at most 10,000 parts; each but the last 5 MiB to 5 GiB.
+MOST_PARTS = 10_000
+SMALLEST_PART, LARGEST_PART = 5 << 20, 5 << 30
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a source: ``number`` counts from 1; ``offset`` and ``size`` in bytes; digests are raw bytes."""
+
+    number: int
+    offset: int
+    size: int
+    sha256: bytes
+    md5: bytes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A source that was read once: what it is as a whole, and its parts (one even if it is empty)."""
+
+    digest: Digest
+    parts: tuple[Part, ...]
+
+    def fits(self, checksum: str | None) -> bool:
+        """Whether a store's SHA-256 (base64) is ours: of the whole object, or of the digests of its parts.
+
+        The second form is what S3 keeps for multipart uploads, with ``-<number of parts>`` at its end ("Checking object
+        integrity" in the Amazon S3 guide).
+        """
+        if checksum is None:
+            return False
+        of_parts = hashlib.sha256(b"".join(part.sha256 for part in self.parts)).digest()
+        value = checksum.split("-")[0]
+        return value in (encoded(bytes.fromhex(self.digest.sha256)), encoded(of_parts))
+
+
+def encoded(digest: bytes) -> str:
+    """A digest as S3's headers carry it."""
+    return base64.b64encode(digest).decode()
+
+
+def part_size_for(size: int, wanted: int) -> int:
+    """``wanted``, or more where an object of ``size`` bytes would need more than 10,000 parts. Whole MiB then."""
+    needed = -(-size // MOST_PARTS)
+    return wanted if needed <= wanted else -(-needed // CHUNK) * CHUNK
+
+
+def measure(source: Path, wanted_part_size: int) -> Measured:
+    """Read ``source`` once. All parts but the last are of equal size, as R2 demands. May raise ``ObjectCorrupt``."""
+    whole, offset = hashlib.sha256(), 0
+    parts: list[Part] = []
+    try:
+        with source.open("rb", buffering=0) as stream:
+            part_size = part_size_for(os.fstat(stream.fileno()).st_size, wanted_part_size)
+            while True:
+                sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+                while size < part_size and (chunk := stream.read(min(CHUNK, part_size - size))):
+                    whole.update(chunk)
+                    sha256.update(chunk)
+                    md5.update(chunk)
+                    size += len(chunk)
+                if size or not parts:
+                    parts.append(Part(len(parts) + 1, offset, size, sha256.digest(), md5.digest()))
+                offset += size
+                if size < part_size:
+                    return Measured(Digest(offset, whole.hexdigest()), tuple(parts))
+    except OSError as error:
+        raise ObjectCorrupt(
+            f"nothing was stored: the file {source} to be stored cannot be read ({error.strerror}); make it anew."
+        ) from error
+
+
+class Stopped(BaseException):
+    """Ends a request from inside its body. Not an ``Exception``: botocore would take that for a network fault."""
+
+
+class Watch:
+    """Progress of one ``put`` and the way to stop all its requests. For several threads."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stopped = threading.Event()
+        self.error: BaseException | None = None
+
+    def stop(self, error: BaseException) -> None:
+        """Let every request of this ``put`` end at its next read; the first ``error`` is the one to report."""
+        if not self._stopped.is_set() and not isinstance(error, Stopped):
+            self.error = error
+        self._stopped.set()
+
+    def sent(self, count: int) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+        if count:
+            try:
+                self._progress(count)
+            except BaseException as error:
+                self.stop(error)
+                raise Stopped from error
+
+
+class PartBody(io.RawIOBase):
+    """A part of a file as the body of a request: read as it is sent, so that memory holds no part."""
+
+    def __init__(self, descriptor: int, part: Part, watch: Watch) -> None:
+        self._descriptor, self._part, self._watch = descriptor, part, watch
+        self._position = self._untold = 0
+        self.sending = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        rest = self._part.size - self._position
+        wanted = rest if size is None or size < 0 else min(size, rest)
+        data = os.pread(self._descriptor, wanted, self._part.offset + self._position)
+        self._position += len(data)
+        if self.sending:
+            self._untold += len(data)
+            tell = self._untold if self._untold >= CHUNK or not data or self._position == self._part.size else 0
+            self._untold -= tell
+            self._watch.sent(tell)
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        base = (0, self._position, self._part.size)[whence]
+        self._position, self.sending = base + offset, False
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return self._part.size
+
+
+def now_sending(request: Any, **_: Any) -> None:
+    """Handler of botocore's ``before-send``: what is read from here on is sent. Before, it was read for the signature."""
+    if isinstance(request.body, PartBody):
+        request.body.sending = True
+
+
+def in_parallel(parts: tuple[Part, ...], connections: int, watch: Watch, send: Callable[[Part], Any]) -> list[Any]:
+    """What ``send`` returned for each part, in order. On any failure the others are stopped before it is raised."""
+    results: dict[int, Any] = {}
+    with ThreadPoolExecutor(min(connections, len(parts)), "twist-dr-s3") as pool:
+        try:
+            futures = {pool.submit(send, part): part.number for part in parts}
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+        except BaseException as error:
+            watch.stop(error)
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [results[part.number] for part in parts]
+
+
+class ResumingReader(io.RawIOBase):
+    """An object's bytes. When the connection breaks, reading goes on with a Range request from where it stopped.
+
+    ``fetch(position)`` makes the request and returns botocore's answer. ``attempts``: how often in a row it may bring
+    nothing. Raises ``TargetUnavailable`` then: never a short object.
+    """
+
+    def __init__(self, what: str, fetch: Callable[[int], dict[str, Any]], attempts: int) -> None:
+        self._what, self._fetch, self._attempts = what, fetch, attempts
+        answer = fetch(0)
+        self._body: Any = answer["Body"]
+        self._size = int(answer["ContentLength"])
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        if self._position >= self._size or not view:
+            return 0
+        for delay in self._delays():
+            count = self._read(view)
+            if count:
+                self._position += count
+                return count
+            self._body.close()
+            time.sleep(delay)
+            self._resume()
+        raise TargetUnavailable(
+            f"{self._what}: reading stopped after {self._position} of {self._size} bytes, and {self._attempts} attempts "
+            "to go on brought nothing; check the network and the store, then run again."
+        )
+
+    def close(self) -> None:
+        if not self.closed:
+            self._body.close()
+        super().close()
+
+    def _delays(self) -> Iterator[float]:
+        yield from (0.2 * 2.0**attempt for attempt in range(self._attempts))
+
+    def _read(self, view: memoryview) -> int:
+        from botocore.exceptions import BotoCoreError
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return int(self._body.readinto(view))
+        except (BotoCoreError, HTTPError, OSError):
+            return 0
+
+    def _resume(self) -> None:
+        answer = self._fetch(self._position)
+        self._body = answer["Body"]
+        expected = f"bytes {self._position}-{self._size - 1}/{self._size}"
+        if answer.get("ContentRange", expected if self._position == 0 else None) != expected:
+            raise ObjectCorrupt(
+                f"{self._what}: the object changed, or the store gave other bytes than asked for, while it was being "
+                "read; take the backup from another storage target."
+            )

@@ -1,0 +1,158 @@
+"""Sending one file to an S3 store: in one request, or in parts over several connections; never over another object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from twist_dr.errors import TargetRefused
+from twist_dr.storage.s3_connection import S3Connection
+from twist_dr.storage.s3_errors import code_of, status_of
+from twist_dr.storage.s3_transfer import Measured, Part, PartBody, Watch, encoded, in_parallel
+
+#: What stores answer that do not know ``If-None-Match`` on a write.
+_CONDITION_UNKNOWN = {"NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedHeader", "400", "501"}
+
+
+class S3Uploader:
+    """``sha256``: send SHA-256 for the store to check; else Content-MD5. ``attributes`` are further PutObject arguments.
+
+    ``lock_days`` and ``lock_mode``: the Object Lock that every object gets.
+    """
+
+    def __init__(
+        self,
+        connection: S3Connection,
+        *,
+        sha256: bool,
+        attributes: dict[str, str],
+        lock_days: int | None,
+        lock_mode: str,
+    ) -> None:
+        self._connection, self._sha256, self._attributes = connection, sha256, attributes
+        self._lock_days, self._lock_mode = lock_days, lock_mode
+        self._conditional = True
+
+    def send(self, source: Path, key: str, measured: Measured, watch: Watch) -> str | None:
+        """Upload; return the version that this made, if the bucket keeps versions. Raises botocore's errors."""
+        descriptor = os.open(source, os.O_RDONLY)
+        try:
+            send = self._send_whole if len(measured.parts) == 1 else self._send_parts
+            answer = send(descriptor, key, measured, watch)
+        finally:
+            os.close(descriptor)
+        version: str | None = answer.get("VersionId")
+        return version
+
+    def lock(self, key: str) -> None:
+        """Make sure that the object is locked if it is to be: some stores ignore what comes with a multipart upload.
+
+        Raises ``TargetRefused`` when the lock cannot be set, or cannot be seen. The object stays.
+        """
+        from botocore.exceptions import ClientError
+
+        if self._lock_days is None or self._is_locked(key):
+            return
+        connection, wanted = self._connection, self._lock_arguments()
+        retention = {"Mode": wanted["ObjectLockMode"], "RetainUntilDate": wanted["ObjectLockRetainUntilDate"]}
+        try:
+            connection.client.put_object_retention(**connection.place(key), Retention=retention)
+            if self._is_locked(key):
+                return
+            reason = "it shows no lock afterwards"
+        except ClientError as error:
+            if status_of(error) >= 500:
+                raise
+            reason = code_of(error)
+        raise TargetRefused(
+            f"{connection.name}: {key} was stored but could not be locked ({reason}); make the bucket with Object Lock and "
+            "allow these credentials s3:PutObjectRetention and s3:GetObjectRetention, or drop "
+            f"storage_targets.{connection.name}.object_lock_days."
+        )
+
+    def _is_locked(self, key: str) -> bool:
+        return "ObjectLockRetainUntilDate" in (self._connection.head(key) or {})
+
+    def _send_whole(self, descriptor: int, key: str, measured: Measured, watch: Watch) -> dict[str, Any]:
+        part = measured.parts[0]
+
+        def call(**condition: str) -> Any:
+            body = PartBody(descriptor, part, watch)
+            return self._connection.client.put_object(
+                **self._object(key, measured), **self._checksums(part), Body=body, **condition
+            )
+
+        answer: dict[str, Any] = self._once(call)
+        return answer
+
+    def _send_parts(self, descriptor: int, key: str, measured: Measured, watch: Watch) -> dict[str, Any]:
+        client, place = self._connection.client, self._connection.place(key)
+        algorithm = {"ChecksumAlgorithm": "SHA256"} if self._sha256 else {}
+        upload = client.create_multipart_upload(**self._object(key, measured), **algorithm)["UploadId"]
+
+        def send(part: Part) -> dict[str, Any]:
+            body = PartBody(descriptor, part, watch)
+            answer = client.upload_part(
+                **place, UploadId=upload, PartNumber=part.number, Body=body, **self._checksums(part)
+            )
+            checksum = {"ChecksumSHA256": encoded(part.sha256)} if self._sha256 else {}
+            return {"PartNumber": part.number, "ETag": answer["ETag"], **checksum}
+
+        def complete(**condition: str) -> Any:
+            return client.complete_multipart_upload(
+                **place, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
+            )
+
+        try:
+            parts = in_parallel(measured.parts, self._connection.access.connections, watch, send)
+            answer: dict[str, Any] = self._once(complete)
+            return answer
+        except BaseException:
+            self._abort(place, upload)
+            raise
+
+    def _once(self, call: Callable[..., Any]) -> Any:
+        """Make a write that must not overwrite; without the condition where the store does not know it."""
+        from botocore.exceptions import ClientError
+
+        if self._conditional:
+            try:
+                return call(IfNoneMatch="*")
+            except ClientError as error:
+                if code_of(error) not in _CONDITION_UNKNOWN:
+                    raise
+        answer = call()
+        self._conditional = False
+        return answer
+
+    def _object(self, key: str, measured: Measured) -> dict[str, Any]:
+        metadata = {"sha256": measured.digest.sha256, "size": str(measured.digest.size)}
+        return {
+            **self._connection.place(key),
+            "Metadata": metadata,
+            **self._attributes,
+            **self._lock_arguments(),
+        }
+
+    def _lock_arguments(self) -> dict[str, Any]:
+        if self._lock_days is None:
+            return {}
+        until = datetime.now(timezone.utc) + timedelta(days=self._lock_days)
+        return {"ObjectLockMode": self._lock_mode, "ObjectLockRetainUntilDate": until}
+
+    def _checksums(self, part: Part) -> dict[str, str]:
+        """By which the store refuses what arrives altered; Object Lock demands one of the two (PutObject, S3 API)."""
+        if self._sha256:
+            return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": encoded(part.sha256)}
+        return {"ContentMD5": encoded(part.md5)}
+
+    def _abort(self, place: dict[str, str], upload: str) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._connection.client.abort_multipart_upload(**place, UploadId=upload)
+        except (BotoCoreError, ClientError):
+            return  # Gone already, or out of reach: sweep removes it.

@@ -1,0 +1,216 @@
+"""``make demo`` and ``make ui``: the sample ERP, backed up to two folders and an S3 endpoint, and proven by a restore.
+
+Everything lies in ``.demo``. Run again, it goes on with the same database, keys and history.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from twist_dr.catalog import Catalog, SealedBackup, VerificationRow
+from twist_dr.engine.keys import Keyring, new_key, save_keyring
+from twist_dr.engine.postgres.tools import choose_tools, find_tools
+from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.settings import Settings, load_settings
+from twist_dr_tests.erp import fixtures
+from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.storage.servers import rclone_server
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+DEMO = ROOT / ".demo"
+BUCKET = "erp-backups"
+
+SETTINGS = f"""\
+# Written by make demo: a complete twist-dr.yaml for the sample ERP.
+application: erp
+app_version: "1.4.1"
+database:
+  url: ${{ERP_DATABASE_URL}}
+media:
+  attachments: media
+configuration:
+  - {HERE}/erp/erp_site/settings.py
+  - twist-dr.yaml
+django:
+  manage: [{sys.executable}, {HERE}/erp/manage.py]
+  folder: {HERE}/erp
+  environment: {{ERP_DATABASE_URL: "${{ERP_DATABASE_URL}}"}}
+storage_targets:
+  office:
+    type: local
+    path: targets/office
+  archive:
+    type: local
+    path: targets/archive
+    compression: gzip
+  cloud:
+    type: s3
+    bucket: {BUCKET}
+    prefix: demo
+    endpoint_url: ${{DEMO_S3_ENDPOINT}}
+    access_key_id: ${{DEMO_S3_ACCESS_KEY}}
+    secret_access_key: ${{DEMO_S3_SECRET_KEY}}
+encryption:
+  keyring: keyring.yaml
+verification:
+  key_tables: [companies_company, billing_invoice, ledger_ledgerentry]
+work_dir: work
+"""
+
+
+@contextmanager
+def sample_application(megabytes: int) -> Iterator[dict[str, str]]:
+    """The ERP on a running PostgreSQL, an S3 endpoint and the settings; gives the environment that leads to all of it."""
+    for folder in (DEMO, DEMO / "dagster", DEMO / "s3" / BUCKET, DEMO / "targets"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ExitStack() as stack:
+        tools = choose_tools(find_tools(), 18, server=True, purpose="run the demo on")
+        server = stack.enter_context(PostgresServer(tools, DEMO / "postgres"))
+        url = server.url("erp")
+        fixtures.create(url, DEMO / "media", megabytes=megabytes)
+        endpoint = stack.enter_context(rclone_server(DEMO / "s3"))
+        shutil.copyfile(ROOT / "dagster.yaml", DEMO / "dagster" / "dagster.yaml")
+        (DEMO / "twist-dr.yaml").write_text(SETTINGS)
+        if not (DEMO / "keyring.yaml").exists():
+            key = new_key()
+            save_keyring(Keyring(key.id, {key.id: key}, "new"), DEMO / "keyring.yaml")
+        yield {
+            "ERP_DATABASE_URL": url,
+            "ERP_MEDIA": str(DEMO / "media"),
+            "DEMO_S3_ENDPOINT": endpoint.endpoint,
+            "DEMO_S3_ACCESS_KEY": endpoint.access_key,
+            "DEMO_S3_SECRET_KEY": endpoint.secret_key,
+            "TWIST_DR_CONFIG": str(DEMO / "twist-dr.yaml"),
+            "DAGSTER_HOME": str(DEMO / "dagster"),
+        }
+
+
+def execute(job: str, environment: Mapping[str, str]) -> float:
+    """Run a job as a script would; returns its seconds. Ends the demo when it fails."""
+    log = DEMO / f"{job}.log"
+    command = [
+        str(Path(sys.executable).with_name("dagster")),
+        "job",
+        "execute",
+        "-m",
+        "twist_dr.definitions",
+        "-j",
+        job,
+    ]
+    print(f"  $ dagster job execute -m twist_dr.definitions -j {job}", flush=True)
+    begun = time.monotonic()
+    with log.open("wb") as file:
+        status = subprocess.run(
+            command, env={**os.environ, **environment}, stdout=file, stderr=file, cwd=DEMO
+        ).returncode
+    if status != 0:
+        print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-25:]), file=sys.stderr)
+        raise SystemExit(f"{job} failed with exit status {status}; the whole log is {log}")
+    return time.monotonic() - begun
+
+
+def summary(
+    row: SealedBackup, verification: VerificationRow, settings: Settings, backup_seconds: float, verify_seconds: float
+) -> str:
+    """What a person wants to read."""
+    manifest = row.manifest
+    assert manifest.postgres is not None
+    lines = [
+        "",
+        f"Backup {row.backup_id}",
+        f"  PostgreSQL {manifest.postgres.version}, {sum(manifest.tables.values())} rows in {len(manifest.tables)} tables",
+        "",
+    ]
+    lines.append(f"  {'artifact':<28}{'plain':>10}{'stored':>10}{'ratio':>8}   form")
+    for artifact in manifest.artifacts:
+        for form, stored in artifact.stored.items():
+            ratio = artifact.size / stored.size if stored.size else 0
+            lines.append(
+                f"  {artifact.name:<28}{human_bytes(artifact.size):>10}{human_bytes(stored.size):>10}{ratio:>7.1f}x   {form}"
+            )
+    lines += ["", f"  {'storage target':<28}{'state':>10}{'stored':>10}{'took':>9}"]
+    for copy in row.copies:
+        took = human_seconds(copy.seconds) if copy.seconds is not None else "-"
+        lines.append(f"  {copy.target:<28}{copy.state:>10}{human_bytes(copy.stored_bytes or 0):>10}{took:>9}")
+    lines += [
+        "",
+        f"  {verification.state}: {verification.rows} rows in {verification.tables} tables and {verification.files} files compared,",
+    ]
+    lines.append(
+        f"  restored from {verification.target} into a scratch PostgreSQL {verification.server_version} that is gone again"
+    )
+    seconds = {**manifest.durations, "restore": verification.restore_seconds or 0.0}
+    lines += ["", "  seconds: " + ", ".join(f"{part} {spent:.2f}" for part, spent in seconds.items())]
+    lines.append(f"  whole commands: backup_full {backup_seconds:.1f} s, verify_backup {verify_seconds:.1f} s")
+    lines += [
+        "",
+        "What to do next",
+        "  make ui                                  the same application in the web page: lineage, history, launchpad",
+        f"  export TWIST_DR_CONFIG={DEMO.relative_to(ROOT)}/twist-dr.yaml   and look at the settings it ran with",
+        "  twist-dr init NAME                       the same for your application: see README.md",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the demo, or the web page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ui", action="store_true", help="serve the web page until interrupted")
+    parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("--megabytes", type=int, default=10, help="size of the sample database when it is made")
+    options = parser.parse_args()
+    print("starting PostgreSQL 18, the sample ERP and an S3 endpoint, all on loopback", flush=True)
+    with sample_application(options.megabytes) as environment:
+        os.environ.update(environment)
+        if options.ui:
+            serve(options.port)
+        else:
+            run_demo(environment)
+
+
+def run_demo(environment: Mapping[str, str]) -> None:
+    """Back up, verify, tell."""
+    backup_seconds = execute("backup_full", environment)
+    verify_seconds = execute("verify_backup", environment)
+    settings = load_settings()
+    catalog = Catalog(settings.catalog_url)
+    row = catalog.latest(application=settings.application)
+    if row is None or row.last_verification is None or row.last_verification.state != "verified":
+        raise SystemExit(
+            "The catalog knows no verified backup, though both jobs succeeded: this is a defect, please report it."
+        )
+    print(summary(row, row.last_verification, settings, backup_seconds, verify_seconds))
+
+
+def serve(port: int) -> None:
+    """The web page and the daemon, until Ctrl-C."""
+    command = [
+        str(Path(sys.executable).with_name("dagster")),
+        "dev",
+        "-w",
+        str(ROOT / "workspace.yaml"),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    print(f"open http://127.0.0.1:{port} - end with Ctrl-C", flush=True)
+    page = subprocess.Popen(command, cwd=DEMO)
+    try:
+        page.wait()
+    except KeyboardInterrupt:
+        page.wait(60)
+
+
+if __name__ == "__main__":
+    main()

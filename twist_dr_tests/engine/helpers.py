@@ -1,0 +1,117 @@
+"""What the engine's tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from twist_dr.engine.keys import Key, Keyring
+
+KEY = Key("k20260101", bytes(range(32)))
+OTHER_KEY = Key("k20260101", bytes(32))
+KEYRING = Keyring(KEY.id, {KEY.id: KEY}, "the test's keyring")
+
+#: Sizes of chunks that fall on no edge of anything.
+UNEVEN = (1, 4093, 65_537, 700_001, 3, 1_048_577)
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    """Bytes that do not compress, the same for the same seed."""
+    return random.Random(seed).randbytes(size)
+
+
+def chunked(data: bytes, sizes: Sequence[int] = UNEVEN) -> Iterator[bytes]:
+    """``data`` in chunks of these sizes, over and over; an empty one now and then is part of the deal."""
+    start, turn = 0, 0
+    while start < len(data):
+        size = sizes[turn % len(sizes)]
+        yield data[start : start + size]
+        start, turn = start + size, turn + 1
+        yield b""
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    """Wait for a condition; fails the test, with ``what``, when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        time.sleep(0.01)
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there and no mere zombie."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+@contextlib.contextmanager
+def python(code: str, *arguments: object, user: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A Python process of its own, which is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def said_by_python(code: str, *arguments: object, user: int | None = None) -> str:
+    """What a Python process of its own prints; fails the test unless it ends well."""
+    with python(code, *arguments, user=user) as process:
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        return said.strip()
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@contextlib.contextmanager
+def no_thread_stays() -> Iterator[None]:
+    """Fails the test when a thread that was begun inside still runs a little later."""
+    before = set(threading.enumerate())
+    yield
+
+    def left() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread not in before]
+
+    wait_until(lambda: not left(), f"threads to end: {left()}", seconds=5)
+
+
+def program(folder: Path, name: str, *lines: str) -> Path:
+    """A shell script that stands for a program."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return path
+
+
+def joined(chunks: Iterable[bytes]) -> bytes:
+    return b"".join(chunks)

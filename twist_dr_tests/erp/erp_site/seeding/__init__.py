@@ -1,0 +1,1 @@
+"""How the sample data is made: rows inside PostgreSQL, files here."""

