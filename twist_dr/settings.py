@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from twist_dr.engine.compression import Compression
+from twist_dr.engine.documents import YamlInvalid, read_yaml
 from twist_dr.engine.streams import Form
 from twist_dr.errors import SettingsError
 
@@ -41,7 +42,8 @@ _TABLE_PATTERN = r"^[^.\s]+(\.[^.\s]+)?$"
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("folder", Path.cwd())
-    return Path(os.path.normpath(Path(base) / path.expanduser()))
+    # os.path's leaves an unknown ~user as it is, where pathlib's raises.
+    return Path(os.path.normpath(Path(base) / os.path.expanduser(path)))
 
 
 SettingsPath = Annotated[Path, AfterValidator(_absolute)]
@@ -249,13 +251,10 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
 
 def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Settings:
     """Validate the text of a settings file that lies at ``path``."""
-    import yaml
-
     try:
-        document = yaml.load(text, Loader=_loader())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1}" if mark else "somewhere"
+        document = read_yaml(text)
+    except YamlInvalid as error:
+        place = f"line {error.line}" if error.line else "somewhere"
         raise SettingsError(f"{path} is not YAML: {place}: {error.problem}.") from None
     if not isinstance(document, dict):
         raise SettingsError(
@@ -272,27 +271,6 @@ def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Set
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "a mistake"
         raise SettingsError(f"{path} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     return settings
-
-
-def _loader() -> Any:
-    """SafeLoader that refuses a key given twice, where YAML would quietly keep the last."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key '{key_node.value}' stands there twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return dict(loader.construct_mapping(node, deep=True))
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    return Loader
 
 
 def _fill(value: Any, environment: Mapping[str, str], place: str, mistakes: list[str]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +18,10 @@ from pathlib import Path
 
 from twist_dr.catalog import Catalog, SealedBackup, VerificationRow
 from twist_dr.engine.keys import Keyring, new_key, save_keyring
+from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.errors import TwistDRError
 from twist_dr.settings import Settings, load_settings
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
@@ -73,6 +76,7 @@ def sample_application(megabytes: int) -> Iterator[dict[str, str]]:
     for folder in (DEMO, DEMO / "dagster", DEMO / "s3" / BUCKET, DEMO / "targets"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
+        stack.enter_context(application_lock(DEMO, "demo", "A second demo"))
         tools = choose_tools(find_tools(), 18, server=True, purpose="run the demo on")
         server = stack.enter_context(PostgresServer(tools, DEMO / "postgres"))
         url = server.url("erp")
@@ -170,12 +174,15 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=10, help="size of the sample database when it is made")
     options = parser.parse_args()
     print("starting PostgreSQL 18, the sample ERP and an S3 endpoint, all on loopback", flush=True)
-    with sample_application(options.megabytes) as environment:
-        os.environ.update(environment)
-        if options.ui:
-            serve(options.port)
-        else:
-            run_demo(environment)
+    try:
+        with sample_application(options.megabytes) as environment:
+            os.environ.update(environment)
+            if options.ui:
+                serve(options.port)
+            else:
+                run_demo(environment)
+    except TwistDRError as error:
+        raise SystemExit(str(error)) from None
 
 
 def run_demo(environment: Mapping[str, str]) -> None:
@@ -205,10 +212,15 @@ def serve(port: int) -> None:
         str(port),
     ]
     print(f"open http://127.0.0.1:{port} - end with Ctrl-C", flush=True)
+    # A supervisor ends us with SIGTERM, a person with Ctrl-C; both stop the page first and the servers behind it after.
+    # A shell's background job inherits SIGINT as ignored, and Dagster's own processes end each other by it.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, signal.default_int_handler)
     page = subprocess.Popen(command, cwd=DEMO)
     try:
         page.wait()
     except KeyboardInterrupt:
+        page.terminate()
         page.wait(60)
 
 

@@ -60,7 +60,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
     key = dg.AssetKey([settings.application, "verification"])
 
     @dg.multi_asset(
-        name="verify_backup",
+        name="verification",
         specs=[
             dg.AssetSpec(
                 key,

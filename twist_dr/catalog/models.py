@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     Index,
     String,
@@ -61,7 +62,13 @@ _BackupId = String(64).with_variant(String(64, collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {datetime: UTCDateTime(), tuple[str, ...]: Lines(), dict[str, Any]: JSON(none_as_null=True)}  # noqa: RUF012
+    # SQLAlchemy 2.0 and 2.1 take other types for a float: ours is said.
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UTCDateTime(),
+        float: Double(),
+        tuple[str, ...]: Lines(),
+        dict[str, Any]: JSON(none_as_null=True),
+    }
 
 
 class Backup(Base):

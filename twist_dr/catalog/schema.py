@@ -18,6 +18,8 @@ HEAD = "0001"
 VERSION_TABLE = "twist_dr_catalog_version"
 #: PostgreSQL's advisory locks are numbers: "twistdr" in ASCII.
 _MIGRATION_LOCK = 0x74776973746472
+#: Where Alembic finds the migrations: a package and a folder in it.
+SCRIPTS = "twist_dr.catalog:migrations"
 #: Alembic keeps what it is doing in module globals.
 _one_at_a_time = threading.Lock()
 
@@ -69,6 +71,6 @@ def _upgrade(connection: Connection, place: str) -> None:
         migrations = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         _refuse_newer(migrations.get_current_revision(), place)
         config = Config()
-        config.set_main_option("script_location", "twist_dr.catalog:migrations")
+        config.set_main_option("script_location", SCRIPTS)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

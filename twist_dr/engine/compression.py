@@ -90,7 +90,7 @@ def _gunzip(chunks: Iterable[bytes], what: str) -> Iterator[bytes]:
                     raise _damaged(what)
                 if plain := unit.decompress(chunk, _PIECE):
                     yield plain
-                chunk = unit.unconsumed_tail
+                chunk = unit.unconsumed_tail or unit.unused_data
     except zlib.error:
         raise _damaged(what) from None
     if not unit.eof:

@@ -17,16 +17,21 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from twist_dr.engine.documents import YamlInvalid, read_yaml
 from twist_dr.errors import KeyMissing, KeyringInvalid, WrongKey
 
 KEY_BYTES = 32
 _CHECK_BYTES = 8
+#: Shorter than a key in base64 (44), so that a key in the place of its name is told apart and never shown.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+_ID_WORDS = "at most 40 letters, digits, '.', '_' and '-'"
 
 
 def derive(secret: bytes, purpose: bytes, length: int = KEY_BYTES) -> bytes:
@@ -94,27 +99,30 @@ class Keyring:
         lines = [
             "# twist-dr keyring. Whoever has it can read every backup; without it nobody can.",
             "# Keep a copy away from this machine and away from the storage targets.",
-            f"primary: {self.primary_id}",
+            # In quotes: without them YAML takes 0123 for a number and yes for true.
+            f'primary: "{self.primary_id}"',
             "keys:",
-            *(f"  {key.id}: {base64.b64encode(key.secret).decode()}" for key in self.keys.values()),
+            *(f'  "{key.id}": {base64.b64encode(key.secret).decode()}' for key in self.keys.values()),
         ]
         return "\n".join(lines) + "\n"
 
 
 def new_key(key_id: str | None = None) -> Key:
-    """A fresh random key, named after today unless told otherwise."""
+    """A fresh random key, named after today unless told otherwise. Raises ``KeyringInvalid`` for a name that is none."""
+    if key_id and not _ID.fullmatch(key_id):
+        raise KeyringInvalid(f"A key's name is {_ID_WORDS}; choose another name.")
     return Key(key_id or f"k{datetime.now(timezone.utc):%Y%m%d}", secrets.token_bytes(KEY_BYTES))
 
 
 def parse_keyring(text: str, source: str) -> Keyring:
     """Read a keyring document. Raises ``KeyringInvalid`` with words that hold no part of a key."""
-    import yaml
-
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError:
+        document = read_yaml(text)
+    except YamlInvalid:
         # The parser's own message quotes the line at fault, which may be a key.
-        raise KeyringInvalid(f"The keyring {source} is not readable as YAML; restore it from your copy.") from None
+        raise KeyringInvalid(
+            f"The keyring {source} is not readable as YAML, or has a name twice; correct it, or restore it from your copy."
+        ) from None
     if not isinstance(document, dict) or not isinstance(document.get("keys"), dict) or not document["keys"]:
         raise KeyringInvalid(
             f"The keyring {source} has no 'keys'; restore it from your copy, or make one with: twist-dr keys new"
@@ -122,13 +130,18 @@ def parse_keyring(text: str, source: str) -> Keyring:
     keys = {str(name): Key(str(name), _decode(str(name), value, source)) for name, value in document["keys"].items()}
     primary = str(document.get("primary"))
     if primary not in keys:
+        named = repr(primary) if _ID.fullmatch(primary) else "something"
         raise KeyringInvalid(
-            f"The keyring {source} names {primary!r} as primary, which is not among its keys; correct 'primary'."
+            f"The keyring {source} names {named} as primary, which is not among its keys; correct 'primary'."
         )
     return Keyring(primary, keys, source)
 
 
 def _decode(name: str, value: object, source: str) -> bytes:
+    if not _ID.fullmatch(name):
+        raise KeyringInvalid(
+            f"The keyring {source} has a key whose name is not {_ID_WORDS}; correct it, or restore the keyring from your copy."
+        )
     try:
         secret = base64.b64decode(str(value), validate=True)
     except (binascii.Error, ValueError):
@@ -164,7 +177,8 @@ def load_keyring(location: str) -> Keyring:
 def save_keyring(keyring: Keyring, path: Path) -> None:
     """Write the keyring file, mode 0600, replacing the old one in one step."""
     temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary.unlink(missing_ok=True)  # what a killed run left may have another mode
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(keyring.to_yaml())
         file.flush()

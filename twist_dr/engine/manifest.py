@@ -35,7 +35,7 @@ Part = Literal["database", "media", "configuration"]
 #: Never stored unencrypted, whatever a target's settings say: they hold passwords and their hashes.
 CONFIDENTIAL = frozenset({"roles.sql", "configuration.tar", "configuration.files.jsonl"})
 
-_BACKUP_ID = re.compile(r"^\d{8}T\d{6}Z-(full|base|tenant|configuration)-[0-9a-f]{4}$")
+_BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-(full|base|tenant|configuration)-[0-9a-f]{4}")
 
 
 def new_backup_id(kind: Kind, now: datetime) -> str:
@@ -45,7 +45,7 @@ def new_backup_id(kind: Kind, now: datetime) -> str:
 
 def is_backup_id(text: str) -> bool:
     """Whether ``text`` has the form of an id; anything else on a target is not ours."""
-    return bool(_BACKUP_ID.match(text))
+    return bool(_BACKUP_ID.fullmatch(text))
 
 
 class _Model(BaseModel):
@@ -189,7 +189,11 @@ def open_manifest(data: bytes, keyring: Keyring, *, application: str, backup_id:
         raise _invalid(what, "names no key") from None
     key = keyring.find(key_name.id, key_name.check_value)
     mac = document.pop("mac", None)
-    if not isinstance(mac, str) or not hmac.compare_digest(mac.encode(), _mac(document, key).encode()):
+    try:
+        genuine = isinstance(mac, str) and hmac.compare_digest(mac.encode(), _mac(document, key).encode())
+    except ValueError:  # NaN and halves of surrogate pairs: json reads them, and no manifest of ours holds them
+        genuine = False
+    if not genuine:
         raise _invalid(what, "was altered: its MAC does not fit")
     try:
         manifest = Manifest.model_validate(document)
@@ -207,13 +211,13 @@ def open_manifest(data: bytes, keyring: Keyring, *, application: str, backup_id:
 def _parse(data: bytes, what: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise _invalid(what, "is not JSON: truncated or overwritten")
     version = str(document.get("format_version", ""))
     major = version.partition(".")[0]
-    if not major.isdigit():
+    if not re.fullmatch("[0-9]{1,9}", major):
         raise _invalid(what, "says no format version")
     if int(major) > FORMAT_MAJOR:
         raise ManifestTooNew(

@@ -29,9 +29,9 @@ def human_bytes(count: float) -> str:
 
 def human_seconds(seconds: float) -> str:
     """``350 ms``, ``4.2 s``, ``12 min 05 s``, ``3 h 20 min``."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

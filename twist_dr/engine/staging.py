@@ -14,13 +14,14 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from twist_dr.engine.lock import try_lock
 from twist_dr.engine.manifest import MANIFEST_NAME, is_backup_id
 from twist_dr.engine.progress import human_bytes
+from twist_dr.engine.streams import full_disk_named
 from twist_dr.errors import BackupNotFound, StagingFull
 
 _LOCK = ".lock"
@@ -44,9 +45,10 @@ class StagingArea:
     def making(self, backup_id: str) -> Iterator[Path]:
         """A new folder to make a backup in. If the block fails, it is removed."""
         folder = self.folder(backup_id)
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.mkdir(mode=0o700)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        with full_disk_named(self.root):
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(mode=0o700)
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try_lock(descriptor)
             yield folder
@@ -59,36 +61,40 @@ class StagingArea:
     def seal(self, folder: Path, manifest: bytes) -> None:
         """Write the manifest: from here on the folder holds a backup."""
         temporary = folder / _NEW_MANIFEST
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(manifest)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(folder / MANIFEST_NAME)
-        fsync_folder(folder)
+        with full_disk_named(self.root):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(manifest)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(folder / MANIFEST_NAME)
+            fsync_folder(folder)
 
     def clear_remains(self) -> list[str]:
         """Remove what killed runs left half made; returns the ids."""
         remains = []
         for entry in self._entries():
             folder = self.folder(entry)
-            if not (folder / MANIFEST_NAME).exists() and not self._in_use(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-                remains.append(entry)
+            with self._alone(folder) as alone:
+                if alone and not (folder / MANIFEST_NAME).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    remains.append(entry)
         return remains
 
     @contextmanager
     def using(self, backup_id: str) -> Iterator[Path]:
         """A sealed backup's folder, which is not removed meanwhile. Several may use it at once. Raises ``BackupNotFound``."""
         folder = self.folder(backup_id)
+        gone = BackupNotFound(f"The staging folder {self.root} does not hold {backup_id} any more; make a new backup.")
         try:
             descriptor = os.open(folder / _LOCK, os.O_RDONLY)
         except FileNotFoundError:
-            raise BackupNotFound(
-                f"The staging folder {self.root} does not hold {backup_id} any more; make a new backup."
-            ) from None
+            raise gone from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # While we waited for the lock, its holder may have removed the folder, or died before the manifest.
+            if not (folder / MANIFEST_NAME).exists():
+                raise gone
             yield folder
         finally:
             os.close(descriptor)
@@ -96,11 +102,11 @@ class StagingArea:
     def remove(self, backup_id: str) -> bool:
         """Remove a backup's folder unless it is in use: manifest first, so that a cut in between leaves remains and no backup."""
         folder = self.folder(backup_id)
-        if self._in_use(folder):
-            return False
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
+        with self._alone(folder) as alone:
+            if alone:
+                (folder / MANIFEST_NAME).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+        return alone
 
     def need(self, wanted: int) -> None:
         """Raise ``StagingFull`` unless ``wanted`` bytes are free here."""
@@ -118,15 +124,16 @@ class StagingArea:
         return sorted(entry.name for entry in self.root.iterdir() if is_backup_id(entry.name))
 
     @staticmethod
-    def _in_use(folder: Path) -> bool:
-        try:
-            descriptor = os.open(folder / _LOCK, os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            return not try_lock(descriptor)
-        finally:
-            os.close(descriptor)
+    @contextmanager
+    def _alone(folder: Path) -> Iterator[bool]:
+        """Whether nobody is at work in a folder; if so, nobody can begin before the block ends."""
+        with ExitStack() as stack:
+            alone = True
+            with suppress(FileNotFoundError):
+                descriptor = os.open(folder / _LOCK, os.O_RDWR)
+                stack.callback(os.close, descriptor)
+                alone = try_lock(descriptor)
+            yield alone
 
 
 def fsync_folder(folder: Path) -> None:

@@ -11,11 +11,13 @@ queue before it (zstd, OpenSSL and hashing release the GIL), so memory does not 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +63,19 @@ class Sink(Protocol):
     def abort(self) -> None: ...
 
 
+@contextmanager
+def full_disk_named(staging: Path) -> Iterator[None]:
+    """Turn the system's error of a full disk or quota into ``StagingFull``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StagingFull(
+                f"The disk of the staging folder {staging} is full; free room there or set work_dir to a larger disk."
+            ) from error
+        raise
+
+
 class FileSink:
     """A new file, mode 0600, durable once closed, gone when aborted; with the digest of what went in."""
 
@@ -68,7 +83,9 @@ class FileSink:
         self.path = path
         self._hash = hashlib.sha256()
         self._size = 0
-        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
+        with full_disk_named(path.parent.parent):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
 
     @property
     def digest(self) -> Digest:
@@ -78,31 +95,18 @@ class FileSink:
         self._hash.update(chunk)
         self._size += len(chunk)
         view = memoryview(chunk)
-        try:
+        with full_disk_named(self.path.parent.parent):
             while view:
                 view = view[self._file.write(view) or 0 :]
-        except OSError as error:
-            raise self._named(error) from error
 
     def close(self) -> None:
-        try:
+        with full_disk_named(self.path.parent.parent):
             os.fsync(self._file.fileno())
             self._file.close()
-        except OSError as error:
-            raise self._named(error) from error
 
     def abort(self) -> None:
         self._file.close()
         self.path.unlink(missing_ok=True)
-
-    def _named(self, error: OSError) -> Exception:
-        import errno
-
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return StagingFull(
-                f"The disk of the staging folder {self.path.parent.parent} is full; free room there or set work_dir to a larger disk."
-            )
-        return error
 
 
 class EncryptingSink:
@@ -210,10 +214,11 @@ class ArtifactWriter:
         self._size = 0
         self._files: dict[Form, FileSink] = {}
         branches: list[Sink] = []
+        ends: list[Sink] = []
         wanted = sorted(set(forms))
         try:
             for compression in sorted({form.compression for form in wanted}):
-                ends: list[Sink] = []
+                ends = []
                 for form in (form for form in wanted if form.compression == compression):
                     file = self._files[form] = FileSink(folder / (name + form.suffix))
                     end: Sink = EncryptingSink(file, key, data) if form.encrypted else file
@@ -221,7 +226,7 @@ class ArtifactWriter:
                 unit = compressor(compression, level, threads)
                 branches.append(ThreadedSink(CompressingSink(TeeSink(ends), unit), f"{name} {compression}"))
         except BaseException:
-            for sink in [*branches, *self._files.values()]:
+            for sink in [*branches, *ends, *self._files.values()]:
                 sink.abort()
             raise
         self._branches = TeeSink(branches)

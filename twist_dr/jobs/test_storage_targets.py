@@ -20,7 +20,7 @@ def test_storage_targets_job(settings: Settings) -> dg.JobDefinition:
     """The job ``test_storage_targets``: all targets at once, results in the catalog, failed when one is not usable."""
     names = list(settings.enabled_targets)
 
-    @dg.op(name="test_storage_targets", required_resource_keys={"catalog", *map(target_resource, names)})
+    @dg.op(name="test_targets", required_resource_keys={"catalog", *map(target_resource, names)})
     def test_targets(context: dg.OpExecutionContext) -> None:
         with operation(context) as report:
             catalog: Catalog = context.resources.catalog

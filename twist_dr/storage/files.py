@@ -131,12 +131,12 @@ def link_source(source: Path, temporary: Path) -> bool:
     with contextlib.suppress(OSError), _LINKING:
         status = source.lstat()
         ours_alone = status.st_uid == os.geteuid() and not status.st_mode & 0o177
-        if not (stat.S_ISREG(status.st_mode) and ours_alone and status.st_nlink == 1):
+        if not (stat.S_ISREG(status.st_mode) and ours_alone):
             return False
         os.link(source, temporary)
         if temporary.stat().st_nlink == 2:
             return True
-        temporary.unlink()  # Another process linked it meanwhile.
+        temporary.unlink()  # Another target has linked it, here or in another process.
     return False
 
 

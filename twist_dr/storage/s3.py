@@ -123,6 +123,7 @@ class S3Target(StorageTarget):
     def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
         with self._connection.errors(f"store {key}"):
             there = self._head(key)
+            self._uploader.require_lockable()
             if there is None:
                 measured = self._measured(source, digest)
                 version = self._send(source, key, measured, progress)

@@ -35,6 +35,7 @@ class S3Uploader:
         self._connection, self._sha256, self._attributes = connection, sha256, attributes
         self._lock_days, self._lock_mode = lock_days, lock_mode
         self._conditional = True
+        self._lockable = False
 
     def send(self, source: Path, key: str, measured: Measured, watch: Watch) -> str | None:
         """Upload; return the version that this made, if the bucket keeps versions. Raises botocore's errors."""
@@ -47,31 +48,43 @@ class S3Uploader:
         version: str | None = answer.get("VersionId")
         return version
 
-    def lock(self, key: str) -> None:
-        """Make sure that the object is locked if it is to be: some stores ignore what comes with a multipart upload.
+    def require_lockable(self) -> None:
+        """Raise ``TargetRefused`` if objects are to be locked and the bucket cannot do it. Asks once.
 
-        Raises ``TargetRefused`` when the lock cannot be set, or cannot be seen. The object stays.
+        Asked before anything is sent, because some stores take a request to lock for an upload (rclone 1.75 does).
         """
         from botocore.exceptions import ClientError
 
+        if self._lock_days is None or self._lockable:
+            return
+        connection = self._connection
+        try:
+            answer = connection.client.get_object_lock_configuration(Bucket=connection.bucket)
+            enabled = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
+        except ClientError as error:
+            if status_of(error) >= 500 and status_of(error) != 501:
+                raise
+            enabled = code_of(error)
+        if enabled != "Enabled":
+            raise TargetRefused(
+                f"{connection.name}: the bucket '{connection.bucket}' does not do Object Lock (it says {enabled}); make "
+                "one with Object Lock, allow these credentials s3:GetBucketObjectLockConfiguration, or drop "
+                f"storage_targets.{connection.name}.object_lock_days."
+            )
+        self._lockable = True
+
+    def lock(self, key: str) -> None:
+        """Make sure that the object is locked if it is to be: some stores ignore what comes with a multipart upload."""
         if self._lock_days is None or self._is_locked(key):
             return
         connection, wanted = self._connection, self._lock_arguments()
         retention = {"Mode": wanted["ObjectLockMode"], "RetainUntilDate": wanted["ObjectLockRetainUntilDate"]}
-        try:
-            connection.client.put_object_retention(**connection.place(key), Retention=retention)
-            if self._is_locked(key):
-                return
-            reason = "it shows no lock afterwards"
-        except ClientError as error:
-            if status_of(error) >= 500:
-                raise
-            reason = code_of(error)
-        raise TargetRefused(
-            f"{connection.name}: {key} was stored but could not be locked ({reason}); make the bucket with Object Lock and "
-            "allow these credentials s3:PutObjectRetention and s3:GetObjectRetention, or drop "
-            f"storage_targets.{connection.name}.object_lock_days."
-        )
+        connection.client.put_object_retention(**connection.place(key), Retention=retention)
+        if not self._is_locked(key):
+            raise TargetRefused(
+                f"{connection.name}: {key} was stored but shows no lock; allow these credentials s3:PutObjectRetention "
+                f"and s3:GetObjectRetention, or drop storage_targets.{connection.name}.object_lock_days."
+            )
 
     def _is_locked(self, key: str) -> bool:
         return "ObjectLockRetainUntilDate" in (self._connection.head(key) or {})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from twist_dr.engine.keys import Key, Keyring
+from twist_dr.storage.base import Digest
 
 KEY = Key("k20260101", bytes(range(32)))
 OTHER_KEY = Key("k20260101", bytes(32))
@@ -115,3 +118,12 @@ def program(folder: Path, name: str, *lines: str) -> Path:
 
 def joined(chunks: Iterable[bytes]) -> bytes:
     return b"".join(chunks)
+
+
+def digest_of(data: bytes) -> Digest:
+    return Digest(len(data), hashlib.sha256(data).hexdigest())
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process had at its highest."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

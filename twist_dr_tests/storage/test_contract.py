@@ -299,6 +299,14 @@ def test_the_test_of_a_target_says_what_it_can_do_and_leaves_nothing(target: Sto
     assert target.sweep(NOW) == 0
 
 
+def test_what_a_killed_test_of_a_target_left_is_swept_away(target: StorageTarget, make_file: MakeFile) -> None:
+    source, digest = make_file()
+    target.put(source, ".probe-left", digest)
+    target.put(source, "erp/kept", digest)
+    target.sweep(NOW - timedelta(seconds=5))
+    assert [entry.key for entry in target.list("")] == ["erp/kept"]
+
+
 def test_making_a_target_touches_nothing(place: Place) -> None:
     place.target()
     if "path" in place.arguments:

@@ -161,6 +161,16 @@ def test_an_object_where_a_folder_is_needed_is_refused_with_a_reason(tmp_path: P
     assert target.sweep(timedelta(0)) == 0
 
 
+def test_an_empty_folder_is_not_taken_for_a_backup(tmp_path: Path, make_file: MakeFile) -> None:
+    """What a writer leaves that was killed just before its first object became visible."""
+    target = ready(tmp_path / "one")
+    (target.path / "erp" / "backups" / "1").mkdir(parents=True)
+    (target.path / "erp" / "backups" / "2").mkdir()
+    source, digest = make_file()
+    target.put(source, "erp/backups/2/manifest.json", digest)
+    assert target.children("erp/backups") == ["2"]
+
+
 def test_unfinished_uploads_cannot_be_reached_by_a_key(tmp_path: Path) -> None:
     target = ready(tmp_path / "one")
     with pytest.raises(ValueError, match="reserved"):

@@ -44,7 +44,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("form", sa.String(32), nullable=False),
         sa.Column("stored_bytes", sa.BigInteger),
-        sa.Column("seconds", sa.Float),
+        sa.Column("seconds", sa.Double),
         sa.Column("updated_at", _time, nullable=False),
         sa.Column("checked_at", _time),
         sa.Column("error", sa.Text),
@@ -58,8 +58,8 @@ def upgrade() -> None:
         sa.Column("target", sa.String(64), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("started_at", _time, nullable=False),
-        sa.Column("seconds", sa.Float, nullable=False),
-        sa.Column("restore_seconds", sa.Float),
+        sa.Column("seconds", sa.Double, nullable=False),
+        sa.Column("restore_seconds", sa.Double),
         sa.Column("tables", sa.BigInteger, nullable=False),
         sa.Column("rows", sa.BigInteger, nullable=False),
         sa.Column("files", sa.BigInteger, nullable=False),
@@ -78,6 +78,6 @@ def upgrade() -> None:
         sa.Column("location", sa.Text, nullable=False),
         sa.Column("capabilities", sa.JSON),
         sa.Column("error", sa.Text),
-        sa.Column("seconds", sa.Float, nullable=False),
+        sa.Column("seconds", sa.Double, nullable=False),
     )
     op.create_index("ix_target_tests_target_at", "target_tests", ["target", "at"])

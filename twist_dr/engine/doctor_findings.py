@@ -1,0 +1,151 @@
+"""What a check found, for people; and how a check that breaks becomes a finding itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar
+from urllib.parse import quote
+
+from twist_dr.engine.postgres.cluster import first_line
+from twist_dr.engine.processes import Child
+from twist_dr.errors import ProcessFailed, TwistDRError
+
+Status = Literal["ok", "warning", "problem"]
+T = TypeVar("T")
+
+#: Secrets shorter than this are hidden only where they stand as a word: "ab" would blot out half of every sentence.
+_LONG_SECRET = 8
+_LONGEST_QUOTE = 300
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's. ``remedy`` is what a person does or pastes; ``None`` where nothing is to be done."""
+
+    check: str
+    status: Status
+    found: str
+    remedy: str | None = None
+
+
+#: A check: yields findings as they are found, and returns what later checks need, if anything.
+Check: TypeAlias = Generator[Finding, None, T]
+
+
+def ok(check: str, found: str) -> Finding:
+    return Finding(check, "ok", found)
+
+
+def warning(check: str, found: str, remedy: str) -> Finding:
+    return Finding(check, "warning", found, remedy)
+
+
+def problem(check: str, found: str, remedy: str) -> Finding:
+    return Finding(check, "problem", found, remedy)
+
+
+def from_error(check: str, error: Exception, status: Status = "problem") -> Finding:
+    """A finding from an error. Ours say what happened and, after the last semicolon, what to do next."""
+    import psycopg
+
+    if isinstance(error, TwistDRError):
+        found, separator, remedy = str(error).rpartition("; ")
+        return Finding(check, status, found, remedy) if separator else Finding(check, status, remedy)
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        found = f"the operating system says: {error.strerror or type(error).__name__}{place}"
+        return Finding(check, status, found, "mend the rights or the disk of that path, then run twist-dr doctor again")
+    if isinstance(error, psycopg.Error):
+        return Finding(check, status, f"PostgreSQL refused a question: {first_line(error)}", "grant what it asks for")
+    # The text of any other error is left out: nobody knows what it quotes.
+    return Finding(
+        check, status, f"this check itself broke ({type(error).__name__})", "report it as a defect of twist-dr"
+    )
+
+
+def guarded(check: str, findings: Check[T]) -> Check[T | None]:
+    """Run one check to its end, or to its error, which becomes a finding. Returns ``None`` then."""
+    try:
+        return (yield from findings)
+    except Exception as error:
+        yield from_error(check, error)
+        return None
+
+
+def command(arguments: Sequence[str | Path]) -> str:
+    """A command as a person pastes it into a shell."""
+    return shlex.join(os.fspath(argument) for argument in arguments)
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def counted(count: int, one: str) -> str:
+    """``1 table``, ``2 tables``."""
+    return f"{count} {one}{'' if count == 1 else 's'}"
+
+
+class Redaction:
+    """Blots secrets out of findings: a last line of defence behind checks that do not put any in."""
+
+    def __init__(self, secrets: Iterable[str], public: Iterable[str] = ()) -> None:
+        # A password that equals a name which findings must say cannot be told from it.
+        hidden = {secret for secret in secrets if secret} - set(public)
+        written = {form for secret in hidden for form in (secret, quote(secret, safe=""))}
+        patterns = [
+            re.escape(form) if len(form) >= _LONG_SECRET else rf"(?<!\w){re.escape(form)}(?!\w)"
+            for form in sorted(written, key=len, reverse=True)
+        ]
+        self._pattern = re.compile("|".join(patterns)) if patterns else None
+
+    def __call__(self, finding: Finding) -> Finding:
+        if self._pattern is None:
+            return finding
+        remedy = None if finding.remedy is None else self._pattern.sub("***", finding.remedy)
+        return replace(finding, found=self._pattern.sub("***", finding.found), remedy=remedy)
+
+
+def run_for(
+    seconds: float,
+    arguments: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+) -> str:
+    """Run a program to its end and return what it wrote, but for ``seconds`` at most.
+
+    Raises ``ProcessFailed`` with the program's last complaint, or that it took too long; ``OSError`` when it cannot start.
+    """
+    late = threading.Event()
+    with Child(arguments, environment=environment, folder=folder) as child:
+
+        def stop() -> None:
+            late.set()
+            if child.process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(seconds, stop)
+        timer.start()
+        try:
+            output = b"".join(child.output())
+            child.finish()
+        except (ProcessFailed, subprocess.SubprocessError):
+            if late.is_set():
+                raise ProcessFailed(f"{child.name} was not done after {seconds:.0f} s and was ended") from None
+            raise ProcessFailed(child.complaint()[:_LONGEST_QUOTE]) from None
+        finally:
+            timer.cancel()
+    return output.decode(errors="replace")

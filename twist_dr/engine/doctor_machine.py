@@ -1,0 +1,175 @@
+"""The machine: its clock, the work folder, room on its disks, what killed runs left, and where Dagster keeps its history."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from twist_dr.engine.doctor_findings import Check, command, counted, few, ok, problem, warning
+from twist_dr.engine.lock import try_lock
+from twist_dr.engine.manifest import MANIFEST_NAME, is_backup_id
+from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
+from twist_dr.engine.progress import human_bytes
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.staging import StagingArea
+from twist_dr.errors import TwistDRError
+
+#: twist-dr is younger than this: a clock before it was never set.
+_EARLIEST = datetime(2024, 1, 1, tzinfo=timezone.utc)
+#: As a first backup estimates (engine/backup.py): dumps shrink to half at worst, media not at all; and some spare room.
+_DUMP_RATIO = 0.5
+_SPARE_BYTES = 64 << 20
+#: As a verification asks for (engine/verification.py).
+_RESTORE_FACTOR = 1.2
+
+
+def check_system_clock(now: float | None = None) -> Check[None]:
+    """``now`` in Unix seconds, the system's unless given. Backup ids, retention and S3 signatures hang on it."""
+    when = datetime.fromtimestamp(time.time() if now is None else now, timezone.utc)
+    if when < _EARLIEST:
+        yield problem(
+            "system clock",
+            f"this machine says it is {when:%Y-%m-%d %H:%M} UTC: its clock was never set",
+            "timedatectl set-ntp true",
+        )
+    else:
+        yield ok("system clock", f"{when:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def check_work_folder(folder: Path) -> Check[None]:
+    """Makes the folder if it is missing, as a backup would, and writes into it."""
+    check = "work folder"
+    try:
+        # Others may pass through but not look in: the scratch server's user has to reach its own folder below.
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
+            file.write(b"written by twist-dr doctor")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        yield problem(
+            check,
+            f"cannot write to {folder}: {error.strerror}",
+            f"set work_dir to a folder of your own, or run: {command(['sudo', 'install', '-d', '-m', '0711', '-o', str(os.geteuid()), folder])}",
+        )
+        return
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o022:
+        yield warning(
+            check, f"{folder} may be written to by others (mode {mode:04o})", command(["chmod", "go-w", folder])
+        )
+    else:
+        yield ok(check, f"{folder} can be written to")
+
+
+def check_staging_room(folder: Path, database_bytes: int, media_bytes: int, forms: int, *, whole: bool) -> Check[None]:
+    """``whole``: whether all media were counted. Sizes in bytes; ``forms``: different stored forms among the targets."""
+    wanted = staging_estimate(database_bytes, media_bytes, forms)
+    free = shutil.disk_usage(_existing(folder)).free
+    found = (
+        f"{human_bytes(free)} free in {folder}, {'about' if whole else 'at least'} {human_bytes(wanted)} needed "
+        f"(database {human_bytes(database_bytes)}, media {human_bytes(media_bytes)}, {counted(forms, 'stored form')})"
+    )
+    if free >= wanted:
+        yield ok("staging room", found)
+        return
+    yield problem(
+        "staging room",
+        found,
+        "free room there, set work_dir to a larger disk"
+        + (", or give all targets the same encrypt and compression" if forms > 1 else ""),
+    )
+
+
+def staging_estimate(database_bytes: int, media_bytes: int, forms: int) -> int:
+    """Bytes that a first backup may take in staging."""
+    return int((database_bytes * _DUMP_RATIO + media_bytes) * forms) + _SPARE_BYTES
+
+
+def check_scratch_room(scratch: Path, database_bytes: int, *, server_here: bool) -> Check[None]:
+    """Room for a verification: the dump lies in ``scratch``, the scratch server where its user can get to."""
+    places = {scratch: database_bytes}
+    if server_here:
+        user, _ = unprivileged()
+        base = reachable_base(scratch, user)
+        places[base] = places.get(base, 0) + database_bytes
+    by_disk: dict[int, tuple[Path, float]] = {}
+    for place, size in places.items():
+        disk = _existing(place).stat().st_dev
+        by_disk[disk] = (place, by_disk.get(disk, (place, 0.0))[1] + size * _RESTORE_FACTOR)
+    for place, wanted in by_disk.values():
+        free = shutil.disk_usage(_existing(place)).free
+        found = f"{human_bytes(free)} free in {place}, about {human_bytes(wanted)} needed to verify a backup"
+        if free < wanted:
+            yield problem("scratch room", found, "free room there, or set verification.scratch to a larger disk")
+        else:
+            yield ok("scratch room", found)
+
+
+def check_remains(staging: StagingArea, reachable: Sequence[Repository], *, all_reachable: bool) -> Check[None]:
+    """What lies in staging: half-made backups, and whole ones that no target holds."""
+    unfinished = [folder.name for folder in _backup_folders(staging.root) if _is_remains(folder)]
+    sealed = staging.sealed()
+    if unfinished:
+        yield ok("remains", f"killed runs left {few(unfinished)} half made; the next backup removes them")
+    lonely = [backup_id for backup_id in sealed if not any(_holds(target, backup_id) for target in reachable)]
+    if lonely:
+        where = "no storage target" if all_reachable else "no storage target that can be reached"
+        yield warning(
+            "remains",
+            f"{few(lonely)} in {staging.root} on this machine, whole, but on {where}",
+            "re-execute the failed run from failure on its page, or make a new backup: "
+            "dagster job execute -m twist_dr.definitions -j backup_full",
+        )
+    elif not unfinished:
+        yield ok("remains", "nothing left over in staging")
+
+
+def check_dagster_home(environment: Mapping[str, str]) -> Check[None]:
+    """Without an instance folder Dagster works in a temporary one, and forgets every run."""
+    home = environment.get("DAGSTER_HOME")
+    remedy = "export DAGSTER_HOME=/path/of/the/folder/with/dagster.yaml  (twist-dr init writes that file)"
+    if not home:
+        yield warning("dagster", "DAGSTER_HOME is not set, so the history of runs would not be kept", remedy)
+    elif not Path(home).is_absolute():
+        yield warning("dagster", f"DAGSTER_HOME is {home}, which is no absolute path; Dagster refuses it", remedy)
+    elif not (Path(home) / "dagster.yaml").is_file():
+        yield warning("dagster", f"there is no dagster.yaml in DAGSTER_HOME ({home}), so defaults would apply", remedy)
+    else:
+        yield ok("dagster", f"history is kept in {home}")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _backup_folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if is_backup_id(entry.name)) if root.is_dir() else []
+
+
+def _is_remains(folder: Path) -> bool:
+    """Neither sealed nor being made: its lock is free."""
+    if (folder / MANIFEST_NAME).exists():
+        return False
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    try:
+        return try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _holds(repository: Repository, backup_id: str) -> bool:
+    try:
+        return repository.has_manifest(backup_id)
+    except TwistDRError:
+        return False

@@ -1,0 +1,113 @@
+"""Storage targets: does each work, and are they far enough apart for a disaster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from twist_dr.engine.doctor_findings import Check, Finding, few, from_error, ok, problem, warning
+from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.engine.target_test import TargetTest, run_target_test
+from twist_dr.errors import StorageError
+from twist_dr.storage.base import StorageTarget
+
+_SKEW_WARNING_SECONDS = 60.0
+_SKEW_PROBLEM_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class TargetPlace:
+    """What the settings say of a target. ``folder`` is ``None`` for one that is no folder; ``kind`` as in ``type:``."""
+
+    kind: str
+    encrypted: bool
+    folder: Path | None
+
+
+def check_targets(targets: Mapping[str, StorageTarget], one_form_bytes: int) -> Check[list[StorageTarget]]:
+    """Try all targets at once, each told as it is done. Returns those that work, in the order of the settings.
+
+    ``one_form_bytes``: about what a backup takes on a target, in bytes.
+    """
+    working = set()
+    if targets:
+        with ThreadPoolExecutor(len(targets)) as pool:
+            running = {pool.submit(run_target_test, target): target for target in targets.values()}
+            for future in as_completed(running):
+                target = running[future]
+                check = f"target {target.name}"
+                try:
+                    test = future.result()
+                    yield from _tested(check, test)
+                    if test.ok:
+                        working.add(target.name)
+                        yield from _room(check, target, one_form_bytes)
+                except Exception as error:
+                    yield from_error(check, error)
+    return [target for name, target in targets.items() if name in working]
+
+
+def _tested(check: str, test: TargetTest) -> Check[None]:
+    if test.error is not None:
+        found, separator, remedy = test.error.removeprefix(f"{test.target}: ").rpartition("; ")
+        yield Finding(check, "problem", found if separator else remedy, remedy if separator else None)
+        return
+    can = test.capabilities
+    notes = "".join(f"; {note.rstrip('.')}" for note in can.notes) if can else ""
+    yield ok(check, f"{test.location}: written, read back, deleted in {human_seconds(test.seconds)}{notes}")
+    skew = can.clock_skew_seconds if can else None
+    if skew is not None and abs(skew) > _SKEW_WARNING_SECONDS:
+        found = f"its clock is {human_seconds(abs(skew))} {'ahead of' if skew > 0 else 'behind'} ours"
+        remedy = "timedatectl set-ntp true  (on the machine whose clock is wrong)"
+        yield (problem if abs(skew) > _SKEW_PROBLEM_SECONDS else warning)(check, found, remedy)
+
+
+def _room(check: str, target: StorageTarget, wanted: int) -> Check[None]:
+    try:
+        free = target.space().free
+    except StorageError as error:
+        yield from_error(check, error, "warning")
+        return
+    if free is not None and free < wanted:
+        yield problem(
+            check,
+            f"{human_bytes(free)} free, and one backup may take {human_bytes(wanted)}",
+            f"free room there, or set storage_targets.{target.name}.enabled: false",
+        )
+
+
+def check_places(places: Mapping[str, TargetPlace], work_folder: Path, media: Mapping[str, Path]) -> Check[None]:
+    """Whether one fire, one thief or one mistake takes all copies. ``places``: the enabled targets."""
+    other = "enable a second storage target in another place: nas, or s3"
+    if not places:
+        yield problem("targets", "no storage target is enabled, so no backup can be made", other)
+        return
+    if all(place.kind == "local" and _on_disk_of(place.folder, work_folder) for place in places.values()):
+        yield warning("targets", f"one disk: {few(places)} on the disk of this machine, and nothing elsewhere", other)
+    elif len(places) < 2:
+        yield warning("targets", f"{few(places)} is the only storage target", other)
+    else:
+        yield ok("targets", f"{len(places)} enabled: {few(places, 8)}")
+    for name, place in places.items():
+        if not place.encrypted and place.kind != "local":
+            yield warning(
+                "targets",
+                f"backups leave this machine unencrypted for {name} (configuration and roles excepted)",
+                f"storage_targets: {{{name}: {{encrypt: true}}}}  (in twist-dr.yaml)",
+            )
+        for media_name, folder in media.items():
+            if place.folder is not None and place.folder.is_relative_to(folder):
+                yield problem(
+                    "targets",
+                    f"{name} lies inside media.{media_name} ({folder}): each backup would hold all backups before it",
+                    f"set storage_targets.{name}.path to a folder outside {folder}",
+                )
+
+
+def _on_disk_of(folder: Path | None, other: Path) -> bool:
+    if folder is None:
+        return False
+    disks = {next(each for each in (path, *path.parents) if each.exists()).stat().st_dev for path in (folder, other)}
+    return len(disks) == 1

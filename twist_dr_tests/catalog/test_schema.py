@@ -1,0 +1,175 @@
+"""The tables come about, and are brought up to date, by themselves; by one process at a time, and never backwards."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import subprocess
+import sys
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import NullPool, create_engine, make_url, text
+
+import twist_dr.catalog
+from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
+from twist_dr.catalog.models import Base
+from twist_dr_tests.catalog.examples import record
+from twist_dr_tests.catalog.test_asking import counted_statements
+
+_SECOND = '''
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("backups", recreate="{recreate}") as backups:
+        backups.add_column(sa.Column("colour", sa.Text))
+    {then}
+'''
+
+
+def execute(url: str, statement: str) -> Any:
+    """Run one statement as somebody else would; the SQLite file may not exist yet."""
+    if url.startswith("sqlite"):
+        Path(make_url(url).database or "").parent.mkdir(exist_ok=True)
+    engine = create_engine(make_url(url).set(drivername=Catalog(url)._location.url.drivername), poolclass=NullPool)
+    with engine.begin() as connection:
+        result = connection.execute(text(statement))
+        return result.scalar() if result.returns_rows else None
+
+
+def version(url: str) -> Any:
+    return execute(url, f"SELECT version_num FROM {schema.VERSION_TABLE}")
+
+
+@pytest.fixture
+def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Code whose tables are one migration ahead; call it with what that migration does at its end."""
+
+    def arrive(then: str = "pass", recreate: str = "auto") -> None:
+        scripts = tmp_path / "future"
+        shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
+        (scripts / "versions" / "0002_colour.py").write_text(_SECOND.format(then=then, recreate=recreate))
+        monkeypatch.setattr(schema, "SCRIPTS", str(scripts))
+        monkeypatch.setattr(schema, "HEAD", "0002")
+
+    return arrive
+
+
+def test_head_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", schema.SCRIPTS)
+    assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
+
+
+def test_migrations_make_what_the_models_say(url: str) -> None:
+    catalog = Catalog(url)
+    catalog.target_tests()
+    engine = create_engine(catalog._location.url, poolclass=NullPool)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": schema.VERSION_TABLE, "compare_type": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_constructing_touches_nothing(tmp_path: Path) -> None:
+    Catalog(f"sqlite:///{tmp_path}/new/catalog.db")
+    Catalog("postgresql://nobody@127.0.0.1:1/nothing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_up_to_date_catalog_is_asked_once(url: str) -> None:
+    record(Catalog(url))
+    catalog = Catalog(url)
+    with counted_statements() as first:
+        catalog.copies("x")
+    with counted_statements() as second:
+        catalog.copies("x")
+    assert len([each for each in first if schema.VERSION_TABLE in each]) == 1
+    assert not [each for each in second if schema.VERSION_TABLE in each]
+
+
+def test_importing_and_using_loads_neither_alembic_nor_dagster(sqlite_url: str) -> None:
+    record(Catalog(sqlite_url))
+    code = (
+        "import sys; from twist_dr.catalog import Catalog\n"
+        "def loaded(): return sorted({'alembic', 'dagster', 'psycopg'} & set(sys.modules))\n"
+        "print(loaded()); print(len(Catalog(sys.argv[1]).backups(application='erp')), loaded())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, sqlite_url], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "1 []"]
+
+
+def _use(url: str, number: int, barrier: Barrier) -> None:
+    catalog = Catalog(url)
+    barrier.wait(60)
+    backup_id = record(catalog, number)
+    for _ in range(10):
+        catalog.record_copy(backup_id, "nas", state="checked", form="zstd")
+        catalog.backups(application="erp")
+
+
+def test_many_processes_start_and_write_at_once(url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(6)
+    processes = [context.Process(target=_use, args=(url, number, barrier)) for number in range(6)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 6
+    assert [row.complete for row in Catalog(url).backups(application="erp")] == [True] * 6
+    assert version(url) == schema.HEAD
+
+
+def test_older_catalog_is_upgraded_and_keeps_its_rows(url: str, future: Any) -> None:
+    backup_id = record(Catalog(url))
+    Catalog(url).record_copy(backup_id, "nas", state="checked", form="zstd")
+    # On SQLite this migration makes the table anew, which must not take the copies along.
+    future(recreate="always" if url.startswith("sqlite") else "never")
+    (row,) = Catalog(url).backups(application="erp")
+    assert (row.backup_id, len(row.copies), version(url)) == (backup_id, 1, "0002")
+
+
+def test_upgrade_that_fails_leaves_everything_as_it_was(url: str, future: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(Catalog(url))
+    future(then='op.execute("SELECT * FROM nothing_of_this_name")')
+    with pytest.raises(CatalogUnavailable, match="nothing_of_this_name"):
+        Catalog(url).target_tests()
+    monkeypatch.undo()
+    assert version(url) == "0001"
+    assert len(Catalog(url).backups(application="erp")) == 1
+
+
+def test_newer_catalog_is_refused(url: str, future: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(Catalog(url))
+    future()
+    Catalog(url).target_tests()
+    monkeypatch.undo()
+    with pytest.raises(CatalogTooNew, match=r"newer twist-dr .*0002.*0001.*; upgrade twist-dr"):
+        record(Catalog(url))
+    assert version(url) == "0002"
+
+
+def test_version_table_without_a_row_counts_as_a_new_catalog(url: str) -> None:
+    execute(url, f"CREATE TABLE {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    record(Catalog(url))
+    assert version(url) == schema.HEAD
+
+
+def test_tables_of_dagster_in_the_same_database_are_left_alone(url: str) -> None:
+    execute(url, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    execute(url, "INSERT INTO alembic_version VALUES ('29b539ebc72a')")
+    record(Catalog(url))
+    assert execute(url, "SELECT version_num FROM alembic_version") == "29b539ebc72a"
