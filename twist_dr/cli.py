@@ -90,7 +90,7 @@ def _init(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from twist_dr.engine.doctor import exit_status, render, run_doctor
+    from twist_dr.doctor import exit_status, render, run_doctor
     from twist_dr.settings import load_settings
 
     findings = []

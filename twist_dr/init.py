@@ -72,7 +72,7 @@ def _settings_text(application: str, database_url_variable: str) -> str:
 
 
 def _template(name: str) -> str:
-    return files("twist_dr").joinpath("templates", name).read_text(encoding="utf-8")
+    return (files("twist_dr") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _write_new(path: Path, text: str, written: list[Path]) -> None:

@@ -31,8 +31,9 @@ RUN_TAGS = {"dagster/max_retries": "0"}
 
 _PROCESS_TAG = "twist_dr/process"
 
-#: For steps whose failure may be the network's; what cannot get better by itself says ``allow_retries=False``.
-NETWORK_RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
+#: Attempts after the first for a failure that may pass by itself (a server that is just restarting), and seconds between them.
+_RETRIES = 2
+_RETRY_SECONDS = 5
 
 
 def _boot_id() -> str:
@@ -90,8 +91,12 @@ def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
-def operation(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iterator[Report]:
-    """Around a step's work. Gives the report that the engine tells its progress to."""
+def operation(context: dg.OpExecutionContext | dg.AssetExecutionContext, *, retry: bool = False) -> Iterator[Report]:
+    """Around a step's work. Gives the report that the engine tells its progress to.
+
+    With ``retry``, a failure that may pass by itself is tried again. Not by a retry policy of Dagster's: that would also
+    start an interrupted step anew.
+    """
     context.instance.add_run_tags(context.run.run_id, {_PROCESS_TAG: _process_mark()})
     report = Report(_safely(context.log.info), _safely(context.log.warning), bar=sys.stderr.isatty())
     for run_id in reap_dead_runs(context.instance):
@@ -99,7 +104,10 @@ def operation(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iter
     try:
         yield report
     except TwistDRError as error:
-        raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=error.retryable) from None
+        if retry and error.retryable and context.retry_number < _RETRIES:
+            report.warning(f"{error} Trying again in {_RETRY_SECONDS} s.")
+            raise dg.RetryRequested(_RETRIES, _RETRY_SECONDS) from error
+        raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from None
     except BaseException:
         # An interrupt reaches this thread only; the others look at this between two chunks.
         report.stop.set()

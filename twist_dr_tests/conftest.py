@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from twist_dr.engine.postgres.tools import Tools, find_tools
+from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.site import Site
 
 #: The wheel brings one, Debian's package the other; CI has both.
 REQUIRED_MAJORS = {15, 18}
@@ -48,3 +51,31 @@ def newest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres
     """One server of the newest version, for tests that are not about versions."""
     with PostgresServer(TOOLS[max(TOOLS)], tmp_path_factory.mktemp("newest"), settings={"fsync": "off"}) as running:
         yield running
+
+
+_TEMPLATE = "erp_template"
+
+
+def make_site(server: PostgresServer, folder: Path) -> Site:
+    """A site with a database and media folder of its own. The ERP is made once per server and copied."""
+    media = server.base / "template-media"
+    if not media.exists():
+        media.mkdir(mode=0o755)
+        fixtures.create(server.url(_TEMPLATE), media, megabytes=1)
+    name = f"erp_{abs(hash(folder)):x}"
+    with server.cluster().connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+    shutil.copytree(media, folder / "media", symlinks=True)
+    return Site(folder, server.url(name), folder / "media")
+
+
+@pytest.fixture
+def site(newest_server: PostgresServer, tmp_path: Path) -> Site:
+    """A complete installation against the newest server."""
+    return make_site(newest_server, tmp_path)
+
+
+@pytest.fixture
+def any_site(server: PostgresServer, tmp_path: Path) -> Site:
+    """A complete installation against each server version found."""
+    return make_site(server, tmp_path)

@@ -78,7 +78,7 @@ def sample_application(megabytes: int) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         stack.enter_context(application_lock(DEMO, "demo", "A second demo"))
         tools = choose_tools(find_tools(), 18, server=True, purpose="run the demo on")
-        server = stack.enter_context(PostgresServer(tools, DEMO / "postgres"))
+        server = stack.enter_context(PostgresServer(tools, DEMO / "postgres", keep=True))
         url = server.url("erp")
         fixtures.create(url, DEMO / "media", megabytes=megabytes)
         endpoint = stack.enter_context(rclone_server(DEMO / "s3"))

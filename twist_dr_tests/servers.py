@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,11 +28,21 @@ def free_port() -> int:
 
 
 class PostgresServer:
-    """A running server whose cluster lies in ``folder``, made there at the first start. A context manager: leaving stops it."""
+    """A running server whose cluster lies in ``folder``, made there at the first start.
+
+    A context manager: leaving stops it, and removes the cluster unless ``keep``.
+    """
 
     def __init__(
-        self, tools: Tools, folder: Path, *, port: int | None = None, settings: dict[str, str] | None = None
+        self,
+        tools: Tools,
+        folder: Path,
+        *,
+        port: int | None = None,
+        settings: dict[str, str] | None = None,
+        keep: bool = False,
     ) -> None:
+        self._keep = keep
         user, group = unprivileged()
         self.base = reachable_base(folder, user)
         self.tools = reachable_tools(tools, self.base, user)
@@ -82,6 +93,9 @@ class PostgresServer:
             with suppress(subprocess.TimeoutExpired):
                 self._child.process.wait(30)
         self._child.end()
+        if not self._keep:
+            shutil.rmtree(self.base, ignore_errors=True)
+            shutil.rmtree(self._sockets, ignore_errors=True)
 
     def __enter__(self) -> PostgresServer:
         return self

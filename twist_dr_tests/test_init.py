@@ -107,7 +107,7 @@ def test_a_file_that_exists_is_kept_and_nothing_else_is_written(tmp_path: Path, 
 
 def test_a_link_that_leads_nowhere_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "keyring.yaml").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SettingsError, match="keyring.yaml exists"):
+    with pytest.raises(SettingsError, match=r"keyring\.yaml exists"):
         write_initial_files(tmp_path, application="shop")
     assert not (tmp_path / "elsewhere").exists()
 

@@ -68,15 +68,10 @@ def copies_asset(settings: Settings, full_backup: dg.AssetKey) -> dg.AssetsDefin
                 name: Repository(getattr(context.resources, target_resource(name)), settings.application)
                 for name in settings.enabled_targets
             }
-            manifest = _staged(
-                _backup_to_copy(context, catalog, settings),
-                staging,
-                repositories,
-                context.resources.keyring.load(),
-                report,
-            )
+            backup_id, own_run = _backup_to_copy(context, catalog, settings)
+            manifest = _staged(backup_id, staging, repositories, context.resources.keyring.load(), report)
             chosen = {names[key]: key for key in sorted(context.selected_asset_keys)}
-            forms = {name: form for name in chosen if (form := form_named(manifest.storage_targets.get(name, "")))}
+            forms = _forms(settings, manifest, list(chosen), own_run=own_run, report=report)
             copying = _Copying(catalog, manifest, context.run.run_id, report)
             with staging.using(manifest.backup_id) as folder:
                 for copy in copying.side_by_side(
@@ -153,16 +148,36 @@ class _Copying:
         )
 
 
-def _backup_to_copy(context: dg.AssetExecutionContext, catalog: Catalog, settings: Settings) -> str:
-    """The backup that this run made, or the run that this one repeats; else the newest."""
+def _backup_to_copy(context: dg.AssetExecutionContext, catalog: Catalog, settings: Settings) -> tuple[str, bool]:
+    """The backup that this run made, or the run that this one repeats, and True; else the newest, and False."""
     run = context.run
     for run_id in (run.run_id, run.parent_run_id, run.root_run_id):
         if run_id is not None and (made := catalog.backup_of_run(run_id)) is not None:
-            return made.backup_id
+            return made.backup_id, True
     newest = catalog.latest(application=settings.application)
     if newest is None:
         raise BackupNotFound(f"There is no backup of {settings.application} yet; launch the job backup_full.")
-    return newest.backup_id
+    return newest.backup_id, False
+
+
+def _forms(
+    settings: Settings, manifest: Manifest, chosen: list[str], *, own_run: bool, report: Report
+) -> dict[str, Form]:
+    """The form of each copy to make, as the backup planned it.
+
+    A target that the backup was not meant for is left out in the run that made it (and its repetitions); in a run of its
+    own somebody asks for just that copy, and the settings say the form.
+    """
+    forms = {}
+    for name in chosen:
+        planned = form_named(manifest.storage_targets.get(name, ""))
+        if planned is not None:
+            forms[name] = planned
+        elif own_run:
+            report.info(f"{name} was not chosen for {manifest.backup_id}")
+        else:
+            forms[name] = settings.storage_targets[name].form
+    return forms
 
 
 def _staged(
@@ -202,7 +217,9 @@ def _materialization(
             "ratio": dg.MetadataValue.float(round(manifest.plain_bytes / copy.bytes, 2)),
         },
         check_results=[
-            dg.AssetCheckResult(asset_key=key, check_name="stored_bytes_checked", passed=True, metadata={"bytes": copy.bytes})
+            dg.AssetCheckResult(
+                asset_key=key, check_name="stored_bytes_checked", passed=True, metadata={"bytes": copy.bytes}
+            )
         ],
     )
 

@@ -19,7 +19,7 @@ from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import BackupError
-from twist_dr.orchestration import NETWORK_RETRY, RUN_BACKUP, operation
+from twist_dr.orchestration import RUN_BACKUP, operation
 from twist_dr.settings import DjangoSettings, Settings
 
 
@@ -58,10 +58,11 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
             )
         ],
         required_resource_keys={"cluster", "keyring", "catalog"},
-        retry_policy=NETWORK_RETRY,
     )
-    def full_backup(context: dg.AssetExecutionContext, config: FullBackupConfig) -> Iterator[dg.MaterializeResult[None]]:
-        with operation(context) as report:
+    def full_backup(
+        context: dg.AssetExecutionContext, config: FullBackupConfig
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        with operation(context, retry=True) as report:
             targets = _chosen_targets(settings, config.targets)
             parts = _chosen_parts(config.parts)
             catalog: Catalog = context.resources.catalog

@@ -28,7 +28,7 @@ from twist_dr.errors import (
     TwistDRError,
     VerificationFailed,
 )
-from twist_dr.orchestration import NETWORK_RETRY, RUN_BACKUP, operation
+from twist_dr.orchestration import RUN_BACKUP, operation
 from twist_dr.settings import Settings
 
 #: The copy itself is bad.
@@ -79,12 +79,11 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
             )
         ],
         required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, settings.enabled_targets)},
-        retry_policy=NETWORK_RETRY,
     )
     def verify(
         context: dg.AssetExecutionContext, config: VerifyBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context) as report:
+        with operation(context, retry=True) as report:
             repositories = _repositories(context, settings, config.target)
             keyring: Keyring = context.resources.keyring.load()
             catalog: Catalog = context.resources.catalog

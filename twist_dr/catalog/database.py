@@ -116,7 +116,7 @@ def _postgres_engine(location: Location) -> Engine:
     def connected(connection: Any, record: object) -> None:
         # Outside a transaction, or the first rollback would undo it.
         connection.autocommit = True
-        connection.execute(f"SET lock_timeout = 0")
+        connection.execute(f"SET lock_timeout = '{int(LOCK_SECONDS * 1000)}ms'")
         connection.autocommit = False
 
     return engine

@@ -63,12 +63,7 @@ _BackupId = String(64).with_variant(String(64, collation="C"), "postgresql")
 
 class Base(DeclarativeBase):
     # SQLAlchemy 2.0 and 2.1 take other types for a float: ours is said.
-    type_annotation_map = {  # noqa: RUF012
-        datetime: UTCDateTime(),
-        float: Double(),
-        tuple[str, ...]: Lines(),
-        dict[str, Any]: JSON(none_as_null=True),
-    }
+    type_annotation_map = {datetime: UTCDateTime(), float: Double()}  # noqa: RUF012
 
 
 class Backup(Base):
@@ -89,7 +84,7 @@ class Backup(Base):
     who: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime]
-    parts: Mapped[tuple[str, ...]]
+    parts: Mapped[tuple[str, ...]] = mapped_column(Lines)
     plain_bytes: Mapped[int] = mapped_column(BigInteger)
     staged_bytes: Mapped[int] = mapped_column(BigInteger)
     app_version: Mapped[str | None] = mapped_column(Text)
@@ -140,8 +135,8 @@ class Verification(Base):
     rows: Mapped[int] = mapped_column(BigInteger)
     files: Mapped[int] = mapped_column(BigInteger)
     server_version: Mapped[str | None] = mapped_column(Text)
-    differences: Mapped[tuple[str, ...]]
-    notes: Mapped[tuple[str, ...]]
+    differences: Mapped[tuple[str, ...]] = mapped_column(Lines)
+    notes: Mapped[tuple[str, ...]] = mapped_column(Lines)
     run_id: Mapped[str | None] = mapped_column(String(64))
 
 
@@ -156,6 +151,6 @@ class TargetTest(Base):
     at: Mapped[datetime]
     ok: Mapped[bool]
     location: Mapped[str] = mapped_column(Text)
-    capabilities: Mapped[dict[str, Any] | None]
+    capabilities: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None] = mapped_column(Text)
     seconds: Mapped[float]

@@ -60,7 +60,12 @@ class ArchiveReport:
             (self.skipped, "is neither file, folder nor link and was left out"),
             (self.leading_outside, "is a link that leads outside; its target is not in the backup"),
         ]
-        return [f"{part}: {path} {what}" for paths, what in findings for path in sorted(paths)]
+        return [f"{part}: {_shown(path)} {what}" for paths, what in findings for path in sorted(paths)]
+
+
+def _shown(path: str) -> str:
+    """A path in words: names need not be UTF-8, and neither manifests nor logs take what is not."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class ArchiveWriter:
@@ -70,17 +75,21 @@ class ArchiveWriter:
         self._write = write
         self._write_index = write_index
         self._pending = bytearray()
+        self._failed: OSError | None = None
         self.report = ArchiveReport()
 
     def add_tree(self, root: Path, name: str) -> None:
         """Add a folder and all below it as ``name/...``. Raises ``SourceUnreadable``."""
         if not root.is_dir():
             raise SourceUnreadable(f"The media folder {root} is not there; correct media.{name}, or mount it.")
-        self._add(root, name, os.path.realpath(root))
+        # The media folder itself may be a link to where the disk is; in the archive it is a folder.
+        real = os.path.realpath(root)
+        self._add(Path(real), name, real)
 
     def add_path(self, path: Path) -> None:
-        """Add one path, and all below it, under its absolute name without the leading slash."""
-        self._add(path, str(path.absolute()).lstrip("/"), os.path.realpath(path))
+        """Add one path, and all below it, under its absolute name without the leading slash. A link stays one, and is named."""
+        within = path.absolute() if path.is_symlink() else path.resolve()
+        self._add(path, str(path.absolute()).lstrip("/"), str(within))
 
     def close(self) -> None:
         """Write the archive's end: two empty blocks."""
@@ -103,6 +112,8 @@ class ArchiveWriter:
             else:
                 self.report.skipped.append(name)
         except OSError as error:
+            if error is self._failed:  # the disk behind us, not the source
+                raise
             if error.errno in _GONE:
                 self.report.vanished.append(name)
                 return
@@ -164,7 +175,11 @@ class ArchiveWriter:
             self._flush()
 
     def _flush(self) -> None:
-        self._write(bytes(self._pending))
+        try:
+            self._write(bytes(self._pending))
+        except OSError as error:
+            self._failed = error
+            raise
         self._pending.clear()
 
 
@@ -186,15 +201,16 @@ def archive_media(folders: Mapping[str, Path], write: Write, write_index: Write)
 
 
 def match_configuration(patterns: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Paths that the patterns find, sorted, and the patterns that find none."""
-    found: set[str] = set()
+    """Paths that the patterns find, sorted, without those below another; and the patterns that find none."""
+    found: set[Path] = set()
     empty = []
     for pattern in patterns:
         matches = glob.glob(pattern, recursive=True)
-        found.update(matches)
+        found.update(map(Path, matches))
         if not matches:
             empty.append(pattern)
-    return [Path(match) for match in sorted(found)], empty
+    whole = {path for path in found if path.is_dir() and not path.is_symlink()}
+    return sorted(path for path in found if whole.isdisjoint(path.parents)), empty
 
 
 def archive_configuration(patterns: Sequence[str], write: Write, write_index: Write) -> tuple[ArchiveReport, list[str]]:
@@ -221,16 +237,31 @@ def read_index(lines: BinaryIO) -> Iterator[Entry]:
 def read_archive(stream: BinaryIO, what: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     """Members of an archive in order, files with their bytes to read. Writes nothing.
 
-    Raises ``ArchiveInvalid`` for a damaged archive, an entry that leads outside, and one that lies below a link.
+    Raises ``ArchiveInvalid`` for a damaged archive, an entry that leads outside, and one that lies below a link or in its place.
     """
     links: set[str] = set()
     try:
-        with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as archive:
+        with tarfile.open(
+            fileobj=stream, mode="r|", tarinfo=_StrictTarInfo, encoding="utf-8", errors="surrogateescape"
+        ) as archive:
             for member in archive:
                 _refuse_dangerous(member, links, what)
                 yield member, archive.extractfile(member) if member.isreg() else None
     except (tarfile.TarError, EOFError) as error:
         raise ArchiveInvalid(f"{what} is damaged ({error}); take the backup from another storage target.") from error
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """Where tarfile takes a damaged or missing header for the archive's end, this one refuses."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictTarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
 
 
 def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> None:
@@ -243,9 +274,9 @@ def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> No
         raise ArchiveInvalid(
             f"{what} has an entry of a kind that backups do not hold ({member.name!r}); do not restore it."
         )
-    if any(str(parent) in links for parent in path.parents):
+    if any(str(each) in links for each in (path, *path.parents)):
         raise ArchiveInvalid(
-            f"{what} has an entry below a link ({member.name!r}) and was not made by twist-dr; do not restore it."
+            f"{what} has an entry in the place of a link or below one ({member.name!r}) and was not made by twist-dr; do not restore it."
         )
     if member.issym():
         links.add(str(path))

@@ -12,7 +12,7 @@ from twist_dr.engine.manifest import MANIFEST_NAME, Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
-from twist_dr.engine.streams import FileSink, Form
+from twist_dr.engine.streams import Form, NewFile
 from twist_dr.errors import CopyFailed, ObjectExists
 from twist_dr.storage.base import Digest, Progress
 
@@ -76,7 +76,7 @@ def bring_back(manifest: Manifest, repository: Repository, staging: StagingArea,
     with staging.making(manifest.backup_id) as folder, report.part(f"from {repository.target.name}", total) as advance:
         for _, stored in held.values():
             what = f"{repository.target.name}: {manifest.backup_id}/{stored.name}"
-            sink = FileSink(folder / stored.name)
+            sink = NewFile(folder / stored.name)
             with repository.target.open(repository.key(manifest.backup_id, stored.name)) as stream:
                 for chunk in hashed(counted(read_chunks(stream), advance), stored.digest, what):
                     sink.write(chunk)

@@ -17,6 +17,7 @@ from twist_dr.errors import ProcessFailed
 from twist_dr.storage.base import CHUNK
 
 _KEEP_LINES = 200
+_LONGEST_LINE = 1 << 16
 _GRACE_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 _F_SETPIPE_SZ = 1031
@@ -57,19 +58,24 @@ class Child:
         self.name = Path(arguments[0]).name
         self._lines: list[str] = []
         self._on_line = on_line
-        self.process = subprocess.Popen(
-            [os.fspath(argument) for argument in arguments],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **(environment or {})},
-            cwd=folder,
-            start_new_session=True,
-            preexec_fn=_death_signal(),
-            user=user,
-            group=group,
-            extra_groups=None if user is None else [],
-        )
+        try:
+            self.process = subprocess.Popen(
+                [os.fspath(argument) for argument in arguments],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **(environment or {})},
+                cwd=folder,
+                start_new_session=True,
+                preexec_fn=_death_signal(),
+                user=user,
+                group=group,
+                extra_groups=None if user is None else [],
+            )
+        except OSError as error:
+            raise ProcessFailed(
+                f"{arguments[0]} could not be started ({os.strerror(error.errno or 0)}); run twist-dr doctor."
+            ) from error
         assert self.process.stdout is not None
         with contextlib.suppress(OSError):
             import fcntl
@@ -89,7 +95,9 @@ class Child:
     def finish(self, least_bytes: int | None = None, wrote: int = 0) -> None:
         """Wait for its end. Raises ``ProcessFailed`` when it failed, or wrote less than it must."""
         status = self.process.wait()
-        self._listener.join()
+        # Whatever it started and left behind would hold its standard error open, and outlive it.
+        self._kill_group()
+        self._listener.join(_GRACE_SECONDS)
         if status != 0:
             raise ProcessFailed(f"{self.name} {describe_status(status)}: {self.complaint()}")
         if least_bytes is not None and wrote < least_bytes:
@@ -107,16 +115,22 @@ class Child:
     def end(self) -> None:
         """Ask it to end, and make it end when it does not. Safe at any time."""
         if self.process.poll() is None:
-            for signal_number in (signal.SIGTERM, signal.SIGKILL):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, signal_number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(_GRACE_SECONDS)
-                    break
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_GRACE_SECONDS)
+        self._kill_group()
+        self.process.wait()
         self._listener.join(_GRACE_SECONDS)
-        for pipe in (self.process.stdout, self.process.stderr):
-            if pipe is not None:
-                pipe.close()
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self.process.stdout.close()
+        # Closing what another thread reads waits for that thread; it is a daemon, and may be left to itself.
+        if not self._listener.is_alive():
+            self.process.stderr.close()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def __enter__(self) -> Child:
         return self
@@ -126,7 +140,7 @@ class Child:
 
     def _listen(self) -> None:
         assert self.process.stderr is not None
-        for raw in self.process.stderr:
+        while raw := self.process.stderr.readline(_LONGEST_LINE):
             line = raw.decode(errors="replace").rstrip("\n")
             self._lines.append(line)
             del self._lines[:-_KEEP_LINES]
@@ -153,5 +167,8 @@ def run(
 def describe_status(status: int) -> str:
     """An exit status in words, as ``subprocess`` gives it: negative for a signal."""
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        try:
+            return f"was ended by {signal.Signals(-status).name}"
+        except ValueError:  # most real-time signals have no name
+            return f"was ended by signal {-status}"
     return f"failed with exit status {status}"

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from twist_dr.engine.manifest import (
     is_backup_id,
     open_manifest,
 )
-from twist_dr.engine.streams import Form
+from twist_dr.engine.streams import Form, NewFile
 from twist_dr.errors import BackupNotFound, ManifestInvalid, ObjectCorrupt, ObjectMissing
 from twist_dr.storage.base import Progress, StorageTarget, no_progress
 
@@ -133,14 +132,17 @@ class Repository:
     def fetch(
         self, manifest: Manifest, name: str, keyring: Keyring, path: Path, progress: Progress = no_progress
     ) -> None:
-        """Write an artifact's plain bytes to a new file, which is gone again unless all of it was good."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        """Write an artifact's plain bytes to a new file, which is gone again unless all of it was good.
+
+        Raises what :meth:`read` raises, and ``StagingFull``.
+        """
+        sink = NewFile(path)
         try:
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
-                for chunk in self.read(manifest, name, keyring, progress):
-                    file.write(chunk)
+            for chunk in self.read(manifest, name, keyring, progress):
+                sink.write(chunk)
+            sink.close()
         except BaseException:
-            path.unlink(missing_ok=True)
+            sink.abort()
             raise
 
     def _place(self, backup_id: str, name: str) -> str:

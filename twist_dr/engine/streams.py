@@ -64,28 +64,49 @@ class Sink(Protocol):
 
 
 @contextmanager
-def full_disk_named(staging: Path) -> Iterator[None]:
+def full_disk_named(folder: Path) -> Iterator[None]:
     """Turn the system's error of a full disk or quota into ``StagingFull``."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StagingFull(
-                f"The disk of the staging folder {staging} is full; free room there or set work_dir to a larger disk."
+                f"The disk of {folder} is full; free room there, or set work_dir (or verification.scratch) to a larger disk."
             ) from error
         raise
 
 
-class FileSink:
-    """A new file, mode 0600, durable once closed, gone when aborted; with the digest of what went in."""
+class NewFile:
+    """A file that was not there before, mode 0600: durable once closed, gone when aborted. A full disk is ``StagingFull``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with full_disk_named(path.parent):
+            self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
+
+    def write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        with full_disk_named(self.path.parent):
+            while view:
+                view = view[self._file.write(view) or 0 :]
+
+    def close(self) -> None:
+        with full_disk_named(self.path.parent):
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def abort(self) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class FileSink(NewFile):
+    """A new file that knows the digest of what went in."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self._hash = hashlib.sha256()
         self._size = 0
-        with full_disk_named(path.parent.parent):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._file = os.fdopen(descriptor, "wb", buffering=0)
 
     @property
     def digest(self) -> Digest:
@@ -94,19 +115,7 @@ class FileSink:
     def write(self, chunk: bytes) -> None:
         self._hash.update(chunk)
         self._size += len(chunk)
-        view = memoryview(chunk)
-        with full_disk_named(self.path.parent.parent):
-            while view:
-                view = view[self._file.write(view) or 0 :]
-
-    def close(self) -> None:
-        with full_disk_named(self.path.parent.parent):
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-    def abort(self) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        super().write(chunk)
 
 
 class EncryptingSink:

@@ -169,5 +169,7 @@ def test_damaged_manifest_is_named(catalog: Catalog) -> None:
     catalog.record_backup(made, b'{"format_version": "1.0"}', run_id=None)
     row = catalog.backup("erp", made.backup_id)
     assert row is not None and row.plain_bytes == 100
-    with pytest.raises(ManifestInvalid, match=f"manifest of {made.backup_id} is damaged; run: twist-dr catalog rebuild"):
+    with pytest.raises(
+        ManifestInvalid, match=f"manifest of {made.backup_id} is damaged; run: twist-dr catalog rebuild"
+    ):
         _ = row.manifest

@@ -23,7 +23,7 @@ from twist_dr.catalog.models import Base
 from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.catalog.test_asking import counted_statements
 
-_SECOND = '''
+_SECOND = """
 import sqlalchemy as sa
 from alembic import op
 
@@ -35,7 +35,7 @@ def upgrade() -> None:
     with op.batch_alter_table("backups", recreate="{recreate}") as backups:
         backups.add_column(sa.Column("colour", sa.Text))
     {then}
-'''
+"""
 
 
 def execute(url: str, statement: str) -> Any:

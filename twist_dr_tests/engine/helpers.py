@@ -59,7 +59,7 @@ def runs(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def python(code: str, *arguments: object, user: int | None = None) -> Iterator[subprocess.Popen[str]]:
+def python(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A Python process of its own, which is killed at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -68,9 +68,6 @@ def python(code: str, *arguments: object, user: int | None = None) -> Iterator[s
         text=True,
         cwd=Path(__file__).parents[2],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        user=user,
-        group=user,
-        extra_groups=None if user is None else [],
     )
     try:
         yield process
@@ -82,9 +79,9 @@ def python(code: str, *arguments: object, user: int | None = None) -> Iterator[s
         process.stdout.close()
 
 
-def said_by_python(code: str, *arguments: object, user: int | None = None) -> str:
+def said_by_python(code: str, *arguments: object) -> str:
     """What a Python process of its own prints; fails the test unless it ends well."""
-    with python(code, *arguments, user=user) as process:
+    with python(code, *arguments) as process:
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 0, said
         return said.strip()
@@ -114,6 +111,19 @@ def program(folder: Path, name: str, *lines: str) -> Path:
     path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
     path.chmod(0o755)
     return path
+
+
+#: Code for a Python process that goes on as the user whose id it is given, with nothing left of root. Whatever it will
+#: import must be imported before: that user may not be able to enter the folders of this Python.
+AS_USER = "import os; os.setgroups([]); os.setgid({0}); os.setuid({0}); os.chdir('/')\n"
+NOBODY = 65534
+
+
+def reachable(folder: Path) -> Path:
+    """Let every user enter a temporary folder of ours."""
+    for each in (folder, *folder.parents[:2]):
+        each.chmod(0o755)
+    return folder
 
 
 def joined(chunks: Iterable[bytes]) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 
 from twist_dr.engine.keys import Key, Keyring, load_keyring, new_key, parse_keyring, save_keyring
 from twist_dr.errors import KeyMissing, KeyringInvalid, WrongKey
-from twist_dr_tests.engine.helpers import KEY, KEYRING, OTHER_KEY, said_by_python
+from twist_dr_tests.engine.helpers import AS_USER, KEY, KEYRING, NOBODY, OTHER_KEY, reachable, said_by_python
 
 SECRET = base64.b64encode(bytes(range(100, 132))).decode()
 
@@ -70,15 +70,13 @@ def test_a_missing_keyring_file_is_said_with_the_way_out(tmp_path: Path) -> None
 def test_a_keyring_that_we_may_not_read_is_said(tmp_path: Path) -> None:
     path = tmp_path / "keyring.yaml"
     save_keyring(KEYRING, path)
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
+    reachable(tmp_path)
     said = said_by_python(
         "import sys\n"
         "from twist_dr.engine.keys import load_keyring\n"
         "from twist_dr.errors import KeyringInvalid\n"
-        "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: load_keyring(sys.argv[1])\n"
+        + AS_USER.format(NOBODY)
+        +        "try: load_keyring(sys.argv[1])\n"
         "except KeyringInvalid as error: print(error)\n",
         path,
     )

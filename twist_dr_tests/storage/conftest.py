@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -156,7 +157,7 @@ def make_file(tmp_path: Path) -> MakeFile:
     """``make_file(content_or_size)``: a file as staging has it (0600), and its digest."""
 
     def make(content: bytes | int = b"some bytes") -> tuple[Path, Digest]:
-        data = os.urandom(content) if isinstance(content, int) else content
+        data = random.randbytes(content) if isinstance(content, int) else content
         path = tmp_path / f"source-{uuid.uuid4().hex}"
         path.touch(0o600)
         path.write_bytes(data)

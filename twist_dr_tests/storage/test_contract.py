@@ -246,14 +246,13 @@ def test_a_deleted_object_is_gone_and_deleting_it_again_succeeds(target: Storage
     assert read(target, KEY) == source.read_bytes()
 
 
-@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a b", "ä", "a\n", "a\\b"])
-def test_a_key_that_could_lead_elsewhere_is_refused_everywhere(
-    target: StorageTarget, make_file: MakeFile, key: str
-) -> None:
+def test_a_key_that_could_lead_elsewhere_is_refused_everywhere(target: StorageTarget, make_file: MakeFile) -> None:
     source, digest = make_file()
-    for use in (target.stat, target.open, target.delete, lambda key: target.put(source, key, digest)):
-        with pytest.raises(ValueError, match="not a storage key"):
-            use(key)
+    for key in ("", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a b", "ä", "a\n", "a\\b"):
+        for use in (target.stat, target.open, target.delete, lambda key: target.put(source, key, digest)):
+            with pytest.raises(ValueError, match="not a storage key"):
+                use(key)
+    assert_holds_nothing(target)
 
 
 def test_a_missing_object_is_said_to_be_missing(target: StorageTarget) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -41,6 +42,8 @@ class Table:
     readable: bool
     filtered: bool
     """Row-level security would hide rows from this role."""
+    raw: bytes
+    """The label in the database's own encoding, as pg_dump says it."""
 
     @property
     def label(self) -> str:
@@ -60,11 +63,16 @@ class Cluster:
         from psycopg.conninfo import conninfo_to_dict
 
         try:
-            return {name: str(value) for name, value in conninfo_to_dict(self.url).items()}
+            known = {name: str(value) for name, value in conninfo_to_dict(self.url).items()}
         except psycopg.ProgrammingError:
+            known = {"port": "none"}
+        # A bare @ or / in the password moves the rest of it into host or port, which every message shows.
+        if "@" in known.get("host", "") or not re.fullmatch("[0-9,]*", known.get("port", "")):
             raise DatabaseRefused(
-                "database.url is not a PostgreSQL URL; write postgresql://user:password@host:5432/database"
+                "The database's URL is not a PostgreSQL URL; write postgresql://user:password@host:5432/database, and "
+                "in the password %40 for @, %2F for /, %3A for :, %25 for %."
             ) from None
+        return known
 
     @property
     def place(self) -> str:
@@ -91,7 +99,13 @@ class Cluster:
         """A connection without time limits of its own. Raises ``DatabaseUnreachable`` or ``DatabaseRefused``."""
         import psycopg
 
-        known = {"connect_timeout": str(_CONNECT_TIMEOUT_SECONDS), "application_name": "twist-dr", **self.parameters}
+        known = {
+            "connect_timeout": str(_CONNECT_TIMEOUT_SECONDS),
+            "application_name": "twist-dr",
+            # Without it psycopg gives bytes for text from a database in SQL_ASCII.
+            "client_encoding": "UTF8",
+            **self.parameters,
+        }
         if database is not None:
             known["dbname"] = database
         try:
@@ -259,7 +273,7 @@ def count_rows(connection: Connection, tables: list[Table]) -> dict[str, int]:
 
 _TABLES = """
     SELECT n.nspname, c.relname, has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
-           row_security_active(c.oid)
+           row_security_active(c.oid), convert_to(n.nspname || '.' || c.relname, getdatabaseencoding())
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery())
        AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'

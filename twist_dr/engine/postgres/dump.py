@@ -56,7 +56,8 @@ def dump_database(
         raise ProcessFailed(
             f"{tools.program('pg_dump')} wrote something that is no dump; put PostgreSQL's own client tools in its place."
         )
-    if missing := sorted({table.label for table in tables} - dumped):
+    # Compared as the listener decodes what pg_dump says, which is in the database's encoding.
+    if missing := sorted(table.label for table in tables if table.raw.decode(errors="replace") not in dumped):
         raise ProcessFailed(
             f"pg_dump reported success but left out {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}; "
             "check the rights of the role, and that no table was dropped meanwhile, then run the backup again."

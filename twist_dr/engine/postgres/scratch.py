@@ -27,6 +27,8 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _LOCK = ".lock"
 _PREFIX = "server-"
+#: The name of the socket, no more: nothing listens on a network.
+_PORT = 5432
 
 #: Speed over durability: a scratch server that crashes is made anew.
 _SETTINGS = {
@@ -43,6 +45,8 @@ _SETTINGS = {
     "autovacuum": "off",
     "jit": "off",
     "logging_collector": "off",
+    # Files in the data folder, which go with it: those of "posix" stay in /dev/shm when the server is killed.
+    "dynamic_shared_memory_type": "mmap",
 }
 
 
@@ -80,7 +84,9 @@ class ScratchServer:
     def cluster(self, database: str = "postgres") -> Cluster:
         """How to connect as the superuser."""
         return Cluster(
-            f"postgresql://{quote(self.superuser, safe='')}@/{quote(database, safe='')}?host={quote(str(self._sockets), safe='')}"
+            f"postgresql://{quote(self.superuser, safe='')}@/{quote(database, safe='')}"
+            # Port and address are said too: an environment with PGHOSTADDR would lead us to that server instead.
+            f"?host={quote(str(self._sockets), safe='')}&port={_PORT}&hostaddr="
         )
 
     def close(self) -> None:
@@ -112,7 +118,7 @@ class ScratchServer:
         )  # fmt: skip
 
     def _start(self) -> None:
-        settings = {**_SETTINGS, "unix_socket_directories": str(self._sockets)}
+        settings = {**_SETTINGS, "port": str(_PORT), "unix_socket_directories": str(self._sockets)}
         arguments: list[str | Path] = [self.tools.program("postgres"), "-D", self._data]
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from twist_dr.engine.doctor_findings import Check, command, counted, few, ok, problem, warning
+from twist_dr.doctor.findings import Check, command, counted, few, ok, problem, warning
 from twist_dr.engine.lock import try_lock
 from twist_dr.engine.manifest import MANIFEST_NAME, is_backup_id
 from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
@@ -52,6 +52,9 @@ def check_work_folder(folder: Path) -> Check[None]:
             file.write(b"written by twist-dr doctor")
             file.flush()
             os.fsync(file.fileno())
+    except FileExistsError:
+        yield problem(check, f"{folder} is no folder", "set work_dir to a folder, or move that file away")
+        return
     except OSError as error:
         yield problem(
             check,
@@ -134,7 +137,7 @@ def check_remains(staging: StagingArea, reachable: Sequence[Repository], *, all_
 def check_dagster_home(environment: Mapping[str, str]) -> Check[None]:
     """Without an instance folder Dagster works in a temporary one, and forgets every run."""
     home = environment.get("DAGSTER_HOME")
-    remedy = "export DAGSTER_HOME=/path/of/the/folder/with/dagster.yaml  (twist-dr init writes that file)"
+    remedy = "export DAGSTER_HOME=/path/of/the/folder/with/dagster.yaml  # twist-dr init writes that file"
     if not home:
         yield warning("dagster", "DAGSTER_HOME is not set, so the history of runs would not be kept", remedy)
     elif not Path(home).is_absolute():

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from twist_dr.engine.doctor_findings import Check, Finding, few, from_error, ok, problem, warning
+from twist_dr.doctor.findings import Check, few, from_error, from_sentence, ok, problem, warning
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.target_test import TargetTest, run_target_test
 from twist_dr.errors import StorageError
@@ -51,8 +51,7 @@ def check_targets(targets: Mapping[str, StorageTarget], one_form_bytes: int) -> 
 
 def _tested(check: str, test: TargetTest) -> Check[None]:
     if test.error is not None:
-        found, separator, remedy = test.error.removeprefix(f"{test.target}: ").rpartition("; ")
-        yield Finding(check, "problem", found if separator else remedy, remedy if separator else None)
+        yield from_sentence(check, test.error.removeprefix(f"{test.target}: "))
         return
     can = test.capabilities
     notes = "".join(f"; {note.rstrip('.')}" for note in can.notes) if can else ""
@@ -60,7 +59,7 @@ def _tested(check: str, test: TargetTest) -> Check[None]:
     skew = can.clock_skew_seconds if can else None
     if skew is not None and abs(skew) > _SKEW_WARNING_SECONDS:
         found = f"its clock is {human_seconds(abs(skew))} {'ahead of' if skew > 0 else 'behind'} ours"
-        remedy = "timedatectl set-ntp true  (on the machine whose clock is wrong)"
+        remedy = "timedatectl set-ntp true  # on the machine whose clock is wrong"
         yield (problem if abs(skew) > _SKEW_PROBLEM_SECONDS else warning)(check, found, remedy)
 
 
@@ -95,7 +94,7 @@ def check_places(places: Mapping[str, TargetPlace], work_folder: Path, media: Ma
             yield warning(
                 "targets",
                 f"backups leave this machine unencrypted for {name} (configuration and roles excepted)",
-                f"storage_targets: {{{name}: {{encrypt: true}}}}  (in twist-dr.yaml)",
+                f"storage_targets: {{{name}: {{encrypt: true}}}}  # in twist-dr.yaml",
             )
         for media_name, folder in media.items():
             if place.folder is not None and place.folder.is_relative_to(folder):

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twist_dr.doctor.findings import Check, command, counted, few, ok, problem, run_for, warning
 from twist_dr.engine.archive import match_configuration
-from twist_dr.engine.doctor_findings import Check, command, counted, few, ok, problem, run_for, warning
 from twist_dr.engine.progress import human_bytes
 from twist_dr.errors import ProcessFailed
 
@@ -101,7 +101,7 @@ def check_configuration(patterns: Sequence[str]) -> Check[None]:
         yield warning(
             check,
             "no configuration files in the settings: after a disaster nobody knows how the application was set up",
-            "configuration: [twist-dr.yaml, /etc/nginx/sites-enabled/*, ...]  (in twist-dr.yaml)",
+            "configuration: [twist-dr.yaml, /etc/nginx/sites-enabled/*, ...]  # in twist-dr.yaml",
         )
         return
     paths, empty = match_configuration(patterns)

@@ -6,8 +6,8 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from twist_dr.doctor.findings import Check, command, counted, from_error, guarded, ok, problem, warning
 from twist_dr.engine.archive import match_configuration
-from twist_dr.engine.doctor_findings import Check, command, counted, from_error, guarded, ok, problem, warning
 from twist_dr.engine.keys import Keyring, load_keyring
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import TwistDRError

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from twist_dr.engine.doctor_database import check_database
-from twist_dr.engine.doctor_files import FilesSeen, check_configuration, check_django, check_media
-from twist_dr.engine.doctor_findings import Check, Finding, Redaction, guarded, ok
-from twist_dr.engine.doctor_keys import check_keyring, check_newest_backup
-from twist_dr.engine.doctor_machine import (
+from twist_dr.doctor.database import DatabaseSeen, check_database
+from twist_dr.doctor.files import FilesSeen, check_configuration, check_django, check_media
+from twist_dr.doctor.findings import Check, Finding, Redaction, guarded, ok, problem, warning
+from twist_dr.doctor.keys import check_keyring, check_newest_backup
+from twist_dr.doctor.machine import (
     check_dagster_home,
     check_remains,
     check_scratch_room,
@@ -25,11 +26,13 @@ from twist_dr.engine.doctor_machine import (
     check_work_folder,
     staging_estimate,
 )
-from twist_dr.engine.doctor_targets import TargetPlace, check_places, check_targets
-from twist_dr.engine.doctor_tools import check_client_tools, check_verification
+from twist_dr.doctor.targets import TargetPlace, check_places, check_targets
+from twist_dr.doctor.tools import check_client_tools, check_verification
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
+from twist_dr.errors import TwistDRError
+from twist_dr.storage.base import StorageTarget
 
 if TYPE_CHECKING:
     from twist_dr.settings import Settings
@@ -70,7 +73,7 @@ class _Examination:
         self._settings = settings
         self._environment = environment
         self._cluster = Cluster(settings.database.url.get_secret_value())
-        self._database_bytes = 0
+        self._seen: DatabaseSeen | None = None
         self._media = FilesSeen()
 
     def findings(self) -> Iterator[Finding]:
@@ -82,16 +85,20 @@ class _Examination:
         self._media = (yield from guarded("media", check_media(settings.media))) or FilesSeen()
         yield from guarded("configuration", check_configuration(settings.configuration))
         yield from self._room()
-        yield from self._targets_and_keys()
+        yield from guarded("targets", self._targets_and_keys())
         yield from guarded("catalog", self._catalog())
         yield from guarded("dagster", check_dagster_home(self._environment))
 
     def _database(self) -> Iterator[Finding]:
         settings = self._settings
-        seen = yield from guarded("database", check_database(self._cluster))
-        applied = seen.migrations if seen else None
-        if seen is not None:
-            self._database_bytes = seen.size
+        seen = self._seen = yield from guarded("database", check_database(self._cluster))
+        if seen is None:
+            yield warning(
+                "not checked",
+                "client tools, verification, extensions and room on disks, because the database could not be asked",
+                "mend what stands above, then run twist-dr doctor again",
+            )
+        else:
             folders = settings.database.client_tools
             yield from guarded("client tools", check_client_tools(self._cluster, folders, seen.major))
             server = settings.verification.server
@@ -100,49 +107,51 @@ class _Examination:
         if settings.django is None:
             yield ok("django", "not in the settings, so upgrades will not migrate")
             return
-        django = settings.django
+        django, applied = settings.django, seen.migrations if seen else None
         variables = {name: value.get_secret_value() for name, value in django.environment.items()}
         yield from guarded("django", check_django(django.manage, django.folder, variables, applied))
 
     def _room(self) -> Iterator[Finding]:
-        settings = self._settings
-        yield from guarded(
-            "staging room",
-            check_staging_room(
-                settings.staging_dir, self._database_bytes, self._media.bytes, self._forms(), whole=self._media.whole
-            ),
-        )
-        yield from guarded(
-            "scratch room",
-            check_scratch_room(
-                settings.scratch_dir, self._database_bytes, server_here=settings.verification.server is None
-            ),
-        )
+        settings, seen, media = self._settings, self._seen, self._media
+        if seen is None:
+            return
+        forms = len({target.form for target in settings.enabled_targets.values()})
+        staging = check_staging_room(settings.staging_dir, seen.size, media.bytes, forms, whole=media.whole)
+        yield from guarded("staging room", staging)
+        server_here = settings.verification.server is None
+        yield from guarded("scratch room", check_scratch_room(settings.scratch_dir, seen.size, server_here=server_here))
 
-    def _forms(self) -> int:
-        return len({target.form for target in self._settings.enabled_targets.values()})
-
-    def _targets_and_keys(self) -> Iterator[Finding]:
-        from twist_dr.resources.targets import build_targets
-
+    def _targets_and_keys(self) -> Check[None]:
         settings = self._settings
         places = {
             name: TargetPlace(target.type, target.encrypt, None if target.type == "s3" else target.path)
             for name, target in settings.enabled_targets.items()
         }
         yield from guarded("targets", check_places(places, settings.work_dir, settings.media))
-        one_form = staging_estimate(self._database_bytes, self._media.bytes, 1)
-        working = (yield from guarded("targets", check_targets(build_targets(settings), one_form))) or []
+        targets = yield from self._built_targets()
+        # Half a guess where the database could not be asked.
+        one_form = staging_estimate(self._seen.size if self._seen else 0, self._media.bytes, 1)
+        working = (yield from guarded("targets", check_targets(targets, one_form))) or []
         repositories = [Repository(target, settings.application) for target in working]
         folders = {name: place.folder for name, place in places.items() if place.folder is not None}
-        keyring = yield from guarded(
-            "keyring",
-            check_keyring(settings.encryption.keyring, settings.media, settings.configuration, folders),
-        )
+        keys = check_keyring(settings.encryption.keyring, settings.media, settings.configuration, folders)
+        keyring = yield from guarded("keyring", keys)
         if keyring is not None:
             yield from guarded("newest backup", check_newest_backup(repositories, keyring))
         staging = StagingArea(settings.staging_dir)
-        yield from guarded("remains", check_remains(staging, repositories, all_reachable=len(working) == len(places)))
+        all_reachable = len(working) == len(places)
+        yield from guarded("remains", check_remains(staging, repositories, all_reachable=all_reachable))
+
+    def _built_targets(self) -> Check[dict[str, StorageTarget]]:
+        from twist_dr.resources.targets import build_target
+
+        targets = {}
+        for name, settings in self._settings.enabled_targets.items():
+            try:
+                targets[name] = build_target(name, settings)
+            except ValueError as error:  # what two settings say together, which the settings' own rules do not see
+                yield problem(f"target {name}", str(error), f"correct storage_targets.{name}")
+        return targets
 
     def _catalog(self) -> Check[None]:
         from twist_dr.catalog import Catalog
@@ -175,8 +184,6 @@ def _public(settings: Settings) -> Iterator[str]:
     """Names that findings say: a password that equals one of them is no secret to begin with."""
     yield settings.application
     yield from settings.storage_targets
-    for name in ("user", "dbname"):
-        try:
-            yield Cluster(settings.database.url.get_secret_value()).parameters.get(name, "")
-        except Exception:
-            return
+    with suppress(TwistDRError):
+        parameters = Cluster(settings.database.url.get_secret_value()).parameters
+        yield from (parameters.get(name, "") for name in ("user", "dbname"))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.doctor_database import DatabaseSeen, explain_connection
-from twist_dr.engine.doctor_findings import Check, few, from_error, ok, problem, run_for, warning
+from twist_dr.doctor.database import DatabaseSeen, explain_connection
+from twist_dr.doctor.findings import Check, few, from_error, ok, problem, run_for, warning
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.scratch import ScratchServer
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
@@ -34,7 +34,44 @@ _PACKAGES = {
 }
 #: Those that come with PostgreSQL itself; Debian has them in the server's package, Red Hat in one of their own.
 _CONTRIB = frozenset(
-    ["amcheck", "bloom", "btree_gin", "btree_gist", "citext", "cube", "dblink", "dict_int", "dict_xsyn", "earthdistance", "file_fdw", "fuzzystrmatch", "hstore", "intarray", "isn", "lo", "ltree", "pageinspect", "pg_buffercache", "pg_freespacemap", "pg_stat_statements", "pg_trgm", "pg_visibility", "pgcrypto", "pgrowlocks", "pgstattuple", "postgres_fdw", "seg", "sslinfo", "tablefunc", "tcn", "tsm_system_rows", "tsm_system_time", "unaccent", "uuid-ossp", "xml2"]
+    [
+        "amcheck",
+        "bloom",
+        "btree_gin",
+        "btree_gist",
+        "citext",
+        "cube",
+        "dblink",
+        "dict_int",
+        "dict_xsyn",
+        "earthdistance",
+        "file_fdw",
+        "fuzzystrmatch",
+        "hstore",
+        "intarray",
+        "isn",
+        "lo",
+        "ltree",
+        "pageinspect",
+        "pg_buffercache",
+        "pg_freespacemap",
+        "pg_stat_statements",
+        "pg_trgm",
+        "pg_visibility",
+        "pgcrypto",
+        "pgrowlocks",
+        "pgstattuple",
+        "postgres_fdw",
+        "seg",
+        "sslinfo",
+        "tablefunc",
+        "tcn",
+        "tsm_system_rows",
+        "tsm_system_time",
+        "unaccent",
+        "uuid-ossp",
+        "xml2",
+    ]
 )
 
 
@@ -61,7 +98,7 @@ def check_client_tools(cluster: Cluster, folders: Sequence[Path], major: int) ->
     found = f"psql {chosen.version} in {chosen.folder} cannot connect, though we can: {refusal}"
     better = [each for each in tools if each.major >= major and each is not chosen and _refusal(each, cluster) is None]
     if better:
-        remedy = f"database: {{client_tools: [{better[0].folder}]}}  (in twist-dr.yaml)"
+        remedy = f"database: {{client_tools: [{better[0].folder}]}}  # in twist-dr.yaml"
     elif "SSL" in refusal:
         remedy = f"these tools were built without SSL; install others: apt-get install postgresql-client-{major}"
     else:
@@ -142,7 +179,7 @@ def _existing_server(server: Cluster, seen: DatabaseSeen) -> Check[frozenset[str
             yield problem(
                 "verification",
                 f"role {role} may not make databases and roles on verification.server",
-                f"ALTER ROLE {role} CREATEDB CREATEROLE  (as a superuser, on that server)",
+                f"ALTER ROLE {role} CREATEDB CREATEROLE;  -- as a superuser, on that server",
             )
         else:
             yield ok("verification", f"PostgreSQL {version}, {server.place}, is another server than production")
@@ -159,7 +196,7 @@ def _extensions(available: frozenset[str], seen: DatabaseSeen) -> Check[None]:
         yield warning(
             "extensions",
             f"the database uses {name}, which the server that verifies lacks: backups hold it, but cannot be verified",
-            f"apt-get install {_package(name, seen.major)}  (the package's name may differ on your system)",
+            f"apt-get install {_package(name, seen.major)}  # the package's name may differ on your system",
         )
     if not missing:
         yield ok("extensions", f"{few(seen.extensions)} can be restored here" if seen.extensions else "none are used")

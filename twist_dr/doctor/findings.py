@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 #: Secrets shorter than this are hidden only where they stand as a word: "ab" would blot out half of every sentence.
 _LONG_SECRET = 8
-_LONGEST_QUOTE = 300
+_LONGEST = 800
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's. ``remedy`` is what a person does or pastes; ``None`` where nothing is to be done."""
+    """One line of the doctor's. ``remedy`` is what a person does, or pastes with its comment (``--`` in SQL, ``#`` elsewhere)."""
 
     check: str
     status: Status
@@ -58,18 +58,23 @@ def from_error(check: str, error: Exception, status: Status = "problem") -> Find
     import psycopg
 
     if isinstance(error, TwistDRError):
-        found, separator, remedy = str(error).rpartition("; ")
-        return Finding(check, status, found, remedy) if separator else Finding(check, status, remedy)
+        return from_sentence(check, str(error), status)
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         found = f"the operating system says: {error.strerror or type(error).__name__}{place}"
-        return Finding(check, status, found, "mend the rights or the disk of that path, then run twist-dr doctor again")
+        return Finding(check, status, found, "mend that path's rights or its disk")
     if isinstance(error, psycopg.Error):
         return Finding(check, status, f"PostgreSQL refused a question: {first_line(error)}", "grant what it asks for")
     # The text of any other error is left out: nobody knows what it quotes.
     return Finding(
         check, status, f"this check itself broke ({type(error).__name__})", "report it as a defect of twist-dr"
     )
+
+
+def from_sentence(check: str, sentence: str, status: Status = "problem") -> Finding:
+    """A finding from the sentence of one of our errors."""
+    found, separator, remedy = sentence.removesuffix(".").rpartition("; ")
+    return Finding(check, status, found, remedy) if separator else Finding(check, status, remedy)
 
 
 def guarded(check: str, findings: Check[T]) -> Check[T | None]:
@@ -108,13 +113,14 @@ class Redaction:
             re.escape(form) if len(form) >= _LONG_SECRET else rf"(?<!\w){re.escape(form)}(?!\w)"
             for form in sorted(written, key=len, reverse=True)
         ]
-        self._pattern = re.compile("|".join(patterns)) if patterns else None
+        self._pattern = re.compile("|".join(patterns) or r"(?!)")  # without secrets, one that fits nowhere
 
     def __call__(self, finding: Finding) -> Finding:
-        if self._pattern is None:
-            return finding
+        found = self._pattern.sub("***", finding.found)
+        if len(found) > _LONGEST:
+            found = found[:_LONGEST] + "…"  # only now: half a secret would not be known for one
         remedy = None if finding.remedy is None else self._pattern.sub("***", finding.remedy)
-        return replace(finding, found=self._pattern.sub("***", finding.found), remedy=remedy)
+        return replace(finding, found=found, remedy=remedy)
 
 
 def run_for(
@@ -129,7 +135,11 @@ def run_for(
     Raises ``ProcessFailed`` with the program's last complaint, or that it took too long; ``OSError`` when it cannot start.
     """
     late = threading.Event()
-    with Child(arguments, environment=environment, folder=folder) as child:
+    try:
+        running = Child(arguments, environment=environment, folder=folder)
+    except ProcessFailed as error:
+        raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from None
+    with running as child:
 
         def stop() -> None:
             late.set()
@@ -145,7 +155,7 @@ def run_for(
         except (ProcessFailed, subprocess.SubprocessError):
             if late.is_set():
                 raise ProcessFailed(f"{child.name} was not done after {seconds:.0f} s and was ended") from None
-            raise ProcessFailed(child.complaint()[:_LONGEST_QUOTE]) from None
+            raise ProcessFailed(child.complaint()) from None
         finally:
             timer.cancel()
     return output.decode(errors="replace")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.doctor_findings import Check, Finding, counted, few, from_error, guarded, ok, problem, warning
+from twist_dr.doctor.findings import Check, Finding, counted, few, from_error, guarded, ok, problem, warning
 from twist_dr.engine.postgres.cluster import (
     Cluster,
     query,
@@ -147,13 +147,13 @@ def _standby(connection: Connection) -> Check[None]:
         yield problem(
             "standby",
             "this is a standby, and the role may not ask for its timeline",
-            f"GRANT EXECUTE ON FUNCTION pg_control_checkpoint() TO {_role(connection)}",
+            f"GRANT EXECUTE ON FUNCTION pg_control_checkpoint() TO {_role(connection)};  -- on the primary, as a superuser",
         )
     elif not patient:
         yield warning(
             "standby",
             "this is a standby, which cancels a long dump when it is in the way of replay",
-            "ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf()",
+            "ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf();  -- on the standby",
         )
     else:
         yield ok("standby", "this is a standby that lets long dumps finish")
@@ -168,7 +168,7 @@ def _rights(connection: Connection) -> Check[None]:
         yield problem(
             "rights",
             f"row-level security hides rows of {few(filtered)} from role {role}",
-            f"ALTER ROLE {role} BYPASSRLS  (as a superuser)",
+            f"ALTER ROLE {role} BYPASSRLS;  -- as a superuser",
         )
     if closed:
         yield problem("rights", f"role {role} may not read {few(closed)}", _grant_all(connection, role))
@@ -184,8 +184,8 @@ def _rights(connection: Connection) -> Check[None]:
 
 def _grant_all(connection: Connection, role: str) -> str:
     if connection.info.server_version >= 140000:
-        return f"GRANT pg_read_all_data TO {role}  (as a superuser)"
-    return f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {role}  (and so for every schema)"
+        return f"GRANT pg_read_all_data TO {role};  -- as a superuser"
+    return f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {role};  -- and so for every schema"
 
 
 def _sequences(connection: Connection) -> Check[None]:
@@ -206,8 +206,8 @@ def _large_objects(connection: Connection) -> Check[None]:
             "large objects",
             f"role {role} may not read {counted(closed, 'large object')}",
             "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_largeobject_metadata LOOP "
-            f"EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO {role}', o); END LOOP; END $$  "
-            "(as their owner; again for new ones, so better back up as that owner)",
+            f"EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO {role}', o); END LOOP; END $$;  "
+            "-- as their owner; again for new ones, so better back up as that owner",
         )
 
 
@@ -217,7 +217,7 @@ def _role_passwords(connection: Connection) -> Check[None]:
         yield warning(
             "role passwords",
             f"role {role} may not read the passwords of roles, so backups hold roles without them",
-            f"GRANT SELECT ON pg_authid TO {role}  (as a superuser); or set the passwords anew after a disaster",
+            f"GRANT SELECT ON pg_authid TO {role};  -- as a superuser; or set the passwords anew after a disaster",
         )
 
 
@@ -227,7 +227,7 @@ def _clock(connection: Connection) -> Check[None]:
     after = datetime.now(timezone.utc)
     difference = (there - before - (after - before) / 2).total_seconds()
     found = f"the database server's clock is {human_seconds(abs(difference))} {'ahead of' if difference > 0 else 'behind'} ours"
-    remedy = "timedatectl set-ntp true  (on the machine whose clock is wrong)"
+    remedy = "timedatectl set-ntp true  # on the machine whose clock is wrong"
     if abs(difference) > _CLOCK_PROBLEM_SECONDS:
         yield problem("server clock", found, remedy)
     elif abs(difference) > _CLOCK_WARNING_SECONDS:

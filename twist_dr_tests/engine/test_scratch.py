@@ -1,0 +1,169 @@
+"""A scratch server is there for one purpose, for nobody else, and gone with everything afterwards, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
+from twist_dr.errors import ProcessFailed
+from twist_dr_tests.conftest import TOOLS
+from twist_dr_tests.engine.helpers import AS_USER, next_line, python, runs, said_by_python, wait_until
+from twist_dr_tests.servers import PostgresServer
+
+NEWEST = TOOLS[max(TOOLS)]
+
+#: Starts a server, says where it is, and stays.
+STAY = (
+    "import sys, time\n"
+    "from pathlib import Path\n"
+    "from twist_dr.engine.postgres.scratch import ScratchServer\n"
+    "from twist_dr.engine.postgres.tools import choose_tools, find_tools\n"
+    "tools = choose_tools(find_tools(), int(sys.argv[2]), server=True)\n"
+    "with ScratchServer(tools, Path(sys.argv[1])) as server, server.cluster().connect() as connection:\n"
+    "    sockets = connection.execute('SHOW unix_socket_directories').fetchone()[0]\n"
+    "    print(f'{server.folder}\\t{sockets}\\t{server._child.process.pid}')\n"
+    "    if len(sys.argv) > 3: raise SystemExit(0)\n"
+    "    time.sleep(100)\n"
+)
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A short path, open to the server's user."""
+    folder = Path(tempfile.mkdtemp(prefix="scratch-"))
+    folder.chmod(0o755)
+    yield folder / "scratch"
+    shutil.rmtree(folder)
+
+
+def setting(server: ScratchServer, name: str) -> str:
+    with server.cluster().connect() as connection:
+        row = connection.execute(f"SHOW {name}").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def servers_below(base: Path) -> list[Path]:
+    return list(base.glob("server-*"))
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm")) | {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()}
+
+
+@pytest.mark.parametrize("major", sorted(TOOLS))
+def test_a_scratch_server_is_empty_private_and_leaves_nothing(base: Path, major: int) -> None:
+    before = shared_memory()
+    with ScratchServer(TOOLS[major], base, "the boss") as server:
+        sockets = Path(setting(server, "unix_socket_directories"))
+        with server.cluster().connect() as connection:
+            assert connection.info.user == "the boss"
+            assert connection.info.server_version // 10000 == major
+        process = int((server.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        assert runs(process)
+        assert setting(server, "listen_addresses") == ""
+        inodes = {os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()}
+        listening = [
+            line.split()
+            for table in ("tcp", "tcp6", "udp", "udp6")
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        ]
+        assert not any(f"socket:[{columns[9]}]" in inodes for columns in listening)
+        assert sockets.stat().st_mode & 0o077 == 0
+        assert (server.folder / "data").stat().st_mode & 0o077 == 0
+    assert not runs(process)
+    assert servers_below(base) == []
+    assert not sockets.exists()
+    assert shared_memory() <= before
+
+
+def test_a_scratch_server_goes_with_an_exception(base: Path) -> None:
+    with pytest.raises(ZeroDivisionError), ScratchServer(NEWEST, base) as server:
+        process = int((server.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        with server.cluster().connect() as connection:
+            connection.execute("CREATE TABLE busy AS SELECT generate_series(1, 1000)")
+            raise ZeroDivisionError
+    assert not runs(process)
+    assert servers_below(base) == []
+    server.close()
+
+
+def test_a_server_whose_folder_is_too_deep_for_a_socket_works_and_leaves_nothing(base: Path) -> None:
+    deep = base / ("d" * 60) / ("e" * 60)
+    with ScratchServer(NEWEST, deep) as server:
+        sockets = Path(setting(server, "unix_socket_directories"))
+        assert sockets.exists()
+    assert not sockets.exists()
+    assert servers_below(deep) == []
+
+
+def test_a_server_that_does_not_start_says_why_and_leaves_nothing(base: Path) -> None:
+    with pytest.raises(ProcessFailed, match="initdb .*pg_"):
+        ScratchServer(NEWEST, base, "pg_forbidden_name")
+    assert servers_below(base) == []
+
+
+def test_what_kill_9_left_is_cleared_by_the_next_and_a_server_at_work_is_left_alone(base: Path) -> None:
+    before = shared_memory()
+    with ScratchServer(NEWEST, base) as other, python(STAY, base, max(TOOLS)) as maker:
+        folder, sockets, process = next_line(maker).split("\t")
+        assert clear_scratch_remains(base) == 0
+        assert runs(int(process))
+        os.kill(maker.pid, signal.SIGKILL)
+        maker.wait()
+        wait_until(lambda: not runs(int(process)), "the server to end with its maker")
+        assert clear_scratch_remains(base) == 1
+        assert not Path(folder).exists()
+        assert not Path(sockets).exists()
+        assert servers_below(base) == [other.folder]
+        assert setting(other, "port")
+    assert clear_scratch_remains(base) == 0
+    assert {name for name in shared_memory() - before if name.startswith("PostgreSQL.")} == set()
+
+
+@pytest.mark.parametrize("user", ["postgres", "nobody"])
+def test_an_ordinary_user_can_run_one_too(base: Path, user: str) -> None:
+    entry = pwd.getpwnam(user)
+    base.mkdir()
+    os.chown(base, entry.pw_uid, entry.pw_gid)
+    warm = (
+        "from twist_dr.engine.postgres.cluster import Cluster\n"
+        "import encodings.idna\n"
+        "try: Cluster('postgresql://a@/a?host=/nowhere').connect()\n"
+        "except Exception: pass\n"
+    )
+    code = STAY.replace("with ScratchServer", warm + AS_USER.format(entry.pw_uid) + "with ScratchServer", 1)
+    said = said_by_python(code, base, max(TOOLS), "leave")
+    folder, sockets, process = said.split("\t")
+    assert servers_below(base) == []
+    assert not Path(folder).exists() and not Path(sockets).exists() and not runs(int(process))
+
+
+def test_libpq_variables_that_name_another_server_lead_nobody_there(
+    base: Path, newest_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = newest_server.cluster()
+    for name, value in live.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+    with ScratchServer(NEWEST, base) as server:
+        assert setting(server, "data_directory") == str(server.folder / "data")
+        name = "made_in_scratch_" + secrets.token_hex(4)
+        from twist_dr.engine.processes import run
+
+        psql = [server.tools.program("psql"), "-X", "-c", f"CREATE ROLE {name}"]
+        run(psql, environment=server.cluster().environment())
+        with server.cluster().connect() as connection:
+            assert connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone()
+    monkeypatch.undo()
+    with live.connect() as connection:
+        assert connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None

@@ -1,0 +1,175 @@
+"""A complete installation in a folder, run as its user would run it: real commands, real server, real targets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from twist_dr.catalog import Catalog, SealedBackup
+from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.repository import Repository
+from twist_dr.resources.targets import build_target
+from twist_dr.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended. ``text`` is all that it wrote."""
+
+    status: int
+    text: str
+
+    def expect(self, status: int) -> Outcome:
+        """Itself, when it ended so."""
+        assert self.status == status, f"exit status {self.status}, not {status}:\n{self.text[-6000:]}"
+        return self
+
+
+@dataclass
+class Site:
+    """An application called ``erp`` with its settings, keys, targets and Dagster instance below ``folder``."""
+
+    folder: Path
+    database_url: str
+    media: Path
+    document: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    """More of the environment that the settings speak of."""
+
+    def __post_init__(self) -> None:
+        (self.folder / "dagster").mkdir()
+        (self.folder / "targets").mkdir()
+        shutil.copyfile(ROOT / "dagster.yaml", self.folder / "dagster" / "dagster.yaml")
+        (self.folder / "site.conf").write_text("SECRET_KEY=configured\n")
+        key = new_key("k1")
+        save_keyring(Keyring("k1", {"k1": key}, "new"), self.keyring_path)
+        self.document = {
+            "application": "erp",
+            "app_version": "1.4.1",
+            "database": {"url": "${SITE_DATABASE_URL}"},
+            "media": {"attachments": str(self.media)},
+            "configuration": [str(self.folder / "site.conf")],
+            "storage_targets": {
+                "office": {"type": "local", "path": "targets/office"},
+                "archive": {"type": "local", "path": "targets/archive"},
+            },
+            "encryption": {"keyring": "keyring.yaml"},
+            "verification": {"key_tables": ["billing_invoice"]},
+            "work_dir": "work",
+        }
+        self.save()
+
+    # -- settings and what they lead to ---------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write ``document`` to twist-dr.yaml."""
+        (self.folder / "twist-dr.yaml").write_text(yaml.safe_dump(self.document, sort_keys=False))
+
+    def set(self, **sections: Any) -> None:
+        """Replace whole sections of the settings."""
+        self.document.update(sections)
+        self.save()
+
+    @property
+    def keyring_path(self) -> Path:
+        return self.folder / "keyring.yaml"
+
+    @property
+    def keyring(self) -> Keyring:
+        return load_keyring(str(self.keyring_path))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "SITE_DATABASE_URL": self.database_url,
+            "TWIST_DR_CONFIG": str(self.folder / "twist-dr.yaml"),
+            "DAGSTER_HOME": str(self.folder / "dagster"),
+            **self.variables,
+        }
+
+    def settings(self) -> Settings:
+        return load_settings(self.folder / "twist-dr.yaml", {**os.environ, **self.environment})
+
+    def catalog(self) -> Catalog:
+        return Catalog(self.settings().catalog_url)
+
+    def latest(self) -> SealedBackup:
+        row = self.catalog().latest(application="erp")
+        assert row is not None
+        return row
+
+    def repository(self, target: str) -> Repository:
+        return Repository(build_target(target, self.settings().storage_targets[target]), "erp")
+
+    def manifest(self, target: str = "office") -> Manifest:
+        """The latest manifest on a target, authenticated."""
+        repository = self.repository(target)
+        backup_id = repository.latest("full")
+        assert backup_id is not None, f"{target} holds no backup"
+        return repository.manifest(backup_id, self.keyring)
+
+    def held(self, target: str) -> list[str]:
+        """Ids of the backups that a local target lists."""
+        repository = self.repository(target)
+        repository.target.prepare()
+        return [backup_id for backup_id in repository.backup_ids() if repository.has_manifest(backup_id)]
+
+    def stored(self, target: str, name: str = "") -> Path:
+        """The folder of the latest backup on a local target, or the file of an artifact there."""
+        folder = max((self.folder / "targets" / target / "erp" / "backups").iterdir())
+        return next(folder.glob(f"{name}*")) if name else folder
+
+    def staged(self) -> list[str]:
+        """What lies in staging."""
+        staging = self.folder / "work" / "staging" / "erp"
+        return sorted(entry.name for entry in staging.iterdir()) if staging.exists() else []
+
+    # -- commands --------------------------------------------------------------------------------------------------
+
+    def start(self, job: str, config: Mapping[str, Any] | None = None, **environment: str) -> subprocess.Popen[str]:
+        """Start ``dagster job execute`` and do not wait."""
+        command = [beside("dagster"), "job", "execute", "-m", "twist_dr.definitions", "-j", job]
+        if config:
+            path = self.folder / "run.yaml"
+            path.write_text(yaml.safe_dump({"ops": config}))
+            command += ["-c", str(path)]
+        return subprocess.Popen(
+            command, env={**os.environ, **self.environment, **environment}, cwd=self.folder, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def job(self, job: str, config: Mapping[str, Any] | None = None, **environment: str) -> Outcome:
+        """Run a job to its end, as a script would."""
+        process = self.start(job, config, **environment)
+        text, _ = process.communicate(timeout=240)
+        return Outcome(process.returncode, text)
+
+    def backup(self, **config: str) -> Outcome:
+        return self.job("backup_full", {"full_backup": {"config": config}} if config else None)
+
+    def verify(self, **config: str) -> Outcome:
+        return self.job("verify_backup", {"verification": {"config": config}} if config else None)
+
+    def cli(self, *arguments: str, **environment: str) -> Outcome:
+        """Run ``twist-dr``."""
+        done = subprocess.run(
+            [beside("twist-dr"), *arguments], env={**os.environ, **self.environment, **environment}, cwd=self.folder,
+            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
+        )  # fmt: skip
+        return Outcome(done.returncode, done.stdout)
+
+
+def beside(program: str) -> str:
+    """A program of the environment that the tests run in."""
+    return str(Path(sys.executable).with_name(program))
