@@ -330,7 +330,10 @@ def _explain(error: ValidationError, document: Any) -> Iterator[tuple[str, str]]
                 expected = f"one of the types {context['expected_tags']}"
             else:
                 expected = _EXPECTED.get(kind) or mistake["msg"].lower().removeprefix("input should be ")
-            line = f"{place}: expected {expected}, found {_found(_lookup(document, mistake['loc']), place)}"
+            value = _lookup(document, mistake["loc"])
+            # A text in the place of a whole section is often the one secret of it: database: postgresql://...
+            whole = isinstance(value, str) and expected in ("a mapping", "a list")
+            line = f"{place}: expected {expected}, found {'a text' if whole else _found(value, place)}"
         yield place, line
 
 
@@ -350,7 +353,7 @@ def _without_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 _ABSENT = object()
-_SECRET = re.compile(r"url|secret|token|password|key", re.IGNORECASE)
+_SECRET = re.compile(r"url|secret|token|password|key|environment", re.IGNORECASE)
 
 
 def _lookup(document: Any, location: tuple[int | str, ...]) -> Any:
@@ -371,4 +374,5 @@ def _found(value: Any, place: str = "") -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    return "a value that is not shown" if _SECRET.search(place) else repr(value)
+    secret = _SECRET.search(place) or "://" in str(value)
+    return "a value that is not shown" if secret else repr(value)

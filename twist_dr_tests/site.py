@@ -46,6 +46,8 @@ class Site:
     document: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     """More of the environment that the settings speak of."""
+    resources: dict[str, Any] = field(default_factory=dict)
+    """What a launch tries to make of the resources."""
 
     def __post_init__(self) -> None:
         (self.folder / "dagster").mkdir()
@@ -142,7 +144,7 @@ class Site:
         command = [beside("dagster"), "job", "execute", "-m", "twist_dr.definitions", "-j", job]
         if config:
             path = self.folder / "run.yaml"
-            path.write_text(yaml.safe_dump({"ops": config}))
+            path.write_text(yaml.safe_dump({"ops": config, "resources": self.resources}))
             command += ["-c", str(path)]
         return subprocess.Popen(
             command, env={**os.environ, **self.environment, **environment}, cwd=self.folder, text=True,

@@ -106,19 +106,12 @@ def test_variables_that_are_not_set_are_all_named_with_their_places() -> None:
         configuration=["/etc/a", "${CONFIG}"],
         storage_targets={"disk": {"type": "local", "path": "${DISK}"}},
     )
-    assert mistakes(document)[1:] == [
-        "database.url: expected the environment variable PASSWORD, found it unset",
-        "database.url: expected the environment variable HOST, found it unset",
-        "storage_targets.disk.path: expected the environment variable DISK, found it unset",
+    assert sorted(mistakes(document)[1:]) == [
         "configuration[1]: expected the environment variable CONFIG, found it unset",
-    ] or sorted(mistakes(document)[1:]) == sorted(
-        [
-            "configuration[1]: expected the environment variable CONFIG, found it unset",
-            "database.url: expected the environment variable PASSWORD, found it unset",
-            "database.url: expected the environment variable HOST, found it unset",
-            "storage_targets.disk.path: expected the environment variable DISK, found it unset",
-        ]
-    )
+        "database.url: expected the environment variable HOST, found it unset",
+        "database.url: expected the environment variable PASSWORD, found it unset",
+        "storage_targets.disk.path: expected the environment variable DISK, found it unset",
+    ]
 
 
 def test_all_mistakes_are_reported_at_once_each_with_its_place() -> None:
@@ -143,11 +136,11 @@ def test_all_mistakes_are_reported_at_once_each_with_its_place() -> None:
     places = {line.partition(":")[0] for line in lines[1:]}
     assert places == {
         "application", "app_version", "database.url", "database.pool", "media.Uploads", "storage_targets.disk",
-        "storage_targets.nas.path", "storage_targets.nas.timeout_seconds", "storage_targets.cloud",
+        "storage_targets.nas.path", "storage_targets.nas.timeout_seconds",
         "storage_targets.cloud.part_size_mib", "storage_targets.plain", "storage_targets.packed.compression",
         "storage_targets.packed.encrypt", "backup.compression_level", "verification.key_tables[0]",
         "verification.jobs", "work_dri", "encryption",
-    } - {"storage_targets.cloud"}  # fmt: skip
+    }  # fmt: skip
     text = "\n".join(lines)
     assert "application: expected a name of at most 40 lower-case letters" in text
     assert "found 'Twist ERP'" in text
@@ -197,7 +190,9 @@ def test_secrets_do_not_show_when_settings_are_printed() -> None:
     document = good(
         django={"manage": ["m"], "folder": "/", "environment": {"DJANGO_KEY": SECRET}},
         catalog={"url": f"postgresql://erp:{SECRET}@db/catalog"},
-        storage_targets={"cloud": {"type": "s3", "bucket": "backups", "access_key_id": "AK", "secret_access_key": SECRET}},
+        storage_targets={
+            "cloud": {"type": "s3", "bucket": "backups", "access_key_id": "AK", "secret_access_key": SECRET}
+        },
     )
     settings = parsed(document)
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()

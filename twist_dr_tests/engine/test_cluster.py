@@ -106,7 +106,9 @@ def test_passwords_with_odd_characters_work_when_encoded(server: PostgresServer,
     odd = "p@ss/w:rd 100% 'ü\\"
     with server.create_database("erp").connect() as admin:
         admin.execute(f"""ALTER ROLE "{role}" PASSWORD '{odd.replace("'", "''")}'""")
-    cluster = Cluster(server.url("erp").replace(server.url("erp").split("@")[0], f"postgresql://{quote(role)}:{quote(odd, safe='')}"))
+    cluster = Cluster(
+        server.url("erp").replace(server.url("erp").split("@")[0], f"postgresql://{quote(role)}:{quote(odd, safe='')}")
+    )
     cluster.connect().close()
     assert odd not in repr(cluster) + cluster.place
     assert cluster.environment()["PGPASSWORD"] == odd

@@ -85,7 +85,9 @@ def test_a_full_staging_disk_ends_pg_dump(database: Cluster) -> None:
 def test_a_server_that_ends_the_session_fails_the_dump(database: Cluster) -> None:
     def end_sessions(chunk: bytes) -> None:
         with database.connect() as connection:
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pg_dump'")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pg_dump'"
+            )
 
     with pytest.raises(ProcessFailed, match="exit status"):
         dump(database, REAL, end_sessions)
@@ -112,7 +114,9 @@ def test_a_dump_comes_back_with_all_its_rows(newest_server: PostgresServer, data
         assert snapshot.count_rows(snapshot.tables()).wait()[0] == {"public.small": 1, "public.large": 20000}
 
 
-def test_a_truncated_dump_does_not_pass_as_restored(newest_server: PostgresServer, database: Cluster, tmp_path: Path) -> None:
+def test_a_truncated_dump_does_not_pass_as_restored(
+    newest_server: PostgresServer, database: Cluster, tmp_path: Path
+) -> None:
     parts: list[bytes] = []
     dump(database, REAL, parts.append)
     whole = b"".join(parts)

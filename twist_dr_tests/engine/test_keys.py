@@ -74,9 +74,7 @@ def test_a_keyring_that_we_may_not_read_is_said(tmp_path: Path) -> None:
     said = said_by_python(
         "import sys\n"
         "from twist_dr.engine.keys import load_keyring\n"
-        "from twist_dr.errors import KeyringInvalid\n"
-        + AS_USER.format(NOBODY)
-        +        "try: load_keyring(sys.argv[1])\n"
+        "from twist_dr.errors import KeyringInvalid\n" + AS_USER.format(NOBODY) + "try: load_keyring(sys.argv[1])\n"
         "except KeyringInvalid as error: print(error)\n",
         path,
     )
@@ -92,7 +90,16 @@ def test_a_keyring_that_is_not_text_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "secret",
-    [SECRET[:-4], SECRET + "AAAA", SECRET[:20], SECRET[:9] + "!" + SECRET[10:], SECRET.replace("=", ""), "", "12", f"[{SECRET}]"],
+    [
+        SECRET[:-4],
+        SECRET + "AAAA",
+        SECRET[:20],
+        SECRET[:9] + "!" + SECRET[10:],
+        SECRET.replace("=", ""),
+        "",
+        "12",
+        f"[{SECRET}]",
+    ],
     ids=["short", "long", "cut", "not base64", "no padding", "empty", "a number", "a list"],
 )
 def test_a_damaged_key_is_named_but_never_shown(secret: str) -> None:

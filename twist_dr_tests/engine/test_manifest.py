@@ -157,7 +157,9 @@ def test_what_is_no_manifest_is_refused_in_words(data: bytes) -> None:
         read(data)
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", '"\\ud800"', "1" + "0" * 5000], ids=["nan", "inf", "half", "huge"])
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", '"\\ud800"', "1" + "0" * 5000], ids=["nan", "inf", "half", "huge"]
+)
 @pytest.mark.parametrize("field", ["large_objects", "reason", "mac", "format_version"])
 def test_json_that_only_python_accepts_is_refused_in_words(field: str, value: str) -> None:
     text = json.dumps({**json.loads(sealed()), field: "PLACE"}).replace('"PLACE"', value)
@@ -235,7 +237,16 @@ def test_ids_sort_by_time_across_kinds_and_zones() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "manifest.json", BACKUP + "\n", BACKUP + "x", "x" + BACKUP, BACKUP.upper(), "٢" * 8 + BACKUP[8:], "../" + BACKUP],
+    [
+        "",
+        "manifest.json",
+        BACKUP + "\n",
+        BACKUP + "x",
+        "x" + BACKUP,
+        BACKUP.upper(),
+        "٢" * 8 + BACKUP[8:],
+        "../" + BACKUP,
+    ],
 )
 def test_other_names_are_no_ids(name: str) -> None:
     assert not is_backup_id(name)

@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from twist_dr.engine.processes import Child, describe_status, run
 from twist_dr.errors import ProcessFailed
-from twist_dr_tests.engine.helpers import NOBODY, next_line, no_thread_stays, program, python, runs, said_by_python, wait_until
+from twist_dr_tests.engine.helpers import (
+    NOBODY,
+    next_line,
+    no_thread_stays,
+    program,
+    python,
+    runs,
+    said_by_python,
+    wait_until,
+)
 
 
 def test_what_a_program_writes_is_returned() -> None:
@@ -53,24 +63,29 @@ def test_a_failure_is_named_with_its_status_and_its_last_words(script: str, word
 
 
 def test_a_program_killed_in_the_middle_of_a_stream_that_ended_cleanly_fails() -> None:
-    with pytest.raises(ProcessFailed, match="SIGKILL"), Child(["sh", "-c", "head -c 3000000 /dev/zero; kill -9 $$"]) as child:
+    with (
+        pytest.raises(ProcessFailed, match="SIGKILL"),
+        Child(["sh", "-c", "head -c 3000000 /dev/zero; kill -9 $$"]) as child,
+    ):
         assert sum(map(len, child.output())) == 3_000_000
         child.finish()
 
 
 def test_a_program_that_succeeds_and_writes_too_little_fails() -> None:
-    with pytest.raises(ProcessFailed, match="reported success but wrote 5 bytes where at least 512"), Child(
-        ["sh", "-c", "echo four"]
-    ) as child:
+    with (
+        pytest.raises(ProcessFailed, match="reported success but wrote 5 bytes where at least 512"),
+        Child(["sh", "-c", "echo four"]) as child,
+    ):
         child.finish(512, sum(map(len, child.output())))
 
 
 def test_megabytes_of_complaints_neither_block_nor_fill_the_memory() -> None:
     heard: list[int] = []
     script = "i=0; while [ $i -lt 60 ]; do head -c 50000 /dev/zero | tr '\\0' x >&2; echo >&2; i=$((i+1)); done; echo out; echo end >&2; exit 4"
-    with pytest.raises(ProcessFailed, match="exit status 4: end"), Child(
-        ["sh", "-c", script], on_line=lambda line: heard.append(len(line))
-    ) as child:
+    with (
+        pytest.raises(ProcessFailed, match="exit status 4: end"),
+        Child(["sh", "-c", script], on_line=lambda line: heard.append(len(line))) as child,
+    ):
         assert b"".join(child.output()) == b"out\n"
         child.finish()
     assert heard == [50_000] * 60 + [3]
@@ -99,10 +114,15 @@ def test_a_program_that_ends_leaves_nothing_of_what_it_started() -> None:
     wait_until(lambda: not runs(inner), "the inner program to end")
 
 
-def test_a_program_that_leaves_someone_holding_its_complaints_does_not_keep_us_waiting() -> None:
+def test_a_program_that_leaves_someone_holding_its_complaints_does_not_keep_us_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("twist_dr.engine.processes._GRACE_SECONDS", 30.0)
+    begun = time.monotonic()
     with Child(["sh", "-c", "sleep 300 </dev/null >/dev/null & echo $!"]) as child:
         inner = int(b"".join(child.output()))
         child.finish()
+    assert time.monotonic() - begun < 15
     wait_until(lambda: not runs(inner), "the inner program to end")
 
 

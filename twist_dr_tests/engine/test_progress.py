@@ -19,7 +19,14 @@ def test_sizes_read_as_disks_and_providers_count_them(count: float, words: str) 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.35, "350 ms"), (4.2, "4.2 s"), (725, "12 min 05 s"), (12_000, "3 h 20 min"), (59.99, "1 min 00 s"), (0.9999, "1.0 s")],
+    [
+        (0.35, "350 ms"),
+        (4.2, "4.2 s"),
+        (725, "12 min 05 s"),
+        (12_000, "3 h 20 min"),
+        (59.99, "1 min 00 s"),
+        (0.9999, "1.0 s"),
+    ],
 )
 def test_durations_read_as_people_say_them(seconds: float, words: str) -> None:
     assert human_seconds(seconds) == words

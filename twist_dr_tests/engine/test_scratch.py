@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
+from twist_dr.engine.processes import run
 from twist_dr.errors import ProcessFailed
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import AS_USER, next_line, python, runs, said_by_python, wait_until
@@ -56,13 +57,14 @@ def servers_below(base: Path) -> list[Path]:
     return list(base.glob("server-*"))
 
 
-def shared_memory() -> set[str]:
-    return set(os.listdir("/dev/shm")) | {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()}
+def shared_memory(process: int) -> set[Path]:
+    """Files of shared memory that a process has open."""
+    lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+    return {Path(columns[-1]) for line in lines if (columns := line.split())[-1].startswith("/dev/shm/")}
 
 
 @pytest.mark.parametrize("major", sorted(TOOLS))
 def test_a_scratch_server_is_empty_private_and_leaves_nothing(base: Path, major: int) -> None:
-    before = shared_memory()
     with ScratchServer(TOOLS[major], base, "the boss") as server:
         sockets = Path(setting(server, "unix_socket_directories"))
         with server.cluster().connect() as connection:
@@ -70,7 +72,7 @@ def test_a_scratch_server_is_empty_private_and_leaves_nothing(base: Path, major:
             assert connection.info.server_version // 10000 == major
         process = int((server.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
         assert runs(process)
-        assert setting(server, "listen_addresses") == ""
+        shared = shared_memory(process)
         inodes = {os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()}
         listening = [
             line.split()
@@ -83,7 +85,7 @@ def test_a_scratch_server_is_empty_private_and_leaves_nothing(base: Path, major:
     assert not runs(process)
     assert servers_below(base) == []
     assert not sockets.exists()
-    assert shared_memory() <= before
+    assert not any(path.exists() for path in shared)
 
 
 def test_a_scratch_server_goes_with_an_exception(base: Path) -> None:
@@ -107,17 +109,17 @@ def test_a_server_whose_folder_is_too_deep_for_a_socket_works_and_leaves_nothing
 
 
 def test_a_server_that_does_not_start_says_why_and_leaves_nothing(base: Path) -> None:
-    with pytest.raises(ProcessFailed, match="initdb .*pg_"):
+    with pytest.raises(ProcessFailed, match=r"initdb .*pg_"):
         ScratchServer(NEWEST, base, "pg_forbidden_name")
     assert servers_below(base) == []
 
 
 def test_what_kill_9_left_is_cleared_by_the_next_and_a_server_at_work_is_left_alone(base: Path) -> None:
-    before = shared_memory()
     with ScratchServer(NEWEST, base) as other, python(STAY, base, max(TOOLS)) as maker:
         folder, sockets, process = next_line(maker).split("\t")
         assert clear_scratch_remains(base) == 0
         assert runs(int(process))
+        shared = shared_memory(int(process))
         os.kill(maker.pid, signal.SIGKILL)
         maker.wait()
         wait_until(lambda: not runs(int(process)), "the server to end with its maker")
@@ -127,7 +129,7 @@ def test_what_kill_9_left_is_cleared_by_the_next_and_a_server_at_work_is_left_al
         assert servers_below(base) == [other.folder]
         assert setting(other, "port")
     assert clear_scratch_remains(base) == 0
-    assert {name for name in shared_memory() - before if name.startswith("PostgreSQL.")} == set()
+    assert not any(path.exists() for path in shared)
 
 
 @pytest.mark.parametrize("user", ["postgres", "nobody"])
@@ -158,8 +160,6 @@ def test_libpq_variables_that_name_another_server_lead_nobody_there(
     with ScratchServer(NEWEST, base) as server:
         assert setting(server, "data_directory") == str(server.folder / "data")
         name = "made_in_scratch_" + secrets.token_hex(4)
-        from twist_dr.engine.processes import run
-
         psql = [server.tools.program("psql"), "-X", "-c", f"CREATE ROLE {name}"]
         run(psql, environment=server.cluster().environment())
         with server.cluster().connect() as connection:

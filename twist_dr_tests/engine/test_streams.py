@@ -88,7 +88,11 @@ def test_a_stored_file_is_never_readable_without_the_key(tmp_path: Path) -> None
     ids=["zstd+enc", "none", "three", "all"],
 )
 def test_a_full_disk_is_said_leaves_no_file_and_hangs_nothing(small_disk: Path, forms: tuple[Form, ...]) -> None:
-    with no_thread_stays(), pytest.raises(StagingFull, match=str(small_disk.parents[1])), writer(small_disk, *forms) as out:
+    with (
+        no_thread_stays(),
+        pytest.raises(StagingFull, match=str(small_disk.parents[1])),
+        writer(small_disk, *forms) as out,
+    ):
         for number in range(200):
             out.write(noise(100_000, seed=number))
     assert list(small_disk.iterdir()) == []
@@ -169,12 +173,12 @@ def test_a_writer_in_front_of_a_slow_disk_waits_instead_of_filling_the_memory(tm
         "from twist_dr_tests.engine.helpers import KEY, peak_memory\n"
         "quick = FileSink.write\n"
         "def slow(sink, chunk):\n"
-        "    time.sleep(0.005)\n"
+        "    time.sleep(0.01)\n"
         "    quick(sink, chunk)\n"
         "FileSink.write = slow\n"
         "before = peak_memory()\n"
         "with ArtifactWriter(Path(sys.argv[1]), 'x', [Form('none', True)], key=KEY, data=b'') as artifact:\n"
-        "    for number in range(200):\n"
+        "    for number in range(150):\n"
         "        artifact.write(number.to_bytes(1, 'big') * (1 << 20))\n"
         "print(peak_memory() - before)\n",
         tmp_path,

@@ -91,8 +91,12 @@ def existing_server(
                     again.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
         remove()
-        _make_roles(connection, made)
-        notes = _create_database(connection, name, facts)
+        try:
+            _make_roles(connection, made)
+            notes = _create_database(connection, name, facts)
+        except BaseException:
+            remove()
+            raise
     return RestorePlace(server, name, tools, version, False, notes, remove)
 
 

@@ -1,0 +1,119 @@
+"""Where a backup is proven: never in the live server, and nothing of it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from twist_dr.engine.manifest import PostgresFacts
+from twist_dr.engine.postgres.cluster import Cluster, Snapshot
+from twist_dr.engine.postgres.dump import dump_roles
+from twist_dr.engine.postgres.restore_place import existing_server, scratch_server
+from twist_dr.errors import DatabaseError
+from twist_dr_tests.conftest import TOOLS
+from twist_dr_tests.servers import PostgresServer
+
+TOOLS_USED = TOOLS[max(TOOLS)]
+BACKUP = "20260101T020000Z-full-0001"
+ROLES = ("accountant", "The Boss", 'quo"te')
+
+
+@dataclass
+class Live:
+    """A live database and what a backup recorded of it."""
+
+    cluster: Cluster
+    facts: PostgresFacts
+    roles: bytes
+
+
+@pytest.fixture(scope="module")
+def live(newest_server: PostgresServer) -> Live:
+    cluster = newest_server.create_database("live")
+    with cluster.connect() as connection:
+        for role in ROLES:
+            quoted = '"' + role.replace('"', '""') + '"'
+            connection.execute(f"DROP ROLE IF EXISTS {quoted}")
+            connection.execute(f"CREATE ROLE {quoted} LOGIN PASSWORD 'x'")
+    parts: list[bytes] = []
+    with Snapshot(cluster) as snapshot:
+        facts = snapshot.facts("18.6")
+    dump_roles(cluster, TOOLS_USED, True, parts.append)
+    tablespace = b"CREATE TABLESPACE fast OWNER accountant LOCATION '/srv/live/fast';\n"
+    return Live(cluster, facts, b"".join(parts) + tablespace)
+
+
+@pytest.fixture
+def second_server(tmp_path: Path) -> Iterator[PostgresServer]:
+    with PostgresServer(TOOLS_USED, tmp_path / "second", settings={"fsync": "off"}) as running:
+        yield running
+
+
+def names(cluster: Cluster) -> set[str]:
+    """Roles and databases of a server."""
+    with cluster.connect() as connection:
+        rows = connection.execute("SELECT rolname FROM pg_roles UNION ALL SELECT datname FROM pg_database").fetchall()
+    return {row[0] for row in rows}
+
+
+def test_a_scratch_server_has_the_roles_and_an_empty_database_of_the_same_kind(live: Live, tmp_path: Path) -> None:
+    with scratch_server(TOOLS_USED, tmp_path / "scratch", live.facts, live.roles) as place:
+        assert set(ROLES) <= names(place.cluster)
+        assert place.notes == []
+        with Snapshot(place.cluster) as snapshot:
+            facts = snapshot.facts("18.6")
+            assert snapshot.tables() == []
+        assert (facts.encoding, facts.collate) == (live.facts.encoding, live.facts.collate)
+        assert facts.system_identifier != live.facts.system_identifier
+    assert list((tmp_path / "scratch").glob("server-*")) == []
+
+
+def test_a_locale_that_is_not_here_is_replaced_and_said(live: Live, tmp_path: Path) -> None:
+    facts = live.facts.model_copy(update={"collate": "xx_YY.utf8", "ctype": "xx_YY.utf8"})
+    with scratch_server(TOOLS_USED, tmp_path / "scratch", facts, live.roles) as place:
+        assert place.notes == [
+            "the locale xx_YY.utf8 (libc) is not available here, so the database was restored with locale C"
+        ]
+
+
+def test_roles_that_cannot_be_made_leave_no_server(live: Live, tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="psql"):
+        scratch_server(TOOLS_USED, tmp_path / "scratch", live.facts, b"CREATE ROLE broken SUPERPOWERS;\n")
+    assert list((tmp_path / "scratch").glob("server-*")) == []
+
+
+def test_the_live_server_is_refused_as_a_place_to_verify_in(live: Live) -> None:
+    before = names(live.cluster)
+    for facts in (live.facts, live.facts.model_copy(update={"system_identifier": "1"})):
+        with pytest.raises(DatabaseError, match="production server itself"):
+            existing_server(live.cluster, live.cluster, facts, live.roles, TOOLS_USED, BACKUP)
+    assert names(live.cluster) == before
+
+
+def test_an_existing_server_gets_a_database_and_roles_without_login_and_loses_them_again(
+    live: Live, second_server: PostgresServer
+) -> None:
+    server = second_server.cluster()
+    before = names(server)
+    with existing_server(server, live.cluster, live.facts, live.roles, TOOLS_USED, BACKUP) as place:
+        assert names(server) - before == {*ROLES, "twist_dr_verify_20260101t020000z_full_0001"}
+        with place.connect() as connection:
+            row = connection.execute(
+                "SELECT bool_or(rolcanlogin) FROM pg_roles WHERE rolname = 'accountant'"
+            ).fetchone()
+            assert row == (False,)
+    assert names(server) == before
+
+
+def test_a_verification_that_cannot_begin_leaves_nothing_on_an_existing_server(
+    live: Live, second_server: PostgresServer
+) -> None:
+    server = second_server.cluster()
+    before = names(server)
+    facts = live.facts.model_copy(update={"encoding": "KLINGON"})
+    with pytest.raises(DatabaseError):
+        existing_server(server, live.cluster, facts, live.roles, TOOLS_USED, BACKUP)
+    assert names(server) == before

@@ -1,0 +1,110 @@
+"""The arrows of ARCHITECTURE.md, and what loading the definitions may cost."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import twist_dr
+from twist_dr_tests.site import Site
+
+PACKAGE = Path(twist_dr.__file__).parent
+
+#: Each room, and those that it may import from. Modules at the top of the package count as rooms of their own.
+MAY_IMPORT = {
+    "errors": set(),
+    "storage": {"errors"},
+    "engine": {"errors", "storage"},
+    "catalog": {"errors", "engine"},
+    "settings": {"errors", "engine"},
+    "resources": {"errors", "engine", "storage", "settings"},
+    "rebuild": {"errors", "engine", "storage", "catalog"},
+    "listing": {"engine", "catalog"},
+    "init": {"errors", "engine", "settings"},
+    "doctor": {"errors", "engine", "storage", "catalog", "resources", "settings"},
+    "cli": {"errors", "engine", "catalog", "resources", "settings", "doctor", "init", "listing", "rebuild"},
+    "orchestration": {"errors", "engine"},
+    "assets": {"errors", "engine", "storage", "catalog", "settings", "orchestration"},
+    "jobs": {"errors", "engine", "catalog", "settings", "orchestration", "assets"},
+    "automation": {"orchestration"},
+    "definitions": {"engine", "catalog", "resources", "settings", "assets", "jobs", "automation"},
+}
+DAGSTER_ROOMS = {"orchestration", "assets", "jobs", "automation", "definitions"}
+
+
+def _modules() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down_only(path: Path) -> None:
+    room = _room(path)
+    known = set(MAY_IMPORT)
+    used = {
+        name.split(".")[1] for name in _imports(path) if name.startswith("twist_dr.") and name.split(".")[1] in known
+    }
+    assert used - {room} <= MAY_IMPORT[room]
+
+
+@pytest.mark.promise(9)
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_dagster_stays_in_its_rooms(path: Path) -> None:
+    if _room(path) not in DAGSTER_ROOMS:
+        assert not [name for name in _imports(path) if name.split(".")[0].startswith("dagster")]
+
+
+def test_loading_the_definitions_imports_no_client_library(site: Site) -> None:
+    """``dagster job execute`` starts in about a second; each of these would add a good part of one."""
+    heavy = [
+        "boto3",
+        "botocore",
+        "psycopg",
+        "alembic",
+        "dagster_aws",
+        "dagster_webserver",
+        "dagster_postgres",
+        "zstandard",
+        "tqdm",
+    ]
+    program = (
+        f"import json, sys, twist_dr.definitions; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **site.environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_the_command_line_does_not_import_dagster() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, twist_dr.cli; print('dagster' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,126 @@
+"""What we lean on in Dagster, much of which is not public: when an upgrade breaks one of these, look before raising the bound."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from twist_dr.orchestration import reap_dead_runs
+from twist_dr_tests.site import ROOT, Site
+
+
+@pytest.fixture
+def definitions(site: Site, monkeypatch: pytest.MonkeyPatch) -> dg.Definitions:
+    for name, value in site.environment.items():
+        monkeypatch.setenv(name, value)
+    # The module reads the settings when it is first imported.
+    from twist_dr.definitions import build_definitions
+
+    return build_definitions(site.settings())
+
+
+def test_a_repository_can_be_made_of_the_definitions(definitions: dg.Definitions) -> None:
+    # Names of steps, jobs and graphs share one space, and only this finds a clash: the page loads a repository.
+    dg.Definitions.validate_loadable(definitions)
+    repository = definitions.get_repository_def()
+    assert {job.name for job in repository.get_all_jobs()} >= {"backup_full", "verify_backup", "test_storage_targets"}
+
+
+def test_lineage_runs_from_the_application_over_the_copies_to_the_proof(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    backup = dg.AssetKey(["erp", "full_backup"])
+    assert {key.path[-1] for key in graph.get(backup).parent_keys} == {"database", "media", "configuration"}
+    assert graph.get(backup).child_keys == {dg.AssetKey(["erp", "copies", name]) for name in ("office", "archive")}
+    assert graph.get(dg.AssetKey(["erp", "copies", "office"])).child_keys == {dg.AssetKey(["erp", "verification"])}
+
+
+def test_every_definition_names_the_permission_that_launching_it_needs(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    allowed = {f"team:system_{right}_backup" for right in ("run", "download", "restore", "configure")}
+    for key in graph.materializable_asset_keys:
+        assert set(graph.get(key).owners) <= allowed and graph.get(key).owners, key
+    for name in ("backup_full", "verify_backup", "test_storage_targets"):
+        owners = definitions.resolve_job_def(name).owners
+        assert owners and set(owners) <= allowed, name
+
+
+def test_run_config_cannot_redirect_a_backup(site: Site) -> None:
+    elsewhere = site.folder / "elsewhere"
+    for resource in ("target_office", "cluster", "keyring", "catalog"):
+        site.resources[resource] = {"config": {"path": str(elsewhere), "url": "sqlite:////tmp/elsewhere"}}
+    site.backup(reason="redirected?").expect(0)
+    assert len(site.held("office")) == 1 and not elsewhere.exists()
+
+
+def test_the_launchpad_is_prefilled_with_every_setting(definitions: dg.Definitions) -> None:
+    job = definitions.resolve_job_def("backup_full")
+    config = dg.validate_run_config(job, {})
+    assert config["ops"]["full_backup"]["config"] == {"label": "manual", "reason": "", "parts": "all", "targets": "all"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_example_run_configs_are_valid(definitions: dg.Definitions, path: Path) -> None:
+    job = definitions.resolve_job_def(path.name.partition(".")[0])
+    assert dg.validate_run_config(job, yaml.safe_load(path.read_text()))
+
+
+def test_loading_touches_neither_database_nor_targets_nor_keyring(site: Site) -> None:
+    site.keyring_path.unlink()
+    site.database_url = "postgresql://nobody@127.0.0.1:1/none"
+    before = sorted(site.folder.rglob("*"))
+    program = "import twist_dr.definitions as d; d.defs.get_repository_def()"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **site.environment}, check=True, cwd=site.folder)
+    assert sorted(path for path in site.folder.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_mistakes_in_the_settings_are_what_a_script_sees(site: Site) -> None:
+    site.document["storage_targets"]["office"]["pfad"] = "typo"
+    site.document["database"] = {}
+    site.save()
+    text = site.backup().expect(1).text
+    assert (
+        "storage_targets.office.pfad: unknown key" in text and "database.url: expected a value, found nothing" in text
+    )
+
+
+def test_a_run_whose_process_is_gone_is_marked_and_one_at_work_is_left_alone() -> None:
+    from twist_dr.orchestration import _PROCESS_TAG, _process_mark
+
+    host_boot = _process_mark().rsplit(" ", 1)[0]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with dg.DagsterInstance.ephemeral() as instance:
+        started = dg.DagsterRunStatus.STARTED
+        dead = instance.create_run_for_job(_nothing, status=started, tags={_PROCESS_TAG: f"{host_boot} {gone.pid}"})
+        alive = instance.create_run_for_job(_nothing, status=started, tags={_PROCESS_TAG: _process_mark()})
+        rebooted = instance.create_run_for_job(
+            _nothing, status=started, tags={_PROCESS_TAG: f"{host_boot.split()[0]} another-boot 1"}
+        )
+        elsewhere = instance.create_run_for_job(
+            _nothing, status=started, tags={_PROCESS_TAG: f"another-host boot {gone.pid}"}
+        )
+        assert set(reap_dead_runs(instance)) == {dead.run_id, rebooted.run_id}
+        statuses = {run.run_id: instance.get_run_by_id(run.run_id) for run in (dead, alive, rebooted, elsewhere)}
+        assert {run_id for run_id, run in statuses.items() if run and run.status == dg.DagsterRunStatus.FAILURE} == {
+            dead.run_id,
+            rebooted.run_id,
+        }
+
+
+@dg.job
+def _nothing() -> None:
+    pass
+
+
+def test_the_instance_file_is_one_that_dagster_accepts(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_bytes((ROOT / "dagster.yaml").read_bytes())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        # The queued one would let a launch from the page wait for ever where no daemon runs.
+        assert "Queued" not in type(instance.run_coordinator).__name__
+        assert not instance.run_retries_enabled and not instance.telemetry_enabled
