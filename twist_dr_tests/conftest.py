@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +80,12 @@ def site(newest_server: PostgresServer, tmp_path: Path) -> Site:
 def any_site(server: PostgresServer, tmp_path: Path) -> Site:
     """A complete installation against each server version found."""
     return make_site(server, tmp_path)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder with a short path that every user may enter; pytest's own are closed to others."""
+    folder = Path(tempfile.mkdtemp(prefix="twist-dr-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

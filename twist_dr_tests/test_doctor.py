@@ -317,7 +317,7 @@ def test_a_database_server_whose_clock_is_off_is_named_with_the_difference(small
 def test_a_standby_is_recognised_and_its_impatience_is_told(tmp_path: Path) -> None:
     tools = TOOLS[max(TOOLS)]
     with server_folder(tmp_path / "standby") as base:
-        PostgresServer(tools, tmp_path / "standby").close()
+        PostgresServer(tools, tmp_path / "standby", keep=True).close()
         (base / "data" / "standby.signal").touch()
         with PostgresServer(tools, tmp_path / "standby") as standby:
             found = only(findings_of(check_database(standby.cluster())), "standby")

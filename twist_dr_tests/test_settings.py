@@ -10,7 +10,7 @@ import yaml
 
 from twist_dr.errors import SettingsError
 from twist_dr.settings import Settings, load_settings, parse_settings
-from twist_dr_tests.engine.helpers import AS_USER, NOBODY, reachable, said_by_python
+from twist_dr_tests.engine.helpers import AS_USER, NOBODY, said_by_python
 
 FILE = Path("/etc/erp/twist-dr.yaml")
 SECRET = "hunter2-and-more"
@@ -255,7 +255,10 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "latin.yaml"):
         with pytest.raises(SettingsError, match="cannot be read"):
             load_settings(path)
-    closed = reachable(tmp_path) / "closed.yaml"
+
+
+def test_a_file_that_is_closed_to_us_is_said(open_folder: Path) -> None:
+    closed = open_folder / "closed.yaml"
     closed.write_text(GOOD)
     closed.chmod(0o600)
     said = said_by_python(

@@ -24,10 +24,10 @@ from twist_dr.doctor.machine import (
     check_staging_room,
     check_system_clock,
     check_work_folder,
-    staging_estimate,
 )
 from twist_dr.doctor.targets import TargetPlace, check_places, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_verification
+from twist_dr.engine.backup import first_backup_room
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
@@ -130,7 +130,7 @@ class _Examination:
         yield from guarded("targets", check_places(places, settings.work_dir, settings.media))
         targets = yield from self._built_targets()
         # Half a guess where the database could not be asked.
-        one_form = staging_estimate(self._seen.size if self._seen else 0, self._media.bytes, 1)
+        one_form = first_backup_room(self._seen.size if self._seen else 0, self._media.bytes, 1)
         working = (yield from guarded("targets", check_targets(targets, one_form))) or []
         repositories = [Repository(target, settings.application) for target in working]
         folders = {name: place.folder for name, place in places.items() if place.folder is not None}

@@ -12,21 +12,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.doctor.findings import Check, command, counted, few, ok, problem, warning
-from twist_dr.engine.lock import try_lock
-from twist_dr.engine.manifest import MANIFEST_NAME, is_backup_id
-from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
+from twist_dr.engine.backup import first_backup_room
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
+from twist_dr.engine.verification import verification_base, verification_room
 from twist_dr.errors import TwistDRError
 
 #: twist-dr is younger than this: a clock before it was never set.
 _EARLIEST = datetime(2024, 1, 1, tzinfo=timezone.utc)
-#: As a first backup estimates (engine/backup.py): dumps shrink to half at worst, media not at all; and some spare room.
-_DUMP_RATIO = 0.5
-_SPARE_BYTES = 64 << 20
-#: As a verification asks for (engine/verification.py).
-_RESTORE_FACTOR = 1.2
 
 
 def check_system_clock(now: float | None = None) -> Check[None]:
@@ -73,7 +67,7 @@ def check_work_folder(folder: Path) -> Check[None]:
 
 def check_staging_room(folder: Path, database_bytes: int, media_bytes: int, forms: int, *, whole: bool) -> Check[None]:
     """``whole``: whether all media were counted. Sizes in bytes; ``forms``: different stored forms among the targets."""
-    wanted = staging_estimate(database_bytes, media_bytes, forms)
+    wanted = first_backup_room(database_bytes, media_bytes, forms)
     free = shutil.disk_usage(_existing(folder)).free
     found = (
         f"{human_bytes(free)} free in {folder}, {'about' if whole else 'at least'} {human_bytes(wanted)} needed "
@@ -90,34 +84,22 @@ def check_staging_room(folder: Path, database_bytes: int, media_bytes: int, form
     )
 
 
-def staging_estimate(database_bytes: int, media_bytes: int, forms: int) -> int:
-    """Bytes that a first backup may take in staging."""
-    return int((database_bytes * _DUMP_RATIO + media_bytes) * forms) + _SPARE_BYTES
-
-
 def check_scratch_room(scratch: Path, database_bytes: int, *, server_here: bool) -> Check[None]:
-    """Room for a verification: the dump lies in ``scratch``, the scratch server where its user can get to."""
-    places = {scratch: database_bytes}
-    if server_here:
-        user, _ = unprivileged()
-        base = reachable_base(scratch, user)
-        places[base] = places.get(base, 0) + database_bytes
-    by_disk: dict[int, tuple[Path, float]] = {}
-    for place, size in places.items():
-        disk = _existing(place).stat().st_dev
-        by_disk[disk] = (place, by_disk.get(disk, (place, 0.0))[1] + size * _RESTORE_FACTOR)
-    for place, wanted in by_disk.values():
-        free = shutil.disk_usage(_existing(place)).free
-        found = f"{human_bytes(free)} free in {place}, about {human_bytes(wanted)} needed to verify a backup"
-        if free < wanted:
-            yield problem("scratch room", found, "free room there, or set verification.scratch to a larger disk")
-        else:
-            yield ok("scratch room", found)
+    """Room for a verification. ``server_here``: with a scratch server on this machine."""
+    base = verification_base(scratch, server_here=server_here)
+    # A dump is about as large as the tables in it, so the database's size serves for both.
+    wanted = verification_room(database_bytes, database_bytes if server_here else 0)
+    free = shutil.disk_usage(base).free
+    found = f"{human_bytes(free)} free in {base}, about {human_bytes(wanted)} needed to verify a backup"
+    if free < wanted:
+        yield problem("scratch room", found, "free room there, or set verification.scratch to a larger disk")
+    else:
+        yield ok("scratch room", found)
 
 
 def check_remains(staging: StagingArea, reachable: Sequence[Repository], *, all_reachable: bool) -> Check[None]:
     """What lies in staging: half-made backups, and whole ones that no target holds."""
-    unfinished = [folder.name for folder in _backup_folders(staging.root) if _is_remains(folder)]
+    unfinished = staging.remains()
     sealed = staging.sealed()
     if unfinished:
         yield ok("remains", f"killed runs left {few(unfinished)} half made; the next backup removes them")
@@ -151,24 +133,6 @@ def check_dagster_home(environment: Mapping[str, str]) -> Check[None]:
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def _backup_folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if is_backup_id(entry.name)) if root.is_dir() else []
-
-
-def _is_remains(folder: Path) -> bool:
-    """Neither sealed nor being made: its lock is free."""
-    if (folder / MANIFEST_NAME).exists():
-        return False
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR)
-    except FileNotFoundError:
-        return True
-    try:
-        return try_lock(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _holds(repository: Repository, backup_id: str) -> bool:

@@ -137,8 +137,7 @@ class _Work:
         if self.plan.last_stored_bytes is not None:
             return int(self.plan.last_stored_bytes * _GROWTH) + _SPARE_BYTES
         media = sum(_tree_size(folder) for folder in self.plan.media.values()) if "media" in self.plan.parts else 0
-        per_form = database_size * _FIRST_GUESS + media
-        return int(per_form * len(set(self.plan.targets.values()))) + _SPARE_BYTES
+        return first_backup_room(database_size, media, len(set(self.plan.targets.values())))
 
     def back_up_database(self, staging: StagingArea) -> None:
         with Snapshot(self._cluster) as snapshot:
@@ -257,6 +256,11 @@ class _Work:
         self._artifacts.append(
             Artifact(name=name, part=part, size=writer.plain.size, sha256=writer.plain.sha256, stored=stored)
         )
+
+
+def first_backup_room(database_size: int, media_size: int, forms: int) -> int:
+    """Bytes that a first backup may take in staging, where ``forms`` different stored forms are made."""
+    return int((database_size * _FIRST_GUESS + media_size) * forms) + _SPARE_BYTES
 
 
 def _tree_size(folder: Path) -> int:

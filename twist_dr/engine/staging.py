@@ -70,6 +70,16 @@ class StagingArea:
             temporary.rename(folder / MANIFEST_NAME)
             fsync_folder(folder)
 
+    def remains(self) -> list[str]:
+        """Ids of what killed runs left half made."""
+        found = []
+        for entry in self._entries():
+            folder = self.folder(entry)
+            with self._alone(folder) as alone:
+                if alone and not (folder / MANIFEST_NAME).exists():
+                    found.append(entry)
+        return found
+
     def clear_remains(self) -> list[str]:
         """Remove what killed runs left half made; returns the ids."""
         remains = []

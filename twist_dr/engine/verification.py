@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,16 +25,19 @@ from twist_dr.engine.postgres.cluster import (
 )
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, scratch_server
+from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.scratch_folder import ScratchFolder, left_over
 from twist_dr.errors import ProcessFailed, StagingFull
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
-#: A restored database with its indexes takes about what the original did; the dump lies beside it, uncompressed.
+#: How much more room than the sizes say is asked for.
 _ROOM_FACTOR = 1.2
+_FETCHED = "fetched-"
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,11 @@ class _Verification:
         facts = manifest.postgres
         dump_artifact = manifest.artifact("database.dump")
         assert facts is not None and dump_artifact is not None
-        plan.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder = Path(tempfile.mkdtemp(prefix="fetch-", dir=plan.scratch))
-        try:
-            self._need_room(folder, dump_artifact.size + (0 if plan.server else facts.database_size))
+        base = verification_base(plan.scratch, server_here=plan.server is None)
+        for remains in left_over(base, _FETCHED):
+            shutil.rmtree(remains, ignore_errors=True)
+        need_verification_room(base, dump_artifact.size, 0 if plan.server else facts.database_size)
+        with ScratchFolder(base, _FETCHED) as folder:
             dump = folder / "database.dump"
             stored = self._repository.held(manifest)["database.dump"][1].size
             with self._result.timed("fetch"), self._report.part("fetching database.dump", stored) as advance:
@@ -158,8 +161,6 @@ class _Verification:
                 self._restore(place, dump)
                 with self._result.timed("compare"), place.connect() as connection:
                     self._compare(connection, facts)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _place(self, facts: PostgresFacts, roles: bytes) -> RestorePlace:
         plan = self._plan
@@ -193,6 +194,11 @@ class _Verification:
                     subscriptions=False,
                 )
             except ProcessFailed as error:
+                if "No space left on device" in str(error):
+                    # That says nothing about the backup.
+                    raise StagingFull(
+                        f"The disk of {self._plan.scratch} filled up during the restore; free room there or set verification.scratch to a larger disk."
+                    ) from error
                 self._result.differences.append(f"database.dump: {error}")
 
     def _compare(self, connection: Connection, facts: PostgresFacts) -> None:
@@ -221,15 +227,28 @@ class _Verification:
                 result.differences.append(f"key table {label} is {'empty' if label in counts else 'missing'}")
         result.tables, result.rows = len(counts), sum(counts.values())
 
-    @staticmethod
-    def _need_room(folder: Path, wanted: float) -> None:
-        wanted *= _ROOM_FACTOR
-        free = shutil.disk_usage(folder).free
-        if free < wanted:
-            raise StagingFull(
-                f"The verification needs about {human_bytes(wanted)} in {folder.parent}, and {human_bytes(free)} are free; "
-                "free room there or set verification.scratch to a larger disk."
-            )
+
+def verification_base(scratch: Path, *, server_here: bool) -> Path:
+    """Where a verification really takes place: a scratch server's user cannot get everywhere that root can."""
+    if server_here:
+        return scratch_base(scratch)
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return scratch
+
+
+def verification_room(dump_size: int, database_size: int) -> int:
+    """Bytes that a verification takes: the uncompressed dump, and a restored database with its indexes beside it."""
+    return int((dump_size + database_size) * _ROOM_FACTOR)
+
+
+def need_verification_room(base: Path, dump_size: int, database_size: int) -> None:
+    """Raise ``StagingFull`` unless ``base`` has that much free."""
+    wanted, free = verification_room(dump_size, database_size), shutil.disk_usage(base).free
+    if free < wanted:
+        raise StagingFull(
+            f"The verification needs about {human_bytes(wanted)} in {base}, and {human_bytes(free)} are free; "
+            "free room there or set verification.scratch to a larger disk."
+        )
 
 
 def _compare_rows(recorded: dict[str, int], restored: dict[str, int]) -> list[str]:

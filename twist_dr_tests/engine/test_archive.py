@@ -25,7 +25,7 @@ from twist_dr.engine.archive import (
 )
 from twist_dr.engine.manifest import Manifest
 from twist_dr.errors import ArchiveInvalid, SourceUnreadable
-from twist_dr_tests.engine.helpers import AS_USER, NOBODY, digest_of, noise, reachable, said_by_python
+from twist_dr_tests.engine.helpers import AS_USER, NOBODY, digest_of, noise, said_by_python
 from twist_dr_tests.engine.test_manifest import document
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9-\xff.txt")
@@ -279,11 +279,10 @@ def test_a_file_that_is_rewritten_while_it_is_read_is_named(tmp_path: Path) -> N
     assert archive(root, Once(rewrite)).report.changed == ["media/a large"]
 
 
-def test_an_unreadable_file_or_folder_fails_the_backup_by_name(tmp_path: Path) -> None:
+def test_an_unreadable_file_or_folder_fails_the_backup_by_name(open_folder: Path) -> None:
     # Root reads everything, so an ordinary user archives.
-    reachable(tmp_path)
     for name, mode in (("file", 0o000), ("folder", 0o000), ("folder to list", 0o444)):
-        root = tmp_path / f"media with {name}"
+        root = open_folder / f"media with {name}"
         root.mkdir(mode=0o755)
         secret = root / name
         if name == "file":

@@ -11,7 +11,7 @@ import pytest
 
 from twist_dr.engine.keys import Key, Keyring, load_keyring, new_key, parse_keyring, save_keyring
 from twist_dr.errors import KeyMissing, KeyringInvalid, WrongKey
-from twist_dr_tests.engine.helpers import AS_USER, KEY, KEYRING, NOBODY, OTHER_KEY, reachable, said_by_python
+from twist_dr_tests.engine.helpers import AS_USER, KEY, KEYRING, NOBODY, OTHER_KEY, said_by_python
 
 SECRET = base64.b64encode(bytes(range(100, 132))).decode()
 
@@ -67,10 +67,9 @@ def test_a_missing_keyring_file_is_said_with_the_way_out(tmp_path: Path) -> None
         load_keyring(str(tmp_path / "keyring.yaml"))
 
 
-def test_a_keyring_that_we_may_not_read_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "keyring.yaml"
+def test_a_keyring_that_we_may_not_read_is_said(open_folder: Path) -> None:
+    path = open_folder / "keyring.yaml"
     save_keyring(KEYRING, path)
-    reachable(tmp_path)
     said = said_by_python(
         "import sys\n"
         "from twist_dr.engine.keys import load_keyring\n"

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,12 +35,8 @@ STAY = (
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
-    """A short path, open to the server's user."""
-    folder = Path(tempfile.mkdtemp(prefix="scratch-"))
-    folder.chmod(0o755)
-    yield folder / "scratch"
-    shutil.rmtree(folder)
+def base(open_folder: Path) -> Path:
+    return open_folder / "scratch"
 
 
 def setting(server: ScratchServer, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from twist_dr.engine.encryption import associated_data
 from twist_dr.engine.manifest import Artifact, ArtifactForm, Manifest
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.streams import ArtifactWriter, Form
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.servers import PostgresServer
@@ -199,11 +201,30 @@ def test_the_production_server_is_refused_as_a_place_to_verify(site: Site, newes
     assert _names(newest_server) == before
 
 
+def _scratch_contents(site: Site) -> list[str]:
+    base = scratch_base(site.settings().scratch_dir)
+    return [path.name for path in base.iterdir() if not path.name.startswith("programs-")]
+
+
 def test_the_scratch_server_and_the_fetched_dump_are_gone_afterwards(site: Site) -> None:
     site.backup().expect(0)
-    site.set(verification={"scratch": str(site.folder / "scratch")})
     site.verify().expect(0)
-    assert [path for path in (site.folder / "scratch").iterdir() if not path.name.startswith("programs-")] == []
+    assert _scratch_contents(site) == []
+
+
+@pytest.mark.promise(8)
+def test_what_a_killed_verification_left_is_removed_by_the_next(site: Site) -> None:
+    site.backup().expect(0)
+    run = site.start("verify_backup")
+    deadline = time.monotonic() + 60
+    while not any(name.startswith("server-") for name in _scratch_contents(site)):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    run.kill()
+    run.communicate()
+    assert _scratch_contents(site) != []
+    site.verify().expect(0)
+    assert _scratch_contents(site) == []
 
 
 @pytest.mark.promise(9)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
 _RESTORED = "restored"
+#: What is ours on an existing server.
+_DATABASE_PREFIX = "twist_dr_verify_"
+_ROLE_MARK = "made by twist-dr for a verification"
 #: Statements of pg_dumpall that reach for folders of the machine the backup came from, which may be this very one.
 _TABLESPACE = re.compile(
     rb"^(CREATE|ALTER|COMMENT ON) TABLESPACE |^GRANT [^;]* ON TABLESPACE |^REVOKE [^;]* ON TABLESPACE "
@@ -71,7 +74,7 @@ def existing_server(
 
     Raises ``DatabaseError`` when the server is the live one, or cannot prove that it is not.
     """
-    name = f"twist_dr_verify_{backup_id.lower().replace('-', '_')}"
+    name = f"{_DATABASE_PREFIX}{backup_id.lower().replace('-', '_')}"
     with server.connect() as connection, named_errors("to prepare the verification server"):
         identifier = read_system_identifier(connection)
         if identifier is None or identifier in (facts.system_identifier, _identifier_of(live)):
@@ -80,24 +83,58 @@ def existing_server(
                 "name a server of its own there, or install server programs and leave it out."
             )
         version = query(connection, "SELECT current_setting('server_version')")[0][0]
+        _clear_existing(connection)
         made = _missing_roles(connection, roles)
 
         def remove() -> None:
-            from psycopg import sql
-
             with server.connect() as again, named_errors("to remove the verification database"):
-                again.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-                for role in made:
-                    again.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+                _drop(again, [name], made)
 
-        remove()
         try:
             _make_roles(connection, made)
             notes = _create_database(connection, name, facts)
+            # A session in the database while it is used tells it from what a killed run left.
+            guard = server.connect(name)
         except BaseException:
             remove()
             raise
-    return RestorePlace(server, name, tools, version, False, notes, remove)
+
+    def close() -> None:
+        guard.close()
+        remove()
+
+    return RestorePlace(server, name, tools, version, False, notes, close)
+
+
+def _clear_existing(connection: Connection) -> None:
+    """Remove the databases and roles of verifications that were killed."""
+    databases = query(
+        connection,
+        """SELECT datname FROM pg_database
+            WHERE starts_with(datname, %(prefix)s) AND datname NOT IN (SELECT datname FROM pg_stat_activity WHERE datname IS NOT NULL)""",
+        {"prefix": _DATABASE_PREFIX},
+    )
+    in_use = query(
+        connection,
+        "SELECT 1 FROM pg_stat_activity WHERE starts_with(datname, %(prefix)s)",
+        {"prefix": _DATABASE_PREFIX},
+    )
+    roles = query(
+        connection,
+        "SELECT rolname FROM pg_roles WHERE shobj_description(oid, 'pg_authid') = %(mark)s",
+        {"mark": _ROLE_MARK},
+    )
+    # A role may belong to a verification that is going on; then it is left for the next time.
+    _drop(connection, [name for (name,) in databases], [] if in_use else [name for (name,) in roles])
+
+
+def _drop(connection: Connection, databases: list[str], roles: list[str]) -> None:
+    from psycopg import sql
+
+    for database in databases:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+    for role in roles:
+        connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 
 def _identifier_of(live: Cluster) -> str | None:
@@ -140,6 +177,7 @@ def _make_roles(connection: Connection, roles: list[str]) -> None:
 
     for role in roles:
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(_ROLE_MARK)))
 
 
 def _unquoted(identifier: bytes) -> str:

@@ -10,22 +10,20 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from twist_dr.engine.lock import try_lock
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
 from twist_dr.engine.processes import Child, run
+from twist_dr.engine.scratch_folder import ScratchFolder, left_over
 from twist_dr.errors import DatabaseError, DatabaseUnreachable, ProcessFailed
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
-_LOCK = ".lock"
 _PREFIX = "server-"
 #: The name of the socket, no more: nothing listens on a network.
 _PORT = 5432
@@ -61,10 +59,8 @@ class ScratchServer:
         self._user, self._group = unprivileged()
         base = reachable_base(base, self._user)
         self.tools = reachable_tools(tools, base, self._user)
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-        # Opened in Python, so children do not inherit it: the lock ends with us, whatever they do.
-        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try_lock(self._lock)
+        self._scratch = ScratchFolder(base, _PREFIX)
+        self.folder = self._scratch.path
         self._data = self.folder / "data"
         self._sockets = socket_folder(self.folder)
         self._child: Child | None = None
@@ -98,11 +94,8 @@ class ScratchServer:
                 self._child.process.wait(_STOP_SECONDS)
             self._child.end()
             self._child = None
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._scratch.remove()
         shutil.rmtree(self._sockets, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
     def _prepare(self) -> None:
         for folder in {self.folder, self._data, self._sockets}:
@@ -139,21 +132,20 @@ class ScratchServer:
             time.sleep(0.02)
 
 
+def scratch_base(wanted: Path) -> Path:
+    """Where scratch servers and what they are fed really lie: ``wanted``, or a place that the server's user can get to."""
+    user, _ = unprivileged()
+    return reachable_base(wanted, user)
+
+
 def clear_scratch_remains(base: Path) -> int:
     """Stop and remove scratch servers whose maker was killed; returns how many."""
-    user, _ = unprivileged()
     count = 0
-    for folder in reachable_base(base, user).glob(f"{_PREFIX}*"):
-        with suppress(FileNotFoundError):
-            descriptor = os.open(folder / _LOCK, os.O_RDWR)
-            try:
-                if try_lock(descriptor):
-                    _end_left_over(folder / "data")
-                    shutil.rmtree(folder, ignore_errors=True)
-                    shutil.rmtree(socket_folder(folder), ignore_errors=True)
-                    count += 1
-            finally:
-                os.close(descriptor)
+    for folder in left_over(scratch_base(base), _PREFIX):
+        _end_left_over(folder / "data")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(socket_folder(folder), ignore_errors=True)
+        count += 1
     return count
 
 
