@@ -63,6 +63,7 @@ class Child:
                 [os.fspath(argument) for argument in arguments],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
+                bufsize=CHUNK,
                 stderr=subprocess.PIPE,
                 env={**os.environ, **(environment or {})},
                 cwd=folder,
@@ -86,10 +87,16 @@ class Child:
         self._listener.start()
 
     def output(self) -> Iterator[bytes]:
-        """Its standard output, chunk by chunk. Reading to the end says nothing yet: call :meth:`finish`."""
+        """Its standard output, as it comes. Reading to the end says nothing yet: call :meth:`finish`."""
         assert self.process.stdout is not None
         descriptor = self.process.stdout.fileno()
         while chunk := os.read(descriptor, CHUNK):
+            yield chunk
+
+    def bulk_output(self) -> Iterator[bytes]:
+        """The same in whole chunks, for a program that writes much, some kilobytes at a time: each chunk costs several threads a turn."""
+        assert self.process.stdout is not None
+        while chunk := self.process.stdout.read(CHUNK):
             yield chunk
 
     def finish(self, least_bytes: int | None = None, wrote: int = 0) -> None:

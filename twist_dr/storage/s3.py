@@ -36,7 +36,6 @@ from twist_dr.storage.s3_transfer import (
     ResumingReader,
     Stopped,
     Watch,
-    measure,
 )
 from twist_dr.storage.s3_upload import S3Uploader
 
@@ -227,7 +226,7 @@ class S3Target(StorageTarget):
     # -- the steps of put ----------------------------------------------------------------------------------------------
 
     def _measured(self, source: Path, digest: Digest) -> Measured:
-        measured = measure(source, self.part_size)
+        measured = self._uploader.measure(source, self.part_size)
         if measured.digest != digest:
             raise ObjectCorrupt(
                 f"{self.name}: nothing was stored: {source} has {measured.digest.size} bytes with SHA-256 "
@@ -244,7 +243,7 @@ class S3Target(StorageTarget):
                 raise ObjectCorrupt("other size, or stored as something else")
             checksum = there.get("ChecksumSHA256")
             if checksum and self._trusts_server() and source.is_file():
-                measured = measure(source, self.part_size)
+                measured = self._uploader.measure(source, self.part_size)
                 if measured.digest == digest and measured.fits(checksum):
                     return
             self.check(key, digest, progress)

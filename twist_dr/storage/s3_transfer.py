@@ -33,13 +33,13 @@ SMALLEST_PART, LARGEST_PART = 5 << 20, 5 << 30
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a source: ``number`` counts from 1; ``offset`` and ``size`` in bytes; digests are raw bytes."""
+    """One part of a source: ``number`` counts from 1; ``offset`` and ``size`` in bytes; digests are raw bytes where asked for."""
 
     number: int
     offset: int
     size: int
-    sha256: bytes
-    md5: bytes
+    sha256: bytes | None
+    md5: bytes | None
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ class Measured:
         The second form is what S3 keeps for multipart uploads, with ``-<number of parts>`` at its end ("Checking object
         integrity" in the Amazon S3 guide).
         """
-        if checksum is None:
+        parts = [part.sha256 for part in self.parts if part.sha256 is not None]
+        if checksum is None or len(parts) < len(self.parts):
             return False
-        of_parts = hashlib.sha256(b"".join(part.sha256 for part in self.parts)).digest()
+        of_parts = hashlib.sha256(b"".join(parts)).digest()
         value = checksum.split("-")[0]
         return value in (encoded(bytes.fromhex(self.digest.sha256)), encoded(of_parts))
 
@@ -73,22 +74,28 @@ def part_size_for(size: int, wanted: int) -> int:
     return wanted if needed <= wanted else -(-needed // CHUNK) * CHUNK
 
 
-def measure(source: Path, wanted_part_size: int) -> Measured:
-    """Read ``source`` once. All parts but the last are of equal size, as R2 demands. May raise ``ObjectCorrupt``."""
+def measure(source: Path, wanted_part_size: int, *, sha256: bool, md5: bool) -> Measured:
+    """Read ``source`` once, with a digest of each part for those kinds that are asked for: hashing takes as long as sending.
+
+    All parts but the last are of equal size, as R2 demands. May raise ``ObjectCorrupt``.
+    """
     whole, offset = hashlib.sha256(), 0
     parts: list[Part] = []
     try:
         with source.open("rb", buffering=0) as stream:
             part_size = part_size_for(os.fstat(stream.fileno()).st_size, wanted_part_size)
             while True:
-                sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+                of_part = {"sha256": hashlib.sha256()} if sha256 else {}
+                if md5:
+                    of_part["md5"] = hashlib.md5(usedforsecurity=False)
+                size = 0
                 while size < part_size and (chunk := stream.read(min(CHUNK, part_size - size))):
-                    whole.update(chunk)
-                    sha256.update(chunk)
-                    md5.update(chunk)
+                    for digest in (whole, *of_part.values()):
+                        digest.update(chunk)
                     size += len(chunk)
                 if size or not parts:
-                    parts.append(Part(len(parts) + 1, offset, size, sha256.digest(), md5.digest()))
+                    digests = {kind: digest.digest() for kind, digest in of_part.items()}
+                    parts.append(Part(len(parts) + 1, offset, size, digests.get("sha256"), digests.get("md5")))
                 offset += size
                 if size < part_size:
                     return Measured(Digest(offset, whole.hexdigest()), tuple(parts))

@@ -11,14 +11,14 @@ from typing import Any
 from twist_dr.errors import TargetRefused
 from twist_dr.storage.s3_connection import S3Connection
 from twist_dr.storage.s3_errors import code_of, status_of
-from twist_dr.storage.s3_transfer import Measured, Part, PartBody, Watch, encoded, in_parallel
+from twist_dr.storage.s3_transfer import Measured, Part, PartBody, Watch, encoded, in_parallel, measure
 
 #: What stores answer that do not know ``If-None-Match`` on a write.
 _CONDITION_UNKNOWN = {"NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedHeader", "400", "501"}
 
 
 class S3Uploader:
-    """``sha256``: send SHA-256 for the store to check; else Content-MD5. ``attributes`` are further PutObject arguments.
+    """``sha256``: send SHA-256 for the store to check. ``attributes`` are further PutObject arguments.
 
     ``lock_days`` and ``lock_mode``: the Object Lock that every object gets.
     """
@@ -111,7 +111,7 @@ class S3Uploader:
             answer = client.upload_part(
                 **place, UploadId=upload, PartNumber=part.number, Body=body, **self._checksums(part)
             )
-            checksum = {"ChecksumSHA256": encoded(part.sha256)} if self._sha256 else {}
+            checksum = {"ChecksumSHA256": encoded(part.sha256)} if part.sha256 is not None else {}
             return {"PartNumber": part.number, "ETag": answer["ETag"], **checksum}
 
         def complete(**condition: str) -> Any:
@@ -157,10 +157,14 @@ class S3Uploader:
         return {"ObjectLockMode": self._lock_mode, "ObjectLockRetainUntilDate": until}
 
     def _checksums(self, part: Part) -> dict[str, str]:
-        """By which the store refuses what arrives altered; Object Lock demands one of the two (PutObject, S3 API)."""
-        if self._sha256:
+        """What the store shall compare with what arrives. Without, the request's signature covers its body."""
+        if part.sha256 is not None:
             return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": encoded(part.sha256)}
-        return {"ContentMD5": encoded(part.md5)}
+        return {} if part.md5 is None else {"ContentMD5": encoded(part.md5)}
+
+    def measure(self, source: Path, part_size: int) -> Measured:
+        """Read the source with the digests that sending it takes: Object Lock demands one of the two (PutObject, S3 API)."""
+        return measure(source, part_size, sha256=self._sha256, md5=self._lock_days is not None and not self._sha256)
 
     def _abort(self, place: dict[str, str], upload: str) -> None:
         from botocore.exceptions import BotoCoreError, ClientError

@@ -47,7 +47,7 @@ def dump_database(
     ]  # fmt: skip
     wrote, head = 0, b""
     with Child(arguments, environment=cluster.environment(), on_line=hear) as child:
-        for chunk in child.output():
+        for chunk in child.bulk_output():
             head = head or chunk[: len(_DUMP_MAGIC)]
             wrote += len(chunk)
             write(chunk)
@@ -73,7 +73,7 @@ def dump_roles(cluster: Cluster, tools: Tools, with_passwords: bool, write: Writ
     arguments.append(f"--database={cluster.parameters.get('dbname', 'postgres')}")
     wrote = 0
     with Child(arguments, environment=cluster.environment()) as child:
-        for chunk in child.output():
+        for chunk in child.bulk_output():
             wrote += len(chunk)
             write(chunk)
         child.finish(_LEAST_ROLES, wrote)
