@@ -94,6 +94,12 @@ class CopyFailed(BackupError):
     """At least one storage target lacks the backup; the others have it."""
 
 
+class CopyFailedForNow(CopyFailed):
+    """All storage targets that lack the backup may be there again in a moment."""
+
+    retryable = True
+
+
 class VerificationFailed(BackupError):
     """A restored backup differs from what was recorded when it was taken, or could not be restored."""
 

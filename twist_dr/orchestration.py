@@ -36,31 +36,38 @@ _RETRIES = 2
 _RETRY_SECONDS = 5
 
 
-def _boot_id() -> str:
+def _machine() -> str:
+    """Where process ids mean something: host, boot, and the namespace of process ids (containers may share a host's name)."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
-        return "unknown"
+        boot = namespace = "unknown"
+    return f"{socket.gethostname()} {boot} {namespace}"
+
+
+def _started(process: int) -> str | None:
+    """When a process started, in clock ticks since boot (proc(5), stat, field 22); ``None`` when it is gone.
+
+    A process id is used again some day; with this it is not taken for the old one.
+    """
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
 
 
 def _process_mark() -> str:
-    return f"{socket.gethostname()} {_boot_id()} {os.getpid()}"
+    return f"{_machine()} {os.getpid()} {_started(os.getpid())}"
 
 
 def _is_dead(mark: str) -> bool:
-    """Whether the process that a mark names is certainly gone. Of other hosts nothing is known."""
-    host, boot, process = mark.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return False
-    if boot != _boot_id():
-        return True
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+    """Whether the process that a mark names is certainly gone. Of other machines nothing is known."""
+    machine, process, started = mark.rsplit(" ", 2)
+    if machine == _machine():
+        return _started(int(process)) != started
+    host, boot, _ = machine.split(" ", 2)
+    return host == _machine().split(" ")[0] and boot not in ("unknown", _machine().split(" ")[1])
 
 
 def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -72,7 +79,7 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         if mark is not None and _is_dead(mark):
             instance.report_run_failed(
                 run,
-                f"The process of this run ({mark.rsplit(' ', 1)[1]}) is gone: it was killed, or the machine went down.",
+                f"The process of this run ({mark.rsplit(' ', 2)[1]}) is gone: it was killed, or the machine went down.",
             )
             reaped.append(run.run_id)
     return reaped

@@ -206,6 +206,26 @@ class Settings(_Section):
                     raise ValueError(f"folders that lie apart, but {name} lies in {other_name}")
         return media
 
+    @model_validator(mode="after")
+    def _places_apart(self) -> Settings:
+        """Two targets in one folder would be one copy that is counted twice; what lies in media would be backed up with it."""
+        folders = {
+            f"storage_targets.{name}.path": target.path
+            for name, target in self.storage_targets.items()
+            if target.type != "s3"
+        }
+        mine = {**folders, "work_dir": self.work_dir}
+        media = {f"media.{name}": path for name, path in self.media.items()}
+        nested = [
+            f"{name} lies in {other_name}"
+            for name, path in mine.items()
+            for other_name, other in {**folders, **media}.items()
+            if name != other_name and (path == other or other in path.parents)
+        ]
+        if nested:
+            raise ValueError(f"folders that lie apart, but {' and '.join(nested)}")
+        return self
+
     @property
     def enabled_targets(self) -> dict[str, LocalTargetSettings | NasTargetSettings | S3TargetSettings]:
         return {name: target for name, target in self.storage_targets.items() if target.enabled}
@@ -333,7 +353,13 @@ def _explain(error: ValidationError, document: Any) -> Iterator[tuple[str, str]]
             value = _lookup(document, mistake["loc"])
             # A text in the place of a whole section is often the one secret of it: database: postgresql://...
             whole = isinstance(value, str) and expected in ("a mapping", "a list")
-            line = f"{place}: expected {expected}, found {'a text' if whole else _found(value, place)}"
+            # What several settings say together is told whole in what was expected.
+            found = (
+                ""
+                if kind == "value_error" and isinstance(value, dict)
+                else f", found {'a text' if whole else _found(value, place)}"
+            )
+            line = f"{place or 'settings'}: expected {expected}{found}"
         yield place, line
 
 

@@ -24,6 +24,7 @@ from twist_dr.engine.keys import Keyring, new_key, save_keyring
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.postgres.dump import dump_database
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.engine.processes import merged_environment
 from twist_dr.engine.streams import ArtifactWriter, Form
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
@@ -186,7 +187,7 @@ def our_artifact(cluster: Cluster, tools: Tools) -> None:
             threads=os.cpu_count() or 1,
         )
         with writer:
-            dump_database(cluster, tools, snapshot.id, snapshot.tables(), writer.write, lambda table: None)
+            dump_database(cluster, tools, snapshot.id, snapshot.tables(), writer.write)
 
 
 def pipe(cluster: Cluster, tools: Tools, dump_options: str, rest: str) -> None:
@@ -194,7 +195,7 @@ def pipe(cluster: Cluster, tools: Tools, dump_options: str, rest: str) -> None:
     out = fresh_folder(BENCH / "artifact") / "dump"
     command = f"set -o pipefail; '{tools.program('pg_dump')}' {dump_options} | {rest} > '{out}' && sync '{out}'"
     subprocess.run(
-        ["bash", "-c", command], env={**os.environ, **cluster.environment(), "BENCH_PASS": "bench"}, check=True
+        ["bash", "-c", command], env=merged_environment({**cluster.environment(), "BENCH_PASS": "bench"}), check=True
     )
 
 

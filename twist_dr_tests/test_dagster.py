@@ -92,25 +92,27 @@ def test_mistakes_in_the_settings_are_what_a_script_sees(site: Site) -> None:
 def test_a_run_whose_process_is_gone_is_marked_and_one_at_work_is_left_alone() -> None:
     from twist_dr.orchestration import _PROCESS_TAG, _process_mark
 
-    host_boot = _process_mark().rsplit(" ", 1)[0]
+    machine, process, started = _process_mark().rsplit(" ", 2)
     gone = subprocess.Popen(["true"])
     gone.wait()
+    marks = {
+        "alive": f"{machine} {process} {started}",
+        "elsewhere": f"another-host boot namespace {gone.pid} 1",
+        "other container": f"{machine.rsplit(' ', 1)[0]} pid:[1] {gone.pid} 1",
+        "dead": f"{machine} {gone.pid} 1",
+        "its id used again": f"{machine} {process} 1",
+        "rebooted": f"{machine.split()[0]} another-boot pid:[1] 1 1",
+    }
     with dg.DagsterInstance.ephemeral() as instance:
-        started = dg.DagsterRunStatus.STARTED
-        dead = instance.create_run_for_job(_nothing, status=started, tags={_PROCESS_TAG: f"{host_boot} {gone.pid}"})
-        alive = instance.create_run_for_job(_nothing, status=started, tags={_PROCESS_TAG: _process_mark()})
-        rebooted = instance.create_run_for_job(
-            _nothing, status=started, tags={_PROCESS_TAG: f"{host_boot.split()[0]} another-boot 1"}
-        )
-        elsewhere = instance.create_run_for_job(
-            _nothing, status=started, tags={_PROCESS_TAG: f"another-host boot {gone.pid}"}
-        )
-        assert set(reap_dead_runs(instance)) == {dead.run_id, rebooted.run_id}
-        statuses = {run.run_id: instance.get_run_by_id(run.run_id) for run in (dead, alive, rebooted, elsewhere)}
-        assert {run_id for run_id, run in statuses.items() if run and run.status == dg.DagsterRunStatus.FAILURE} == {
-            dead.run_id,
-            rebooted.run_id,
+        status = dg.DagsterRunStatus.STARTED
+        runs = {
+            name: instance.create_run_for_job(_nothing, status=status, tags={_PROCESS_TAG: mark})
+            for name, mark in marks.items()
         }
+        reap_dead_runs(instance)
+        found = {name: instance.get_run_by_id(run.run_id) for name, run in runs.items()}
+        failed = {name for name, run in found.items() if run and run.status == dg.DagsterRunStatus.FAILURE}
+    assert failed == {"dead", "its id used again", "rebooted"}
 
 
 @dg.job

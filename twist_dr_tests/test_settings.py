@@ -272,3 +272,17 @@ def test_a_file_that_is_closed_to_us_is_said(open_folder: Path) -> None:
         closed,
     )
     assert "cannot be read (PermissionError); mend its permissions" in said
+
+
+def test_folders_that_lie_in_each_other_are_named_with_their_paths(tmp_path: Path) -> None:
+    text = """
+application: erp
+database: {url: "postgresql://a@b/c"}
+media: {files: /srv/files}
+storage_targets: {one: {type: local, path: /srv/files/backups}, two: {type: local, path: /b}, three: {type: local, path: /b}}
+encryption: {keyring: k}
+"""
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(text, tmp_path / "twist-dr.yaml", {})
+    assert "storage_targets.one.path lies in media.files" in str(caught.value)
+    assert "storage_targets.two.path lies in storage_targets.three.path" in str(caught.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from twist_dr.catalog import Catalog
+from twist_dr.catalog import Catalog, CatalogUnavailable, CopyState
 from twist_dr.engine.copies import StoredCopy, bring_back, store_copy
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Manifest, open_manifest
@@ -16,7 +16,7 @@ from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository, form_named
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
-from twist_dr.errors import BackupNotFound, CopyFailed, TwistDRError
+from twist_dr.errors import BackupNotFound, CopyFailed, CopyFailedForNow, TwistDRError
 from twist_dr.orchestration import RUN_BACKUP, operation
 from twist_dr.settings import Settings
 from twist_dr.storage.base import StorageTarget
@@ -61,9 +61,10 @@ def copies_asset(settings: Settings, full_backup: dg.AssetKey) -> dg.AssetsDefin
         can_subset=True,
     )
     def copies(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
-        with operation(context) as report:
+        with operation(context, retry=True) as report:
             catalog: Catalog = context.resources.catalog
             staging = StagingArea(settings.staging_dir)
+            _adopt(catalog, staging, context.resources.keyring.load(), report)
             repositories = {
                 name: Repository(getattr(context.resources, target_resource(name)), settings.application)
                 for name in settings.enabled_targets
@@ -78,8 +79,8 @@ def copies_asset(settings: Settings, full_backup: dg.AssetKey) -> dg.AssetsDefin
                     folder, {name: (repositories[name], form) for name, form in forms.items()}
                 ):
                     yield _materialization(chosen[copy.target], copy, manifest, repositories[copy.target].target)
-            copying.raise_failures()
             _clear_staging(catalog, staging, settings.application, report)
+            copying.raise_failures()
 
     return copies
 
@@ -93,6 +94,7 @@ class _Copying:
         self._run_id = run_id
         self._report = report
         self._failures: dict[str, Exception] = {}
+        self._catalog_error: CatalogUnavailable | None = None
         self._stored = 0
 
     def side_by_side(self, folder: Path, places: Mapping[str, tuple[Repository, Form]]) -> Iterator[StoredCopy]:
@@ -107,7 +109,8 @@ class _Copying:
                     name, form = running[future]
                     try:
                         copy = future.result()
-                    except (TwistDRError, OSError) as error:
+                    # Whatever one target's failure is, a defect of ours included, it is that target's alone.
+                    except Exception as error:
                         self._note_failure(name, form, error)
                     else:
                         self._note(copy)
@@ -117,35 +120,50 @@ class _Copying:
                 raise
 
     def raise_failures(self) -> None:
-        """Raise ``CopyFailed`` unless all were stored: partial is loud."""
+        """Raise ``CopyFailed`` unless all were stored: partial is loud. Retryable when each failure may pass by itself."""
         if self._failures:
             told = " ".join(f"{name}: {error}" for name, error in sorted(self._failures.items()))
-            raise CopyFailed(
+            sentence = (
                 f"{self._manifest.backup_id} is missing on {len(self._failures)} of {len(self._failures) + self._stored} storage targets. "
                 f"{told} Then re-execute this run from failure: only these are copied again."
             )
+            passing = all(isinstance(error, TwistDRError) and error.retryable for error in self._failures.values())
+            raise CopyFailedForNow(sentence) if passing else CopyFailed(sentence)
+        if self._catalog_error is not None:
+            # The copies are there, which is what counts; that the index lacks them must not pass as success either.
+            raise self._catalog_error
 
     def _note(self, copy: StoredCopy) -> None:
         self._stored += 1
         self._report.info(
             f"{copy.target}: {human_bytes(copy.bytes)} stored and checked in {human_seconds(copy.seconds)}"
         )
-        self._catalog.record_copy(
-            self._manifest.backup_id,
-            copy.target,
-            state="checked",
-            form=copy.form.name,
-            stored_bytes=copy.bytes,
-            seconds=copy.seconds,
-            run_id=self._run_id,
-        )
+        self._record(copy.target, copy.form, "checked", stored_bytes=copy.bytes, seconds=copy.seconds)
 
     def _note_failure(self, name: str, form: Form, error: Exception) -> None:
         self._failures[name] = error
         self._report.warning(f"{name}: {error}")
-        self._catalog.record_copy(
-            self._manifest.backup_id, name, state="failed", form=form.name, error=str(error), run_id=self._run_id
-        )
+        self._record(name, form, "failed", error=str(error) or type(error).__name__)
+
+    def _record(
+        self,
+        name: str,
+        form: Form,
+        state: CopyState,
+        *,
+        stored_bytes: int | None = None,
+        seconds: float | None = None,
+        error: str | None = None,
+    ) -> None:
+        """An index that does not answer stops no copy."""
+        try:
+            self._catalog.record_copy(
+                self._manifest.backup_id, name, state=state, form=form.name,
+                stored_bytes=stored_bytes, seconds=seconds, error=error, run_id=self._run_id,
+            )  # fmt: skip
+        except CatalogUnavailable as unavailable:
+            self._catalog_error = unavailable
+            self._report.warning(str(unavailable))
 
 
 def _backup_to_copy(context: dg.AssetExecutionContext, catalog: Catalog, settings: Settings) -> tuple[str, bool]:
@@ -193,7 +211,7 @@ def _staged(
     for name, repository in repositories.items():
         try:
             manifest = repository.manifest(backup_id, keyring)
-            bring_back(manifest, repository, staging, report)
+            bring_back(manifest, repository, staging, keyring, report)
         except TwistDRError as error:
             report.warning(f"{name} cannot give {backup_id} back: {error}")
         else:
@@ -224,22 +242,34 @@ def _materialization(
     )
 
 
-def _clear_staging(catalog: Catalog, staging: StagingArea, application: str, report: Report) -> None:
-    """Remove from staging what every target has, and older backups that a newer complete one has overtaken.
+def _adopt(catalog: Catalog, staging: StagingArea, keyring: Keyring, report: Report) -> None:
+    """Record backups that lie whole in staging and that the catalog does not know: a run died between the two."""
+    application = staging.root.name
+    for backup_id in staging.sealed():
+        if catalog.backup(application, backup_id) is None:
+            sealed = (staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
+            what = f"staging: {backup_id}"
+            manifest = open_manifest(sealed, keyring, application=application, backup_id=backup_id, what=what)
+            catalog.record_backup(manifest, sealed, run_id=None)
+            for name, form in manifest.storage_targets.items():
+                catalog.record_copy(backup_id, name, state="pending", form=form)
+            report.info(f"{backup_id} lay whole in staging and was not recorded; it is now")
 
-    A backup that no target holds stays: nothing else has it.
+
+def _clear_staging(catalog: Catalog, staging: StagingArea, application: str, report: Report) -> None:
+    """Remove from staging what every target has, and what a newer backup has overtaken.
+
+    The newest that some target lacks stays, for the next attempt; older ones would fill the disk while a target is gone
+    for days. A backup that no target holds stays: nothing else has it.
     """
-    rows = {backup_id: catalog.backup(application, backup_id) for backup_id in staging.sealed()}
-    complete = [
-        backup_id
-        for backup_id, row in rows.items()
-        if row and row.copies and all(copy.state == "checked" for copy in row.copies)
-    ]
-    for backup_id, row in rows.items():
-        overtaken = (
-            any(newer > backup_id for newer in complete)
-            and row is not None
-            and any(copy.state == "checked" for copy in row.copies)
-        )
-        if (backup_id in complete or overtaken) and staging.remove(backup_id):
+    try:
+        rows = {backup_id: catalog.backup(application, backup_id) for backup_id in staging.sealed()}
+    except CatalogUnavailable as unavailable:
+        report.warning(str(unavailable))
+        return
+    held = {backup_id for backup_id, row in rows.items() if row and any(copy.state == "checked" for copy in row.copies)}
+    for backup_id in held:
+        row = rows[backup_id]
+        overtaken = any(newer > backup_id for newer in held)
+        if row is not None and (row.complete or overtaken) and staging.remove(backup_id):
             report.info(f"removed {backup_id} from staging")

@@ -3,15 +3,16 @@
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
 import getpass
+import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.catalog import Catalog
+from twist_dr.catalog import Catalog, SealedBackup
 from twist_dr.engine.backup import ALL_PARTS, BackupPlan, take_full_backup
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import Manifest, Part
@@ -68,7 +69,7 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
             catalog: Catalog = context.resources.catalog
             keyring = context.resources.keyring.load()
             staging = StagingArea(settings.staging_dir)
-            last = catalog.latest(application=settings.application)
+            last = _comparable(catalog.latest(application=settings.application), parts, targets)
             plan = BackupPlan(
                 application=settings.application,
                 targets=targets,
@@ -76,7 +77,7 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
                 git_revision=_git_revision(settings.django),
                 label=config.label,
                 reason=config.reason,
-                who=f"{getpass.getuser()}@{socket.gethostname()}",
+                who=_who(),
                 parts=parts,
                 media=settings.media,
                 configuration=settings.configuration,
@@ -85,6 +86,7 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
                 compression_threads=settings.backup.compression_threads,
                 last_stored_bytes=last.staged_bytes if last else None,
                 last_plain_bytes={artifact.name: artifact.size for artifact in last.manifest.artifacts} if last else {},
+                last_files=last.manifest.files if last else {},
             )
             with application_lock(settings.lock_dir, settings.application, "A backup"):
                 manifest = take_full_backup(plan, context.resources.cluster, keyring, staging, report)
@@ -106,6 +108,22 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
         )
 
     return full_backup
+
+
+def _comparable(last: SealedBackup | None, parts: Sequence[Part], targets: Mapping[str, Form]) -> SealedBackup | None:
+    """The last backup, if what it took says something about this one: as many parts, and as many stored forms."""
+    if last is None or not set(parts) <= set(last.manifest.parts):
+        return None
+    return last if len(set(last.manifest.storage_targets.values())) == len(set(targets.values())) else None
+
+
+def _who() -> str:
+    """The user and host; a container's user may have no name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def _chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:

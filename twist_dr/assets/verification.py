@@ -87,7 +87,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
             repositories = _repositories(context, settings, config.target)
             keyring: Keyring = context.resources.keyring.load()
             catalog: Catalog = context.resources.catalog
-            backup_id = _latest(repositories, report) if config.backup == "latest" else config.backup
+            backup_id = _latest(repositories, keyring, report) if config.backup == "latest" else config.backup
             started_at = datetime.now(timezone.utc)
             plan = _plan(settings, context.resources.cluster)
             result = _verify_first_good(plan, backup_id, repositories, keyring, catalog, report)
@@ -133,19 +133,36 @@ def _plan(settings: Settings, live: Cluster) -> VerificationPlan:
     )
 
 
-def _latest(repositories: list[Repository], report: Report) -> str:
+def _latest(repositories: list[Repository], keyring: Keyring, report: Report) -> str:
     """The newest full backup that any of the targets holds: they are the truth, the catalog is an index."""
     found = []
     for repository in repositories:
         try:
             repository.target.prepare()
-            found.append(repository.latest("full"))
+            found.append(_latest_on(repository, keyring))
         except StorageError as error:
             report.warning(f"passed over {repository.target.name}: {error}")
     ids = [backup_id for backup_id in found if backup_id is not None]
     if not ids:
         raise BackupNotFound("No storage target that answers holds a full backup; launch the job backup_full first.")
     return max(ids)
+
+
+def _latest_on(repository: Repository, keyring: Keyring) -> str | None:
+    """The newest with a database in it; without such, the newest. One of some parts only proves nothing for the rest."""
+    newest = None
+    for backup_id in reversed(repository.backup_ids()):
+        if "-full-" not in backup_id or not repository.has_manifest(backup_id):
+            continue
+        newest = newest or backup_id
+        try:
+            whole = "database" in repository.manifest(backup_id, keyring).parts
+        except CORRUPT:
+            # That is for the verification to find out and to say.
+            whole = True
+        if whole:
+            return backup_id
+    return newest
 
 
 def _verify_first_good(

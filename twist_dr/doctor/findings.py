@@ -127,7 +127,7 @@ def run_for(
     seconds: float,
     arguments: Sequence[str | Path],
     *,
-    environment: Mapping[str, str],
+    environment: Mapping[str, str | None],
     folder: Path | None = None,
 ) -> str:
     """Run a program to its end and return what it wrote, but for ``seconds`` at most.

@@ -28,6 +28,10 @@ Write = Callable[[bytes], None]
 _SMALL = 1 << 20
 _BLOCK = 512
 _GONE = (errno.ENOENT, errno.ENOTDIR)
+#: So many paths are named per finding; a manifest is no list of files, and nobody reads the hundred-and-first.
+_MOST_NAMED = 100
+#: Fewer files than this may all vanish from a folder in the ordinary course of things.
+_FEW_VANISHED = 20
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,31 @@ class ArchiveReport:
     changed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     leading_outside: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
     def warnings(self, part: str) -> list[str]:
-        """One sentence per finding, for manifest and log."""
+        """One sentence per path, for manifest and log; one for all the others where a finding has many."""
         findings = [
-            (self.vanished, "vanished while the backup was made"),
-            (self.changed, "changed while it was read"),
-            (self.skipped, "is neither file, folder nor link and was left out"),
-            (self.leading_outside, "is a link that leads outside; its target is not in the backup"),
+            (self.vanished, "vanished while the backup was made", "files vanished while the backup was made"),
+            (self.changed, "changed while it was read", "files changed while they were read"),
+            (
+                self.skipped,
+                "is neither file, folder nor link and was left out",
+                "files are neither file, folder nor link and were left out",
+            ),
+            (
+                self.leading_outside,
+                "is a link that leads outside; its target is not in the backup",
+                "files are links that lead outside; their targets are not in the backup",
+            ),
+            (self.empty, "holds no files", "folders hold no files"),
         ]
-        return [f"{part}: {_shown(path)} {what}" for paths, what in findings for path in sorted(paths)]
+        sentences = []
+        for paths, of_one, of_more in findings:
+            sentences += [f"{part}: {_shown(path)} {of_one}" for path in sorted(paths)[:_MOST_NAMED]]
+            if len(paths) > _MOST_NAMED:
+                sentences.append(f"{part}: {len(paths) - _MOST_NAMED} more {of_more}")
+        return sentences
 
 
 def _shown(path: str) -> str:
@@ -76,6 +95,7 @@ class ArchiveWriter:
         self._write_index = write_index
         self._pending = bytearray()
         self._failed: OSError | None = None
+        self._seen = 0
         self.report = ArchiveReport()
 
     def add_tree(self, root: Path, name: str) -> None:
@@ -84,7 +104,23 @@ class ArchiveWriter:
             raise SourceUnreadable(f"The media folder {root} is not there; correct media.{name}, or mount it.")
         # The media folder itself may be a link to where the disk is; in the archive it is a folder.
         real = os.path.realpath(root)
+        disk = _identity(real)
+        report = self.report
+        files, vanished, seen = report.files, len(report.vanished), self._seen
         self._add(Path(real), name, real)
+        vanished, seen = len(report.vanished) - vanished, self._seen - seen
+        # To the walk, a disk that goes away looks like files that were deleted.
+        if disk is None or _identity(real) != disk:
+            raise SourceUnreadable(
+                f"The media folder {root} went away or was replaced while it was read; mount it, and run the backup again."
+            )
+        if vanished > _FEW_VANISHED and 2 * vanished > seen:
+            raise SourceUnreadable(
+                f"{vanished} of the {seen} files and folders seen in {root} vanished while they were read; look whether a "
+                "disk below it went away, and run the backup again."
+            )
+        if report.files == files:
+            report.empty.append(name)
 
     def add_path(self, path: Path) -> None:
         """Add one path, and all below it, under its absolute name without the leading slash. A link stays one, and is named."""
@@ -97,6 +133,7 @@ class ArchiveWriter:
         self._flush()
 
     def _add(self, path: Path, name: str, root: str) -> None:
+        self._seen += 1
         try:
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
@@ -117,10 +154,7 @@ class ArchiveWriter:
             if error.errno in _GONE:
                 self.report.vanished.append(name)
                 return
-            raise SourceUnreadable(
-                f"{path} cannot be read ({os.strerror(error.errno or 0)}); let the user that runs backups read it, "
-                "or take it out of media or configuration."
-            ) from error
+            raise _unreadable(path, error) from error
 
     def _add_link(self, path: Path, name: str, status: os.stat_result, root: str) -> None:
         target = os.readlink(path)
@@ -134,7 +168,7 @@ class ArchiveWriter:
     def _add_file(self, path: Path, name: str) -> None:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
             before = os.fstat(file.fileno())
-            head = file.read(_SMALL + 1) or b""
+            head = _head(file)
             # A small file is in our hands now, whatever size it was said to have; a larger one must keep its size.
             size = len(head) if len(head) <= _SMALL else before.st_size
             self._header(name, before, tarfile.REGTYPE, size=size)
@@ -183,6 +217,37 @@ class ArchiveWriter:
         self._pending.clear()
 
 
+def _unreadable(path: Path | str, error: OSError) -> SourceUnreadable:
+    return SourceUnreadable(
+        f"{path} cannot be read ({os.strerror(error.errno or 0)}); let the user that runs backups read it, "
+        "or take it out of media or configuration."
+    )
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """What tells a folder from another one in its place, an empty mount point say; None when it is gone."""
+    try:
+        # Opened, since a mere stat does not make an automounter mount what lies there.
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise _unreadable(folder, error) from error
+    try:
+        status = os.fstat(opened)
+    finally:
+        os.close(opened)
+    return status.st_dev, status.st_ino
+
+
+def _head(file: IO[bytes]) -> bytes:
+    """All of a small file, else a little more than that. One read is not enough: FUSE returns less than it was asked for."""
+    head = b""
+    while len(head) <= _SMALL and (chunk := file.read(_SMALL + 1 - len(head))):
+        head += chunk
+    return head
+
+
 def _limited(head: bytes, file: IO[bytes], size: int) -> Iterator[bytes]:
     yield head[:size]
     left = size - len(head)
@@ -201,16 +266,25 @@ def archive_media(folders: Mapping[str, Path], write: Write, write_index: Write)
 
 
 def match_configuration(patterns: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Paths that the patterns find, sorted, without those below another; and the patterns that find none."""
+    """Paths that the patterns find, sorted, without those below another; and the patterns that find none.
+
+    The folders above a path are resolved: what two patterns find through a link and past it is one file, and in an archive
+    nothing may lie below a link. A path that is itself a link stays one.
+    """
     found: set[Path] = set()
     empty = []
     for pattern in patterns:
         matches = glob.glob(pattern, recursive=True)
-        found.update(map(Path, matches))
+        found.update(map(_with_real_parents, matches))
         if not matches:
             empty.append(pattern)
     whole = {path for path in found if path.is_dir() and not path.is_symlink()}
     return sorted(path for path in found if whole.isdisjoint(path.parents)), empty
+
+
+def _with_real_parents(match: str) -> Path:
+    path = Path(match)
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
 
 
 def archive_configuration(patterns: Sequence[str], write: Write, write_index: Write) -> tuple[ArchiveReport, list[str]]:
@@ -244,7 +318,9 @@ def read_archive(stream: BinaryIO, what: str) -> Iterator[tuple[tarfile.TarInfo,
         with tarfile.open(
             fileobj=stream, mode="r|", tarinfo=_StrictTarInfo, encoding="utf-8", errors="surrogateescape"
         ) as archive:
-            for member in archive:
+            while (member := archive.next()) is not None:
+                # tarfile keeps every member it has read, and media may have millions.
+                archive.members.clear()  # type: ignore[attr-defined]
                 _refuse_dangerous(member, links, what)
                 yield member, archive.extractfile(member) if member.isreg() else None
     except (tarfile.TarError, EOFError) as error:

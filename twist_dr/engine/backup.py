@@ -5,9 +5,10 @@ The database goes first and the media after it, so that no row points at a file 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,7 +35,7 @@ from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, fi
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import ArtifactWriter, Form
-from twist_dr.errors import BackupError, ClientToolsMissing
+from twist_dr.errors import BackupError, ClientToolsMissing, SourceUnreadable
 
 ALL_PARTS: tuple[Part, ...] = ("database", "media", "configuration")
 
@@ -63,9 +64,11 @@ class BackupPlan:
     compression_level: int = 3
     compression_threads: int = 2
     last_stored_bytes: int | None = None
-    """Bytes that the last backup took in staging, all forms together."""
+    """Bytes that the last backup took in staging, all forms together; None unless it had the same parts and as many forms."""
     last_plain_bytes: Mapping[str, int] = field(default_factory=dict)
     """Plain bytes of the last backup's artifacts by name, for estimates."""
+    last_files: Mapping[str, int] = field(default_factory=dict)
+    """Number of files in the last backup by part: media that had some and now have none are taken for lost."""
 
 
 def take_full_backup(
@@ -84,10 +87,12 @@ def take_full_backup(
     with staging.making(backup_id) as folder:
         work = _Work(plan, cluster, keyring, report, folder, backup_id)
         with work.timed("total"):
+            # Measured before the snapshot is opened: while that is held, PostgreSQL cleans up no row of any table.
+            media_size = work.media_size()
             if "database" in plan.parts:
-                work.back_up_database(staging)
+                work.back_up_database(staging, media_size)
             else:
-                staging.need(work.room_needed(0))
+                staging.need(work.room_needed(0, media_size))
             if "media" in plan.parts and plan.media:
                 work.back_up_media()
             if "configuration" in plan.parts:
@@ -132,20 +137,30 @@ class _Work:
         self._warnings.append(sentence)
         self._report.warning(sentence)
 
-    def room_needed(self, database_size: int) -> int:
-        """Bytes that staging must have free: from the last backup's size, else a cautious guess."""
+    def media_size(self) -> int:
+        """Bytes of the media, where ``room_needed`` will ask: nothing is measured when the last backup tells."""
+        if self.plan.last_stored_bytes is not None or "media" not in self.plan.parts:
+            return 0
+        return sum(_tree_size(folder) for folder in self.plan.media.values())
+
+    def room_needed(self, database_size: int, media_size: int) -> int:
+        """Bytes that staging must have free: from the last backup's size if that was one of the same kind, else a cautious guess."""
         if self.plan.last_stored_bytes is not None:
             return int(self.plan.last_stored_bytes * _GROWTH) + _SPARE_BYTES
-        media = sum(_tree_size(folder) for folder in self.plan.media.values()) if "media" in self.plan.parts else 0
-        return first_backup_room(database_size, media, len(set(self.plan.targets.values())))
+        return first_backup_room(database_size, media_size, len(set(self.plan.targets.values())))
 
-    def back_up_database(self, staging: StagingArea) -> None:
+    def back_up_database(self, staging: StagingArea, media_size: int) -> None:
         with Snapshot(self._cluster) as snapshot:
             tools = self._tools(snapshot.server_major)
             self._snapshot_at = snapshot.taken_at
             facts = self._postgres = snapshot.facts(tools.version)
-            staging.need(self.room_needed(facts.database_size))
+            staging.need(self.room_needed(facts.database_size, media_size))
             tables = snapshot.tables()
+            if not tables:
+                raise BackupError(
+                    f"The database {facts.database} holds no tables, so its backup would be empty; correct database.url, "
+                    "or run the application's migrations first."
+                )
             self._migrations = snapshot.migrations()
             if not self._migrations:
                 self.warn("database: there is no django_migrations table with rows, so the schema version is unknown")
@@ -156,14 +171,16 @@ class _Work:
                 f"with pg_dump {tools.version}"
             )
             with self.timed("database"), self._artifact("database.dump", "database") as write:
-                dump_database(self._cluster, tools, snapshot.id, tables, write, lambda table: None)
+                said = dump_database(self._cluster, tools, snapshot.id, tables, write)
             self._tables, self._large_objects = counting.wait()
         if not with_passwords:
             self.warn(
                 f"database: role {facts.dumped_as} may not read role passwords, so roles.sql has none; set them after a restore"
             )
         with self.timed("roles"), self._artifact("roles.sql", "database") as write:
-            dump_roles(self._cluster, tools, with_passwords, write)
+            said += dump_roles(self._cluster, tools, with_passwords, write)
+        for line in said:
+            self.warn(f"database: {line}")
 
     def back_up_media(self) -> None:
         with (
@@ -172,6 +189,11 @@ class _Work:
             self._artifact("media.files.jsonl", "media", quiet=True) as write_index,
         ):
             found = archive_media(self.plan.media, write, write_index)
+        if not found.files and (had := self.plan.last_files.get("media")):
+            raise SourceUnreadable(
+                f"The media folders hold no files, and in the last backup they held {had}; mount them, or correct media "
+                "(put one file there if they were emptied on purpose)."
+            )
         self._note_files("media", found)
 
     def back_up_configuration(self) -> None:
@@ -265,4 +287,9 @@ def first_backup_room(database_size: int, media_size: int, forms: int) -> int:
 
 def _tree_size(folder: Path) -> int:
     """Bytes of the files below a folder, as far as they can be seen now; the archive itself says what cannot."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # gone since it was listed
+                size += os.lstat(os.path.join(parent, name)).st_size
+    return size

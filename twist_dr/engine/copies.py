@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from twist_dr.engine.chunks import counted, hashed, read_chunks
-from twist_dr.engine.manifest import MANIFEST_NAME, Manifest
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import MANIFEST_NAME, Manifest, open_manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
-from twist_dr.engine.streams import Form, NewFile
-from twist_dr.errors import CopyFailed, ObjectExists
-from twist_dr.storage.base import Digest, Progress
+from twist_dr.engine.streams import Form, write_new
+from twist_dr.errors import CopyFailed, ObjectExists, StorageError
+from twist_dr.storage.base import Digest, Progress, StorageTarget
+
+#: No upload of ours takes so long; what is older was left by a killed run.
+_UNFINISHED_AFTER = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -35,20 +40,34 @@ def store_copy(manifest: Manifest, folder: Path, repository: Repository, form: F
     """
     begun = time.monotonic()
     target = repository.target
+    for artifact in manifest.artifacts:
+        stored = artifact.stored.get(artifact.form_for(form).name)
+        if stored is None or not (folder / stored.name).exists():
+            raise CopyFailed(
+                f"{target.name} keeps backups as {form.name}, and {manifest.backup_id} was not made in that form; make a new backup."
+            )
     target.prepare()
+    _sweep(target, report)
     total = manifest.stored_bytes(form)
     with report.part(f"copy to {target.name}", total) as advance:
         for artifact in manifest.artifacts:
             stored = artifact.stored[artifact.form_for(form).name]
-            if not (folder / stored.name).exists():
-                raise CopyFailed(
-                    f"{target.name} keeps backups as {form.name}, and staging has none of that form; make a new backup."
-                )
             _put(repository, manifest.backup_id, folder / stored.name, stored.digest, advance, report)
         sealed = (folder / MANIFEST_NAME).read_bytes()
         digest = Digest(len(sealed), hashlib.sha256(sealed).hexdigest())
         target.put(folder / MANIFEST_NAME, repository.key(manifest.backup_id, MANIFEST_NAME), digest, advance)
     return StoredCopy(target.name, form, total + digest.size, round(time.monotonic() - begun, 3))
+
+
+def _sweep(target: StorageTarget, report: Report) -> None:
+    """Remove what killed runs left unfinished. Not being allowed to look for it is no reason not to store a backup."""
+    try:
+        swept = target.sweep(_UNFINISHED_AFTER)
+    except StorageError as error:
+        report.warning(f"unfinished uploads of earlier days could not be removed: {error}")
+    else:
+        if swept:
+            report.info(f"{target.name}: removed {swept} unfinished uploads of earlier days")
 
 
 def _put(
@@ -66,19 +85,26 @@ def _put(
         repository.target.put(path, key, digest, progress)
 
 
-def bring_back(manifest: Manifest, repository: Repository, staging: StagingArea, report: Report) -> None:
+def bring_back(
+    manifest: Manifest, repository: Repository, staging: StagingArea, keyring: Keyring, report: Report
+) -> None:
     """Put a backup that a target holds into staging again, as it is stored there, so that it can be copied on.
 
-    Raises storage errors, ``ArtifactInvalid`` and ``Cancelled``.
+    Raises storage errors, ``ArtifactInvalid``, ``StagingFull`` and ``Cancelled``.
     """
     held = repository.held(manifest)
     total = sum(stored.size for _, stored in held.values())
+    staging.clear_remains()
+    staging.need(total)
+    sealed = repository.manifest_bytes(manifest.backup_id)
+    what = f"{repository.target.name}: {manifest.backup_id}"
+    # The bytes that are sealed are those that were authenticated, though the target was asked twice.
+    open_manifest(sealed, keyring, application=manifest.application, backup_id=manifest.backup_id, what=what)
     with staging.making(manifest.backup_id) as folder, report.part(f"from {repository.target.name}", total) as advance:
         for _, stored in held.values():
-            what = f"{repository.target.name}: {manifest.backup_id}/{stored.name}"
-            sink = NewFile(folder / stored.name)
             with repository.target.open(repository.key(manifest.backup_id, stored.name)) as stream:
-                for chunk in hashed(counted(read_chunks(stream), advance), stored.digest, what):
-                    sink.write(chunk)
-            sink.close()
-        staging.seal(folder, repository.manifest_bytes(manifest.backup_id))
+                write_new(
+                    folder / stored.name,
+                    hashed(counted(read_chunks(stream), advance), stored.digest, f"{what}/{stored.name}"),
+                )
+        staging.seal(folder, sealed)

@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.streams import Form
-from twist_dr.errors import ManifestForeign, ManifestInvalid, ManifestTooNew
+from twist_dr.errors import BackupError, ManifestForeign, ManifestInvalid, ManifestTooNew
 from twist_dr.storage.base import Digest
 
 FORMAT_MAJOR = 1
@@ -163,9 +163,15 @@ class Manifest(_Model):
         return sum(artifact.stored[artifact.form_for(form).name].size for artifact in self.artifacts)
 
     def seal(self, key: Key) -> bytes:
-        """The bytes to store."""
+        """The bytes to store. Raises ``BackupError`` when they are more than any reader takes."""
         document = self.model_dump(mode="json")
-        return _canonical({**document, "mac": _mac(document, key)})
+        sealed = _canonical({**document, "mac": _mac(document, key)})
+        if len(sealed) > MOST_BYTES:
+            raise BackupError(
+                f"{self.backup_id}: the manifest has {len(sealed)} bytes and may have {MOST_BYTES}, with {len(self.tables)} tables and "
+                f"{len(self.warnings)} warnings; see to what the warnings name, or divide the database."
+            )
+        return sealed
 
 
 def schema_version(migrations: dict[str, list[str]]) -> str | None:

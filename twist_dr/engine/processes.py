@@ -32,10 +32,19 @@ def _death_signal() -> Callable[[], None] | None:
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
+    parent = os.getpid()
+
     def arrange() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
 
     return arrange
+
+
+def merged_environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Our environment with changes; ``None`` removes a variable."""
+    return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
 
 
 class Child:
@@ -48,7 +57,7 @@ class Child:
         self,
         arguments: Sequence[str | Path],
         *,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
         user: int | None = None,
         group: int | None = None,
         folder: Path | None = None,
@@ -65,7 +74,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 bufsize=CHUNK,
                 stderr=subprocess.PIPE,
-                env={**os.environ, **(environment or {})},
+                env=merged_environment(environment or {}),
                 cwd=folder,
                 start_new_session=True,
                 preexec_fn=_death_signal(),
@@ -158,7 +167,7 @@ class Child:
 def run(
     arguments: Sequence[str | Path],
     *,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
     user: int | None = None,
     group: int | None = None,
     folder: Path | None = None,

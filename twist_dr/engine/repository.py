@@ -23,7 +23,7 @@ from twist_dr.engine.manifest import (
     is_backup_id,
     open_manifest,
 )
-from twist_dr.engine.streams import Form, NewFile
+from twist_dr.engine.streams import Form, write_new
 from twist_dr.errors import BackupNotFound, ManifestInvalid, ObjectCorrupt, ObjectMissing
 from twist_dr.storage.base import Progress, StorageTarget, no_progress
 
@@ -136,14 +136,7 @@ class Repository:
 
         Raises what :meth:`read` raises, and ``StagingFull``.
         """
-        sink = NewFile(path)
-        try:
-            for chunk in self.read(manifest, name, keyring, progress):
-                sink.write(chunk)
-            sink.close()
-        except BaseException:
-            sink.abort()
-            raise
+        write_new(path, self.read(manifest, name, keyring, progress))
 
     def _place(self, backup_id: str, name: str) -> str:
         return f"{self.target.name}: {backup_id}/{name}"

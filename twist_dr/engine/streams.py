@@ -100,6 +100,18 @@ class NewFile:
         self.path.unlink(missing_ok=True)
 
 
+def write_new(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write chunks to a new file, which is gone again unless all of them came. Raises what they raise, and ``StagingFull``."""
+    file = NewFile(path)
+    try:
+        for chunk in chunks:
+            file.write(chunk)
+        file.close()
+    except BaseException:
+        file.abort()
+        raise
+
+
 class FileSink(NewFile):
     """A new file that knows the digest of what went in."""
 

@@ -24,10 +24,11 @@ from twist_dr.engine.postgres.cluster import (
     read_tables,
 )
 from twist_dr.engine.postgres.dump import restore_database
-from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, scratch_server
+from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, restoring_major, scratch_server
+from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
-from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.engine.progress import LOG_EVERY_SECONDS, Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.scratch_folder import ScratchFolder, left_over
 from twist_dr.errors import ProcessFailed, StagingFull
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 #: How much more room than the sizes say is asked for.
 _ROOM_FACTOR = 1.2
 _FETCHED = "fetched-"
+#: Tables counted between two looks at the clock.
+_COUNT_AT_ONCE = 20
+_UNLOGGED = """
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relpersistence = 'u' AND c.relkind = 'r'
+"""
 
 
 @dataclass(frozen=True)
@@ -158,31 +165,29 @@ class _Verification:
             with self._place(facts, roles) as place:
                 self._result.server_version = place.version
                 self._result.notes += place.notes
-                self._restore(place, dump)
+                self._restore(place, dump, facts.database_size)
                 with self._result.timed("compare"), place.connect() as connection:
                     self._compare(connection, facts)
 
     def _place(self, facts: PostgresFacts, roles: bytes) -> RestorePlace:
         plan = self._plan
         tools = find_tools(plan.client_tools)
+        major = restoring_major(facts)
         if plan.server is not None:
-            client = choose_tools(tools, max(facts.major, _major(facts.client_version)), purpose="restore")
+            client = choose_tools(tools, major, purpose="restore")
             return existing_server(plan.server, plan.live, facts, roles, client, self._manifest.backup_id)
+        # pg_restore 17 and newer cannot restore into older servers, so the server follows the newer of the two as well.
+        server_tools = choose_tools(tools, major, server=True, purpose="verify")
         with self._result.timed("scratch server"):
-            return scratch_server(
-                choose_tools(tools, facts.major, server=True, purpose="verify"), plan.scratch, facts, roles
-            )
+            return scratch_server(server_tools, plan.scratch, facts, roles)
 
-    def _restore(self, place: RestorePlace, dump: Path) -> None:
-        # A newer pg_dump writes what an older pg_restore cannot read, so the tools follow the newer of the two.
-        newest = max(
-            place.tools.major, _major(self._manifest.postgres.client_version if self._manifest.postgres else "0")
-        )
-        client = choose_tools(find_tools(self._plan.client_tools), newest, purpose="restore")
+    def _restore(self, place: RestorePlace, dump: Path, expected: int) -> None:
+        client = place.tools
         self._report.info(
             f"restoring into PostgreSQL {place.version} with pg_restore {client.version}, {self._plan.jobs} jobs"
         )
-        with self._result.timed("restore"):
+        progress = restore_progress(place.cluster, place.database, expected, self._report)
+        with self._result.timed("restore"), progress:
             try:
                 restore_database(
                     place.cluster,
@@ -202,9 +207,14 @@ class _Verification:
                 self._result.differences.append(f"database.dump: {error}")
 
     def _compare(self, connection: Connection, facts: PostgresFacts) -> None:
+        """Compare what was restored with what the manifest records.
+
+        Not compared: the rows of tables that belong to an extension, including those that it marked with
+        pg_extension_config_dump, which a dump holds in part (the rows that its condition selects).
+        """
         result, manifest = self._result, self._manifest
         with named_errors("to compare the restored database"):
-            counts = count_rows(connection, read_tables(connection))
+            counts = self._count(connection, facts)
             result.differences += _compare_rows(manifest.tables, counts)
             objects = query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]
             if objects != manifest.large_objects:
@@ -226,6 +236,21 @@ class _Verification:
             if not counts.get(label):
                 result.differences.append(f"key table {label} is {'empty' if label in counts else 'missing'}")
         result.tables, result.rows = len(counts), sum(counts.values())
+
+    def _count(self, connection: Connection, facts: PostgresFacts) -> dict[str, int]:
+        tables = read_tables(connection)
+        if facts.in_recovery:
+            # A standby has no rows of unlogged tables, so none were recorded; the dump makes them, empty.
+            unlogged = {name for (name,) in query(connection, _UNLOGGED)}
+            tables = [table for table in tables if table.label not in unlogged]
+        counts: dict[str, int] = {}
+        told = time.monotonic()
+        for start in range(0, len(tables), _COUNT_AT_ONCE):
+            if time.monotonic() - told >= LOG_EVERY_SECONDS:
+                told = time.monotonic()
+                self._report.info(f"comparing: rows of {len(counts)} of {len(tables)} tables are counted")
+            counts.update(count_rows(connection, tables[start : start + _COUNT_AT_ONCE]))
+        return counts
 
 
 def verification_base(scratch: Path, *, server_here: bool) -> Path:
@@ -260,7 +285,3 @@ def _compare_rows(recorded: dict[str, int], restored: dict[str, int]) -> list[st
             differences.append(f"table {table}: {restored[table]} rows restored where {rows} were recorded")
     differences += [f"table {table} was restored but not recorded" for table in sorted(set(restored) - set(recorded))]
     return differences
-
-
-def _major(version: str) -> int:
-    return int(version.partition(".")[0])

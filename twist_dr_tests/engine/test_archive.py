@@ -11,9 +11,11 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import twist_dr.engine.archive as archive_module
 from twist_dr.engine.archive import (
     ArchiveReport,
     Entry,
@@ -194,7 +196,10 @@ def test_pipes_and_sockets_are_left_out_and_named_and_nothing_waits_for_them(tmp
         made = archive(root)
     assert made.names() == ["media"]
     assert made.report.skipped == ["media/pipe", "media/socket"]
-    assert len(made.report.warnings("media")) == 2
+    assert [warning for warning in made.report.warnings("media") if "was left out" in warning] == [
+        "media: media/pipe is neither file, folder nor link and was left out",
+        "media: media/socket is neither file, folder nor link and was left out",
+    ]
 
 
 def test_findings_about_files_with_odd_names_fit_into_a_manifest(tmp_path: Path) -> None:
@@ -205,6 +210,27 @@ def test_findings_about_files_with_odd_names_fit_into_a_manifest(tmp_path: Path)
     assert warnings[0].startswith("media: media/caf\\xe9-\\xff.txt is a link that leads outside")
     manifest = Manifest.model_validate(document(warnings=warnings))
     assert manifest.warnings == warnings
+
+
+def test_of_very_many_findings_a_hundred_are_named_and_the_rest_counted() -> None:
+    report = ArchiveReport(
+        vanished=[f"media/{number:06}" for number in range(200_000, 0, -1)],
+        leading_outside=[f"media/link {number}" for number in range(101)],
+        changed=["media/one.txt"],
+    )
+    warnings = report.warnings("media")
+    assert len(warnings) == 100 + 1 + 100 + 1 + 1
+    assert warnings[0] == "media: media/000001 vanished while the backup was made"
+    assert warnings[100] == "media: 199900 more files vanished while the backup was made"
+    assert warnings[101] == "media: media/one.txt changed while it was read"
+    assert warnings[-1] == "media: 1 more files are links that lead outside; their targets are not in the backup"
+
+
+def test_a_media_folder_without_a_single_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "media" / "2026" / "11").mkdir(parents=True)
+    assert archive(tmp_path / "media").report.warnings("media") == ["media: media holds no files"]
+    (tmp_path / "media" / "2026" / "11" / "logo.png").touch()
+    assert archive(tmp_path / "media").report.warnings("media") == []
 
 
 def busy_folder(tmp_path: Path) -> Path:
@@ -243,6 +269,75 @@ def test_files_that_vanish_meanwhile_are_named_and_do_not_stop_the_backup(tmp_pa
     assert made.names() == ["media", "media/a large"]
     assert made.compared() == (1, [])
     assert "media: media/b small vanished while the backup was made" in made.report.warnings("media")
+
+
+def test_a_media_disk_that_goes_away_while_it_is_read_fails_the_backup(tmp_path: Path) -> None:
+    root = busy_folder(tmp_path)
+    with pytest.raises(SourceUnreadable, match="went away"):
+        archive(root, Once(lambda: root.rename(tmp_path / "unplugged")))
+
+
+def test_an_empty_mount_point_that_comes_to_light_while_media_is_read_fails_the_backup(tmp_path: Path) -> None:
+    root = busy_folder(tmp_path)
+
+    def unmount() -> None:
+        root.rename(tmp_path / "unmounted")
+        root.mkdir()
+
+    with pytest.raises(SourceUnreadable, match="went away or was replaced"):
+        archive(root, Once(unmount))
+
+
+def test_media_of_which_most_vanishes_while_it_is_read_fails_the_backup(tmp_path: Path) -> None:
+    root = busy_folder(tmp_path)
+    for number in range(30):
+        (root / f"d{number}").mkdir()
+        (root / f"d{number}" / "file").write_text("x")
+
+    def lose(count: int) -> None:
+        for number in range(count):
+            (root / f"d{number}").rename(tmp_path / f"lost {number}")
+
+    with pytest.raises(SourceUnreadable, match=r"30 of the 35 files and folders seen in .* vanished"):
+        archive(root, Once(lambda: lose(30)))
+    for number in range(30):
+        (tmp_path / f"lost {number}").rename(root / f"d{number}")
+    made = archive(root, Once(lambda: lose(20)))
+    assert len(made.report.vanished) == 20
+    assert made.compared() == (13, [])
+
+
+class ShortReads:
+    """A file that gives fewer bytes than it is asked for, as FUSE does."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        self._file = open(*args, **named)
+
+    def __enter__(self) -> ShortReads:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def fileno(self) -> int:
+        return int(self._file.fileno())
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._file.read(min(size, 131_072)))
+
+
+def test_files_on_a_disk_that_answers_in_small_pieces_come_back_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "media").mkdir()
+    contents = {f"media/{size}": noise(size) for size in (200_000, 1 << 20, (1 << 20) + 1, 3_000_000)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(archive_module, "open", ShortReads, raising=False)
+        made = archive(tmp_path / "media")
+    assert made.report.warnings("media") == []
+    assert made.contents() == contents
 
 
 def test_a_file_that_grows_while_it_is_read_is_named_and_the_archive_stays_whole(tmp_path: Path) -> None:
@@ -365,6 +460,25 @@ def test_a_configuration_file_that_is_only_a_link_is_named(etc: Path) -> None:
     assert made.report.leading_outside == [str(etc / "app.conf").lstrip("/")]
 
 
+def test_configuration_found_through_a_link_and_beside_it_can_be_read_back(etc: Path) -> None:
+    (etc / "rel5").mkdir()
+    (etc / "rel5" / "s.yml").write_text("five")
+    (etc / "current").symlink_to("rel5")
+    made, empty = configured(etc / "*", etc / "current" / "s.yml", etc / "app" / ".." / "current" / "*.yml")
+    inside = str(etc).lstrip("/")
+    assert made.contents()[f"{inside}/rel5/s.yml"] == b"five"
+    assert f"{inside}/current" in made.names()
+    assert len(made.names()) == len(set(made.names()))
+    assert empty == []
+
+
+def test_configuration_that_is_found_only_through_a_link_is_stored_where_it_lies(etc: Path) -> None:
+    (etc / "current").symlink_to("app")
+    made, _ = configured(etc / "current" / "one.conf", etc / "current" / ".." / "app" / "one.conf", etc / "current")
+    inside = str(etc).lstrip("/")
+    assert made.names() == [f"{inside}/app/one.conf", f"{inside}/current"]
+
+
 # -- archives of others -----------------------------------------------------------------------------------------------
 
 
@@ -434,6 +548,23 @@ def test_a_truncated_or_damaged_archive_is_refused_wherever_it_was_hit(tmp_path:
             for _, content in read_archive(io.BytesIO(data), "media.tar"):
                 if content is not None:
                     content.read()
+
+
+def test_reading_an_archive_of_very_many_files_keeps_none_of_them_in_memory(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = archive(tree)
+    opened: list[tarfile.TarFile] = []
+    real = tarfile.open
+
+    def noted(*args: Any, **named: Any) -> tarfile.TarFile:
+        opened.append(real(*args, **named))
+        return opened[-1]
+
+    monkeypatch.setattr(tarfile, "open", noted)
+    kept = [len(opened[0].members) for _ in read_archive(io.BytesIO(made.archive), "media.tar")]  # type: ignore[attr-defined]
+    assert len(kept) == len(facts(tree))
+    assert max(kept) <= 1
 
 
 def test_an_archive_and_an_index_that_disagree_are_told_apart(tmp_path: Path) -> None:

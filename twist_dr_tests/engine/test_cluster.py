@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ import pytest
 
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.postgres.dump import dump_database
+from twist_dr.engine.processes import run
 from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.servers import PostgresServer, free_port
@@ -171,7 +173,7 @@ def counted(cluster: Cluster) -> tuple[dict[str, int], int]:
 
 def dumped(server: PostgresServer, cluster: Cluster, snapshot: Snapshot) -> bytes:
     parts: list[bytes] = []
-    dump_database(cluster, TOOLS[server.major], snapshot.id, snapshot.tables(), parts.append, lambda table: None)
+    dump_database(cluster, TOOLS[server.major], snapshot.id, snapshot.tables(), parts.append)
     return b"".join(parts)
 
 
@@ -336,3 +338,44 @@ def test_an_ordinary_role_is_told_apart_from_one_that_reads_password_hashes(
     with Snapshot(as_role(server, role)) as snapshot:
         assert not snapshot.may_read_role_passwords()
         assert snapshot.facts("18.6").system_identifier is not None
+
+
+def test_thousands_of_tables_do_not_fill_the_lock_table_of_the_server(server: PostgresServer) -> None:
+    cluster = server.create_database("many_tables")
+    with cluster.connect() as connection:
+        for start in range(0, 900, 100):
+            statements = [f"CREATE TABLE t{n} (a int PRIMARY KEY, b int UNIQUE, c int UNIQUE)" for n in range(start, start + 100)]
+            connection.execute("; ".join(statements))
+    with Snapshot(cluster) as snapshot:
+        tables = snapshot.tables()
+        counts, _ = snapshot.count_rows(tables).wait()
+        with cluster.connect() as connection:
+            held = connection.execute("SELECT count(*) FROM pg_locks WHERE mode = 'AccessShareLock'").fetchone()
+    assert len(counts) == 900
+    assert held is not None and held[0] < 100, "a count that is done holds no lock any more"
+
+
+def test_migrations_are_found_whatever_the_search_path_and_in_every_schema(server: PostgresServer) -> None:
+    cluster = server.create_database("schemas")
+    with cluster.connect() as connection:
+        for schema in ("tenant_a", "tenant_b"):
+            connection.execute(f"CREATE SCHEMA {schema}")
+            connection.execute(f"CREATE TABLE {schema}.django_migrations (id serial, app text, name text)")
+            connection.execute(f"INSERT INTO {schema}.django_migrations (app, name) VALUES ('shop', '0001_initial')")
+        with Snapshot(cluster) as snapshot:
+            assert snapshot.migrations() == {"tenant_a.shop": ["0001_initial"], "tenant_b.shop": ["0001_initial"]}
+        connection.execute("DROP SCHEMA tenant_b CASCADE")
+        with Snapshot(cluster) as snapshot:
+            assert snapshot.migrations() == {"shop": ["0001_initial"]}
+
+
+def test_children_go_where_we_are_connected_even_when_a_service_file_says_otherwise(
+    newest_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = newest_server.create_database("ours")
+    (tmp_path / "services.conf").write_text("[prod]\nhost=127.0.0.1\nport=1\ndbname=elsewhere\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services.conf"))
+    monkeypatch.setenv("PGSERVICE", "prod")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    psql = [newest_server.tools.program("psql"), "-X", "-A", "-t", "-c", "SELECT current_database(), current_setting('client_encoding')"]
+    assert run(psql, environment=cluster.environment()).decode().strip() in ("ours|UTF8", "ours|SQL_ASCII")

@@ -31,7 +31,7 @@ def database(newest_server: PostgresServer) -> Cluster:
 
 def dump(cluster: Cluster, tools: Tools, write: Callable[[bytes], object] = lambda chunk: None) -> None:
     with Snapshot(cluster) as snapshot:
-        dump_database(cluster, tools, snapshot.id, snapshot.tables(), write, lambda table: None)
+        dump_database(cluster, tools, snapshot.id, snapshot.tables(), write)
 
 
 def false_tools(folder: Path, *script: str) -> Tools:

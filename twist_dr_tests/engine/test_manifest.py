@@ -11,9 +11,17 @@ from typing import Any
 import pytest
 
 from twist_dr.engine.keys import Key, Keyring, new_key
-from twist_dr.engine.manifest import Manifest, is_backup_id, new_backup_id, open_manifest, schema_version
+from twist_dr.engine.manifest import MOST_BYTES, Manifest, is_backup_id, new_backup_id, open_manifest, schema_version
 from twist_dr.engine.streams import Form
-from twist_dr.errors import EncryptionError, KeyMissing, ManifestForeign, ManifestInvalid, ManifestTooNew, WrongKey
+from twist_dr.errors import (
+    BackupError,
+    EncryptionError,
+    KeyMissing,
+    ManifestForeign,
+    ManifestInvalid,
+    ManifestTooNew,
+    WrongKey,
+)
 from twist_dr_tests.engine.helpers import KEY, KEYRING, OTHER_KEY
 
 BACKUP = "20260101T020000Z-full-0001"
@@ -196,6 +204,13 @@ def test_fields_of_a_newer_minor_format_are_kept_and_are_under_the_mac() -> None
 def test_a_newer_major_format_is_refused_with_the_advice_to_upgrade(version: str) -> None:
     with pytest.raises(ManifestTooNew, match=rf"{version}.*upgrade twist-dr"):
         read(sealed(format_version=version))
+
+
+def test_a_manifest_that_no_reader_would_take_fails_the_backup_that_wrote_it() -> None:
+    just = Manifest.model_validate(document(warnings=["w" * (MOST_BYTES - 10_000)]))
+    assert len(just.seal(KEY)) <= MOST_BYTES
+    with pytest.raises(BackupError, match=rf"may have {MOST_BYTES}, with 2 tables and 1 warnings"):
+        sealed(warnings=["w" * MOST_BYTES])
 
 
 def test_a_missing_key_is_named() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine.manifest import PostgresFacts
+from twist_dr.engine.manifest import Extension, PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.postgres.dump import dump_roles
-from twist_dr.engine.postgres.restore_place import existing_server, scratch_server
+from twist_dr.engine.postgres.restore_place import existing_server, restoring_major, scratch_server
 from twist_dr.errors import DatabaseError
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.servers import PostgresServer
@@ -99,7 +99,8 @@ def test_an_existing_server_gets_a_database_and_roles_without_login_and_loses_th
     server = second_server.cluster()
     before = names(server)
     with existing_server(server, live.cluster, live.facts, live.roles, TOOLS_USED, BACKUP) as place:
-        assert names(server) - before >= {*ROLES, "twist_dr_verify_20260101t020000z_full_0001"}
+        assert names(server) - before >= {*ROLES, place.database}
+        assert place.database.startswith("twist_dr_verify_20260101t020000z_full_0001_")
         with place.connect() as connection:
             row = connection.execute(
                 "SELECT bool_or(rolcanlogin) FROM pg_roles WHERE rolname = 'accountant'"
@@ -117,3 +118,87 @@ def test_a_verification_that_cannot_begin_leaves_nothing_on_an_existing_server(
     with pytest.raises(DatabaseError):
         existing_server(server, live.cluster, facts, live.roles, TOOLS_USED, BACKUP)
     assert names(server) == before
+
+
+def test_two_verifications_of_one_backup_leave_each_other_alone(live: Live, second_server: PostgresServer) -> None:
+    server = second_server.cluster()
+    before = names(server)
+    arguments = (server, live.cluster, live.facts, live.roles, TOOLS_USED, BACKUP)
+    with existing_server(*arguments) as first:
+        with existing_server(*arguments) as second:
+            assert {first.database, second.database} <= names(server)
+        assert first.database in names(server) and second.database not in names(server)
+        assert set(ROLES) <= names(server)
+        later = existing_server(*arguments)
+    # Who made the roles has gone; the other still has them, and takes them along.
+    assert set(ROLES) <= names(server)
+    with later:
+        assert later.database in names(server)
+    assert names(server) == before
+
+
+def test_a_server_that_may_be_the_live_one_for_all_we_know_is_refused(live: Live) -> None:
+    with live.cluster.connect() as connection:
+        connection.execute("DROP ROLE IF EXISTS blind")
+        connection.execute("CREATE ROLE blind LOGIN PASSWORD 'x'")
+        connection.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public")
+    before = names(live.cluster)
+    url = live.cluster.url
+    blind = Cluster("postgresql://blind:x@" + url.rpartition("@")[2])
+    facts = live.facts.model_copy(update={"system_identifier": None})
+    try:
+        with pytest.raises(DatabaseError, match="cannot be seen that it is another one"):
+            existing_server(live.cluster, blind, facts, live.roles, TOOLS_USED, BACKUP)
+    finally:
+        with live.cluster.connect() as connection:
+            connection.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO public")
+    assert names(live.cluster) == before
+    with live.cluster.connect() as connection:
+        connection.execute("DROP ROLE blind")
+
+
+def test_an_extension_that_the_verifying_server_lacks_is_named_and_nothing_is_said_about_the_backup(
+    live: Live, second_server: PostgresServer, tmp_path: Path
+) -> None:
+    extensions = [*live.facts.extensions, Extension(name="star_charts", version="1.0")]
+    facts = live.facts.model_copy(update={"extensions": extensions})
+    words = "uses star_charts, which the server that verifies .* lacks.* install the packages"
+    with pytest.raises(DatabaseError, match=words):
+        scratch_server(TOOLS_USED, tmp_path / "scratch", facts, live.roles)
+    with pytest.raises(DatabaseError, match=words):
+        existing_server(second_server.cluster(), live.cluster, facts, live.roles, TOOLS_USED, BACKUP)
+
+
+def test_a_verification_server_too_old_for_the_dump_is_refused_by_name(
+    live: Live, second_server: PostgresServer
+) -> None:
+    facts = live.facts.model_copy(update={"client_version": "99.1"})
+    assert restoring_major(facts) == 99
+    with pytest.raises(DatabaseError, match=r"verification.server runs PostgreSQL .* version 99 or newer"):
+        existing_server(second_server.cluster(), live.cluster, facts, live.roles, TOOLS_USED, BACKUP)
+
+
+def test_role_grants_of_an_old_server_are_taken_by_a_new_one_whoever_granted_them(live: Live, tmp_path: Path) -> None:
+    roles = (
+        b'CREATE ROLE "the group";\nCREATE ROLE member;\nCREATE ROLE dba;\n'
+        b'GRANT "the group" TO member WITH ADMIN OPTION GRANTED BY dba;\nGRANT "the group" TO dba GRANTED BY dba;\n'
+    )
+    facts = live.facts.model_copy(update={"client_version": "15.4"})
+    with scratch_server(TOOLS_USED, tmp_path / "scratch", facts, roles) as place, place.connect() as connection:
+        found = connection.execute(
+            "SELECT member::regrole::text, admin_option FROM pg_auth_members WHERE roleid = '\"the group\"'::regrole"
+        ).fetchall()
+    assert sorted(found) == [("dba", False), ("member", True)]
+
+
+def test_a_first_superuser_that_may_not_log_in_at_home_does_not_lock_us_out(live: Live, tmp_path: Path) -> None:
+    roles = (
+        b'CREATE ROLE "the first";\nALTER ROLE "the first" WITH SUPERUSER NOLOGIN;\n'
+        b"ALTER ROLE \"the first\" SET default_transaction_read_only TO 'on';\n"
+        b'CREATE ROLE "the first mate";\nALTER ROLE "the first mate" WITH LOGIN;\n'
+    )
+    facts = live.facts.model_copy(update={"bootstrap_role": "the first"})
+    with scratch_server(TOOLS_USED, tmp_path / "scratch", facts, roles) as place, place.connect() as connection:
+        connection.execute("CREATE TABLE written (id int)")
+        mate = connection.execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'the first mate'").fetchall()
+    assert mate == [(True,)]

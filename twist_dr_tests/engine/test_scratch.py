@@ -81,6 +81,11 @@ def test_a_scratch_server_is_empty_private_and_leaves_nothing(base: Path, major:
     assert not any(path.exists() for path in shared)
 
 
+def test_a_view_over_thousands_of_partitions_finds_enough_locks(base: Path) -> None:
+    with ScratchServer(NEWEST, base) as server:
+        assert int(setting(server, "max_locks_per_transaction")) >= 1024
+
+
 def test_a_scratch_server_goes_with_an_exception(base: Path) -> None:
     with pytest.raises(ZeroDivisionError), ScratchServer(NEWEST, base) as server:
         process = int((server.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
@@ -143,13 +148,21 @@ def test_an_ordinary_user_can_run_one_too(base: Path, user: str) -> None:
     assert not Path(folder).exists() and not Path(sockets).exists() and not runs(int(process))
 
 
-def test_libpq_variables_that_name_another_server_lead_nobody_there(
-    base: Path, newest_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", ["variables", "service file"])
+def test_an_environment_that_names_another_server_leads_nobody_there(
+    base: Path, newest_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     live = newest_server.cluster()
-    for name, value in live.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+    leading = {name: value for name, value in live.environment().items() if value is not None}
+    if way == "variables":
+        for name, value in {**leading, "PGHOSTADDR": "127.0.0.1", "PGREQUIREAUTH": "scram-sha-256"}.items():
+            monkeypatch.setenv(name, value)
+    else:
+        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+        lines = [f"{name}={leading[variable]}" for name, variable in names.items()]
+        (tmp_path / "services.conf").write_text("\n".join(["[prod]", *lines]) + "\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services.conf"))
+        monkeypatch.setenv("PGSERVICE", "prod")
     with ScratchServer(NEWEST, base) as server:
         assert setting(server, "data_directory") == str(server.folder / "data")
         name = "made_in_scratch_" + secrets.token_hex(4)

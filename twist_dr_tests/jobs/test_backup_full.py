@@ -401,3 +401,48 @@ def test_a_missing_and_a_wrong_key_are_said_at_once(site: Site) -> None:
     assert "The backup needs key 'k1'" in site.verify().expect(1).text
     save_keyring(type(right)("k1", {"k1": new_key("k1")}, "other"), site.keyring_path)
     assert "put the key of that time back" in site.verify().expect(1).text
+
+
+# -- a target that stays away, a catalog that does not answer ----------------------------------------------------------
+
+
+def test_a_target_that_is_gone_for_nights_does_not_fill_staging(site: Site, tmp_path: Path) -> None:
+    site.document["storage_targets"]["away"] = {"type": "local", "path": str(tmp_path / "away" / "folder")}
+    site.save()
+    for _ in range(3):
+        site.backup().expect(1)
+    assert len(site.staged()) == 1, "only the newest is kept for the target that lacks it"
+    assert len(site.held("office")) == 3
+
+
+def test_a_backup_that_died_before_it_was_recorded_is_recorded_by_the_next_run(site: Site) -> None:
+    site.document["storage_targets"]["away"] = {"type": "local", "path": str(site.folder / "away" / "folder")}
+    site.save()
+    site.backup().expect(1)
+    lost = site.latest().backup_id
+    for path in (site.folder / "work").glob("catalog.db*"):
+        path.unlink()
+    del site.document["storage_targets"]["away"]
+    site.save()
+    assert f"{lost} lay whole in staging and was not recorded; it is now" in site.backup().expect(0).text
+    assert site.catalog().backup("erp", lost) is not None
+
+
+def test_a_target_added_later_with_another_form_is_told_what_to_do(site: Site) -> None:
+    site.backup().expect(0)
+    site.document["storage_targets"]["third"] = {"type": "local", "path": "targets/third", "compression": "gzip"}
+    site.save()
+    command = [beside("dagster"), *"asset materialize -m twist_dr.definitions --select key:erp/copies/third".split()]
+    done = subprocess.run(
+        command, env={**os.environ, **site.environment}, cwd=site.folder, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "third keeps backups as gzip+enc" in done.stderr and "make a new backup" in done.stderr
+
+
+def test_the_latest_backup_to_verify_is_one_with_a_database(site: Site) -> None:
+    site.backup().expect(0)
+    whole = site.latest().backup_id
+    site.backup(parts="configuration").expect(0)
+    site.verify().expect(0)
+    assert site.catalog().verifications(whole) != []

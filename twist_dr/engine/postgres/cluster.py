@@ -16,6 +16,7 @@ from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissin
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg.pq import ConninfoOption
 
     Connection = psycopg.Connection[Any]
 
@@ -52,9 +53,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A database on a server, by connection URL (a secret: it may hold a password)."""
+    """A database on a server, by connection URL (a secret: it may hold a password).
+
+    ``isolated``: the URL alone counts, and neither the environment nor a service file. For servers that we made.
+    """
 
     url: str = field(repr=False)
+    isolated: bool = False
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -81,25 +86,42 @@ class Cluster:
         host = known.get("host") or os.environ.get("PGHOST") or "the local socket"
         return f"{known.get('dbname') or 'the default database'} at {host}:{known.get('port') or os.environ.get('PGPORT') or 5432}"
 
-    def environment(self, database: str | None = None) -> dict[str, str]:
-        """The libpq environment that leads a child process to this database: nothing of it shows in argv."""
-        from psycopg.pq import Conninfo
+    def environment(self, database: str | None = None) -> dict[str, str | None]:
+        """The libpq environment that leads a child process where :meth:`connect` leads; ``None`` removes a variable.
 
-        variables = {
-            option.keyword.decode(): option.envvar.decode()
-            for option in Conninfo.get_defaults()
-            if option.envvar is not None
-        }
-        known = self.parameters | ({"dbname": database} if database else {})
-        settings = {variables[name]: value for name, value in known.items() if name in variables}
-        # Messages are read by us (which tables were dumped) and by people; the data's encoding is not touched by it.
-        return {"PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_SECONDS), **settings, "LC_ALL": "C"}
+        Nothing of it shows in argv. It is taken from a connection, not from the URL: in libpq a service file beats
+        ``PGHOST``, and a list of hosts leaves the choice open, so a child could end up on another server than we.
+        Raises what :meth:`connect` raises.
+        """
+        options = _libpq_options()
+        with self.connect(database) as connection:
+            info = connection.info
+            found = {option.keyword: option.val for option in connection.pgconn.info}
+            resolved = {
+                **{
+                    option.keyword.decode(): value.decode()
+                    for option in options
+                    if (value := found.get(option.keyword)) and value != option.compiled
+                },
+                "host": info.host, "hostaddr": info.hostaddr if not info.host.startswith("/") else "", "port": str(info.port),
+                "user": info.user, "password": info.password, "dbname": info.dbname,
+            }  # fmt: skip
+        # What we set for our own connection only, or what would change the bytes of a dump.
+        for ours in ("client_encoding", "application_name", "service", "connect_timeout"):
+            resolved.pop(ours, None)
+        environment: dict[str, str | None] = dict.fromkeys(("PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"))
+        for option in options:
+            if option.envvar is not None:
+                environment[option.envvar.decode()] = resolved.get(option.keyword.decode()) or None
+        # Messages are read by us (which tables were dumped) and by people; the data's encoding is not touched by LC_ALL.
+        return {**environment, "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_SECONDS), "LC_ALL": "C"}
 
     def connect(self, database: str | None = None, *, autocommit: bool = True) -> Connection:
         """A connection without time limits of its own. Raises ``DatabaseUnreachable`` or ``DatabaseRefused``."""
         import psycopg
 
         known = {
+            **(_compiled_defaults() if self.isolated else {}),
             "connect_timeout": str(_CONNECT_TIMEOUT_SECONDS),
             "application_name": "twist-dr",
             # Without it psycopg gives bytes for text from a database in SQL_ASCII.
@@ -131,6 +153,35 @@ class Cluster:
         return DatabaseUnreachable(
             f"Cannot connect to {self.place}: {reason}; see that the server runs, and correct host and port in database.url."
         )
+
+
+def _libpq_options() -> list[ConninfoOption]:
+    from psycopg.pq import Conninfo
+
+    return Conninfo.get_defaults()
+
+
+#: Options without a default of libpq's own in which an empty value means that there is none.
+_MAY_BE_EMPTY = {
+    "password",
+    "passfile",
+    "hostaddr",
+    "options",
+    "requirepeer",
+    "require_auth",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "sslcrl",
+}
+
+
+def _compiled_defaults() -> dict[str, str]:
+    """libpq's own defaults for what the environment could set: what is given explicitly, nothing else can fill in."""
+    defaults = {option.keyword.decode(): option.compiled for option in _libpq_options() if option.envvar is not None}
+    return {
+        name: (compiled or b"").decode() for name, compiled in defaults.items() if compiled or name in _MAY_BE_EMPTY
+    }
 
 
 def first_line(error: BaseException) -> str:
@@ -266,7 +317,10 @@ def count_rows(connection: Connection, tables: list[Table]) -> dict[str, int]:
             )
             for place, table in enumerate(some)
         ]
-        rows = connection.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall()
+        # Rolled back, so that the locks go: a count locks every index too, and would hold them until the dump has ended.
+        # With thousands of tables the server's lock table would be full, for the application as well.
+        with connection.transaction(force_rollback=True):
+            rows = connection.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall()
         counts.update({some[place].label: int(rows_in_it) for place, rows_in_it in rows})
     return counts
 
@@ -289,13 +343,27 @@ def read_tables(connection: Connection) -> list[Table]:
 
 
 def read_migrations(connection: Connection) -> dict[str, list[str]]:
-    """Applied Django migrations by app, in the order of application; empty without ``django_migrations``."""
-    if query(connection, "SELECT to_regclass('django_migrations')")[0][0] is None:
-        return {}
+    """Applied Django migrations by app, in the order of application; empty without ``django_migrations``.
+
+    The table is found wherever it is, whatever the search path. Where several schemas have one (a schema per tenant),
+    apps outside ``public`` are called ``schema.app``.
+    """
+    from psycopg import sql
+
+    schemas = [row[0] for row in query(connection, _MIGRATION_TABLES)]
     applied: dict[str, list[str]] = {}
-    for app, name in query(connection, "SELECT app, name FROM django_migrations ORDER BY id"):
-        applied.setdefault(app, []).append(name)
+    for schema in schemas:
+        prefix = "" if len(schemas) == 1 or schema == "public" else f"{schema}."
+        statement = sql.SQL("SELECT app, name FROM {} ORDER BY id").format(sql.Identifier(schema, "django_migrations"))
+        for app, name in connection.execute(statement).fetchall():
+            applied.setdefault(prefix + app, []).append(name)
     return applied
+
+
+_MIGRATION_TABLES = """
+    SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relname = 'django_migrations' AND c.relkind = 'r' AND n.nspname !~ '^pg_' ORDER BY 1
+"""
 
 
 def read_extensions(connection: Connection) -> list[Extension]:

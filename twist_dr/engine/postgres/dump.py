@@ -17,36 +17,38 @@ _LOCK_WAIT_SECONDS = 300
 _LEAST_DUMP = 512
 _DUMP_MAGIC = b"PGDMP"
 _LEAST_ROLES = 100
+_WARNING = re.compile(r"^pg_dump(?:all)?: (warning: .*)$")
 _DUMPING = re.compile(r'dumping contents of table "(.*)"$')
 
 Write = Callable[[bytes], None]
 
 
-def dump_database(
-    cluster: Cluster,
-    tools: Tools,
-    snapshot_id: str,
-    tables: Iterable[Table],
-    write: Write,
-    on_table: Callable[[str], None],
-) -> None:
-    """Write the custom-format dump of the snapshot, uncompressed, for the stream to compress.
+class _Listener:
+    """What a dumping program says: which tables it dumps, and what it warns of."""
+
+    def __init__(self) -> None:
+        self.dumped: set[str] = set()
+        self.warnings: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        if match := _DUMPING.search(line):
+            self.dumped.add(match[1])
+        elif match := _WARNING.match(line):
+            self.warnings.append(match[1])
+
+
+def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iterable[Table], write: Write) -> list[str]:
+    """Write the custom-format dump of the snapshot, uncompressed, for the stream to compress; returns what pg_dump warned of.
 
     Raises ``ProcessFailed`` when pg_dump fails, writes what is no dump, or leaves out one of ``tables``.
     """
-    dumped: set[str] = set()
-
-    def hear(line: str) -> None:
-        if match := _DUMPING.search(line):
-            dumped.add(match[1])
-            on_table(match[1])
-
+    heard = _Listener()
     arguments: list[str | Path] = [
         tools.program("pg_dump"), "--format=custom", "--compress=0", f"--snapshot={snapshot_id}", "--no-password",
         "--verbose", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s",
     ]  # fmt: skip
     wrote, head = 0, b""
-    with Child(arguments, environment=cluster.environment(), on_line=hear) as child:
+    with Child(arguments, environment=cluster.environment(), on_line=heard) as child:
         for chunk in child.bulk_output():
             head = head or chunk[: len(_DUMP_MAGIC)]
             wrote += len(chunk)
@@ -57,26 +59,35 @@ def dump_database(
             f"{tools.program('pg_dump')} wrote something that is no dump; put PostgreSQL's own client tools in its place."
         )
     # Compared as the listener decodes what pg_dump says, which is in the database's encoding.
-    if missing := sorted(table.label for table in tables if table.raw.decode(errors="replace") not in dumped):
+    if missing := sorted(table.label for table in tables if table.raw.decode(errors="replace") not in heard.dumped):
         raise ProcessFailed(
             f"pg_dump reported success but left out {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}; "
             "check the rights of the role, and that no table was dropped meanwhile, then run the backup again."
         )
+    return heard.warnings
 
 
-def dump_roles(cluster: Cluster, tools: Tools, with_passwords: bool, write: Write) -> None:
-    """Write the cluster's roles and tablespaces as SQL, which a dump of one database lacks."""
-    arguments: list[str | Path] = [tools.program("pg_dumpall"), "--globals-only", "--no-password"]
+def dump_roles(cluster: Cluster, tools: Tools, with_passwords: bool, write: Write) -> list[str]:
+    """Write the cluster's roles and tablespaces as SQL, which a dump of one database lacks; returns what pg_dumpall warned of."""
+    from psycopg.conninfo import make_conninfo
+
+    environment = cluster.environment()
+    # pg_dumpall asks the server for its maintenance database unless told one that we may certainly open. It takes a
+    # name with a = in it for a connection string, so it is given one.
+    database = make_conninfo(dbname=environment["PGDATABASE"])
+    arguments: list[str | Path] = [
+        tools.program("pg_dumpall"), "--globals-only", "--no-password", f"--database={database}",
+    ]  # fmt: skip
     if not with_passwords:
         arguments.append("--no-role-passwords")
-    # pg_dumpall asks the server for its maintenance database unless told one that we may certainly open.
-    arguments.append(f"--database={cluster.parameters.get('dbname', 'postgres')}")
+    heard = _Listener()
     wrote = 0
-    with Child(arguments, environment=cluster.environment()) as child:
+    with Child(arguments, environment=environment, on_line=heard) as child:
         for chunk in child.bulk_output():
             wrote += len(chunk)
             write(chunk)
         child.finish(_LEAST_ROLES, wrote)
+    return heard.warnings
 
 
 def restore_database(

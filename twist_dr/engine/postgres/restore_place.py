@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import secrets
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,15 @@ _TABLESPACE = re.compile(
     rb"^(CREATE|ALTER|COMMENT ON) TABLESPACE |^GRANT [^;]* ON TABLESPACE |^REVOKE [^;]* ON TABLESPACE "
 )
 _CREATE_ROLE = re.compile(rb"^CREATE ROLE (.+);$")
+_NAME = rb'(?:"(?:[^"]|"")*"|[^" ]+)'
+_ALTER_ROLE = re.compile(rb"^ALTER ROLE (" + _NAME + rb") ")
+_GRANTED_BY = re.compile(
+    rb"^(GRANT " + _NAME + rb" TO " + _NAME + rb"(?: WITH ADMIN OPTION)?) GRANTED BY " + _NAME + rb";"
+)
+#: From this version on, who granted a role must himself have been granted it with ADMIN OPTION (release notes of 16).
+_GRANTORS_CHECKED = 16
+#: From this version on, pg_restore sets transaction_timeout first of all, which older servers do not know.
+_TRANSACTION_TIMEOUT = 17
 
 
 @dataclass
@@ -53,15 +63,24 @@ class RestorePlace:
         self._remove()
 
 
+def restoring_major(facts: PostgresFacts) -> int:
+    """The oldest major version that restores the dump: an older pg_restore cannot read what a newer pg_dump wrote."""
+    return max(facts.major, _client_major(facts))
+
+
 def scratch_server(tools: Tools, base: Path, facts: PostgresFacts, roles: bytes) -> RestorePlace:
-    """A new server with the backup's roles and an empty database of the same encoding and locale."""
+    """A new server with the backup's roles and an empty database of the same encoding and locale.
+
+    Raises ``DatabaseError`` when it lacks an extension of the backup, ``ProcessFailed`` when the roles cannot be made.
+    """
     clear_scratch_remains(base)
     with ExitStack() as stack:
         # The bootstrap role bears its old name: grants say who granted, and only that role may have granted anything.
         server = stack.enter_context(ScratchServer(tools, base, facts.bootstrap_role))
         cluster = server.cluster()
-        _apply_roles(cluster, server.tools, _scratch_roles(roles, facts.bootstrap_role))
         with cluster.connect() as connection, named_errors("to make the scratch database"):
+            _need_extensions(connection, facts)
+            _apply_roles(cluster, server.tools, _scratch_roles(roles, facts, tools.major))
             notes = _create_database(connection, _RESTORED, facts)
             version = query(connection, "SELECT current_setting('server_version')")[0][0]
         return RestorePlace(server.cluster(_RESTORED), _RESTORED, tools, version, True, notes, stack.pop_all().close)
@@ -72,38 +91,78 @@ def existing_server(
 ) -> RestorePlace:
     """A database of its own on a server that is not the live one. Roles that policies name are made without login.
 
-    Raises ``DatabaseError`` when the server is the live one, or cannot prove that it is not.
+    Raises ``DatabaseError`` when that server may be the live one: it is another one only where its system identifier is
+    known, and so is at least one of the live server's (the manifest's or the one it tells now), and none is the same. Also
+    when it is too old for the dump, or lacks one of its extensions.
     """
-    name = f"{_DATABASE_PREFIX}{backup_id.lower().replace('-', '_')}"
+    # Another verification of the same backup may be going on there.
+    name = f"{_DATABASE_PREFIX}{backup_id.lower().replace('-', '_')}_{secrets.token_hex(2)}"
     with server.connect() as connection, named_errors("to prepare the verification server"):
         identifier = read_system_identifier(connection)
-        if identifier is None or identifier in (facts.system_identifier, _identifier_of(live)):
+        known = {facts.system_identifier, _identifier_of(live)} - {None}
+        if identifier is None or not known or identifier in known:
             raise DatabaseError(
-                "verification.server is the production server itself, or does not let us see that it is another one; "
-                "name a server of its own there, or install server programs and leave it out."
+                "verification.server is the production server itself, or it cannot be seen that it is another one (both "
+                "servers' roles need EXECUTE on pg_control_system); name a server of its own there, or install server "
+                "programs and leave it out."
             )
         version = query(connection, "SELECT current_setting('server_version')")[0][0]
+        _need_version(connection, version, facts, tools)
+        _need_extensions(connection, facts)
+        _one_at_a_time(connection)
         _clear_existing(connection)
-        made = _missing_roles(connection, roles)
-
-        def remove() -> None:
-            with server.connect() as again, named_errors("to remove the verification database"):
-                _drop(again, [name], made)
-
+        created = False
         try:
-            _make_roles(connection, made)
+            _make_roles(connection, _missing_roles(connection, roles))
             notes = _create_database(connection, name, facts)
+            created = True
             # A session in the database while it is used tells it from what a killed run left.
             guard = server.connect(name)
         except BaseException:
-            remove()
+            # What cannot be removed now is cleared by the next verification.
+            with suppress(Exception):
+                _drop_databases(connection, [name] if created else [])
+                _drop_unused_roles(connection)
             raise
 
     def close() -> None:
         guard.close()
-        remove()
+        with server.connect() as again, named_errors("to remove the verification database"):
+            _one_at_a_time(again)
+            _drop_databases(again, [name])
+            _drop_unused_roles(again)
 
     return RestorePlace(server, name, tools, version, False, notes, close)
+
+
+def _need_version(connection: Connection, version: str, facts: PostgresFacts, tools: Tools) -> None:
+    needed = restoring_major(facts)
+    if tools.major >= _TRANSACTION_TIMEOUT:
+        needed = max(needed, _TRANSACTION_TIMEOUT)
+    if connection.info.server_version // 10000 < needed:
+        raise DatabaseError(
+            f"verification.server runs PostgreSQL {version}, and this backup (PostgreSQL {facts.version}, dumped by "
+            f"pg_dump {facts.client_version}) is restored by pg_restore {tools.version}, which needs a server of version "
+            f"{needed} or newer; name such a server there, or install server programs and leave it out."
+        )
+
+
+def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
+    """A restore without them would fail, and that would say nothing about the backup."""
+    available = {row[0] for row in query(connection, "SELECT name FROM pg_available_extensions")}
+    if missing := [extension.name for extension in facts.extensions if extension.name not in available]:
+        major = connection.info.server_version // 10000
+        raise DatabaseError(
+            f"The backup uses {', '.join(missing)}, which the server that verifies (PostgreSQL {major}) lacks, so nothing "
+            f"can be said about the backup; install the packages of {'these extensions' if len(missing) > 1 else 'this extension'} "
+            f"for PostgreSQL {major} there (twist-dr doctor names them), then verify again."
+        )
+
+
+def _one_at_a_time(connection: Connection) -> None:
+    """Until the connection ends, no other verification prepares or clears there: a database without a session yet, or a
+    role that is about to be used, would look left over to it."""
+    query(connection, "SELECT pg_advisory_lock(hashtext(%(mark)s))::text", {"mark": _ROLE_MARK})
 
 
 def _clear_existing(connection: Connection) -> None:
@@ -114,26 +173,26 @@ def _clear_existing(connection: Connection) -> None:
             WHERE starts_with(datname, %(prefix)s) AND datname NOT IN (SELECT datname FROM pg_stat_activity WHERE datname IS NOT NULL)""",
         {"prefix": _DATABASE_PREFIX},
     )
-    in_use = query(
-        connection,
-        "SELECT 1 FROM pg_stat_activity WHERE starts_with(datname, %(prefix)s)",
-        {"prefix": _DATABASE_PREFIX},
-    )
-    roles = query(
-        connection,
-        "SELECT rolname FROM pg_roles WHERE shobj_description(oid, 'pg_authid') = %(mark)s",
-        {"mark": _ROLE_MARK},
-    )
-    # A role may belong to a verification that is going on; then it is left for the next time.
-    _drop(connection, [name for (name,) in databases], [] if in_use else [name for (name,) in roles])
+    _drop_databases(connection, [name for (name,) in databases])
+    _drop_unused_roles(connection)
 
 
-def _drop(connection: Connection, databases: list[str], roles: list[str]) -> None:
+def _drop_databases(connection: Connection, databases: list[str]) -> None:
     from psycopg import sql
 
     for database in databases:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
-    for role in roles:
+
+
+def _drop_unused_roles(connection: Connection) -> None:
+    """Drop the roles that verifications made, unless one is going on: who made a role is not always its last user."""
+    from psycopg import sql
+
+    in_use = "SELECT 1 FROM pg_stat_activity WHERE starts_with(datname, %(prefix)s)"
+    if query(connection, in_use, {"prefix": _DATABASE_PREFIX}):
+        return
+    marked = "SELECT rolname FROM pg_roles WHERE shobj_description(oid, 'pg_authid') = %(mark)s"
+    for (role,) in query(connection, marked, {"mark": _ROLE_MARK}):
         connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 
@@ -146,15 +205,22 @@ def _identifier_of(live: Cluster) -> str | None:
         return None
 
 
-def _scratch_roles(roles: bytes, bootstrap: str) -> bytes:
-    """The roles' SQL without the role that exists already, and without tablespaces."""
+def _scratch_roles(roles: bytes, facts: PostgresFacts, major: int) -> bytes:
+    """The roles' SQL for a scratch server of version ``major``: without tablespaces, and without what would make or change
+    the role that we work as (it exists already, and NOLOGIN or a setting of its own would lock us out)."""
+    free_grantors = _client_major(facts) < _GRANTORS_CHECKED <= major
     kept = []
     for line in roles.splitlines(keepends=True):
-        match = _CREATE_ROLE.match(line.strip())
-        if _TABLESPACE.match(line) or (match and _unquoted(match[1]) == bootstrap):
+        match = _CREATE_ROLE.match(line.strip()) or _ALTER_ROLE.match(line)
+        if _TABLESPACE.match(line) or (match and _unquoted(match[1]) == facts.bootstrap_role):
             continue
-        kept.append(line)
+        # Before 16 nobody checked the grantor, so it may be one whom a newer server refuses.
+        kept.append(_GRANTED_BY.sub(rb"\1;", line) if free_grantors else line)
     return b"".join(kept)
+
+
+def _client_major(facts: PostgresFacts) -> int:
+    return int(facts.client_version.partition(".")[0])
 
 
 def _apply_roles(cluster: Cluster, tools: Tools, statements: bytes) -> None:

@@ -43,6 +43,8 @@ _SETTINGS = {
     "autovacuum": "off",
     "jit": "off",
     "logging_collector": "off",
+    # A materialized view over thousands of partitions takes a lock on each, and on their indexes.
+    "max_locks_per_transaction": "1024",
     # Files in the data folder, which go with it: those of "posix" stay in /dev/shm when the server is killed.
     "dynamic_shared_memory_type": "mmap",
 }
@@ -81,8 +83,9 @@ class ScratchServer:
         """How to connect as the superuser."""
         return Cluster(
             f"postgresql://{quote(self.superuser, safe='')}@/{quote(database, safe='')}"
-            # Port and address are said too: an environment with PGHOSTADDR would lead us to that server instead.
-            f"?host={quote(str(self._sockets), safe='')}&port={_PORT}&hostaddr="
+            f"?host={quote(str(self._sockets), safe='')}&port={_PORT}",
+            # Roles are made here: no variable of the environment may lead that to another server.
+            isolated=True,
         )
 
     def close(self) -> None:

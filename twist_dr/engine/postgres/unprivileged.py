@@ -10,6 +10,7 @@ import hashlib
 import os
 import pwd
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from twist_dr.errors import DatabaseError
 
 #: sockaddr_un holds 108 bytes (unix(7)), and the socket's own name takes some of them.
 _LONGEST_SOCKET_FOLDER = 85
+#: Where every user may enter. Every user may also write beside it, so it is looked at before it is used.
+_OPEN_TO_ALL = Path("/var/tmp/twist-dr-scratch")
 
 
 def unprivileged() -> tuple[int | None, int | None]:
@@ -35,18 +38,38 @@ def unprivileged() -> tuple[int | None, int | None]:
 
 
 def reachable_base(base: Path, user: int | None) -> Path:
-    """``base``, or a folder below the system's temporary one when the server's user cannot get there (below /root, say)."""
+    """``base``, or a folder below the system's temporary one when the server's user cannot get there (below /root, say).
+
+    Raises ``DatabaseError`` when another user made it, or put a link in its place.
+    """
     if user is not None and not may_enter(base, user):
-        base = Path("/var/tmp") / "twist-dr-scratch" / hashlib.sha256(os.fsencode(base)).hexdigest()[:12]
-    for folder in (base.parent, base):
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-    if base.stat().st_uid != os.geteuid():
-        raise DatabaseError(
-            f"The scratch folder {base} belongs to another user; remove it, or set verification.scratch."
-        )
+        base = _OPEN_TO_ALL / hashlib.sha256(os.fsencode(base)).hexdigest()[:12]
+        _own_folder(_OPEN_TO_ALL)
+        _OPEN_TO_ALL.chmod(0o711)
+        _own_folder(base)
+    else:
+        base.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        _own_folder(base, link=True)
     if user is not None:
         base.chmod(0o711)
     return base
+
+
+def _own_folder(folder: Path, *, link: bool = False) -> None:
+    """Make a folder, or see that the one there is ours. In a sticky folder nobody can then put another in its place.
+
+    ``link``: a link of our own is followed, for an administrator may have led the scratch folder to a larger disk.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o711)  # mkdir(2) never follows a link in the last place
+    looks = [folder.lstat()]
+    if link and stat.S_ISLNK(looks[0].st_mode) and folder.exists():
+        looks.append(folder.stat())
+    if not stat.S_ISDIR(looks[-1].st_mode) or any(look.st_uid != os.geteuid() for look in looks):
+        raise DatabaseError(
+            f"The scratch folder {folder} belongs to another user, or is a link or a file; see who made it and remove it, or "
+            "set verification.scratch to a folder elsewhere."
+        )
 
 
 def reachable_tools(tools: Tools, base: Path, user: int | None) -> Tools:
