@@ -163,6 +163,23 @@ class Site:
     def verify(self, **config: str) -> Outcome:
         return self.job("verify_backup", {"verification": {"config": config}} if config else None)
 
+    def materialize(self, *key: str) -> Outcome:
+        """Materialize one asset by itself, as the page's button does."""
+        command = [
+            beside("dagster"),
+            "asset",
+            "materialize",
+            "-m",
+            "twist_dr.definitions",
+            "--select",
+            f"key:{'/'.join(key)}",
+        ]
+        done = subprocess.run(
+            command, env={**os.environ, **self.environment}, cwd=self.folder,
+            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
+        )  # fmt: skip
+        return Outcome(done.returncode, done.stdout)
+
     def cli(self, *arguments: str, **environment: str) -> Outcome:
         """Run ``twist-dr``."""
         done = subprocess.run(

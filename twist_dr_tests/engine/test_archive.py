@@ -310,8 +310,8 @@ def test_media_of_which_most_vanishes_while_it_is_read_fails_the_backup(tmp_path
 class ShortReads:
     """A file that gives fewer bytes than it is asked for, as FUSE does."""
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        self._file = open(*args, **named)
+    def __init__(self, descriptor: int, mode: str, buffering: int) -> None:
+        self._file = io.FileIO(descriptor, mode)
 
     def __enter__(self) -> ShortReads:
         return self
@@ -320,10 +320,10 @@ class ShortReads:
         self._file.close()
 
     def fileno(self) -> int:
-        return int(self._file.fileno())
+        return self._file.fileno()
 
     def read(self, size: int) -> bytes:
-        return bytes(self._file.read(min(size, 131_072)))
+        return self._file.read(min(size, 131_072)) or b""
 
 
 def test_files_on_a_disk_that_answers_in_small_pieces_come_back_whole(

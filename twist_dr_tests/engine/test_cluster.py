@@ -344,7 +344,9 @@ def test_thousands_of_tables_do_not_fill_the_lock_table_of_the_server(server: Po
     cluster = server.create_database("many_tables")
     with cluster.connect() as connection:
         for start in range(0, 900, 100):
-            statements = [f"CREATE TABLE t{n} (a int PRIMARY KEY, b int UNIQUE, c int UNIQUE)" for n in range(start, start + 100)]
+            statements = [
+                f"CREATE TABLE t{n} (a int PRIMARY KEY, b int UNIQUE, c int UNIQUE)" for n in range(start, start + 100)
+            ]
             connection.execute("; ".join(statements))
     with Snapshot(cluster) as snapshot:
         tables = snapshot.tables()
@@ -377,5 +379,12 @@ def test_children_go_where_we_are_connected_even_when_a_service_file_says_otherw
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services.conf"))
     monkeypatch.setenv("PGSERVICE", "prod")
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
-    psql = [newest_server.tools.program("psql"), "-X", "-A", "-t", "-c", "SELECT current_database(), current_setting('client_encoding')"]
+    psql = [
+        newest_server.tools.program("psql"),
+        "-X",
+        "-A",
+        "-t",
+        "-c",
+        "SELECT current_database(), current_setting('client_encoding')",
+    ]
     assert run(psql, environment=cluster.environment()).decode().strip() in ("ours|UTF8", "ours|SQL_ASCII")

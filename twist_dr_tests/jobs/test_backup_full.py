@@ -15,7 +15,7 @@ import zstandard
 
 from twist_dr.engine.keys import new_key, save_keyring
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import Site, beside
+from twist_dr_tests.site import Site
 from twist_dr_tests.storage.servers import rclone_server
 
 
@@ -168,12 +168,7 @@ def test_a_target_added_later_gets_its_copy_from_another_target(site: Site, monk
     site.backup().expect(0)
     site.document["storage_targets"]["third"] = {"type": "local", "path": "targets/third"}
     site.save()
-    command = [*["dagster", "asset", "materialize", "-m", "twist_dr.definitions", "--select"], "key:erp/copies/third"]
-    command[0] = beside("dagster")
-    done = subprocess.run(
-        command, env={**os.environ, **site.environment}, cwd=site.folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    site.materialize("erp", "copies", "third").expect(0)
     assert site.manifest("third").backup_id == site.manifest("office").backup_id
     site.verify(target="third").expect(0)
 
@@ -432,12 +427,8 @@ def test_a_target_added_later_with_another_form_is_told_what_to_do(site: Site) -
     site.backup().expect(0)
     site.document["storage_targets"]["third"] = {"type": "local", "path": "targets/third", "compression": "gzip"}
     site.save()
-    command = [beside("dagster"), *"asset materialize -m twist_dr.definitions --select key:erp/copies/third".split()]
-    done = subprocess.run(
-        command, env={**os.environ, **site.environment}, cwd=site.folder, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "third keeps backups as gzip+enc" in done.stderr and "make a new backup" in done.stderr
+    text = site.materialize("erp", "copies", "third").expect(1).text
+    assert "third keeps backups as gzip+enc" in text and "make a new backup" in text
 
 
 def test_the_latest_backup_to_verify_is_one_with_a_database(site: Site) -> None:
