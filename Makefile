@@ -29,6 +29,7 @@ bench: $(VENV)/.test ## measure speed and memory, as ratios; writes .bench/resul
 	$(BIN)/python -m twist_dr_tests.bench
 
 clean: ## remove what these targets made (.venv, .demo, .bench)
+	@if [ -x $(BIN)/python ] && [ -d .demo ]; then $(BIN)/python -m twist_dr_tests.demo --remove; fi
 	rm -rf $(VENV) .demo .bench
 
 $(VENV)/.made:

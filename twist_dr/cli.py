@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"twist-dr {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    init = commands.add_parser("init", help="write a commented twist-dr.yaml, a key, dagster.yaml and workspace.yaml")
+    init = commands.add_parser(
+        "init", help="write a commented twist-dr.yaml, a key, an environment, dagster.yaml and workspace.yaml"
+    )
     init.add_argument("application", help="the application's name: lower-case letters, digits and '_'")
     init.add_argument("--folder", type=Path, default=Path(), help="where to write (default: here)")
     init.set_defaults(run=_init)
@@ -82,8 +84,8 @@ def _init(options: argparse.Namespace) -> None:
     for path in write_initial_files(options.folder, application=options.application):
         print(f"wrote {path}")
     print(
-        "\nNext: fill in twist-dr.yaml, keep a copy of keyring.yaml where neither this machine nor a storage target\n"
-        "can take it along when it goes, then run: twist-dr doctor"
+        "\nNext: fill in twist-dr.yaml and environment, keep a copy of keyring.yaml where neither this machine nor a storage target\n"
+        "can take it along when it goes, then run: . ./environment && twist-dr doctor"
     )
 
 

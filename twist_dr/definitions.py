@@ -35,6 +35,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             **{target_resource(name): target for name, target in build_targets(settings).items()},
         },
         executor=dg.in_process_executor,
+        # What a script sees, and cron mails. The page shows all events whatever this says.
+        loggers={"console": dg.configured(dg.colored_console_logger)({"log_level": "INFO"})},
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,12 +16,13 @@ from twist_dr.errors import SettingsError
 from twist_dr.settings import DEFAULT_FILE, Name
 
 KEYRING_FILE = "keyring.yaml"
+ENVIRONMENT_FILE = "environment"
 _COPIED = ("dagster.yaml", "workspace.yaml")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def write_initial_files(folder: Path, *, application: str, database_url_variable: str = "DATABASE_URL") -> list[Path]:
-    """Write settings, a keyring with a new key, and Dagster's two files; returns their paths, settings first.
+    """Write settings, a keyring with a new key, Dagster's two files and an environment; returns their paths, settings first.
 
     All are 0600. Raises ``SettingsError`` for a wrong name, for a folder that cannot be written to, and, before anything
     is written, when one of the files exists.
@@ -30,6 +33,7 @@ def write_initial_files(folder: Path, *, application: str, database_url_variable
         DEFAULT_FILE: _settings_text(application, database_url_variable),
         KEYRING_FILE: Keyring(key.id, {key.id: key}, KEYRING_FILE).to_yaml(),
         **{name: _template(name) for name in _COPIED},
+        ENVIRONMENT_FILE: _environment_text(folder, database_url_variable),
     }
     written: list[Path] = []
     try:
@@ -69,6 +73,12 @@ def _check_names(application: str, database_url_variable: str) -> None:
 def _settings_text(application: str, database_url_variable: str) -> str:
     text = _template(DEFAULT_FILE)
     return text.replace("@application@", application).replace("@database_url_variable@", database_url_variable)
+
+
+def _environment_text(folder: Path, database_url_variable: str) -> str:
+    text = _template(ENVIRONMENT_FILE).replace("@database_url_variable@", database_url_variable)
+    programs = shlex.quote(str(Path(sys.executable).parent))
+    return text.replace("@folder@", shlex.quote(str(folder.absolute()))).replace("@programs@", programs)
 
 
 def _template(name: str) -> str:

@@ -32,20 +32,32 @@ def rebuild_catalog(
     repository = Repository(target, application)
     target.prepare()
     recorded = refused = 0
-    for backup_id in repository.backup_ids():
+    ids = repository.backup_ids()
+    _note_missing(catalog, repository, {backup_id for backup_id in ids if repository.has_manifest(backup_id)}, report)
+    for backup_id in ids:
         if not repository.has_manifest(backup_id):
             report.info(f"{backup_id} has no manifest: it was never finished")
             continue
         try:
             manifest = repository.manifest(backup_id, keyring)
         except (BackupError, EncryptionError) as error:
-            report.warning(str(error))
+            report.warning(f"{backup_id}: {error}")
             refused += 1
             continue
         catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
         _record_copy(catalog, repository, manifest, report)
         recorded += 1
     return RebuildResult(recorded, refused)
+
+
+def _note_missing(catalog: Catalog, repository: Repository, there: set[str], report: Report) -> None:
+    """Copies that the catalog knows and the target does not hold any more are recorded as deleted."""
+    name = repository.target.name
+    for row in catalog.backups(application=repository.application, target=name):
+        copy = next(copy for copy in row.copies if copy.target == name)
+        if copy.state in ("stored", "checked", "corrupt") and row.backup_id not in there:
+            catalog.record_copy(row.backup_id, name, state="deleted", form=copy.form)
+            report.warning(f"{row.backup_id} is not on {name} any more")
 
 
 def _record_copy(catalog: Catalog, repository: Repository, manifest: Manifest, report: Report) -> None:

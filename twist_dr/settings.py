@@ -37,6 +37,7 @@ _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 #: Names become asset keys, resource names and folders on storage targets.
 _NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 _NAME_WORDS = "a name of at most 40 lower-case letters, digits and '_' that starts with a letter"
+_HTTP_PATTERN = r"^https?://"
 _TABLE_PATTERN = r"^[^.\s]+(\.[^.\s]+)?$"
 
 
@@ -109,7 +110,7 @@ class S3TargetSettings(_TargetSettings):
     type: Literal["s3"]
     bucket: str = Field(min_length=3)
     prefix: str = Field("", pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
-    endpoint_url: str | None = Field(None, pattern=r"^https?://")
+    endpoint_url: str | None = Field(None, pattern=_HTTP_PATTERN)
     region: str | None = None
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
@@ -260,7 +261,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsError(
-            f"There is no {path}; write one with: twist-dr init, or name yours in the environment variable {CONFIG_VARIABLE}."
+            f"There is no {path}; write one with: twist-dr init NAME, or name yours in the environment variable {CONFIG_VARIABLE}."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
@@ -342,12 +343,15 @@ def _explain(error: ValidationError, document: Any) -> Iterator[tuple[str, str]]
         else:
             if kind == "string_pattern_mismatch" and context.get("pattern") == _NAME_PATTERN:
                 expected = _NAME_WORDS
+            elif kind == "string_pattern_mismatch" and context.get("pattern") == _HTTP_PATTERN:
+                expected = "a text that begins with http:// or https://"
             elif kind == "value_error":
                 expected = str(context["error"])
             elif kind == "literal_error":
                 expected = str(context["expected"])
             elif kind == "union_tag_invalid":
                 expected = f"one of the types {context['expected_tags']}"
+                mistake["loc"] = (*mistake["loc"], "type")
             else:
                 expected = _EXPECTED.get(kind) or mistake["msg"].lower().removeprefix("input should be ")
             value = _lookup(document, mistake["loc"])

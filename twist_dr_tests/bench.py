@@ -64,6 +64,7 @@ class Application:
 
     def __init__(self, name: str, server: PostgresServer, megabytes: int, s3: Mapping[str, str]) -> None:
         self.folder = BENCH / name
+        self._megabytes = megabytes
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "dagster").mkdir(parents=True)
         shutil.copyfile(ROOT / "dagster.yaml", self.folder / "dagster" / "dagster.yaml")
@@ -75,8 +76,10 @@ class Application:
 
     def backup(self, targets: list[str]) -> int:
         """Run the job as a script would, night after night; returns its peak resident memory in bytes."""
-        # Only to save disk; a night finds the catalog of the night before.
-        shutil.rmtree(self.folder / "targets", ignore_errors=True)
+        if self._megabytes > 100:  # or the disk would fill; a small one finds what the night before left, as in life
+            for stale in ("targets", "work"):
+                shutil.rmtree(self.folder / stale, ignore_errors=True)
+            shutil.rmtree(BENCH / "s3" / "bench" / "erp", ignore_errors=True)
         lines = [
             "application: erp",
             "database: {url: '${BENCH_URL}'}",
@@ -90,7 +93,7 @@ class Application:
             lines.append(
                 "  cloud: {type: s3, bucket: bench, endpoint_url: '${BENCH_S3}', access_key_id: '${BENCH_S3_KEY}', secret_access_key: '${BENCH_S3_SECRET}'}"
             )
-        (self.folder / "targets").mkdir()
+        (self.folder / "targets").mkdir(exist_ok=True)
         settings = self.folder / "twist-dr.yaml"
         settings.write_text("\n".join(lines) + "\n")
         return dagster_job(

@@ -1,6 +1,6 @@
 """``make demo`` and ``make ui``: the sample ERP, backed up to two folders and an S3 endpoint, and proven by a restore.
 
-Everything lies in ``.demo``. Run again, it goes on with the same database, keys and history.
+Everything lies in ``.demo``, but for the server's data when root starts it (see ``unprivileged.py``). Run again, it goes on with the same database, keys and history.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from twist_dr.catalog import Catalog, SealedBackup, VerificationRow
 from twist_dr.engine.keys import Keyring, new_key, save_keyring
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
+from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.errors import TwistDRError
 from twist_dr.settings import Settings, load_settings
@@ -144,7 +145,9 @@ def summary(
     lines += ["", f"  {'storage target':<28}{'state':>10}{'stored':>10}{'took':>9}"]
     for copy in row.copies:
         took = human_seconds(copy.seconds) if copy.seconds is not None else "-"
-        lines.append(f"  {copy.target:<28}{copy.state:>10}{human_bytes(copy.stored_bytes or 0):>10}{took:>9}")
+        lines.append(
+            f"  {copy.target:<28}{copy.state:>10}{human_bytes(copy.stored_bytes or 0):>10}{took:>9}   {copy.form}"
+        )
     lines += [
         "",
         f"  {verification.state}: {verification.rows} rows in {verification.tables} tables and {verification.files} files compared,",
@@ -158,9 +161,9 @@ def summary(
     lines += [
         "",
         "What to do next",
-        "  make ui                                  the same application in the web page: lineage, history, launchpad",
-        f"  export TWIST_DR_CONFIG={DEMO.relative_to(ROOT)}/twist-dr.yaml   and look at the settings it ran with",
-        "  twist-dr init NAME                       the same for your application: see README.md",
+        "  make ui                     the same application in the web page: lineage, history, launchpad",
+        f"  less {DEMO.relative_to(ROOT)}/twist-dr.yaml     the settings that it ran with",
+        "  README.md                   your own first verified backup, in five minutes",
         "",
     ]
     return "\n".join(lines)
@@ -171,8 +174,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ui", action="store_true", help="serve the web page until interrupted")
     parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("--remove", action="store_true", help="remove the demo with all that it made")
     parser.add_argument("--megabytes", type=int, default=10, help="size of the sample database when it is made")
     options = parser.parse_args()
+    if options.remove:
+        remove()
+        return
     print("starting PostgreSQL 18, the sample ERP and an S3 endpoint, all on loopback", flush=True)
     try:
         with sample_application(options.megabytes) as environment:
@@ -183,6 +190,13 @@ def main() -> None:
                 run_demo(environment)
     except TwistDRError as error:
         raise SystemExit(str(error)) from None
+
+
+def remove() -> None:
+    """Remove ``.demo``, and what lies elsewhere because root's server could not get there."""
+    for folder in (DEMO / "postgres", DEMO / "work" / "scratch"):
+        shutil.rmtree(reachable_base(folder, unprivileged()[0]), ignore_errors=True)
+    shutil.rmtree(DEMO, ignore_errors=True)
 
 
 def run_demo(environment: Mapping[str, str]) -> None:

@@ -650,8 +650,13 @@ def test_copies_that_one_disaster_takes_together_are_pointed_out(tmp_path: Path)
 def test_a_keyring_that_others_may_read_or_that_travels_with_the_backups_is_noticed(
     tmp_path: Path, small: Cluster
 ) -> None:
-    settings = settings_for(tmp_path, small.url, "media: {all: .}\n")
-    keyring = tmp_path / "keyring.yaml"
+    (tmp_path / "files").mkdir()
+    settings = settings_for(tmp_path, small.url, "media: {all: files}\n")
+    keyring = tmp_path / "files" / "keyring.yaml"
+    (tmp_path / "keyring.yaml").rename(keyring)
+    settings = settings.model_copy(
+        update={"encryption": settings.encryption.model_copy(update={"keyring": str(keyring)})}
+    )
     keyring.chmod(0o640)
     found = [finding for finding in run_doctor(settings, {}) if finding.check == "keyring"]
     assert [finding.status for finding in found] == ["problem", "warning"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,20 @@ def template(tmp_path: Path) -> str:
 
 def test_the_written_files_load_as_they_are(tmp_path: Path) -> None:
     paths = write_initial_files(tmp_path / "new" / "folder", application="shop")
-    assert [path.name for path in paths] == ["twist-dr.yaml", "keyring.yaml", "dagster.yaml", "workspace.yaml"]
+    assert [path.name for path in paths] == [
+        "twist-dr.yaml",
+        "keyring.yaml",
+        "dagster.yaml",
+        "workspace.yaml",
+        "environment",
+    ]
     settings = load_settings(paths[0], {"DATABASE_URL": URL})
     assert settings.application == "shop"
     assert {name: target.type for name, target in settings.enabled_targets.items()} == {"disk": "local"}
     keyring = load_keyring(settings.encryption.keyring)
     assert len(keyring.primary.secret) == 32
     templates = Path(twist_dr.__file__).parent / "templates"
-    for path in paths[2:]:
+    for path in paths[2:4]:
         assert path.read_text() == (templates / path.name).read_text()
 
 
@@ -142,3 +149,15 @@ def test_a_variable_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str
     with pytest.raises(SettingsError, match="no name of an environment variable"):
         write_initial_files(tmp_path, application="shop", database_url_variable=name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shell_that_knows_nothing_finds_all_that_a_night_needs_in_the_environment_file(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    write_initial_files(folder, application="shop")
+    script = f". '{folder}/environment' && echo $DATABASE_URL && cat \"$DAGSTER_HOME/dagster.yaml\" >/dev/null && twist-dr keys list"
+    done = subprocess.run(
+        ["sh", "-c", script], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "postgresql://user:password@host:5432/database"
+    assert done.stdout.splitlines()[1].endswith("primary")

@@ -101,7 +101,15 @@ class _Copying:
         """Copy to all places at once and give each copy as it is done. One that fails stops no other."""
         with ThreadPoolExecutor(max(1, len(places))) as pool:
             running = {
-                pool.submit(store_copy, self._manifest, folder, repository, form, self._report): (name, form)
+                pool.submit(
+                    store_copy,
+                    self._manifest,
+                    folder,
+                    repository,
+                    form,
+                    self._report,
+                    held_before=self._held_before(name),
+                ): (name, form)
                 for name, (repository, form) in places.items()
             }
             try:
@@ -119,13 +127,27 @@ class _Copying:
                 self._report.stop.set()
                 raise
 
+    def _held_before(self, name: str) -> bool:
+        """Whether the catalog knows good copies on a target."""
+        try:
+            return bool(
+                self._catalog.backups(application=self._manifest.application, target=name, state="checked", limit=1)
+            )
+        except CatalogUnavailable:
+            return False
+
     def raise_failures(self) -> None:
         """Raise ``CopyFailed`` unless all were stored: partial is loud. Retryable when each failure may pass by itself."""
         if self._failures:
-            told = " ".join(f"{name}: {error}" for name, error in sorted(self._failures.items()))
+            # A target's own errors begin with its name.
+            told = " ".join(
+                f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in sorted(self._failures.items())
+            )
+            keys = " or ".join(f"key:{self._manifest.application}/copies/{name}" for name in sorted(self._failures))
             sentence = (
                 f"{self._manifest.backup_id} is missing on {len(self._failures)} of {len(self._failures) + self._stored} storage targets. "
-                f"{told} Then re-execute this run from failure: only these are copied again."
+                f"{told} When that is mended, materialize these copies in the page, or run: dagster asset materialize "
+                f"-m twist_dr.definitions --select '{keys}'"
             )
             passing = all(isinstance(error, TwistDRError) and error.retryable for error in self._failures.values())
             raise CopyFailedForNow(sentence) if passing else CopyFailed(sentence)

@@ -90,7 +90,8 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
             backup_id = _latest(repositories, keyring, report) if config.backup == "latest" else config.backup
             started_at = datetime.now(timezone.utc)
             plan = _plan(settings, context.resources.cluster)
-            result = _verify_first_good(plan, backup_id, repositories, keyring, catalog, report)
+            corrupt: list[str] = []
+            result = _verify_first_good(plan, backup_id, repositories, keyring, catalog, report, corrupt)
             _record(catalog, result, started_at, context.run.run_id)
             check = dg.AssetCheckResult(
                 asset_key=key,
@@ -106,7 +107,13 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                     f"{result.backup_id} from {result.target} is NOT verified: {_some(result.differences)}. "
                     "Make a new backup now, and keep this one until the cause is known."
                 )
-        yield dg.MaterializeResult(asset_key=key, metadata=_metadata(result), check_results=[check])
+            yield dg.MaterializeResult(asset_key=key, metadata=_metadata(result), check_results=[check])
+            if corrupt:
+                keys = " or ".join(f"key:{settings.application}/copies/{name}" for name in corrupt)
+                raise VerificationFailed(
+                    f"{result.backup_id} is verified from {result.target}, but its copy on {', '.join(corrupt)} is bad. Store it anew while "
+                    f"it is the newest: dagster asset materialize -m twist_dr.definitions --select '{keys}'"
+                )
 
     return verify
 
@@ -172,7 +179,9 @@ def _verify_first_good(
     keyring: Keyring,
     catalog: Catalog,
     report: Report,
+    corrupt: list[str],
 ) -> VerificationResult:
+    """The result from the first good copy. Names of targets whose copies are bad are added to ``corrupt``."""
     failures = []
     for repository in repositories:
         name = repository.target.name
@@ -185,9 +194,19 @@ def _verify_first_good(
         except PASSED_OVER as error:
             failures.append(str(error))
             report.warning(f"passed over {name}: {error}")
-            if isinstance(error, CORRUPT):
+            if isinstance(error, CORRUPT) or (
+                isinstance(error, BackupNotFound) and _was_stored(catalog, backup_id, name)
+            ):
+                corrupt.append(name)
                 _mark_corrupt(catalog, backup_id, name, error)
-    raise VerificationFailed(f"No storage target has a good copy of {backup_id}. {' '.join(failures)}")
+    told = " ".join(failure if failure.endswith(".") else f"{failure}." for failure in failures)
+    raise VerificationFailed(f"No storage target has a good copy of {backup_id}. {told}")
+
+
+def _was_stored(catalog: Catalog, backup_id: str, target: str) -> bool:
+    return any(
+        copy.target == target and copy.state in ("stored", "checked", "corrupt") for copy in catalog.copies(backup_id)
+    )
 
 
 def _mark_corrupt(catalog: Catalog, backup_id: str, target: str, error: TwistDRError) -> None:

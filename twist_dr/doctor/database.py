@@ -217,7 +217,7 @@ def _role_passwords(connection: Connection) -> Check[None]:
         yield warning(
             "role passwords",
             f"role {role} may not read the passwords of roles, so backups hold roles without them",
-            f"GRANT SELECT ON pg_authid TO {role};  -- as a superuser; or set the passwords anew after a disaster",
+            f"GRANT SELECT ON pg_authid TO {role};  -- as a superuser, connected to this database; or set the passwords anew after a disaster",
         )
 
 

@@ -112,7 +112,14 @@ def check_remains(staging: StagingArea, reachable: Sequence[Repository], *, all_
             "re-execute the failed run from failure on its page, or make a new backup: "
             "dagster job execute -m twist_dr.definitions -j backup_full",
         )
-    elif not unfinished:
+    waiting = [backup_id for backup_id in sealed if backup_id not in lonely]
+    if waiting:
+        yield warning(
+            "remains",
+            f"{few(waiting)} waits in {staging.root} for a storage target that lacks it",
+            "see which with twist-dr list, mend it, and materialize that copy in the page",
+        )
+    if not (unfinished or sealed):
         yield ok("remains", "nothing left over in staging")
 
 

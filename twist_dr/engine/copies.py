@@ -15,7 +15,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form, write_new
-from twist_dr.errors import CopyFailed, ObjectExists, StorageError
+from twist_dr.errors import CopyFailed, ObjectExists, StorageError, TargetUnavailable
 from twist_dr.storage.base import Digest, Progress, StorageTarget
 
 #: No upload of ours takes so long; what is older was left by a killed run.
@@ -32,10 +32,13 @@ class StoredCopy:
     seconds: float
 
 
-def store_copy(manifest: Manifest, folder: Path, repository: Repository, form: Form, report: Report) -> StoredCopy:
+def store_copy(
+    manifest: Manifest, folder: Path, repository: Repository, form: Form, report: Report, *, held_before: bool = False
+) -> StoredCopy:
     """Store and check every artifact, then the manifest. What is there already and right is not sent again.
 
-    ``folder`` holds the sealed backup. Raises storage errors and ``Cancelled``; then no manifest is there, and the next
+    ``folder`` holds the sealed backup. ``held_before``: the target is known to hold backups, so one that lists none is
+    an empty mount point or was wiped, and is refused. Raises storage errors and ``Cancelled``; then no manifest is there, and the next
     attempt goes on from what was stored.
     """
     begun = time.monotonic()
@@ -46,6 +49,8 @@ def store_copy(manifest: Manifest, folder: Path, repository: Repository, form: F
             raise CopyFailed(
                 f"{target.name} keeps backups as {form.name}, and {manifest.backup_id} was not made in that form; make a new backup."
             )
+    if held_before:
+        _refuse_emptied(repository)
     target.prepare()
     _sweep(target, report)
     total = manifest.stored_bytes(form)
@@ -55,8 +60,24 @@ def store_copy(manifest: Manifest, folder: Path, repository: Repository, form: F
             _put(repository, manifest.backup_id, folder / stored.name, stored.digest, advance, report)
         sealed = (folder / MANIFEST_NAME).read_bytes()
         digest = Digest(len(sealed), hashlib.sha256(sealed).hexdigest())
-        target.put(folder / MANIFEST_NAME, repository.key(manifest.backup_id, MANIFEST_NAME), digest, advance)
+        _put(repository, manifest.backup_id, folder / MANIFEST_NAME, digest, advance, report)
     return StoredCopy(target.name, form, total + digest.size, round(time.monotonic() - begun, 3))
+
+
+def _refuse_emptied(repository: Repository) -> None:
+    # Asked before the target may make its folder: an absent disk must not become a new, empty target.
+    name = repository.target.name
+    try:
+        emptied = not repository.backup_ids()
+    except TargetUnavailable as error:
+        raise TargetUnavailable(
+            f"{name}: it held backups before, and now: {str(error).removeprefix(f'{name}: ')}"
+        ) from error
+    if emptied:
+        raise TargetUnavailable(
+            f"{name}: it held backups before and holds none now; mount its disk or find out who emptied it. "
+            f"If they were removed on purpose, run: twist-dr catalog rebuild --from {name}"
+        )
 
 
 def _sweep(target: StorageTarget, report: Report) -> None:

@@ -111,7 +111,7 @@ def new_key(key_id: str | None = None) -> Key:
     """A fresh random key, named after today unless told otherwise. Raises ``KeyringInvalid`` for a name that is none."""
     if key_id and not _ID.fullmatch(key_id):
         raise KeyringInvalid(f"A key's name is {_ID_WORDS}; choose another name.")
-    return Key(key_id or f"k{datetime.now(timezone.utc):%Y%m%d}", secrets.token_bytes(KEY_BYTES))
+    return Key(key_id or f"k{datetime.now(timezone.utc):%Y%m%d}-{secrets.token_hex(2)}", secrets.token_bytes(KEY_BYTES))
 
 
 def parse_keyring(text: str, source: str) -> Keyring:
@@ -166,7 +166,7 @@ def load_keyring(location: str) -> Keyring:
         return parse_keyring(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise KeyringInvalid(
-            f"There is no keyring {path}; restore it from your copy, or make one with: twist-dr keys new"
+            f"There is no keyring {path}; restore it from your copy (only before the first backup, make one: twist-dr keys new)."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise KeyringInvalid(

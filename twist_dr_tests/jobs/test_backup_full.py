@@ -123,7 +123,7 @@ def test_one_broken_target_stops_no_other_and_fails_the_run(site: Site, tmp_path
         "no_bucket": "failed", "wrong_key": "failed", "unmounted": "failed",
     }  # fmt: skip
     assert "is missing on 3 of 6 storage targets" in outcome.text
-    for word in ("no_bucket:", "wrong_key:", "unmounted:", "re-execute this run from failure"):
+    for word in ("no_bucket:", "wrong_key:", "unmounted:", "dagster asset materialize"):
         assert word in outcome.text
     assert not (tmp_path / "mnt").exists(), "nothing lands under an empty mount point"
     assert "wrong-secret-key" not in outcome.text
@@ -437,3 +437,13 @@ def test_the_latest_backup_to_verify_is_one_with_a_database(site: Site) -> None:
     site.backup(parts="configuration").expect(0)
     site.verify().expect(0)
     assert site.catalog().verifications(whole) != []
+
+
+def test_a_target_that_lost_all_its_backups_is_not_taken_for_a_new_one(site: Site) -> None:
+    site.backup().expect(0)
+    (site.folder / "targets" / "office").rename(site.folder / "unmounted")
+    assert "office: it held backups before" in site.backup().expect(1).text
+    assert not (site.folder / "targets" / "office").exists()
+    (site.folder / "targets" / "office").mkdir()
+    assert "is not on office any more" in site.cli("catalog", "rebuild", "--from", "office").expect(0).text
+    site.backup().expect(0)

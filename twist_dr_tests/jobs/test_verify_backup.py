@@ -81,8 +81,9 @@ def test_a_damaged_copy_is_passed_over_for_the_next_target(site: Site, name: str
     damage, words = DAMAGES[name]
     site.backup().expect(0)
     damage(site)
-    outcome = site.verify().expect(0)
+    outcome = site.verify().expect(1)
     assert "passed over office: " in outcome.text and words in outcome.text
+    assert "is verified from archive, but its copy on office is bad" in outcome.text
     row = site.latest()
     assert row.last_verification is not None and (row.last_verification.target, row.last_verification.verified) == (
         "archive",
@@ -90,6 +91,8 @@ def test_a_damaged_copy_is_passed_over_for_the_next_target(site: Site, name: str
     )
     assert {copy.target: copy.state for copy in row.copies}["office"] == "corrupt"
     assert "office (corrupt)" in site.cli("list").expect(0).text
+    site.materialize("erp", "copies", "office").expect(0)
+    site.verify(target="office").expect(0)
 
 
 def test_when_no_target_has_a_good_copy_the_run_fails_and_says_why_for_each(site: Site) -> None:

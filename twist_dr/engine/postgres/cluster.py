@@ -72,7 +72,11 @@ class Cluster:
         except psycopg.ProgrammingError:
             known = {"port": "none"}
         # A bare @ or / in the password moves the rest of it into host or port, which every message shows.
-        if "@" in known.get("host", "") or not re.fullmatch("[0-9,]*", known.get("port", "")):
+        if (
+            self.url.partition("?")[0].count("@") > 1
+            or "@" in known.get("host", "")
+            or not re.fullmatch("[0-9,]*", known.get("port", ""))
+        ):
             raise DatabaseRefused(
                 "The database's URL is not a PostgreSQL URL; write postgresql://user:password@host:5432/database, and "
                 "in the password %40 for @, %2F for /, %3A for :, %25 for %."
