@@ -64,13 +64,14 @@ def copies_asset(settings: Settings, full_backup: dg.AssetKey) -> dg.AssetsDefin
         with operation(context, retry=True) as report:
             catalog: Catalog = context.resources.catalog
             staging = StagingArea(settings.staging_dir)
-            _adopt(catalog, staging, context.resources.keyring.load(), report)
+            keyring: Keyring = context.resources.keyring.load()
+            _adopt(catalog, staging, keyring, report)
             repositories = {
                 name: Repository(getattr(context.resources, target_resource(name)), settings.application)
                 for name in settings.enabled_targets
             }
             backup_id, own_run = _backup_to_copy(context, catalog, settings)
-            manifest = _staged(backup_id, staging, repositories, context.resources.keyring.load(), report)
+            manifest = _staged(backup_id, staging, repositories, keyring, report)
             chosen = {names[key]: key for key in sorted(context.selected_asset_keys)}
             forms = _forms(settings, manifest, list(chosen), own_run=own_run, report=report)
             copying = _Copying(catalog, manifest, context.run.run_id, report)
