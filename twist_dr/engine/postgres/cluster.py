@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[Any]
 
 _CONNECT_TIMEOUT_SECONDS = 10
+_CANCEL_EVERY_SECONDS = 0.2
 #: Refusals of a server that will answer a little later.
 _PASSING = (
     "starting up",
@@ -234,10 +235,11 @@ class Snapshot:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._counting is not None and self._counting.is_alive():
+        # Asked again and again: a cancel that arrives between two statements is lost.
+        while self._counting is not None and self._counting.is_alive():
             with suppress(Exception):
                 self._connection.cancel_safe()
-            self._counting.join()
+            self._counting.join(_CANCEL_EVERY_SECONDS)
         self._connection.close()
 
     @property
