@@ -24,7 +24,7 @@ class RebuildResult:
 def rebuild_catalog(
     target: StorageTarget, application: str, keyring: Keyring, catalog: Catalog, report: Report
 ) -> RebuildResult:
-    """Record every backup of an application that a target holds. What the catalog knows beside that stays.
+    """Record every backup of an application that a target holds, and copies that it lacks now as deleted. The rest stays.
 
     A copy whose objects are all there with their sizes counts as ``stored``: its bytes were not read. Folders without a
     manifest are no backups and are passed over. Raises storage errors when the target cannot be listed.
@@ -33,9 +33,10 @@ def rebuild_catalog(
     target.prepare()
     recorded = refused = 0
     ids = repository.backup_ids()
-    _note_missing(catalog, repository, {backup_id for backup_id in ids if repository.has_manifest(backup_id)}, report)
+    there = {backup_id for backup_id in ids if repository.has_manifest(backup_id)}
+    _note_missing(catalog, repository, there, report)
     for backup_id in ids:
-        if not repository.has_manifest(backup_id):
+        if backup_id not in there:
             report.info(f"{backup_id} has no manifest: it was never finished")
             continue
         try:
