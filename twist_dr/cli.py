@@ -11,9 +11,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twist_dr import __version__
 from twist_dr.errors import SettingsError, TwistDRError
+from twist_dr.recover.arguments import add_arguments
+
+if TYPE_CHECKING:
+    from twist_dr.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list backups, newest first")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.add_argument("--limit", type=int, default=50, help="how many at most (default: 50)")
+    listing.add_argument("--replaced", action="store_true", help="list what restores replaced and what is kept of it")
     listing.set_defaults(run=_list)
+
+    restores = commands.add_parser("restores", help="the log of restores, newest first; one whole by its id")
+    restores.add_argument("restore", nargs="?", help="latest, or an id")
+    restores.add_argument("--json", action="store_true", help="print JSON")
+    restores.add_argument("--limit", type=int, default=50, help="how many at most (default: 50)")
+    restores.set_defaults(run=_restores)
+
+    settle = commands.add_parser("settle", help="finish or revert a restore that was cut short")
+    settle.set_defaults(run=_settle)
 
     show = commands.add_parser("show", help="show one backup: artifacts, copies, verifications")
     show.add_argument("backup", help="latest, an id, or the beginning of one")
@@ -69,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="target", required=True, metavar="TARGET", help="a storage target of the settings"
     )
     rebuild.set_defaults(run=_rebuild)
+
+    recover = commands.add_parser(
+        "recover", help="list, check and restore with a storage target and the keys alone: no settings, no catalog"
+    )
+    add_arguments(recover)
+    recover.set_defaults(run=_recover, parser=recover)
 
     keys = commands.add_parser("keys", help="the keyring").add_subparsers(required=True, metavar="COMMAND")
     keys.add_parser("list", help="ids and check values of the keys").set_defaults(run=_keys_list)
@@ -111,12 +132,71 @@ def _list(options: argparse.Namespace) -> None:
     from twist_dr.settings import load_settings
 
     settings = load_settings()
+    if options.replaced:
+        _list_replaced(settings, json_wanted=options.json)
+        return
     rows = Catalog(settings.catalog_url).backups(application=settings.application, limit=options.limit)
     print(
         json.dumps([listing.backup_document(row) for row in rows], indent=2)
         if options.json
         else listing.backup_table(rows)
     )
+
+
+def _list_replaced(settings: Settings, *, json_wanted: bool) -> None:
+    from twist_dr import listing
+    from twist_dr.engine.restore.settle import kept
+    from twist_dr.resources.restores import surroundings
+
+    rows = list(kept(surroundings(settings)))
+    print(
+        json.dumps([listing.replaced_document(row) for row in rows], indent=2)
+        if json_wanted
+        else listing.replaced_table(rows)
+    )
+
+
+def _restores(options: argparse.Namespace) -> None:
+    from twist_dr import listing
+    from twist_dr.catalog import Catalog
+    from twist_dr.errors import RestoreError
+    from twist_dr.settings import load_settings
+
+    settings = load_settings()
+    catalog = Catalog(settings.catalog_url)
+    if options.restore is None:
+        rows = catalog.restores(settings.application, limit=options.limit)
+        print(
+            json.dumps([listing.restore_document(row) for row in rows], indent=2)
+            if options.json
+            else listing.restore_table(rows)
+        )
+        return
+    row = (
+        next(iter(catalog.restores(settings.application, limit=1)), None)
+        if options.restore == "latest"
+        else catalog.restore(settings.application, options.restore)
+    )
+    if row is None:
+        raise RestoreError(
+            f"The log of restores has no {options.restore} of {settings.application}; see all with: twist-dr restores"
+        )
+    print(json.dumps(listing.restore_document(row), indent=2) if options.json else listing.restore_page(row))
+
+
+def _settle(options: argparse.Namespace) -> None:
+    from twist_dr.engine.lock import application_lock
+    from twist_dr.engine.progress import Report
+    from twist_dr.engine.restore.settle import settle_interrupted
+    from twist_dr.resources.restores import surroundings
+    from twist_dr.settings import load_settings
+
+    settings = load_settings()
+    report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr))
+    with application_lock(settings.lock_dir, settings.application, "Settling a restore"):
+        told = settle_interrupted(surroundings(settings), report)
+    if not told:
+        print("nothing was cut short")
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -165,6 +245,12 @@ def _rebuild(options: argparse.Namespace) -> int:
         + (f", {result.refused} refused" if result.refused else "")
     )
     return 1 if result.refused else 0
+
+
+def _recover(options: argparse.Namespace) -> int:
+    from twist_dr.recover.commands import run
+
+    return run(options.parser, options)
 
 
 def _keys_list(options: argparse.Namespace) -> None:

@@ -12,7 +12,10 @@ from twist_dr.automation.dead_runs import dead_runs_sensor
 from twist_dr.catalog import Catalog
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.jobs.backups import backup_jobs
+from twist_dr.jobs.cleanup import cleanup_job
+from twist_dr.jobs.restore import restore_job
 from twist_dr.jobs.test_storage_targets import test_storage_targets_job
+from twist_dr.jobs.undo_restore import undo_restore_job
 from twist_dr.resources.keyring import KeyringSource
 from twist_dr.resources.targets import build_targets
 from twist_dr.settings import Settings, load_settings
@@ -26,7 +29,13 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     verification = verification_asset(settings, sorted(copies.keys))
     return dg.Definitions(
         assets=[*sources, full_backup, copies, verification],
-        jobs=[*backup_jobs(settings, full_backup, copies, verification), test_storage_targets_job(settings)],
+        jobs=[
+            *backup_jobs(settings, full_backup, copies, verification),
+            restore_job(settings),
+            undo_restore_job(settings),
+            cleanup_job(settings),
+            test_storage_targets_job(settings),
+        ],
         sensors=[dead_runs_sensor],
         resources={
             "cluster": Cluster(settings.database.url.get_secret_value()),

@@ -104,6 +104,33 @@ class VerificationFailed(BackupError):
     """A restored backup differs from what was recorded when it was taken, or could not be restored."""
 
 
+# -- restores ---------------------------------------------------------------------------------------------------------
+
+
+class RestoreError(TwistDRError):
+    """Base of all errors about restores and their undoing."""
+
+
+class RestoreRefused(RestoreError):
+    """The gate is shut: the message names every reason. Nothing was changed, and nothing fetched."""
+
+
+class RestoreFailed(RestoreError):
+    """The restored database or files are not what the backup recorded, or could not be made. They are removed again; the live system is as it was."""
+
+
+class CutoverFailed(RestoreError):
+    """The restored database could not be switched in. What was live is live again."""
+
+
+class RestoreUndone(RestoreError):
+    """The application was not healthy after the cutover, so what was live before is live again."""
+
+
+class RestoreInterrupted(RestoreError):
+    """A restore was cut short and cannot be finished or reverted now; the message says what is in the way."""
+
+
 # -- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from twist_dr.catalog import BackupRow, CopyRow, SealedBackup, VerificationRow
+from twist_dr.catalog import BackupRow, CopyRow, RestoreRow, SealedBackup, VerificationRow
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.engine.restore.settle import Kept
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -107,12 +108,102 @@ def full_document(row: SealedBackup, verifications: Sequence[VerificationRow]) -
     }
 
 
+def restore_table(rows: Sequence[RestoreRow]) -> str:
+    """The log of restores, one line each."""
+    if not rows:
+        return "no restores yet; plan one with: dagster job execute -m twist_dr.definitions -j restore"
+    head = ("RESTORE", "MODE", "WHEN (UTC)", "BY", "BACKUP", "RESULT", "LOCKED OUT")
+    return table(
+        head,
+        [
+            (
+                row.restore_id,
+                row.kind if row.kind == "undo" else row.mode,
+                _minute(row.started_at),
+                row.who,
+                # An undo has no backup: what it undid stands there.
+                row.backup_id or row.undone_id or "-",
+                _outcome(row),
+                "-" if row.seconds_locked_out is None else human_seconds(row.seconds_locked_out),
+            )
+            for row in rows
+        ],
+    )
+
+
+def restore_page(row: RestoreRow) -> str:
+    """Everything about one restore."""
+    what = row.kind if row.kind == "undo" else f"{row.kind}, {row.mode}"
+    lines = [f"{row.restore_id}  {what}, {_outcome(row)}" + (f", {row.reason}" if row.reason else "")]
+    ended = f"ended {_minute(row.finished_at)} UTC" if row.finished_at else "no end recorded"
+    lines.append(f"begun {_minute(row.started_at)} UTC by {row.who}, {ended}, parts: {', '.join(row.parts) or 'none'}")
+    if row.undone_id is not None:
+        lines.append(f"undoes {row.undone_id}")
+    if row.backup_id is not None:
+        proven = "verified" if row.verified else "NOT verified"
+        lines.append(f"backup {row.backup_id} ({proven}) from {', '.join(row.sources) or 'no storage target'}")
+    if row.kind == "restore":
+        lines.append(f"{row.rows} rows in {row.tables} tables, {row.files} files")
+    if row.database is not None:
+        lines.append(f"database {row.database}")
+    if row.seconds_locked_out is not None:
+        lines.append(f"locked out for {human_seconds(row.seconds_locked_out)}")
+    if row.run_id is not None:
+        lines.append(f"run {row.run_id}")
+    lines += [f"passed over {line}" for line in row.passed_over]
+    lines += [f"kept {line}" for line in row.replaced]
+    if row.seconds:
+        phases = [(phase, human_seconds(spent)) for phase, spent in row.seconds.items()]
+        lines += ["", table(("PHASE", "TOOK"), phases)]
+    told = [row.result] if row.result else []
+    told += [f"error: {row.error}"] if row.error else []
+    return "\n".join([*lines, "", *told] if told else lines)
+
+
+def restore_document(row: RestoreRow) -> dict[str, Any]:
+    """One restore for ``--json``: times in ISO 8601, durations in seconds."""
+    return _plain(asdict(row))
+
+
+def replaced_table(rows: Sequence[Kept]) -> str:
+    """What restores replaced and is kept, one line each."""
+    if not rows:
+        return "nothing is kept"
+    return table(
+        ("RESTORE", "BACKUP", "KEPT UNTIL (UTC)", "REPLACED"),
+        [
+            (
+                row.journal.restore_id,
+                row.journal.backup_id or "-",
+                _minute(row.journal.keep_until) if row.journal.keep_until else "-",
+                str(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def replaced_document(row: Kept) -> dict[str, Any]:
+    """One of them for ``--json``."""
+    return {
+        "restore_id": row.journal.restore_id,
+        "backup_id": row.journal.backup_id,
+        "keep_until": row.journal.keep_until.isoformat() if row.journal.keep_until else None,
+        "database": row.database,
+        "folders": [str(folder) for folder in row.folders],
+    }
+
+
 def _plain(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in document.items()}
 
 
 def _minute(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M}"
+
+
+def _outcome(row: RestoreRow) -> str:
+    return row.state.upper() if row.state == "failed" else row.state
 
 
 def _proof(verification: VerificationRow | None) -> str:

@@ -25,6 +25,7 @@ warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.Beta
 
 RUN_BACKUP = "team:system_run_backup"
 CONFIGURE_BACKUP = "team:system_configure_backup"
+RESTORE_BACKUP = "team:system_restore_backup"
 
 #: No run is ever launched again by itself: a step that may be retried says so.
 RUN_TAGS = {"dagster/max_retries": "0"}

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -39,6 +41,7 @@ _NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 _NAME_WORDS = "a name of at most 40 lower-case letters, digits and '_' that starts with a letter"
 _HTTP_PATTERN = r"^https?://"
 _TABLE_PATTERN = r"^[^.\s]+(\.[^.\s]+)?$"
+_DURATION = re.compile(r"(\d{1,6}) (minute|hour|day|week)s?")
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
@@ -47,12 +50,27 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
     return Path(os.path.normpath(Path(base) / os.path.expanduser(path)))
 
 
+def _duration(value: Any) -> timedelta:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a time such as '12 hours' or '7 days'")
+    return timedelta(**{f"{match[2]}s": int(match[1])})
+
+
+#: A number and a unit, as in ``7 days``.
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
 SettingsPath = Annotated[Path, AfterValidator(_absolute)]
 Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("postgresql://user:password@host:5432/database")
+    return url
 
 
 class DatabaseSettings(_Section):
@@ -64,17 +82,20 @@ class DatabaseSettings(_Section):
     @field_validator("url")
     @classmethod
     def _is_postgres(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("postgresql://user:password@host:5432/database")
-        return url
+        return _postgres_url(url)
 
 
 class DjangoSettings(_Section):
-    """How to call manage.py: ``manage`` is the command, run in ``folder`` with ``environment`` added."""
+    """How to call manage.py: ``manage`` is the command, run in ``folder`` with ``environment`` added.
+
+    ``database_variable``: the environment variable from which the application's settings take the database (its URL or its
+    name). With it, a restored database can be migrated before it is live.
+    """
 
     manage: list[str] = Field(min_length=1)
     folder: SettingsPath
     environment: dict[str, SecretStr] = {}
+    database_variable: str | None = Field(None, min_length=1)
 
 
 class _TargetSettings(_Section):
@@ -171,6 +192,71 @@ class VerificationSettings(_Section):
     scratch: SettingsPath | None = None
 
 
+Command = Annotated[list[str], Field(min_length=1)]
+
+
+class MaintenanceSettings(_Section):
+    """How the application is told that it is down for a moment. Every way that is given is used.
+
+    ``file`` exists while it lasts. ``command_on`` and ``command_off`` are run. ``sql_on`` is run in the live database before
+    it is replaced, ``sql_off`` in the one that is live afterwards.
+    """
+
+    file: SettingsPath | None = None
+    command_on: Command | None = None
+    command_off: Command | None = None
+    sql_on: str | None = None
+    sql_off: str | None = None
+
+    @model_validator(mode="after")
+    def _pairs(self) -> MaintenanceSettings:
+        if (self.command_on is None) != (self.command_off is None) or (self.sql_on is None) != (self.sql_off is None):
+            raise ValueError("command_on and command_off together, and sql_on and sql_off together")
+        return self
+
+
+class HealthSettings(_Section):
+    """How it is seen that the application works: ``url`` answers 200 to 299, ``command`` ends with 0, within ``timeout_seconds``."""
+
+    url: str | None = Field(None, pattern=_HTTP_PATTERN)
+    command: Command | None = None
+    timeout_seconds: float = Field(30, gt=0)
+
+
+class SandboxSettings(_Section):
+    """What is run in sandboxes in the place of ``restore.after_restore_sql`` and ``restore.after_restore_commands``."""
+
+    after_restore_sql: list[str] = []
+    after_restore_commands: list[Command] = []
+
+
+class RestoreSettings(_Section):
+    """How backups are restored.
+
+    ``database_url``: a role that may create and rename databases, where that of ``database.url`` may not. ``jobs``: parallel
+    restore jobs. ``grace_seconds``: how long transactions of the application may go on before they are ended.
+    ``stall_seconds``: a storage target that gives no megabyte for so long is passed over. ``validators``: commands that may
+    refuse a restore. ``after_restore_sql`` and ``after_restore_commands`` are run in the restored database before it is live.
+    """
+
+    database_url: SecretStr | None = None
+    jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
+    grace_seconds: float = Field(10, ge=0)
+    stall_seconds: float = Field(30, gt=0)
+    keep_replaced_for: Duration = timedelta(days=7)
+    maintenance: MaintenanceSettings = MaintenanceSettings()
+    health: HealthSettings = HealthSettings()
+    validators: list[Command] = []
+    after_restore_sql: list[str] = []
+    after_restore_commands: list[Command] = []
+    sandbox: SandboxSettings | None = None
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        return url if url is None else _postgres_url(url)
+
+
 class CatalogSettings(_Section):
     """``url``: SQLAlchemy URL of the index of what happened; SQLite in ``work_dir`` unless set."""
 
@@ -190,6 +276,7 @@ class Settings(_Section):
     encryption: EncryptionSettings
     backup: BackupSettings = BackupSettings()
     verification: VerificationSettings = VerificationSettings()
+    restore: RestoreSettings = RestoreSettings()
     catalog: CatalogSettings = CatalogSettings()
     work_dir: SettingsPath = Field(Path("/var/lib/twist-dr"), validate_default=True)
 
@@ -247,6 +334,16 @@ class Settings(_Section):
     @property
     def lock_dir(self) -> Path:
         return self.work_dir / "locks"
+
+    @property
+    def restores_dir(self) -> Path:
+        """Where the journals of restores lie: what was switched, what is kept, what was cut short."""
+        return self.work_dir / "restores" / self.application
+
+    @property
+    def restore_url(self) -> str:
+        """The URL of the role that restores. A secret."""
+        return (self.restore.database_url or self.database.url).get_secret_value()
 
 
 def settings_file() -> Path:
@@ -383,7 +480,7 @@ def _without_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 _ABSENT = object()
-_SECRET = re.compile(r"url|secret|token|password|key|environment", re.IGNORECASE)
+_SECRET = re.compile(r"url|secret|token|password|key|environment|sql|command", re.IGNORECASE)
 
 
 def _lookup(document: Any, location: tuple[int | str, ...]) -> Any:

@@ -70,6 +70,19 @@ def make_site(server: PostgresServer, folder: Path) -> Site:
     return Site(folder, server.url(name), folder / "media")
 
 
+def make_backed_up_site(server: PostgresServer, folder: Path) -> Site:
+    """A site with one backup on both of its targets. It is made once per server and copied."""
+    template = server.base / "template-site"
+    if not template.exists():
+        template.mkdir()
+        make_site(server, template).backup().expect(0)
+    site = make_site(server, folder)
+    for name in ("targets", "work"):
+        shutil.copytree(template / name, folder / name, symlinks=True, dirs_exist_ok=True)
+    shutil.copyfile(template / "keyring.yaml", site.keyring_path)
+    return site
+
+
 @pytest.fixture
 def site(newest_server: PostgresServer, tmp_path: Path) -> Site:
     """A complete installation against the newest server."""

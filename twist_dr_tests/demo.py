@@ -1,4 +1,4 @@
-"""``make demo`` and ``make ui``: the sample ERP, backed up to two folders and an S3 endpoint, and proven by a restore.
+"""``make demo`` and ``make ui``: the sample ERP, backed up to two folders and an S3 endpoint, proven, restored after an accident, and undone.
 
 Everything lies in ``.demo``, but for the server's data when root starts it (see ``unprivileged.py``). Run again, it goes on with the same database, keys and history.
 """
@@ -14,15 +14,22 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from twist_dr.catalog import Catalog, SealedBackup, VerificationRow
 from twist_dr.engine.keys import Keyring, new_key, save_keyring
 from twist_dr.engine.lock import application_lock
+from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.engine.restore.settle import kept, remove_kept
 from twist_dr.errors import TwistDRError
+from twist_dr.resources.restores import surroundings
 from twist_dr.settings import Settings, load_settings
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
@@ -48,6 +55,7 @@ django:
   manage: [{sys.executable}, {HERE}/erp/manage.py]
   folder: {HERE}/erp
   environment: {{ERP_DATABASE_URL: "${{ERP_DATABASE_URL}}"}}
+  database_variable: ERP_DATABASE_URL
 storage_targets:
   office:
     type: local
@@ -67,7 +75,22 @@ encryption:
   keyring: keyring.yaml
 verification:
   key_tables: [companies_company, billing_invoice, ledger_ledgerentry]
+restore:
+  keep_replaced_for: 1 hour
+  maintenance:
+    file: maintenance
+  # A restored copy must not mail customers a second time.
+  after_restore_sql:
+    - UPDATE outbox_outboxmessage SET sent_at = now() WHERE sent_at IS NULL
 work_dir: work
+"""
+
+
+NEXT = f"""\
+What to do next
+  make ui                     the same application in the web page: lineage, history, launchpad
+  less {DEMO.relative_to(ROOT)}/twist-dr.yaml     the settings that it ran with
+  README.md                   your own first verified backup, in five minutes
 """
 
 
@@ -99,7 +122,7 @@ def sample_application(megabytes: int) -> Iterator[dict[str, str]]:
         }
 
 
-def execute(job: str, environment: Mapping[str, str]) -> float:
+def execute(job: str, environment: Mapping[str, str], config: Mapping[str, Any] | None = None) -> float:
     """Run a job as a script would; returns its seconds. Ends the demo when it fails."""
     log = DEMO / f"{job}.log"
     command = [
@@ -111,7 +134,11 @@ def execute(job: str, environment: Mapping[str, str]) -> float:
         "-j",
         job,
     ]
-    print(f"  $ dagster job execute -m twist_dr.definitions -j {job}", flush=True)
+    if config is not None:
+        run_config = DEMO / f"{job}.yaml"
+        run_config.write_text(yaml.safe_dump({"ops": config}, sort_keys=False))
+        command += ["-c", str(run_config)]
+    print(f"  $ dagster job execute -m twist_dr.definitions -j {job}{f' -c {job}.yaml' if config else ''}", flush=True)
     begun = time.monotonic()
     with log.open("wb") as file:
         status = subprocess.run(
@@ -158,14 +185,6 @@ def summary(
     seconds = {**manifest.durations, "restore": verification.restore_seconds or 0.0}
     lines += ["", "  seconds: " + ", ".join(f"{part} {spent:.2f}" for part, spent in seconds.items())]
     lines.append(f"  whole commands: backup_full {backup_seconds:.1f} s, verify_backup {verify_seconds:.1f} s")
-    lines += [
-        "",
-        "What to do next",
-        "  make ui                     the same application in the web page: lineage, history, launchpad",
-        f"  less {DEMO.relative_to(ROOT)}/twist-dr.yaml     the settings that it ran with",
-        "  README.md                   your own first verified backup, in five minutes",
-        "",
-    ]
     return "\n".join(lines)
 
 
@@ -211,6 +230,41 @@ def run_demo(environment: Mapping[str, str]) -> None:
             "The catalog knows no verified backup, though both jobs succeeded: this is a defect, please report it."
         )
     print(summary(row, row.last_verification, settings, backup_seconds, verify_seconds))
+    print(accident_and_restore(environment, settings, catalog))
+    print(NEXT)
+
+
+def accident_and_restore(environment: Mapping[str, str], settings: Settings, catalog: Catalog) -> str:
+    """Delete the ledger, restore it, and undo that; tells what was live at each step."""
+    for each in kept(surroundings(settings)):
+        if each.journal.keep_until is not None and each.journal.keep_until < datetime.now(timezone.utc):
+            remove_kept(each, surroundings(settings))
+    told = [("before", _entries(settings))]
+    with Cluster(settings.restore_url).connect() as connection:
+        connection.execute("DELETE FROM ledger_ledgerentry")
+    told.append(("somebody deletes the whole ledger", _entries(settings)))
+    config = {"mode": "replace", "reason": "somebody deleted the whole ledger", "confirm": settings.application}
+    spent = execute("restore", environment, {"restore_backup": {"config": config}})
+    told.append((_told("restored", catalog, settings, spent), _entries(settings)))
+    undo = {"reason": "to show that it can be undone", "confirm": settings.application}
+    spent = execute("undo_restore", environment, {"put_back": {"config": undo}})
+    told.append((_told("undone", catalog, settings, spent), _entries(settings)))
+    spent = execute(
+        "undo_restore", environment, {"put_back": {"config": {**undo, "reason": "the ledger is wanted back"}}}
+    )
+    told.append((_told("undone again", catalog, settings, spent), _entries(settings)))
+    return "\n".join(["", f"  {'':<72}{'entries':>8}", *(f"  {what:<72}{count:>8}" for what, count in told), ""])
+
+
+def _told(what: str, catalog: Catalog, settings: Settings, spent: float) -> str:
+    row = catalog.restores(settings.application, limit=1)[0]
+    assert row.seconds_locked_out is not None
+    return f"{what}: application locked out for {human_seconds(row.seconds_locked_out)} (whole command {spent:.1f} s)"
+
+
+def _entries(settings: Settings) -> int:
+    with Cluster(settings.restore_url).connect() as connection:
+        return int(query(connection, "SELECT count(*) FROM ledger_ledgerentry")[0][0])
 
 
 def serve(port: int) -> None:

@@ -16,6 +16,7 @@ import yaml
 from twist_dr.catalog import Catalog, SealedBackup
 from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.resources.targets import build_target
 from twist_dr.settings import Settings, load_settings
@@ -162,6 +163,31 @@ class Site:
 
     def verify(self, **config: str) -> Outcome:
         return self.job("verify_backup", {"verification": {"config": config}} if config else None)
+
+    def restore(self, **config: Any) -> Outcome:
+        return self.job("restore", {"restore_backup": {"config": config}} if config else None)
+
+    def replace(self, **config: Any) -> Outcome:
+        """A restore that cuts over, with all that it insists on, and without the backup before it."""
+        return self.restore(
+            **{"mode": "replace", "reason": "test", "confirm": "erp", "pre_restore_backup": False, "allow_unverified": True,
+               "backup": "latest", **config}
+        )  # fmt: skip
+
+    def undo(self, **config: Any) -> Outcome:
+        return self.job("undo_restore", {"put_back": {"config": {"reason": "test", "confirm": "erp", **config}}})
+
+    def query(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
+        """Rows from the application's database, or from another one of its server."""
+        with Cluster(self.database_url).connect(database) as connection:
+            done = connection.execute(statement.encode())
+            return done.fetchall() if done.description else []
+
+    def databases(self) -> list[str]:
+        """The databases on the server that belong to this application, by what their names add."""
+        name = str(Cluster(self.database_url).parameters["dbname"])
+        rows = self.query("SELECT datname FROM pg_database")
+        return sorted(found.removeprefix(name) for (found,) in rows if found.startswith(name))
 
     def materialize(self, *key: str) -> Outcome:
         """Materialize one asset by itself, as the page's button does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,9 +46,14 @@ def test_every_definition_names_the_permission_that_launching_it_needs(definitio
     allowed = {f"team:system_{right}_backup" for right in ("run", "download", "restore", "configure")}
     for key in graph.materializable_asset_keys:
         assert set(graph.get(key).owners) <= allowed and graph.get(key).owners, key
-    for name in ("backup_full", "verify_backup", "test_storage_targets"):
-        owners = definitions.resolve_job_def(name).owners
-        assert owners and set(owners) <= allowed, name
+    jobs = [job for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")]
+    assert len(jobs) >= 6
+    for job in jobs:
+        assert job.owners and set(job.owners) <= allowed, job.name
+        # Nothing is ever launched again by itself, a restore least of all.
+        assert job.tags["dagster/max_retries"] == "0", job.name
+    assert definitions.resolve_job_def("restore").owners == ["team:system_restore_backup"]
+    assert definitions.resolve_job_def("undo_restore").owners == ["team:system_restore_backup"]
 
 
 def test_run_config_cannot_redirect_a_backup(site: Site) -> None:
@@ -62,11 +68,17 @@ def test_the_launchpad_is_prefilled_with_every_setting(definitions: dg.Definitio
     job = definitions.resolve_job_def("backup_full")
     config = dg.validate_run_config(job, {})
     assert config["ops"]["full_backup"]["config"] == {"label": "manual", "reason": "", "parts": "all", "targets": "all"}
+    restore = dg.validate_run_config(definitions.resolve_job_def("restore"), {})["ops"]["restore_backup"]["config"]
+    assert (restore["mode"], restore["backup"], restore["source"]) == ("plan", "latest-verified", "any")
+    assert (restore["allow_unverified"], restore["pre_restore_backup"], restore["confirm"]) == (False, True, "")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_example_run_configs_are_valid(definitions: dg.Definitions, path: Path) -> None:
-    job = definitions.resolve_job_def(path.name.partition(".")[0])
+    # Each begins with the command that uses it.
+    named = re.search(r"-j (\w+) -c (\S+)", path.read_text())
+    assert named is not None and named[2] == f"deploy/examples/{path.name}"
+    job = definitions.resolve_job_def(named[1])
     assert dg.validate_run_config(job, yaml.safe_load(path.read_text()))
 
 

@@ -3,20 +3,19 @@
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 
 import dagster as dg
 
-from twist_dr.catalog import Catalog, CatalogUnavailable, CopyState
-from twist_dr.engine.copies import StoredCopy, bring_back, store_copy
+from twist_dr.backups import Copying, clear_staging
+from twist_dr.catalog import Catalog
+from twist_dr.engine.copies import StoredCopy, bring_back
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Manifest, open_manifest
-from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository, form_named
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
-from twist_dr.errors import BackupNotFound, CopyFailed, CopyFailedForNow, TwistDRError
+from twist_dr.errors import BackupNotFound, TwistDRError
 from twist_dr.orchestration import RUN_BACKUP, operation
 from twist_dr.settings import Settings
 from twist_dr.storage.base import StorageTarget
@@ -74,119 +73,16 @@ def copies_asset(settings: Settings, full_backup: dg.AssetKey) -> dg.AssetsDefin
             manifest = _staged(backup_id, staging, repositories, keyring, report)
             chosen = {names[key]: key for key in sorted(context.selected_asset_keys)}
             forms = _forms(settings, manifest, list(chosen), own_run=own_run, report=report)
-            copying = _Copying(catalog, manifest, context.run.run_id, report)
+            copying = Copying(catalog, manifest, context.run.run_id, report)
             with staging.using(manifest.backup_id) as folder:
                 for copy in copying.side_by_side(
                     folder, {name: (repositories[name], form) for name, form in forms.items()}
                 ):
                     yield _materialization(chosen[copy.target], copy, manifest, repositories[copy.target].target)
-            _clear_staging(catalog, staging, settings.application, report)
+            clear_staging(catalog, staging, settings.application, report)
             copying.raise_failures()
 
     return copies
-
-
-class _Copying:
-    """Copies in the making, and what became of them."""
-
-    def __init__(self, catalog: Catalog, manifest: Manifest, run_id: str, report: Report) -> None:
-        self._catalog = catalog
-        self._manifest = manifest
-        self._run_id = run_id
-        self._report = report
-        self._failures: dict[str, Exception] = {}
-        self._catalog_error: CatalogUnavailable | None = None
-        self._stored = 0
-
-    def side_by_side(self, folder: Path, places: Mapping[str, tuple[Repository, Form]]) -> Iterator[StoredCopy]:
-        """Copy to all places at once and give each copy as it is done. One that fails stops no other."""
-        with ThreadPoolExecutor(max(1, len(places))) as pool:
-            running = {
-                pool.submit(
-                    store_copy,
-                    self._manifest,
-                    folder,
-                    repository,
-                    form,
-                    self._report,
-                    held_before=self._held_before(name),
-                ): (name, form)
-                for name, (repository, form) in places.items()
-            }
-            try:
-                for future in as_completed(running):
-                    name, form = running[future]
-                    try:
-                        copy = future.result()
-                    # Whatever one target's failure is, a defect of ours included, it is that target's alone.
-                    except Exception as error:
-                        self._note_failure(name, form, error)
-                    else:
-                        self._note(copy)
-                        yield copy
-            except BaseException:
-                self._report.stop.set()
-                raise
-
-    def _held_before(self, name: str) -> bool:
-        """Whether the catalog knows good copies on a target."""
-        try:
-            return bool(
-                self._catalog.backups(application=self._manifest.application, target=name, state="checked", limit=1)
-            )
-        except CatalogUnavailable:
-            return False
-
-    def raise_failures(self) -> None:
-        """Raise ``CopyFailed`` unless all were stored: partial is loud. Retryable when each failure may pass by itself."""
-        if self._failures:
-            # A target's own errors begin with its name.
-            told = " ".join(
-                f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in sorted(self._failures.items())
-            )
-            keys = " or ".join(f"key:{self._manifest.application}/copies/{name}" for name in sorted(self._failures))
-            sentence = (
-                f"{self._manifest.backup_id} is missing on {len(self._failures)} of {len(self._failures) + self._stored} storage targets. "
-                f"{told} When that is mended, materialize these copies in the page, or run: dagster asset materialize "
-                f"-m twist_dr.definitions --select '{keys}'"
-            )
-            passing = all(isinstance(error, TwistDRError) and error.retryable for error in self._failures.values())
-            raise CopyFailedForNow(sentence) if passing else CopyFailed(sentence)
-        if self._catalog_error is not None:
-            # The copies are there, which is what counts; that the index lacks them must not pass as success either.
-            raise self._catalog_error
-
-    def _note(self, copy: StoredCopy) -> None:
-        self._stored += 1
-        self._report.info(
-            f"{copy.target}: {human_bytes(copy.bytes)} stored and checked in {human_seconds(copy.seconds)}"
-        )
-        self._record(copy.target, copy.form, "checked", stored_bytes=copy.bytes, seconds=copy.seconds)
-
-    def _note_failure(self, name: str, form: Form, error: Exception) -> None:
-        self._failures[name] = error
-        self._report.warning(f"{name}: {error}")
-        self._record(name, form, "failed", error=str(error) or type(error).__name__)
-
-    def _record(
-        self,
-        name: str,
-        form: Form,
-        state: CopyState,
-        *,
-        stored_bytes: int | None = None,
-        seconds: float | None = None,
-        error: str | None = None,
-    ) -> None:
-        """An index that does not answer stops no copy."""
-        try:
-            self._catalog.record_copy(
-                self._manifest.backup_id, name, state=state, form=form.name,
-                stored_bytes=stored_bytes, seconds=seconds, error=error, run_id=self._run_id,
-            )  # fmt: skip
-        except CatalogUnavailable as unavailable:
-            self._catalog_error = unavailable
-            self._report.warning(str(unavailable))
 
 
 def _backup_to_copy(context: dg.AssetExecutionContext, catalog: Catalog, settings: Settings) -> tuple[str, bool]:
@@ -277,22 +173,3 @@ def _adopt(catalog: Catalog, staging: StagingArea, keyring: Keyring, report: Rep
             for name, form in manifest.storage_targets.items():
                 catalog.record_copy(backup_id, name, state="pending", form=form)
             report.info(f"{backup_id} lay whole in staging and was not recorded; it is now")
-
-
-def _clear_staging(catalog: Catalog, staging: StagingArea, application: str, report: Report) -> None:
-    """Remove from staging what every target has, and what a newer backup has overtaken.
-
-    The newest that some target lacks stays, for the next attempt; older ones would fill the disk while a target is gone
-    for days. A backup that no target holds stays: nothing else has it.
-    """
-    try:
-        rows = {backup_id: catalog.backup(application, backup_id) for backup_id in staging.sealed()}
-    except CatalogUnavailable as unavailable:
-        report.warning(str(unavailable))
-        return
-    held = {backup_id for backup_id, row in rows.items() if row and any(copy.state == "checked" for copy in row.copies)}
-    for backup_id in held:
-        row = rows[backup_id]
-        overtaken = any(newer > backup_id for newer in held)
-        if row is not None and (row.complete or overtaken) and staging.remove(backup_id):
-            report.info(f"removed {backup_id} from staging")

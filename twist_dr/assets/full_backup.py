@@ -2,18 +2,15 @@
 
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
-import getpass
-import os
-import socket
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.catalog import Catalog, SealedBackup
-from twist_dr.engine.backup import ALL_PARTS, BackupPlan, take_full_backup
+from twist_dr.backups import plan_backup, record_sealed
+from twist_dr.catalog import Catalog
+from twist_dr.engine.backup import ALL_PARTS, take_full_backup
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import Manifest, Part
 from twist_dr.engine.progress import human_bytes
@@ -21,7 +18,7 @@ from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import BackupError
 from twist_dr.orchestration import RUN_BACKUP, operation
-from twist_dr.settings import DjangoSettings, Settings
+from twist_dr.settings import Settings
 
 
 class FullBackupConfig(dg.Config):
@@ -69,31 +66,12 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
             catalog: Catalog = context.resources.catalog
             keyring = context.resources.keyring.load()
             staging = StagingArea(settings.staging_dir)
-            last = _comparable(catalog.latest(application=settings.application), parts, targets)
-            plan = BackupPlan(
-                application=settings.application,
-                targets=targets,
-                app_version=settings.app_version,
-                git_revision=_git_revision(settings.django),
-                label=config.label,
-                reason=config.reason,
-                who=_who(),
-                parts=parts,
-                media=settings.media,
-                configuration=settings.configuration,
-                client_tools=settings.database.client_tools,
-                compression_level=settings.backup.compression_level,
-                compression_threads=settings.backup.compression_threads,
-                last_stored_bytes=last.staged_bytes if last else None,
-                last_plain_bytes={artifact.name: artifact.size for artifact in last.manifest.artifacts} if last else {},
-                last_files=last.manifest.files if last else {},
+            plan = plan_backup(
+                settings, catalog, label=config.label, reason=config.reason, parts=parts, targets=targets
             )
             with application_lock(settings.lock_dir, settings.application, "A backup"):
                 manifest = take_full_backup(plan, context.resources.cluster, keyring, staging, report)
-            sealed = (staging.folder(manifest.backup_id) / "manifest.json").read_bytes()
-            catalog.record_backup(manifest, sealed, run_id=context.run.run_id)
-            for name, form in targets.items():
-                catalog.record_copy(manifest.backup_id, name, state="pending", form=form.name)
+            record_sealed(catalog, staging, manifest, run_id=context.run.run_id)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=_metadata(manifest),
@@ -108,22 +86,6 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
         )
 
     return full_backup
-
-
-def _comparable(last: SealedBackup | None, parts: Sequence[Part], targets: Mapping[str, Form]) -> SealedBackup | None:
-    """The last backup, if what it took says something about this one: as many parts, and as many stored forms."""
-    if last is None or not set(parts) <= set(last.manifest.parts):
-        return None
-    return last if len(set(last.manifest.storage_targets.values())) == len(set(targets.values())) else None
-
-
-def _who() -> str:
-    """The user and host; a container's user may have no name."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:
@@ -145,19 +107,6 @@ def _chosen_parts(wanted: str) -> list[Part]:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _git_revision(django: DjangoSettings | None) -> str | None:
-    """The application's commit, where its code is a git checkout."""
-    if django is None:
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", django.folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
@@ -11,18 +12,20 @@ from sqlalchemy import ColumnElement, Connection, exists, insert, select
 from twist_dr.catalog import queries
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.location import parse_location
-from twist_dr.catalog.models import Backup, Copy, TargetTest, Verification
+from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification
 from twist_dr.catalog.rows import (
     BackupRow,
     CopyRow,
     CopyState,
+    RestoreRow,
+    RestoreState,
     SealedBackup,
     TargetTestRow,
     VerificationRow,
     VerificationState,
 )
 from twist_dr.catalog.upserts import upsert
-from twist_dr.engine.manifest import Kind, Label, Manifest
+from twist_dr.engine.manifest import Kind, Label, Manifest, Part
 from twist_dr.errors import BackupError, BackupNotFound
 
 #: Candidates that a message names.
@@ -179,6 +182,16 @@ class Catalog:
         with self._database.writing() as connection:
             connection.execute(insert(TargetTest).values(values))
 
+    def record_restore(self, row: RestoreRow) -> None:
+        """Record a restore as far as it has come, in the place of what was recorded of it before."""
+        values = asdict(row)
+        for name in ("reason", "result", "error"):
+            values[name] = None if values[name] is None else _one_line(values[name])
+        for name in ("passed_over", "replaced"):
+            values[name] = [_one_line(line) for line in values[name]]
+        with self._database.writing() as connection:
+            upsert(connection, Restore, values, key=("restore_id",))
+
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def backups(
@@ -239,6 +252,31 @@ class Catalog:
         """The newest backup of a kind, whatever became of its copies."""
         with self._database.reading() as connection:
             return queries.newest(connection, Backup.application == application, Backup.kind == kind)
+
+    def latest_verified(self, application: str, *, part: Part | None = None) -> SealedBackup | None:
+        """The newest full backup whose last verification found it good; with ``part``, of those that have it."""
+        with self._database.reading() as connection:
+            return queries.newest(
+                connection, Backup.application == application, Backup.kind == "full", queries.proven(part)
+            )
+
+    def restores(
+        self, application: str, *, limit: int | None = None, state: RestoreState | None = None
+    ) -> list[RestoreRow]:
+        """The log of restores, newest first."""
+        conditions: list[ColumnElement[bool]] = [Restore.application == application]
+        if state is not None:
+            conditions.append(Restore.state == state)
+        with self._database.reading() as connection:
+            return queries.restores(connection, *conditions, limit=limit)
+
+    def restore(self, application: str, restore_id: str) -> RestoreRow | None:
+        """One restore."""
+        with self._database.reading() as connection:
+            found = queries.restores(
+                connection, Restore.application == application, Restore.restore_id == restore_id, limit=1
+            )
+        return found[0] if found else None
 
     def backup_of_run(self, run_id: str) -> SealedBackup | None:
         """The backup that a Dagster run made."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from twist_dr.catalog.rows import CopyState, VerificationState
+from twist_dr.catalog.rows import CopyState, RestoreKind, RestoreMode, RestoreState, VerificationState
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -154,3 +154,36 @@ class TargetTest(Base):
     capabilities: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None] = mapped_column(Text)
     seconds: Mapped[float]
+
+
+class Restore(Base):
+    """See ``RestoreRow``. No foreign key to the backup: the log outlives it, and a restore needs no catalog that knows it."""
+
+    __tablename__ = "restores"
+    __table_args__ = (Index("ix_restores_list", "application", "started_at"),)
+
+    restore_id: Mapped[str] = mapped_column(_BackupId, primary_key=True)
+    application: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[RestoreKind] = mapped_column(String(16))
+    mode: Mapped[RestoreMode] = mapped_column(String(16))
+    who: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    backup_id: Mapped[str | None] = mapped_column(_BackupId)
+    undone_id: Mapped[str | None] = mapped_column(_BackupId)
+    sources: Mapped[tuple[str, ...]] = mapped_column(Lines)
+    passed_over: Mapped[tuple[str, ...]] = mapped_column(Lines)
+    verified: Mapped[bool]
+    parts: Mapped[tuple[str, ...]] = mapped_column(Lines)
+    tables: Mapped[int] = mapped_column(BigInteger)
+    rows: Mapped[int] = mapped_column(BigInteger)
+    files: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[RestoreState] = mapped_column(String(16))
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    seconds: Mapped[dict[str, float]] = mapped_column(JSON)
+    seconds_locked_out: Mapped[float | None]
+    database: Mapped[str | None] = mapped_column(Text)
+    replaced: Mapped[tuple[str, ...]] = mapped_column(Lines)
+    result: Mapped[str] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+    run_id: Mapped[str | None] = mapped_column(String(64))

@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Text, case, cast, exists, false, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from twist_dr.catalog.models import Backup, Copy, TargetTest, Verification
+from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification
 from twist_dr.catalog.rows import (
     BackupRow,
     CopyRow,
     CopyState,
+    RestoreRow,
     SealedBackup,
     TargetTestRow,
     VerificationRow,
 )
+from twist_dr.engine.manifest import Part
 
 #: Ids in one statement; SQLite takes 999 parameters in its oldest builds.
 _AT_ONCE = 500
@@ -32,6 +34,7 @@ def _columns(model: type[Any], row: type[Any], *, without: Sequence[str] = ()) -
 _COPY = _columns(Copy, CopyRow)
 _VERIFICATION = _columns(Verification, VerificationRow)
 _TARGET_TEST = _columns(TargetTest, TargetTestRow)
+_RESTORE = _columns(Restore, RestoreRow)
 _BACKUP = _columns(Backup, BackupRow, without=("copies", "last_verification"))
 
 
@@ -102,6 +105,31 @@ def latest_target_tests(connection: Connection) -> list[TargetTestRow]:
     latest = select(func.max(TargetTest.id)).group_by(TargetTest.target)
     query = select(*_TARGET_TEST).where(TargetTest.id.in_(latest)).order_by(TargetTest.target)
     return [TargetTestRow(*row) for row in connection.execute(query)]
+
+
+def restores(connection: Connection, *conditions: ColumnElement[bool], limit: int | None) -> list[RestoreRow]:
+    """The log of restores, newest first."""
+    query = (
+        select(*_RESTORE).where(*conditions).order_by(Restore.started_at.desc(), Restore.restore_id.desc()).limit(limit)
+    )
+    return [RestoreRow(*row) for row in connection.execute(query)]
+
+
+def proven(part: Part | None) -> ColumnElement[bool]:
+    """The condition that a backup's last verification found it good, and that it has ``part``, if given."""
+    last = (
+        select(Verification.state)
+        .where(Verification.backup_id == Backup.backup_id)
+        .order_by(Verification.started_at.desc(), Verification.id.desc())
+        .limit(1)
+        .correlate(Backup)
+        .scalar_subquery()
+    )
+    good = last == "verified"
+    if part is None:
+        return good
+    # Parts are a short JSON list of fixed words, so its text tells. They stand in no index: CASE reads them of the proven alone.
+    return case((good, cast(Backup.parts, Text).like(f'%"{part}"%')), else_=false())
 
 
 def _last_verifications(connection: Connection, backup_ids: Sequence[str]) -> dict[str, VerificationRow]:

@@ -15,6 +15,10 @@ from twist_dr.errors import ManifestInvalid
 
 CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "deleted"]
 VerificationState = Literal["verified", "unverified"]
+RestoreKind = Literal["restore", "undo"]
+RestoreMode = Literal["plan", "sandbox", "replace", "schema"]
+#: ``undone``: the application was not healthy afterwards, and it was taken back at once.
+RestoreState = Literal["running", "done", "refused", "failed", "undone"]
 
 
 @dataclass(frozen=True)
@@ -126,3 +130,39 @@ class TargetTestRow:
     capabilities: dict[str, Any] | None
     error: str | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class RestoreRow:
+    """One line of the log of restores: a restore, or the undoing of one (``undone_id``).
+
+    ``verified``: whether the backup was known to be good. ``sources``: storage targets that were read; ``passed_over``: a sentence
+    for each that was not good. ``seconds`` by phase. ``database``: the one that was made, or that is live now; ``replaced``: what was
+    kept, a database and folders. ``finished_at`` is None while it goes on, and for one that was killed.
+    """
+
+    restore_id: str
+    application: str
+    kind: RestoreKind
+    mode: RestoreMode
+    who: str
+    reason: str
+    backup_id: str | None
+    undone_id: str | None
+    sources: tuple[str, ...]
+    passed_over: tuple[str, ...]
+    verified: bool
+    parts: tuple[str, ...]
+    tables: int
+    rows: int
+    files: int
+    state: RestoreState
+    started_at: datetime
+    finished_at: datetime | None
+    seconds: dict[str, float]
+    seconds_locked_out: float | None
+    database: str | None
+    replaced: tuple[str, ...]
+    result: str
+    error: str | None
+    run_id: str | None

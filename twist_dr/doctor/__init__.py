@@ -25,6 +25,7 @@ from twist_dr.doctor.machine import (
     check_system_clock,
     check_work_folder,
 )
+from twist_dr.doctor.restores import check_interrupted, check_kept, check_restore_rights, check_restore_settings
 from twist_dr.doctor.targets import TargetPlace, check_places, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_verification
 from twist_dr.engine.backup import first_backup_room
@@ -32,6 +33,7 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
 from twist_dr.errors import TwistDRError
+from twist_dr.resources.restores import surroundings
 from twist_dr.storage.base import StorageTarget
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class _Examination:
         yield from self._room()
         yield from guarded("targets", self._targets_and_keys())
         yield from guarded("catalog", self._catalog())
+        yield from self._restores()
         yield from guarded("dagster", check_dagster_home(self._environment))
 
     def _database(self) -> Iterator[Finding]:
@@ -110,6 +113,16 @@ class _Examination:
         django, applied = settings.django, seen.migrations if seen else None
         variables = {name: value.get_secret_value() for name, value in django.environment.items()}
         yield from guarded("django", check_django(django.manage, django.folder, variables, applied))
+
+    def _restores(self) -> Iterator[Finding]:
+        settings = self._settings
+        around = surroundings(settings)
+        yield from guarded("restores", check_interrupted(around, settings.lock_dir, settings.application))
+        can_migrate = settings.django is None or settings.django.database_variable is not None
+        yield from guarded("restore settings", check_restore_settings(around, settings.media, can_migrate=can_migrate))
+        if self._seen is not None:
+            yield from guarded("replaced", check_kept(around))
+            yield from guarded("restore rights", check_restore_rights(around))
 
     def _room(self) -> Iterator[Finding]:
         settings, seen, media = self._settings, self._seen, self._media
@@ -163,7 +176,7 @@ class _Examination:
 
 def _secrets(settings: Settings) -> Iterator[str]:
     """Every secret of the settings, and the passwords inside those that are URLs."""
-    whole = [settings.database.url, settings.verification.server, settings.catalog.url]
+    whole = [settings.database.url, settings.restore.database_url, settings.verification.server, settings.catalog.url]
     for target in settings.storage_targets.values():
         if target.type == "s3":
             whole += [target.secret_access_key, target.session_token]

@@ -15,7 +15,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, BinaryIO
 
 from twist_dr.engine.chunks import read_chunks
@@ -316,7 +316,7 @@ def read_archive(stream: BinaryIO, what: str) -> Iterator[tuple[tarfile.TarInfo,
     links: set[str] = set()
     try:
         with tarfile.open(
-            fileobj=stream, mode="r|", tarinfo=_StrictTarInfo, encoding="utf-8", errors="surrogateescape"
+            fileobj=stream, mode="r|", bufsize=CHUNK, tarinfo=_StrictTarInfo, encoding="utf-8", errors="surrogateescape"
         ) as archive:
             while (member := archive.next()) is not None:
                 # tarfile keeps every member it has read, and media may have millions.
@@ -341,8 +341,9 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> None:
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
+    # As strings: PurePosixPath would take a third of the time of reading a million small files.
+    parts = [part for part in member.name.split("/") if part not in ("", ".")]
+    if member.name.startswith("/") or ".." in parts or not parts:
         raise ArchiveInvalid(
             f"{what} has an entry that leads outside ({member.name!r}) and was not made by twist-dr; do not restore it."
         )
@@ -350,12 +351,12 @@ def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> No
         raise ArchiveInvalid(
             f"{what} has an entry of a kind that backups do not hold ({member.name!r}); do not restore it."
         )
-    if any(str(each) in links for each in (path, *path.parents)):
+    if links and any("/".join(parts[:depth]) in links for depth in range(1, len(parts) + 1)):
         raise ArchiveInvalid(
             f"{what} has an entry in the place of a link or below one ({member.name!r}) and was not made by twist-dr; do not restore it."
         )
     if member.issym():
-        links.add(str(path))
+        links.add("/".join(parts))
 
 
 def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tuple[int, list[str]]:
@@ -375,8 +376,13 @@ def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tupl
             ]
         digest = hashlib.sha256()
         if content is not None:
-            for chunk in read_chunks(content):  # type: ignore[arg-type]
-                digest.update(chunk)
+            try:
+                for chunk in read_chunks(content):  # type: ignore[arg-type]
+                    digest.update(chunk)
+            except tarfile.TarError as error:  # cut off inside a file
+                raise ArchiveInvalid(
+                    f"{what} is damaged ({error}); take the backup from another storage target."
+                ) from error
         elif member.issym():
             digest.update(os.fsencode(member.linkname))
         if entry.sha256 is not None and entry.sha256 != digest.hexdigest():

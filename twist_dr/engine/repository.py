@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from twist_dr.engine.chunks import counted, hashed, prefetch, read_chunks
 from twist_dr.engine.compression import decompress
@@ -23,9 +24,12 @@ from twist_dr.engine.manifest import (
     is_backup_id,
     open_manifest,
 )
+from twist_dr.engine.patience import bounded, watched
 from twist_dr.engine.streams import Form, write_new
 from twist_dr.errors import BackupNotFound, ManifestInvalid, ObjectCorrupt, ObjectMissing
 from twist_dr.storage.base import Progress, StorageTarget, no_progress
+
+T = TypeVar("T")
 
 _FORMS = {form.name: form for form in (Form(c, e) for c in ("zstd", "gzip", "none") for e in (True, False))}
 
@@ -37,10 +41,15 @@ def form_named(name: str) -> Form | None:
 
 @dataclass(frozen=True)
 class Repository:
-    """One application's backups on one target."""
+    """One application's backups on one target.
+
+    ``patience``: seconds without an answer, or without a megabyte, after which reading raises ``TargetUnavailable``. None
+    waits as long as the target itself does.
+    """
 
     target: StorageTarget
     application: str
+    patience: float | None = None
 
     def key(self, backup_id: str, name: str) -> str:
         return f"{self.application}/backups/{backup_id}/{name}"
@@ -59,9 +68,13 @@ class Repository:
 
     def manifest_bytes(self, backup_id: str) -> bytes:
         """Raises ``BackupNotFound`` when there is none."""
-        try:
+
+        def read() -> bytes:
             with self.target.open(self.key(backup_id, MANIFEST_NAME)) as stream:
-                data = stream.read(MOST_BYTES + 1)
+                return stream.read(MOST_BYTES + 1)
+
+        try:
+            data = self._bounded(read)
         except ObjectMissing:
             raise BackupNotFound(
                 f"{self.target.name} holds no backup {backup_id} of {self.application}; see what there is with: twist-dr list"
@@ -85,7 +98,8 @@ class Repository:
     def held(self, manifest: Manifest) -> dict[str, tuple[Form, ArtifactForm]]:
         """By artifact, the form in which this target holds it. Raises ``ObjectMissing`` or ``ObjectCorrupt`` when it is not all here."""
         prefix = self.key(manifest.backup_id, "")
-        sizes = {found.key.removeprefix(prefix): found.size for found in self.target.list(prefix.rstrip("/"))}
+        found = self._bounded(lambda: list(self.target.list(prefix.rstrip("/"))))
+        sizes = {each.key.removeprefix(prefix): each.size for each in found}
         return {artifact.name: self._held_form(manifest, artifact, sizes) for artifact in manifest.artifacts}
 
     def _held_form(self, manifest: Manifest, artifact: Artifact, sizes: dict[str, int]) -> tuple[Form, ArtifactForm]:
@@ -119,11 +133,19 @@ class Repository:
         assert artifact is not None
         what = self._place(manifest.backup_id, stored.name)
         key = keyring.find(manifest.key.id, manifest.key.check_value)
-        with self.target.open(self.key(manifest.backup_id, stored.name)) as stream:
-            chunks = prefetch(hashed(counted(read_chunks(stream), progress), stored.digest, what))
-            if form.encrypted:
-                chunks = decrypt(chunks, key, associated_data(manifest.application, manifest.backup_id, name), what)
-            yield from hashed(prefetch(decompress(chunks, form.compression, what)), artifact.digest, what)
+
+        def stored_chunks() -> Iterator[bytes]:
+            with self.target.open(self.key(manifest.backup_id, stored.name)) as stream:
+                yield from hashed(counted(read_chunks(stream), progress), stored.digest, what)
+
+        patience = self.patience
+        chunks = prefetch(stored_chunks()) if patience is None else watched(stored_chunks, patience, what)
+        if form.encrypted:
+            chunks = decrypt(chunks, key, associated_data(manifest.application, manifest.backup_id, name), what)
+        yield from hashed(prefetch(decompress(chunks, form.compression, what)), artifact.digest, what)
+
+    def _bounded(self, call: Callable[[], T]) -> T:
+        return call() if self.patience is None else bounded(call, self.patience, self.target.name)
 
     def read_small(self, manifest: Manifest, name: str, keyring: Keyring) -> bytes:
         """A small artifact whole. Nothing is given before all of it was checked."""

@@ -14,21 +14,14 @@ from twist_dr.engine.archive import compare_archive, read_index
 from twist_dr.engine.chunks import buffered
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest, PostgresFacts
-from twist_dr.engine.postgres.cluster import (
-    Cluster,
-    count_rows,
-    named_errors,
-    query,
-    read_extensions,
-    read_migrations,
-    read_tables,
-)
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, restoring_major, scratch_server
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
-from twist_dr.engine.progress import LOG_EVERY_SECONDS, Report, human_bytes, human_seconds
+from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.scratch_folder import ScratchFolder, left_over
 from twist_dr.errors import ProcessFailed, StagingFull
@@ -39,12 +32,6 @@ if TYPE_CHECKING:
 #: How much more room than the sizes say is asked for.
 _ROOM_FACTOR = 1.2
 _FETCHED = "fetched-"
-#: Tables counted between two looks at the clock.
-_COUNT_AT_ONCE = 20
-_UNLOGGED = """
-    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relpersistence = 'u' AND c.relkind = 'r'
-"""
 
 
 @dataclass(frozen=True)
@@ -167,7 +154,7 @@ class _Verification:
                 self._result.notes += place.notes
                 self._restore(place, dump, facts.database_size)
                 with self._result.timed("compare"), place.connect() as connection:
-                    self._compare(connection, facts)
+                    self._compare(connection)
 
     def _place(self, facts: PostgresFacts, roles: bytes) -> RestorePlace:
         plan = self._plan
@@ -206,51 +193,12 @@ class _Verification:
                     ) from error
                 self._result.differences.append(f"database.dump: {error}")
 
-    def _compare(self, connection: Connection, facts: PostgresFacts) -> None:
-        """Compare what was restored with what the manifest records.
-
-        Not compared: the rows of tables that belong to an extension, including those that it marked with
-        pg_extension_config_dump, which a dump holds in part (the rows that its condition selects).
-        """
-        result, manifest = self._result, self._manifest
-        with named_errors("to compare the restored database"):
-            counts = self._count(connection, facts)
-            result.differences += _compare_rows(manifest.tables, counts)
-            objects = query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]
-            if objects != manifest.large_objects:
-                result.differences.append(
-                    f"large objects: {objects} restored where {manifest.large_objects} were recorded"
-                )
-            if read_migrations(connection) != manifest.migrations:
-                result.differences.append("django_migrations: other migrations are applied than were recorded")
-            restored = {extension.name: extension.version for extension in read_extensions(connection)}
-        for extension in facts.extensions:
-            if extension.name not in restored:
-                result.differences.append(f"extension {extension.name} is missing after the restore")
-            elif restored[extension.name] != extension.version:
-                result.notes.append(
-                    f"extension {extension.name}: {restored[extension.name]} here, {extension.version} where it was backed up"
-                )
-        for table in self._plan.key_tables:
-            label = table if "." in table else f"public.{table}"
-            if not counts.get(label):
-                result.differences.append(f"key table {label} is {'empty' if label in counts else 'missing'}")
-        result.tables, result.rows = len(counts), sum(counts.values())
-
-    def _count(self, connection: Connection, facts: PostgresFacts) -> dict[str, int]:
-        tables = read_tables(connection)
-        if facts.in_recovery:
-            # A standby has no rows of unlogged tables, so none were recorded; the dump makes them, empty.
-            unlogged = {name for (name,) in query(connection, _UNLOGGED)}
-            tables = [table for table in tables if table.label not in unlogged]
-        counts: dict[str, int] = {}
-        told = time.monotonic()
-        for start in range(0, len(tables), _COUNT_AT_ONCE):
-            if time.monotonic() - told >= LOG_EVERY_SECONDS:
-                told = time.monotonic()
-                self._report.info(f"comparing: rows of {len(counts)} of {len(tables)} tables are counted")
-            counts.update(count_rows(connection, tables[start : start + _COUNT_AT_ONCE]))
-        return counts
+    def _compare(self, connection: Connection) -> None:
+        result = self._result
+        found = compare_database(connection, self._manifest, self._report, key_tables=self._plan.key_tables)
+        result.differences += found.differences
+        result.notes += found.notes
+        result.tables, result.rows = found.tables, found.rows
 
 
 def verification_base(scratch: Path, *, server_here: bool) -> Path:
@@ -274,14 +222,3 @@ def need_verification_room(base: Path, dump_size: int, database_size: int) -> No
             f"The verification needs about {human_bytes(wanted)} in {base}, and {human_bytes(free)} are free; "
             "free room there or set verification.scratch to a larger disk."
         )
-
-
-def _compare_rows(recorded: dict[str, int], restored: dict[str, int]) -> list[str]:
-    differences = []
-    for table, rows in sorted(recorded.items()):
-        if table not in restored:
-            differences.append(f"table {table} is missing after the restore ({rows} rows were recorded)")
-        elif restored[table] != rows:
-            differences.append(f"table {table}: {restored[table]} rows restored where {rows} were recorded")
-    differences += [f"table {table} was restored but not recorded" for table in sorted(set(restored) - set(recorded))]
-    return differences

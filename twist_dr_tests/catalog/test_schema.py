@@ -20,15 +20,15 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 import twist_dr.catalog
 from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
 from twist_dr.catalog.models import Base
-from twist_dr_tests.catalog.examples import record
+from twist_dr_tests.catalog.examples import NIGHT, record
 from twist_dr_tests.catalog.test_asking import counted_statements
 
 _SECOND = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -59,9 +59,9 @@ def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def arrive(then: str = "pass", recreate: str = "auto") -> None:
         scripts = tmp_path / "future"
         shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
-        (scripts / "versions" / "0002_colour.py").write_text(_SECOND.format(then=then, recreate=recreate))
+        (scripts / "versions" / "0003_colour.py").write_text(_SECOND.format(then=then, recreate=recreate))
         monkeypatch.setattr(schema, "SCRIPTS", str(scripts))
-        monkeypatch.setattr(schema, "HEAD", "0002")
+        monkeypatch.setattr(schema, "HEAD", "0003")
 
     return arrive
 
@@ -120,15 +120,20 @@ def _use(url: str, number: int, barrier: Barrier) -> None:
         catalog.backups(application="erp")
 
 
-def test_many_processes_start_and_write_at_once(url: str) -> None:
+def _many_at_once(url: str) -> None:
+    """Six processes record the backups of six nights."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(6)
-    processes = [context.Process(target=_use, args=(url, number, barrier)) for number in range(6)]
+    processes = [context.Process(target=_use, args=(url, number, barrier)) for number in range(1, 7)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 6
+
+
+def test_many_processes_start_and_write_at_once(url: str) -> None:
+    _many_at_once(url)
     assert [row.complete for row in Catalog(url).backups(application="erp")] == [True] * 6
     assert version(url) == schema.HEAD
 
@@ -139,7 +144,44 @@ def test_older_catalog_is_upgraded_and_keeps_its_rows(url: str, future: Any) -> 
     # On SQLite this migration makes the table anew, which must not take the copies along.
     future(recreate="always" if url.startswith("sqlite") else "never")
     (row,) = Catalog(url).backups(application="erp")
-    assert (row.backup_id, len(row.copies), version(url)) == (backup_id, 1, "0002")
+    assert (row.backup_id, len(row.copies), version(url)) == (backup_id, 1, "0003")
+
+
+@pytest.fixture
+def of_the_first_version(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A backup with a copy and a verification, in a catalog that was made when there was one migration only; its id."""
+    scripts = tmp_path / "past"
+    shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
+    (scripts / "versions" / "0002_restores.py").unlink()
+    with monkeypatch.context() as past:
+        past.setattr(schema, "SCRIPTS", str(scripts))
+        past.setattr(schema, "HEAD", "0001")
+        catalog = Catalog(url)
+        backup_id = record(catalog)
+        catalog.record_copy(backup_id, "nas", state="checked", form="zstd")
+        catalog.record_verification(backup_id, "nas", state="verified", started_at=NIGHT, seconds=1)
+        with pytest.raises(CatalogUnavailable, match="restores"):
+            catalog.restores("erp")
+    assert version(url) == "0001"
+    return backup_id
+
+
+def test_catalog_of_the_first_version_gets_the_log_of_restores_and_keeps_its_rows(
+    url: str, of_the_first_version: str
+) -> None:
+    assert Catalog(url).restores("erp") == []
+    (row,) = Catalog(url).backups(application="erp")
+    assert (row.backup_id, len(row.copies), version(url)) == (of_the_first_version, 1, "0002")
+    assert Catalog(url).latest_verified("erp") == Catalog(url).backup("erp", of_the_first_version)
+
+
+def test_catalog_of_the_first_version_is_brought_up_to_date_by_many_processes_at_once(
+    url: str, of_the_first_version: str
+) -> None:
+    _many_at_once(url)
+    rows = Catalog(url).backups(application="erp")
+    assert len(rows) == 7 and rows[-1].backup_id == of_the_first_version and all(row.complete for row in rows)
+    assert (Catalog(url).restores("erp"), version(url)) == ([], "0002")
 
 
 def test_upgrade_that_fails_leaves_everything_as_it_was(url: str, future: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +190,7 @@ def test_upgrade_that_fails_leaves_everything_as_it_was(url: str, future: Any, m
     with pytest.raises(CatalogUnavailable, match="nothing_of_this_name"):
         Catalog(url).target_tests()
     monkeypatch.undo()
-    assert version(url) == "0001"
+    assert version(url) == "0002"
     assert len(Catalog(url).backups(application="erp")) == 1
 
 
@@ -157,9 +199,9 @@ def test_newer_catalog_is_refused(url: str, future: Any, monkeypatch: pytest.Mon
     future()
     Catalog(url).target_tests()
     monkeypatch.undo()
-    with pytest.raises(CatalogTooNew, match=r"newer twist-dr .*0002.*0001.*; upgrade twist-dr"):
+    with pytest.raises(CatalogTooNew, match=r"newer twist-dr .*0003.*0002.*; upgrade twist-dr"):
         record(Catalog(url))
-    assert version(url) == "0002"
+    assert version(url) == "0003"
 
 
 def test_version_table_without_a_row_counts_as_a_new_catalog(url: str) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine import backup, verification
+from twist_dr.engine import backup
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.copies import store_copy
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres import restore_progress as restore_progress_module
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
@@ -71,18 +72,15 @@ def test_a_backup_of_a_standby_is_verified_though_unlogged_tables_come_back_empt
     cluster = newest_server.create_database("unlogged")
     with cluster.connect() as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS id; CREATE UNLOGGED TABLE cache (k text)")
-    manifest, repository = taken(cluster, tmp_path)
-    result = VerificationResult(manifest.backup_id, "office")
+    manifest, _ = taken(cluster, tmp_path)
     facts = manifest.postgres
     assert facts is not None
-    standby = manifest.model_copy(update={"tables": {"public.kept": 1}})
-    plan = VerificationPlan(scratch=tmp_path, live=cluster)
-    work = verification._Verification(plan, standby, repository, KEYRING, Report(), result)
+    without = manifest.model_copy(update={"tables": {"public.kept": 1}})
+    standby = without.model_copy(update={"postgres": facts.model_copy(update={"in_recovery": True})})
     with cluster.connect() as connection:
-        work._compare(connection, facts.model_copy(update={"in_recovery": True}))
-        assert result.differences == []
-        work._compare(connection, facts)
-    assert result.differences == ["table public.cache was restored but not recorded"]
+        assert compare_database(connection, standby, Report()).differences == []
+        differences = compare_database(connection, without, Report()).differences
+    assert differences == ["table public.cache was restored but not recorded"]
 
 
 def test_a_long_restore_tells_how_far_it_is_and_never_fails_for_it(newest_server: PostgresServer) -> None:

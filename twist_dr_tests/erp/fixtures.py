@@ -9,7 +9,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-MANAGE = Path(__file__).resolve().parent / "manage.py"
+CODE = Path(__file__).resolve().parent
+MANAGE = CODE / "manage.py"
 
 
 def environment(database_url: str, media: str | Path) -> dict[str, str]:
@@ -18,10 +19,10 @@ def environment(database_url: str, media: str | Path) -> dict[str, str]:
     return {**inherited, "ERP_DATABASE_URL": database_url, "ERP_MEDIA": str(media)}
 
 
-def manage(database_url: str, media: str | Path, *args: str, python: str = sys.executable) -> str:
-    """Runs a command of manage.py and returns what it printed; raises with its output when it fails."""
+def manage(database_url: str, media: str | Path, *args: str, python: str = sys.executable, code: Path = CODE) -> str:
+    """Runs a command of manage.py, of this release unless ``code`` is the folder of another, and returns what it printed; raises with its output when it fails."""
     done = subprocess.run(
-        [python, str(MANAGE), *args],
+        [python, str(code / "manage.py"), *args],
         env=environment(database_url, media),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

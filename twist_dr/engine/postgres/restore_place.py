@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -13,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
+from twist_dr.engine.postgres.roles import apply_roles, client_major, missing_roles, scratch_roles
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.processes import run
 from twist_dr.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -25,18 +23,6 @@ _RESTORED = "restored"
 #: What is ours on an existing server.
 _DATABASE_PREFIX = "twist_dr_verify_"
 _ROLE_MARK = "made by twist-dr for a verification"
-#: Statements of pg_dumpall that reach for folders of the machine the backup came from, which may be this very one.
-_TABLESPACE = re.compile(
-    rb"^(CREATE|ALTER|COMMENT ON) TABLESPACE |^GRANT [^;]* ON TABLESPACE |^REVOKE [^;]* ON TABLESPACE "
-)
-_CREATE_ROLE = re.compile(rb"^CREATE ROLE (.+);$")
-_NAME = rb'(?:"(?:[^"]|"")*"|[^" ]+)'
-_ALTER_ROLE = re.compile(rb"^ALTER ROLE (" + _NAME + rb") ")
-_GRANTED_BY = re.compile(
-    rb"^(GRANT " + _NAME + rb" TO " + _NAME + rb"(?: WITH ADMIN OPTION)?) GRANTED BY " + _NAME + rb";"
-)
-#: From this version on, who granted a role must himself have been granted it with ADMIN OPTION (release notes of 16).
-_GRANTORS_CHECKED = 16
 #: From this version on, pg_restore sets transaction_timeout first of all, which older servers do not know.
 _TRANSACTION_TIMEOUT = 17
 
@@ -65,7 +51,7 @@ class RestorePlace:
 
 def restoring_major(facts: PostgresFacts) -> int:
     """The oldest major version that restores the dump: an older pg_restore cannot read what a newer pg_dump wrote."""
-    return max(facts.major, _client_major(facts))
+    return max(facts.major, client_major(facts))
 
 
 def scratch_server(tools: Tools, base: Path, facts: PostgresFacts, roles: bytes) -> RestorePlace:
@@ -80,7 +66,7 @@ def scratch_server(tools: Tools, base: Path, facts: PostgresFacts, roles: bytes)
         cluster = server.cluster()
         with cluster.connect() as connection, named_errors("to make the scratch database"):
             _need_extensions(connection, facts)
-            _apply_roles(cluster, server.tools, _scratch_roles(roles, facts, tools.major))
+            apply_roles(cluster, server.tools, scratch_roles(roles, facts, tools.major))
             notes = _create_database(connection, _RESTORED, facts)
             version = query(connection, "SELECT current_setting('server_version')")[0][0]
         return RestorePlace(server.cluster(_RESTORED), _RESTORED, tools, version, True, notes, stack.pop_all().close)
@@ -113,7 +99,7 @@ def existing_server(
         _clear_existing(connection)
         created = False
         try:
-            _make_roles(connection, _missing_roles(connection, roles))
+            _make_roles(connection, missing_roles(connection, roles))
             notes = _create_database(connection, name, facts)
             created = True
             # A session in the database while it is used tells it from what a killed run left.
@@ -205,50 +191,12 @@ def _identifier_of(live: Cluster) -> str | None:
         return None
 
 
-def _scratch_roles(roles: bytes, facts: PostgresFacts, major: int) -> bytes:
-    """The roles' SQL for a scratch server of version ``major``: without tablespaces, and without what would make or change
-    the role that we work as (it exists already, and NOLOGIN or a setting of its own would lock us out)."""
-    free_grantors = _client_major(facts) < _GRANTORS_CHECKED <= major
-    kept = []
-    for line in roles.splitlines(keepends=True):
-        match = _CREATE_ROLE.match(line.strip()) or _ALTER_ROLE.match(line)
-        if _TABLESPACE.match(line) or (match and _unquoted(match[1]) == facts.bootstrap_role):
-            continue
-        # Before 16 nobody checked the grantor, so it may be one whom a newer server refuses.
-        kept.append(_GRANTED_BY.sub(rb"\1;", line) if free_grantors else line)
-    return b"".join(kept)
-
-
-def _client_major(facts: PostgresFacts) -> int:
-    return int(facts.client_version.partition(".")[0])
-
-
-def _apply_roles(cluster: Cluster, tools: Tools, statements: bytes) -> None:
-    # Password hashes: by way of a nameless file, never argv.
-    with tempfile.TemporaryFile() as file:
-        file.write(statements)
-        file.seek(0)
-        arguments: list[str | Path] = [tools.program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"]
-        run(arguments, environment=cluster.environment(), stdin=file)
-
-
-def _missing_roles(connection: Connection, roles: bytes) -> list[str]:
-    wanted = [_unquoted(match[1]) for line in roles.splitlines() if (match := _CREATE_ROLE.match(line.strip()))]
-    known = {row[0] for row in query(connection, "SELECT rolname FROM pg_roles")}
-    return [role for role in wanted if role not in known]
-
-
 def _make_roles(connection: Connection, roles: list[str]) -> None:
     from psycopg import sql
 
     for role in roles:
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
         connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(_ROLE_MARK)))
-
-
-def _unquoted(identifier: bytes) -> str:
-    text = identifier.decode(errors="surrogateescape")
-    return text[1:-1].replace('""', '"') if text.startswith('"') else text
 
 
 def _create_database(connection: Connection, name: str, facts: PostgresFacts) -> list[str]:

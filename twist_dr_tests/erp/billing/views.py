@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods
 
 from audit.models import AuditEvent
 from billing.models import Customer, Invoice, InvoiceLine
@@ -32,6 +32,17 @@ def invoices(request: HttpRequest) -> JsonResponse:
     mine = Invoice.objects.filter(company_id=request.company_id)
     newest = [_shown(invoice) for invoice in mine.order_by("-id")[:SHOWN]]
     return JsonResponse({"company": request.company_id, "count": mine.count(), "invoices": newest})
+
+
+@require_GET
+def lines(request: HttpRequest) -> JsonResponse:
+    """All lines of the company's invoices whose description contains ?text=..., the oldest first."""
+    if request.company_id is None:
+        return JsonResponse({"error": "log in, or name a company in X-Company"}, status=403)
+    found = InvoiceLine.objects.filter(
+        company_id=request.company_id, description__contains=request.GET.get("text", "")
+    ).order_by("pk")
+    return JsonResponse({"lines": list(found.values("invoice_id", "description", "amount"))})
 
 
 def _shown(invoice: Invoice) -> dict[str, Any]:

@@ -20,6 +20,9 @@ def _database(url: str) -> dict[str, Any]:
         "PASSWORD": parts.pop("password", "") or "",
         "HOST": parts.pop("host", "") or "",
         "PORT": str(parts.pop("port", "") or ""),
+        "CONN_MAX_AGE": int(os.environ.get("ERP_CONN_MAX_AGE", "0")),
+        # A kept connection that the server has ended in the meantime is not the next request's trouble.
+        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": parts,
     }
 

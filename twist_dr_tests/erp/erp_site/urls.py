@@ -2,8 +2,8 @@
 
 from django.urls import path
 
-from attachments.views import attachment
-from billing.views import invoices
+from attachments.views import attachment, attachments
+from billing.views import invoices, lines
 from companies.views import login
 from erp_site.health import health
 
@@ -11,5 +11,7 @@ urlpatterns = [
     path("health", health),
     path("login", login),
     path("invoices", invoices),
+    path("lines", lines),
+    path("attachments", attachments),
     path("attachments/<int:pk>", attachment),
 ]

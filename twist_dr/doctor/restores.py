@@ -1,0 +1,97 @@
+"""Restores: one that was cut short, what is kept of earlier ones, and whether one could be done now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+from twist_dr.doctor.findings import Check, few, from_sentence, ok, problem, warning
+from twist_dr.engine.exchange import check_exchangeable
+from twist_dr.engine.lock import application_lock
+from twist_dr.engine.postgres import databases
+from twist_dr.engine.restore.cutover import Surroundings
+from twist_dr.engine.restore.settle import interrupted, kept
+from twist_dr.errors import Busy
+
+
+def check_interrupted(around: Surroundings, lock_dir: Path, application: str) -> Check[None]:
+    """A restore that was killed. One that is going on holds the application's lock."""
+    check = "restores"
+    found = interrupted(around)
+    if not found:
+        yield ok(check, "none was cut short")
+        return
+    try:
+        with application_lock(lock_dir, application, "twist-dr doctor"):
+            found = interrupted(around)
+    except Busy:
+        yield ok(check, f"{found[-1].restore_id} is going on")
+        return
+    for journal in found:
+        names = (
+            [journal.database.incoming] if journal.database else [str(folder.incoming) for folder in journal.folders]
+        )
+        where = (
+            f"before its cutover, and left {few(names)}"
+            if journal.phase == "preparing"
+            else f"in its cutover, so {application} may be closed to its users"
+        )
+        yield problem(check, f"{journal.restore_id} was cut short {where}", "twist-dr settle  # finishes or reverts it")
+
+
+def check_kept(around: Surroundings, now: datetime | None = None) -> Check[None]:
+    """What restores replaced takes room until it is removed."""
+    check, now = "replaced", now or datetime.now(timezone.utc)
+    every = list(kept(around))
+    overdue = [each for each in every if each.journal.keep_until is not None and each.journal.keep_until <= now]
+    if overdue:
+        yield warning(
+            check,
+            f"{few(str(each) for each in overdue)} have had their time",
+            "dagster job execute -m twist_dr.definitions -j cleanup",
+        )
+    elif every:
+        yield ok(check, f"{few(str(each) for each in every)} are kept; see twist-dr list --replaced")
+
+
+def check_restore_rights(around: Surroundings) -> Check[None]:
+    """Whether the role that restores may make databases beside the live one and switch, and whether anything forbids that."""
+    check = "restore rights"
+    live = databases.live_name(around.cluster)
+    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+        missing = databases.missing_rights(connection, live)
+        obstacles = databases.obstacles(connection, live)
+    for line in missing:
+        yield from_sentence(check, f"{line} (or name another role in restore.database_url)", "warning")
+    for line in obstacles:
+        yield from_sentence(check, f"a restore would be refused: {line}", "warning")
+    if not missing and not obstacles:
+        yield ok(check, f"a database can be restored beside {live}, and switched in")
+
+
+def check_restore_settings(around: Surroundings, media: Mapping[str, Path], *, can_migrate: bool) -> Check[None]:
+    """What a restore goes without."""
+    check = "restore settings"
+    for name, folder in media.items():
+        if (why := check_exchangeable(folder)) is not None:
+            yield from_sentence(check, f"media.{name} could not be restored in place: {why}", "warning")
+    if not around.health:
+        yield warning(
+            check,
+            "nobody asks whether the application works after a restore",
+            "set restore.health.url or restore.health.command",
+        )
+    if not around.maintenance:
+        yield warning(
+            check,
+            "the application is not told of a cutover, so requests of that moment end in errors",
+            "set restore.maintenance.file, or its command_on and command_off",
+        )
+    if not can_migrate:
+        yield warning(
+            check,
+            "an older backup cannot be migrated before it is live",
+            "set django.database_variable to the variable that names the database in the application's settings",
+        )

@@ -1,0 +1,386 @@
+"""Databases as things on a server: made beside the live one, closed, renamed, dropped.
+
+Names change hands in a cutover, OIDs never: what is to be found again after a crash is remembered by its OID.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from twist_dr.engine.manifest import PostgresFacts
+from twist_dr.engine.postgres.cluster import Cluster, first_line, query
+from twist_dr.errors import CutoverFailed, DatabaseError, DatabaseRefused, RestoreFailed
+
+if TYPE_CHECKING:
+    from psycopg.sql import Composable, Composed
+
+    from twist_dr.engine.postgres.cluster import Connection
+
+#: Names are cut to so many bytes by the server, silently (PostgreSQL, "Identifiers and Key Words").
+_LONGEST_NAME = 63
+#: Databases to be connected to while others are renamed, in the order of trying.
+_MAINTENANCE = ("postgres", "template1")
+_LOOK_AGAIN_SECONDS = 0.002
+_END_SECONDS = 10.0
+#: Settings whose value is a list of quoted names (pg_dump's variable_is_guc_list_quote).
+_LISTS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
+
+
+def name_beside(live: str, purpose: str, when: datetime) -> str:
+    """``erp_restore_20261121t140000``: a name that no live database has, within PostgreSQL's length."""
+    suffix = f"_{purpose}_{when:%Y%m%dt%H%M%S}"
+    kept = live.encode()[: _LONGEST_NAME - len(suffix)].decode(errors="ignore")
+    return kept + suffix
+
+
+def free_name(connection: Connection, live: str, purpose: str, when: datetime) -> str:
+    """The first :func:`name_beside` from ``when`` on that no database bears."""
+    while find_oid(connection, name := name_beside(live, purpose, when)) is not None:
+        when += timedelta(seconds=1)
+    return name
+
+
+def connect_for_maintenance(cluster: Cluster) -> Connection:
+    """A connection to a database that is not the application's: nobody can rename the one that he is connected to.
+
+    Raises ``DatabaseUnreachable``, or ``DatabaseRefused`` when the role may connect to no other database.
+    """
+    live = cluster.parameters.get("dbname")
+    refusals = []
+    for database in _MAINTENANCE:
+        if database == live:
+            continue
+        try:
+            return cluster.connect(database)
+        except DatabaseRefused as error:
+            refusals.append(str(error))
+    raise DatabaseRefused(
+        f"The role that restores may connect to none of {' and '.join(_MAINTENANCE)}, and a database cannot be renamed from inside; "
+        f"GRANT CONNECT ON DATABASE postgres to it. {refusals[-1] if refusals else ''}".rstrip()
+    )
+
+
+def live_name(cluster: Cluster) -> str:
+    """The name of the application's database. Raises what connecting raises."""
+    with cluster.connect() as connection:
+        return str(query(connection, "SELECT current_database()")[0][0])
+
+
+def find_oid(connection: Connection, name: str) -> int | None:
+    """The OID of the database that bears a name now."""
+    rows = query(connection, "SELECT oid::bigint FROM pg_database WHERE datname = %(name)s", {"name": name})
+    return int(rows[0][0]) if rows else None
+
+
+def find_name(connection: Connection, oid: int) -> str | None:
+    """The name that a database bears now."""
+    rows = query(connection, "SELECT datname FROM pg_database WHERE oid = %(oid)s", {"oid": oid})
+    return str(rows[0][0]) if rows else None
+
+
+def database_size(connection: Connection, name: str) -> int:
+    """Bytes on the server's disk."""
+    return int(query(connection, "SELECT pg_database_size(%(name)s)", {"name": name})[0][0])
+
+
+# -- making -----------------------------------------------------------------------------------------------------------
+
+
+def create_closed(connection: Connection, name: str, live: str | None, facts: PostgresFacts) -> int:
+    """Create an empty database as the backup's was (encoding, locale), that nobody else may use yet; returns its OID.
+
+    Owner and tablespace are those of the database ``live``. Raises ``RestoreFailed``.
+    """
+    import psycopg
+    from psycopg import sql
+
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
+        sql.Identifier(name), sql.Literal(facts.encoding), sql.Literal(facts.collate), sql.Literal(facts.ctype)
+    )
+    if facts.locale_provider == "icu":
+        create += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(facts.locale))
+    elif facts.locale_provider == "builtin":
+        create += sql.SQL(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(facts.locale))
+    if live is not None:
+        tablespace = query(
+            connection,
+            "SELECT t.spcname FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = %(live)s",
+            {"live": live},
+        )[0][0]
+        create += sql.SQL(" TABLESPACE {}").format(sql.Identifier(tablespace))
+    try:
+        connection.execute(create)
+        connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
+    except psycopg.Error as error:
+        locale = facts.locale or facts.collate
+        raise RestoreFailed(
+            f"The database {name} (encoding {facts.encoding}, locale {locale} of {facts.locale_provider}) could not be made: "
+            f"{first_line(error)}; grant the role that restores CREATEDB, or install that locale on the server."
+        ) from error
+    oid = find_oid(connection, name)
+    assert oid is not None
+    return oid
+
+
+def take_after(connection: Connection, name: str, live: str) -> None:
+    """Give a database what the live one has and no dump of one database holds: owner, grants, settings, limit, comment.
+
+    Raises ``RestoreFailed``.
+    """
+    import psycopg
+
+    try:
+        for statement in _properties(connection, name, live):
+            connection.execute(statement)
+    except psycopg.Error as error:
+        raise RestoreFailed(
+            f"Owner, grants and settings of {live} could not be given to {name}: {first_line(error)}; restore as a superuser, or as a "
+            "role that is a member of the database's owner."
+        ) from error
+
+
+def _properties(connection: Connection, name: str, live: str) -> list[Composed]:
+    from psycopg import sql
+
+    database = sql.Identifier(name)
+    (oid, owner, limit, comment), *_ = query(
+        connection,
+        """SELECT oid::bigint, pg_get_userbyid(datdba), datconnlimit, shobj_description(oid, 'pg_database')
+             FROM pg_database WHERE datname = %(live)s""",
+        {"live": live},
+    )
+    statements: list[Composed] = []
+    grants = query(
+        connection,
+        """SELECT CASE WHEN a.grantee = 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable
+             FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
+            WHERE d.datname = %(live)s AND a.grantee <> d.datdba""",
+        {"live": live},
+    )
+    for grantee, privilege, grantable in grants:
+        statements.append(
+            sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                sql.SQL(privilege),
+                database,
+                sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee),
+                sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+            )
+        )
+    settings = query(
+        connection,
+        """SELECT CASE WHEN s.setrole = 0 THEN NULL ELSE pg_get_userbyid(s.setrole) END, unnest(s.setconfig)
+             FROM pg_db_role_setting s WHERE s.setdatabase = %(oid)s""",
+        {"oid": oid},
+    )
+    for role, setting in settings:
+        key, _, value = setting.partition("=")
+        whose = (
+            sql.SQL("DATABASE {}").format(database)
+            if role is None
+            else sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), database)
+        )
+        parts = [sql.Identifier(part) for part in key.split(".")]
+        statements.append(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.SQL(".").join(parts), _value(key, value)))
+    if limit != -1:
+        statements.append(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, sql.Literal(limit)))
+    if comment is not None:
+        statements.append(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(comment)))
+    # Last: whoever gave it away may not do the others any more.
+    statements.append(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(owner)))
+    return statements
+
+
+def _value(key: str, value: str) -> Composable:
+    from psycopg import sql
+
+    if key.lower() not in _LISTS:
+        return sql.Literal(value)
+    names = [quoted.replace('""', '"') or bare for quoted, bare in re.findall(r'"((?:[^"]|"")*)"|([^\s,]+)', value)]
+    return sql.SQL(", ").join(map(sql.Literal, names)) if names else sql.Literal("")
+
+
+def drop(connection: Connection, name: str) -> None:
+    """Drop a database and end the sessions in it; one that is gone already is no error. Raises psycopg's errors."""
+    from psycopg import sql
+
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+# -- switching --------------------------------------------------------------------------------------------------------
+
+
+def obstacles(connection: Connection, live: str) -> list[str]:
+    """What forbids to rename a database, each as a sentence with the way out."""
+    rows = query(
+        connection,
+        """SELECT 'prepared transaction', gid FROM pg_prepared_xacts WHERE database = %(live)s
+           UNION ALL SELECT 'logical replication slot', slot_name::text FROM pg_replication_slots WHERE database = %(live)s
+           UNION ALL SELECT 'subscription', s.subname::text FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+                      WHERE d.datname = %(live)s ORDER BY 1, 2""",
+        {"live": live},
+    )
+    remedies = {
+        "prepared transaction": "end it with COMMIT PREPARED or ROLLBACK PREPARED in that database",
+        "logical replication slot": "its readers would follow the replaced database: end them, then pg_drop_replication_slot",
+        "subscription": "it would go on filling the replaced database: DROP SUBSCRIPTION, and make it anew afterwards",
+    }
+    return [f"the live database {live} has the {kind} {name}; {remedies[kind]}" for kind, name in rows]
+
+
+def missing_rights(connection: Connection, live: str) -> list[str]:
+    """What the role of the connection lacks to restore beside ``live`` and to switch, each as a sentence with the statement that helps."""
+    (role, quoted, superuser, creates, owner, owns, signals), *_ = query(
+        connection,
+        """SELECT current_user, quote_ident(current_user), r.rolsuper, r.rolcreatedb, quote_ident(pg_get_userbyid(d.datdba)),
+                  pg_has_role(d.datdba, 'MEMBER'), pg_has_role('pg_signal_backend', 'USAGE')
+             FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = %(live)s""",
+        {"live": live},
+    )
+    if superuser:
+        return []
+    missing = []
+    if not creates:
+        missing.append(f"role {role} may not create databases; as a superuser: ALTER ROLE {quoted} CREATEDB")
+    if not owns:
+        missing.append(
+            f"role {role} may not rename {live}, which belongs to {owner}; as a superuser: GRANT {owner} TO {quoted}"
+        )
+    if not signals:
+        missing.append(
+            f"role {role} may not end other roles' sessions; as a superuser: GRANT pg_signal_backend TO {quoted}"
+        )
+    strong = query(
+        connection,
+        """SELECT DISTINCT a.usename FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+            WHERE a.datname = %(live)s AND r.rolsuper AND a.pid <> pg_backend_pid()
+              AND coalesce(a.backend_type, 'client backend') = 'client backend'""",
+        {"live": live},
+    )
+    for (name,) in strong:
+        missing.append(
+            f"only a superuser may end the sessions of {name} in {live}; end them, or restore as a superuser"
+        )
+    return missing
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session in a database. ``busy``: in a transaction."""
+
+    process: int
+    user: str
+    application: str
+    address: str
+    busy: bool
+
+    def __str__(self) -> str:
+        what = f" ({self.application})" if self.application else ""
+        return f"process {self.process} of {self.user}{what} from {self.address}"
+
+
+def sessions(connection: Connection, oid: int) -> list[Session]:
+    """Sessions of clients in a database. Of other roles' sessions an ordinary role sees neither kind nor state: they count as busy clients."""
+    rows = query(
+        connection,
+        """SELECT pid, coalesce(usename, '?'), coalesce(application_name, ''), coalesce(host(client_addr), 'the local socket'),
+                  state IS DISTINCT FROM 'idle'
+             FROM pg_stat_activity WHERE datid = %(oid)s AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
+              AND coalesce(backend_type, 'client backend') IN ('client backend', 'walsender')""",
+        {"oid": oid},
+    )
+    return [Session(*row) for row in rows]
+
+
+def close(connection: Connection, name: str) -> None:
+    """Let nobody in any more. Sessions that are there stay."""
+    _allow(connection, name, False)
+
+
+def reopen(connection: Connection, name: str) -> None:
+    """Let people in again."""
+    _allow(connection, name, True)
+
+
+def _allow(connection: Connection, name: str, allowed: bool) -> None:
+    from psycopg import sql
+
+    connection.execute(
+        sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(sql.Identifier(name), sql.SQL(str(allowed).lower()))
+    )
+
+
+def wait_until_idle(connection: Connection, oid: int, seconds: float) -> bool:
+    """Wait until no session in a database is in a transaction, ``seconds`` at most; whether it came to that."""
+    deadline = time.monotonic() + seconds
+    while any(session.busy for session in sessions(connection, oid)):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    return True
+
+
+def end_sessions(connection: Connection, oid: int) -> None:
+    """End every session in a database and wait until they are gone. Raises ``CutoverFailed`` naming those that stay."""
+    import psycopg
+
+    deadline = time.monotonic() + _END_SECONDS
+    while True:
+        # The server's own workers (autovacuum) hold a rename up as well; only a superuser may end them, and RENAME asks them itself.
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            query(
+                connection,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datid = %(oid)s AND pid <> pg_backend_pid()",
+                {"oid": oid},
+            )
+        for session in (left := sessions(connection, oid)):
+            with suppress(psycopg.errors.InsufficientPrivilege):
+                query(connection, "SELECT pg_terminate_backend(%(process)s)", {"process": session.process})
+        if not left:
+            return
+        if time.monotonic() >= deadline:
+            raise CutoverFailed(
+                f"Sessions in the live database could not be ended: {', '.join(map(str, left[:5]))}"
+                f"{f' and {len(left) - 5} more' if len(left) > 5 else ''}; end them, or restore as a superuser."
+            )
+        time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def switch(
+    connection: Connection, *, live: str, incoming: str, kept: str, before_commit: Callable[[], None] = lambda: None
+) -> None:
+    """In one transaction: ``live`` becomes ``kept``, ``incoming`` becomes ``live`` and takes connections.
+
+    ``before_commit`` is called when both renames are done and can only be committed; whatever it raises takes them back.
+    Until then new connections to either name wait (RENAME holds the strongest lock on both databases).
+    Raises ``CutoverFailed``: nothing is renamed then.
+    """
+    import psycopg
+    from psycopg import sql
+
+    rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+    try:
+        with connection.transaction():
+            connection.execute(rename.format(sql.Identifier(live), sql.Identifier(kept)))
+            connection.execute(rename.format(sql.Identifier(incoming), sql.Identifier(live)))
+            _allow(connection, live, True)
+            before_commit()
+    except psycopg.Error as error:
+        raise CutoverFailed(
+            f"PostgreSQL refused to rename {live} and {incoming}: {first_line(error)}; mend that, then restore again."
+        ) from error
+
+
+def need_database(connection: Connection, name: str) -> int:
+    """The OID of a database that must be there. Raises ``DatabaseError``."""
+    oid = find_oid(connection, name)
+    if oid is None:
+        raise DatabaseError(
+            f"There is no database {name} on the server; see what there is with: twist-dr list --replaced"
+        )
+    return oid

@@ -1,0 +1,1 @@
+"""Restores: the gate, the impact, two phases, and the way back."""

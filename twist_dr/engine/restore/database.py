@@ -1,0 +1,136 @@
+"""Phase one, the database: restored beside the live one, compared, made ready. The live one is not touched."""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.cluster import Cluster, first_line, query
+from twist_dr.engine.postgres.comparison import Comparison, compare_database
+from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.restore_progress import restore_progress
+from twist_dr.engine.postgres.roles import missing_roles
+from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.progress import Report
+from twist_dr.errors import ProcessFailed, RestoreFailed
+
+if TYPE_CHECKING:
+    from twist_dr.engine.postgres.cluster import Connection
+
+_FULL = re.compile(r"No space left on device|could not extend file|disk full", re.IGNORECASE)
+_ANALYZED = """
+    SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+       AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> 'information_schema'
+     ORDER BY pg_total_relation_size(c.oid) DESC
+"""
+
+
+def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
+    """Make the roles that the backup's server had and this one lacks, without login; returns a warning for each.
+
+    A role that was dropped may be one that somebody was meant to lose: it owns its tables again, and lets nobody in.
+    """
+    import psycopg
+    from psycopg import sql
+
+    warnings = []
+    for role in missing_roles(connection, roles):
+        try:
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        except psycopg.Error as error:
+            raise RestoreFailed(
+                f"The server lacks the role {role}, which the backup's had, and it could not be made: {first_line(error)}; "
+                f"as a superuser: CREATE ROLE {role} NOLOGIN, or restore as a role with CREATEROLE."
+            ) from error
+        warnings.append(
+            f"the role {role} was missing and was made without login; if it is to log in: ALTER ROLE {role} LOGIN"
+        )
+    return warnings
+
+
+def restore_dump(
+    cluster: Cluster, tools: Tools, name: str, dump: Path, manifest: Manifest, *, jobs: int, report: Report
+) -> None:
+    """Restore into the empty database ``name``. Subscriptions are left out: they would pull data at once. Raises ``RestoreFailed``."""
+    facts = manifest.postgres
+    assert facts is not None
+    report.info(f"restoring into {name} with pg_restore {tools.version}, {jobs} jobs")
+    with restore_progress(cluster, name, facts.database_size, report):
+        try:
+            restore_database(cluster, tools, name, dump, jobs=jobs, subscriptions=False)
+        except ProcessFailed as error:
+            if _FULL.search(str(error)):
+                raise RestoreFailed(
+                    f"The disk of the database server filled up during the restore ({error}); free room there: it needs about as "
+                    "much again as the live database."
+                ) from error
+            raise RestoreFailed(
+                f"{manifest.backup_id} could not be restored: {error}; nothing was changed in the live database."
+            ) from error
+
+
+def compare(cluster: Cluster, name: str, manifest: Manifest, report: Report, key_tables: Sequence[str]) -> Comparison:
+    """Compare with what was recorded. Raises ``RestoreFailed`` naming the differences."""
+    with cluster.connect(name) as connection:
+        found = compare_database(connection, manifest, report, key_tables=key_tables)
+    if found.differences:
+        told = "; ".join(found.differences[:5])
+        more = f"; and {len(found.differences) - 5} more" if len(found.differences) > 5 else ""
+        raise RestoreFailed(
+            f"{manifest.backup_id} was restored and is not what was recorded: {told}{more}. The live database was not changed; "
+            "restore another backup, and keep this one until the cause is known."
+        )
+    return found
+
+
+def run_statements(cluster: Cluster, name: str, statements: Iterable[str]) -> None:
+    """Run SQL of the settings in a restored database, all of it in one transaction. Raises ``RestoreFailed``."""
+    import psycopg
+
+    with cluster.connect(name, autocommit=False) as connection:
+        for place, statement in enumerate(statements, 1):
+            try:
+                connection.execute(statement.encode())
+            except psycopg.Error as error:
+                raise RestoreFailed(
+                    f"Statement {place} of after_restore_sql failed in {name}: {first_line(error)}; correct it in the settings, "
+                    "then restore again."
+                ) from error
+        connection.commit()
+
+
+def analyze(cluster: Cluster, name: str, jobs: int) -> None:
+    """Statistics for the planner, of all tables, several at a time: without them the first queries are slow. Raises ``RestoreFailed``."""
+    waiting: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    with cluster.connect(name) as connection:
+        for row in query(connection, _ANALYZED):
+            waiting.put(row)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        from psycopg import sql
+
+        try:
+            with cluster.connect(name) as connection:
+                connection.execute("SET synchronous_commit = off")
+                while not errors:
+                    table = waiting.get_nowait()
+                    connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(*table)))
+        except queue.Empty:
+            pass
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, name=f"analyze {number}", daemon=True) for number in range(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise RestoreFailed(f"ANALYZE of the restored database {name} failed: {first_line(errors[0])}.") from errors[0]

@@ -1,0 +1,315 @@
+"""The gate: everything that would make a restore fail or harm, looked at before anything is fetched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twist_dr.engine.django import DjangoCode, compare_schema, read_code
+from twist_dr.engine.exchange import check_exchangeable
+from twist_dr.engine.manifest import Manifest, PostgresFacts
+from twist_dr.engine.postgres import databases
+from twist_dr.engine.postgres.cluster import Cluster, query, read_migrations, read_tables
+from twist_dr.engine.postgres.restore_place import restoring_major
+from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.engine.progress import human_bytes
+from twist_dr.engine.restore.hooks import run_command
+from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
+from twist_dr.errors import ClientToolsMissing, ProcessFailed, TwistDRError
+
+if TYPE_CHECKING:
+    from twist_dr.engine.postgres.cluster import Connection
+
+_VALIDATOR_SECONDS = 600.0
+#: How much more room than the sizes say is asked for.
+_ROOM_FACTOR = 1.1
+#: From this version on, pg_restore sets transaction_timeout first of all, which older servers do not know.
+_TRANSACTION_TIMEOUT = 17
+#: Where a server on this machine is reached.
+_HERE = ("/", "127.", "::1", "localhost")
+
+
+@dataclass
+class Gate:
+    """What the gate found. Any of ``refusals`` keeps it shut. ``forward``: migrations that will run in the restored database."""
+
+    live: str = ""
+    tools: Tools | None = None
+    forward: list[str] = field(default_factory=list)
+    live_migrations: dict[str, list[str]] = field(default_factory=dict)
+    passed: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """A table for the run's page."""
+        rows = [("refused", text) for text in self.refusals] + [("warning", text) for text in self.warnings]
+        rows += [("passed", text) for text in self.passed]
+        return "\n".join(["| gate | |", "| --- | --- |", *(f"| {state} | {_cell(text)} |" for state, text in rows)])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def look(wish: RestoreWish, place: RestorePlace, manifest: Manifest) -> Gate:
+    """Look at everything that the wish needs. Raises what connecting to the server raises."""
+    return _Looking(wish, place, manifest).look()
+
+
+class _Looking:
+    def __init__(self, wish: RestoreWish, place: RestorePlace, manifest: Manifest) -> None:
+        self._wish = wish
+        self._place = place
+        self._manifest = manifest
+        self._gate = Gate()
+        self._code: DjangoCode | None = None
+        self._code_error: Exception | None = None
+
+    def look(self) -> Gate:
+        wish, gate = self._wish, self._gate
+        self._look_at_parts()
+        asking = self._ask_django()
+        if "database" in wish.parts:
+            cluster = self._place.around.cluster
+            gate.live = databases.live_name(cluster)
+            with closing(databases.connect_for_maintenance(cluster)) as connection:
+                self._look_at_server(connection)
+            asking.join()
+            self._look_at_schema(cluster)
+        self._look_at_disks()
+        self._look_at_media()
+        self._run_validators()
+        return gate
+
+    # -- what the backup has -----------------------------------------------------------------------------------------
+
+    def _look_at_parts(self) -> None:
+        wish, gate, manifest = self._wish, self._gate, self._manifest
+        gate.passed.append(f"{manifest.backup_id} is whole, and the key {manifest.key.id} is at hand")
+        for part in wish.parts:
+            if part not in manifest.parts:
+                gate.refusals.append(
+                    f"{manifest.backup_id} has no {part}; leave it out of parts, or choose another backup"
+                )
+        if wish.mode == "schema" and not wish.tables:
+            gate.refusals.append("mode schema is for some tables only; name them in tables, or choose another mode")
+
+    # -- the server --------------------------------------------------------------------------------------------------
+
+    def _look_at_server(self, connection: Connection) -> None:
+        gate, facts = self._gate, self._manifest.postgres
+        assert facts is not None
+        self._look_at_version(connection, facts)
+        available = {row[0] for row in query(connection, "SELECT name FROM pg_available_extensions")}
+        missing = [extension.name for extension in facts.extensions if extension.name not in available]
+        if missing:
+            gate.refusals.append(
+                f"the server lacks the extensions {', '.join(missing)} that the backup uses; install their packages there"
+            )
+        else:
+            gate.passed.append("every extension of the backup is available on the server")
+        gate.refusals += databases.missing_rights(connection, gate.live)
+        if self._wish.mode in ("replace", "plan"):
+            gate.refusals += databases.obstacles(connection, gate.live)
+            if not query(connection, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')")[0][0]:
+                gate.warnings.append(
+                    "what other roles' sessions do cannot be seen, so the cutover waits for all of them until its grace time is over; "
+                    "grant pg_read_all_stats to the role that restores"
+                )
+        self._look_at_server_disk(connection, facts)
+
+    def _look_at_version(self, connection: Connection, facts: PostgresFacts) -> None:
+        gate, major = self._gate, connection.info.server_version // 10000
+        if major < facts.major:
+            gate.refusals.append(
+                f"the server runs PostgreSQL {major}, and the backup comes from {facts.version}: dumps of a newer server do not go "
+                "into an older one; upgrade the server"
+            )
+            return
+        try:
+            found = find_tools(self._place.client_tools)
+            usable = found if major >= _TRANSACTION_TIMEOUT else [t for t in found if t.major < _TRANSACTION_TIMEOUT]
+            gate.tools = choose_tools(usable, restoring_major(facts), purpose="restore")
+        except ClientToolsMissing as error:
+            gate.refusals.append(str(error).rstrip("."))
+            return
+        gate.passed.append(
+            f"PostgreSQL {major} takes the dump of {facts.version}, with pg_restore {gate.tools.version}"
+        )
+
+    def _look_at_server_disk(self, connection: Connection, facts: PostgresFacts) -> None:
+        # A restore writes as much WAL; the server keeps max_wal_size of it, and stops altogether where that finds no room.
+        wal = int(query(connection, "SELECT pg_size_bytes(current_setting('max_wal_size'))")[0][0])
+        needed = int((facts.database_size + min(wal, facts.database_size)) * _ROOM_FACTOR)
+        what = f"about {human_bytes(needed)} for a second copy of the database and its WAL"
+        folder = _server_folder(connection, self._gate.live)
+        if folder is None:
+            self._gate.warnings.append(f"the database server's disk cannot be seen from here; it needs {what}")
+            return
+        self._compare_room(folder, needed, f"the database server's disk ({folder})", what)
+
+    # -- the schema --------------------------------------------------------------------------------------------------
+
+    def _ask_django(self) -> threading.Thread:
+        """Django takes half a second to start; the rest of the gate goes on meanwhile."""
+
+        def ask() -> None:
+            try:
+                if self._place.django is not None and "database" in self._wish.parts:
+                    self._code = read_code(self._place.django)
+            except Exception as error:
+                self._code_error = error
+
+        thread = threading.Thread(target=ask, name="ask Django", daemon=True)
+        thread.start()
+        return thread
+
+    def _look_at_schema(self, cluster: Cluster) -> None:
+        wish, gate, manifest = self._wish, self._gate, self._manifest
+        with cluster.connect() as connection:
+            gate.live_migrations = read_migrations(connection)
+            filtered = [table.label for table in read_tables(connection) if table.filtered]
+        if filtered:
+            gate.refusals.append(
+                f"row-level security hides rows of {_few(filtered, 3)} from the role that restores, so it could not tell whether all came "
+                "back; as a superuser: ALTER ROLE ... BYPASSRLS, or name another role in restore.database_url"
+            )
+        if wish.tables:
+            return
+        # A sandbox is looked at, not served: what would keep a cutover from happening is only worth a warning there.
+        tell = gate.warnings if wish.mode == "sandbox" else gate.refusals
+        if self._code_error is not None:
+            tell.append(f"the application's code could not be asked for its migrations: {self._code_error}".rstrip("."))
+        elif self._code is None:
+            self._compare_with_live(tell)
+        else:
+            self._compare_with_code(self._code, tell, manifest)
+
+    def _compare_with_live(self, tell: list[str]) -> None:
+        """Without manage.py, what runs now is known to fit what is live now."""
+        if self._manifest.migrations == self._gate.live_migrations:
+            self._gate.passed.append("the backup's schema is that of the live database")
+        else:
+            tell.append(
+                "the backup's schema is not that of the live database, and whether the running code fits it is not known; set django "
+                "in the settings, so that its migrations can be asked for"
+            )
+
+    def _compare_with_code(self, code: DjangoCode, tell: list[str], manifest: Manifest) -> None:
+        wish, gate = self._wish, self._gate
+        found = compare_schema(manifest.migrations, code, gate.live_migrations)
+        gate.warnings += found.notes
+        if found.state == "newer":
+            version = f"to {manifest.app_version} or later" if manifest.app_version else "to the version of the backup"
+            tell.append(
+                f"the backup is newer than the running code, which lacks {_few(found.unknown)}; Upgrade the application {version}, then restore"
+            )
+        elif found.state == "equal":
+            gate.passed.append("the backup's schema is that of the running code")
+        elif not wish.run_migrations:
+            tell.append(
+                f"the backup is older than the running code, and run_migrations is false: {_few(found.forward)} would be missing; set "
+                "run_migrations: true, or put the older code in place first"
+            )
+        else:
+            self._note_forward(found.forward)
+
+    def _note_forward(self, forward: list[str]) -> None:
+        gate, django = self._gate, self._place.django
+        assert django is not None
+        gate.forward = forward
+        try:
+            django.leading_to(f"{gate.live}_restore", gate.live)
+        except TwistDRError as error:
+            (gate.warnings if self._wish.mode == "sandbox" else gate.refusals).append(
+                f"{_few(forward)} would have to run in the restored database: {error}".rstrip(".")
+            )
+        else:
+            gate.passed.append(
+                f"the backup is older than the running code: {_few(forward)} will run in the restored database before it is live"
+            )
+
+    # -- this machine ------------------------------------------------------------------------------------------------
+
+    def _look_at_disks(self) -> None:
+        sizes = {artifact.name: artifact.size for artifact in self._manifest.artifacts}
+        wish = self._wish
+        wanted = sizes.get("database.dump", 0) if "database" in wish.parts else 0
+        wanted += sizes.get("configuration.tar", 0) if "configuration" in wish.parts else 0
+        if wish.mode == "sandbox" and "media" in wish.parts:
+            wanted += sizes.get("media.tar", 0)
+        self._place.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._compare_room(
+            self._place.work_dir, int(wanted * _ROOM_FACTOR), f"work_dir ({self._place.work_dir})", "what is fetched"
+        )
+
+    def _look_at_media(self) -> None:
+        gate, wish = self._gate, self._wish
+        archive = self._manifest.artifact("media.tar")
+        if "media" not in wish.parts or archive is None or wish.mode not in ("replace", "plan"):
+            return
+        if not self._place.media:
+            gate.refusals.append("the settings name no media folders; set media, or leave media out of parts")
+        for name, folder in self._place.media.items():
+            if (why := check_exchangeable(folder)) is not None:
+                gate.refusals.append(f"media.{name}: {why}".rstrip("."))
+            else:
+                what = f"a second copy of {folder}"
+                self._compare_room(Path(os.path.realpath(folder)).parent, archive.size, f"the disk of {folder}", what)
+
+    def _compare_room(self, folder: Path, needed: int, where: str, what: str) -> None:
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            self._gate.refusals.append(
+                f"{where} has {human_bytes(free)} free and needs {human_bytes(needed)} for {what.removeprefix('about ')}; free room there"
+            )
+        else:
+            self._gate.passed.append(f"{where} has {human_bytes(free)} free and needs {human_bytes(needed)}")
+
+    def _run_validators(self) -> None:
+        if not self._place.validators:
+            return
+        with tempfile.NamedTemporaryFile("w", prefix="manifest-", suffix=".json", dir=self._place.work_dir) as file:
+            file.write(self._manifest.model_dump_json(indent=1))
+            file.flush()
+            environment = {
+                "TWIST_DR_APPLICATION": self._place.application,
+                "TWIST_DR_BACKUP": self._manifest.backup_id,
+                "TWIST_DR_MODE": self._wish.mode,
+                "TWIST_DR_MANIFEST": file.name,
+            }
+            for command in self._place.validators:
+                try:
+                    run_command(command, seconds=_VALIDATOR_SECONDS, environment=environment)
+                except ProcessFailed as error:
+                    self._gate.refusals.append(f"the validator {Path(command[0]).name} says no: {error}".rstrip("."))
+                else:
+                    self._gate.passed.append(f"the validator {Path(command[0]).name} has no objection")
+
+
+def _server_folder(connection: Connection, live: str) -> Path | None:
+    """The folder of the live database's tablespace, if the server is this machine and tells us."""
+    if not connection.info.host.startswith(_HERE):
+        return None
+    rows = query(
+        connection,
+        """SELECT CASE WHEN t.spcname = 'pg_default' THEN current_setting('data_directory') ELSE pg_tablespace_location(t.oid) END
+             FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
+            WHERE d.datname = %(live)s AND (pg_has_role('pg_read_all_settings', 'USAGE') OR t.spcname <> 'pg_default')""",
+        {"live": live},
+    )
+    with suppress(OSError):
+        if rows and (folder := Path(rows[0][0])).is_dir():
+            return folder
+    return None
+
+
+def _few(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,168 @@
+"""How the application is told of a cutover, and asked how it is afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from twist_dr.engine.postgres.cluster import Cluster, first_line
+from twist_dr.engine.processes import Child
+from twist_dr.errors import CutoverFailed, ProcessFailed
+
+#: No command of a cutover may take longer: the application is down meanwhile.
+_COMMAND_SECONDS = 120.0
+_PROBE_SECONDS = 5.0
+_PROBE_AGAIN_SECONDS = 0.1
+
+
+def run_command(
+    arguments: Sequence[str],
+    *,
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> str:
+    """Run a command of the settings to its end; returns what it wrote. Raises ``ProcessFailed``, also when it takes longer."""
+    late = threading.Event()
+    with Child(list(arguments), environment=environment, folder=folder) as child:
+
+        def stop() -> None:
+            late.set()
+            with suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(seconds, stop)
+        timer.start()
+        try:
+            output = b"".join(child.output())
+            child.finish()
+        except ProcessFailed:
+            if late.is_set():
+                raise ProcessFailed(f"{child.name} was not done after {seconds:.0f} s and was ended.") from None
+            raise
+        finally:
+            timer.cancel()
+    return output.decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class Maintenance:
+    """How the application is told that it is down for a moment, in every way that is given."""
+
+    file: Path | None = None
+    command_on: Sequence[str] | None = None
+    command_off: Sequence[str] | None = None
+    sql_on: str | None = None
+    sql_off: str | None = None
+
+    def __bool__(self) -> bool:
+        return any((self.file, self.command_on, self.sql_on))
+
+    def on(self, cluster: Cluster) -> None:
+        """Begin. Raises ``CutoverFailed``."""
+        try:
+            if self.command_on:
+                run_command(self.command_on, seconds=_COMMAND_SECONDS)
+            if self.file:
+                self.file.touch(mode=0o644)
+            if self.sql_on:
+                _execute(cluster, self.sql_on)
+        except (ProcessFailed, OSError) as error:
+            raise CutoverFailed(
+                f"Maintenance mode could not be switched on: {error}; correct restore.maintenance in the settings."
+            ) from error
+
+    def off(self, cluster: Cluster) -> None:
+        """End it, in every way even when one fails. Safe to call when it is off. Raises ``CutoverFailed``."""
+        failures: list[str] = []
+        if self.sql_off:
+            with _noting(failures):
+                _execute(cluster, self.sql_off)
+        if self.file:
+            with _noting(failures):
+                self.file.unlink(missing_ok=True)
+        if self.command_off:
+            with _noting(failures):
+                run_command(self.command_off, seconds=_COMMAND_SECONDS)
+        if failures:
+            raise CutoverFailed(
+                f"Maintenance mode could not be switched off: {'; '.join(failures)}; end it by hand, and correct "
+                "restore.maintenance in the settings."
+            )
+
+
+class _noting:
+    """Collects the failure of a block and goes on after it."""
+
+    def __init__(self, failures: list[str]) -> None:
+        self._failures = failures
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, (ProcessFailed, OSError)):
+            self._failures.append(str(error))
+            return True
+        return False
+
+
+def _execute(cluster: Cluster, statement: str) -> None:
+    import psycopg
+
+    with cluster.connect() as connection:
+        try:
+            connection.execute(statement.encode())
+        except psycopg.Error as error:
+            raise ProcessFailed(f"the statement of restore.maintenance failed: {first_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Health:
+    """How it is seen that the application works. Without ``url`` and ``command`` nothing is asked."""
+
+    url: str | None = None
+    command: Sequence[str] | None = None
+    timeout_seconds: float = 30.0
+
+    def __bool__(self) -> bool:
+        return bool(self.url or self.command)
+
+    def complaint(self) -> str | None:
+        """Why the application is not healthy, or None when it is. Asked again until the time-out: it may have to connect anew."""
+        deadline = time.monotonic() + self.timeout_seconds
+        while (complaint := self._probe()) is not None and time.monotonic() < deadline:
+            time.sleep(_PROBE_AGAIN_SECONDS)
+        return complaint
+
+    def _probe(self) -> str | None:
+        if self.url and (complaint := _probe_url(self.url)) is not None:
+            return complaint
+        if self.command:
+            try:
+                run_command(self.command, seconds=self.timeout_seconds)
+            except ProcessFailed as error:
+                return str(error)
+        return None
+
+
+def _probe_url(url: str) -> str | None:
+    import urllib.error
+    import urllib.request
+
+    # A proxy of the environment is for the world outside, not for the application beside us.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=_PROBE_SECONDS) as answer:
+            status = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    except OSError as error:
+        return f"{url} does not answer ({getattr(error, 'reason', error)})"
+    return None if 200 <= status < 300 else f"{url} answers {status}"

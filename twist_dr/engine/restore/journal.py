@@ -1,0 +1,135 @@
+"""The journal of a restore: what it made, what it switched, what it kept.
+
+    <work_dir>/restores/<application>/<restore_id>.json      replaced whole, made durable before the step that it announces
+
+After a crash the facts are read from the server and the file system (which database bears the live name by its OID, which
+folder lies at the live path by its inode); the journal says which OIDs and inodes these are, and what was being done.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from twist_dr.engine.staging import fsync_folder
+from twist_dr.engine.streams import full_disk_named
+from twist_dr.errors import RestoreError, RestoreInterrupted
+
+Kind = Literal["restore", "undo"]
+
+#: ``preparing``: beside the live system, which knows nothing of it. ``switching``: in the cutover, before or after its
+#: commit. ``switched``: after it. ``done``: at its end, with what was replaced kept. ``left``: at the end of one that switched
+#: nothing (a sandbox). ``reverted``: nothing of it is left.
+Phase = Literal["preparing", "switching", "switched", "done", "left", "reverted"]
+
+
+class DatabaseSwitch(BaseModel):
+    """The databases of a cutover. ``migrations``: those applied in the one that is replaced, for an undo to look at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    live: str
+    live_oid: int
+    incoming: str
+    incoming_oid: int | None = None
+    kept: str
+    migrations: dict[str, list[str]] = {}
+
+
+class FolderSwitch(BaseModel):
+    """A media folder of a cutover. Identities are device and inode; ``aside`` is a name for a moment, between two renames."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    live: Path
+    live_identity: tuple[int, int]
+    incoming: Path
+    incoming_identity: tuple[int, int] | None = None
+    kept: Path
+    aside: Path
+
+
+class Journal(BaseModel):
+    """See the module's docstring. ``restored_id``: the restore that an undo undoes. ``sandbox``: a sandbox's folder for media."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    restore_id: str
+    kind: Kind
+    application: str
+    began_at: AwareDatetime
+    phase: Phase = "preparing"
+    reason: str = ""
+    backup_id: str | None = None
+    restored_id: str | None = None
+    database: DatabaseSwitch | None = None
+    folders: list[FolderSwitch] = []
+    sandbox: Path | None = None
+    keep_until: AwareDatetime | None = None
+    removed_at: AwareDatetime | None = None
+    seconds_locked_out: float | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what it replaced is still there, so that it can be put back."""
+        return self.phase == "done" and self.removed_at is None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was cut short. Only true to say while nobody is at work: under the application's lock."""
+        return self.phase in ("preparing", "switching", "switched")
+
+
+def new_restore_id(kind: Kind, now: datetime) -> str:
+    """An id that sorts by time: ``20261121T140000Z-restore-3f9a``."""
+    return f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(2)}"
+
+
+class Journals:
+    """All journals of an application, in a folder that is made when it is first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, journal: Journal) -> None:
+        """Write it, durably. Raises ``StagingFull`` when the disk has no room."""
+        path = self._path(journal.restore_id)
+        temporary = path.with_suffix(".new")
+        with full_disk_named(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(journal.model_dump_json(indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            fsync_folder(self._folder)
+
+    def load(self, restore_id: str) -> Journal:
+        """Raises ``RestoreError`` when there is none of that id."""
+        try:
+            return Journal.model_validate_json(self._path(restore_id).read_bytes())
+        except FileNotFoundError:
+            raise RestoreError(
+                f"There is no restore {restore_id} to be found in {self._folder}; see what is kept with: twist-dr list --replaced"
+            ) from None
+        except ValidationError:
+            raise RestoreInterrupted(
+                f"The journal {self._path(restore_id)} is damaged, or was written by a newer twist-dr; upgrade twist-dr, or look "
+                "at the databases and folders that it names, and move it away when they are as they should be."
+            ) from None
+
+    def all(self) -> list[Journal]:
+        """Every journal, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        return [self.load(path.stem) for path in sorted(self._folder.glob("*.json"))]
+
+    def _path(self, restore_id: str) -> Path:
+        return self._folder / f"{restore_id}.json"

@@ -1,0 +1,106 @@
+"""Phase one, the files: media unpacked beside the live folders, configuration into a folder for a person to compare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from twist_dr.engine.archive import read_index
+from twist_dr.engine.chunks import buffered
+from twist_dr.engine.exchange import identity
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.journal import FolderSwitch
+from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.unpack import Unpacked, remove_tree, unpack, unpack_configuration
+from twist_dr.errors import RestoreFailed
+
+
+def plan_folders(media: Mapping[str, Path], stamp: str) -> list[FolderSwitch]:
+    """The names that a restore gives its folders: hidden ones beside the real live folder, on the same file system."""
+    folders = []
+    for name, path in media.items():
+        live = Path(os.path.realpath(path))
+        found = identity(live)
+        if found is None:
+            raise RestoreFailed(f"The media folder {live} is not there; make it, or correct media.{name}.")
+        folders.append(
+            FolderSwitch(
+                name=name,
+                live=live,
+                live_identity=found,
+                incoming=live.with_name(f".{live.name}.restore-{stamp}"),
+                kept=live.with_name(f".{live.name}.replaced-{stamp}"),
+                aside=live.with_name(f".{live.name}.aside-{stamp}"),
+            )
+        )
+    return folders
+
+
+def unpack_media(sources: Sources, keyring: Keyring, places: Mapping[str, Path], report: Report) -> Unpacked:
+    """Unpack the media archive into new folders. All bytes are checked before this returns; a bad copy is passed over.
+
+    Raises ``RestoreFailed``, ``StagingFull`` and ``Cancelled``; nothing of it is left then.
+    """
+
+    new = [folder for folder in places.values() if not os.path.lexists(folder)]
+
+    def work(repository: Repository) -> Unpacked:
+        try:
+            return _unpack(repository, sources.manifest, keyring, places, report)
+        except BaseException:
+            for folder in new:
+                remove_tree(folder)
+            raise
+
+    found = sources.attempt(work)
+    for name in found.skipped:
+        report.warning(f"the backup has media of {name}, which the settings do not have; they were left out")
+    for note in found.notes:
+        report.warning(note)
+    return found
+
+
+def _unpack(
+    repository: Repository, manifest: Manifest, keyring: Keyring, places: Mapping[str, Path], report: Report
+) -> Unpacked:
+    stored = repository.held(manifest)["media.tar"][1].size
+    with report.part("media.tar", stored) as advance:
+        content = repository.read(manifest, "media.tar", keyring, advance)
+        lines = repository.read(manifest, "media.files.jsonl", keyring)
+        with buffered(content) as stream, buffered(lines) as index:
+            found = unpack(stream, read_index(index), places, "media.tar")
+            # To the very end: the last segment's tag and both digests are only checked there.
+            for rest in (stream, index):
+                while rest.read(1 << 20):
+                    pass
+    if found.files != manifest.files.get("media") and not found.skipped:
+        raise RestoreFailed(
+            f"{found.files} media files were unpacked where {manifest.files.get('media')} were recorded; restore another backup."
+        )
+    return found
+
+
+def restore_configuration(sources: Sources, keyring: Keyring, folder: Path) -> Unpacked:
+    """Unpack the configuration into a new folder. Raises what :func:`unpack_media` raises."""
+
+    def work(repository: Repository) -> Unpacked:
+        manifest = sources.manifest
+        try:
+            content = repository.read(manifest, "configuration.tar", keyring)
+            lines = repository.read(manifest, "configuration.files.jsonl", keyring)
+            with buffered(content) as stream, buffered(lines) as index:
+                found = unpack_configuration(stream, read_index(index), folder, "configuration.tar")
+                for rest in (stream, index):
+                    while rest.read(1 << 20):
+                        pass
+            return found
+        except BaseException:
+            remove_tree(folder)
+            raise
+
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return sources.attempt(work)

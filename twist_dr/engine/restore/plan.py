@@ -1,0 +1,54 @@
+"""What somebody wants restored, and what a restore works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from twist_dr.engine.django import DjangoApplication
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Part
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.cutover import Surroundings
+
+#: ``plan`` changes nothing. ``sandbox``: a database beside the live one. ``replace``: cut over. ``schema``: some tables into a
+#: schema of their own in the live database.
+Mode = Literal["plan", "sandbox", "replace", "schema"]
+
+
+@dataclass(frozen=True)
+class RestoreWish:
+    """What somebody asked for. ``tables`` (``schema.table``): only those, and only in a sandbox or a schema of their own."""
+
+    backup_id: str
+    mode: Mode = "plan"
+    parts: Sequence[Part] = ("database", "media", "configuration")
+    tables: Sequence[str] = ()
+    run_migrations: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RestorePlace:
+    """What a restore works with. ``repositories`` in the order in which they are tried; ``patience`` as in ``Repository``.
+
+    ``media`` are the live folders by name. ``work_dir`` takes what is fetched, sandboxes' media and configuration.
+    ``after_sql`` and ``after_commands`` are run in the restored database before anybody else sees it.
+    """
+
+    application: str
+    around: Surroundings
+    repositories: Sequence[Repository]
+    keyring: Keyring
+    work_dir: Path
+    media: Mapping[str, Path] = field(default_factory=dict)
+    django: DjangoApplication | None = None
+    client_tools: Sequence[Path] = ()
+    key_tables: Sequence[str] = ()
+    validators: Sequence[Sequence[str]] = ()
+    after_sql: Sequence[str] = ()
+    after_commands: Sequence[Sequence[str]] = ()
+    jobs: int = 2
+    patience: float | None = None

@@ -1,0 +1,177 @@
+"""What comes after a cutover, and after a crash: the health check, undoing, finishing or reverting what was cut short, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twist_dr.engine.exchange import identity, same
+from twist_dr.engine.postgres import databases
+from twist_dr.engine.postgres.cluster import named_errors, read_migrations
+from twist_dr.engine.progress import Report, human_seconds
+from twist_dr.engine.restore.cutover import Cutover, Surroundings
+from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journal, new_restore_id
+from twist_dr.engine.unpack import remove_tree
+from twist_dr.errors import RestoreError, RestoreUndone
+
+if TYPE_CHECKING:
+    from twist_dr.engine.postgres.cluster import Connection
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a restore or an undo replaced, and that is still there."""
+
+    journal: Journal
+    database: str | None
+    folders: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return ", ".join([*([f"database {self.database}"] if self.database else []), *map(str, self.folders)])
+
+
+def kept(around: Surroundings) -> Iterator[Kept]:
+    """What is kept now, oldest first: journals tell, the server and the file system have the last word."""
+    journals = [journal for journal in around.journals.all() if journal.keeps]
+    if not journals:
+        return
+    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+        for journal in journals:
+            if (found := _still_there(connection, journal)) is not None:
+                yield found
+
+
+def _still_there(connection: Connection, journal: Journal) -> Kept | None:
+    names = journal.database
+    database = None
+    if names is not None:
+        if databases.find_oid(connection, names.kept) != names.live_oid:
+            return None
+        database = names.kept
+    folders = tuple(folder.kept for folder in journal.folders if same(folder.kept, folder.live_identity))
+    if len(folders) != len(journal.folders):
+        return None
+    return Kept(journal, database, folders) if database or folders else None
+
+
+def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
+    """The journal of undoing a restore: ``latest``, or its id. Raises ``RestoreError`` when what it replaced is not there any more."""
+    there = list(kept(around))
+    chosen = [each for each in there if wanted in ("latest", each.journal.restore_id)][-1:]
+    if not chosen:
+        have = ", ".join(each.journal.restore_id for each in there) or "nothing"
+        raise RestoreError(
+            f"There is nothing kept of {'any restore' if wanted == 'latest' else wanted} that could be put back; kept is {have}. "
+            "Restore a backup instead: the one labelled pre-restore, say."
+        )
+    done = chosen[0].journal
+    now = datetime.now(timezone.utc)
+    stamp = f"{now:%Y%m%dt%H%M%S}"
+    database = None
+    if done.database is not None:
+        with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+            live_oid = databases.need_database(connection, done.database.live)
+            database = DatabaseSwitch(
+                live=done.database.live,
+                live_oid=live_oid,
+                incoming=done.database.kept,
+                incoming_oid=done.database.live_oid,
+                kept=databases.free_name(connection, done.database.live, "replaced", now),
+            )
+        with around.cluster.connect() as connection:
+            database.migrations = read_migrations(connection)
+    return Journal(
+        restore_id=new_restore_id("undo", now),
+        kind="undo",
+        application=done.application,
+        began_at=now,
+        reason=reason,
+        backup_id=done.backup_id,
+        restored_id=done.restore_id,
+        database=database,
+        folders=[_turned(folder, stamp) for folder in done.folders],
+    )
+
+
+def _turned(folder: FolderSwitch, stamp: str) -> FolderSwitch:
+    live = identity(folder.live)
+    if live is None:
+        raise RestoreError(f"The media folder {folder.live} is not there; make it, or mount it, then undo again.")
+    return FolderSwitch(
+        name=folder.name,
+        live=folder.live,
+        live_identity=live,
+        incoming=folder.kept,
+        incoming_identity=folder.live_identity,
+        kept=folder.live.with_name(f".{folder.live.name}.replaced-{stamp}"),
+        aside=folder.live.with_name(f".{folder.live.name}.aside-{stamp}"),
+    )
+
+
+def check_health(journal: Journal, around: Surroundings, report: Report) -> None:
+    """After a cutover: ask whether the application works, and undo at once when it does not. Raises ``RestoreUndone``."""
+    if not around.health:
+        report.info("no health check is configured (restore.health), so nobody asked whether the application works")
+        return
+    complaint = around.health.complaint()
+    if complaint is None:
+        report.info("the application is healthy")
+        return
+    report.warning(f"the application is not healthy ({complaint}); what was live before is put back")
+    undo = plan_undo(journal.restore_id, around, f"health check failed: {complaint}")
+    Cutover(undo, around, report).run()
+    after = around.health.complaint()
+    again = (
+        "It is healthy again."
+        if after is None
+        else f"It is not healthy now either ({after}): look at the application itself."
+    )
+    raise RestoreUndone(
+        f"After the cutover of {journal.restore_id} the application was not healthy ({complaint}), so what was live before is live again "
+        f"(locked out for {human_seconds(undo.seconds_locked_out or 0)}). {again} What was restored is kept for a look: twist-dr list --replaced"
+    )
+
+
+def settle_interrupted(around: Surroundings, report: Report) -> list[str]:
+    """Finish or revert every restore that was cut short; returns a sentence for each. Call it under the application's lock.
+
+    Raises ``RestoreInterrupted`` when one cannot be now, ``RestoreUndone`` when one had switched and the application is not healthy.
+    """
+    told = []
+    for journal in around.journals.all():
+        if not journal.interrupted:
+            continue
+        switched = Cutover(journal, around, report).settle()
+        if switched:
+            told.append(f"{journal.restore_id} was cut short after its switch and is finished now")
+        else:
+            told.append(
+                f"{journal.restore_id} was cut short before its switch and is reverted now: what was live is live"
+            )
+        report.warning(told[-1])
+        if switched:
+            check_health(journal, around, report)
+    return told
+
+
+def remove_kept(each: Kept, around: Surroundings) -> None:
+    """Remove what a restore replaced. Raises psycopg's errors as ``DatabaseError``; what could not be removed stays listed."""
+    if each.database is not None:
+        with (
+            closing(databases.connect_for_maintenance(around.cluster)) as connection,
+            named_errors(f"to drop {each.database}"),
+        ):
+            databases.drop(connection, each.database)
+    for folder in each.folders:
+        remove_tree(folder)
+    each.journal.removed_at = datetime.now(timezone.utc)
+    around.journals.save(each.journal)
+
+
+def interrupted(around: Surroundings) -> list[Journal]:
+    """Restores that look cut short. Some may be going on just now: only the application's lock tells."""
+    return [journal for journal in around.journals.all() if journal.interrupted]

@@ -1,0 +1,131 @@
+"""The copies of one backup, from first to last: a copy that is missing, slow, corrupt or out of reach is passed over for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.errors import (
+    ArchiveInvalid,
+    ArtifactInvalid,
+    AuthenticationFailed,
+    BackupNotFound,
+    ManifestForeign,
+    ManifestInvalid,
+    ObjectCorrupt,
+    ObjectMissing,
+    RestoreFailed,
+    StorageError,
+    TwistDRError,
+)
+from twist_dr.storage.base import Progress, no_progress
+
+T = TypeVar("T")
+
+#: The copy itself is bad.
+CORRUPT = (
+    ArchiveInvalid,
+    ArtifactInvalid,
+    AuthenticationFailed,
+    ManifestForeign,
+    ManifestInvalid,
+    ObjectCorrupt,
+    ObjectMissing,
+)
+#: Another target may do better.
+PASSED_OVER = (*CORRUPT, BackupNotFound, StorageError)
+
+#: How much longer the last target may take: there is no other to turn to.
+_LAST_PATIENCE = 10
+
+
+class Sources:
+    """Where one backup is read from. ``patience`` as in ``Repository``, for all targets but the last.
+
+    A target that failed once is not asked again. ``passed_over`` says by target why, ``corrupt`` names those whose copy
+    itself is bad, ``used`` those that gave something. The constructor finds the manifest; it raises ``BackupNotFound`` when no target has the
+    backup whole, else what the keyring raises.
+    """
+
+    def __init__(
+        self,
+        backup_id: str,
+        repositories: Sequence[Repository],
+        keyring: Keyring,
+        report: Report,
+        *,
+        patience: float | None = None,
+    ) -> None:
+        self.backup_id = backup_id
+        self.passed_over: dict[str, str] = {}
+        self.corrupt: dict[str, TwistDRError] = {}
+        self.used: list[str] = []
+        self._keyring = keyring
+        self._report = report
+        last = len(repositories) - 1
+        self._left = [
+            replace(
+                repository,
+                patience=None if patience is None else patience * (_LAST_PATIENCE if place == last else 1),
+            )
+            for place, repository in enumerate(repositories)
+        ]
+        self._seen: set[str] = set()
+        self.manifest: Manifest = self._attempt(lambda repository: self._look(repository), BackupNotFound)
+
+    def fetch(self, name: str, path: Path, progress: Progress = no_progress) -> None:
+        """Write an artifact's plain bytes, all of them checked, to a new file."""
+        self.attempt(lambda repository: repository.fetch(self.manifest, name, self._keyring, path, progress))
+
+    def read_small(self, name: str) -> bytes:
+        """A small artifact whole, checked."""
+        return self.attempt(lambda repository: repository.read_small(self.manifest, name, self._keyring))
+
+    def attempt(self, work: Callable[[Repository], T]) -> T:
+        """The result of the first target with which the work succeeds. Work that failed must have left nothing.
+
+        Raises ``RestoreFailed`` when none is left.
+        """
+
+        def look_first(repository: Repository) -> T:
+            if repository.target.name not in self._seen:
+                self._look(repository)
+            return work(repository)
+
+        return self._attempt(look_first, RestoreFailed)
+
+    def stored_size(self, name: str) -> int:
+        """Bytes of an artifact as the present target stores it, for progress."""
+        return self.attempt(lambda repository: repository.held(self.manifest)[name][1].size)
+
+    def _look(self, repository: Repository) -> Manifest:
+        """The manifest, when all that it names is there in the right size."""
+        manifest = repository.manifest(self.backup_id, self._keyring)
+        repository.held(manifest)
+        self._seen.add(repository.target.name)
+        return manifest
+
+    def _attempt(self, work: Callable[[Repository], T], failure: type[TwistDRError]) -> T:
+        while self._left:
+            repository = self._left[0]
+            name = repository.target.name
+            try:
+                result = work(repository)
+            except PASSED_OVER as error:
+                self._left.pop(0)
+                self.passed_over[name] = str(error)
+                if isinstance(error, CORRUPT):
+                    self.corrupt[name] = error
+                self._report.warning(f"passed over {name}: {error}")
+            else:
+                if name not in self.used:
+                    self.used.append(name)
+                return result
+        told = " ".join(text if text.endswith(".") else f"{text}." for text in self.passed_over.values())
+        raise failure(f"No storage target has a good copy of {self.backup_id}. {told}".rstrip())

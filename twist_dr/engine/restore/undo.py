@@ -1,0 +1,112 @@
+"""Undoing a restore: what it replaced is put back, in the same one step, and what was live until then is kept in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+from twist_dr.engine.django import DjangoApplication, compare_schema, read_code
+from twist_dr.engine.postgres import databases
+from twist_dr.engine.progress import Report, human_seconds
+from twist_dr.engine.restore.cutover import Cutover, Surroundings
+from twist_dr.engine.restore.journal import Journal
+from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.settle import check_health, plan_undo, settle_interrupted
+from twist_dr.errors import RestoreRefused, TwistDRError
+
+
+def undo_restore(
+    wanted: str,
+    around: Surroundings,
+    report: Report,
+    *,
+    reason: str,
+    django: DjangoApplication | None = None,
+    confirmed: bool = True,
+    note: Callable[[Record], None] = lambda record: None,
+) -> Record:
+    """Undo ``latest``, or the restore of that id. Call it under the application's lock.
+
+    Not ``confirmed``, it raises ``RestoreRefused`` that says what would be put back. Raises also ``RestoreError`` when nothing is kept,
+    ``CutoverFailed``, and ``RestoreUndone`` when the application is not healthy with it: what was live is live again then.
+    """
+    settle_interrupted(around, report)
+    journal = plan_undo(wanted, around, reason)
+    record = Record(
+        journal.restore_id, "undo", "replace", reason, journal.backup_id, journal.restored_id,
+        parts=[*(["database"] if journal.database else []), *(["media"] if journal.folders else [])],
+    )  # fmt: skip
+    if not confirmed:
+        raise RestoreRefused(
+            f"Undoing {journal.restored_id} would put back {_what(journal)}; to do it, type the application's name in confirm."
+        )
+    note(record)
+    try:
+        with record.timed("total"):
+            with record.timed("gate"):
+                _look(journal, around, django, report)
+            around.journals.save(journal)
+            with record.timed("cutover"):
+                Cutover(journal, around, report).run()
+            _note_switch(record, journal)
+            with record.timed("health"):
+                check_health(journal, around, report)
+    except TwistDRError as error:
+        record.error = str(error)
+        raise
+    record.end("done")
+    return record
+
+
+def _what(journal: Journal) -> str:
+    names = [f"the database {journal.database.incoming}"] if journal.database else []
+    return " and ".join([*names, *(f"the folder {folder.incoming}" for folder in journal.folders)])
+
+
+def _look(journal: Journal, around: Surroundings, django: DjangoApplication | None, report: Report) -> None:
+    names = journal.database
+    if names is None:
+        return
+    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+        refusals = databases.missing_rights(connection, names.live) + databases.obstacles(connection, names.live)
+    complaint = _schema_complaint(journal, around, django)
+    if complaint is not None:
+        # Where the application is asked afterwards, its own word counts, and takes everything back.
+        if around.health:
+            report.warning(complaint)
+        else:
+            refusals.append(complaint)
+    if refusals:
+        raise RestoreRefused(f"{journal.restored_id} is not undone: {'; '.join(refusals)}.")
+
+
+def _schema_complaint(journal: Journal, around: Surroundings, django: DjangoApplication | None) -> str | None:
+    if django is None or journal.restored_id is None:
+        return None
+    assert journal.database is not None
+    migrations = around.journals.load(journal.restored_id).database
+    applied = migrations.migrations if migrations else {}
+    if not applied:
+        return None
+    try:
+        found = compare_schema(applied, read_code(django), None)
+    except TwistDRError as error:
+        return f"the application's code could not be asked for its migrations ({error})".rstrip(".")
+    if found.state == "equal":
+        return None
+    names = ", ".join((found.unknown or found.forward)[:6]) or "migrations"
+    return f"the running code does not fit the database that would be put back ({found.state}: {names}); put the code of that time in place first"
+
+
+def _note_switch(record: Record, journal: Journal) -> None:
+    record.seconds_locked_out = journal.seconds_locked_out
+    record.replaced = [
+        *([journal.database.kept] if journal.database else []),
+        *(str(folder.kept) for folder in journal.folders),
+    ]
+    if journal.database is not None:
+        record.database = journal.database.live
+    record.result = (
+        f"{journal.restored_id} is undone; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what was live until now is kept "
+        f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({', '.join(record.replaced)}); undo again to take this back"
+    )

@@ -1,0 +1,441 @@
+"""An archive's files back on disk, in new folders: every byte against the index, nothing outside, what was recorded restored.
+
+The archive and its index have one order, each folder before what is in it, so neither is held in memory. A folder's own mode
+and time are restored when all in it is written; until then it is 0700, and the topmost ones until the very end. Every name is
+made relative to the open folder it lies in, never by a path: no link can lead elsewhere, and no path gets too long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from twist_dr.engine.archive import Entry, read_archive
+from twist_dr.engine.chunks import read_chunks
+from twist_dr.engine.exchange import mounts_within
+from twist_dr.errors import ArchiveInvalid, RestoreError, RestoreFailed, StagingFull
+from twist_dr.storage.base import no_progress
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+#: What chown(2) says where even root may not: on network file systems, and to ids that a container does not have.
+_NO_OWNERS = (errno.EPERM, errno.EINVAL)
+#: So many paths are named per finding.
+_MOST_NAMED = 100
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What was written. ``skipped``: names of the archive that nobody asked for; ``notes``: sentences for the log."""
+
+    files: int
+    bytes: int
+    skipped: list[str]
+    notes: list[str]
+
+
+def unpack(
+    stream: BinaryIO,
+    index: Iterator[Entry],
+    places: Mapping[str, Path],
+    what: str,
+    *,
+    advance: Callable[[int], None] = no_progress,
+) -> Unpacked:
+    """Write each media folder of the archive to its new folder in ``places``, and make it durable.
+
+    Owners and groups are restored when we are root. ``advance`` is told bytes as they are written, and may raise to stop.
+    Raises ``ArchiveInvalid`` at the first difference between archive and index, ``StagingFull`` when the disk is full,
+    ``RestoreFailed`` when a file cannot be written. On any error, remove the new folders: see :func:`remove_tree`.
+    """
+    findings = _Findings(what)
+    trees: dict[str, _Tree] = {}
+    skipped: dict[str, None] = {}
+    owners = os.geteuid() == 0
+    try:
+        for member, content in _checked(read_archive(stream, what), index, what):
+            name, below, _ = member.name.partition("/")
+            if name not in places:
+                skipped[name] = None
+                continue
+            if below and name in trees:
+                trees[name].add(member, content, advance)
+            elif not below and name not in trees and member.isdir():
+                trees[name] = _Tree(places[name], name, findings, member, owners=owners)
+            else:
+                raise _foreign(what, member)
+        for tree in trees.values():
+            tree.finish()
+    finally:
+        for tree in trees.values():
+            tree.close()
+    missing = [f"{what}: holds no folder {name}, so none was made." for name in places if name not in trees]
+    return Unpacked(findings.files, findings.bytes, list(skipped), [*findings.sentences(), *missing])
+
+
+def unpack_configuration(stream: BinaryIO, index: Iterator[Entry], folder: Path, what: str) -> Unpacked:
+    """Write the whole configuration archive below one new folder, for a person to compare; raises as :func:`unpack`.
+
+    The folder stays 0700 and everything is ours, since among the files are secrets; other modes are as recorded.
+    """
+    findings = _Findings(what)
+    tree = _Tree(folder, "", findings, None, owners=False)
+    try:
+        for member, content in _checked(read_archive(stream, what), index, what):
+            tree.add(member, content, no_progress)
+        tree.finish()
+    finally:
+        tree.close()
+    return Unpacked(findings.files, findings.bytes, [], findings.sentences())
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, read-only folders too; links are removed, not followed. Nothing there is no error.
+
+    Raises ``RestoreError``, before anything was removed, when another file system is mounted in it; and when removing fails.
+    """
+    if mounts := [] if path.is_symlink() else mounts_within(path):
+        raise RestoreError(
+            f"{path} was not removed, as another file system is mounted there ({mounts[0]}); unmount it, then run again."
+        )
+    try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.lstat().st_mode):
+                _remove_folder(str(path), None)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise RestoreError(
+            f"{path} could not be removed whole ({error}); mend that and run again, or remove it by hand."
+        ) from error
+
+
+class _Findings:
+    """What is counted and said about a whole archive."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.files = 0
+        self.bytes = 0
+        self.without_owner = 0
+        self._set_uid: list[str] = []
+        self._more_set_uid = 0
+
+    def set_uid(self, name: str) -> None:
+        if len(self._set_uid) < _MOST_NAMED:
+            self._set_uid.append(name)
+        else:
+            self._more_set_uid += 1
+
+    def sentences(self) -> list[str]:
+        said = [
+            f"{self.what}: {_shown(name)} would run as its owner or group (set-uid or set-gid); that was not restored."
+            for name in self._set_uid
+        ]
+        if self._more_set_uid:
+            said.append(f"{self.what}: {self._more_set_uid} more files lost set-uid or set-gid.")
+        if self.without_owner:
+            said.append(
+                f"{self.what}: owner and group of {self.without_owner} files, folders and links could not be restored; they belong to us."
+            )
+        return said
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A folder being filled. ``path`` as in the archive; ``member`` is None for one that the archive does not have itself."""
+
+    path: str
+    descriptor: int
+    member: tarfile.TarInfo | None
+
+
+class _Tree:
+    """A new folder that is filled in the archive's order. ``member`` is the archive's entry for the folder itself, if any.
+
+    Without it, missing folders between are made: an archive of single files has none for those above them.
+    """
+
+    def __init__(
+        self, place: Path, path: str, findings: _Findings, member: tarfile.TarInfo | None, *, owners: bool
+    ) -> None:
+        self._findings = findings
+        self._owners = owners
+        self._makes_parents = member is None
+        self._writing = _Writing(findings.what, place)
+        self._writing.name = path
+        #: From the topmost folder to the one that is being filled.
+        self._open: list[_Open] = []
+        try:
+            os.mkdir(place, 0o700)
+        except FileExistsError:
+            raise RestoreFailed(f"{place} is there already; move it away, then run the restore again.") from None
+        except OSError as error:
+            raise self._writing.failed(error) from error
+        with self._writing:
+            self._open.append(_Open(path, os.open(place, _FOLDER), member))
+
+    def add(self, member: tarfile.TarInfo, content: Iterator[bytes], advance: Callable[[int], None]) -> None:
+        above, _, leaf = member.name.rpartition("/")
+        self._writing.name = member.name
+        parent = self._descend(above, member)
+        if leaf in ("", "."):
+            raise _foreign(self._findings.what, member)
+        if member.isdir():
+            self._enter(leaf, member.name, member)
+        elif member.issym():
+            self._link(parent, leaf, member)
+        else:
+            self._file(parent, leaf, member, content, advance)
+
+    def finish(self) -> None:
+        """Restore what the topmost folder had, and make everything durable."""
+        top = self._open[0]
+        while len(self._open) > 1:
+            self._leave()
+        self._writing.name = top.path
+        with self._writing:
+            if top.member is not None:
+                self._restore(top.descriptor, top.member)
+            _sync(top.descriptor)
+
+    def close(self) -> None:
+        """Let go of all folders, finished or not."""
+        while self._open:
+            os.close(self._open.pop().descriptor)
+
+    def _descend(self, path: str, member: tarfile.TarInfo) -> int:
+        """The descriptor of the folder ``path``, after leaving those that nothing more will come into."""
+        while (current := self._open[-1]).path != path:
+            if len(self._open) > 1 and not path.startswith(current.path + "/"):
+                self._leave()
+                continue
+            if not self._makes_parents:
+                raise _foreign(self._findings.what, member)
+            below = path.removeprefix(current.path).lstrip("/")
+            leaf = below.partition("/")[0]
+            self._enter(leaf, f"{current.path}/{leaf}".lstrip("/"), None)
+        return current.descriptor
+
+    def _enter(self, leaf: str, path: str, member: tarfile.TarInfo | None) -> None:
+        parent = self._open[-1].descriptor
+        with self._writing:
+            try:
+                os.mkdir(leaf, 0o700, dir_fd=parent)
+            except FileExistsError:
+                if member is not None:
+                    raise
+            self._open.append(_Open(path, os.open(leaf, _FOLDER, dir_fd=parent), member))
+
+    def _leave(self) -> None:
+        folder = self._open.pop()
+        try:
+            if folder.member is not None:
+                self._writing.name = folder.path
+                with self._writing:
+                    self._restore(folder.descriptor, folder.member)
+        finally:
+            os.close(folder.descriptor)
+
+    def _file(
+        self,
+        parent: int,
+        leaf: str,
+        member: tarfile.TarInfo,
+        content: Iterator[bytes],
+        advance: Callable[[int], None],
+    ) -> None:
+        with self._writing:
+            descriptor = os.open(leaf, _NEW_FILE, 0o600, dir_fd=parent)
+        try:
+            for chunk in content:
+                with self._writing:
+                    _write_all(descriptor, chunk)
+                advance(len(chunk))
+            with self._writing:
+                self._restore(descriptor, member)
+        finally:
+            with self._writing:  # network file systems may say only now that the disk is full
+                os.close(descriptor)
+        self._findings.files += 1
+        self._findings.bytes += member.size
+
+    def _link(self, parent: int, leaf: str, member: tarfile.TarInfo) -> None:
+        with self._writing:
+            os.symlink(member.linkname, leaf, dir_fd=parent)
+            if self._owners:
+                self._own(lambda: os.chown(leaf, member.uid, member.gid, dir_fd=parent, follow_symlinks=False))
+            os.utime(leaf, (member.mtime, member.mtime), dir_fd=parent, follow_symlinks=False)
+
+    def _restore(self, descriptor: int, member: tarfile.TarInfo) -> None:
+        """Owner, mode and time, in this order: each may change with the one before."""
+        mode = stat.S_IMODE(member.mode)
+        if self._owners:
+            self._own(lambda: os.fchown(descriptor, member.uid, member.gid))
+        # On a folder set-gid says whose group new files in it get, and stays.
+        dangerous = stat.S_ISUID if member.isdir() else stat.S_ISUID | stat.S_ISGID
+        if mode & dangerous:
+            self._findings.set_uid(member.name)
+        os.fchmod(descriptor, mode & ~dangerous)
+        os.utime(descriptor, (member.mtime, member.mtime))
+
+    def _own(self, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except OSError as error:
+            if error.errno not in _NO_OWNERS:
+                raise
+            self._findings.without_owner += 1
+
+
+class _Writing:
+    """Turns the system's errors met while ``name`` is written into ours. Reused, as there may be millions of files."""
+
+    def __init__(self, what: str, place: Path) -> None:
+        self._what = what
+        self._place = place
+        self.name = ""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise self.failed(error) from error
+        if isinstance(error, (ValueError, OverflowError)):  # a zero byte in a name, a time before all times
+            raise ArchiveInvalid(
+                f"{self._what}: the entry {_shown(self.name)} is damaged ({error}); take the backup from another storage target."
+            ) from error
+
+    def failed(self, error: OSError) -> ArchiveInvalid | StagingFull | RestoreFailed:
+        if error.errno in _FULL:
+            return StagingFull(f"The disk of {self._place} is full; free room there, then run the restore again.")
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
+            return ArchiveInvalid(
+                f"{self._what} has {_shown(self.name)} twice, or files below what is no folder, and was not made by twist-dr; do not restore it."
+            )
+        return RestoreFailed(
+            f"{_shown(self.name)} of {self._what} could not be written below {self._place} ({error.strerror}); mend that, then run the restore again."
+        )
+
+
+def _checked(
+    members: Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]], index: Iterator[Entry], what: str
+) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
+    """The members with their bytes in chunks; raises ``ArchiveInvalid`` after one whose bytes are not the recorded ones."""
+    for member, content in members:
+        entry = next(index, None)
+        if entry is None or (entry.path, entry.kind) != (member.name, _kind(member)):
+            recorded = f"the {entry.kind} {_shown(entry.path)}" if entry else "nothing more"
+            raise ArchiveInvalid(
+                f"{what} holds the {_kind(member)} {_shown(member.name)} where its index has {recorded}; take the backup from another storage target."
+            )
+        digest = hashlib.sha256(os.fsencode(member.linkname))  # empty but for links
+        chunks = _hashed(content, digest, what) if content is not None else iter(())
+        yield member, chunks
+        for _ in chunks:  # of what nobody asked for
+            pass
+        if entry.sha256 != (None if member.isdir() else digest.hexdigest()):
+            raise ArchiveInvalid(
+                f"{what}: {_shown(member.name)} has other bytes than were recorded; take the backup from another storage target."
+            )
+    if (entry := next(index, None)) is not None:
+        raise ArchiveInvalid(
+            f"{what}: {_shown(entry.path)} is missing from the archive; take the backup from another storage target."
+        )
+
+
+def _hashed(content: IO[bytes], digest: hashlib._Hash, what: str) -> Iterator[bytes]:
+    chunks = read_chunks(content)  # type: ignore[arg-type]
+    while True:
+        try:
+            chunk = next(chunks, None)
+        except tarfile.TarError as error:  # the archive ends within a file
+            raise ArchiveInvalid(
+                f"{what} is damaged ({error}); take the backup from another storage target."
+            ) from error
+        if chunk is None:
+            return
+        digest.update(chunk)
+        yield chunk
+
+
+def _kind(member: tarfile.TarInfo) -> str:
+    return "file" if member.isreg() else "folder" if member.isdir() else "link"
+
+
+def _foreign(what: str, member: tarfile.TarInfo) -> ArchiveInvalid:
+    return ArchiveInvalid(
+        f"{what} has {_shown(member.name)} where none can be, and was not made by twist-dr; do not restore it."
+    )
+
+
+def _shown(path: str) -> str:
+    """A path in words: names need not be UTF-8, and logs take only what is."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
+
+
+def _sync(descriptor: int) -> None:
+    """Make durable all that was written to the file system of an open folder: with fsync per file, small files take ten times as long.
+
+    Linux also tells of writes that failed since the folder was opened, see syncfs(2).
+    """
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+    elif syncfs(descriptor) != 0:
+        raise OSError(code := ctypes.get_errno(), os.strerror(code))
+
+
+def _remove_folder(name: str, parent: int | None) -> None:
+    """Remove the folder ``name`` of an open folder. Another process may remove the same at the same time."""
+    with suppress(FileNotFoundError):
+        descriptor = _opened_to_empty(name, parent)
+        try:
+            with os.scandir(descriptor) as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            for each, is_folder in found:
+                if is_folder:
+                    _remove_folder(each, descriptor)
+                else:
+                    with suppress(FileNotFoundError):
+                        os.unlink(each, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        os.rmdir(name, dir_fd=parent)
+
+
+def _opened_to_empty(name: str, parent: int | None) -> int:
+    """Open a folder so that its entries can be removed, whatever its mode, and never what a link leads to."""
+    try:
+        descriptor = os.open(name, _FOLDER, dir_fd=parent)
+    except PermissionError:
+        # O_PATH needs no right to read it; by /proc the mode of just this folder is changed, and not of one in its place.
+        held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{held}", 0o700)
+        finally:
+            os.close(held)
+        descriptor = os.open(name, _FOLDER, dir_fd=parent)
+    try:
+        if os.fstat(descriptor).st_mode & 0o700 != 0o700:
+            os.fchmod(descriptor, 0o700)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

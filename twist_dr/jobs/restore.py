@@ -1,0 +1,191 @@
+"""The job that restores a backup: launched as it is, it plans the restore of the latest verified one and changes nothing."""
+
+# No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
+
+import dagster as dg
+from pydantic import Field
+
+from twist_dr.assets.copies import target_resource
+from twist_dr.catalog import Catalog
+from twist_dr.engine.backup import ALL_PARTS
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.lock import application_lock
+from twist_dr.engine.manifest import Part
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.plan import RestoreWish
+from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.restore import Restore
+from twist_dr.errors import BackupNotFound, RestoreRefused, RestoreUndone, TwistDRError
+from twist_dr.jobs.restore_page import metadata, observe
+from twist_dr.orchestration import RESTORE_BACKUP, RUN_TAGS, operation
+from twist_dr.resources.restores import restore_place, surroundings
+from twist_dr.restores import RestoreLog, choose_backup, mark_corrupt_copies, pre_restore_backup
+from twist_dr.settings import Settings
+
+
+class RestoreConfig(dg.Config):
+    """All have safe defaults: launched as it is, nothing changes."""
+
+    backup: str = Field("latest-verified", description="latest-verified, latest, or a backup's id (twist-dr list)")
+    source: str = Field(
+        "any",
+        description="any (the first storage target with a good copy, in the order of the settings), or one by name",
+    )
+    mode: Literal["plan", "sandbox", "replace", "schema"] = Field(
+        "plan",
+        description="plan: change nothing, show what would happen. sandbox: a database beside the live one. replace: cut over. "
+        "schema: the tables named in 'tables', into a schema of their own in the live database.",
+    )
+    parts: str = Field(
+        "all",
+        description="all that the backup has, or some of: database, media, configuration (which is only unpacked into a folder)",
+    )
+    tables: str = Field("", description="some tables only, separated by commas; for the modes sandbox and schema")
+    run_migrations: bool = Field(
+        True, description="Run the code's newer migrations in the restored database before it is live."
+    )
+    allow_unverified: bool = Field(False, description="Restore a backup that no verification has proven.")
+    pre_restore_backup: bool = Field(
+        True,
+        description="For replace: first a full backup, labelled pre-restore; if it fails, the restore does not start.",
+    )
+    reason: str = Field("", description="Why; required unless it is a plan.")
+    confirm: str = Field("", description="For replace: the application's name, typed.")
+
+
+def restore_job(settings: Settings) -> dg.JobDefinition:
+    """The job ``restore``."""
+    names = list(settings.enabled_targets)
+
+    @dg.op(
+        name="restore_backup", required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, names)}
+    )
+    def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
+        with operation(context) as report:
+            parts, tables = _check(config, settings)
+            repositories = {
+                name: Repository(getattr(context.resources, target_resource(name)), settings.application)
+                for name in names
+            }
+            catalog: Catalog = context.resources.catalog
+            keyring: Keyring = context.resources.keyring.load()
+            lock = (
+                nullcontext()
+                if config.mode == "plan"
+                else application_lock(settings.lock_dir, settings.application, "A restore")
+            )
+            with lock:
+                chosen = choose_backup(
+                    catalog, settings.application, config.backup, parts, allow_unverified=config.allow_unverified
+                )
+                if not chosen.verified:
+                    report.warning(
+                        f"{chosen.backup_id} was never verified by a restore, or its last verification failed"
+                    )
+                sources = [repositories[name] for name in names if config.source in ("any", name)]
+                wish = RestoreWish(
+                    backup_id=chosen.backup_id,
+                    mode=config.mode,
+                    parts=_parts_of(chosen.parts, tables),
+                    tables=tables,
+                    run_migrations=config.run_migrations,
+                    reason=config.reason,
+                )
+                back_up = pre_restore_backup(
+                    settings, catalog=catalog, cluster=context.resources.cluster, keyring=keyring, repositories=repositories,
+                    reason=f"before the restore of {chosen.backup_id}: {config.reason}", run_id=context.run.run_id, report=report,
+                )  # fmt: skip
+                log = RestoreLog(catalog, settings.application, context.run.run_id, report, verified=chosen.verified)
+                restore = Restore(
+                    wish,
+                    restore_place(settings, surroundings(settings), sources, keyring, config.mode),
+                    report,
+                    back_up=back_up if config.mode == "replace" and config.pre_restore_backup else None,
+                    note=log.note,
+                )
+                with _told(context, settings, restore.record, log, report):
+                    try:
+                        restore.run()
+                    finally:
+                        mark_corrupt_copies(catalog, restore.sources, report)
+
+    @dg.job(
+        name="restore",
+        description="Restore a backup: plan it (the default), into a sandbox beside the live database, or cut over to it and keep "
+        "what it replaces.",
+        tags=RUN_TAGS,
+        owners=[RESTORE_BACKUP],
+    )
+    def job() -> None:
+        restore_backup()
+
+    return job
+
+
+@contextmanager
+def _told(
+    context: dg.OpExecutionContext, settings: Settings, record: Record, log: RestoreLog, report: Report
+) -> Iterator[None]:
+    """Around a restore: its outcome goes to the log of restores and to the run's page, however it ends."""
+    try:
+        yield
+    except TwistDRError as error:
+        state = (
+            "refused"
+            if isinstance(error, RestoreRefused)
+            else "undone"
+            if isinstance(error, RestoreUndone)
+            else "failed"
+        )
+        record.end(state, error=str(error))  # type: ignore[arg-type]
+        log.note(record)
+        observe(context, settings, record, report)
+        found = {"error": dg.MetadataValue.text(type(error).__name__), **metadata(record)}
+        raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
+    except BaseException as error:
+        record.end("failed", error=f"ended by {type(error).__name__}")
+        log.note(record)
+        raise
+    log.note(record)
+    observe(context, settings, record, report)
+    context.add_output_metadata(metadata(record))
+    report.info(record.result)
+
+
+def _check(config: RestoreConfig, settings: Settings) -> tuple[tuple[Part, ...] | None, tuple[str, ...]]:
+    """The parts and tables of the config, when it makes sense; parts None stands for all that the backup has."""
+    tables = tuple(table.strip() for table in config.tables.split(",") if table.strip())
+    wanted = [part.strip() for part in config.parts.split(",") if part.strip()]
+    if not wanted or (wanted != ["all"] and any(part not in ALL_PARTS for part in wanted)):
+        raise RestoreRefused(
+            f"{config.parts!r} names no parts; write 'all', or some of {', '.join(ALL_PARTS)} in parts."
+        )
+    if config.source not in ("any", *settings.enabled_targets):
+        raise BackupNotFound(
+            f"{config.source!r} is no enabled storage target; choose among {', '.join(settings.enabled_targets)}, or write 'any' in source."
+        )
+    if config.mode != "plan" and not config.reason.strip():
+        raise RestoreRefused("A restore needs a reason, for those who find it later; write it in reason.")
+    if config.mode == "replace" and config.confirm != settings.application:
+        raise RestoreRefused(
+            f"Replacing what is live needs the application's name, {settings.application}, typed in confirm; launch the plan first if you are not sure."
+        )
+    if tables and config.mode == "replace":
+        raise RestoreRefused(
+            "Single tables never replace live ones; use mode schema (beside them in the live database) or sandbox."
+        )
+    if config.mode == "schema" and not tables:
+        raise RestoreRefused("The mode schema is for some tables; name them in tables, or choose another mode.")
+    parts = None if wanted == ["all"] else tuple(part for part in ALL_PARTS if part in wanted)
+    return parts, tables
+
+
+def _parts_of(parts: tuple[Part, ...] | None, tables: tuple[str, ...]) -> tuple[Part, ...]:
+    if tables:
+        return ("database",)
+    return ALL_PARTS if parts is None else parts

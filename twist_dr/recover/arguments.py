@@ -1,0 +1,63 @@
+"""The options of ``twist-dr recover``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+DATABASE_VARIABLE = "TWIST_DR_DATABASE_URL"
+KEYRING_VARIABLE = "TWIST_DR_KEYRING"
+
+_DESCRIPTION = f"""\
+Lists, checks and restores backups with a storage target and the keys alone. Without --check and --backup, lists what is there.
+Credentials are never arguments: the database's URL is in {DATABASE_VARIABLE}, those of S3 where boto3 looks for them
+(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ~/.aws)."""
+
+
+def _jobs(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 64:
+        raise ValueError(text)
+    return count
+
+
+_jobs.__name__ = "number of jobs from 1 to 64"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to the command's parser."""
+    parser.description = _DESCRIPTION
+    parser.add_argument(
+        "--from-target", required=True, metavar="FILE_OR_URL",
+        help="a folder, s3://BUCKET/PREFIX?endpoint_url=...&region=..., or a YAML file with one entry of storage_targets",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keyring", metavar="FILE", help=f"the keyring's file, or env:NAME (default: what {KEYRING_VARIABLE} names)"
+    )
+    parser.add_argument("--application", metavar="NAME", help="whose backups, where the target holds several's")
+    parser.add_argument("--json", action="store_true", help="print JSON (with a list or --check)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--check", metavar="BACKUP", help="read all of a backup to its end: latest, or an id")
+    which.add_argument("--backup", metavar="BACKUP", help="restore from this one: latest, or an id")
+    parts = parser.add_argument_group("what to restore, with --backup")
+    parts.add_argument(
+        "--database", action="store_true", help=f"the database, as the new one that {DATABASE_VARIABLE} names"
+    )
+    parts.add_argument("--media-to", type=Path, metavar="FOLDER", help="the media folders, into a new or empty folder")
+    parts.add_argument("--configuration-to", type=Path, metavar="FOLDER", help="the configuration, likewise")
+    parts.add_argument("--dump-to", type=Path, metavar="FILE", help="only the plain dump, and roles.sql beside it")
+    parts.add_argument(
+        "--jobs", type=_jobs, default=max(2, min(8, os.cpu_count() or 1)), help="parallel restore jobs (default: %(default)s)"
+    )  # fmt: skip
+
+
+def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with exit status 2 where options do not fit together."""
+    parts = (options.database, options.media_to, options.configuration_to, options.dump_to)
+    if options.backup and not any(parts):
+        parser.error("--backup needs --database, --media-to, --configuration-to or --dump-to")
+    if any(parts) and not options.backup:
+        parser.error("say which backup: --backup latest, or --backup ID")
+    if options.json and options.backup:
+        parser.error("--json goes with a list or with --check")

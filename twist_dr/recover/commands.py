@@ -1,0 +1,233 @@
+"""``twist-dr recover``: what it does with its options, and what it says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.engine.repository import Repository
+from twist_dr.errors import RestoreRefused, TwistDRError
+from twist_dr.recover.arguments import DATABASE_VARIABLE, check_usage
+from twist_dr.recover.check import check_artifacts
+from twist_dr.recover.database import recover_database
+from twist_dr.recover.files import (
+    ROLES,
+    look_at_file,
+    look_at_folder,
+    recover_configuration,
+    recover_dump,
+    recover_media,
+)
+from twist_dr.recover.found import backup_document, backup_table, choose_backup, find_backups, taken_at
+from twist_dr.recover.place import choose_application, open_keyring, open_target
+from twist_dr.recover.scratch import need_room, scratch_base
+from twist_dr.recover.server import look
+
+#: What the engine's messages say of settings, which are not there on this day, and what is meant here.
+_WORDS = {
+    "in database.url": f"in {DATABASE_VARIABLE}",
+    "or name their folder in database.client_tools": "or put their folder into PATH",
+    "set work_dir (or verification.scratch) to a larger disk": "set TMPDIR to a folder on a larger disk",
+    "; run twist-dr doctor to see what is missing": "",
+    "give access_key_id and secret_access_key of": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for",
+    "storage_targets.": "",
+}
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """The whole command; returns its exit status. Raises ``TwistDRError``, and ``KeyboardInterrupt`` also when terminated."""
+    check_usage(parser, options)
+    with _terminated_as_interrupted(), _words_for_this_day():
+        keyring = open_keyring(options.keyring)
+        repository = choose_application(open_target(options.from_target), options.application)
+        report = _report(to_stderr=options.json)
+        if options.backup:
+            manifest = choose_backup(repository, keyring, options.backup)
+            _Recovery(options, repository, manifest, keyring, report).run()
+            return 0
+        if options.check:
+            return _check(repository, choose_backup(repository, keyring, options.check), keyring, report, options.json)
+        return _list(repository, keyring, options.json)
+
+
+def _list(repository: Repository, keyring: Keyring, json_wanted: bool) -> int:
+    found = find_backups(repository, keyring)
+    if json_wanted:
+        document = {"application": repository.application, "target": repository.target.location}
+        print(json.dumps({**document, "backups": [backup_document(each) for each in found]}, indent=2))
+    else:
+        print(f"{repository.application} on {repository.target.location}\n\n{backup_table(found)}")
+    return 1 if any(each.problem and each.sealed for each in found) else 0
+
+
+def _check(repository: Repository, manifest: Manifest, keyring: Keyring, report: Report, json_wanted: bool) -> int:
+    checked = []
+    for each in check_artifacts(repository, manifest, keyring, report):
+        checked.append(each)
+        if not json_wanted:
+            print(
+                f"{'BAD' if each.problem else 'ok':3}  {each.name}, {human_bytes(each.size)}{f': {each.problem}' if each.problem else ''}",
+                flush=True,
+            )
+    bad = [each for each in checked if each.problem]
+    if json_wanted:
+        print(
+            json.dumps(
+                {"backup_id": manifest.backup_id, "good": not bad, "artifacts": [asdict(each) for each in checked]},
+                indent=2,
+            )
+        )
+    elif bad:
+        print(f"\n{manifest.backup_id} is NOT good here: take it from another storage target, or choose another backup")
+    else:
+        print(f"\n{manifest.backup_id} is good: all of it was read, authenticated and compared with what was recorded")
+    return 1 if bad else 0
+
+
+class _Recovery:
+    """``--backup``: everything is looked at first, then each part is brought back by itself."""
+
+    def __init__(
+        self, options: argparse.Namespace, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+    ) -> None:
+        self._options = options
+        self._repository = repository
+        self._manifest = manifest
+        self._keyring = keyring
+        self._report = report
+
+    def run(self) -> None:
+        # All of it is there, before anything begins.
+        self._repository.held(self._manifest)
+        work = self._look()
+        when = f"{taken_at(self._manifest):%Y-%m-%d %H:%M:%S} UTC"
+        self._report.info(
+            f"{self._manifest.backup_id} of {self._repository.application}, taken {when}, from {self._repository.target.location}"
+        )
+        told = [each() for each in work]
+        print("\n" + "\n".join(told) + f"\n\nThis is the state of {when}. Next:\n" + "\n".join(self._next()))
+
+    def _look(self) -> list[Callable[[], str]]:
+        """Refuse what cannot be done; gives what is to do. Nothing was changed when this raises."""
+        options, work = self._options, list[Callable[[], str]]()
+        if options.database:
+            work.append(self._look_at_database())
+        if options.media_to:
+            folder = look_at_folder(options.media_to, "--media-to", self._size("media", "media.tar"))
+            work.append(lambda: self._media(folder))
+        if options.configuration_to:
+            place = look_at_folder(
+                options.configuration_to, "--configuration-to", self._size("configuration", "configuration.tar")
+            )
+            work.append(lambda: self._configuration(place))
+        if options.dump_to:
+            file = look_at_file(options.dump_to, "--dump-to", self._size("database", "database.dump"))
+            work.append(lambda: self._dump(file))
+        return work
+
+    def _size(self, part: str, name: str) -> int:
+        artifact = self._manifest.artifact(name)
+        if artifact is None:
+            raise RestoreRefused(f"{self._manifest.backup_id} holds no {part}; leave it out, or choose another backup.")
+        return artifact.size
+
+    # -- the parts ---------------------------------------------------------------------------------------------------
+
+    def _look_at_database(self) -> Callable[[], str]:
+        need_room(
+            scratch_base(),
+            self._size("database", "database.dump"),
+            "free room there, or set TMPDIR to a folder on a larger disk",
+        )
+        facts = self._manifest.postgres
+        assert facts is not None
+        new = look(os.environ.get(DATABASE_VARIABLE), facts)
+
+        def restore() -> str:
+            done = recover_database(
+                new, self._repository, self._manifest, self._keyring, jobs=self._options.jobs, report=self._report
+            )
+            made = f", roles made: {', '.join(done.made_roles)}" if done.made_roles else ""
+            return f"database: {new.cluster.place}, {done.found.rows} rows in {done.found.tables} tables as recorded{made}, in {human_seconds(done.seconds)}"
+
+        return restore
+
+    def _media(self, folder: Path) -> str:
+        found, places = recover_media(folder, self._repository, self._manifest, self._keyring, self._report)
+        return f"media: {found.files} files, {human_bytes(found.bytes)}, in {', '.join(map(str, places))}"
+
+    def _configuration(self, folder: Path) -> str:
+        found = recover_configuration(folder, self._repository, self._manifest, self._keyring, self._report)
+        return f"configuration: {found.files} files in {folder}, below it by their old paths"
+
+    def _dump(self, file: Path) -> str:
+        roles = recover_dump(file, self._repository, self._manifest, self._keyring, self._report)
+        return f"dump: {file}, {human_bytes(self._size('database', 'database.dump'))}, checked; roles with the hashes of their passwords: {roles}"
+
+    def _next(self) -> list[str]:
+        options, steps = self._options, []
+        if options.dump_to and not options.database:
+            steps.append(
+                f"as a superuser: psql -f {ROLES} postgres (roles that exist already are errors to pass over), createdb -T template0 NEW_DATABASE, "
+                f"pg_restore -d NEW_DATABASE {options.dump_to.name}; then remove both files"
+            )
+        if options.configuration_to:
+            steps.append("compare the configuration with what is there now, and copy what you need: it holds secrets")
+        if options.media_to:
+            steps.append("see that the application's user may read and write the media folders")
+        if options.database or options.media_to:
+            steps.append("point the application to what was restored, start it, and look at it")
+        if options.database:
+            version = f" {self._manifest.app_version}" if self._manifest.app_version else " of the backup"
+            steps.append(f"its code must be version{version}, or newer: then run its migrations")
+            steps.append("twist-dr init NAME (or bring back twist-dr.yaml), keep the old keyring, twist-dr doctor")
+            steps.append(
+                "make a new backup, and read the old ones into the catalog: twist-dr catalog rebuild --from TARGET"
+            )
+        return [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
+
+
+def _report(*, to_stderr: bool) -> Report:
+    return Report(
+        lambda line: print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True),
+        lambda line: print(f"warning: {line}", file=sys.stderr, flush=True),
+        bar=sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def _words_for_this_day() -> Iterator[None]:
+    try:
+        yield
+    except TwistDRError as error:
+        text = str(error)
+        for theirs, ours in _WORDS.items():
+            text = text.replace(theirs, ours)
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """What was begun is removed also when the process is asked to end."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

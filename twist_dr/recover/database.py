@@ -1,0 +1,205 @@
+"""A database brought back on a server that never saw it: its roles, itself, and what it was allowed and set to."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres import databases
+from twist_dr.engine.postgres.cluster import first_line, named_errors
+from twist_dr.engine.postgres.comparison import Comparison, compare_database
+from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.restore_progress import restore_progress
+from twist_dr.engine.postgres.roles import (
+    apply_roles,
+    missing_roles,
+    role_names,
+    roles_to_make,
+    statements,
+    without_password,
+)
+from twist_dr.engine.processes import run
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.database import analyze
+from twist_dr.errors import ProcessFailed, RestoreFailed
+from twist_dr.recover.scratch import scratch_folder
+from twist_dr.recover.server import UNFINISHED, NewDatabase
+
+#: Entries of a dump that speak of the database as a whole; pg_restore leaves them out unless it makes the database itself.
+_OF_DATABASE = re.compile(r"^\d+; \d+ \d+ (?:DATABASE|DATABASE PROPERTIES|(?:ACL|COMMENT) - DATABASE) ")
+#: Statements about the database, split where its name stands.
+_NAMED = re.compile(
+    rb"""^((?:ALTER|COMMENT\ ON)\ DATABASE\ |(?:GRANT|REVOKE)\ [A-Z, ]+\ ON\ DATABASE\ |ALTER\ ROLE\ (?:"(?:[^"]|"")*"|[^" ]+)\ IN\ DATABASE\ )
+        (?:"(?:[^"]|"")*"|[^" ]+)(\ .*)$""",
+    re.DOTALL | re.VERBOSE,
+)
+_ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$")
+_MOST_DIFFERENCES = 5
+
+
+@dataclass(frozen=True)
+class RecoveredDatabase:
+    """What was made."""
+
+    found: Comparison
+    seconds: float
+    made_roles: list[str]
+
+
+def recover_database(
+    new: NewDatabase, repository: Repository, manifest: Manifest, keyring: Keyring, *, jobs: int, report: Report
+) -> RecoveredDatabase:
+    """Fetch, make roles and database, restore, compare, and let people in.
+
+    After an error the database is gone again; roles that were made stay, and were told to ``report``. Raises
+    ``RestoreFailed``, and what reading from the target and connecting to the server raise.
+    """
+    begun = time.monotonic()
+    with scratch_folder() as folder:
+        dump = folder / "database.dump"
+        stored = repository.held(manifest)["database.dump"][1].size
+        with report.part("fetching database.dump", stored) as advance:
+            repository.fetch(manifest, "database.dump", keyring, dump, advance)
+        roles = repository.read_small(manifest, "roles.sql", keyring)
+        made = _make_roles(new, roles, report)
+        with _made(new, manifest, report):
+            properties = _properties(new, dump, folder)
+            # Now, rather than after hours: can they be given at all?
+            _give(new, properties, rehearse=True)
+            _restore(new, dump, manifest, jobs, report)
+            found = _compare(new, manifest, report)
+            report.info("analyzing")
+            analyze(new.cluster, new.name, jobs)
+            _give(new, properties, rehearse=False)
+    return RecoveredDatabase(found, time.monotonic() - begun, made)
+
+
+def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
+    """Make the roles that the server lacks, as they were; gives their names."""
+    with new.maintenance() as connection, named_errors("to list the roles"):
+        missing = missing_roles(connection, roles)
+    kept = [role for role in role_names(roles) if role not in missing]
+    if missing:
+        ours = roles_to_make(roles, missing)
+        try:
+            apply_roles(new.cluster, new.tools, ours, new.beside)
+        except ProcessFailed as error:
+            raise RestoreFailed(
+                f"The roles {', '.join(missing)} could not be made: {error}; make them by hand or restore as a superuser, then run again."
+            ) from error
+        report.info(f"roles made: {', '.join(missing)}")
+        for role in without_password(ours):
+            report.warning(
+                f"the role {role} may log in, and the backup holds no password for it; give it one if it needs one"
+            )
+    if kept:
+        report.info(f"roles that were there, left as they are: {', '.join(kept)}")
+    return missing
+
+
+@contextmanager
+def _made(new: NewDatabase, manifest: Manifest, report: Report) -> Iterator[None]:
+    """The new empty database, closed to others, marked as unfinished; dropped again when the block raises."""
+    from psycopg import sql
+
+    facts = manifest.postgres
+    assert facts is not None
+    with new.maintenance() as connection:
+        databases.create_closed(connection, new.name, None, facts)
+    try:
+        with new.maintenance() as connection, named_errors("to mark the new database"):
+            mark = sql.SQL("COMMENT ON DATABASE {} IS {}")
+            connection.execute(mark.format(sql.Identifier(new.name), sql.Literal(UNFINISHED)))
+        yield
+    except BaseException:
+        try:
+            with new.maintenance() as connection:
+                databases.drop(connection, new.name)
+            report.info(f"the database {new.name} that was begun was dropped again")
+        except Exception as error:
+            # What went wrong first is what matters.
+            report.warning(
+                f"the database {new.name} that was begun could not be dropped ({first_line(error)}); drop it by hand"
+            )
+        raise
+
+
+@dataclass(frozen=True)
+class _Properties:
+    """SQL that gives the new database owner, grants, settings, limit and comment of the one that was dumped."""
+
+    script: bytes
+    encoding: str
+
+
+def _properties(new: NewDatabase, dump: Path, folder: Path) -> _Properties:
+    program, environment = new.tools.program("pg_restore"), {"LC_ALL": "C"}
+    listed = run([program, "--create", "--list", dump], environment=environment).decode(errors="surrogateescape")
+    chosen = folder / "database.list"
+    lines = [line for line in listed.splitlines() if _OF_DATABASE.match(line)]
+    chosen.write_text("\n".join([*lines, ""]), errors="surrogateescape")
+    script = run([program, "--create", f"--use-list={chosen}", "--file=-", dump], environment=environment)
+    quoted = b'"' + new.name.replace('"', '""').encode() + b'"'
+    wanted = [match[1] + quoted + match[2] for each in statements(script) if (match := _NAMED.match(each))]
+    # Who gave a database away may not change it any more, so that comes last.
+    wanted.sort(key=lambda each: each.startswith(b"ALTER DATABASE " + quoted + b" OWNER TO "))
+    # Everybody may connect to a database until that is revoked; create_closed did, the backup's own REVOKE may follow.
+    first = [
+        b"COMMENT ON DATABASE " + quoted + b" IS NULL;",
+        b"GRANT CONNECT, TEMPORARY ON DATABASE " + quoted + b" TO PUBLIC;",
+    ]
+    encoding = next(match[1] for each in statements(script) if (match := _ENCODING.match(each)))
+    return _Properties(b"\n".join([*first, *wanted]), encoding.decode())
+
+
+def _give(new: NewDatabase, properties: _Properties, *, rehearse: bool) -> None:
+    import psycopg
+    from psycopg import sql
+
+    with new.maintenance() as connection:
+        try:
+            with connection.transaction(force_rollback=rehearse):
+                connection.execute(sql.SQL("SET LOCAL client_encoding TO {}").format(sql.Literal(properties.encoding)))
+                connection.execute(properties.script)
+        except psycopg.Error as error:
+            raise RestoreFailed(
+                f"The owner, grants and settings of the database could not be given to {new.name}: {first_line(error)}; mend that, or restore as a superuser."
+            ) from error
+
+
+def _restore(new: NewDatabase, dump: Path, manifest: Manifest, jobs: int, report: Report) -> None:
+    facts = manifest.postgres
+    assert facts is not None
+    report.info(
+        f"restoring into {new.cluster.place} (PostgreSQL {new.server_version}) with pg_restore {new.tools.version}, {jobs} jobs"
+    )
+    with restore_progress(new.cluster, new.name, facts.database_size, report):
+        try:
+            restore_database(new.cluster, new.tools, new.name, dump, jobs=jobs, subscriptions=False)
+        except ProcessFailed as error:
+            raise RestoreFailed(
+                f"{manifest.backup_id} could not be restored: {error}; mend that on the server, then run again, or take --dump-to and restore by hand."
+            ) from error
+
+
+def _compare(new: NewDatabase, manifest: Manifest, report: Report) -> Comparison:
+    report.info("comparing with what was recorded")
+    with new.cluster.connect(new.name) as connection:
+        found = compare_database(connection, manifest, report)
+    if found.differences:
+        told = "; ".join(found.differences[:_MOST_DIFFERENCES])
+        more = len(found.differences) - _MOST_DIFFERENCES
+        raise RestoreFailed(
+            f"{manifest.backup_id} was restored and is not what was recorded: {told}{f'; and {more} more' if more > 0 else ''}. "
+            "Restore another backup, or take --dump-to and look for yourself."
+        )
+    for note in found.notes:
+        report.warning(note)
+    return found

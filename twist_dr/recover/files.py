@@ -1,0 +1,128 @@
+"""Media, configuration and the plain dump, out of a backup into folders of somebody's choice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from twist_dr.engine.archive import read_index
+from twist_dr.engine.chunks import buffered
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.media import restore_configuration, unpack_media
+from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.unpack import Unpacked
+from twist_dr.errors import RestoreRefused
+from twist_dr.recover.scratch import need_room
+
+ROLES = "roles.sql"
+_ELSEWHERE = "free room there, or name a place on another disk"
+
+
+def look_at_folder(folder: Path, option: str, size: int) -> Path:
+    """Raise ``RestoreRefused`` unless ``folder`` is new or empty and has room for ``size`` bytes; gives it whole."""
+    folder = folder.absolute()
+    try:
+        if os.path.lexists(folder) and not _is_empty(folder):
+            raise RestoreRefused(
+                f"{folder} is there and is no empty folder, and nothing is ever unpacked over what is there; name a new folder in {option}."
+            )
+        _look_at_parent(folder, option)
+    except OSError as error:
+        raise RestoreRefused(f"{folder} cannot be used ({error.strerror}); name another folder in {option}.") from error
+    need_room(folder.parent, size, _ELSEWHERE)
+    return folder
+
+
+def look_at_file(file: Path, option: str, size: int) -> Path:
+    """The same for the dump's file, which must be new, as must be that of the roles beside it."""
+    file = file.absolute()
+    if file.name == ROLES:
+        raise RestoreRefused(f"{ROLES} is the name of the roles' file beside the dump; name another file in {option}.")
+    try:
+        for each in (file, file.with_name(ROLES)):
+            if os.path.lexists(each):
+                raise RestoreRefused(
+                    f"{each} is there already and is not written over; name a file in a new folder in {option}."
+                )
+        _look_at_parent(file, option)
+    except OSError as error:
+        raise RestoreRefused(f"{file} cannot be used ({error.strerror}); name another file in {option}.") from error
+    need_room(file.parent, size, _ELSEWHERE)
+    return file
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def _look_at_parent(path: Path, option: str) -> None:
+    parent = path.parent
+    if not parent.is_dir():
+        raise RestoreRefused(f"There is no folder {parent}; make it, or name another place in {option}.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RestoreRefused(
+            f"Nothing can be written in {parent}; mend its permissions, or name another place in {option}."
+        )
+
+
+def recover_media(
+    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+) -> tuple[Unpacked, list[Path]]:
+    """Unpack each media folder of the backup to ``folder/<name>``. After an error none of it is there."""
+    names = _media_names(repository, manifest, keyring)
+    places = {name: folder / name for name in names}
+    sources = Sources(manifest.backup_id, [repository], keyring, Report())
+    found = _into(folder, lambda: unpack_media(sources, keyring, places, report))
+    return found, list(places.values())
+
+
+def recover_configuration(
+    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+) -> Unpacked:
+    """Unpack the configuration, each file below ``folder`` by its old path. After an error none of it is there."""
+    sources = Sources(manifest.backup_id, [repository], keyring, Report())
+    # It is made anew, closed to others: among the files are secrets.
+    with suppress(FileNotFoundError):
+        folder.rmdir()
+    found = restore_configuration(sources, keyring, folder)
+    for note in found.notes:
+        report.warning(note)
+    return found
+
+
+def recover_dump(file: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report) -> Path:
+    """Write the plain dump and the roles' SQL beside it, mode 0600; gives the latter's path. Both or none."""
+    roles = file.with_name(ROLES)
+    stored = repository.held(manifest)["database.dump"][1].size
+    repository.fetch(manifest, ROLES, keyring, roles)
+    try:
+        with report.part("database.dump", stored) as advance:
+            repository.fetch(manifest, "database.dump", keyring, file, advance)
+    except BaseException:
+        roles.unlink(missing_ok=True)
+        raise
+    return roles
+
+
+def _media_names(repository: Repository, manifest: Manifest, keyring: Keyring) -> list[str]:
+    """The media folders in the backup: those that the index names at its top. Read to the end, so that all of it is checked."""
+    with buffered(repository.read(manifest, "media.files.jsonl", keyring)) as lines:
+        return [entry.path for entry in read_index(lines) if entry.kind == "folder" and "/" not in entry.path]
+
+
+def _into(folder: Path, unpack: Callable[[], Unpacked]) -> Unpacked:
+    """Unpack into a folder that is made for it, and gone again if that fails."""
+    made = not folder.exists()
+    folder.mkdir(mode=0o755, exist_ok=True)
+    try:
+        return unpack()
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

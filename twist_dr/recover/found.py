@@ -1,0 +1,133 @@
+"""The backups that a target holds, told by themselves: no catalog is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.progress import human_bytes
+from twist_dr.engine.repository import Repository
+from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, ObjectCorrupt, ObjectMissing
+
+#: Manifests read side by side: over a network each takes its time.
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Found:
+    """One backup on the target. Without ``problem`` it is whole: everything is there, in the recorded sizes.
+
+    ``manifest`` is None where it is missing or cannot be authenticated; ``sealed`` is False where there is none at all.
+    """
+
+    backup_id: str
+    manifest: Manifest | None
+    problem: str | None = None
+    sealed: bool = True
+
+    @property
+    def state(self) -> str:
+        if self.problem is None:
+            return "whole"
+        return "NOT WHOLE" if self.manifest else "NOT READABLE" if self.sealed else "never finished"
+
+
+def find_backups(repository: Repository, keyring: Keyring) -> list[Found]:
+    """All backups of the application, newest first. Raises storage errors when the target cannot be asked."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(lambda each: find_backup(repository, keyring, each), reversed(repository.backup_ids())))
+
+
+def find_backup(repository: Repository, keyring: Keyring, backup_id: str) -> Found:
+    """One backup. What is wrong with it is told in the result; what is wrong with the target raises."""
+    try:
+        manifest = repository.manifest(backup_id, keyring)
+    except BackupNotFound:
+        return Found(backup_id, None, "it has no manifest: it was never finished, or somebody removed it", sealed=False)
+    except (BackupError, EncryptionError) as error:
+        return Found(backup_id, None, str(error))
+    try:
+        repository.held(manifest)
+    except (ObjectCorrupt, ObjectMissing) as error:
+        return Found(backup_id, manifest, str(error))
+    return Found(backup_id, manifest)
+
+
+def choose_backup(repository: Repository, keyring: Keyring, wanted: str) -> Manifest:
+    """The manifest of ``latest``, of an id or of the only id that begins so.
+
+    Raises ``BackupNotFound``, and what :meth:`Repository.manifest` raises. An older backup is never taken by itself: how
+    much may be lost is for a person to say.
+    """
+    ids = repository.backup_ids()
+    where = f"{repository.target.name} holds"
+    if wanted == "latest":
+        newest = repository.latest("full")
+        if newest is None:
+            raise BackupNotFound(
+                f"{where} no full backup of {repository.application} that was finished; name another target."
+            )
+        return repository.manifest(newest, keyring)
+    fitting = [wanted] if wanted in ids else [each for each in ids if wanted and each.startswith(wanted)]
+    if len(fitting) > 1:
+        raise BackupNotFound(f"{where} {len(fitting)} backups that begin with {wanted}; name one of them whole.")
+    if not fitting or not repository.has_manifest(fitting[0]):
+        raise BackupNotFound(
+            f"{where} no backup {wanted} of {repository.application}; see what there is with the same command without --backup and --check."
+        )
+    return repository.manifest(fitting[0], keyring)
+
+
+def backup_table(found: Sequence[Found]) -> str:
+    """One line per backup, and below them a sentence for each that is not whole."""
+    head = ("BACKUP", "LABEL", "TAKEN (UTC)", "APPLICATION", "POSTGRESQL", "SIZE", "STATE")
+    lines = [head, *(_line(each) for each in found)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    problems = [f"{each.backup_id}: {each.problem}" for each in found if each.problem]
+    return "\n".join([*told, *([""] if problems else []), *problems])
+
+
+def _line(found: Found) -> tuple[str, ...]:
+    manifest = found.manifest
+    if manifest is None:
+        return (found.backup_id, "-", "-", "-", "-", "-", found.state)
+    return (
+        found.backup_id,
+        manifest.label,
+        f"{taken_at(manifest):%Y-%m-%d %H:%M}",
+        manifest.app_version or "-",
+        manifest.postgres.version if manifest.postgres else "-",
+        human_bytes(manifest.plain_bytes),
+        found.state,
+    )
+
+
+def backup_document(found: Found) -> dict[str, Any]:
+    """One backup for ``--json``: times in ISO 8601, sizes in bytes."""
+    manifest = found.manifest
+    document: dict[str, Any] = {"backup_id": found.backup_id, "whole": not found.problem, "problem": found.problem}
+    if manifest is not None:
+        document |= {
+            "kind": manifest.kind,
+            "label": manifest.label,
+            "reason": manifest.reason,
+            "taken_at": taken_at(manifest).isoformat(),
+            "app_version": manifest.app_version,
+            "db_schema_version": manifest.db_schema_version,
+            "postgres_version": manifest.postgres.version if manifest.postgres else None,
+            "plain_bytes": manifest.plain_bytes,
+            "parts": manifest.parts,
+            "key": manifest.key.id,
+        }
+    return document
+
+
+def taken_at(manifest: Manifest) -> datetime:
+    """The moment whose data the backup holds."""
+    return manifest.snapshot_at or manifest.started_at

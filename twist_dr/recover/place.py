@@ -1,0 +1,129 @@
+"""Where backups are read from and with which keys, said on a command line instead of in a settings file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import BaseModel, ValidationError
+
+from twist_dr.engine.documents import YamlInvalid, read_yaml
+from twist_dr.engine.keys import Keyring, load_keyring
+from twist_dr.engine.repository import Repository
+from twist_dr.errors import BackupNotFound, SettingsError
+from twist_dr.recover.arguments import KEYRING_VARIABLE
+from twist_dr.resources.targets import build_target
+from twist_dr.settings import TargetSettings, _explain, _fill
+from twist_dr.storage.base import StorageTarget
+
+_IN_URLS = ("endpoint_url", "region")
+_APPLICATION = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_CREDENTIALS = "put credentials into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or into ~/.aws: arguments can be read by everybody on this machine"
+
+
+class _OneTarget(BaseModel):
+    """A target where the settings have theirs, so that mistakes in it are explained in the same words."""
+
+    storage_targets: dict[str, TargetSettings]
+
+
+def open_keyring(location: str | None) -> Keyring:
+    """The keyring of ``--keyring`` or the environment. Raises ``SettingsError`` and ``KeyringInvalid``."""
+    location = location or os.environ.get(KEYRING_VARIABLE)
+    if not location:
+        raise SettingsError(
+            f"No keyring was named, and without it nothing can be read; name its file with --keyring FILE, or in the environment variable {KEYRING_VARIABLE}."
+        )
+    return load_keyring(location)
+
+
+def open_target(place: str, environment: Mapping[str, str] = os.environ) -> StorageTarget:
+    """The target of ``--from-target``. Reads at most a description of it. Raises ``SettingsError``."""
+    scheme, separator, rest = place.partition("://")
+    if separator and scheme == "s3":
+        return _s3_target(place)
+    if separator and scheme != "file":
+        raise SettingsError(
+            "--from-target takes a folder, s3://BUCKET/PREFIX, or a YAML file that describes a storage target; this is none of them."
+        )
+    path = Path(unquote(rest) if separator else place).absolute()
+    if path.is_dir():
+        return _target({"type": "local", "path": str(path)}, str(path), path.parent)
+    if path.is_file():
+        return _described_target(path, environment)
+    raise SettingsError(f"There is no {path}; mount its disk, or correct --from-target.")
+
+
+def _s3_target(place: str) -> StorageTarget:
+    # Nothing of a URL that may hold a secret is shown.
+    try:
+        url = urlsplit(place)
+        wanted = parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
+    except ValueError:
+        raise SettingsError(
+            "--from-target is not a URL like s3://BUCKET/PREFIX?endpoint_url=...&region=...; correct it."
+        ) from None
+    parameters = dict(wanted)
+    if "@" in url.netloc or "@" in urlsplit(parameters.get("endpoint_url", "")).netloc:
+        raise SettingsError(f"--from-target has a user or password in its URL; {_CREDENTIALS}.")
+    if len(parameters) != len(wanted) or set(parameters) - set(_IN_URLS) or url.fragment:
+        raise SettingsError(
+            f"--from-target takes endpoint_url and region behind the question mark, each once; {_CREDENTIALS}. "
+            "For anything else of a target, describe it in a YAML file."
+        )
+    bucket, prefix = url.netloc, unquote(url.path).strip("/")
+    document = {"type": "s3", "bucket": bucket, "prefix": prefix, **parameters}
+    return _target(document, f"s3://{bucket}/{prefix}".rstrip("/"), Path.cwd())
+
+
+def _described_target(path: Path, environment: Mapping[str, str]) -> StorageTarget:
+    try:
+        document = read_yaml(path.read_text(encoding="utf-8"))
+    except YamlInvalid as error:
+        place = f"line {error.line}" if error.line else "somewhere"
+        raise SettingsError(f"{path} is not YAML: {place}: {error.problem}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{path} cannot be read ({type(error).__name__}); mend its permissions or encoding."
+        ) from None
+    if not isinstance(document, dict) or "storage_targets" in document:
+        raise SettingsError(
+            f"{path} must describe one storage target (type, and path or bucket); put what stands below its name in storage_targets into a file of its own."
+        )
+    mistakes: list[str] = []
+    filled = _fill(document, environment, "", mistakes)
+    if mistakes:
+        raise SettingsError(f"{path} has mistakes:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+    return _target(filled, str(path), path.parent)
+
+
+def _target(document: dict[str, Any], source: str, folder: Path) -> StorageTarget:
+    whole = {"storage_targets": {"target": document}}
+    try:
+        target = _OneTarget.model_validate(whole, context={"folder": folder}).storage_targets["target"]
+    except ValidationError as error:
+        lines = [line.replace("storage_targets.target", "target", 1) for _, line in _explain(error, whole)]
+        raise SettingsError(f"{source} does not describe a storage target:\n  " + "\n  ".join(lines)) from None
+    # Its messages call it by where it is: it has no name of its own here.
+    return build_target(str(target.path) if target.type != "s3" else f"s3://{target.bucket}", target)
+
+
+def choose_application(target: StorageTarget, wanted: str | None) -> Repository:
+    """The backups of the application that is wanted, or of the only one. Raises ``BackupNotFound`` and storage errors."""
+    if wanted is not None and not _APPLICATION.fullmatch(wanted):
+        raise SettingsError("--application takes the name of an application: lower-case letters, digits and '_'.")
+    names = target.children("")
+    held = [name for name in names if _APPLICATION.fullmatch(name) and Repository(target, name).backup_ids()]
+    if wanted in held or (wanted is None and len(held) == 1):
+        return Repository(target, wanted or held[0])
+    if len(held) > 1 or (held and wanted):
+        asked = f"{target.name} holds no backups of {wanted}, but" if wanted else f"{target.name} holds"
+        raise BackupNotFound(f"{asked} those of {', '.join(held)}; say whose with --application NAME.")
+    above = " It looks like the folder of one application: name the one above it." if "backups" in names else ""
+    raise BackupNotFound(
+        f"{target.name} holds no backups; correct --from-target (it names what the settings call path, or bucket and prefix).{above}"
+    )

@@ -1,0 +1,62 @@
+"""What a restore works with, from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twist_dr.engine.django import DjangoApplication
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.cutover import Surroundings
+from twist_dr.engine.restore.hooks import Health, Maintenance
+from twist_dr.engine.restore.journal import Journals
+from twist_dr.engine.restore.plan import Mode, RestorePlace
+from twist_dr.settings import Settings
+
+
+def surroundings(settings: Settings) -> Surroundings:
+    """What a cutover, an undo and ``twist-dr settle`` work with. No I/O."""
+    restore = settings.restore
+    return Surroundings(
+        cluster=Cluster(settings.restore_url),
+        journals=Journals(settings.restores_dir),
+        maintenance=Maintenance(**dict(restore.maintenance)),
+        health=Health(**dict(restore.health)),
+        grace_seconds=restore.grace_seconds,
+        keep_for=restore.keep_replaced_for,
+    )
+
+
+def django_application(settings: Settings) -> DjangoApplication | None:
+    """How to call manage.py, where the settings say."""
+    django = settings.django
+    if django is None:
+        return None
+    environment = {name: value.get_secret_value() for name, value in django.environment.items()}
+    return DjangoApplication(django.manage, django.folder, environment, django.database_variable)
+
+
+def restore_place(
+    settings: Settings, around: Surroundings, repositories: Sequence[Repository], keyring: Keyring, mode: Mode
+) -> RestorePlace:
+    """What a restore in that mode works with. No I/O."""
+    restore = settings.restore
+    # Without rules of its own, a sandbox gets those of the real thing: better a too quiet copy than one that mails.
+    after = restore.sandbox if mode == "sandbox" and restore.sandbox is not None else restore
+    return RestorePlace(
+        application=settings.application,
+        around=around,
+        repositories=repositories,
+        keyring=keyring,
+        work_dir=settings.work_dir,
+        media=settings.media,
+        django=django_application(settings),
+        client_tools=settings.database.client_tools,
+        key_tables=settings.verification.key_tables,
+        validators=restore.validators,
+        after_sql=after.after_restore_sql,
+        after_commands=after.after_restore_commands,
+        jobs=restore.jobs,
+        patience=restore.stall_seconds,
+    )

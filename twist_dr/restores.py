@@ -1,0 +1,179 @@
+"""Restores from the settings and the catalog: which backup, the backup before, and the log. The jobs say what and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from twist_dr.backups import Copying, clear_staging, plan_backup, record_sealed, who
+from twist_dr.catalog import Catalog, CatalogUnavailable, RestoreRow
+from twist_dr.engine.backup import ALL_PARTS, take_full_backup
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Part
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.staging import StagingArea
+from twist_dr.errors import RestoreRefused, TwistDRError
+from twist_dr.settings import Settings
+
+LATEST_VERIFIED = "latest-verified"
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A backup to restore. ``parts`` that it has, of those that were asked for; None while only its id is known."""
+
+    backup_id: str
+    verified: bool
+    parts: tuple[Part, ...] | None
+
+
+def choose_backup(
+    catalog: Catalog, application: str, wanted: str, parts: tuple[Part, ...] | None, *, allow_unverified: bool
+) -> Chosen:
+    """The backup that ``wanted`` names: ``latest-verified``, ``latest``, or an id. ``parts`` None asks for all that it has.
+
+    Raises ``RestoreRefused`` when it is not known to be verified and that is not allowed, ``BackupNotFound``, ``CatalogUnavailable``.
+    """
+    needed: Part = "database" if parts is None or "database" in parts else parts[0]
+    if wanted == LATEST_VERIFIED:
+        row = catalog.latest_verified(application, part=needed)
+        if row is None:
+            raise RestoreRefused(
+                f"No backup of {application} with a {needed} is verified; launch the job verify_backup, or name a backup and set allow_unverified: true."
+            )
+    elif wanted == LATEST:
+        row = catalog.latest(application)
+        if row is None:
+            raise RestoreRefused(
+                f"The catalog knows no backup of {application}; name one, or run: twist-dr catalog rebuild --from TARGET"
+            )
+    else:
+        try:
+            row = catalog.backup(application, wanted)
+        except CatalogUnavailable:
+            # The index is gone; the storage targets are the truth, and whether it was verified nobody knows.
+            if not allow_unverified:
+                raise
+            row = None
+    verified = bool(row and row.last_verification and row.last_verification.verified)
+    if not verified and not allow_unverified:
+        backup_id = row.backup_id if row else wanted
+        raise RestoreRefused(
+            f"{backup_id} is not known to be verified by a restore; launch the job verify_backup with it first, or set allow_unverified: true."
+        )
+    if row is None:
+        return Chosen(wanted, False, parts)
+    return Chosen(
+        row.backup_id, verified, tuple(part for part in ALL_PARTS if part in row.parts) if parts is None else parts
+    )
+
+
+class RestoreLog:
+    """Writes the log of restores. A catalog that does not answer stops no restore: it is said once, and the run's page has it all."""
+
+    def __init__(
+        self, catalog: Catalog, application: str, run_id: str | None, report: Report, *, verified: bool
+    ) -> None:
+        self._catalog = catalog
+        self._application = application
+        self._run_id = run_id
+        self._report = report
+        self._verified = verified
+        self._told = False
+
+    def note(self, record: Record) -> None:
+        """Record a restore as far as it has come."""
+        row = RestoreRow(
+            restore_id=record.restore_id,
+            application=self._application,
+            kind=record.kind,
+            mode=record.mode,
+            who=who(),
+            reason=record.reason,
+            backup_id=record.backup_id,
+            undone_id=record.restored_id,
+            sources=tuple(record.sources),
+            passed_over=tuple(record.passed_over),
+            verified=self._verified,
+            parts=tuple(record.parts),
+            tables=record.tables,
+            rows=record.rows,
+            files=record.files,
+            state=record.state,
+            started_at=record.started_at,
+            finished_at=record.finished_at,
+            seconds=dict(record.seconds),
+            seconds_locked_out=record.seconds_locked_out,
+            database=record.database,
+            replaced=tuple(record.replaced),
+            result=record.result,
+            error=record.error,
+            run_id=self._run_id,
+        )
+        try:
+            self._catalog.record_restore(row)
+        except CatalogUnavailable as error:
+            if not self._told:
+                self._report.warning(f"the log of restores was not written: {error}")
+                self._told = True
+
+
+def mark_corrupt_copies(catalog: Catalog, sources: Sources | None, report: Report) -> None:
+    """Note in the catalog what a restore found of bad copies, so that the next list says it."""
+    if sources is None:
+        return
+    for name, error in sources.corrupt.items():
+        report.warning(f"the copy of {sources.backup_id} on {name} is bad: {error}")
+        with suppress(CatalogUnavailable):
+            for copy in catalog.copies(sources.backup_id):
+                if copy.target == name:
+                    catalog.record_copy(sources.backup_id, name, state="corrupt", form=copy.form, error=str(error))
+
+
+def pre_restore_backup(
+    settings: Settings,
+    *,
+    catalog: Catalog,
+    cluster: Cluster,
+    keyring: Keyring,
+    repositories: dict[str, Repository],
+    reason: str,
+    run_id: str | None,
+    report: Report,
+) -> Callable[[], str]:
+    """What makes a full backup labelled pre-restore and returns its id. Call it under the application's lock.
+
+    One good copy is enough: the restore may be needed because a storage target is gone. It raises ``RestoreRefused`` when the
+    backup fails or no target takes it.
+    """
+
+    def back_up() -> str:
+        try:
+            return make()
+        except TwistDRError as error:
+            raise RestoreRefused(
+                f"The backup before the restore failed, so the restore was not started: {error} Set pre_restore_backup: false to restore without it."
+            ) from error
+
+    def make() -> str:
+        staging = StagingArea(settings.staging_dir)
+        forms = {name: target.form for name, target in settings.enabled_targets.items()}
+        plan = plan_backup(settings, catalog, label="pre-restore", reason=reason, parts=ALL_PARTS, targets=forms)
+        manifest = take_full_backup(plan, cluster, keyring, staging, report)
+        record_sealed(catalog, staging, manifest, run_id=run_id)
+        copying = Copying(catalog, manifest, run_id, report)
+        with staging.using(manifest.backup_id) as folder:
+            places = {name: (repositories[name], form) for name, form in forms.items()}
+            stored = list(copying.side_by_side(folder, places))
+        clear_staging(catalog, staging, settings.application, report)
+        if not stored:
+            copying.raise_failures()
+        return manifest.backup_id
+
+    return back_up

@@ -1,0 +1,630 @@
+"""``twist-dr recover`` on a machine that has nothing: no settings, no catalog, no orchestrator, a server that never saw the application."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+
+from twist_dr.engine.keys import Keyring, new_key, save_keyring
+from twist_dr.engine.manifest import Extension
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.roles import roles_to_make, without_password
+from twist_dr_tests.conftest import TOOLS, make_site
+from twist_dr_tests.engine.helpers import wait_until
+from twist_dr_tests.erp import fixtures
+from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.site import Outcome, Site
+from twist_dr_tests.storage.servers import rclone_server
+
+#: twist-dr where neither the orchestrator nor the catalog is installed.
+ALONE = """
+import sys
+
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0].startswith(("dagster", "sqlalchemy", "alembic")) or name.startswith("twist_dr.catalog"):
+            raise ImportError(f"{name} is not on this machine")
+
+sys.meta_path.insert(0, Gone())
+from twist_dr.cli import main
+status = main(sys.argv[1:])
+assert not [name for name in sys.modules if name.startswith(("dagster", "sqlalchemy"))]
+sys.exit(status)
+"""
+WEB_PASSWORD = "c4me-b4ck-with-the-backup"
+#: A table that refuses its rows in a database called fails..., and is slow about them in one called slow...
+STUBBORN = """
+    CREATE FUNCTION public.stubborn() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+        IF current_database() LIKE 'fails%' THEN RAISE 'not in this database'; END IF;
+        IF current_database() LIKE 'slow%' THEN PERFORM pg_sleep(60); END IF;
+        RETURN true;
+    END $$;
+    CREATE TABLE public.stubborn (id int CHECK (public.stubborn()));
+    INSERT INTO public.stubborn VALUES (1);
+"""
+
+
+@dataclass
+class Machine:
+    """A machine with nothing but this package: a new home, and in the environment only what is told."""
+
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(self.home / "tmp")}
+        (self.home / "tmp").mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", ALONE, "recover", *map(str, arguments)],
+            env={**environment, **self.variables, **variables}, cwd=self.home, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def recover(self, *arguments: str | Path, **variables: str) -> Outcome:
+        process = self.start(*arguments, **variables)
+        text, _ = process.communicate(timeout=120)
+        return Outcome(process.returncode, text)
+
+    def left(self) -> list[str]:
+        """What recoveries left in the folder for what is temporary."""
+        return sorted(path.name for path in (self.home / "tmp").rglob("*")) if (self.home / "tmp").exists() else []
+
+
+def new_server(major: int, factory: pytest.TempPathFactory) -> PostgresServer:
+    return PostgresServer(TOOLS[major], factory.mktemp("new"), settings={"fsync": "off"})
+
+
+@pytest.fixture(scope="module")
+def lost(newest_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """An application with one backup, whose machine is lost: the tests use its keyring and its targets, nothing more."""
+    site = make_site(newest_server, tmp_path_factory.mktemp("lost"))
+    name = str(Cluster(site.database_url).parameters["dbname"])
+    for statement in (
+        "DROP ROLE IF EXISTS recovered_owner",
+        "CREATE ROLE recovered_owner NOLOGIN",
+        f"ALTER ROLE erp_web PASSWORD '{WEB_PASSWORD}'",
+        f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {name} TO erp_app",
+        f"ALTER DATABASE {name} SET search_path TO public, pg_catalog",
+        f"ALTER ROLE erp_web IN DATABASE {name} SET work_mem TO '7MB'",
+        f"COMMENT ON DATABASE {name} IS 'the books'",
+        f"ALTER DATABASE {name} OWNER TO recovered_owner",
+        STUBBORN,
+    ):
+        site.query(statement)
+    site.backup().expect(0)
+    return site
+
+
+@pytest.fixture(scope="module")
+def empty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server that has only the database postgres, and not one of the application's roles."""
+    with new_server(max(TOOLS), tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture
+def machine(lost: Site, empty_server: PostgresServer, tmp_path: Path) -> Machine:
+    """A new machine with the keyring at hand, and a new database to name."""
+    home = tmp_path / "home"
+    home.mkdir()
+    keyring = shutil.copy(lost.keyring_path, home / "keyring.yaml")
+    url = empty_server.url(f"erp_{tmp_path.name[-40:].lower()}".replace("-", "_"))
+    return Machine(home, {"TWIST_DR_KEYRING": str(keyring), "TWIST_DR_DATABASE_URL": url})
+
+
+@pytest.fixture
+def target(lost: Site, tmp_path: Path) -> Path:
+    """A copy of the storage target, to be harmed at will."""
+    return Path(shutil.copytree(lost.folder / "targets" / "office", tmp_path / "target"))
+
+
+def artifact(target: Path, name: str) -> Path:
+    return next(target.glob(f"erp/backups/*/{name}*"))
+
+
+def harm(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def database_names(server: PostgresServer) -> set[str]:
+    with server.cluster().connect() as connection:
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+
+
+def tree(folder: Path) -> dict[str, bytes | str | None]:
+    """All below a folder: bytes of files, targets of links."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }  # fmt: skip
+
+
+# -- everything comes back ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.promise(9)
+def test_on_a_machine_that_has_nothing_the_application_works_again(
+    any_site: Site, server: PostgresServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    site = any_site
+    site.query(f"ALTER ROLE erp_web PASSWORD '{WEB_PASSWORD}'")
+    site.backup().expect(0)
+    media, invoices = tree(site.media), site.query("SELECT count(*), max(number) FROM billing_invoice")
+    home = tmp_path / "home"
+    home.mkdir()
+    machine = Machine(home, {"TWIST_DR_KEYRING": str(site.keyring_path)})
+    target = site.folder / "targets" / "archive"
+    before = tree(target)
+    for major in sorted({server.major, max(TOOLS)}):
+        with new_server(major, tmp_path_factory) as fresh:
+            folder = home / f"restored-{major}"
+            folder.mkdir()
+            outcome = machine.recover(
+                "--from-target", target, "--backup", "latest", "--database", "--media-to", folder / "media",
+                "--configuration-to", folder / "configuration", TWIST_DR_DATABASE_URL=fresh.url("erp"),
+            ).expect(0)  # fmt: skip
+            assert "roles made: erp_app, erp_web" in outcome.text and "catalog rebuild" in outcome.text
+            web = fresh.url("erp", "erp_web", WEB_PASSWORD)
+            assert "No planned migration operations" in fixtures.manage(web, folder / "media", "migrate", "--plan")
+            with psycopg.connect(web) as connection:
+                connection.execute("SELECT set_config('erp.company_id', '1', false)")
+                (seen,) = connection.execute("SELECT count(*) FROM billing_invoice").fetchone() or ()
+                assert 0 < seen < invoices[0][0], "row-level security shows one company's"
+                connection.execute("UPDATE billing_invoice SET number = number")
+            with fresh.cluster("erp").connect() as connection:
+                assert connection.execute("SELECT count(*), max(number) FROM billing_invoice").fetchall() == invoices
+            assert tree(folder / "media" / "attachments") == media
+            restored = folder / "configuration" / str(site.folder / "site.conf").lstrip("/")
+            assert restored.read_text() == "SECRET_KEY=configured\n"
+    assert tree(target) == before, "a recovery writes nothing to the target"
+    assert machine.left() == []
+
+
+def test_the_database_comes_back_under_another_name_with_its_owner_grants_and_settings(
+    lost: Site, target: Path, machine: Machine, empty_server: PostgresServer
+) -> None:
+    url = empty_server.url('Books "2"')
+    machine.recover(
+        "--from-target", target, "--backup", "latest", "--database", TWIST_DR_DATABASE_URL=url
+    ).expect(0)  # fmt: skip
+    with empty_server.cluster('Books "2"').connect() as connection:
+        found = connection.execute(
+            """SELECT pg_get_userbyid(datdba), shobj_description(oid, 'pg_database'), datacl::text,
+                      (SELECT array_agg(setconfig::text ORDER BY setrole) FROM pg_db_role_setting WHERE setdatabase = d.oid)
+                 FROM pg_database d WHERE datname = current_database()"""
+        ).fetchone()
+        assert connection.execute(
+            "SELECT count(*) FROM pg_stat_user_tables WHERE last_analyze IS NOT NULL"
+        ).fetchone() != (0,)
+    assert found is not None
+    owner, comment, grants, settings = found
+    assert (owner, comment) == ("recovered_owner", "the books")
+    assert "erp_app=c/recovered_owner" in grants and "=c/" not in grants.replace("erp_app=c/", "")
+    assert settings == ['{"search_path=public, pg_catalog"}', "{work_mem=7MB}"]
+
+
+@pytest.mark.promise(6, 9)
+def test_from_s3_with_credentials_of_the_environment(lost: Site, machine: Machine, tmp_path: Path) -> None:
+    shutil.copytree(lost.folder / "targets" / "office", tmp_path / "store" / "vault" / "deep" / "below")
+    with rclone_server(tmp_path / "store") as store:
+        url = f"s3://vault/deep/below?endpoint_url={store.endpoint}&region=us-east-1"
+        machine.variables |= {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
+        texts = [machine.recover("--from-target", url).expect(0).text]
+        texts.append(machine.recover("--from-target", url, "--check", "latest").expect(0).text)
+        texts.append(machine.recover("--from-target", url, "--backup", "latest", "--database").expect(0).text)
+        texts.append(machine.recover("--from-target", url, "--backup", "latest", "--media-to", "media").expect(0).text)
+        described = machine.home / "target.yaml"
+        document = {
+            "type": "s3", "bucket": "vault", "prefix": "deep/below", "endpoint_url": store.endpoint,
+            "access_key_id": "${S3_KEY}", "secret_access_key": "${S3_SECRET}",
+        }  # fmt: skip
+        described.write_text(yaml.safe_dump(document))
+        named = {"S3_KEY": store.access_key, "S3_SECRET": store.secret_key}
+        for gone in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            del machine.variables[gone]
+        texts.append(machine.recover("--from-target", described, **named).expect(0).text)
+        texts.append(machine.recover("--from-target", described).expect(1).text)
+        texts.append(machine.recover("--from-target", url).expect(1).text)
+        assert "secret_access_key: expected the environment variable S3_SECRET, found it unset" in texts[-2]
+        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in texts[-1]
+    assert tree(machine.home / "media" / "attachments") == tree(lost.media)
+    password = Cluster(machine.variables["TWIST_DR_DATABASE_URL"]).parameters["password"]
+    key = yaml.safe_load(lost.keyring_path.read_text())["keys"]["k1"]
+    for text in texts:
+        assert not [
+            secret for secret in (store.secret_key, password, key, WEB_PASSWORD, "SCRAM-SHA-256") if secret in text
+        ]
+
+
+def test_only_the_dump_for_those_who_restore_by_hand(
+    target: Path, machine: Machine, empty_server: PostgresServer
+) -> None:
+    machine.recover("--from-target", target, "--backup", "latest", "--dump-to", "erp.dump").expect(0)
+    dump, roles = machine.home / "erp.dump", machine.home / "roles.sql"
+    assert {path.stat().st_mode & 0o777 for path in (dump, roles)} == {0o600}
+    assert "CREATE ROLE erp_web;" in roles.read_text()
+    listed = subprocess.run(
+        [TOOLS[max(TOOLS)].program("pg_restore"), "--list", dump], capture_output=True, text=True, check=True
+    )
+    assert "billing_invoice" in listed.stdout
+
+
+def test_roles_that_are_there_are_left_as_they_are(
+    target: Path, machine: Machine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with new_server(max(TOOLS), tmp_path_factory) as server:
+        with server.cluster().connect() as connection:
+            connection.execute("CREATE ROLE erp_web LOGIN PASSWORD 'of this server'")
+        text = machine.recover(
+            "--from-target", target, "--backup", "latest", "--database", TWIST_DR_DATABASE_URL=server.url("erp")
+        ).expect(0).text  # fmt: skip
+        assert "roles made: erp_app, recovered_owner" in text
+        assert "left as they are: erp_web, postgres" in text
+        with psycopg.connect(server.url("erp", "erp_web", "of this server")) as connection:
+            # A member again of the role that was made.
+            assert connection.execute("SELECT count(*) > 0 FROM django_migrations").fetchone() == (True,)
+
+
+# -- listing and checking ----------------------------------------------------------------------------------------------
+
+
+def test_the_list_says_of_each_backup_what_it_is_and_what_is_missing(
+    lost: Site, target: Path, machine: Machine
+) -> None:
+    backups = target / "erp" / "backups"
+    whole = next(backups.iterdir())
+    (backups / "20200101T000000Z-full-aaaa").mkdir()
+    (backups / "20200101T000000Z-full-aaaa" / "database.dump.zst.enc").write_bytes(b"begun")
+    text = machine.recover("--from-target", target).expect(0).text
+    lines = text.splitlines()
+    assert lines[0] == f"erp on {target}"
+    assert lines[3].split()[0] == whole.name and "1.4.1" in lines[3] and lines[3].endswith("whole")
+    assert "never finished" in lines[4] and "20200101T000000Z-full-aaaa: it has no manifest" in text
+    artifact(target, "media.tar").unlink()
+    found = json.loads(machine.recover("--from-target", target, "--json").expect(1).text)
+    assert found["application"] == "erp" and [each["whole"] for each in found["backups"]] == [False, False]
+    assert "media.tar: missing, though the manifest is there" in found["backups"][0]["problem"]
+    manifest = whole / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"label":"manual"', b'"label":"pre-up"'))
+    text = machine.recover("--from-target", target).expect(1).text
+    assert "NOT READABLE" in text and "its MAC does not fit" in text
+
+
+@pytest.mark.promise(4)
+@pytest.mark.parametrize("name", ["database.dump", "roles.sql", "media.tar", "media.files.jsonl", "configuration.tar"])
+def test_a_check_names_the_artifact_that_is_corrupt_and_a_restore_of_it_leaves_nothing(
+    target: Path, machine: Machine, empty_server: PostgresServer, name: str
+) -> None:
+    harm(artifact(target, name))
+    before = database_names(empty_server)
+    text = machine.recover("--from-target", target, "--check", "latest").expect(1).text
+    bad = [line for line in text.splitlines() if line.startswith("BAD")]
+    assert len(bad) == 1 and name in bad[0] and "is NOT good here" in text
+    option = {"database": ("--database",), "roles": ("--database",), "media": ("--media-to", "out")}
+    wanted = option.get(name.partition(".")[0], ("--configuration-to", "out"))
+    text = machine.recover("--from-target", target, "--backup", "latest", *wanted).expect(1).text
+    assert name in text and "take the backup from another storage target" in text
+    assert not (machine.home / "out").exists() and machine.left() == []
+    assert database_names(empty_server) == before
+
+
+def test_a_check_of_a_backup_that_lacks_an_artifact_reads_the_others(target: Path, machine: Machine) -> None:
+    artifact(target, "media.tar").unlink()
+    outcome = machine.recover("--from-target", target, "--check", "latest", "--json").expect(1)
+    found = json.loads(outcome.text)
+    assert [each["name"] for each in found["artifacts"] if each["problem"]] == ["media.tar and media.files.jsonl"]
+    assert not found["good"] and len(found["artifacts"]) == 4
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_wrong_or_missing_is_said_at_once(target: Path, machine: Machine) -> None:
+    keyring = machine.home / "keyring.yaml"
+    for key, words in ((new_key("k1"), "was written with one of check value"), (new_key("k2"), "lacks (it has k2)")):
+        save_keyring(Keyring(key.id, {key.id: key}, "new"), keyring)
+        assert words in machine.recover("--from-target", target, "--backup", "latest", "--database").expect(1).text
+        text = machine.recover("--from-target", target).expect(1).text
+        assert "NOT READABLE" in text and words in text
+    keyring.unlink()
+    assert "There is no keyring" in machine.recover("--from-target", target).expect(1).text
+    assert "No keyring was named" in machine.recover("--from-target", target, TWIST_DR_KEYRING="").expect(1).text
+
+
+def test_the_keyring_may_be_in_the_environment_itself(lost: Site, target: Path, machine: Machine) -> None:
+    text = lost.keyring_path.read_text()
+    machine.recover("--from-target", target, TWIST_DR_KEYRING="env:THE_KEYS", THE_KEYS=text).expect(0)
+    machine.recover("--from-target", target, "--keyring", lost.keyring_path, TWIST_DR_KEYRING="/nowhere").expect(0)
+
+
+def test_never_over_a_database_that_is_there(target: Path, machine: Machine, empty_server: PostgresServer) -> None:
+    with empty_server.create_database("precious").connect() as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS id")
+    url = empty_server.url("precious")
+    text = (
+        machine.recover("--from-target", target, "--backup", "latest", "--database", TWIST_DR_DATABASE_URL=url)
+        .expect(1)
+        .text
+    )
+    assert "There is a database precious at 127.0.0.1" in text and "name a new one in TWIST_DR_DATABASE_URL" in text
+    with empty_server.cluster("precious").connect() as connection:
+        assert connection.execute("SELECT * FROM kept").fetchall() == [(1,)]
+
+
+def test_a_server_that_is_not_said_not_there_too_old_or_closed_is_named(
+    target: Path, machine: Machine, empty_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def refused(url: str) -> str:
+        return (
+            machine.recover("--from-target", target, "--backup", "latest", "--database", TWIST_DR_DATABASE_URL=url)
+            .expect(1)
+            .text
+        )
+
+    assert "set the environment variable TWIST_DR_DATABASE_URL" in refused("")
+    assert "correct host and port in TWIST_DR_DATABASE_URL" in refused("postgresql://x:hidden@127.0.0.1:1/erp")
+    text = refused(empty_server.url("erp", password="hidden"))
+    assert "password authentication failed" in text and "in TWIST_DR_DATABASE_URL" in text and "hidden" not in text
+    with empty_server.cluster().connect() as connection:
+        connection.execute("DROP ROLE IF EXISTS weak; CREATE ROLE weak LOGIN CREATEDB PASSWORD 'w'")
+    assert "name a superuser" in refused(empty_server.url("erp", "weak", "w"))
+    if min(TOOLS) < max(TOOLS):
+        with new_server(min(TOOLS), tmp_path_factory) as old:
+            assert f"name a server of version {max(TOOLS)} or newer" in refused(old.url("erp"))
+
+
+def test_a_backup_that_is_not_there_is_said(target: Path, machine: Machine) -> None:
+    def recover(backup: str) -> Outcome:
+        return machine.recover("--from-target", target, "--check", backup)
+
+    found = next((target / "erp" / "backups").iterdir()).name
+    assert "holds no backup 20190101T000000Z-full-0000 of erp" in recover("20190101T000000Z-full-0000").expect(1).text
+    recover(found).expect(0)
+    recover(found[:12]).expect(0)
+    shutil.copytree(target / "erp" / "backups" / found, target / "erp" / "backups" / f"{found[:-4]}0000")
+    assert "holds 2 backups that begin with" in recover(found[:12]).expect(1).text
+
+
+def test_of_several_applications_one_must_be_named(target: Path, machine: Machine) -> None:
+    shutil.copytree(target / "erp", target / "shop")
+    assert (
+        "holds those of erp, shop; say whose with --application"
+        in machine.recover("--from-target", target).expect(1).text
+    )
+    assert "whole" in machine.recover("--from-target", target, "--application", "erp").expect(0).text
+    # Another's backups do not pass for its own.
+    assert (
+        "was put in the place of shop"
+        in machine.recover("--from-target", target, "--application", "shop").expect(1).text
+    )
+    assert (
+        "no backups of crm, but those of erp, shop"
+        in machine.recover("--from-target", target, "--application", "crm").expect(1).text
+    )
+    assert "name the one above it" in machine.recover("--from-target", target / "erp").expect(1).text
+
+
+@pytest.mark.promise(6)
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("s3://AKIA:hidden@vault/x", "has a user or password in its URL"),
+        ("s3://vault/x?endpoint_url=http://u:hidden@127.0.0.1:1", "has a user or password in its URL"),
+        ("s3://vault/x?aws_secret_access_key=hidden", "put credentials into AWS_ACCESS_KEY_ID"),
+        ("s3://v?region=eu", "bucket: expected"),
+        ("s3://vault/x?endpoint_url=hidden", "begins with http:// or https://"),
+        ("https://u:hidden@example.org/x", "takes a folder, s3://"),
+        ("/nowhere/at/all", "There is no /nowhere/at/all"),
+        ("file:///nowhere", "There is no /nowhere"),
+    ],
+)  # fmt: skip
+def test_a_place_that_is_none_is_refused_and_shows_no_secret(machine: Machine, place: str, words: str) -> None:
+    text = machine.recover("--from-target", place).expect(1).text
+    assert words in text and "hidden" not in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("type: local", "target.path: expected a value, found nothing"),
+        ("type: tape\npath: /x", "expected one of the types"),
+        ("type: local\npath: [", "is not YAML: line"),
+        ("storage_targets: {office: {type: local, path: /x}}", "into a file of its own"),
+        ("just text", "must describe one storage target"),
+    ],
+)
+def test_a_description_with_a_mistake_is_explained(machine: Machine, content: str, words: str) -> None:
+    (machine.home / "target.yaml").write_text(content)
+    assert words in machine.recover("--from-target", "target.yaml").expect(1).text
+
+
+def test_nothing_is_unpacked_over_anything_and_all_is_looked_at_before_anything_begins(
+    target: Path, machine: Machine, empty_server: PostgresServer
+) -> None:
+    (machine.home / "full").mkdir()
+    (machine.home / "full" / "mine").write_text("mine")
+    (machine.home / "file").write_text("mine")
+    before, databases = tree(machine.home), database_names(empty_server)
+    for options, words in (
+        (("--media-to", "full"), "nothing is ever unpacked over what is there"),
+        (("--configuration-to", "full"), "nothing is ever unpacked over what is there"),
+        (("--media-to", "file"), "nothing is ever unpacked over what is there"),
+        (("--media-to", "file/below"), "There is no folder"),
+        (("--media-to", "no/such/folder"), "There is no folder"),
+        (("--configuration-to", "/proc/here"), "/proc"),
+        (("--dump-to", "file"), "is there already and is not written over"),
+        (("--dump-to", "roles.sql"), "name another file"),
+    ):
+        text = machine.recover("--from-target", target, "--backup", "latest", "--database", *options).expect(1).text
+        assert words in text and "Traceback" not in text, text
+    tmp = {"tmp": None}
+    assert tree(machine.home) == {**before, **tmp} and database_names(empty_server) == databases
+
+
+def test_an_empty_folder_is_good_enough(lost: Site, target: Path, machine: Machine) -> None:
+    for name in ("media", "configuration"):
+        (machine.home / name).mkdir()
+    machine.recover(
+        "--from-target", target, "--backup", "latest", "--media-to", "media", "--configuration-to", "configuration"
+    ).expect(0)  # fmt: skip
+    assert tree(machine.home / "media" / "attachments") == tree(lost.media)
+    assert (machine.home / "configuration").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_part_that_the_backup_does_not_have_is_refused(newest_server: PostgresServer, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    site = make_site(newest_server, tmp_path / "site")
+    site.backup(parts="configuration").expect(0)
+    machine = Machine(tmp_path, {"TWIST_DR_KEYRING": str(site.keyring_path)})
+    target = site.folder / "targets" / "office"
+    assert (
+        "holds no media"
+        in machine.recover("--from-target", target, "--backup", "latest", "--media-to", "m").expect(1).text
+    )
+    assert (
+        "holds no database"
+        in machine.recover("--from-target", target, "--backup", "latest", "--database").expect(1).text
+    )
+    machine.recover("--from-target", target, "--backup", "latest", "--configuration-to", "c").expect(0)
+
+
+@pytest.mark.parametrize(
+    "options", [("--backup", "latest"), ("--database",), ("--check", "x", "--backup", "y"), ("--jobs", "0")]
+)
+def test_options_that_do_not_fit_together_are_wrong_usage(machine: Machine, options: tuple[str, ...]) -> None:
+    assert "twist-dr recover: error: " in machine.recover("--from-target", "/", *options).expect(2).text
+
+
+# -- cut short ---------------------------------------------------------------------------------------------------------
+
+
+def test_when_the_restore_fails_the_database_is_dropped_again(
+    target: Path, machine: Machine, empty_server: PostgresServer
+) -> None:
+    url = empty_server.url("fails_here")
+    text = (
+        machine.recover("--from-target", target, "--backup", "latest", "--database", TWIST_DR_DATABASE_URL=url)
+        .expect(1)
+        .text
+    )
+    assert "could not be restored" in text and "pg_restore" in text
+    assert "the database fails_here that was begun was dropped again" in text
+    assert "fails_here" not in database_names(empty_server) and machine.left() == []
+
+
+def reseal(lost: Site, target: Path, **facts: object) -> None:
+    """Give the backup a manifest that says something else, and is as genuine."""
+    manifest = lost.manifest()
+    path = target / "erp" / "backups" / manifest.backup_id / "manifest.json"
+    path.write_bytes(manifest.model_copy(update=facts).seal(lost.keyring.primary))
+
+
+@pytest.mark.promise(10)
+def test_what_is_not_as_recorded_does_not_stay(
+    lost: Site, target: Path, machine: Machine, empty_server: PostgresServer
+) -> None:
+    manifest, before = lost.manifest(), database_names(empty_server)
+    rows = manifest.tables["public.billing_invoice"]
+    reseal(lost, target, tables={**manifest.tables, "public.billing_invoice": rows + 1})
+    text = machine.recover("--from-target", target, "--backup", "latest", "--database").expect(1).text
+    assert f"table public.billing_invoice: {rows} rows restored where {rows + 1} were recorded" in text
+    assert database_names(empty_server) == before and machine.left() == []
+
+
+def test_an_extension_that_the_server_lacks_is_named_before_anything_begins(
+    lost: Site, target: Path, machine: Machine, empty_server: PostgresServer
+) -> None:
+    facts = lost.manifest().postgres
+    assert facts is not None
+    reseal(lost, target, postgres=facts.model_copy(update={"extensions": [Extension(name="postgis", version="3.5")]}))
+    text = machine.recover("--from-target", target, "--backup", "latest", "--database").expect(1).text
+    assert "lacks the extensions postgis" in text and "roles made" not in text
+
+
+@pytest.mark.promise(8)
+def test_ended_or_killed_in_the_middle(target: Path, machine: Machine, empty_server: PostgresServer) -> None:
+    url = empty_server.url("slow_one")
+    arguments = ("--from-target", target, "--backup", "latest", "--database")
+
+    def in_the_middle() -> subprocess.Popen[str]:
+        process = machine.start(*arguments, TWIST_DR_DATABASE_URL=url)
+
+        def is_restoring() -> bool:
+            with empty_server.cluster().connect() as connection:
+                statement = (
+                    "SELECT 1 FROM pg_stat_activity WHERE datname = 'slow_one' AND query LIKE 'COPY public.stubborn%'"
+                )
+                return connection.execute(statement).fetchone() is not None
+
+        wait_until(is_restoring, "the restore to be in the middle")
+        return process
+
+    process = in_the_middle()
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        psycopg.connect(empty_server.url("slow_one", "erp_web", WEB_PASSWORD))
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 1 and "was dropped again" in text
+    assert "slow_one" not in database_names(empty_server) and machine.left() == []
+
+    process = in_the_middle()
+    process.kill()
+    process.communicate(timeout=30)
+    assert machine.left(), "a dump that nobody could remove"
+    time.sleep(0.1)
+    text = machine.recover(*arguments, TWIST_DR_DATABASE_URL=url).expect(1).text
+    assert "is what a recovery that was cut short left; drop it (DROP DATABASE slow_one WITH (FORCE))" in text
+    with empty_server.cluster().connect() as connection:
+        connection.execute("DROP DATABASE slow_one WITH (FORCE)")
+    machine.recover(*arguments).expect(0)
+    assert machine.left() == []
+
+
+# -- roles -------------------------------------------------------------------------------------------------------------
+
+ROLES = rb"""--
+-- a "quote that stays open
+\restrict x
+SET client_encoding = 'UTF8';
+CREATE ROLE "odd ""x; y";
+ALTER ROLE "odd ""x; y" WITH NOSUPERUSER NOLOGIN;
+CREATE ROLE web;
+ALTER ROLE web WITH NOSUPERUSER INHERIT LOGIN NOREPLICATION NOBYPASSRLS PASSWORD 'a;b NOSUPERUSER';
+COMMENT ON ROLE web IS 'two
+lines; it''s
+CREATE ROLE other;';
+ALTER ROLE web_reader WITH LOGIN;
+ALTER ROLE web SET search_path TO 'a', 'b';
+CREATE TABLESPACE fast OWNER web LOCATION '/live';
+GRANT owner TO "odd ""x; y" WITH INHERIT TRUE GRANTED BY postgres;
+GRANT owner TO web WITH ADMIN OPTION GRANTED BY "who; ever";
+GRANT SET ON PARAMETER work_mem TO web;
+\unrestrict x
+"""
+
+
+def test_of_the_roles_only_those_that_are_missing_are_made_as_they_were() -> None:
+    web = roles_to_make(ROLES, ["web"]).decode()
+    assert web.splitlines() == [
+        "SET client_encoding = 'UTF8';", "CREATE ROLE web;", "ALTER ROLE web WITH INHERIT LOGIN PASSWORD 'a;b NOSUPERUSER';",
+        "COMMENT ON ROLE web IS 'two", "lines; it''s", "CREATE ROLE other;';", "ALTER ROLE web SET search_path TO 'a', 'b';",
+        "GRANT owner TO web WITH ADMIN OPTION;", "GRANT SET ON PARAMETER work_mem TO web;",
+    ]  # fmt: skip
+    odd = roles_to_make(ROLES, ['odd "x; y']).decode()
+    assert 'GRANT owner TO "odd ""x; y" WITH INHERIT TRUE;' in odd and "web" not in odd
+    assert without_password(ROLES) == ["web_reader"]
