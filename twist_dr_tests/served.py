@@ -590,7 +590,7 @@ class Expected:
 
     def _span(self, write: Write, served: ServedState) -> tuple[int, int]:
         """The numbers of the first and last epoch that the write may belong to. What is done after the reading is not seen in it."""
-        ended = min(write.ended if write.acknowledged else math.inf, served.ended)
+        ended = min(write.ended, served.ended)
         boundaries = self.history.boundaries
         return (
             sum(boundary.ended <= write.begun for boundary in boundaries),

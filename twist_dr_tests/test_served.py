@@ -368,6 +368,12 @@ def test_what_was_not_acknowledged_may_be_there_or_not_where_it_could_be() -> No
     assert "should not be" in judged(*"abx", log=log, holding=("start",))[-1]
 
 
+def test_what_was_refused_is_over_and_what_was_never_answered_may_come_later() -> None:
+    assert judged(*"abcgx", log=[*LOG, write("x", 23, 24, None)], holding=RESTORED) == []
+    (found,) = judged(*"abcgx", log=[*LOG, write("x", 23, 24, 500)], holding=RESTORED)
+    assert "should not be in the database: x" in found
+
+
 def test_a_write_acknowledged_after_the_reading_is_not_asked_for() -> None:
     assert judged(*"abcg", log=[*LOG, write("x", 49, 50.5), write("y", 52, 53)], holding=RESTORED) == []
 

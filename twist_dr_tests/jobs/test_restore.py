@@ -201,6 +201,35 @@ def test_a_sandbox_is_left_beside_the_live_database_and_says_how_to_get_there(ba
     assert site.cli("list", "--replaced").expect(0).text.strip() == "nothing is kept"
 
 
+def test_some_tables_come_into_a_schema_of_their_own_in_the_live_database(backed_up: Site) -> None:
+    site = backed_up
+    site.query("UPDATE billing_invoice SET status = 'lost'")
+    text = site.replace(mode="schema", tables="billing_invoice, public.billing_invoiceline", confirm="").expect(0).text
+    (found,) = re.findall(r"restored_\d{8}t\d{6}", text)[:1]
+    assert site.query("SELECT DISTINCT status = 'lost' FROM billing_invoice") == [(True,)]
+    assert site.query(f"SELECT count(*) > 0, bool_or(status = 'lost') FROM {found}.billing_invoice") == [(True, False)]
+    assert site.query(f"SELECT count(*) > 0 FROM {found}.billing_invoiceline") == [(True,)]
+    assert "DROP SCHEMA" in text
+    assert _state(site) == "now" and site.databases() == [""]
+    assert site.catalog().restores("erp")[0].tables == 2
+
+
+def test_some_tables_come_into_a_sandbox(backed_up: Site) -> None:
+    site = backed_up
+    config = {
+        "mode": "sandbox",
+        "tables": "billing_invoice",
+        "reason": "look",
+        "backup": "latest",
+        "allow_unverified": True,
+    }
+    site.restore(**config).expect(0)
+    name = site.catalog().restores("erp")[0].database
+    assert name is not None
+    assert site.query("SELECT count(*) > 0 FROM billing_invoice", name) == [(True,)]
+    assert _state(site) == "now"
+
+
 def test_what_must_not_come_back_to_life_is_dealt_with_before_anybody_sees_it(backed_up: Site) -> None:
     site = backed_up
     seen = site.folder / "seen"
