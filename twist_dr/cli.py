@@ -185,16 +185,20 @@ def _restores(options: argparse.Namespace) -> None:
 
 
 def _settle(options: argparse.Namespace) -> None:
+    from twist_dr.catalog import Catalog
     from twist_dr.engine.lock import application_lock
     from twist_dr.engine.progress import Report
     from twist_dr.engine.restore.settle import settle_interrupted
     from twist_dr.resources.restores import surroundings
+    from twist_dr.restores import end_killed
     from twist_dr.settings import load_settings
 
     settings = load_settings()
     report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr))
     with application_lock(settings.lock_dir, settings.application, "Settling a restore"):
-        told = settle_interrupted(surroundings(settings), report)
+        around = surroundings(settings)
+        told = settle_interrupted(around, report)
+        end_killed(Catalog(settings.catalog_url), settings.application, around.journals, report)
     if not told:
         print("nothing was cut short")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 
 from twist_dr.backups import Copying, clear_staging, plan_backup, record_sealed, who
 from twist_dr.catalog import Catalog, CatalogUnavailable, RestoreRow
@@ -14,6 +15,7 @@ from twist_dr.engine.manifest import Part
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.journal import Journals
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.staging import StagingArea
@@ -118,10 +120,39 @@ class RestoreLog:
         )
         try:
             self._catalog.record_restore(row)
-        except CatalogUnavailable as error:
+        # Not only when it is out of reach: between a cutover and its health check, nothing of an index may come in the way.
+        except Exception as error:
             if not self._told:
-                self._report.warning(f"the log of restores was not written: {error}")
+                self._report.warning(f"the log of restores was not written: {str(error) or type(error).__name__}")
                 self._told = True
+
+
+def end_killed(catalog: Catalog, application: str, journals: Journals, report: Report, *, but: str = "") -> None:
+    """Under the application's lock, after settling: what the log still calls running was killed. Its journal says what became of it.
+
+    A plan holds no lock, and is left as it is. A catalog that does not answer is only said: the journals have it all.
+    """
+    try:
+        for row in catalog.restores(application, state="running"):
+            if row.mode == "plan" or row.restore_id == but:
+                continue
+            done = journals.has(row.restore_id) and journals.load(row.restore_id).phase == "done"
+            told = (
+                "it was killed after its switch, and finished later"
+                if done
+                else "it was killed before its switch: what was live stayed live"
+            )
+            catalog.record_restore(
+                replace(
+                    row,
+                    state="done" if done else "failed",
+                    result=told if done else row.result,
+                    error=None if done else told,
+                    finished_at=row.finished_at or datetime.now(timezone.utc),
+                )
+            )
+    except TwistDRError as error:
+        report.warning(f"the log of restores was not put right: {error}")
 
 
 def mark_corrupt_copies(catalog: Catalog, sources: Sources | None, report: Report) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -71,6 +72,12 @@ def _postgres_url(url: SecretStr) -> SecretStr:
     if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
         raise ValueError("postgresql://user:password@host:5432/database")
     return url
+
+
+def _database_of(url: SecretStr) -> str:
+    """The database that a URL names; empty when it names none."""
+    parts = urlsplit(url.get_secret_value())
+    return parse_qs(parts.query).get("dbname", [""])[-1] or unquote(parts.path.removeprefix("/"))
 
 
 class DatabaseSettings(_Section):
@@ -339,6 +346,17 @@ class Settings(_Section):
     def restores_dir(self) -> Path:
         """Where the journals of restores lie: what was switched, what is kept, what was cut short."""
         return self.work_dir / "restores" / self.application
+
+    @model_validator(mode="after")
+    def _one_database(self) -> Settings:
+        """A restore replaces the database that its URL names: with that of a superuser's home, postgres, it would replace the wrong one."""
+        if self.restore.database_url is not None:
+            live, named = _database_of(self.database.url), _database_of(self.restore.database_url)
+            if live and named != live:
+                raise ValueError(
+                    f"the database of database.url, {live}, in restore.database_url too; it names {named or 'none'}"
+                )
+        return self
 
     @property
     def restore_url(self) -> str:

@@ -369,14 +369,14 @@ def state_of(url: str | None, database_url: str, media: Path) -> ServedState:
     with psycopg.connect(database_url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         flaws = [*_flaws(connection)]
-        invoices = frozenset(
-            _column(connection, "SELECT description FROM billing_invoiceline WHERE description LIKE %s")
+        invoices = _column(
+            connection, f"SELECT description FROM billing_invoiceline WHERE description LIKE '{WRITTEN}%'"
         )
         rows = connection.execute(
             "SELECT id, company_id, file, sha256 FROM attachments_attachment ORDER BY id DESC"
         ).fetchall()
         tables = _tables(connection)
-        migrations = frozenset(_column(connection, "SELECT app || '.' || name FROM django_migrations WHERE app <> %s"))
+        migrations = _column(connection, "SELECT app || '.' || name FROM django_migrations")
     # After the database, as a file comes before its row; nothing is ever deleted.
     content = _tree(media)
     if url:
@@ -413,8 +413,8 @@ def _asked_markers(url: str, companies: Iterable[int]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _column(connection: psycopg.Connection, statement: str, like: str = f"{WRITTEN}%") -> list[str]:
-    return [value for (value,) in connection.execute(statement, [like])]
+def _column(connection: psycopg.Connection, statement: str) -> frozenset[str]:
+    return frozenset(str(value) for (value,) in connection.execute(sql.SQL(statement)))
 
 
 _BY_CLIENTS = f"(SELECT invoice_id FROM billing_invoiceline WHERE description LIKE '{WRITTEN}%')"
@@ -464,7 +464,7 @@ _RULES = {
 
 def _flaws(connection: psycopg.Connection) -> Iterator[str]:
     for flaw, statement in _RULES.items():
-        if found := [str(value) for (value,) in connection.execute(sql.SQL(statement))]:
+        if found := _column(connection, statement):
             yield f"{flaw}: {_some(found)}"
 
 

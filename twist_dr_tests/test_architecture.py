@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "listing": {"engine", "catalog"},
     "init": {"errors", "engine", "settings"},
     "doctor": {"errors", "engine", "storage", "catalog", "resources", "settings"},
-    "cli": {"errors", "engine", "catalog", "resources", "settings", "doctor", "init", "listing", "rebuild", "recover"},
+    "cli": {"errors", "engine", "catalog", "resources", "settings", "doctor", "init", "listing", "rebuild", "restores", "recover"},
     "orchestration": {"errors", "engine"},
     "restores": {"errors", "engine", "catalog", "settings", "backups"},
     "assets": {"errors", "engine", "storage", "catalog", "settings", "backups", "orchestration"},

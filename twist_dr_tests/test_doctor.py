@@ -163,9 +163,20 @@ django:
   environment: {{ERP_DATABASE_URL: "${{DATABASE_URL}}"}}
 """
     settings = settings_for(tmp_path, url, more)
+    lacking = [finding for finding in run_doctor(settings, {"DAGSTER_HOME": str(tmp_path)}) if finding.status != "ok"]
+    assert [finding.check for finding in lacking] == ["targets", *["restore settings"] * 3]
+    assert "older backup cannot be migrated" in lacking[-1].found
+    more += """  database_variable: ERP_DATABASE_URL
+restore:
+  maintenance: {file: maintenance}
+  health: {command: ["true"]}
+"""
+    settings = settings_for(tmp_path, url, more)
     findings = list(run_doctor(settings, {"DAGSTER_HOME": str(tmp_path)}))
     text = render(findings)
     assert [finding.check for finding in findings if finding.status != "ok"] == ["targets"], text
+    assert "can be restored beside" in only(findings, "restore rights").found
+    assert only(findings, "restores").found == "none was cut short"
     assert "one disk" in only(findings, "targets").found
     assert f"PostgreSQL {server.major}" in only(findings, "database").found
     assert f"pg_dump {server.major}" in only(findings, "client tools").found

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, command, counted, few, ok, problem, run_for, warning
+from twist_dr.doctor.findings import Check, command, counted, few, ok, problem, warning
 from twist_dr.engine.archive import match_configuration
+from twist_dr.engine.commands import run_command
 from twist_dr.engine.progress import human_bytes
 from twist_dr.errors import ProcessFailed
 
@@ -140,15 +141,25 @@ def check_django(
         return
     arguments = [*manage, "showmigrations", "--plan"]
     by_hand = f"cd {command([folder])} && {command(arguments)}"
+    output: list[str] = []
     try:
-        output = run_for(_MANAGE_SECONDS, arguments, environment=environment, folder=folder)
-    except OSError as error:
-        yield problem("django", f"{manage[0]} cannot be run: {error.strerror}", "correct django.manage")
-        return
+        run_command(
+            arguments,
+            seconds=_MANAGE_SECONDS,
+            environment=environment,
+            folder=folder,
+            called="showmigrations",
+            on_line=output.append,
+            hide=str,  # the doctor hides secrets in every finding
+        )
     except ProcessFailed as error:
-        yield problem("django", f"showmigrations failed: {error}", f"mend what it says, then try by hand: {by_hand}")
+        if isinstance(cause := error.__cause__, OSError):
+            yield problem("django", f"{manage[0]} cannot be run: {cause.strerror}", "correct django.manage")
+            return
+        found = str(error).removesuffix(".")
+        yield problem("django", found, f"mend what it says, then try by hand: {by_hand}")
         return
-    lines = [line.split() for line in output.splitlines()]
+    lines = [line.split() for line in output]
     done = {line[1] for line in lines if line[0:1] == ["[X]"] and len(line) > 1}
     waiting = [line[2] for line in lines if line[0:2] == ["[", "]"] and len(line) > 2]
     yield ok("django", f"manage.py runs and knows {counted(len(done) + len(waiting), 'migration')}")

@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
-import subprocess
-import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from twist_dr.engine.postgres.cluster import first_line
-from twist_dr.engine.processes import Child
-from twist_dr.errors import ProcessFailed, TwistDRError
+from twist_dr.errors import TwistDRError
 
 Status = Literal["ok", "warning", "problem"]
 T = TypeVar("T")
@@ -121,41 +116,3 @@ class Redaction:
             found = found[:_LONGEST] + "…"  # only now: half a secret would not be known for one
         remedy = None if finding.remedy is None else self._pattern.sub("***", finding.remedy)
         return replace(finding, found=found, remedy=remedy)
-
-
-def run_for(
-    seconds: float,
-    arguments: Sequence[str | Path],
-    *,
-    environment: Mapping[str, str | None],
-    folder: Path | None = None,
-) -> str:
-    """Run a program to its end and return what it wrote, but for ``seconds`` at most.
-
-    Raises ``ProcessFailed`` with the program's last complaint, or that it took too long; ``OSError`` when it cannot start.
-    """
-    late = threading.Event()
-    try:
-        running = Child(arguments, environment=environment, folder=folder)
-    except ProcessFailed as error:
-        raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from None
-    with running as child:
-
-        def stop() -> None:
-            late.set()
-            if child.process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(child.process.pid, signal.SIGKILL)
-
-        timer = threading.Timer(seconds, stop)
-        timer.start()
-        try:
-            output = b"".join(child.output())
-            child.finish()
-        except (ProcessFailed, subprocess.SubprocessError):
-            if late.is_set():
-                raise ProcessFailed(f"{child.name} was not done after {seconds:.0f} s and was ended") from None
-            raise ProcessFailed(child.complaint()) from None
-        finally:
-            timer.cancel()
-    return output.decode(errors="replace")

@@ -12,7 +12,7 @@ from twist_dr.engine.exchange import check_exchangeable
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.restore.cutover import Surroundings
-from twist_dr.engine.restore.settle import interrupted, kept
+from twist_dr.engine.restore.settle import half_removed, interrupted, kept
 from twist_dr.errors import Busy
 
 
@@ -52,7 +52,13 @@ def check_kept(around: Surroundings, now: datetime | None = None) -> Check[None]
             f"{few(str(each) for each in overdue)} have had their time",
             "dagster job execute -m twist_dr.definitions -j cleanup",
         )
-    elif every:
+    for journal in half_removed(around):
+        yield warning(
+            check,
+            f"the cleanup of what {journal.restore_id} replaced was cut short, and left something of it",
+            "dagster job execute -m twist_dr.definitions -j cleanup",
+        )
+    if every and not overdue:
         yield ok(check, f"{few(str(each) for each in every)} are kept; see twist-dr list --replaced")
 
 

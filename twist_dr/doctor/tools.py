@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.doctor.database import DatabaseSeen, explain_connection
-from twist_dr.doctor.findings import Check, few, from_error, ok, problem, run_for, warning
+from twist_dr.doctor.findings import Check, few, from_error, ok, problem, warning
+from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.scratch import ScratchServer
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
@@ -110,9 +111,10 @@ def _refusal(tools: Tools, cluster: Cluster) -> str | None:
     """Why these tools cannot connect; ``None`` when they can. The libpq of each folder is a build of its own."""
     arguments: list[str | Path] = [tools.program("psql"), "-X", "-A", "-t", "-w", "-c", "select 1"]
     try:
-        run_for(_PSQL_SECONDS, arguments, environment=cluster.environment())
-    except (ProcessFailed, OSError) as error:
-        return str(error)
+        # The doctor hides secrets in every finding, and there a password that is also a name hides no name.
+        run_command(arguments, seconds=_PSQL_SECONDS, environment=cluster.environment(), hide=str)
+    except ProcessFailed as error:
+        return str(error).removesuffix(".")
     return None
 
 

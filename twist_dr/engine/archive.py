@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from twist_dr.engine.chunks import read_chunks
+from twist_dr.engine.words import shown
 from twist_dr.errors import ArchiveInvalid, SourceUnreadable
 from twist_dr.storage.base import CHUNK
 
@@ -76,15 +76,10 @@ class ArchiveReport:
         ]
         sentences = []
         for paths, of_one, of_more in findings:
-            sentences += [f"{part}: {_shown(path)} {of_one}" for path in sorted(paths)[:_MOST_NAMED]]
+            sentences += [f"{part}: {shown(path)} {of_one}" for path in sorted(paths)[:_MOST_NAMED]]
             if len(paths) > _MOST_NAMED:
                 sentences.append(f"{part}: {len(paths) - _MOST_NAMED} more {of_more}")
         return sentences
-
-
-def _shown(path: str) -> str:
-    """A path in words: names need not be UTF-8, and neither manifests nor logs take what is not."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class ArchiveWriter:
@@ -306,87 +301,3 @@ def read_index(lines: BinaryIO) -> Iterator[Entry]:
             raise ArchiveInvalid(
                 "The archive's index is damaged; take the backup from another storage target."
             ) from None
-
-
-def read_archive(stream: BinaryIO, what: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """Members of an archive in order, files with their bytes to read. Writes nothing.
-
-    Raises ``ArchiveInvalid`` for a damaged archive, an entry that leads outside, and one that lies below a link or in its place.
-    """
-    links: set[str] = set()
-    try:
-        with tarfile.open(
-            fileobj=stream, mode="r|", bufsize=CHUNK, tarinfo=_StrictTarInfo, encoding="utf-8", errors="surrogateescape"
-        ) as archive:
-            while (member := archive.next()) is not None:
-                # tarfile keeps every member it has read, and media may have millions.
-                archive.members.clear()  # type: ignore[attr-defined]
-                _refuse_dangerous(member, links, what)
-                yield member, archive.extractfile(member) if member.isreg() else None
-    except (tarfile.TarError, EOFError) as error:
-        raise ArchiveInvalid(f"{what} is damaged ({error}); take the backup from another storage target.") from error
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """Where tarfile takes a damaged or missing header for the archive's end, this one refuses."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictTarInfo:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from error
-
-
-def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> None:
-    # As strings: PurePosixPath would take a third of the time of reading a million small files.
-    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    if member.name.startswith("/") or ".." in parts or not parts:
-        raise ArchiveInvalid(
-            f"{what} has an entry that leads outside ({member.name!r}) and was not made by twist-dr; do not restore it."
-        )
-    if not (member.isreg() or member.isdir() or member.issym()):
-        raise ArchiveInvalid(
-            f"{what} has an entry of a kind that backups do not hold ({member.name!r}); do not restore it."
-        )
-    if links and any("/".join(parts[:depth]) in links for depth in range(1, len(parts) + 1)):
-        raise ArchiveInvalid(
-            f"{what} has an entry in the place of a link or below one ({member.name!r}) and was not made by twist-dr; do not restore it."
-        )
-    if member.issym():
-        links.add("/".join(parts))
-
-
-def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tuple[int, list[str]]:
-    """Read an archive to its end against its index; returns the number of files compared and every difference in words.
-
-    Both have one order, so neither is held in memory.
-    """
-    differences: list[str] = []
-    compared = 0
-    for member, content in read_archive(stream, what):
-        entry = next(index, None)
-        if entry is None or entry.path != member.name:
-            recorded = entry.path if entry else "nothing more"
-            return compared, [
-                *differences,
-                f"{what}: holds {member.name} where the index has {recorded}; the rest was not compared",
-            ]
-        digest = hashlib.sha256()
-        if content is not None:
-            try:
-                for chunk in read_chunks(content):  # type: ignore[arg-type]
-                    digest.update(chunk)
-            except tarfile.TarError as error:  # cut off inside a file
-                raise ArchiveInvalid(
-                    f"{what} is damaged ({error}); take the backup from another storage target."
-                ) from error
-        elif member.issym():
-            digest.update(os.fsencode(member.linkname))
-        if entry.sha256 is not None and entry.sha256 != digest.hexdigest():
-            differences.append(f"{what}: {member.name} has other bytes than were recorded")
-        compared += member.isreg()
-    differences += [f"{what}: {entry.path} is missing from the archive" for entry in index]
-    return compared, differences

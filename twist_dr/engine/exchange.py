@@ -50,6 +50,15 @@ def same(path: Path, wanted: Identity | None) -> bool:
     return found is not None and wanted is not None and found[1] == wanted[1]
 
 
+def free_path(path: Path) -> Path:
+    """The path or, where something bears it, the first of ``path-2``, ``path-3`` that nothing bears."""
+    candidate, number = path, 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
 def exchange(a: Path, b: Path, *, aside: Path) -> None:
     """Let the folders at ``a`` and ``b`` change places, durably. ``aside`` is a free name beside them.
 

@@ -152,13 +152,20 @@ class Repository:
         return b"".join(self.read(manifest, name, keyring))
 
     def fetch(
-        self, manifest: Manifest, name: str, keyring: Keyring, path: Path, progress: Progress = no_progress
+        self,
+        manifest: Manifest,
+        name: str,
+        keyring: Keyring,
+        path: Path,
+        progress: Progress = no_progress,
+        *,
+        durable: bool = True,
     ) -> None:
         """Write an artifact's plain bytes to a new file, which is gone again unless all of it was good.
 
-        Raises what :meth:`read` raises, and ``StagingFull``.
+        ``durable`` False: for a file that is used and removed at once. Raises what :meth:`read` raises, and ``StagingFull``.
         """
-        write_new(path, self.read(manifest, name, keyring, progress))
+        write_new(path, self.read(manifest, name, keyring, progress), durable=durable)
 
     def _place(self, backup_id: str, name: str) -> str:
         return f"{self.target.name}: {backup_id}/{name}"

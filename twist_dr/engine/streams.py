@@ -77,10 +77,14 @@ def full_disk_named(folder: Path) -> Iterator[None]:
 
 
 class NewFile:
-    """A file that was not there before, mode 0600: durable once closed, gone when aborted. A full disk is ``StagingFull``."""
+    """A file that was not there before, mode 0600: durable once closed (unless for the moment only), gone when aborted.
 
-    def __init__(self, path: Path) -> None:
+    A full disk is ``StagingFull``.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
+        self._durable = durable
         with full_disk_named(path.parent):
             self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
 
@@ -92,7 +96,8 @@ class NewFile:
 
     def close(self) -> None:
         with full_disk_named(self.path.parent):
-            os.fsync(self._file.fileno())
+            if self._durable:
+                os.fsync(self._file.fileno())
             self._file.close()
 
     def abort(self) -> None:
@@ -100,9 +105,9 @@ class NewFile:
         self.path.unlink(missing_ok=True)
 
 
-def write_new(path: Path, chunks: Iterable[bytes]) -> None:
+def write_new(path: Path, chunks: Iterable[bytes], *, durable: bool = True) -> None:
     """Write chunks to a new file, which is gone again unless all of them came. Raises what they raise, and ``StagingFull``."""
-    file = NewFile(path)
+    file = NewFile(path, durable=durable)
     try:
         for chunk in chunks:
             file.write(chunk)

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
-from twist_dr.engine.archive import Entry, read_archive
-from twist_dr.engine.chunks import read_chunks
-from twist_dr.engine.exchange import mounts_within
-from twist_dr.errors import ArchiveInvalid, RestoreError, RestoreFailed, StagingFull
+from twist_dr.engine.archive import Entry
+from twist_dr.engine.archive_reading import checked_members
+from twist_dr.engine.folders import FOLDER_ITSELF
+from twist_dr.engine.words import shown
+from twist_dr.errors import ArchiveInvalid, RestoreFailed, StagingFull
 from twist_dr.storage.base import no_progress
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What chown(2) says where even root may not: on network file systems, and to ids that a container does not have.
 _NO_OWNERS = (errno.EPERM, errno.EINVAL)
@@ -56,14 +54,14 @@ def unpack(
 
     Owners and groups are restored when we are root. ``advance`` is told bytes as they are written, and may raise to stop.
     Raises ``ArchiveInvalid`` at the first difference between archive and index, ``StagingFull`` when the disk is full,
-    ``RestoreFailed`` when a file cannot be written. On any error, remove the new folders: see :func:`remove_tree`.
+    ``RestoreFailed`` when a file cannot be written. On any error, remove the new folders: see :func:`~twist_dr.engine.folders.remove_tree`.
     """
     findings = _Findings(what)
     trees: dict[str, _Tree] = {}
     skipped: dict[str, None] = {}
     owners = os.geteuid() == 0
     try:
-        for member, content in _checked(read_archive(stream, what), index, what):
+        for member, content in checked_members(stream, index, what):
             name, below, _ = member.name.partition("/")
             if name not in places:
                 skipped[name] = None
@@ -91,33 +89,12 @@ def unpack_configuration(stream: BinaryIO, index: Iterator[Entry], folder: Path,
     findings = _Findings(what)
     tree = _Tree(folder, "", findings, None, owners=False)
     try:
-        for member, content in _checked(read_archive(stream, what), index, what):
+        for member, content in checked_members(stream, index, what):
             tree.add(member, content, no_progress)
         tree.finish()
     finally:
         tree.close()
     return Unpacked(findings.files, findings.bytes, [], findings.sentences())
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, read-only folders too; links are removed, not followed. Nothing there is no error.
-
-    Raises ``RestoreError``, before anything was removed, when another file system is mounted in it; and when removing fails.
-    """
-    if mounts := [] if path.is_symlink() else mounts_within(path):
-        raise RestoreError(
-            f"{path} was not removed, as another file system is mounted there ({mounts[0]}); unmount it, then run again."
-        )
-    try:
-        with suppress(FileNotFoundError):
-            if stat.S_ISDIR(path.lstat().st_mode):
-                _remove_folder(str(path), None)
-            else:
-                path.unlink()
-    except OSError as error:
-        raise RestoreError(
-            f"{path} could not be removed whole ({error}); mend that and run again, or remove it by hand."
-        ) from error
 
 
 class _Findings:
@@ -139,7 +116,7 @@ class _Findings:
 
     def sentences(self) -> list[str]:
         said = [
-            f"{self.what}: {_shown(name)} would run as its owner or group (set-uid or set-gid); that was not restored."
+            f"{self.what}: {shown(name)} would run as its owner or group (set-uid or set-gid); that was not restored."
             for name in self._set_uid
         ]
         if self._more_set_uid:
@@ -183,7 +160,7 @@ class _Tree:
         except OSError as error:
             raise self._writing.failed(error) from error
         with self._writing:
-            self._open.append(_Open(path, os.open(place, _FOLDER), member))
+            self._open.append(_Open(path, os.open(place, FOLDER_ITSELF), member))
 
     def add(self, member: tarfile.TarInfo, content: Iterator[bytes], advance: Callable[[int], None]) -> None:
         above, _, leaf = member.name.rpartition("/")
@@ -235,7 +212,7 @@ class _Tree:
             except FileExistsError:
                 if member is not None:
                     raise
-            self._open.append(_Open(path, os.open(leaf, _FOLDER, dir_fd=parent), member))
+            self._open.append(_Open(path, os.open(leaf, FOLDER_ITSELF, dir_fd=parent), member))
 
     def _leave(self) -> None:
         folder = self._open.pop()
@@ -313,7 +290,7 @@ class _Writing:
             raise self.failed(error) from error
         if isinstance(error, (ValueError, OverflowError)):  # a zero byte in a name, a time before all times
             raise ArchiveInvalid(
-                f"{self._what}: the entry {_shown(self.name)} is damaged ({error}); take the backup from another storage target."
+                f"{self._what}: the entry {shown(self.name)} is damaged ({error}); take the backup from another storage target."
             ) from error
 
     def failed(self, error: OSError) -> ArchiveInvalid | StagingFull | RestoreFailed:
@@ -321,67 +298,17 @@ class _Writing:
             return StagingFull(f"The disk of {self._place} is full; free room there, then run the restore again.")
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
             return ArchiveInvalid(
-                f"{self._what} has {_shown(self.name)} twice, or files below what is no folder, and was not made by twist-dr; do not restore it."
+                f"{self._what} has {shown(self.name)} twice, or files below what is no folder, and was not made by twist-dr; do not restore it."
             )
         return RestoreFailed(
-            f"{_shown(self.name)} of {self._what} could not be written below {self._place} ({error.strerror}); mend that, then run the restore again."
+            f"{shown(self.name)} of {self._what} could not be written below {self._place} ({error.strerror}); mend that, then run the restore again."
         )
-
-
-def _checked(
-    members: Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]], index: Iterator[Entry], what: str
-) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
-    """The members with their bytes in chunks; raises ``ArchiveInvalid`` after one whose bytes are not the recorded ones."""
-    for member, content in members:
-        entry = next(index, None)
-        if entry is None or (entry.path, entry.kind) != (member.name, _kind(member)):
-            recorded = f"the {entry.kind} {_shown(entry.path)}" if entry else "nothing more"
-            raise ArchiveInvalid(
-                f"{what} holds the {_kind(member)} {_shown(member.name)} where its index has {recorded}; take the backup from another storage target."
-            )
-        digest = hashlib.sha256(os.fsencode(member.linkname))  # empty but for links
-        chunks = _hashed(content, digest, what) if content is not None else iter(())
-        yield member, chunks
-        for _ in chunks:  # of what nobody asked for
-            pass
-        if entry.sha256 != (None if member.isdir() else digest.hexdigest()):
-            raise ArchiveInvalid(
-                f"{what}: {_shown(member.name)} has other bytes than were recorded; take the backup from another storage target."
-            )
-    if (entry := next(index, None)) is not None:
-        raise ArchiveInvalid(
-            f"{what}: {_shown(entry.path)} is missing from the archive; take the backup from another storage target."
-        )
-
-
-def _hashed(content: IO[bytes], digest: hashlib._Hash, what: str) -> Iterator[bytes]:
-    chunks = read_chunks(content)  # type: ignore[arg-type]
-    while True:
-        try:
-            chunk = next(chunks, None)
-        except tarfile.TarError as error:  # the archive ends within a file
-            raise ArchiveInvalid(
-                f"{what} is damaged ({error}); take the backup from another storage target."
-            ) from error
-        if chunk is None:
-            return
-        digest.update(chunk)
-        yield chunk
-
-
-def _kind(member: tarfile.TarInfo) -> str:
-    return "file" if member.isreg() else "folder" if member.isdir() else "link"
 
 
 def _foreign(what: str, member: tarfile.TarInfo) -> ArchiveInvalid:
     return ArchiveInvalid(
-        f"{what} has {_shown(member.name)} where none can be, and was not made by twist-dr; do not restore it."
+        f"{what} has {shown(member.name)} where none can be, and was not made by twist-dr; do not restore it."
     )
-
-
-def _shown(path: str) -> str:
-    """A path in words: names need not be UTF-8, and logs take only what is."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -400,42 +327,3 @@ def _sync(descriptor: int) -> None:
         os.sync()
     elif syncfs(descriptor) != 0:
         raise OSError(code := ctypes.get_errno(), os.strerror(code))
-
-
-def _remove_folder(name: str, parent: int | None) -> None:
-    """Remove the folder ``name`` of an open folder. Another process may remove the same at the same time."""
-    with suppress(FileNotFoundError):
-        descriptor = _opened_to_empty(name, parent)
-        try:
-            with os.scandir(descriptor) as entries:
-                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-            for each, is_folder in found:
-                if is_folder:
-                    _remove_folder(each, descriptor)
-                else:
-                    with suppress(FileNotFoundError):
-                        os.unlink(each, dir_fd=descriptor)
-        finally:
-            os.close(descriptor)
-        os.rmdir(name, dir_fd=parent)
-
-
-def _opened_to_empty(name: str, parent: int | None) -> int:
-    """Open a folder so that its entries can be removed, whatever its mode, and never what a link leads to."""
-    try:
-        descriptor = os.open(name, _FOLDER, dir_fd=parent)
-    except PermissionError:
-        # O_PATH needs no right to read it; by /proc the mode of just this folder is changed, and not of one in its place.
-        held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-        try:
-            os.chmod(f"/proc/self/fd/{held}", 0o700)
-        finally:
-            os.close(held)
-        descriptor = os.open(name, _FOLDER, dir_fd=parent)
-    try:
-        if os.fstat(descriptor).st_mode & 0o700 != 0o700:
-            os.fchmod(descriptor, 0o700)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

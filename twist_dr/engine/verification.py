@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.archive import compare_archive, read_index
+from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_reading import compare_archive
 from twist_dr.engine.chunks import buffered
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest, PostgresFacts
@@ -147,7 +148,7 @@ class _Verification:
             dump = folder / "database.dump"
             stored = self._repository.held(manifest)["database.dump"][1].size
             with self._result.timed("fetch"), self._report.part("fetching database.dump", stored) as advance:
-                self._repository.fetch(manifest, "database.dump", self._keyring, dump, advance)
+                self._repository.fetch(manifest, "database.dump", self._keyring, dump, advance, durable=False)
                 roles = self._repository.read_small(manifest, "roles.sql", self._keyring)
             with self._place(facts, roles) as place:
                 self._result.server_version = place.version

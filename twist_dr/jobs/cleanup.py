@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from twist_dr.engine.lock import application_lock
-from twist_dr.engine.restore.settle import kept, remove_kept, settle_interrupted
+from twist_dr.engine.restore.settle import finish_removal, half_removed, kept, remove_kept, settle_interrupted
 from twist_dr.orchestration import RUN_BACKUP, RUN_TAGS, operation
 from twist_dr.resources.restores import surroundings
 from twist_dr.settings import Settings
@@ -27,7 +27,11 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
     def remove_replaced(context: dg.OpExecutionContext, config: CleanupConfig) -> None:
         with operation(context) as report, application_lock(settings.lock_dir, settings.application, "A cleanup"):
             around, now = surroundings(settings), datetime.now(timezone.utc)
-            settle_interrupted(around, report)
+            if not config.dry_run:
+                settle_interrupted(around, report)
+                for journal in half_removed(around):
+                    finish_removal(journal, around)
+                    report.info(f"removed what an earlier cleanup had left of {journal.restore_id}")
             rows, removed = [], 0
             for each in kept(around):
                 until = each.journal.keep_until

@@ -24,7 +24,7 @@ from twist_dr.errors import BackupNotFound, RestoreRefused, RestoreUndone, Twist
 from twist_dr.jobs.restore_page import metadata, observe
 from twist_dr.orchestration import RESTORE_BACKUP, RUN_TAGS, operation
 from twist_dr.resources.restores import restore_place, surroundings
-from twist_dr.restores import RestoreLog, choose_backup, mark_corrupt_copies, pre_restore_backup
+from twist_dr.restores import RestoreLog, choose_backup, end_killed, mark_corrupt_copies, pre_restore_backup
 from twist_dr.settings import Settings
 
 
@@ -100,10 +100,11 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
                     settings, catalog=catalog, cluster=context.resources.cluster, keyring=keyring, repositories=repositories,
                     reason=f"before the restore of {chosen.backup_id}: {config.reason}", run_id=context.run.run_id, report=report,
                 )  # fmt: skip
+                around = surroundings(settings)
                 log = RestoreLog(catalog, settings.application, context.run.run_id, report, verified=chosen.verified)
                 restore = Restore(
                     wish,
-                    restore_place(settings, surroundings(settings), sources, keyring, config.mode),
+                    restore_place(settings, around, sources, keyring, config.mode),
                     report,
                     back_up=back_up if config.mode == "replace" and config.pre_restore_backup else None,
                     note=log.note,
@@ -113,6 +114,10 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
                         restore.run()
                     finally:
                         mark_corrupt_copies(catalog, restore.sources, report)
+                        if config.mode != "plan":
+                            end_killed(
+                                catalog, settings.application, around.journals, report, but=restore.record.restore_id
+                            )
 
     @dg.job(
         name="restore",
@@ -148,7 +153,8 @@ def _told(
         found = {"error": dg.MetadataValue.text(type(error).__name__), **metadata(record)}
         raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
     except BaseException as error:
-        record.end("failed", error=f"ended by {type(error).__name__}")
+        # Where it had switched already, what is live is what was restored: the log must not leave that out.
+        record.end("failed", error=f"ended by {type(error).__name__}" + (f"; {record.result}" if record.result else ""))
         log.note(record)
         raise
     log.note(record)

@@ -11,23 +11,22 @@ from twist_dr.settings import Settings
 
 def metadata(record: Record) -> dict[str, dg.MetadataValue]:
     """Bare numbers, which the page plots over time; sentences and tables for people."""
-    found: dict[str, dg.MetadataValue] = {
+    found: dict[str, dg.MetadataValue] = {"result": dg.MetadataValue.text(record.error or record.result)}
+    # What somebody who decides wants to read stands first.
+    for name, table in (("impact", record.impact), ("gate", record.gate)):
+        if table:
+            found[name] = dg.MetadataValue.md(table)
+    if record.seconds_locked_out is not None:
+        found["seconds_locked_out"] = dg.MetadataValue.float(record.seconds_locked_out)
+    if record.mode == "plan" and record.state == "done":
+        found["run_config_to_cut_over"] = dg.MetadataValue.md(_run_config(record))
+    found |= {
         "restore_id": dg.MetadataValue.text(record.restore_id),
         "backup_id": dg.MetadataValue.text(record.backup_id or "-"),
         "mode": dg.MetadataValue.text(record.mode),
-        "result": dg.MetadataValue.text(record.error or record.result),
         "reason": dg.MetadataValue.text(record.reason),
         "source": dg.MetadataValue.text(", ".join(record.sources) or "-"),
-        "tables": dg.MetadataValue.int(record.tables),
-        "rows": dg.MetadataValue.int(record.rows),
-        "files": dg.MetadataValue.int(record.files),
-        "seconds": dg.MetadataValue.md(_seconds(record)),
-        **{f"{phase}_seconds": dg.MetadataValue.float(spent) for phase, spent in record.seconds.items()},
     }
-    if record.seconds_locked_out is not None:
-        found["seconds_locked_out"] = dg.MetadataValue.float(record.seconds_locked_out)
-    if record.pre_restore_backup:
-        found["pre_restore_backup"] = dg.MetadataValue.text(record.pre_restore_backup)
     for name, lines in (
         ("passed_over", record.passed_over),
         ("warnings", record.warnings),
@@ -35,9 +34,14 @@ def metadata(record: Record) -> dict[str, dg.MetadataValue]:
     ):
         if lines:
             found[name] = dg.MetadataValue.md("\n".join(f"- {line}" for line in lines))
-    for name, table in (("impact", record.impact), ("gate", record.gate)):
-        if table:
-            found[name] = dg.MetadataValue.md(table)
+    if record.pre_restore_backup:
+        found["pre_restore_backup"] = dg.MetadataValue.text(record.pre_restore_backup)
+    found |= {
+        "tables": dg.MetadataValue.int(record.tables),
+        "rows": dg.MetadataValue.int(record.rows),
+        "files": dg.MetadataValue.int(record.files),
+        **{f"{phase}_seconds": dg.MetadataValue.float(spent) for phase, spent in record.seconds.items()},
+    }
     return found
 
 
@@ -54,6 +58,14 @@ def observe(context: dg.OpExecutionContext, settings: Settings, record: Record, 
             report.warning(f"the page could not be told of the restore: {type(error).__name__}")
 
 
-def _seconds(record: Record) -> str:
-    rows = [f"| {phase} | {spent:.3f} |" for phase, spent in record.seconds.items()]
-    return "\n".join(["| phase | seconds |", "| --- | ---: |", *rows])
+def _run_config(record: Record) -> str:
+    """What to paste into the launchpad, or a file for -c, to do what was planned."""
+    config = {
+        "backup": record.backup_id,
+        "parts": ", ".join(record.parts),
+        "mode": "replace",
+        "reason": "",
+        "confirm": "",
+    }
+    lines = [f"      {name}: {value or chr(34) * 2}" for name, value in config.items()]
+    return "\n".join(["```yaml", "ops:", "  restore_backup:", "    config:", *lines, "```"])

@@ -66,7 +66,7 @@ def recover_database(
         dump = folder / "database.dump"
         stored = repository.held(manifest)["database.dump"][1].size
         with report.part("fetching database.dump", stored) as advance:
-            repository.fetch(manifest, "database.dump", keyring, dump, advance)
+            repository.fetch(manifest, "database.dump", keyring, dump, advance, durable=False)
         roles = repository.read_small(manifest, "roles.sql", keyring)
         made = _make_roles(new, roles, report)
         with _made(new, manifest, report):

@@ -21,10 +21,9 @@ from twist_dr.engine.archive import (
     Entry,
     archive_configuration,
     archive_media,
-    compare_archive,
-    read_archive,
     read_index,
 )
+from twist_dr.engine.archive_reading import compare_archive, read_archive
 from twist_dr.engine.manifest import Manifest
 from twist_dr.errors import ArchiveInvalid, SourceUnreadable
 from twist_dr_tests.engine.helpers import AS_USER, NOBODY, digest_of, noise, said_by_python

@@ -14,20 +14,12 @@ from urllib.parse import quote
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from twist_dr.engine.django import (
-    DjangoApplication,
-    DjangoCode,
-    Migration,
-    compare_schema,
-    migrate,
-    read_code,
-    run_command,
-)
+from twist_dr.engine.django import DjangoApplication, migrate, read_code
 from twist_dr.engine.postgres.cluster import Cluster, read_migrations
 from twist_dr.engine.processes import run
+from twist_dr.engine.schema import DjangoCode, Migration, compare_schema
 from twist_dr.errors import DatabaseError, ProcessFailed, SettingsError
 from twist_dr_tests.conftest import make_site
-from twist_dr_tests.engine.helpers import runs, wait_until
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
 
@@ -461,42 +453,3 @@ def test_whoever_stops_listening_ends_the_migration(place: Place) -> None:
     with pytest.raises(KeyboardInterrupt):
         migrate(place.application, *place.names, on_line=stop)
     assert time.monotonic() - started < 20
-
-
-# -- commands of the settings -----------------------------------------------------------------------------------------
-
-
-def test_a_command_gets_its_environment_and_folder(tmp_path: Path) -> None:
-    run_command(["sh", "-c", 'echo "$WORD" > said'], {"WORD": "hello"}, tmp_path, seconds=10)
-    assert (tmp_path / "said").read_text() == "hello\n"
-
-
-def test_a_command_that_fails_is_quoted_by_its_last_words(tmp_path: Path) -> None:
-    with pytest.raises(ProcessFailed, match=r"^sh failed with exit status 3: the outbox is locked$"):
-        run_command(["sh", "-c", "echo busy; echo the outbox is locked >&2; exit 3"], {}, tmp_path, seconds=10)
-    with pytest.raises(ProcessFailed, match=r"exit status 1: only said$"):
-        run_command(["sh", "-c", "echo only said; exit 1"], {}, tmp_path, seconds=10)
-    with pytest.raises(ProcessFailed, match=r"exit status 1: the word is \*\*\*$"):
-        run_command(
-            ["sh", "-c", "echo the word is $WORD_TOKEN >&2; exit 1"], {"WORD_TOKEN": "a.b"}, tmp_path, seconds=10
-        )
-    with pytest.raises(ProcessFailed, match="no-such-program could not be started"):
-        run_command(["no-such-program"], {}, tmp_path, seconds=10)
-
-
-@pytest.mark.parametrize("script", ["sleep 60", "exec >&- 2>&-; sleep 60"], ids=["silent", "closed"])
-def test_a_command_that_takes_too_long_is_ended_with_all_it_started(script: str, tmp_path: Path) -> None:
-    started = time.monotonic()
-    with pytest.raises(ProcessFailed, match=r"sh was not done after 1\.5 s and was ended"):
-        run_command(["sh", "-c", f"sleep 60 >/dev/null 2>&1 & echo $! > pid; {script}"], {}, tmp_path, seconds=1.5)
-    assert time.monotonic() - started < 20
-    process = int((tmp_path / "pid").read_text())
-    wait_until(lambda: not runs(process), "what the command started to end")
-
-
-def test_a_command_that_leaves_something_running_is_done_when_it_is_done(tmp_path: Path) -> None:
-    started = time.monotonic()
-    run_command(["sh", "-c", "sleep 60 & echo $! > pid"], {}, tmp_path, seconds=30)
-    assert time.monotonic() - started < 20
-    process = int((tmp_path / "pid").read_text())
-    wait_until(lambda: not runs(process), "what the command left to end")

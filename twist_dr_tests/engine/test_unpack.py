@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.archive import Entry, archive_configuration, archive_media, read_index
-from twist_dr.engine.unpack import Unpacked, remove_tree, unpack, unpack_configuration
-from twist_dr.errors import ArchiveInvalid, RestoreError, RestoreFailed, StagingFull
+from twist_dr.engine.folders import remove_tree
+from twist_dr.engine.unpack import Unpacked, unpack, unpack_configuration
+from twist_dr.errors import ArchiveInvalid, RestoreFailed, StagingFull
 from twist_dr_tests.engine.helpers import AS_USER, NOBODY, noise, said_by_python
 from twist_dr_tests.engine.test_archive import NAMES, Archived
 from twist_dr_tests.storage.conftest import mounted_tmpfs
@@ -106,8 +107,10 @@ def test_an_ordinary_user_gets_all_but_the_owners(tree: Path, open_folder: Path)
     (open_folder / "index").write_bytes(made.index)
     open_folder.chmod(0o777)
     code = (
-        "import sys, traceback\nfrom pathlib import Path\nfrom twist_dr.engine.unpack import unpack, remove_tree\n"
-        "from twist_dr.engine.archive import read_index\n" + AS_USER.format(NOBODY) + "base = Path(sys.argv[1])\n"
+        "import sys, traceback\nfrom pathlib import Path\nfrom twist_dr.engine.unpack import unpack\n"
+        "from twist_dr.engine.folders import remove_tree\nfrom twist_dr.engine.archive import read_index\n"
+        + AS_USER.format(NOBODY)
+        + "base = Path(sys.argv[1])\n"
         "with open(base / 'media.tar', 'rb') as archive, open(base / 'index', 'rb') as index:\n"
         "    print(unpack(archive, read_index(index), {'attachments': base / 'restored'}, 'media.tar').notes)\n"
         "if len(sys.argv) > 2: remove_tree(base / 'restored'); remove_tree(base / 'restored')\n"
@@ -363,45 +366,3 @@ def test_configuration_with_a_difference_is_refused(tmp_path: Path) -> None:
     wrong = [replace(entry, sha256="0" * 64) for entry in index]
     with pytest.raises(ArchiveInvalid, match="etc/app has other bytes"):
         unpack_configuration(stream, iter(wrong), tmp_path / "to compare", "configuration.tar")
-
-
-# -- removing ---------------------------------------------------------------------------------------------------------
-
-
-def test_removing_follows_no_link_and_takes_what_is_gone_for_done(tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "file").write_text("x")
-    folder = tmp_path / "folder"
-    (folder / "below").mkdir(parents=True)
-    (folder / "below" / "link").symlink_to(precious)
-    (folder / "link").symlink_to(precious / "file")
-    (tmp_path / "top link").symlink_to(precious)
-    for name in ("folder", "folder", "never there", "top link"):
-        remove_tree(tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["precious"] and (precious / "file").read_text() == "x"
-
-
-def test_a_file_system_mounted_in_the_folder_is_not_emptied(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "file").write_text("x")
-    with mounted_tmpfs(folder / "disk", "size=1m") as disk:
-        (disk / "precious").write_text("x")
-        with pytest.raises(RestoreError, match=f"mounted there \\({disk}\\)"):
-            remove_tree(folder)
-        assert (disk / "precious").exists() and (folder / "file").exists()
-
-
-@only_root
-def test_an_ordinary_user_removes_folders_of_every_mode(open_folder: Path) -> None:
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom twist_dr.engine.unpack import remove_tree\n"
-        + AS_USER.format(NOBODY)
-        + "top = Path(sys.argv[1]) / 'top'\ntop.mkdir()\n"
-        "for mode in (0o000, 0o100, 0o300, 0o400, 0o500):\n"
-        "    folder = top / oct(mode)\n    folder.mkdir()\n    (folder / 'file').touch()\n    folder.chmod(mode)\n"
-        "top.chmod(0o500)\nremove_tree(top)\nprint(top.exists())"
-    )
-    open_folder.chmod(0o777)
-    assert said_by_python(code, open_folder) == "False"

@@ -28,6 +28,8 @@ _LONGEST_NAME = 63
 _MAINTENANCE = ("postgres", "template1")
 _LOOK_AGAIN_SECONDS = 0.002
 _END_SECONDS = 10.0
+#: How long a statement about a database waits for another session's lock on it: the application may be locked out meanwhile.
+_LOCK_SECONDS = 10
 #: Settings whose value is a list of quoted names (pg_dump's variable_is_guc_list_quote).
 _LISTS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
 
@@ -57,9 +59,12 @@ def connect_for_maintenance(cluster: Cluster) -> Connection:
         if database == live:
             continue
         try:
-            return cluster.connect(database)
+            connection = cluster.connect(database)
         except DatabaseRefused as error:
             refusals.append(str(error))
+        else:
+            connection.execute(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
+            return connection
     raise DatabaseRefused(
         f"The role that restores may connect to none of {' and '.join(_MAINTENANCE)}, and a database cannot be renamed from inside; "
         f"GRANT CONNECT ON DATABASE postgres to it. {refusals[-1] if refusals else ''}".rstrip()
@@ -89,6 +94,12 @@ def database_size(connection: Connection, name: str) -> int:
     return int(query(connection, "SELECT pg_database_size(%(name)s)", {"name": name})[0][0])
 
 
+def is_empty(cluster: Cluster, name: str) -> bool:
+    """Whether a database holds nothing but what the server itself puts there. Raises what connecting raises."""
+    with cluster.connect(name) as connection:
+        return not query(connection, "SELECT 1 FROM pg_class WHERE oid >= 16384 LIMIT 1")
+
+
 # -- making -----------------------------------------------------------------------------------------------------------
 
 
@@ -108,12 +119,18 @@ def create_closed(connection: Connection, name: str, live: str | None, facts: Po
     elif facts.locale_provider == "builtin":
         create += sql.SQL(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(facts.locale))
     if live is not None:
-        tablespace = query(
+        owner, tablespace = query(
             connection,
-            "SELECT t.spcname FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = %(live)s",
+            """SELECT pg_get_userbyid(d.datdba), CASE WHEN d.dattablespace <> t.dattablespace THEN s.spcname END
+                 FROM pg_database d JOIN pg_tablespace s ON s.oid = d.dattablespace, pg_database t
+                WHERE d.datname = %(live)s AND t.datname = 'template0'""",
             {"live": live},
-        )[0][0]
-        create += sql.SQL(" TABLESPACE {}").format(sql.Identifier(tablespace))
+        )[0]
+        # From the start: the schema public belongs to whoever owns the database, and what is restored into it to that role.
+        create += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
+        # Where it is named, an ordinary role needs a right to it, also to the one that it would get anyhow.
+        if tablespace is not None:
+            create += sql.SQL(" TABLESPACE {}").format(sql.Identifier(tablespace))
     try:
         connection.execute(create)
         connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
@@ -235,12 +252,16 @@ def obstacles(connection: Connection, live: str) -> list[str]:
 
 def missing_rights(connection: Connection, live: str) -> list[str]:
     """What the role of the connection lacks to restore beside ``live`` and to switch, each as a sentence with the statement that helps."""
-    (role, quoted, superuser, creates, owner, owns, signals), *_ = query(
+    # To rename takes the owner's rights (USAGE), to give the restored one to the owner takes SET, which was MEMBER before 16.
+    give = "SET" if connection.info.server_version >= 160000 else "MEMBER"
+    (role, quoted, superuser, creates, owner, owns, signals, tablespace), *_ = query(
         connection,
         """SELECT current_user, quote_ident(current_user), r.rolsuper, r.rolcreatedb, quote_ident(pg_get_userbyid(d.datdba)),
-                  pg_has_role(d.datdba, 'MEMBER'), pg_has_role('pg_signal_backend', 'USAGE')
-             FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = %(live)s""",
-        {"live": live},
+                  pg_has_role(d.datdba, 'USAGE') AND pg_has_role(d.datdba, %(give)s), pg_has_role('pg_signal_backend', 'USAGE'),
+                  CASE WHEN s.spcname <> 'pg_default' AND NOT has_tablespace_privilege(s.oid, 'CREATE') THEN quote_ident(s.spcname) END
+             FROM pg_roles r, pg_database d JOIN pg_tablespace s ON s.oid = d.dattablespace
+            WHERE r.rolname = current_user AND d.datname = %(live)s""",
+        {"live": live, "give": give},
     )
     if superuser:
         return []
@@ -249,11 +270,18 @@ def missing_rights(connection: Connection, live: str) -> list[str]:
         missing.append(f"role {role} may not create databases; as a superuser: ALTER ROLE {quoted} CREATEDB")
     if not owns:
         missing.append(
-            f"role {role} may not rename {live}, which belongs to {owner}; as a superuser: GRANT {owner} TO {quoted}"
+            f"role {role} may not rename {live}, which belongs to {owner}, or give it to {owner}; as a superuser: GRANT {owner} TO "
+            f"{quoted}" + (" WITH INHERIT TRUE, SET TRUE" if give == "SET" else f"; ALTER ROLE {quoted} INHERIT")
+        )
+    if tablespace is not None:
+        missing.append(
+            f"role {role} may not create databases in {tablespace}, where {live} is; as a superuser: GRANT CREATE ON TABLESPACE "
+            f"{tablespace} TO {quoted}"
         )
     if not signals:
         missing.append(
             f"role {role} may not end other roles' sessions; as a superuser: GRANT pg_signal_backend TO {quoted}"
+            + (" WITH INHERIT TRUE" if give == "SET" else f"; ALTER ROLE {quoted} INHERIT")
         )
     strong = query(
         connection,
@@ -267,6 +295,19 @@ def missing_rights(connection: Connection, live: str) -> list[str]:
             f"only a superuser may end the sessions of {name} in {live}; end them, or restore as a superuser"
         )
     return missing
+
+
+def foreign_owners(connection: Connection) -> list[str]:
+    """Owners in the connection's database to whom its role may give nothing: a restore of what is theirs fails. Extensions' objects aside."""
+    rows = query(
+        connection,
+        """SELECT DISTINCT pg_get_userbyid(o.owner)::text
+             FROM (SELECT oid, relowner FROM pg_class UNION ALL SELECT oid, proowner FROM pg_proc
+                   UNION ALL SELECT oid, nspowner FROM pg_namespace UNION ALL SELECT oid, defaclrole FROM pg_default_acl) o(oid, owner)
+            WHERE o.oid >= 16384 AND NOT pg_has_role(o.owner, 'MEMBER')
+              AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = o.oid AND d.deptype = 'e') ORDER BY 1""",
+    )
+    return [str(name) for (name,) in rows]
 
 
 @dataclass(frozen=True)
@@ -345,10 +386,14 @@ def end_sessions(connection: Connection, oid: int) -> None:
             return
         if time.monotonic() >= deadline:
             raise CutoverFailed(
-                f"Sessions in the live database could not be ended: {', '.join(map(str, left[:5]))}"
+                f"Sessions in the database {find_name(connection, oid)} could not be ended: {', '.join(map(str, left[:5]))}"
                 f"{f' and {len(left) - 5} more' if len(left) > 5 else ''}; end them, or restore as a superuser."
             )
         time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+class StillInUse(CutoverFailed):
+    """Somebody is in one of the databases."""
 
 
 def switch(
@@ -358,7 +403,7 @@ def switch(
 
     ``before_commit`` is called when both renames are done and can only be committed; whatever it raises takes them back.
     Until then new connections to either name wait (RENAME holds the strongest lock on both databases).
-    Raises ``CutoverFailed``: nothing is renamed then.
+    Raises ``CutoverFailed``: nothing is renamed then. ``StillInUse`` is one, raised after the server waited for five seconds.
     """
     import psycopg
     from psycopg import sql
@@ -370,6 +415,8 @@ def switch(
             connection.execute(rename.format(sql.Identifier(incoming), sql.Identifier(live)))
             _allow(connection, live, True)
             before_commit()
+    except psycopg.errors.ObjectInUse as error:
+        raise StillInUse(f"PostgreSQL refused to rename {live} or {incoming}: {first_line(error)}.") from error
     except psycopg.Error as error:
         raise CutoverFailed(
             f"PostgreSQL refused to rename {live} and {incoming}: {first_line(error)}; mend that, then restore again."

@@ -17,6 +17,8 @@ _LOCK_WAIT_SECONDS = 300
 _LEAST_DUMP = 512
 _DUMP_MAGIC = b"PGDMP"
 _LEAST_ROLES = 100
+#: Megabytes for building indexes, all restore jobs together. The default of 64 each makes a restore a fifth slower.
+_INDEX_MEMORY = 1024
 _WARNING = re.compile(r"^pg_dump(?:all)?: (warning: .*)$")
 _DUMPING = re.compile(r'dumping contents of table "(.*)"$')
 
@@ -100,7 +102,10 @@ def restore_database(
     keep_owners: bool = True,
     subscriptions: bool = True,
 ) -> None:
-    """Restore a custom-format dump into an existing empty database. Raises ``ProcessFailed`` at the first error."""
+    """Restore a custom-format dump into an existing empty database. Raises ``ProcessFailed`` at the first error.
+
+    Commits are not waited for: whoever makes the database live commits after them, and a commit is durable with all before it.
+    """
     arguments: list[str | Path] = [
         tools.program("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password", "--no-tablespaces",
         f"--dbname={database}",
@@ -109,4 +114,7 @@ def restore_database(
         arguments += ["--no-owner", "--no-privileges"]
     if not subscriptions:
         arguments.append("--no-subscriptions")
-    run([*arguments, dump], environment=cluster.environment(database))
+    environment = cluster.environment(database)
+    options = f"-c synchronous_commit=off -c maintenance_work_mem={max(64, _INDEX_MEMORY // jobs)}MB"
+    environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS') or ''} {options}".strip()
+    run([*arguments, dump], environment=environment)

@@ -16,18 +16,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.exchange import exchange, same, settle_exchange
+from twist_dr.engine.exchange import exchange, identity, same, settle_exchange
+from twist_dr.engine.folders import remove_tree
+from twist_dr.engine.interrupts import uninterrupted
 from twist_dr.engine.postgres import databases
+from twist_dr.engine.postgres.backend import Backend, backend, connect_patiently, end_backend
 from twist_dr.engine.postgres.cluster import Cluster, named_errors
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.restore.hooks import Health, Maintenance
 from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journal, Journals
 from twist_dr.engine.staging import fsync_folder
-from twist_dr.engine.unpack import remove_tree
 from twist_dr.errors import CutoverFailed, RestoreInterrupted, TwistDRError
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
+
+#: How long a server that is restarting, or full of clients that come back, is waited for when a cutover must be taken back or finished.
+_PATIENCE_SECONDS = 60.0
+#: How often the renames are tried.
+_RENAMES = 3
 
 
 @dataclass(frozen=True)
@@ -49,45 +56,76 @@ class Cutover:
         self.journal = journal
         self._around = around
         self._report = report
+        self._backend: Backend | None = None
 
     # -- forward ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Switch. Raises ``CutoverFailed`` with everything as it was before, ``RestoreInterrupted`` when that cannot be had now."""
         journal, around = self.journal, self._around
-        # What costs time is done before the application waits: connections, and the journal's way to the disk.
-        with closing(databases.connect_for_maintenance(around.cluster)) as connection:
-            self._refuse_obstacles(connection)
-            if journal.database is not None and journal.database.incoming_oid is not None:
-                # The server's own workers in there would hold the rename up.
-                databases.end_sessions(connection, journal.database.incoming_oid)
-            journal.phase = "switching"
-            around.journals.save(journal)
-            begun = time.monotonic()
-            try:
-                around.maintenance.on(around.cluster)
-                if journal.database is not None:
-                    begun = self._switch_database(connection, journal.database, begun)
-                else:
-                    self._exchange_folders()
-                around.maintenance.off(around.cluster)
-                journal.phase = "switched"
-            except BaseException as error:
+        try:
+            # Left before anything is taken back: what the connection still holds in the server would be waited for.
+            with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+                self._backend = backend(connection)
+                self._refuse_obstacles(connection)
+                self._look_at_folders()
+                # What costs time is done before the application waits: connections, and the journal's way to the disk.
+                if journal.database is not None and journal.database.incoming_oid is not None:
+                    # The server's own workers in there would hold the rename up.
+                    databases.end_sessions(connection, journal.database.incoming_oid)
+                journal.phase = "switching"
+                around.journals.save(journal)
+                begun = self._switch(connection)
+        except BaseException as error:
+            with uninterrupted():
                 if not self._is_switched():
                     self.revert(error)
                     raise
-                self._report.warning(f"after the switch: {error}")
-        journal.seconds_locked_out = round(time.monotonic() - begun, 4)
-        self._report.info(f"switched; the application was locked out for {human_seconds(journal.seconds_locked_out)}")
-        self.finish()
+                self._report.warning(f"after the switch: {str(error) or type(error).__name__}")
+        else:
+            journal.seconds_locked_out = round(time.monotonic() - begun, 4)
+            self._report.info(
+                f"switched; the application was locked out for {human_seconds(journal.seconds_locked_out)}"
+            )
+        with uninterrupted():
+            self.finish()
+
+    def _switch(self, connection: Connection) -> float:
+        """The step itself; returns when it began for the application, by the monotonic clock."""
+        journal, around = self.journal, self._around
+        begun = time.monotonic()
+        around.maintenance.on(around.cluster)
+        if journal.database is not None:
+            begun = self._switch_database(connection, journal.database, begun)
+        else:
+            self._exchange_folders()
+        around.maintenance.off(around.cluster)
+        journal.phase = "switched"
+        return begun
 
     def _refuse_obstacles(self, connection: Connection) -> None:
-        if self.journal.database is None:
+        names = self.journal.database
+        if names is None:
             return
         with named_errors("to look at the live database"):
-            found = databases.obstacles(connection, self.journal.database.live)
+            found = databases.obstacles(connection, names.live)
+            for name, oid in ((names.live, names.live_oid), (names.incoming, names.incoming_oid)):
+                if databases.find_oid(connection, name) != oid:
+                    found.append(
+                        f"the database {name} was renamed, dropped or made anew meanwhile; leave it in place, then start again"
+                    )
         if found:
             raise CutoverFailed(f"{found[0][0].upper()}{'; '.join(found)[1:]}.")
+
+    def _look_at_folders(self) -> None:
+        """Preparing takes hours: whatever folder is live now is the one that is replaced, and kept."""
+        for folder in self.journal.folders:
+            found = identity(folder.live)
+            if found is None:
+                raise CutoverFailed(
+                    f"The media folder {folder.live} is not there any more; put it back, then restore again."
+                )
+            folder.live_identity = found
 
     def _switch_database(self, connection: Connection, names: DatabaseSwitch, begun: float) -> float:
         around = self._around
@@ -103,13 +141,22 @@ class Cutover:
         with named_errors("to close the live database"):
             databases.close(connection, names.live)
             databases.end_sessions(connection, names.live_oid)
-        databases.switch(
-            connection,
-            live=names.live,
-            incoming=names.incoming,
-            kept=names.kept,
-            before_commit=self._exchange_folders,
-        )
+        for left in reversed(range(_RENAMES)):
+            try:
+                databases.switch(
+                    connection,
+                    live=names.live,
+                    incoming=names.incoming,
+                    kept=names.kept,
+                    before_commit=self._exchange_folders,
+                )
+                break
+            except databases.StillInUse:
+                # In a storm of clients that come back, one slipped in just before the door was shut.
+                if not left:
+                    raise
+                for oid in (names.live_oid, names.incoming_oid):
+                    databases.end_sessions(connection, oid or 0)
         return begun
 
     def _exchange_folders(self) -> None:
@@ -130,13 +177,13 @@ class Cutover:
                     fsync_folder(folder.kept.parent)
             if journal.phase == "switching":
                 around.maintenance.off(around.cluster)
+            journal.keep_until = datetime.now(timezone.utc) + around.keep_for
+            around.journals.save(journal.model_copy(update={"phase": "done"}))
         except (TwistDRError, OSError) as error:
             raise RestoreInterrupted(
-                f"{journal.restore_id} has switched, and its end is not done: {error} Then run: twist-dr settle"
+                f"{journal.restore_id} has switched: what it prepared is live. Its end is not done: {_sentence(error)} Then run: twist-dr settle"
             ) from error
         journal.phase = "done"
-        journal.keep_until = datetime.now(timezone.utc) + around.keep_for
-        around.journals.save(journal)
 
     # -- back ------------------------------------------------------------------------------------------------------
 
@@ -147,30 +194,42 @@ class Cutover:
         """
         journal, around = self.journal, self._around
         try:
-            for folder in journal.folders:
-                self._settle_folder(folder, forward=False)
-            if journal.database is not None:
-                with closing(databases.connect_for_maintenance(around.cluster)) as connection:
-                    if journal.phase != "preparing":
-                        with named_errors("to let people in again"):
-                            databases.reopen(connection, journal.database.live)
-                    if journal.kind == "restore":
-                        with named_errors("to remove what was restored"):
-                            _drop_incoming(connection, journal.database)
             if journal.phase != "preparing":
-                around.maintenance.off(around.cluster)
+                self._open_again()
+            # Only now what takes its time, and what may fail without anybody noticing: the application is served.
             if journal.kind == "restore":
-                for folder in journal.folders:
-                    _remove_incoming(folder)
-                if journal.sandbox is not None:
-                    remove_tree(journal.sandbox)
+                self._remove_prepared()
+            around.journals.save(journal.model_copy(update={"phase": "reverted"}))
         except (TwistDRError, OSError) as error:
+            because = f" because of: {str(why) or type(why).__name__}" if why is not None else ""
             raise RestoreInterrupted(
-                f"{journal.restore_id} was to be taken back{f' because of: {why}' if why else ''} and cannot be now: {error} "
-                "Then run: twist-dr settle"
+                f"{journal.restore_id} was to be taken back{because} and cannot be now: {_sentence(error)} Then run: twist-dr settle"
             ) from error
         journal.phase = "reverted"
-        around.journals.save(journal)
+
+    def _open_again(self) -> None:
+        for folder in self.journal.folders:
+            self._settle_folder(folder, forward=False)
+        if self.journal.database is not None:
+            with (
+                closing(connect_patiently(self._around.cluster, _PATIENCE_SECONDS)) as connection,
+                named_errors("to let people in again"),
+            ):
+                databases.reopen(connection, self.journal.database.live)
+        self._around.maintenance.off(self._around.cluster)
+
+    def _remove_prepared(self) -> None:
+        journal = self.journal
+        if journal.database is not None:
+            with (
+                closing(connect_patiently(self._around.cluster, _PATIENCE_SECONDS)) as connection,
+                named_errors("to remove what was restored"),
+            ):
+                _drop_incoming(connection, self._around.cluster, journal.database)
+        for folder in journal.folders:
+            _remove_incoming(folder)
+        if journal.sandbox is not None:
+            remove_tree(journal.sandbox)
 
     def settle(self) -> bool:
         """After a crash: finish what has switched, revert what has not; returns whether it has switched."""
@@ -189,7 +248,12 @@ class Cutover:
         if journal.database is None:
             return all(same(folder.live, folder.incoming_identity) for folder in journal.folders)
         try:
-            with closing(databases.connect_for_maintenance(self._around.cluster)) as connection:
+            with (
+                closing(connect_patiently(self._around.cluster, _PATIENCE_SECONDS)) as connection,
+                named_errors("to look at what is live"),
+            ):
+                if self._backend is not None:
+                    end_backend(connection, self._backend)
                 return databases.find_oid(connection, journal.database.live) == journal.database.incoming_oid
         except TwistDRError as error:
             raise RestoreInterrupted(
@@ -202,11 +266,15 @@ class Cutover:
             settle_exchange(folder.live, folder.incoming, folder.aside, wanted)
 
 
-def _drop_incoming(connection: Connection, names: DatabaseSwitch) -> None:
-    # By name and OID: a crash may have come between CREATE DATABASE and our note of its OID, and the name is ours alone.
+def _drop_incoming(connection: Connection, cluster: Cluster, names: DatabaseSwitch) -> None:
     oid = databases.find_oid(connection, names.incoming)
-    if oid is not None and names.incoming_oid in (None, oid) and oid != names.live_oid:
-        databases.drop(connection, names.incoming)
+    if oid is None or oid == names.live_oid or names.incoming_oid not in (None, oid):
+        return
+    # A crash may have come between CREATE DATABASE and our note of its OID. What has something in it is somebody else's:
+    # another installation may restore under the same name, in the same second.
+    if names.incoming_oid is None and not databases.is_empty(cluster, names.incoming):
+        return
+    databases.drop(connection, names.incoming)
 
 
 def _remove_incoming(folder: FolderSwitch) -> None:
@@ -214,3 +282,8 @@ def _remove_incoming(folder: FolderSwitch) -> None:
     known = folder.incoming_identity is None or same(folder.incoming, folder.incoming_identity)
     if known and not same(folder.incoming, folder.live_identity):
         remove_tree(folder.incoming)
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.django import DjangoCode, compare_schema, read_code
+from twist_dr.engine.commands import run_command
+from twist_dr.engine.django import read_code
 from twist_dr.engine.exchange import check_exchangeable
 from twist_dr.engine.manifest import Manifest, PostgresFacts
 from twist_dr.engine.postgres import databases
@@ -19,8 +20,8 @@ from twist_dr.engine.postgres.cluster import Cluster, query, read_migrations, re
 from twist_dr.engine.postgres.restore_place import restoring_major
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.progress import human_bytes
-from twist_dr.engine.restore.hooks import run_command
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
+from twist_dr.engine.schema import DjangoCode, compare_schema
 from twist_dr.errors import ClientToolsMissing, ProcessFailed, TwistDRError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class _Looking:
                 self._look_at_server(connection)
             asking.join()
             self._look_at_schema(cluster)
+        self._look_at_commands()
         self._look_at_disks()
         self._look_at_media()
         self._run_validators()
@@ -175,7 +177,13 @@ class _Looking:
         wish, gate, manifest = self._wish, self._gate, self._manifest
         with cluster.connect() as connection:
             gate.live_migrations = read_migrations(connection)
+            owners = databases.foreign_owners(connection)
             filtered = [table.label for table in read_tables(connection) if table.filtered]
+        if owners:
+            gate.warnings.append(
+                f"the role that restores is no member of {_few(owners, 3)}, and where the backup too has something of theirs, the restore will "
+                "fail, with nothing changed; give those objects another owner, or restore as a superuser"
+            )
         if filtered:
             gate.refusals.append(
                 f"row-level security hides rows of {_few(filtered, 3)} from the role that restores, so it could not tell whether all came "
@@ -234,6 +242,14 @@ class _Looking:
         else:
             gate.passed.append(
                 f"the backup is older than the running code: {_few(forward)} will run in the restored database before it is live"
+            )
+
+    def _look_at_commands(self) -> None:
+        django = self._place.django
+        if self._place.after_commands and "database" in self._wish.parts and not (django and django.database_variable):
+            self._gate.warnings.append(
+                "after_restore_commands are told of the restored database by PGDATABASE and TWIST_DR_DATABASE only: a command that does not read them, "
+                "such as one of manage.py, would change the live database; set django.database_variable"
             )
 
     # -- this machine ------------------------------------------------------------------------------------------------

@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, first_line
-from twist_dr.engine.processes import Child
-from twist_dr.errors import CutoverFailed, ProcessFailed
+from twist_dr.errors import CutoverFailed, ProcessFailed, TwistDRError
 
 #: No command of a cutover may take longer: the application is down meanwhile.
 _COMMAND_SECONDS = 120.0
 _PROBE_SECONDS = 5.0
 _PROBE_AGAIN_SECONDS = 0.1
-
-
-def run_command(
-    arguments: Sequence[str],
-    *,
-    seconds: float,
-    environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
-) -> str:
-    """Run a command of the settings to its end; returns what it wrote. Raises ``ProcessFailed``, also when it takes longer."""
-    late = threading.Event()
-    with Child(list(arguments), environment=environment, folder=folder) as child:
-
-        def stop() -> None:
-            late.set()
-            with suppress(ProcessLookupError):
-                os.killpg(child.process.pid, signal.SIGKILL)
-
-        timer = threading.Timer(seconds, stop)
-        timer.start()
-        try:
-            output = b"".join(child.output())
-            child.finish()
-        except ProcessFailed:
-            if late.is_set():
-                raise ProcessFailed(f"{child.name} was not done after {seconds:.0f} s and was ended.") from None
-            raise
-        finally:
-            timer.cancel()
-    return output.decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -73,7 +39,7 @@ class Maintenance:
                 self.file.touch(mode=0o644)
             if self.sql_on:
                 _execute(cluster, self.sql_on)
-        except (ProcessFailed, OSError) as error:
+        except (TwistDRError, OSError) as error:
             raise CutoverFailed(
                 f"Maintenance mode could not be switched on: {error}; correct restore.maintenance in the settings."
             ) from error
@@ -107,7 +73,7 @@ class _noting:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, (ProcessFailed, OSError)):
+        if isinstance(error, (TwistDRError, OSError)):
             self._failures.append(str(error))
             return True
         return False
@@ -153,6 +119,7 @@ class Health:
 
 
 def _probe_url(url: str) -> str | None:
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -163,6 +130,7 @@ def _probe_url(url: str) -> str | None:
             status = answer.status
     except urllib.error.HTTPError as error:
         status = error.code
-    except OSError as error:
-        return f"{url} does not answer ({getattr(error, 'reason', error)})"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        # The last two: what answers there speaks no HTTP, or not to its end.
+        return f"{url} does not answer ({getattr(error, 'reason', error) or type(error).__name__})"
     return None if 200 <= status < 300 else f"{url} answers {status}"

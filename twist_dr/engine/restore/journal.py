@@ -73,13 +73,19 @@ class Journal(BaseModel):
     folders: list[FolderSwitch] = []
     sandbox: Path | None = None
     keep_until: AwareDatetime | None = None
+    removal_began_at: AwareDatetime | None = None
     removed_at: AwareDatetime | None = None
     seconds_locked_out: float | None = None
 
     @property
     def keeps(self) -> bool:
         """Whether what it replaced is still there, so that it can be put back."""
-        return self.phase == "done" and self.removed_at is None
+        return self.phase == "done" and self.removal_began_at is None and self.removed_at is None
+
+    @property
+    def half_removed(self) -> bool:
+        """Whether the removal of what it replaced began and did not end: nothing of that may be put back any more."""
+        return self.removal_began_at is not None and self.removed_at is None
 
     @property
     def interrupted(self) -> bool:
@@ -125,11 +131,14 @@ class Journals:
                 "at the databases and folders that it names, and move it away when they are as they should be."
             ) from None
 
+    def has(self, restore_id: str) -> bool:
+        """Whether there is one of that id: a restore that was killed early has none."""
+        return self._path(restore_id).exists()
+
     def all(self) -> list[Journal]:
-        """Every journal, oldest first."""
-        if not self._folder.is_dir():
-            return []
-        return [self.load(path.stem) for path in sorted(self._folder.glob("*.json"))]
+        """Every journal, oldest first. By their own clock: ids tell seconds, and two can begin in one."""
+        journals = [self.load(path.stem) for path in self._folder.glob("*.json")]
+        return sorted(journals, key=lambda journal: (journal.began_at, journal.restore_id))
 
     def _path(self, restore_id: str) -> Path:
         return self._folder / f"{restore_id}.json"

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from twist_dr.engine.archive import read_index
 from twist_dr.engine.chunks import buffered
-from twist_dr.engine.exchange import identity
+from twist_dr.engine.exchange import free_path, identity
+from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.journal import FolderSwitch
 from twist_dr.engine.restore.sources import Sources
-from twist_dr.engine.unpack import Unpacked, remove_tree, unpack, unpack_configuration
+from twist_dr.engine.unpack import Unpacked, unpack, unpack_configuration
 from twist_dr.errors import RestoreFailed
 
 
@@ -32,9 +33,9 @@ def plan_folders(media: Mapping[str, Path], stamp: str) -> list[FolderSwitch]:
                 name=name,
                 live=live,
                 live_identity=found,
-                incoming=live.with_name(f".{live.name}.restore-{stamp}"),
-                kept=live.with_name(f".{live.name}.replaced-{stamp}"),
-                aside=live.with_name(f".{live.name}.aside-{stamp}"),
+                incoming=free_path(live.with_name(f".{live.name}.restore-{stamp}")),
+                kept=free_path(live.with_name(f".{live.name}.replaced-{stamp}")),
+                aside=free_path(live.with_name(f".{live.name}.aside-{stamp}")),
             )
         )
     return folders

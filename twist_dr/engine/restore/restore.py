@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
@@ -9,8 +10,10 @@ from pathlib import Path
 
 from twist_dr.engine.archive import read_index
 from twist_dr.engine.chunks import buffered
-from twist_dr.engine.django import compare_schema, migrate, read_code
+from twist_dr.engine.commands import run_command
+from twist_dr.engine.django import migrate, read_code
 from twist_dr.engine.exchange import identity
+from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import read_migrations
@@ -19,8 +22,9 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore import database as phase_one
 from twist_dr.engine.restore import gate as gates
 from twist_dr.engine.restore.cutover import Cutover
-from twist_dr.engine.restore.hooks import run_command
-from twist_dr.engine.restore.impact import Impact, MediaImpact, TableImpact, database_impact, media_impact
+from twist_dr.engine.restore.impact import Impact, MediaImpact, TableImpact
+from twist_dr.engine.restore.impact_database import database_impact
+from twist_dr.engine.restore.impact_media import media_impact
 from twist_dr.engine.restore.journal import DatabaseSwitch, Journal, new_restore_id
 from twist_dr.engine.restore.media import plan_folders, restore_configuration, unpack_media
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
@@ -28,8 +32,8 @@ from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.settle import check_health, settle_interrupted
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.restore.tables import restore_tables
+from twist_dr.engine.schema import compare_schema
 from twist_dr.engine.scratch_folder import ScratchFolder, left_over
-from twist_dr.engine.unpack import remove_tree
 from twist_dr.errors import DatabaseError, ProcessFailed, RestoreFailed, RestoreRefused
 
 _FETCHED = "fetched-"
@@ -111,6 +115,7 @@ class Restore:
         for line in gate.warnings:
             self._warn(line)
         record.gate = gate.markdown()
+        self._note_sources(sources)
         return gate, sources
 
     def _plan_sentence(self, manifest: Manifest, gate: gates.Gate) -> str:
@@ -352,6 +357,11 @@ class Restore:
                 # The backup has no folder of that name: what is live stays.
                 self._warn(f"the backup has no media of {folder.name}; {folder.live} stays as it is")
                 journal.folders.remove(folder)
+        if self._wish.mode == "replace" and not journal.folders and journal.database is None:
+            raise RestoreFailed(
+                f"{self._wish.backup_id} has no media of {', '.join(self._place.media)}, so nothing was restored; correct media in the settings, "
+                "or restore another backup."
+            )
         self._place.around.journals.save(journal)
         self._note_sources(sources)
         self._report.info(f"media: {found.files} files, {human_bytes(found.bytes)}")
@@ -397,6 +407,9 @@ class Restore:
 
 
 def _where(place: RestorePlace, name: str) -> str:
+    from psycopg.conninfo import make_conninfo
+
     known = place.around.cluster.parameters
-    host, port, user = known.get("host", ""), known.get("port", "5432"), known.get("user", "")
-    return f"the sandbox is the database {name}: psql 'host={host} port={port} user={user} dbname={name}'; to drop it: DROP DATABASE \"{name}\""
+    where = {key: known[key] for key in ("host", "port", "user") if key in known}
+    quoted = name.replace('"', '""')
+    return f'the sandbox is the database {name}: psql {shlex.quote(make_conninfo(**where, dbname=name))}; to drop it: DROP DATABASE "{quoted}"'

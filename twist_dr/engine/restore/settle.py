@@ -9,14 +9,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.exchange import identity, same
+from twist_dr.engine.exchange import free_path, identity, same
+from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import named_errors, read_migrations
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.restore.cutover import Cutover, Surroundings
 from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journal, new_restore_id
-from twist_dr.engine.unpack import remove_tree
-from twist_dr.errors import RestoreError, RestoreUndone
+from twist_dr.errors import RestoreError, RestoreInterrupted, RestoreUndone, TwistDRError
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -107,8 +107,8 @@ def _turned(folder: FolderSwitch, stamp: str) -> FolderSwitch:
         live_identity=live,
         incoming=folder.kept,
         incoming_identity=folder.live_identity,
-        kept=folder.live.with_name(f".{folder.live.name}.replaced-{stamp}"),
-        aside=folder.live.with_name(f".{folder.live.name}.aside-{stamp}"),
+        kept=free_path(folder.live.with_name(f".{folder.live.name}.replaced-{stamp}")),
+        aside=free_path(folder.live.with_name(f".{folder.live.name}.aside-{stamp}")),
     )
 
 
@@ -122,8 +122,14 @@ def check_health(journal: Journal, around: Surroundings, report: Report) -> None
         report.info("the application is healthy")
         return
     report.warning(f"the application is not healthy ({complaint}); what was live before is put back")
-    undo = plan_undo(journal.restore_id, around, f"health check failed: {complaint}")
-    Cutover(undo, around, report).run()
+    try:
+        undo = plan_undo(journal.restore_id, around, f"health check failed: {complaint}")
+        Cutover(undo, around, report).run()
+    except TwistDRError as error:
+        raise RestoreInterrupted(
+            f"{journal.restore_id} is live, the application is not healthy with it ({complaint}), and what was live before could not be put back: "
+            f"{error} Mend that, then launch the job undo_restore."
+        ) from error
     after = around.health.complaint()
     again = (
         "It is healthy again."
@@ -159,17 +165,36 @@ def settle_interrupted(around: Surroundings, report: Report) -> list[str]:
 
 
 def remove_kept(each: Kept, around: Surroundings) -> None:
-    """Remove what a restore replaced. Raises psycopg's errors as ``DatabaseError``; what could not be removed stays listed."""
-    if each.database is not None:
+    """Remove what a restore replaced. Raises what :func:`finish_removal` raises."""
+    finish_removal(each.journal, around)
+
+
+def finish_removal(journal: Journal, around: Surroundings) -> None:
+    """Remove what a restore replaced, or what is left of it. From the first step on it is not offered to be put back any more.
+
+    Safe to call again: :func:`half_removed` names what was not removed to its end. Raises ``DatabaseError``, ``RestoreError``.
+    """
+    if journal.removal_began_at is None:
+        journal.removal_began_at = datetime.now(timezone.utc)
+        around.journals.save(journal)
+    names = journal.database
+    if names is not None:
         with (
             closing(databases.connect_for_maintenance(around.cluster)) as connection,
-            named_errors(f"to drop {each.database}"),
+            named_errors(f"to drop {names.kept}"),
         ):
-            databases.drop(connection, each.database)
-    for folder in each.folders:
-        remove_tree(folder)
-    each.journal.removed_at = datetime.now(timezone.utc)
-    around.journals.save(each.journal)
+            if databases.find_oid(connection, names.kept) == names.live_oid:
+                databases.drop(connection, names.kept)
+    for folder in journal.folders:
+        if same(folder.kept, folder.live_identity):
+            remove_tree(folder.kept)
+    journal.removed_at = datetime.now(timezone.utc)
+    around.journals.save(journal)
+
+
+def half_removed(around: Surroundings) -> list[Journal]:
+    """Restores of which something that they replaced is left from a removal that was cut short."""
+    return [journal for journal in around.journals.all() if journal.half_removed]
 
 
 def interrupted(around: Surroundings) -> list[Journal]:

@@ -80,8 +80,10 @@ class Sources:
         self.manifest: Manifest = self._attempt(lambda repository: self._look(repository), BackupNotFound)
 
     def fetch(self, name: str, path: Path, progress: Progress = no_progress) -> None:
-        """Write an artifact's plain bytes, all of them checked, to a new file."""
-        self.attempt(lambda repository: repository.fetch(self.manifest, name, self._keyring, path, progress))
+        """Write an artifact's plain bytes, all of them checked, to a new file that is used at once."""
+        self.attempt(
+            lambda repository: repository.fetch(self.manifest, name, self._keyring, path, progress, durable=False)
+        )
 
     def read_small(self, name: str) -> bytes:
         """A small artifact whole, checked."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
-from twist_dr.engine.django import DjangoApplication, compare_schema, read_code
+from twist_dr.engine.django import DjangoApplication, read_code
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.restore.cutover import Cutover, Surroundings
 from twist_dr.engine.restore.journal import Journal
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.settle import check_health, plan_undo, settle_interrupted
+from twist_dr.engine.schema import compare_schema
 from twist_dr.errors import RestoreRefused, TwistDRError
 
 
@@ -36,6 +37,9 @@ def undo_restore(
         journal.restore_id, "undo", "replace", reason, journal.backup_id, journal.restored_id,
         parts=[*(["database"] if journal.database else []), *(["media"] if journal.folders else [])],
     )  # fmt: skip
+    for line in (mixed := _what_stays(journal, around)):
+        report.warning(line)
+    record.warnings += mixed
     if not confirmed:
         raise RestoreRefused(
             f"Undoing {journal.restored_id} would put back {_what(journal)}; to do it, type the application's name in confirm."
@@ -61,6 +65,25 @@ def undo_restore(
 def _what(journal: Journal) -> str:
     names = [f"the database {journal.database.incoming}"] if journal.database else []
     return " and ".join([*names, *(f"the folder {folder.incoming}" for folder in journal.folders)])
+
+
+def _what_stays(journal: Journal, around: Surroundings) -> list[str]:
+    """What later restores made live and this undo leaves so: rows and files of different times, where they replaced both."""
+    assert journal.restored_id is not None
+    since = around.journals.load(journal.restored_id).began_at
+    folders = {folder.live for folder in journal.folders}
+    told = []
+    for later in around.journals.all():
+        if not later.keeps or later.began_at <= since:
+            continue
+        stays = [str(folder.live) for folder in later.folders if folder.live not in folders]
+        if later.database is not None and journal.database is None:
+            stays.insert(0, f"the database {later.database.live}")
+        if stays:
+            told.append(
+                f"{', '.join(stays)} stays as {later.restore_id} made it; undo that first to have rows and files of one time"
+            )
+    return told
 
 
 def _look(journal: Journal, around: Surroundings, django: DjangoApplication | None, report: Report) -> None:

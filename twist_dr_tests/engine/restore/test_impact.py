@@ -14,20 +14,15 @@ from pathlib import Path
 
 import pytest
 
-import twist_dr.engine.restore.impact as impact_module
+import twist_dr.engine.restore.impact_database as database_module
 from twist_dr.engine.archive import Entry, archive_media, read_index
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.impact import (
-    Files,
-    Impact,
-    MediaImpact,
-    TableImpact,
-    database_impact,
-    media_impact,
-)
+from twist_dr.engine.restore.impact import Files, Impact, MediaImpact, TableImpact
+from twist_dr.engine.restore.impact_database import database_impact
+from twist_dr.engine.restore.impact_media import media_impact
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import ArtifactInvalid, Cancelled, DatabaseRightsMissing
@@ -250,7 +245,7 @@ def test_a_role_that_row_level_security_filters_is_refused_and_never_told_fewer_
 def test_a_table_locked_by_a_migration_that_hangs_is_named_and_the_others_are_compared(
     database: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(impact_module, "_LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr(database_module, "_LOCK_TIMEOUT", "200ms")
     manifest = recorded(database)
     run(database, "INSERT INTO kind VALUES (3)")
     with database.connect(autocommit=False) as migration:
@@ -466,7 +461,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_nothing_is_said_to_be_missing
     (open_folder / "uploads" / "closed").chmod(0)
     code = (
         "import io, sys; from pathlib import Path\n"
-        "from twist_dr.engine.archive import read_index; from twist_dr.engine.restore.impact import media_impact\n"
+        "from twist_dr.engine.archive import read_index; from twist_dr.engine.restore.impact_media import media_impact\n"
         + AS_USER.format(NOBODY)
         + f"[found] = media_impact({{'uploads': Path({str(open_folder / 'uploads')!r})}}, read_index(io.BytesIO({index!r})))\n"
         "print(found.back.examples, found.changed.count, found.gone.count, found.notes)"

@@ -1,0 +1,22 @@
+"""Names, paths and numbers as sentences for people have them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 table``, ``1,200 tables``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def shown(path: str) -> str:
+    """A path in words: names need not be UTF-8, and neither manifests nor logs take what is not."""
+    return os.fsencode(path).decode(errors="backslashreplace")
