@@ -20,7 +20,7 @@ STEPS = (
     "twist_dr.engine.restore.database:restore_dump",
     "twist_dr.engine.restore.database:analyze",
     "twist_dr.engine.postgres.databases:take_after",
-    "twist_dr.engine.restore.restore:unpack_media",
+    "twist_dr.engine.restore.preparation:unpack_media",
     "twist_dr.engine.restore.hooks:Maintenance.on",
     "twist_dr.engine.postgres.databases:close",
     "twist_dr.engine.postgres.databases:end_sessions",

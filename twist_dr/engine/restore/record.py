@@ -11,6 +11,7 @@ from typing import Literal
 
 from twist_dr.engine.restore.journal import Kind
 from twist_dr.engine.restore.plan import Mode
+from twist_dr.engine.restore.sources import Sources
 
 State = Literal["running", "done", "refused", "failed", "undone"]
 
@@ -53,6 +54,11 @@ class Record:
             yield
         finally:
             self.seconds[phase] = round(time.monotonic() - begun, 3)
+
+    def note_sources(self, sources: Sources) -> None:
+        """Note which storage targets gave something, and which were passed over."""
+        self.sources = list(sources.used)
+        self.passed_over = [f"{name}: {why.removeprefix(f'{name}: ')}" for name, why in sources.passed_over.items()]
 
     def end(self, state: State, result: str = "", error: str | None = None) -> None:
         """Note the outcome."""

@@ -1,0 +1,212 @@
+"""Phase one: database and media made beside the live ones, compared and made ready. The live system does not notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from twist_dr.engine.commands import run_command
+from twist_dr.engine.django import migrate, read_code
+from twist_dr.engine.exchange import identity
+from twist_dr.engine.folders import remove_tree
+from twist_dr.engine.postgres import databases
+from twist_dr.engine.postgres.cluster import read_migrations
+from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.progress import Report, human_bytes
+from twist_dr.engine.restore import database as phase_one
+from twist_dr.engine.restore.gate import Gate
+from twist_dr.engine.restore.journal import DatabaseSwitch, Journal
+from twist_dr.engine.restore.media import unpack_media
+from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
+from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.restore.tables import restore_tables
+from twist_dr.engine.schema import compare_schema
+from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.errors import ProcessFailed, RestoreFailed
+
+_FETCHED = "fetched-"
+_COMMAND_SECONDS = 3600.0
+
+
+def clear_fetched(work_dir: Path) -> None:
+    """Remove dumps that killed restores had fetched."""
+    for remains in left_over(work_dir, _FETCHED):
+        remove_tree(remains)
+
+
+class Preparation:
+    """Phase one of one restore. The journal names what is made; whoever calls removes that when :meth:`run` fails."""
+
+    def __init__(
+        self,
+        wish: RestoreWish,
+        place: RestorePlace,
+        sources: Sources,
+        gate: Gate,
+        journal: Journal,
+        record: Record,
+        report: Report,
+    ) -> None:
+        self._wish = wish
+        self._place = place
+        self._sources = sources
+        self._gate = gate
+        self._journal = journal
+        self._record = record
+        self._report = report
+
+    def run(self) -> None:
+        """Prepare everything. Raises ``RestoreFailed``, and what sources, server and disks raise."""
+        if self._journal.database is not None:
+            self._restore_database(self._journal.database)
+        if "media" in self._wish.parts and self._sources.manifest.artifact("media.tar") is not None:
+            self._restore_media()
+
+    def _warn(self, line: str) -> None:
+        self._record.warnings.append(line)
+        self._report.warning(line)
+
+    def _restore_database(self, names: DatabaseSwitch) -> None:
+        wish, place, record, report = self._wish, self._place, self._record, self._report
+        cluster, manifest, tools = place.around.cluster, self._sources.manifest, self._gate.tools
+        assert tools is not None and manifest.postgres is not None
+        with self._fetched() as dump:
+            with closing(databases.connect_for_maintenance(cluster)) as connection:
+                for line in phase_one.make_missing_roles(connection, self._sources.read_small("roles.sql")):
+                    self._warn(line)
+                names.incoming_oid = databases.create_closed(connection, names.incoming, names.live, manifest.postgres)
+            place.around.journals.save(self._journal)
+            record.database = names.incoming
+            if wish.tables:
+                self._restore_tables(names, tools, dump)
+                return
+            with record.timed("restore"):
+                phase_one.restore_dump(cluster, tools, names.incoming, dump, manifest, jobs=place.jobs, report=report)
+        with record.timed("compare"):
+            compared = phase_one.compare(cluster, names.incoming, manifest, report, place.key_tables)
+        record.tables, record.rows = compared.tables, compared.rows
+        for line in compared.notes:
+            self._warn(line)
+        if self._gate.forward and wish.run_migrations:
+            self._migrate(names)
+        with record.timed("after_restore"):
+            self._run_after(names)
+        with record.timed("analyze"):
+            phase_one.analyze(cluster, names.incoming, place.jobs)
+        with closing(databases.connect_for_maintenance(cluster)) as connection:
+            databases.take_after(connection, names.incoming, names.live)
+
+    def _restore_tables(self, names: DatabaseSwitch, tools: Tools, dump: Path) -> None:
+        wish, record = self._wish, self._record
+        with record.timed("restore"):
+            found = restore_tables(
+                self._place.around.cluster,
+                tools,
+                names.incoming,
+                dump,
+                self._sources.manifest,
+                wish.tables,
+                schema=f"restored_{self._journal.began_at:%Y%m%dt%H%M%S}",
+                live=names.live if wish.mode == "schema" else None,
+                jobs=self._place.jobs,
+                report=self._report,
+            )
+        record.tables, record.rows = len(found.rows), sum(found.rows.values())
+        record.result = found.sentence
+        for line in found.notes:
+            self._warn(line)
+
+    def _migrate(self, names: DatabaseSwitch) -> None:
+        django = self._place.django
+        assert django is not None
+        with self._record.timed("migrate"):
+            try:
+                migrate(django, names.incoming, names.live, on_line=self._report.info)
+            except ProcessFailed as error:
+                raise RestoreFailed(f"{error} The live database was not changed.") from error
+        with self._place.around.cluster.connect(names.incoming) as connection:
+            found = compare_schema(read_migrations(connection), read_code(django), names.migrations)
+        if found.state != "equal":
+            # Django ends with success, and nothing done, where a squashed migration is applied in part.
+            raise RestoreFailed(
+                f"After the migrations the restored database still does not fit the code ({', '.join((found.unknown or found.forward)[:5])}); "
+                "restore with the version of the application that made the backup. The live database was not changed."
+            )
+
+    def _run_after(self, names: DatabaseSwitch) -> None:
+        """Resurrection safety: what must not come back to life (mails to be sent, sessions, webhooks) is dealt with before anybody sees it."""
+        place = self._place
+        phase_one.run_statements(place.around.cluster, names.incoming, place.after_sql)
+        if not place.after_commands:
+            return
+        environment = {
+            **{
+                name: value
+                for name, value in place.around.cluster.environment(names.incoming).items()
+                if value is not None
+            },
+            **(place.django.environment if place.django else {}),
+            **(
+                place.django.leading_to(names.incoming, names.live)
+                if place.django and place.django.database_variable
+                else {}
+            ),
+            "TWIST_DR_APPLICATION": place.application,
+            "TWIST_DR_DATABASE": names.incoming,
+            "TWIST_DR_BACKUP": self._wish.backup_id,
+            "TWIST_DR_MODE": self._wish.mode,
+        }
+        for command in place.after_commands:
+            try:
+                run_command(
+                    command,
+                    seconds=_COMMAND_SECONDS,
+                    environment=environment,
+                    folder=place.django.folder if place.django else None,
+                )
+            except ProcessFailed as error:
+                raise RestoreFailed(
+                    f"A command of after_restore_commands failed: {error} The live system was not changed; correct it, then restore again."
+                ) from error
+
+    @contextmanager
+    def _fetched(self) -> Iterator[Path]:
+        """The dump, plain and checked, on our disk: pg_restore works in parallel only from a file."""
+        base = self._place.work_dir
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with ScratchFolder(base, _FETCHED) as folder:
+            dump = folder / "database.dump"
+            with self._record.timed("fetch"):
+                stored = self._sources.stored_size("database.dump")
+                with self._report.part("fetching database.dump", stored) as advance:
+                    self._sources.fetch("database.dump", dump, advance)
+            self._record.note_sources(self._sources)
+            yield dump
+
+    def _restore_media(self) -> None:
+        journal = self._journal
+        if self._wish.mode == "replace":
+            places = {folder.name: folder.incoming for folder in journal.folders}
+        else:
+            assert journal.sandbox is not None
+            journal.sandbox.mkdir(parents=True, mode=0o700)
+            places = {name: journal.sandbox / name for name in self._place.media}
+        with self._record.timed("media"):
+            found = unpack_media(self._sources, self._place.keyring, places, self._report)
+        self._record.files += found.files
+        for folder in list(journal.folders):
+            folder.incoming_identity = identity(folder.incoming)
+            if folder.incoming_identity is None:
+                # The backup has no folder of that name: what is live stays.
+                self._warn(f"the backup has no media of {folder.name}; {folder.live} stays as it is")
+                journal.folders.remove(folder)
+        if self._wish.mode == "replace" and not journal.folders and journal.database is None:
+            raise RestoreFailed(
+                f"{self._wish.backup_id} has no media of {', '.join(self._place.media)}, so nothing was restored; correct media in the settings, "
+                "or restore another backup."
+            )
+        self._place.around.journals.save(journal)
+        self._record.note_sources(self._sources)
+        self._report.info(f"media: {found.files} files, {human_bytes(found.bytes)}")
