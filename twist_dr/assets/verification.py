@@ -14,35 +14,16 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.sources import CORRUPT, PASSED_OVER
 from twist_dr.engine.verification import VerificationPlan, VerificationResult, verify_backup
 from twist_dr.errors import (
-    ArchiveInvalid,
-    ArtifactInvalid,
-    AuthenticationFailed,
     BackupNotFound,
-    ManifestForeign,
-    ManifestInvalid,
-    ObjectCorrupt,
-    ObjectMissing,
     StorageError,
     TwistDRError,
     VerificationFailed,
 )
 from twist_dr.orchestration import RUN_BACKUP, operation
 from twist_dr.settings import Settings
-
-#: The copy itself is bad.
-CORRUPT = (
-    ArchiveInvalid,
-    ArtifactInvalid,
-    AuthenticationFailed,
-    ManifestForeign,
-    ManifestInvalid,
-    ObjectCorrupt,
-    ObjectMissing,
-)
-#: Another target may do better.
-PASSED_OVER = (*CORRUPT, BackupNotFound, StorageError)
 
 
 class VerifyBackupConfig(dg.Config):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from twist_dr.doctor.findings import Check, Finding, counted, few, from_error, guarded, ok, problem, warning
+from twist_dr.doctor.findings import Check, Finding, counted, from_error, guarded, ok, problem, warning
 from twist_dr.engine.postgres.cluster import (
     Cluster,
     query,
@@ -17,6 +17,7 @@ from twist_dr.engine.postgres.cluster import (
 )
 from twist_dr.engine.postgres.tools import NEWEST_MAJOR, OLDEST_MAJOR
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, command, counted, few, ok, problem, warning
+from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
 from twist_dr.engine.archive import match_configuration
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.progress import human_bytes
+from twist_dr.engine.words import few
 from twist_dr.errors import ProcessFailed
 
 #: A look must stay a look: whoever has more files gets a sample, and is told so.

@@ -86,12 +86,6 @@ def command(arguments: Sequence[str | Path]) -> str:
     return shlex.join(os.fspath(argument) for argument in arguments)
 
 
-def few(names: Iterable[str], most: int = 3) -> str:
-    """``a, b, c and 4 more``."""
-    every = list(names)
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
-
-
 def counted(count: int, one: str) -> str:
     """``1 table``, ``2 tables``."""
     return f"{count} {one}{'' if count == 1 else 's'}"

@@ -7,12 +7,13 @@ from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, few, from_sentence, ok, problem, warning
+from twist_dr.doctor.findings import Check, from_sentence, ok, problem, warning
 from twist_dr.engine.exchange import check_exchangeable
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.restore.cutover import Surroundings
 from twist_dr.engine.restore.settle import half_removed, interrupted, kept
+from twist_dr.engine.words import few
 from twist_dr.errors import Busy
 
 

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, few, from_error, from_sentence, ok, problem, warning
+from twist_dr.doctor.findings import Check, from_error, from_sentence, ok, problem, warning
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.target_test import TargetTest, run_target_test
+from twist_dr.engine.words import few
 from twist_dr.errors import StorageError
 from twist_dr.storage.base import StorageTarget
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.doctor.database import DatabaseSeen, explain_connection
-from twist_dr.doctor.findings import Check, few, from_error, ok, problem, warning
+from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.scratch import ScratchServer
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.progress import human_seconds
+from twist_dr.engine.words import few
 from twist_dr.errors import ClientToolsMissing, DatabaseError, ProcessFailed
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 from twist_dr.engine.manifest import Extension, PostgresFacts
+from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
 
 if TYPE_CHECKING:
@@ -259,12 +260,12 @@ class Snapshot:
             tables = read_tables(self._connection)
         if filtered := [table.label for table in tables if table.filtered]:
             raise DatabaseRightsMissing(
-                f"Row-level security would hide rows of {_few(filtered)} from role {self._role()}, so the backup would be "
+                f"Row-level security would hide rows of {few(filtered)} from role {self._role()}, so the backup would be "
                 f"incomplete; as a superuser run: ALTER ROLE {self._role()} BYPASSRLS"
             )
         if closed := [table.label for table in tables if not table.readable]:
             raise DatabaseRightsMissing(
-                f"Role {self._role()} may not read {_few(closed)}; as a superuser run: GRANT pg_read_all_data TO {self._role()} "
+                f"Role {self._role()} may not read {few(closed)}; as a superuser run: GRANT pg_read_all_data TO {self._role()} "
                 "(PostgreSQL 14 and newer), or grant SELECT on them."
             )
         return tables
@@ -425,7 +426,3 @@ def _read_timeline(connection: Connection, in_recovery: bool) -> int:
         )
     # The first eight digits of a segment's name are its timeline.
     return int(query(connection, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0][:8], 16)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -22,6 +22,7 @@ from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.schema import DjangoCode, compare_schema
+from twist_dr.engine.words import few
 from twist_dr.errors import ClientToolsMissing, ProcessFailed, TwistDRError
 
 if TYPE_CHECKING:
@@ -181,12 +182,12 @@ class _Looking:
             filtered = [table.label for table in read_tables(connection) if table.filtered]
         if owners:
             gate.warnings.append(
-                f"the role that restores is no member of {_few(owners, 3)}, and where the backup too has something of theirs, the restore will "
+                f"the role that restores is no member of {few(owners)}, and where the backup too has something of theirs, the restore will "
                 "fail, with nothing changed; give those objects another owner, or restore as a superuser"
             )
         if filtered:
             gate.refusals.append(
-                f"row-level security hides rows of {_few(filtered, 3)} from the role that restores, so it could not tell whether all came "
+                f"row-level security hides rows of {few(filtered)} from the role that restores, so it could not tell whether all came "
                 "back; as a superuser: ALTER ROLE ... BYPASSRLS, or name another role in restore.database_url"
             )
         if wish.tables:
@@ -217,13 +218,13 @@ class _Looking:
         if found.state == "newer":
             version = f"to {manifest.app_version} or later" if manifest.app_version else "to the version of the backup"
             tell.append(
-                f"the backup is newer than the running code, which lacks {_few(found.unknown)}; Upgrade the application {version}, then restore"
+                f"the backup is newer than the running code, which lacks {few(found.unknown, 6)}; Upgrade the application {version}, then restore"
             )
         elif found.state == "equal":
             gate.passed.append("the backup's schema is that of the running code")
         elif not wish.run_migrations:
             tell.append(
-                f"the backup is older than the running code, and run_migrations is false: {_few(found.forward)} would be missing; set "
+                f"the backup is older than the running code, and run_migrations is false: {few(found.forward, 6)} would be missing; set "
                 "run_migrations: true, or put the older code in place first"
             )
         else:
@@ -237,11 +238,11 @@ class _Looking:
             django.leading_to(f"{gate.live}_restore", gate.live)
         except TwistDRError as error:
             (gate.warnings if self._wish.mode == "sandbox" else gate.refusals).append(
-                f"{_few(forward)} would have to run in the restored database: {error}".rstrip(".")
+                f"{few(forward, 6)} would have to run in the restored database: {error}".rstrip(".")
             )
         else:
             gate.passed.append(
-                f"the backup is older than the running code: {_few(forward)} will run in the restored database before it is live"
+                f"the backup is older than the running code: {few(forward, 6)} will run in the restored database before it is live"
             )
 
     def _look_at_commands(self) -> None:
@@ -325,7 +326,3 @@ def _server_folder(connection: Connection, live: str) -> Path | None:
         if rows and (folder := Path(rows[0][0])).is_dir():
             return folder
     return None
-
-
-def _few(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
