@@ -15,6 +15,7 @@ from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import first_line, named_errors
 from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.roles import (
     apply_roles,
@@ -67,6 +68,7 @@ def recover_database(
         stored = repository.held(manifest)["database.dump"][1].size
         with report.part("fetching database.dump", stored) as advance:
             repository.fetch(manifest, "database.dump", keyring, dump, advance, durable=False)
+        fill_in_offsets(dump, manifest.large_objects)
         roles = repository.read_small(manifest, "roles.sql", keyring)
         made = _make_roles(new, roles, report)
         with _made(new, manifest, report):

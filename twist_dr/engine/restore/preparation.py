@@ -12,6 +12,7 @@ from twist_dr.engine.exchange import identity
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import read_migrations
+from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.restore import database as phase_one
@@ -182,6 +183,7 @@ class Preparation:
                 stored = self._sources.stored_size("database.dump")
                 with self._report.part("fetching database.dump", stored) as advance:
                     self._sources.fetch("database.dump", dump, advance)
+                fill_in_offsets(dump, self._sources.manifest.large_objects)
             self._record.note_sources(self._sources)
             yield dump
 
