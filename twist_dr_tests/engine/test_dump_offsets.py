@@ -245,6 +245,16 @@ def test_a_dump_cut_anywhere_is_left_alone(sound: bytes, tmp_path: Path) -> None
         assert dump.read_bytes() == sound[:size]
 
 
+def test_a_dump_that_a_storage_target_holds_a_link_to_is_left_alone(sound: bytes, tmp_path: Path) -> None:
+    dump = tmp_path / "database.dump"
+    dump.write_bytes(sound)
+    stored = tmp_path / "stored.dump"
+    stored.hardlink_to(dump)
+    assert_left_alone(dump)
+    stored.unlink()
+    assert fill_in_offsets(dump, 0)
+
+
 def test_a_dump_that_is_not_there_is_no_error(tmp_path: Path) -> None:
     assert not fill_in_offsets(tmp_path / "missing.dump", 0)
 

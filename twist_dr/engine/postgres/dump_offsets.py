@@ -50,6 +50,9 @@ def fill_in_offsets(dump: Path, large_objects: int) -> bool:
         return False
     try:
         with dump.open("r+b", buffering=_LARGEST_PIECE) as file:
+            # A storage target may hold a link to the file, and what a target holds is never changed.
+            if os.fstat(file.fileno()).st_nlink != 1:
+                return False
             entries = _entries_with_rows(file)
             offsets = _offsets(file, entries)
             for entry, offset in zip(entries, offsets, strict=True):
