@@ -90,6 +90,12 @@ def site(newest_server: PostgresServer, tmp_path: Path) -> Site:
 
 
 @pytest.fixture
+def backed_up(newest_server: PostgresServer, tmp_path: Path) -> Site:
+    """A complete installation against the newest server, with one backup."""
+    return make_backed_up_site(newest_server, tmp_path)
+
+
+@pytest.fixture
 def any_site(server: PostgresServer, tmp_path: Path) -> Site:
     """A complete installation against each server version found."""
     return make_site(server, tmp_path)

@@ -77,9 +77,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 @pytest.mark.promise(4)
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_copy_is_passed_over_for_the_next_target(site: Site, name: str) -> None:
+def test_a_damaged_copy_is_passed_over_for_the_next_target(backed_up: Site, name: str) -> None:
     damage, words = DAMAGES[name]
-    site.backup().expect(0)
+    site = backed_up
     damage(site)
     outcome = site.verify().expect(1)
     assert "passed over office: " in outcome.text and words in outcome.text
@@ -95,8 +95,8 @@ def test_a_damaged_copy_is_passed_over_for_the_next_target(site: Site, name: str
     site.verify(target="office").expect(0)
 
 
-def test_when_no_target_has_a_good_copy_the_run_fails_and_says_why_for_each(site: Site) -> None:
-    site.backup().expect(0)
+def test_when_no_target_has_a_good_copy_the_run_fails_and_says_why_for_each(backed_up: Site) -> None:
+    site = backed_up
     _truncate(site)
     site.stored("archive", "media.tar").unlink()
     text = site.verify().expect(1).text
@@ -183,9 +183,9 @@ def test_an_archive_that_lacks_a_file_of_its_index_is_not_verified(site: Site) -
 
 
 def test_an_existing_server_can_be_used_and_is_left_as_it_was(
-    site: Site, newest_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+    backed_up: Site, newest_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    site.backup().expect(0)
+    site = backed_up
     with PostgresServer(newest_server.tools, tmp_path_factory.mktemp("other")) as other:
         site.variables["OTHER_URL"] = other.url()
         site.set(verification={"server": "${OTHER_URL}"})
@@ -195,8 +195,8 @@ def test_an_existing_server_can_be_used_and_is_left_as_it_was(
     assert site.latest().last_verification is not None
 
 
-def test_the_production_server_is_refused_as_a_place_to_verify(site: Site, newest_server: PostgresServer) -> None:
-    site.backup().expect(0)
+def test_the_production_server_is_refused_as_a_place_to_verify(backed_up: Site, newest_server: PostgresServer) -> None:
+    site = backed_up
     site.variables["OTHER_URL"] = newest_server.url()
     site.set(verification={"server": "${OTHER_URL}"})
     before = _names(newest_server)
@@ -209,15 +209,15 @@ def _scratch_contents(site: Site) -> list[str]:
     return [path.name for path in base.iterdir() if not path.name.startswith("programs-")]
 
 
-def test_the_scratch_server_and_the_fetched_dump_are_gone_afterwards(site: Site) -> None:
-    site.backup().expect(0)
+def test_the_scratch_server_and_the_fetched_dump_are_gone_afterwards(backed_up: Site) -> None:
+    site = backed_up
     site.verify().expect(0)
     assert _scratch_contents(site) == []
 
 
 @pytest.mark.promise(8)
-def test_what_a_killed_verification_left_is_removed_by_the_next(site: Site) -> None:
-    site.backup().expect(0)
+def test_what_a_killed_verification_left_is_removed_by_the_next(backed_up: Site) -> None:
+    site = backed_up
     run = site.start("verify_backup")
     deadline = time.monotonic() + 60
     while not any(name.startswith("server-") for name in _scratch_contents(site)):
@@ -232,9 +232,9 @@ def test_what_a_killed_verification_left_is_removed_by_the_next(site: Site) -> N
 
 @pytest.mark.promise(9)
 def test_a_backup_is_verified_from_a_target_and_the_keys_alone(
-    site: Site, newest_server: PostgresServer, tmp_path: Path
+    backed_up: Site, newest_server: PostgresServer, tmp_path: Path
 ) -> None:
-    site.backup().expect(0)
+    site = backed_up
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     other = make_site(newest_server, elsewhere)

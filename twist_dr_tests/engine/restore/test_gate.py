@@ -23,11 +23,6 @@ from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 
 
-@pytest.fixture
-def backed_up(newest_server: PostgresServer, tmp_path: Path) -> Site:
-    return make_backed_up_site(newest_server, tmp_path)
-
-
 def _place(site: Site, **changes: Any) -> RestorePlace:
     settings = site.settings()
     repositories = [site.repository(name) for name in settings.enabled_targets]
