@@ -35,7 +35,9 @@ def check_interrupted(around: Surroundings, lock_dir: Path, application: str) ->
             [journal.database.incoming] if journal.database else [str(folder.incoming) for folder in journal.folders]
         )
         where = (
-            f"before its cutover, and left {few(names)}"
+            "after its cutover, before the health check"
+            if journal.phase == "done"
+            else f"before its cutover, and left {few(names)}"
             if journal.phase == "preparing"
             else f"in its cutover, so {application} may be closed to its users"
         )
@@ -71,7 +73,12 @@ def check_restore_rights(around: Surroundings) -> Check[None]:
         missing = databases.missing_rights(connection, live)
         obstacles = databases.obstacles(connection, live)
     for line in missing:
-        yield from_sentence(check, f"{line} (or name another role in restore.database_url)", "warning")
+        found, _, remedy = line.partition("; ")
+        yield warning(
+            check,
+            found,
+            f"{remedy or 'see the restoring role in the README'} (or name another role in restore.database_url)",
+        )
     for line in obstacles:
         yield from_sentence(check, f"a restore would be refused: {line}", "warning")
     if not missing and not obstacles:

@@ -147,6 +147,9 @@ def _told(
             if isinstance(error, RestoreUndone)
             else "failed"
         )
+        if isinstance(error, RestoreUndone):
+            # It is not live any more, and what it had replaced is live again.
+            record.result, record.replaced = "", []
         record.end(state, error=str(error))  # type: ignore[arg-type]
         log.note(record)
         observe(context, settings, record, report)

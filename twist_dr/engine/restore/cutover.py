@@ -78,7 +78,7 @@ class Cutover:
                 begun = self._switch(connection)
         except BaseException as error:
             with uninterrupted():
-                if not self._is_switched():
+                if not self.is_switched():
                     self.revert(error)
                     raise
                 self._report.warning(f"after the switch: {str(error) or type(error).__name__}")
@@ -178,6 +178,8 @@ class Cutover:
             if journal.phase == "switching":
                 around.maintenance.off(around.cluster)
             journal.keep_until = datetime.now(timezone.utc) + around.keep_for
+            # Whether the application works is still to be asked; whoever comes after a crash does it.
+            journal.health_due = bool(around.health)
             around.journals.save(journal.model_copy(update={"phase": "done"}))
         except (TwistDRError, OSError) as error:
             raise RestoreInterrupted(
@@ -233,14 +235,14 @@ class Cutover:
 
     def settle(self) -> bool:
         """After a crash: finish what has switched, revert what has not; returns whether it has switched."""
-        switched = self.journal.phase == "switched" or self._is_switched()
+        switched = self.journal.phase == "switched" or self.is_switched()
         if switched:
             self.finish()
         else:
             self.revert()
         return switched
 
-    def _is_switched(self) -> bool:
+    def is_switched(self) -> bool:
         """Whether the commit has happened. Asked of the server with a connection of its own: ours may have broken in the commit."""
         journal = self.journal
         if journal.phase == "preparing":

@@ -86,6 +86,7 @@ class _Looking:
             asking.join()
             self._look_at_schema(cluster)
         self._look_at_commands()
+        self._look_at_health()
         self._look_at_disks()
         self._look_at_media()
         self._run_validators()
@@ -154,7 +155,10 @@ class _Looking:
         what = f"about {human_bytes(needed)} for a second copy of the database and its WAL"
         folder = _server_folder(connection, self._gate.live)
         if folder is None:
-            self._gate.warnings.append(f"the database server's disk cannot be seen from here; it needs {what}")
+            self._gate.warnings.append(
+                f"the database server's disk cannot be seen from here; it needs {what} (on this machine: GRANT pg_read_all_settings to the role "
+                "that restores)"
+            )
             return
         self._compare_room(folder, needed, f"the database server's disk ({folder})", what)
 
@@ -251,6 +255,14 @@ class _Looking:
             self._gate.warnings.append(
                 "after_restore_commands are told of the restored database by PGDATABASE and TWIST_DR_DATABASE only: a command that does not read them, "
                 "such as one of manage.py, would change the live database; set django.database_variable"
+            )
+
+    def _look_at_health(self) -> None:
+        health = self._place.around.health
+        if self._wish.mode in ("plan", "replace") and health and (complaint := health.probe()) is not None:
+            self._gate.warnings.append(
+                f"the application is not healthy now ({complaint}); unless it is within {health.timeout_seconds:.0f} s after the cutover, "
+                "everything goes back: start it, or take restore.health out for this restore"
             )
 
     # -- this machine ------------------------------------------------------------------------------------------------

@@ -103,11 +103,12 @@ class Health:
     def complaint(self) -> str | None:
         """Why the application is not healthy, or None when it is. Asked again until the time-out: it may have to connect anew."""
         deadline = time.monotonic() + self.timeout_seconds
-        while (complaint := self._probe()) is not None and time.monotonic() < deadline:
+        while (complaint := self.probe()) is not None and time.monotonic() < deadline:
             time.sleep(_PROBE_AGAIN_SECONDS)
         return complaint
 
-    def _probe(self) -> str | None:
+    def probe(self) -> str | None:
+        """Why the application is not healthy just now, or None."""
         if self.url and (complaint := _probe_url(self.url)) is not None:
             return complaint
         if self.command:

@@ -72,6 +72,7 @@ class Journal(BaseModel):
     database: DatabaseSwitch | None = None
     folders: list[FolderSwitch] = []
     sandbox: Path | None = None
+    health_due: bool = False
     keep_until: AwareDatetime | None = None
     removal_began_at: AwareDatetime | None = None
     removed_at: AwareDatetime | None = None
@@ -90,7 +91,7 @@ class Journal(BaseModel):
     @property
     def interrupted(self) -> bool:
         """Whether it was cut short. Only true to say while nobody is at work: under the application's lock."""
-        return self.phase in ("preparing", "switching", "switched")
+        return self.phase in ("preparing", "switching", "switched") or self.health_due
 
 
 def new_restore_id(kind: Kind, now: datetime) -> str:

@@ -155,7 +155,8 @@ class Restore:
             notes=notes,
         )
         self.record.impact = impact.markdown()
-        self._report.info(impact.summary())
+        # Who plans in a terminal has no page to look at.
+        self._report.info(f"\n{self.record.impact}" if wish.mode == "plan" else impact.summary())
 
     # -- phase one, and the switch -----------------------------------------------------------------------------------
 
@@ -246,7 +247,7 @@ class Restore:
         also = f"; {record.result}" if record.result else ""
         record.result = (
             f"{self._wish.backup_id} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "
-            f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({', '.join(record.replaced)}); to take it back: dagster job execute -m twist_dr.definitions -j undo_restore{also}"
+            f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({', '.join(record.replaced)}); to take it back: the job undo_restore, with reason and confirm (deploy/examples/undo_restore.yaml){also}"
         )
         self._note(record)
         with record.timed("health"):

@@ -120,11 +120,14 @@ def check_health(journal: Journal, around: Surroundings, report: Report) -> None
     complaint = around.health.complaint()
     if complaint is None:
         report.info("the application is healthy")
+        _health_asked(journal, around)
         return
     report.warning(f"the application is not healthy ({complaint}); what was live before is put back")
     try:
         undo = plan_undo(journal.restore_id, around, f"health check failed: {complaint}")
         Cutover(undo, around, report).run()
+        for each in (journal, undo):
+            _health_asked(each, around)
     except TwistDRError as error:
         raise RestoreInterrupted(
             f"{journal.restore_id} is live, the application is not healthy with it ({complaint}), and what was live before could not be put back: "
@@ -142,6 +145,11 @@ def check_health(journal: Journal, around: Surroundings, report: Report) -> None
     )
 
 
+def _health_asked(journal: Journal, around: Surroundings) -> None:
+    journal.health_due = False
+    around.journals.save(journal)
+
+
 def settle_interrupted(around: Surroundings, report: Report) -> list[str]:
     """Finish or revert every restore that was cut short; returns a sentence for each. Call it under the application's lock.
 
@@ -151,7 +159,16 @@ def settle_interrupted(around: Surroundings, report: Report) -> list[str]:
     for journal in around.journals.all():
         if not journal.interrupted:
             continue
-        switched = Cutover(journal, around, report).settle()
+        cutover = Cutover(journal, around, report)
+        if journal.phase == "done":
+            if cutover.is_switched():
+                told.append(f"{journal.restore_id} was cut short before its health check, which is made now")
+                report.warning(told[-1])
+                check_health(journal, around, report)
+            else:
+                _health_asked(journal, around)
+            continue
+        switched = cutover.settle()
         if switched:
             told.append(f"{journal.restore_id} was cut short after its switch and is finished now")
         else:

@@ -22,7 +22,7 @@ from twist_dr.engine.restore.cutover import Cutover, Surroundings
 from twist_dr.engine.restore.hooks import Health, Maintenance
 from twist_dr.engine.restore.journal import DatabaseSwitch, Journal, Journals, new_restore_id
 from twist_dr.engine.restore.media import plan_folders
-from twist_dr.engine.restore.settle import check_health, kept, plan_undo, remove_kept, settle_interrupted
+from twist_dr.engine.restore.settle import check_health, interrupted, kept, plan_undo, remove_kept, settle_interrupted
 from twist_dr.engine.restore.undo import undo_restore
 from twist_dr.errors import CutoverFailed, RestoreError, RestoreRefused, RestoreUndone
 from twist_dr_tests.servers import PostgresServer
@@ -347,3 +347,15 @@ def test_cut_short_at_any_step_one_command_finishes_or_reverts(
         assert len(list(kept(scene.around))) == 1
     else:
         assert scene.databases() == [""]
+
+
+@pytest.mark.promise(3)
+def test_killed_before_its_health_check_the_next_command_makes_it(scene: Scene) -> None:
+    probe = ["sh", "-c", f"grep -q live {scene.media}/word"]
+    scene.around = replace(scene.around, health=Health(command=probe, timeout_seconds=0.3))
+    Cutover(scene.journal(), scene.around, Report()).run()
+    assert [journal.phase for journal in interrupted(scene.around)] == ["done"]
+    with pytest.raises(RestoreUndone, match="what was live before is live again"):
+        settle_interrupted(scene.around, Report())
+    assert scene.serves() == "live"
+    assert interrupted(scene.around) == [] and settle_interrupted(scene.around, Report()) == []
