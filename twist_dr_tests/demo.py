@@ -238,7 +238,7 @@ def accident_and_restore(environment: Mapping[str, str], settings: Settings, cat
     """Delete the ledger, restore it, and undo that; tells what was live at each step."""
     for each in kept(surroundings(settings)):
         if each.journal.keep_until is not None and each.journal.keep_until < datetime.now(timezone.utc):
-            remove_kept(each, surroundings(settings))
+            remove_kept(each.journal, surroundings(settings))
     told = [("before", _entries(settings))]
     with Cluster(settings.restore_url).connect() as connection:
         connection.execute("DELETE FROM ledger_ledgerentry")

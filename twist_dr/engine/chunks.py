@@ -107,3 +107,10 @@ class ChunkReader(io.RawIOBase):
 def buffered(chunks: Iterable[bytes]) -> io.BufferedReader:
     """A buffered file object over chunks: ``read(n)`` gives ``n`` bytes unless the stream ends."""
     return io.BufferedReader(ChunkReader(chunks), CHUNK)
+
+
+def read_out(*streams: BinaryIO) -> None:
+    """Read what is left of each. Whatever its reader needed, the last segment's tag and both digests are only checked at the very end."""
+    for stream in streams:
+        while stream.read(CHUNK):
+            pass

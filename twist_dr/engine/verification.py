@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.archive import read_index
 from twist_dr.engine.archive_reading import compare_archive
-from twist_dr.engine.chunks import buffered
+from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest, PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster
@@ -125,10 +125,7 @@ class _Verification:
             lines = self._repository.read(self._manifest, index, self._keyring)
             with buffered(content) as stream, buffered(lines) as index_stream:
                 files, differences = compare_archive(stream, read_index(index_stream), archive)
-                # To the very end: the last segment's tag and both digests are only checked there.
-                for rest in (stream, index_stream):
-                    while rest.read(1 << 20):
-                        pass
+                read_out(stream, index_stream)
         self._result.files += files
         self._result.differences += differences
         if files != self._manifest.files.get(part):

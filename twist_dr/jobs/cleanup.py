@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from twist_dr.engine.lock import application_lock
-from twist_dr.engine.restore.settle import finish_removal, half_removed, kept, remove_kept, settle_interrupted
+from twist_dr.engine.restore.settle import half_removed, kept, remove_kept, settle_interrupted
 from twist_dr.orchestration import RUN_BACKUP, RUN_TAGS, operation
 from twist_dr.resources.restores import surroundings
 from twist_dr.settings import Settings
@@ -30,7 +30,7 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
             if not config.dry_run:
                 settle_interrupted(around, report)
                 for journal in half_removed(around):
-                    finish_removal(journal, around)
+                    remove_kept(journal, around)
                     report.info(f"removed what an earlier cleanup had left of {journal.restore_id}")
             rows, removed = [], 0
             for each in kept(around):
@@ -40,7 +40,7 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
                     f"| {each.journal.restore_id} | {each} | {'remove' if due else 'keep'} | {until:%Y-%m-%d %H:%M} |"
                 )
                 if due and not config.dry_run:
-                    remove_kept(each, around)
+                    remove_kept(each.journal, around)
                     removed += 1
                     report.info(f"removed {each}, which {each.journal.restore_id} had replaced")
             table = "\n".join(["| restore | replaced | | kept until (UTC) |", "| --- | --- | --- | --- |", *rows])

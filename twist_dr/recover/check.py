@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twist_dr.engine.archive import read_index
 from twist_dr.engine.archive_reading import compare_archive
-from twist_dr.engine.chunks import buffered
+from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
@@ -62,10 +62,7 @@ def _read(
         lines = repository.read(manifest, index, keyring)
         with buffered(content) as stream, buffered(lines) as index_stream:
             files, differences = compare_archive(stream, read_index(index_stream), name)
-            # To the very end: the last segment's tag and both digests are only checked there.
-            for rest in (stream, index_stream):
-                while rest.read(1 << 20):
-                    pass
+            read_out(stream, index_stream)
     recorded = manifest.files.get(artifact.part)
     if files != recorded:
         differences.append(f"{files} files where {recorded} were recorded")

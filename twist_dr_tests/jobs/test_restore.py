@@ -576,7 +576,7 @@ def _count_steps(site: Site) -> int:
         _STEPS.append(len(listing.read_text().splitlines()))
         site.undo().expect(0)
         for kept_now in kept(surroundings(site.settings())):
-            remove_kept(kept_now, surroundings(site.settings()))
+            remove_kept(kept_now.journal, surroundings(site.settings()))
         shutil.rmtree(site.folder / "work" / "restores")
     return _STEPS[0]
 

@@ -89,11 +89,6 @@ def find_name(connection: Connection, oid: int) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
-def database_size(connection: Connection, name: str) -> int:
-    """Bytes on the server's disk."""
-    return int(query(connection, "SELECT pg_database_size(%(name)s)", {"name": name})[0][0])
-
-
 def is_empty(cluster: Cluster, name: str) -> bool:
     """Whether a database holds nothing but what the server itself puts there. Raises what connecting raises."""
     with cluster.connect(name) as connection:

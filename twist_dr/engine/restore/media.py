@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from twist_dr.engine.archive import read_index
-from twist_dr.engine.chunks import buffered
+from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.exchange import free_path, identity
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
@@ -74,10 +74,7 @@ def _unpack(
         lines = repository.read(manifest, "media.files.jsonl", keyring)
         with buffered(content) as stream, buffered(lines) as index:
             found = unpack(stream, read_index(index), places, "media.tar")
-            # To the very end: the last segment's tag and both digests are only checked there.
-            for rest in (stream, index):
-                while rest.read(1 << 20):
-                    pass
+            read_out(stream, index)
     if found.files != manifest.files.get("media") and not found.skipped:
         raise RestoreFailed(
             f"{found.files} media files were unpacked where {manifest.files.get('media')} were recorded; restore another backup."
@@ -95,9 +92,7 @@ def restore_configuration(sources: Sources, keyring: Keyring, folder: Path) -> U
             lines = repository.read(manifest, "configuration.files.jsonl", keyring)
             with buffered(content) as stream, buffered(lines) as index:
                 found = unpack_configuration(stream, read_index(index), folder, "configuration.tar")
-                for rest in (stream, index):
-                    while rest.read(1 << 20):
-                        pass
+                read_out(stream, index)
             return found
         except BaseException:
             remove_tree(folder)

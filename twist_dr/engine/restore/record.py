@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
 
-from twist_dr.engine.restore.journal import Kind
+from twist_dr.engine.restore.journal import Journal, Kind
 from twist_dr.engine.restore.plan import Mode
 from twist_dr.engine.restore.sources import Sources
 
@@ -59,6 +59,16 @@ class Record:
         """Note which storage targets gave something, and which were passed over."""
         self.sources = list(sources.used)
         self.passed_over = [f"{name}: {why.removeprefix(f'{name}: ')}" for name, why in sources.passed_over.items()]
+
+    def note_switch(self, journal: Journal) -> None:
+        """Note what a cutover made live, what it replaced, and for how long it locked the application out."""
+        self.seconds_locked_out = journal.seconds_locked_out
+        self.replaced = [
+            *([journal.database.kept] if journal.database else []),
+            *(str(folder.kept) for folder in journal.folders),
+        ]
+        if journal.database is not None:
+            self.database = journal.database.live
 
     def end(self, state: State, result: str = "", error: str | None = None) -> None:
         """Note the outcome."""

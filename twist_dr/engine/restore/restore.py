@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.engine.archive import read_index
-from twist_dr.engine.chunks import buffered
+from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres import databases
@@ -28,8 +28,6 @@ from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.settle import check_health, settle_interrupted
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.errors import DatabaseError, RestoreRefused
-
-_COMMAND_SECONDS = 3600.0
 
 
 class Restore:
@@ -142,8 +140,7 @@ class Restore:
                 lines = repository.read(manifest, "media.files.jsonl", place.keyring)
                 with buffered(lines) as stream:
                     found = media_impact(place.media, read_index(stream), stop=self._report.stop)
-                    while stream.read(1 << 20):
-                        pass
+                    read_out(stream)
                 return found
 
             media = sources.attempt(compare)
@@ -237,13 +234,7 @@ class Restore:
         record, journal, around = self.record, cutover.journal, self._place.around
         with record.timed("cutover"):
             cutover.run()
-        record.seconds_locked_out = journal.seconds_locked_out
-        record.replaced = [
-            *([journal.database.kept] if journal.database else []),
-            *(str(folder.kept) for folder in journal.folders),
-        ]
-        if journal.database is not None:
-            record.database = journal.database.live
+        record.note_switch(journal)
         also = f"; {record.result}" if record.result else ""
         record.result = (
             f"{self._wish.backup_id} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "

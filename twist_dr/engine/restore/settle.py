@@ -156,9 +156,7 @@ def settle_interrupted(around: Surroundings, report: Report) -> list[str]:
     Raises ``RestoreInterrupted`` when one cannot be now, ``RestoreUndone`` when one had switched and the application is not healthy.
     """
     told = []
-    for journal in around.journals.all():
-        if not journal.interrupted:
-            continue
+    for journal in interrupted(around):
         cutover = Cutover(journal, around, report)
         if journal.phase == "done":
             if cutover.is_switched():
@@ -181,12 +179,7 @@ def settle_interrupted(around: Surroundings, report: Report) -> list[str]:
     return told
 
 
-def remove_kept(each: Kept, around: Surroundings) -> None:
-    """Remove what a restore replaced. Raises what :func:`finish_removal` raises."""
-    finish_removal(each.journal, around)
-
-
-def finish_removal(journal: Journal, around: Surroundings) -> None:
+def remove_kept(journal: Journal, around: Surroundings) -> None:
     """Remove what a restore replaced, or what is left of it. From the first step on it is not offered to be put back any more.
 
     Safe to call again: :func:`half_removed` names what was not removed to its end. Raises ``DatabaseError``, ``RestoreError``.

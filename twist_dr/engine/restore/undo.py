@@ -122,13 +122,7 @@ def _schema_complaint(journal: Journal, around: Surroundings, django: DjangoAppl
 
 
 def _note_switch(record: Record, journal: Journal) -> None:
-    record.seconds_locked_out = journal.seconds_locked_out
-    record.replaced = [
-        *([journal.database.kept] if journal.database else []),
-        *(str(folder.kept) for folder in journal.folders),
-    ]
-    if journal.database is not None:
-        record.database = journal.database.live
+    record.note_switch(journal)
     record.result = (
         f"{journal.restored_id} is undone; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what was live until now is kept "
         f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({', '.join(record.replaced)}); undo again to take this back"

@@ -23,7 +23,7 @@ from twist_dr.engine.restore import cutover as cutover_module
 from twist_dr.engine.restore.cutover import Cutover
 from twist_dr.engine.restore.hooks import Health, Maintenance
 from twist_dr.engine.restore.journal import Journal, Journals
-from twist_dr.engine.restore.settle import check_health, finish_removal, half_removed, kept, settle_interrupted
+from twist_dr.engine.restore.settle import check_health, half_removed, kept, remove_kept, settle_interrupted
 from twist_dr.engine.restore.undo import undo_restore
 from twist_dr.errors import CutoverFailed, RestoreError, RestoreInterrupted, StagingFull
 from twist_dr_tests.conftest import TOOLS
@@ -319,10 +319,10 @@ def test_a_removal_that_was_cut_short_is_named_and_finished_and_never_put_back(
     with monkeypatch.context() as patched:
         patched.setattr(settle, "remove_tree", fail)
         with pytest.raises(RestoreError, match="not removed whole"):
-            settle.remove_kept(found, scene.around)
+            settle.remove_kept(found.journal, scene.around)
     assert list(kept(scene.around)) == []
     (left,) = half_removed(scene.around)
-    finish_removal(left, scene.around)
+    remove_kept(left, scene.around)
     assert not found.folders[0].exists() and half_removed(scene.around) == []
     assert scene.serves() == "restored"
 

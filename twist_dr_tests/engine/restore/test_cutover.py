@@ -276,7 +276,7 @@ def test_an_application_that_is_not_healthy_after_the_cutover_gets_its_old_state
 def test_what_is_kept_can_be_removed(scene: Scene) -> None:
     Cutover(scene.journal(), scene.around, Report()).run()
     (found,) = kept(scene.around)
-    remove_kept(found, scene.around)
+    remove_kept(found.journal, scene.around)
     assert list(kept(scene.around)) == []
     assert scene.serves() == "restored" and scene.databases() == [""]
     assert not found.folders[0].exists()
