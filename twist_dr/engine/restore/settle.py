@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import named_errors, read_migrations
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.restore.cutover import Cutover, Surroundings
+from twist_dr.engine.restore.hooks import Health
 from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journal, new_restore_id
 from twist_dr.errors import RestoreError, RestoreInterrupted, RestoreUndone, TwistDRError
 
@@ -125,9 +126,9 @@ def check_health(journal: Journal, around: Surroundings, report: Report) -> None
     report.warning(f"the application is not healthy ({complaint}); what was live before is put back")
     try:
         undo = plan_undo(journal.restore_id, around, f"health check failed: {complaint}")
-        Cutover(undo, around, report).run()
-        for each in (journal, undo):
-            _health_asked(each, around)
+        # Of the way back nobody is asked whether to go on: killed right after it, the next command must not undo it in turn.
+        Cutover(undo, replace(around, health=Health()), report).run()
+        _health_asked(journal, around)
     except TwistDRError as error:
         raise RestoreInterrupted(
             f"{journal.restore_id} is live, the application is not healthy with it ({complaint}), and what was live before could not be put back: "

@@ -18,6 +18,7 @@ from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore import cutover as cutover_module
+from twist_dr.engine.restore import settle as settle_module
 from twist_dr.engine.restore.cutover import Cutover, Surroundings
 from twist_dr.engine.restore.hooks import Health, Maintenance
 from twist_dr.engine.restore.journal import DatabaseSwitch, Journal, Journals, new_restore_id
@@ -359,3 +360,22 @@ def test_killed_before_its_health_check_the_next_command_makes_it(scene: Scene) 
         settle_interrupted(scene.around, Report())
     assert scene.serves() == "live"
     assert interrupted(scene.around) == [] and settle_interrupted(scene.around, Report()) == []
+
+
+def test_killed_right_after_the_way_back_the_next_command_does_not_take_that_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.around = replace(scene.around, health=Health(command=["false"], timeout_seconds=0.1))
+    journal = scene.journal()
+    Cutover(journal, scene.around, Report()).run()
+
+    def killed(*arguments: object) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(settle_module, "_health_asked", killed)
+        with pytest.raises(_Killed):
+            check_health(journal, scene.around, Report())
+    settle_interrupted(scene.around, Report())
+    assert scene.serves() == "live"
+    assert interrupted(scene.around) == []
