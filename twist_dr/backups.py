@@ -6,20 +6,34 @@ import getpass
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 from twist_dr.catalog import Catalog, CatalogUnavailable, CopyState, SealedBackup
-from twist_dr.engine.backup import BackupPlan
-from twist_dr.engine.copies import StoredCopy, store_copy
-from twist_dr.engine.manifest import MANIFEST_NAME, Label, Manifest, Part
+from twist_dr.catalog.location import parse_location
+from twist_dr.engine.backup import CLUSTER_PART, BackupPlan
+from twist_dr.engine.base.chain import require_chain
+from twist_dr.engine.base.server import INCREMENTAL_MAJOR
+from twist_dr.engine.base.take import BasePlan, BaseType, Parent
+from twist_dr.engine.configuration_backup import PART as CONFIGURATION_PART
+from twist_dr.engine.configuration_backup import ConfigurationPlan, HistoryFiles
+from twist_dr.engine.copies import BeforeSealed, StoredCopy, store_copy
+from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Label, Manifest, Part
+from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.snapshots import PostgresTables, SqliteDatabase
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
-from twist_dr.errors import CopyFailed, CopyFailedForNow, TwistDRError
+from twist_dr.errors import BackupError, CopyFailed, CopyFailedForNow, TwistDRError
 from twist_dr.settings import DjangoSettings, Settings
+from twist_dr.storage.base import StorageTarget
+
+#: Raises unless a target's archive holds the WAL that a base backup needs; it may wait for it.
+AwaitWal = Callable[[StorageTarget, Manifest], None]
 
 
 def plan_backup(
@@ -51,6 +65,178 @@ def plan_backup(
         last_plain_bytes={artifact.name: artifact.size for artifact in last.manifest.artifacts} if last else {},
         last_files=last.manifest.files if last else {},
     )
+
+
+@dataclass(frozen=True)
+class ParentChoice:
+    """The base that an incremental one may build upon, or why there is none; ``expected``: then nobody need be warned."""
+
+    backup_id: str | None
+    because: str = ""
+    expected: bool = True
+
+
+def choose_parent(
+    catalog: Catalog, application: str, *, wanted: BaseType, max_chain: int, targets: Mapping[str, Form]
+) -> ParentChoice:
+    """The newest base backup, if its chain may grow and every chosen target holds all of it, checked.
+
+    A chain is only as good as what each target has of it: one that lacks a link could recover nothing from the rest.
+    """
+    if wanted == "full":
+        return ParentChoice(None)
+    newest = catalog.latest(application, kind="base")
+    base = newest.manifest.base if newest else None
+    if newest is None or base is None:
+        return ParentChoice(None, "there is none yet that it could build upon", wanted == "auto")
+    facts = newest.manifest.postgres
+    if facts is not None and facts.major < INCREMENTAL_MAJOR:
+        # Asked of the server again by the one who takes it; here it saves fetching the parent for nothing, night after night.
+        return ParentChoice(None, f"PostgreSQL {facts.major} takes no incremental ones", wanted == "auto")
+    if len(base.chain) >= max_chain:
+        return ParentChoice(None, f"the last chain has {len(base.chain)} backups, and max_chain is {max_chain}")
+    for backup_id in base.chain:
+        checked = {copy.target for copy in catalog.copies(backup_id) if copy.state == "checked"}
+        if lacking := sorted(targets.keys() - checked):
+            return ParentChoice(None, f"{', '.join(lacking)} lacks a checked copy of {backup_id}", False)
+    return ParentChoice(newest.backup_id)
+
+
+def plan_base_backup(
+    settings: Settings,
+    catalog: Catalog,
+    choice: ParentChoice,
+    parent: Parent | None,
+    *,
+    label: Label,
+    reason: str,
+    wanted: BaseType,
+    targets: Mapping[str, Form],
+) -> BasePlan:
+    """What base backup to take now. ``parent`` is what was fetched of the choice."""
+    if choice.backup_id is not None and parent is None:
+        choice = ParentChoice(None, f"no storage target gives the backup_manifest of {choice.backup_id}", False)
+    last = catalog.latest(settings.application, kind="base")
+    chain = last.manifest.base.chain if last and last.manifest.base else []
+    last_full = _comparable(catalog.backup(settings.application, chain[0]), [CLUSTER_PART], targets) if chain else None
+    last_incremental = _comparable(last, [CLUSTER_PART], targets) if len(chain) > 1 else None
+    sizes = last_incremental if parent else last_full
+    return BasePlan(
+        application=settings.application,
+        targets=targets,
+        app_version=settings.app_version,
+        git_revision=_git_revision(settings.django),
+        label=label,
+        reason=reason,
+        who=who(),
+        parts=[CLUSTER_PART],
+        client_tools=settings.database.client_tools,
+        compression_level=settings.backup.compression_level,
+        compression_threads=settings.backup.compression_threads,
+        last_stored_bytes=last_incremental.staged_bytes if last_incremental else None,
+        last_full_bytes=last_full.staged_bytes if last_full else None,
+        last_plain_bytes={artifact.name: artifact.size for artifact in sizes.manifest.artifacts} if sizes else {},
+        type=wanted,
+        parent=parent,
+        full_because=choice.because,
+        full_is_expected=choice.expected,
+    )
+
+
+def plan_configuration_backup(
+    settings: Settings,
+    catalog: Catalog,
+    history: Sequence[HistoryFiles | PostgresTables],
+    *,
+    label: Label,
+    reason: str,
+    targets: Mapping[str, Form],
+    own_files: Sequence[Path],
+    history_missing: str | None,
+    contents: Mapping[str, object],
+) -> ConfigurationPlan:
+    """What configuration backup to take now. ``history`` and ``own_files`` are for those to find who know Dagster."""
+    # Asked first: the answer brings the catalog's tables up to date, or says that it is not there.
+    last = _comparable(catalog.latest(settings.application, kind="configuration"), [CONFIGURATION_PART], targets)
+    return ConfigurationPlan(
+        application=settings.application,
+        targets=targets,
+        app_version=settings.app_version,
+        git_revision=_git_revision(settings.django),
+        label=label,
+        reason=reason,
+        who=who(),
+        parts=[CONFIGURATION_PART],
+        configuration=settings.configuration,
+        client_tools=settings.database.client_tools,
+        compression_level=settings.backup.compression_level,
+        compression_threads=settings.backup.compression_threads,
+        last_stored_bytes=last.staged_bytes if last else None,
+        last_plain_bytes={artifact.name: artifact.size for artifact in last.manifest.artifacts} if last else {},
+        own_files=[path for path in own_files if path.is_file()],
+        catalog=catalog_source(settings.catalog_url),
+        history=history,
+        history_missing=history_missing,
+        contents={"catalog": catalog.place, **contents},
+    )
+
+
+def catalog_source(url: str) -> SqliteDatabase | PostgresTables:
+    """What there is to copy of the catalog at a URL."""
+    from twist_dr.catalog.models import Base
+    from twist_dr.catalog.schema import VERSION_TABLE
+
+    file = parse_location(url).file
+    if file is not None:
+        return SqliteDatabase(file)
+    # Its tables and no others: it may share a database.
+    return PostgresTables(Cluster(libpq_url(url)), (*sorted(Base.metadata.tables), VERSION_TABLE), "catalog.url")
+
+
+def libpq_url(url: str) -> str:
+    """A URL of SQLAlchemy's as libpq takes it. A secret."""
+    from sqlalchemy.engine import make_url
+
+    parsed = make_url(url)
+    user = quote(parsed.username or "", safe="") + (
+        f":{quote(str(parsed.password), safe='')}" if parsed.password else ""
+    )
+    host = f"[{parsed.host}]" if parsed.host and ":" in parsed.host else parsed.host or ""
+    place = f"{user}@{host}" if user else host
+    return f"postgresql://{place}{f':{parsed.port}' if parsed.port else ''}/{quote(parsed.database or '', safe='')}" + (
+        f"?{urlencode(parsed.query, doseq=True, quote_via=quote)}" if parsed.query else ""
+    )
+
+
+def chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:
+    """The enabled storage targets that ``wanted`` names (``all``, or names with commas between), with their forms. Raises ``BackupError``."""
+    enabled = {name: target.form for name, target in settings.enabled_targets.items()}
+    names = list(enabled) if wanted.strip() == "all" else [name.strip() for name in wanted.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in enabled]:
+        raise BackupError(
+            f"{', '.join(unknown)} is no enabled storage target; choose among {', '.join(enabled)}, or write 'all' in targets."
+        )
+    return {name: enabled[name] for name in names}
+
+
+def copies_name(kind: Kind) -> str:
+    """What stands in the asset keys of copies: ``<application>/<this>/<target>``. It is the name of their step, too."""
+    return "copies" if kind == "full" else f"{kind}_copies"
+
+
+def backup_job(kind: Kind) -> str:
+    """The job that makes backups of a kind."""
+    return f"backup_{kind}"
+
+
+def needed_beside(manifest: Manifest, await_wal: AwaitWal) -> BeforeSealed:
+    """What a target must hold before the copy of a base backup is sealed there: its chain, and the WAL up to its end."""
+
+    def ready(repository: Repository) -> None:
+        require_chain(manifest, repository)
+        await_wal(repository.target, manifest)
+
+    return ready
 
 
 def record_sealed(catalog: Catalog, staging: StagingArea, manifest: Manifest, *, run_id: str | None) -> None:
@@ -102,7 +288,13 @@ class Copying:
         self._catalog_error: CatalogUnavailable | None = None
         self._stored = 0
 
-    def side_by_side(self, folder: Path, places: Mapping[str, tuple[Repository, Form]]) -> Iterator[StoredCopy]:
+    def side_by_side(
+        self,
+        folder: Path,
+        places: Mapping[str, tuple[Repository, Form]],
+        *,
+        before_sealed: BeforeSealed | None = None,
+    ) -> Iterator[StoredCopy]:
         """Copy to all places at once and give each copy as it is done. One that fails stops no other."""
         with ThreadPoolExecutor(max(1, len(places))) as pool:
             running = {
@@ -114,6 +306,7 @@ class Copying:
                     form,
                     self._report,
                     held_before=self._held_before(name),
+                    before_sealed=before_sealed,
                 ): (name, form)
                 for name, (repository, form) in places.items()
             }
@@ -148,7 +341,8 @@ class Copying:
             told = " ".join(
                 f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in sorted(self._failures.items())
             )
-            keys = " or ".join(f"key:{self._manifest.application}/copies/{name}" for name in sorted(self._failures))
+            place = f"{self._manifest.application}/{copies_name(self._manifest.kind)}"
+            keys = " or ".join(f"key:{place}/{name}" for name in sorted(self._failures))
             sentence = (
                 f"{self._manifest.backup_id} is missing on {len(self._failures)} of {len(self._failures) + self._stored} storage targets. "
                 f"{told} When that is mended, materialize these copies in the page, or run: dagster asset materialize "
@@ -194,7 +388,7 @@ class Copying:
 
 
 def clear_staging(catalog: Catalog, staging: StagingArea, application: str, report: Report) -> None:
-    """Remove from staging what every target has, and what a newer backup has overtaken.
+    """Remove from staging what every target has, and what a newer backup of the same kind has overtaken.
 
     The newest that some target lacks stays, for the next attempt; older ones would fill the disk while a target is gone
     for days. A backup that no target holds stays: nothing else has it.
@@ -204,9 +398,8 @@ def clear_staging(catalog: Catalog, staging: StagingArea, application: str, repo
     except CatalogUnavailable as unavailable:
         report.warning(str(unavailable))
         return
-    held = {backup_id for backup_id, row in rows.items() if row and any(copy.state == "checked" for copy in row.copies)}
-    for backup_id in held:
-        row = rows[backup_id]
-        overtaken = any(newer > backup_id for newer in held)
-        if row is not None and (row.complete or overtaken) and staging.remove(backup_id):
-            report.info(f"removed {backup_id} from staging")
+    held = [row for row in rows.values() if row and any(copy.state == "checked" for copy in row.copies)]
+    for row in held:
+        overtaken = any(newer.kind == row.kind and newer.backup_id > row.backup_id for newer in held)
+        if (row.complete or overtaken) and staging.remove(row.backup_id):
+            report.info(f"removed {row.backup_id} from staging")

@@ -11,14 +11,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr import __version__
+from twist_dr.commands.alerts import add_commands as add_alert_commands
+from twist_dr.commands.audit import add_commands as add_audit_commands
+from twist_dr.commands.backups import add_commands as add_list_command
+from twist_dr.commands.diff import add_commands as add_diff_command
+from twist_dr.commands.holds import add_commands as add_hold_commands
+from twist_dr.commands.status import add_commands as add_status_commands
+from twist_dr.commands.wal import add_commands as add_wal_commands
 from twist_dr.errors import SettingsError, TwistDRError
 from twist_dr.recover.arguments import add_arguments
-
-if TYPE_CHECKING:
-    from twist_dr.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,17 +59,20 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
 
-    listing = commands.add_parser("list", help="list backups, newest first")
-    listing.add_argument("--json", action="store_true", help="print JSON")
-    listing.add_argument("--limit", type=int, default=50, help="how many at most (default: 50)")
-    listing.add_argument("--replaced", action="store_true", help="list what restores replaced and what is kept of it")
-    listing.set_defaults(run=_list)
+    add_status_commands(commands)
+    add_list_command(commands)
+    add_diff_command(commands)
 
     restores = commands.add_parser("restores", help="the log of restores, newest first; one whole by its id")
     restores.add_argument("restore", nargs="?", help="latest, or an id")
     restores.add_argument("--json", action="store_true", help="print JSON")
     restores.add_argument("--limit", type=int, default=50, help="how many at most (default: 50)")
     restores.set_defaults(run=_restores)
+
+    sandboxes = commands.add_parser("sandboxes", help="servers that were recovered to look at")
+    sandboxes.add_argument("action", nargs="?", choices=["list", "stop", "start", "remove"], default="list")
+    sandboxes.add_argument("sandbox", nargs="?", help="the id of the recovery that made it")
+    sandboxes.set_defaults(run=_sandboxes)
 
     settle = commands.add_parser("settle", help="finish or revert a restore that was cut short")
     settle.set_defaults(run=_settle)
@@ -90,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_arguments(recover)
     recover.set_defaults(run=_recover, parser=recover)
+
+    add_wal_commands(commands)
+    add_alert_commands(commands)
+    add_hold_commands(commands)
+    add_audit_commands(commands)
 
     keys = commands.add_parser("keys", help="the keyring").add_subparsers(required=True, metavar="COMMAND")
     keys.add_parser("list", help="ids and check values of the keys").set_defaults(run=_keys_list)
@@ -126,36 +137,6 @@ def _doctor(options: argparse.Namespace) -> int:
     return exit_status(findings)
 
 
-def _list(options: argparse.Namespace) -> None:
-    from twist_dr import listing
-    from twist_dr.catalog import Catalog
-    from twist_dr.settings import load_settings
-
-    settings = load_settings()
-    if options.replaced:
-        _list_replaced(settings, json_wanted=options.json)
-        return
-    rows = Catalog(settings.catalog_url).backups(application=settings.application, limit=options.limit)
-    print(
-        json.dumps([listing.backup_document(row) for row in rows], indent=2)
-        if options.json
-        else listing.backup_table(rows)
-    )
-
-
-def _list_replaced(settings: Settings, *, json_wanted: bool) -> None:
-    from twist_dr import listing
-    from twist_dr.engine.restore.settle import kept
-    from twist_dr.resources.restores import surroundings
-
-    rows = list(kept(surroundings(settings)))
-    print(
-        json.dumps([listing.replaced_document(row) for row in rows], indent=2)
-        if json_wanted
-        else listing.replaced_table(rows)
-    )
-
-
 def _restores(options: argparse.Namespace) -> None:
     from twist_dr import listing
     from twist_dr.catalog import Catalog
@@ -184,8 +165,34 @@ def _restores(options: argparse.Namespace) -> None:
     print(json.dumps(listing.restore_document(row), indent=2) if options.json else listing.restore_page(row))
 
 
+def _sandboxes(options: argparse.Namespace) -> None:
+    from twist_dr import listing
+    from twist_dr.commands.audit import note
+    from twist_dr.engine.postgres.unprivileged import unprivileged
+    from twist_dr.engine.recovery.sandbox import sandboxes
+    from twist_dr.engine.recovery.untar import Owner
+    from twist_dr.errors import RestoreError
+    from twist_dr.recoveries import sandbox_base
+    from twist_dr.settings import load_settings
+
+    settings = load_settings()
+    found = {each.folder.name: each for each in sandboxes(sandbox_base(settings), Owner(*unprivileged()))}
+    if options.action == "list":
+        print(listing.sandbox_table(list(found.values())))
+        return
+    if options.sandbox not in found:
+        raise RestoreError(
+            f"There is no sandbox {options.sandbox or 'without an id'}; see all with: twist-dr sandboxes"
+        )
+    getattr(found[options.sandbox], options.action)()
+    if options.action == "remove":
+        note(settings, "remove sandbox", options.sandbox, "done")
+    print(f"{options.sandbox}: {options.action} done")
+
+
 def _settle(options: argparse.Namespace) -> None:
     from twist_dr.catalog import Catalog
+    from twist_dr.commands.audit import note
     from twist_dr.engine.lock import application_lock
     from twist_dr.engine.progress import Report
     from twist_dr.engine.restore.settle import settle_interrupted
@@ -197,7 +204,13 @@ def _settle(options: argparse.Namespace) -> None:
     report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr))
     with application_lock(settings.lock_dir, settings.application, "Settling a restore"):
         around = surroundings(settings)
-        told = settle_interrupted(around, report)
+        try:
+            told = settle_interrupted(around, report)
+        except TwistDRError as error:
+            note(settings, "settle", "restores that were cut short", f"failed: {type(error).__name__}")
+            raise
+        if told:
+            note(settings, "settle", "; ".join(told), "done")
         end_killed(Catalog(settings.catalog_url), settings.application, around.journals, report)
     if not told:
         print("nothing was cut short")
@@ -247,6 +260,12 @@ def _rebuild(options: argparse.Namespace) -> int:
     print(
         f"{result.recorded} backups read from {options.target}"
         + (f", {result.refused} refused" if result.refused else "")
+        + (f", {result.holds} holds brought back" if result.holds else "")
+    )
+    print(
+        "What verifications found, and the logs, lie on no storage target: they come back only from a configuration backup "
+        "(docs/configuration-backup.md). Cleanup deletes backups of a kind only once one of that kind is verified anew; run verify_backup, "
+        "for base backups and their WAL with backup: latest-base."
     )
     return 1 if result.refused else 0
 
@@ -267,10 +286,12 @@ def _keys_list(options: argparse.Namespace) -> None:
 
 
 def _keys_new(options: argparse.Namespace) -> None:
+    from twist_dr.commands.audit import note
     from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
     from twist_dr.settings import load_settings
 
-    location = load_settings().encryption.keyring
+    settings = load_settings()
+    location = settings.encryption.keyring
     if location.startswith("env:"):
         raise SettingsError(
             f"The keyring is in the environment ({location}), where twist-dr cannot add a key; keep it in a file to do so."
@@ -280,6 +301,7 @@ def _keys_new(options: argparse.Namespace) -> None:
         load_keyring(location).with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)
     )
     save_keyring(keyring, path)
+    note(settings, "new key", key.id, "done", {"check_value": key.check_value})
     print(
         f"{key.id} (check value {key.check_value}) is the primary key of {path} now; keep a new copy of that file elsewhere."
     )

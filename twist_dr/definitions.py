@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import dagster as dg
 
+from twist_dr.assets.base_backup import base_backup_asset
+from twist_dr.assets.configuration_backup import configuration_backup_asset
 from twist_dr.assets.copies import copies_asset, target_resource
 from twist_dr.assets.external import external_assets
 from twist_dr.assets.full_backup import full_backup_asset
+from twist_dr.assets.report import report_asset
 from twist_dr.assets.verification import verification_asset
+from twist_dr.assets.wal_archive import wal_archive_asset
+from twist_dr.automation.after_backups import after_backups_sensor
 from twist_dr.automation.dead_runs import dead_runs_sensor
+from twist_dr.automation.schedules import schedules
+from twist_dr.automation.ship_wal import ship_wal_sensor
+from twist_dr.automation.watch import failed_runs_sensor, watch_sensor
 from twist_dr.catalog import Catalog
 from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.jobs.backups import backup_jobs
+from twist_dr.jobs.backups import backup_base_job, backup_configuration_job, backup_jobs
 from twist_dr.jobs.cleanup import cleanup_job
+from twist_dr.jobs.drill import drill_job
 from twist_dr.jobs.restore import restore_job
+from twist_dr.jobs.restore_to_time import restore_to_time_job
+from twist_dr.jobs.scrub import scrub_job
+from twist_dr.jobs.status import status_job
 from twist_dr.jobs.test_storage_targets import test_storage_targets_job
 from twist_dr.jobs.undo_restore import undo_restore_job
+from twist_dr.jobs.wal import ship_wal_job
 from twist_dr.resources.keyring import KeyringSource
 from twist_dr.resources.targets import build_targets
 from twist_dr.settings import Settings, load_settings
@@ -27,16 +40,42 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     full_backup = full_backup_asset(settings, sources)
     copies = copies_asset(settings, full_backup.key)
     verification = verification_asset(settings, sorted(copies.keys))
+    configuration_backup = configuration_backup_asset(settings, sources)
+    configuration_copies = copies_asset(settings, configuration_backup.key, "configuration")
+    report = report_asset(settings)
+    recovery = Recovery(settings, sources[0].key) if settings.wal is not None else None
+    jobs = [
+        *backup_jobs(settings, full_backup, copies, verification),
+        backup_configuration_job(settings, configuration_backup, configuration_copies),
+        restore_job(settings),
+        undo_restore_job(settings),
+        cleanup_job(settings),
+        scrub_job(settings),
+        drill_job(settings),
+        status_job(settings, report),
+        test_storage_targets_job(settings),
+        *(recovery.jobs if recovery else ()),
+    ]
     return dg.Definitions(
-        assets=[*sources, full_backup, copies, verification],
-        jobs=[
-            *backup_jobs(settings, full_backup, copies, verification),
-            restore_job(settings),
-            undo_restore_job(settings),
-            cleanup_job(settings),
-            test_storage_targets_job(settings),
+        assets=[
+            *sources,
+            full_backup,
+            copies,
+            verification,
+            configuration_backup,
+            configuration_copies,
+            report,
+            *(recovery.assets if recovery else ()),
         ],
-        sensors=[dead_runs_sensor],
+        jobs=jobs,
+        schedules=schedules(settings),
+        sensors=[
+            dead_runs_sensor(settings),
+            failed_runs_sensor(settings),
+            watch_sensor(settings),
+            *([after_backups_sensor(settings, settings.schedules, jobs)] if settings.schedules else ()),
+            *(recovery.sensors if recovery else ()),
+        ],
         resources={
             "cluster": Cluster(settings.database.url.get_secret_value()),
             "keyring": KeyringSource(settings.encryption.keyring),
@@ -47,6 +86,19 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         # What a script sees, and cron mails. The page shows all events whatever this says.
         loggers={"console": dg.configured(dg.colored_console_logger)({"log_level": "INFO"})},
     )
+
+
+class Recovery:
+    """What there is where the settings have a section ``wal``: base backups, archived WAL, recovery to any second."""
+
+    def __init__(self, settings: Settings, database: dg.AssetKey) -> None:
+        wal_archive = wal_archive_asset(settings, database)
+        ship_wal = ship_wal_job(settings, wal_archive)
+        base_backup = base_backup_asset(settings, database)
+        base_copies = copies_asset(settings, base_backup.key, "base")
+        self.assets = [wal_archive, base_backup, base_copies]
+        self.jobs = [ship_wal, backup_base_job(settings, base_backup, base_copies), restore_to_time_job(settings)]
+        self.sensors = [ship_wal_sensor(settings, ship_wal)]
 
 
 defs = build_definitions(load_settings())

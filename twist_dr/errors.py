@@ -131,6 +131,43 @@ class RestoreInterrupted(RestoreError):
     """A restore was cut short and cannot be finished or reverted now; the message says what is in the way."""
 
 
+# -- write-ahead log --------------------------------------------------------------------------------------------------
+
+
+class WalError(TwistDRError):
+    """Base of all errors about archived write-ahead log."""
+
+
+class WalInvalid(WalError):
+    """A file is not the segment that its name says: zeros, truncated, another segment's or another cluster's bytes."""
+
+
+class WalConflict(WalError):
+    """A storage target holds other bytes under a segment's name: two servers wrote the same timeline."""
+
+
+class WalMissing(WalError):
+    """No storage target has a segment or history file that is needed."""
+
+
+class WalNotShipped(WalError):
+    """At least one storage target lacks WAL that it should have by now."""
+
+    retryable = True
+
+
+class WalReceiverStopped(WalError):
+    """WAL cannot be received: the slot is lost, the server keeps too little, or it is another cluster."""
+
+
+class RecoveryPointInvalid(WalError):
+    """What a recovery should aim at cannot be read, or does not exist in the archive; the message says what can be recovered."""
+
+
+class RecoveryFailed(WalError):
+    """A recovered server is not what was planned, or could not be made. It was not promoted; nothing live was changed."""
+
+
 # -- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 

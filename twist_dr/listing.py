@@ -9,6 +9,7 @@ from typing import Any
 
 from twist_dr.catalog import BackupRow, CopyRow, RestoreRow, SealedBackup, VerificationRow
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.engine.recovery.sandbox import ClusterSandbox
 from twist_dr.engine.restore.settle import Kept
 
 
@@ -148,6 +149,8 @@ def restore_page(row: RestoreRow) -> str:
         lines.append(f"database {row.database}")
     if row.seconds_locked_out is not None:
         lines.append(f"locked out for {human_seconds(row.seconds_locked_out)}")
+    if row.recovery_point is not None:
+        lines.append(f"aimed at {row.recovery_point}")
     if row.run_id is not None:
         lines.append(f"run {row.run_id}")
     lines += [f"passed over {line}" for line in row.passed_over]
@@ -163,6 +166,16 @@ def restore_page(row: RestoreRow) -> str:
 def restore_document(row: RestoreRow) -> dict[str, Any]:
     """One restore for ``--json``: times in ISO 8601, durations in seconds."""
     return _plain(asdict(row))
+
+
+def sandbox_table(rows: Sequence[ClusterSandbox]) -> str:
+    """Recovered servers that somebody looks at."""
+    if not rows:
+        return "there are no sandboxes of clusters"
+    return table(
+        ("SANDBOX", "PORT", "STATE", "HOW TO REACH IT", "WHAT IT IS"),
+        [(row.folder.name, str(row.port), "runs" if row.runs else "stopped", row.where(), row.point) for row in rows],
+    )
 
 
 def replaced_table(rows: Sequence[Kept]) -> str:

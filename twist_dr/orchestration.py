@@ -13,12 +13,19 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
 
+from twist_dr import audit
+from twist_dr.backups import who
+from twist_dr.catalog import AttemptRow, AttemptState, Catalog, CatalogUnavailable
+from twist_dr.engine.lock import application_lock
 from twist_dr.engine.progress import Report
 from twist_dr.errors import TwistDRError
+from twist_dr.runs import KILLED, LABEL, SCHEDULED_FOR, Recorder, note_killed, scheduled_for
+from twist_dr.settings import ScheduleSettings, Settings
 
 # Owners of jobs and sensors are beta in 1.13, and each definition would say so in every log; a contract test watches them.
 warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.BetaWarning)
@@ -27,14 +34,28 @@ RUN_BACKUP = "team:system_run_backup"
 CONFIGURE_BACKUP = "team:system_configure_backup"
 RESTORE_BACKUP = "team:system_restore_backup"
 
-#: No run is ever launched again by itself: a step that may be retried says so.
-RUN_TAGS = {"dagster/max_retries": "0"}
+#: Whose run it is: several applications may share one Dagster instance.
+APPLICATION_TAG = "twist_dr/application"
 
 _PROCESS_TAG = "twist_dr/process"
+
+Context = dg.OpExecutionContext | dg.AssetExecutionContext
+
+#: How Dagster names the job of assets that are materialized by hand, and how the catalog does.
+_IMPLICIT_JOB = "__ASSET_JOB"
+MATERIALIZED = "materialize"
+
+#: Who launched a run, for people, and Dagster's tag that says so.
+_LAUNCHERS = {"schedule": "dagster/schedule_name", "sensor": "dagster/sensor_name"}
 
 #: Attempts after the first for a failure that may pass by itself (a server that is just restarting), and seconds between them.
 _RETRIES = 2
 _RETRY_SECONDS = 5
+
+
+def run_tags(settings: Settings) -> dict[str, str]:
+    """Tags of all jobs. No run is ever launched again by itself: a step that may be retried says so."""
+    return {"dagster/max_retries": "0", APPLICATION_TAG: settings.application}
 
 
 def _machine() -> str:
@@ -80,10 +101,40 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         if mark is not None and _is_dead(mark):
             instance.report_run_failed(
                 run,
-                f"The process of this run ({mark.rsplit(' ', 2)[1]}) is gone: it was killed, or the machine went down.",
+                f"{KILLED} (process {mark.rsplit(' ', 2)[1]})",
             )
             reaped.append(run.run_id)
     return reaped
+
+
+#: Runs that Dagster does not know are taken for dead after so long: its history may have been lost.
+_LOST_AFTER = timedelta(days=1)
+_ENDINGS: dict[dg.DagsterRunStatus, AttemptState] = {
+    dg.DagsterRunStatus.SUCCESS: "succeeded",
+    dg.DagsterRunStatus.FAILURE: "failed",
+    dg.DagsterRunStatus.CANCELED: "cancelled",
+}
+
+
+def settle_attempts(settings: Settings, instance: dg.DagsterInstance) -> list[str]:
+    """Note the end of runs that the catalog still calls running, as Dagster knows it: it may have been locked when they ended.
+
+    Returns a sentence for each.
+    """
+    catalog = Catalog(settings.catalog_url)
+    told = []
+    try:
+        for attempt in catalog.attempts(settings.application, state="running"):
+            run = instance.get_run_by_id(attempt.run_id)
+            lost = run is None and datetime.now(timezone.utc) - attempt.started_at > _LOST_AFTER
+            state = _ENDINGS.get(run.status) if run is not None else "killed" if lost else None
+            if state is not None:
+                error = None if state == "succeeded" else "the run ended without telling why; its page in Dagster may"
+                catalog.end_attempt(attempt.run_id, state=state, error=error)
+                told.append(f"{attempt.run_id} had {state}")
+    except CatalogUnavailable as unavailable:
+        told.append(str(unavailable))
+    return told
 
 
 def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
@@ -99,8 +150,8 @@ def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
-def operation(context: dg.OpExecutionContext | dg.AssetExecutionContext, *, retry: bool = False) -> Iterator[Report]:
-    """Around a step's work. Gives the report that the engine tells its progress to.
+def operation(context: Context, settings: Settings, *, retry: bool = False) -> Iterator[Report]:
+    """Around a step's work. Gives the report that the engine tells its progress to. What becomes of it is recorded and told.
 
     With ``retry``, a failure that may pass by itself is tried again. Not by a retry policy of Dagster's: that would also
     start an interrupted step anew.
@@ -109,14 +160,82 @@ def operation(context: dg.OpExecutionContext | dg.AssetExecutionContext, *, retr
     report = Report(_safely(context.log.info), _safely(context.log.warning), bar=sys.stderr.isatty())
     for run_id in reap_dead_runs(context.instance):
         report.warning(f"run {run_id} was killed earlier and is marked as failed now")
+        note_killed(settings, run_id, report)
+    recorder = Recorder(settings, attempt_of(context.run, settings.application), report)
+    recorder.begin()
+    step = context.op_execution_context.op.name if isinstance(context, dg.AssetExecutionContext) else context.op.name
+    chosen = context.run.step_keys_to_execute
+    steps = [node.name for node in context.job_def.nodes_in_topological_order]
+    last = [name for name in steps if not chosen or name in chosen][-1:] == [step]
     try:
         yield report
     except TwistDRError as error:
         if retry and error.retryable and context.retry_number < _RETRIES:
             report.warning(f"{error} Trying again in {_RETRY_SECONDS} s.")
             raise dg.RetryRequested(_RETRIES, _RETRY_SECONDS) from error
+        recorder.end("failed", last=last, step=step, error=str(error), error_type=type(error).__name__)
         raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from None
-    except BaseException:
+    except BaseException as error:
         # An interrupt reaches this thread only; the others look at this between two chunks.
         report.stop.set()
+        state: AttemptState = "failed" if isinstance(error, Exception) else "cancelled"
+        said, name = _reason(error)
+        recorder.end(state, last=last, step=step, error=said, error_type=name)
         raise
+    recorder.end("succeeded", last=last)
+
+
+def _reason(error: BaseException) -> tuple[str | None, str]:
+    """What to record of an error, and its name. A step may have made a failure of one of ours itself, to show more of it."""
+    if isinstance(error, dg.Failure):
+        name = error.metadata.get("error")
+        return error.description, str(name.value) if name is not None else "Failure"
+    return str(error) or None, type(error).__name__
+
+
+def attempt_of(run: dg.DagsterRun, application: str) -> AttemptRow:
+    """A run as the catalog records it: how it came about, and that it has begun."""
+    by = next((f"{what} {run.tags[tag]}" for what, tag in _LAUNCHERS.items() if tag in run.tags), None)
+    return AttemptRow(
+        run_id=run.run_id,
+        application=application,
+        # What somebody materializes by hand belongs to no job, and its next success may be of quite another asset.
+        job=MATERIALIZED if run.job_name.startswith(_IMPLICIT_JOB) else run.job_name,
+        label=run.tags.get(LABEL),
+        scheduled_for=scheduled_for(run.tags.get(SCHEDULED_FOR)),
+        who=by or who(),
+        started_at=datetime.now(timezone.utc),
+    )
+
+
+@contextmanager
+def exclusively(context: Context, settings: Settings, what: str, report: Report) -> Iterator[None]:
+    """The application's lock: at once or not at all, but a scheduled run waits for what is going on."""
+    with application_lock(
+        settings.lock_dir, settings.application, what, patience=patience(context, settings), waiting=report.info
+    ):
+        yield
+
+
+def patience(context: Context, settings: Settings) -> float:
+    """Seconds that a run waits for another operation: a person wants to know at once, a schedule can wait."""
+    waits = SCHEDULED_FOR in context.run.tags
+    schedules = settings.schedules or ScheduleSettings()
+    return schedules.patience.total_seconds() if waits else 0.0
+
+
+def note_key_use(context: Context, settings: Settings, purpose: str, backup_id: str, report: Report) -> None:
+    """Write into the audit log that a backup's key was used. ``purpose``: ``encrypt``, ``verify`` or ``restore``."""
+    catalog: Catalog = context.resources.catalog
+    try:
+        row = catalog.backup(settings.application, backup_id)
+    except CatalogUnavailable as unavailable:
+        report.warning(str(unavailable))
+        return
+    if row is not None:
+        attempt = attempt_of(context.run, settings.application)
+        problem = audit.key_used(
+            settings, catalog, who=attempt.who, key_id=row.key_id, purpose=purpose, subject=backup_id, run_id=attempt.run_id
+        )  # fmt: skip
+        if problem:
+            report.warning(problem)

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from twist_dr.catalog import Catalog
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.retention.doubts import REBUILT_MARK
+from twist_dr.engine.retention.holds import HoldNotes
+from twist_dr.engine.retention.model import Hold
 from twist_dr.errors import BackupError, EncryptionError, ObjectCorrupt, ObjectMissing
 from twist_dr.storage.base import StorageTarget
 
 
 @dataclass(frozen=True)
 class RebuildResult:
-    """How many backups were recorded, and how many folders hold one that cannot be read."""
+    """How many backups were recorded, how many folders hold one that cannot be read, and how many holds came back."""
 
     recorded: int
     refused: int
+    holds: int = 0
 
 
 def rebuild_catalog(
     target: StorageTarget, application: str, keyring: Keyring, catalog: Catalog, report: Report
 ) -> RebuildResult:
-    """Record every backup of an application that a target holds, and copies that it lacks now as deleted. The rest stays.
+    """Record every backup of an application that a target holds with the holds there, and copies that it lacks now as deleted. The rest stays.
 
-    A copy whose objects are all there with their sizes counts as ``stored``: its bytes were not read. Folders without a
+    Leaves a note: until backups are verified anew, no cleanup trusts what the catalog knows of good ones.
+
+    A copy whose objects are all there with their sizes counts as ``stored``: its bytes were not read. So one that is known as ``corrupt``
+    stays so, until somebody reads it. Folders without a
     manifest are no backups and are passed over. Raises storage errors when the target cannot be listed.
     """
     repository = Repository(target, application)
     target.prepare()
     recorded = refused = 0
+    # Before anything else: whenever this is cut short, what is held is not deleted, and nothing is before something is verified.
+    catalog.set_mark(application, REBUILT_MARK, {"at": datetime.now(timezone.utc).isoformat()})
+    holds = _bring_back_holds(catalog, repository, report)
     ids = repository.backup_ids()
     there = {backup_id for backup_id in ids if repository.has_manifest(backup_id)}
     _note_missing(catalog, repository, there, report)
@@ -48,7 +59,28 @@ def rebuild_catalog(
         catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
         _record_copy(catalog, repository, manifest, report)
         recorded += 1
-    return RebuildResult(recorded, refused)
+    return RebuildResult(recorded, refused, holds)
+
+
+def _bring_back_holds(catalog: Catalog, repository: Repository, report: Report) -> int:
+    """Place in the catalog what the target holds and the catalog does not know. One that it knows as released lies there still: it holds."""
+    application = repository.application
+    known = {
+        Hold(row.backup_id, row.who, row.reason, row.until)
+        for row in catalog.holds(application)
+        if row.released_at is None
+    }
+    count = 0
+    for note in HoldNotes(repository).all():
+        hold = note.hold
+        if hold in known:
+            continue
+        if not note.readable:
+            report.warning(f"{hold.backup_id} is held for ever: {hold.reason}")
+        catalog.place_hold(application, hold.backup_id, who=hold.who, reason=hold.reason, until=hold.until)
+        known.add(hold)
+        count += 1
+    return count
 
 
 def _note_missing(catalog: Catalog, repository: Repository, there: set[str], report: Report) -> None:
@@ -72,7 +104,9 @@ def _record_copy(catalog: Catalog, repository: Repository, manifest: Manifest, r
         return
     forms = sorted({form.name for form, _ in held.values()}, key=len)
     known = next((copy for copy in catalog.copies(manifest.backup_id) if copy.target == name), None)
-    if known is None or known.state != "checked":
+    if known is not None and known.state == "corrupt":
+        report.warning(f"{manifest.backup_id} on {name} counts as corrupt until its bytes are read again; run scrub")
+    elif known is None or known.state != "checked":
         size = sum(stored.size for _, stored in held.values())
         catalog.record_copy(
             manifest.backup_id, name, state="stored", form=forms[0] if forms else "none", stored_bytes=size

@@ -24,6 +24,11 @@ from twist_dr.settings import Settings
 
 LATEST_VERIFIED = "latest-verified"
 LATEST = "latest"
+#: What to do with a backup that is none of a database's dump.
+_INSTEAD = {
+    "base": "recover from it with the job restore_to_time",
+    "configuration": "bring it back by hand into a new folder, with: twist-dr recover --backup ID --configuration-to FOLDER",
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ def choose_backup(
             if not allow_unverified:
                 raise
             row = None
+    if row is not None and row.kind != "full":
+        raise RestoreRefused(
+            f"{row.backup_id} is a {row.kind} backup, and this job restores full ones; {_INSTEAD.get(row.kind, 'choose another one')}."
+        )
     verified = bool(row and row.last_verification and row.last_verification.verified)
     if not verified and not allow_unverified:
         backup_id = row.backup_id if row else wanted
@@ -88,6 +97,13 @@ class RestoreLog:
         self._report = report
         self._verified = verified
         self._told = False
+
+    def note_recovery(self, record: Record) -> None:
+        """The same for a recovery, whose base backup is chosen only when it is planned."""
+        with suppress(CatalogUnavailable):
+            row = self._catalog.backup(self._application, record.backup_id) if record.backup_id else None
+            self._verified = bool(row and row.last_verification and row.last_verification.verified)
+        self.note(record)
 
     def note(self, record: Record) -> None:
         """Record a restore as far as it has come."""
@@ -117,6 +133,7 @@ class RestoreLog:
             result=record.result,
             error=record.error,
             run_id=self._run_id,
+            recovery_point=record.recovery_point,
         )
         try:
             self._catalog.record_restore(row)
@@ -136,7 +153,11 @@ def end_killed(catalog: Catalog, application: str, journals: Journals, report: R
         for row in catalog.restores(application, state="running"):
             if row.mode == "plan" or row.restore_id == but:
                 continue
-            done = journals.has(row.restore_id) and journals.load(row.restore_id).phase == "done"
+            journal = journals.load(row.restore_id) if journals.has(row.restore_id) else None
+            if journal is not None and journal.interrupted:
+                # Not settled yet: nobody can say what became of it.
+                continue
+            done = journal is not None and journal.phase == "done"
             told = (
                 "it was killed after its switch, and finished later"
                 if done

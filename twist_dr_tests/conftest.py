@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.postgres.tools import Tools, find_tools
+from twist_dr_tests import site as commands
 from twist_dr_tests.erp import fixtures
+from twist_dr_tests.preloaded import Preloaded, usable
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 
@@ -28,6 +30,21 @@ def _server_tools() -> dict[int, Tools]:
 
 
 TOOLS = _server_tools()
+
+
+#: Files that take minutes by themselves: begun first, they do not keep everybody waiting at the end.
+_LONGEST = (
+    "test_unattended.py",
+    "test_restore_to_time.py",
+    "test_cleanup.py",
+    "test_restore_served.py",
+    "test_backup_full.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,6 +69,23 @@ def newest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres
     """One server of the newest version, for tests that are not about versions."""
     with PostgresServer(TOOLS[max(TOOLS)], tmp_path_factory.mktemp("newest"), settings={"fsync": "off"}) as running:
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _preloaded() -> Iterator[None]:
+    if not usable():
+        yield
+        return
+    commands.preloaded = process = Preloaded()
+    yield
+    commands.preloaded = None
+    process.close()
+
+
+@pytest.fixture
+def real_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command starts as a shell starts it."""
+    monkeypatch.setattr(commands, "preloaded", None)
 
 
 _TEMPLATE = "erp_template"

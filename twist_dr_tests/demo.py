@@ -1,4 +1,5 @@
-"""``make demo`` and ``make ui``: the sample ERP, backed up to two folders and an S3 endpoint, proven, restored after an accident, and undone.
+"""``make demo`` and ``make ui``: the sample ERP, backed up to two folders and an S3 endpoint, proven, restored after an accident, undone,
+and taken back to the second before another one.
 
 Everything lies in ``.demo``, but for the server's data when root starts it (see ``unprivileged.py``). Run again, it goes on with the same database, keys and history.
 """
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -31,6 +33,8 @@ from twist_dr.engine.restore.settle import kept, remove_kept
 from twist_dr.errors import TwistDRError
 from twist_dr.resources.restores import surroundings
 from twist_dr.settings import Settings, load_settings
+from twist_dr.status.collect import collect
+from twist_dr.status.text import render
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.storage.servers import rclone_server
@@ -60,6 +64,7 @@ storage_targets:
   office:
     type: local
     path: targets/office
+    retention: {{daily: 7, weekly: 4, last: {{pre-restore: 3}}, wal: 7 days}}
   archive:
     type: local
     path: targets/archive
@@ -82,9 +87,20 @@ restore:
   # A restored copy must not mail customers a second time.
   after_restore_sql:
     - UPDATE outbox_outboxmessage SET sent_at = now() WHERE sent_at IS NULL
+wal:
+  source: receive
+schedules:
+  time_zone: UTC
 work_dir: work
 """
 
+
+#: Ten entries like the last ones.
+_BOOK = """
+    INSERT INTO ledger_ledgerentry (company_id, account_id, invoice_id, voucher, booked_on, text, debit, credit)
+    SELECT company_id, account_id, invoice_id, voucher, booked_on, text, debit, credit
+      FROM ledger_ledgerentry ORDER BY id DESC LIMIT 10
+"""
 
 NEXT = f"""\
 What to do next
@@ -102,8 +118,14 @@ def sample_application(megabytes: int) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         stack.enter_context(application_lock(DEMO, "demo", "A second demo"))
         tools = choose_tools(find_tools(), 18, server=True, purpose="run the demo on")
-        server = stack.enter_context(PostgresServer(tools, DEMO / "postgres", keep=True))
+        server = stack.enter_context(
+            PostgresServer(tools, DEMO / "postgres", settings={"summarize_wal": "on"}, keep=True)
+        )
         url = server.url("erp")
+        if not (DEMO / "media").exists():
+            # The cluster may lie where its user can go, and outlive a checkout that somebody removed.
+            with server.cluster().connect() as connection:
+                connection.execute("DROP DATABASE IF EXISTS erp WITH (FORCE)")
         fixtures.create(url, DEMO / "media", megabytes=megabytes)
         endpoint = stack.enter_context(rclone_server(DEMO / "s3"))
         shutil.copyfile(ROOT / "dagster.yaml", DEMO / "dagster" / "dagster.yaml")
@@ -120,6 +142,23 @@ def sample_application(megabytes: int) -> Iterator[dict[str, str]]:
             "TWIST_DR_CONFIG": str(DEMO / "twist-dr.yaml"),
             "DAGSTER_HOME": str(DEMO / "dagster"),
         }
+
+
+@contextmanager
+def resident(*arguments: str) -> Iterator[None]:
+    """A ``twist-dr wal`` process that stays, ended by its process id."""
+    command = [str(Path(sys.executable).with_name("twist-dr")), "wal", *arguments]
+    with (DEMO / f"wal-{arguments[0]}.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=DEMO, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def execute(job: str, environment: Mapping[str, str], config: Mapping[str, Any] | None = None) -> float:
@@ -203,10 +242,11 @@ def main() -> None:
     try:
         with sample_application(options.megabytes) as environment:
             os.environ.update(environment)
-            if options.ui:
-                serve(options.port)
-            else:
-                run_demo(environment)
+            with resident("receive"), resident("ship", "--follow"):
+                if options.ui:
+                    serve(options.port)
+                else:
+                    run_demo(environment)
     except TwistDRError as error:
         raise SystemExit(str(error)) from None
 
@@ -231,6 +271,9 @@ def run_demo(environment: Mapping[str, str]) -> None:
         )
     print(summary(row, row.last_verification, settings, backup_seconds, verify_seconds))
     print(accident_and_restore(environment, settings, catalog))
+    print(accident_and_recovery(environment, settings, catalog))
+    status = collect(settings, catalog, datetime.now(timezone.utc))
+    print(f"What twist-dr status says after all that\n{textwrap.indent(render(status), '  ')}\n")
     print(NEXT)
 
 
@@ -254,6 +297,29 @@ def accident_and_restore(environment: Mapping[str, str], settings: Settings, cat
     )
     told.append((_told("undone again", catalog, settings, spent), _entries(settings)))
     return "\n".join(["", f"  {'':<72}{'entries':>8}", *(f"  {what:<72}{count:>8}" for what, count in told), ""])
+
+
+def accident_and_recovery(environment: Mapping[str, str], settings: Settings, catalog: Catalog) -> str:
+    """Write on after a base backup, let a script go wrong, and recover to the moment before it."""
+    execute("backup_base", environment)
+    told = [("after a base backup", _entries(settings))]
+    with Cluster(settings.restore_url).connect() as connection:
+        # What no full backup has: it is only in the write-ahead log.
+        connection.execute(_BOOK)
+        [[before]] = query(connection, "SELECT clock_timestamp()")
+        told.append(("ten more are booked; it is " + f"{before:%H:%M:%S.%f}"[:-3], _entries(settings)))
+        connection.execute("DELETE FROM ledger_ledgerentry WHERE id % 2 = 0")
+    told.append(("a script deletes every other one", _entries(settings)))
+    config = {
+        "to": before.isoformat(),
+        "mode": "replace",
+        "reason": "a script deleted every other entry",
+        "confirm": settings.application,
+        "pre_restore_backup": False,
+    }
+    spent = execute("restore_to_time", environment, {"recover_to_point": {"config": config}})
+    told.append((_told(f"recovered to {before:%H:%M:%S.%f}"[:-3], catalog, settings, spent), _entries(settings)))
+    return "\n".join([f"  {'':<72}{'entries':>8}", *(f"  {what:<72}{count:>8}" for what, count in told), ""])
 
 
 def _told(what: str, catalog: Catalog, settings: Settings, spent: float) -> str:

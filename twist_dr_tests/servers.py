@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -40,9 +41,13 @@ class PostgresServer:
         *,
         port: int | None = None,
         settings: dict[str, str] | None = None,
+        initdb: Sequence[str] = (),
         keep: bool = False,
+        over_socket: bool = False,
     ) -> None:
         self._keep = keep
+        self._over_socket = over_socket
+        self._initdb = initdb
         user, group = unprivileged()
         self.base = reachable_base(folder, user)
         self.tools = reachable_tools(tools, self.base, user)
@@ -57,11 +62,15 @@ class PostgresServer:
                 os.chown(path, user, group or -1)
         if not (self._data / "PG_VERSION").exists():
             self._make()
+        self.start(settings or {})
+
+    def start(self, settings: dict[str, str]) -> None:
+        """Start the server of a cluster that is there; after :meth:`crash` or :meth:`stop`."""
         arguments: list[str | Path] = [self.tools.program("postgres"), "-D", self._data, "-p", str(self.port)]
         for name, value in {
             "unix_socket_directories": str(self._sockets),
             "listen_addresses": "127.0.0.1",
-            **(settings or {}),
+            **settings,
         }.items():
             arguments += ["-c", f"{name}={value}"]
         self._child = Child(arguments, environment={"LC_ALL": "C"}, folder=self._data, **self._run_as)
@@ -72,9 +81,10 @@ class PostgresServer:
             raise
 
     def url(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
-        """A connection URL over TCP, as the superuser unless told otherwise."""
+        """A connection URL, as the superuser unless told otherwise: over TCP, or the server's socket if it was made so."""
         word = self._password.read_text() if password is None else password
-        return f"postgresql://{quote(user)}:{quote(word)}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+        host = quote(str(self._sockets), safe="") if self._over_socket else "127.0.0.1"
+        return f"postgresql://{quote(user)}:{quote(word)}@{host}:{self.port}/{quote(database, safe='')}"
 
     def cluster(self, database: str = "postgres") -> Cluster:
         return Cluster(self.url(database))
@@ -86,13 +96,29 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.cluster(name)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Fast shutdown (SIGINT), by process id."""
         if self._child.process.poll() is None:
             self._child.process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 self._child.process.wait(30)
         self._child.end()
+
+    def crash(self) -> None:
+        """End all its processes with SIGKILL, as a power cut would."""
+        process = self._child.process.pid
+        # The postmaster first, which would clear up after the others; each of them leads a group of its own.
+        others = [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        for each in (process, *others):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        self._child.end()
+        while any(Path(f"/proc/{each}").exists() for each in others):
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Stop it, and remove its folder unless it is to be kept."""
+        self.stop()
         if not self._keep:
             shutil.rmtree(self.base, ignore_errors=True)
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -111,6 +137,7 @@ class PostgresServer:
         arguments: list[str | Path] = [
             self.tools.program("initdb"), f"--pgdata={self._data}", "--username=postgres", f"--pwfile={self._password}",
             "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
+            *self._initdb,
         ]  # fmt: skip
         run(arguments, environment={"LC_ALL": "C"}, folder=self._data, **self._run_as)
 
@@ -123,3 +150,33 @@ class PostgresServer:
             if self._child.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL {self.tools.version} did not start: {self._child.complaint()}")
             time.sleep(0.05)
+
+
+def standby_of(server: PostgresServer, folder: Path, *, settings: dict[str, str]) -> PostgresServer:
+    """A running standby, removed when it is closed."""
+    standby = PostgresServer(server.tools, folder, settings={"fsync": "off"})
+    standby.stop()
+    data = standby.base / "data"
+    owner = data.stat()
+    shutil.rmtree(data)
+    run(
+        [
+            server.tools.program("pg_basebackup"),
+            f"--pgdata={data}",
+            "--wal-method=stream",
+            "--checkpoint=fast",
+            "--no-sync",
+        ],
+        environment=server.cluster().environment(),
+    )
+    (data / "standby.signal").touch()
+    host = server.cluster().parameters
+    with (data / "postgresql.auto.conf").open("a") as file:
+        file.write(
+            f"primary_conninfo = 'host=127.0.0.1 port={server.port} user=postgres password={host['password']}'\n"
+        )
+    for path in (data, *data.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid)
+    (standby.base / "superuser.password").write_text(host["password"])
+    standby.start(settings)
+    return standby

@@ -20,6 +20,10 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.resources.targets import build_target
 from twist_dr.settings import Settings, load_settings
+from twist_dr_tests.preloaded import Command, Preloaded
+
+#: Where commands of Dagster come from, unless each is to start as a shell starts it.
+preloaded: Preloaded | None = None
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -140,23 +144,30 @@ class Site:
 
     # -- commands --------------------------------------------------------------------------------------------------
 
-    def start(self, job: str, config: Mapping[str, Any] | None = None, **environment: str) -> subprocess.Popen[str]:
-        """Start ``dagster job execute`` and do not wait."""
-        command = [beside("dagster"), "job", "execute", "-m", "twist_dr.definitions", "-j", job]
-        if config:
-            path = self.folder / "run.yaml"
-            path.write_text(yaml.safe_dump({"ops": config, "resources": self.resources}))
-            command += ["-c", str(path)]
+    def dagster(self, *arguments: str, **environment: str) -> subprocess.Popen[str] | Command:
+        """Start a command of ``dagster`` and do not wait."""
+        command, whole = [beside("dagster"), *arguments], {**os.environ, **self.environment, **environment}
+        if preloaded is not None:
+            return preloaded.start(command, whole, self.folder)
         return subprocess.Popen(
-            command, env={**os.environ, **self.environment, **environment}, cwd=self.folder, text=True,
+            command, env=whole, cwd=self.folder, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
+    def start(
+        self, job: str, config: Mapping[str, Any] | None = None, **environment: str
+    ) -> subprocess.Popen[str] | Command:
+        """Start ``dagster job execute`` and do not wait."""
+        arguments = ["job", "execute", "-m", "twist_dr.definitions", "-j", job]
+        if config:
+            path = self.folder / "run.yaml"
+            path.write_text(yaml.safe_dump({"ops": config, "resources": self.resources}))
+            arguments += ["-c", str(path)]
+        return self.dagster(*arguments, **environment)
+
     def job(self, job: str, config: Mapping[str, Any] | None = None, **environment: str) -> Outcome:
         """Run a job to its end, as a script would."""
-        process = self.start(job, config, **environment)
-        text, _ = process.communicate(timeout=240)
-        return Outcome(process.returncode, text)
+        return _ended(self.start(job, config, **environment))
 
     def backup(self, **config: str) -> Outcome:
         return self.job("backup_full", {"full_backup": {"config": config}} if config else None)
@@ -191,20 +202,8 @@ class Site:
 
     def materialize(self, *key: str) -> Outcome:
         """Materialize one asset by itself, as the page's button does."""
-        command = [
-            beside("dagster"),
-            "asset",
-            "materialize",
-            "-m",
-            "twist_dr.definitions",
-            "--select",
-            f"key:{'/'.join(key)}",
-        ]
-        done = subprocess.run(
-            command, env={**os.environ, **self.environment}, cwd=self.folder,
-            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
-        )  # fmt: skip
-        return Outcome(done.returncode, done.stdout)
+        selected = f"key:{'/'.join(key)}"
+        return _ended(self.dagster("asset", "materialize", "-m", "twist_dr.definitions", "--select", selected))
 
     def cli(self, *arguments: str, **environment: str) -> Outcome:
         """Run ``twist-dr``."""
@@ -213,6 +212,12 @@ class Site:
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
         )  # fmt: skip
         return Outcome(done.returncode, done.stdout)
+
+
+def _ended(process: subprocess.Popen[str] | Command) -> Outcome:
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode is not None
+    return Outcome(process.returncode, text)
 
 
 def beside(program: str) -> str:

@@ -20,6 +20,7 @@ from twist_dr_tests.site import ROOT, Site
 def definitions(site: Site, monkeypatch: pytest.MonkeyPatch) -> dg.Definitions:
     for name, value in site.environment.items():
         monkeypatch.setenv(name, value)
+    site.set(wal={"source": "receive"})
     # The module reads the settings when it is first imported.
     from twist_dr.definitions import build_definitions
 
@@ -54,6 +55,23 @@ def test_every_definition_names_the_permission_that_launching_it_needs(definitio
         assert job.tags["dagster/max_retries"] == "0", job.name
     assert definitions.resolve_job_def("restore").owners == ["team:system_restore_backup"]
     assert definitions.resolve_job_def("undo_restore").owners == ["team:system_restore_backup"]
+    assert definitions.resolve_job_def("restore_to_time").owners == ["team:system_restore_backup"]
+    for sensor in definitions.sensors or ():
+        assert sensor.owners and set(sensor.owners) <= allowed, sensor.name
+
+
+def test_recovery_to_a_point_is_there_exactly_where_wal_is_archived(definitions: dg.Definitions, site: Site) -> None:
+    from twist_dr.definitions import build_definitions
+
+    def names(of: dg.Definitions) -> set[str]:
+        return {job.name for job in of.resolve_all_job_defs()}
+
+    del site.document["wal"]
+    site.save()
+    without = build_definitions(site.settings())
+    assert names(definitions) - names(without) == {"backup_base", "ship_wal", "restore_to_time"}
+    archived = {key for key in definitions.resolve_asset_graph().materializable_asset_keys if "wal_archive" in key.path}
+    assert archived == {dg.AssetKey(["erp", "wal_archive", name]) for name in ("office", "archive")}
 
 
 def test_run_config_cannot_redirect_a_backup(site: Site) -> None:
@@ -70,6 +88,10 @@ def test_the_launchpad_is_prefilled_with_every_setting(definitions: dg.Definitio
     assert config["ops"]["full_backup"]["config"] == {"label": "manual", "reason": "", "parts": "all", "targets": "all"}
     restore = dg.validate_run_config(definitions.resolve_job_def("restore"), {})["ops"]["restore_backup"]["config"]
     assert (restore["mode"], restore["backup"], restore["source"]) == ("plan", "latest-verified", "any")
+    recovery = dg.validate_run_config(definitions.resolve_job_def("restore_to_time"), {})["ops"]["recover_to_point"][
+        "config"
+    ]
+    assert (recovery["mode"], recovery["to"], recovery["confirm"]) == ("plan", "latest", "")
     assert (restore["allow_unverified"], restore["pre_restore_backup"], restore["confirm"]) == (False, True, "")
 
 

@@ -29,6 +29,8 @@ from twist_dr.doctor.machine import (
 )
 from twist_dr.doctor.targets import TargetPlace, check_places, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_verification
+from twist_dr.doctor.wal import WalSeen, check_programs, check_wal_server
+from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.copies import store_copy
 from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
@@ -39,12 +41,15 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
+from twist_dr.engine.wal.spool import Spool
 from twist_dr.init import write_initial_files
 from twist_dr.settings import Settings, parse_settings
 from twist_dr.storage.base import Capabilities
 from twist_dr.storage.local import LocalTarget
-from twist_dr_tests.conftest import TOOLS
+from twist_dr_tests.conftest import TOOLS, make_site
+from twist_dr_tests.engine.helpers import wait_until
 from twist_dr_tests.erp import fixtures
+from twist_dr_tests.recorded import resident
 from twist_dr_tests.servers import PostgresServer, free_port
 from twist_dr_tests.storage.conftest import mounted_tmpfs
 
@@ -148,7 +153,7 @@ def limited(newest_server: PostgresServer, small: Cluster) -> Iterator[tuple[Clu
 # -- the whole ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_sound_application_gets_no_problem_and_one_hint_about_its_only_disk(
+def test_a_sound_application_gets_no_problem_and_hints_about_its_only_disk_and_who_is_told(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "media").mkdir()
@@ -164,8 +169,8 @@ django:
 """
     settings = settings_for(tmp_path, url, more)
     lacking = [finding for finding in run_doctor(settings, {"DAGSTER_HOME": str(tmp_path)}) if finding.status != "ok"]
-    assert [finding.check for finding in lacking] == ["targets", *["restore settings"] * 3]
-    assert "older backup cannot be migrated" in lacking[-1].found
+    assert [finding.check for finding in lacking] == ["targets", *["restore settings"] * 3, "alerts"]
+    assert "older backup cannot be migrated" in lacking[-2].found
     more += """  database_variable: ERP_DATABASE_URL
 restore:
   maintenance: {file: maintenance}
@@ -174,7 +179,7 @@ restore:
     settings = settings_for(tmp_path, url, more)
     findings = list(run_doctor(settings, {"DAGSTER_HOME": str(tmp_path)}))
     text = render(findings)
-    assert [finding.check for finding in findings if finding.status != "ok"] == ["targets"], text
+    assert [finding.check for finding in findings if finding.status != "ok"] == ["targets", "alerts"], text
     assert "can be restored beside" in only(findings, "restore rights").found
     assert only(findings, "restores").found == "none was cut short"
     assert "one disk" in only(findings, "targets").found
@@ -723,3 +728,291 @@ def test_a_backup_that_lies_in_staging_only_is_pointed_out_and_remains_of_killed
     assert manifest.backup_id in found[1].found
     assert "backup_full" in remedy(found[1])
     assert killed.exists()
+
+
+# -- write-ahead log and base backups -----------------------------------------------------------------------------------
+
+SOON = timedelta(minutes=15)
+
+
+def wal_findings(cluster: Cluster, source: str, spool: Path) -> list[Finding]:
+    """What is said of a server and of its archiver."""
+    findings, seen = drain(check_wal_server(cluster, source, "twist_dr_erp", [], "database.url"))
+    return findings + (findings_of(check_archiver(cluster, seen, source, spool, SOON)) if seen else [])
+
+
+def named(findings: list[Finding], check: str, words: str) -> Finding:
+    """The one finding of that name which says so."""
+    return only([finding for finding in findings if words in finding.found], check)
+
+
+def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_gone(tmp_path: Path) -> None:
+    settings = {"fsync": "off", "summarize_wal": "on"}
+    with PostgresServer(
+        TOOLS[max(TOOLS)], tmp_path / "server", settings=settings, initdb=["--data-checksums"]
+    ) as server:
+        (tmp_path / "site").mkdir()
+        site = make_site(server, tmp_path / "site")
+        site.set(wal={"slot": "twist_dr_erp"})
+
+        def told(now: datetime | None = None) -> list[Finding]:
+            found = list(run_doctor(site.settings(), site.environment))
+            names = (
+                "wal",
+                "replication",
+                "wal senders",
+                "slot",
+                "base backups",
+                "recovery",
+                "archiver",
+                "spool",
+                "newest base",
+            )
+            return [each for each in found if each.check in names or each.check.startswith("frontier")]
+
+        before = {each.check: each for each in told()}
+        assert [name for name, each in before.items() if each.status != "ok"] == [
+            "slot", "newest base", "frontier office", "frontier archive",
+        ]  # fmt: skip
+        assert "twist-dr wal receive" in remedy(before["slot"]) and "backup_base" in remedy(before["newest base"])
+        with resident(site, "wal", "receive"):
+            site.job("backup_base").expect(0)
+            site.job("ship_wal").expect(0)
+            after = told()
+            assert [each for each in after if each.status != "ok"] == [], render(after)
+            assert "twist_dr_erp is in use" in only(after, "slot").found
+            assert only(after, "base backups").found == "can be incremental"
+            assert " old" in only(after, "frontier office").found and "-base-" in only(after, "newest base").found
+        alone = only(told(), "slot")
+        assert alone.status == "problem" and "nobody receives from the replication slot" in alone.found
+
+        # The same installation, looked at later.
+        newest, rows = site.catalog().latest("erp", kind="base"), site.catalog().wal_frontiers("erp")
+        _, seen = drain(check_wal_server(server.cluster(), "receive", "twist_dr_erp", [], "database.url"))
+        assert seen is not None
+        later = datetime.now(timezone.utc) + timedelta(days=9)
+        assert "replays everything" in only(findings_of(check_newest_base(newest, seen, later)), "newest base").found
+        short = replace(seen, settings={**seen.settings, "wal_summary_keep_time": "60"})
+        soon = datetime.now(timezone.utc) + timedelta(hours=2)
+        assert "the next is full" in only(findings_of(check_newest_base(newest, short, soon)), "newest base").found
+        assert only(findings_of(check_newest_base(newest, seen, soon)), "newest base").status == "ok"
+        other = replace(seen, sample=replace(seen.sample, system_identifier="1"))
+        found = only(findings_of(check_newest_base(newest, other)), "newest base")
+        assert found.status == "problem" and "the server is another one now (1)" in found.found
+        found = only(findings_of(check_frontiers(rows, ["office"], SOON, soon)), "frontier office")
+        assert found.status == "problem" and "2 h" in found.found and "twist-dr wal status" in remedy(found)
+        failed = [replace(row, error="there is no such folder") for row in rows]
+        assert "there is no such folder" in findings_of(check_frontiers(failed, ["office"], SOON))[0].found
+
+
+def test_a_server_that_writes_too_little_and_lets_nobody_replicate_is_told_what_to_set(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    settings = {"fsync": "off", "wal_level": "minimal", "max_wal_senders": "0"}
+    with PostgresServer(server.tools, tmp_path / "server", settings=settings) as minimal:
+        findings = wal_findings(minimal.cluster(), "receive", tmp_path)
+        assert "wal_level is minimal" in named(findings, "wal", "minimal").found
+        assert "0 of 0 WAL senders are free, 2 needed" in only(findings, "wal senders").found
+        assert only(findings, "replication").status == "problem"
+        if minimal.major < 18:
+            assert "pg_checksums --enable" in remedy(named(findings, "base backups", "data checksums are off"))
+        with minimal.cluster().connect() as connection:
+            for name in ("wal", "wal senders"):
+                for statement in remedy(only(findings, name)).partition("--")[0].strip().rstrip(";").split(";"):
+                    connection.execute(statement.encode())
+        minimal.stop()
+        minimal.start({"fsync": "off"})
+        mended = wal_findings(minimal.cluster(), "receive", tmp_path)
+        assert {only(mended, name).status for name in ("wal", "wal senders", "replication")} == {"ok"}
+
+
+def test_a_role_that_may_not_replicate_gets_the_statements_that_mend_it(server: PostgresServer, tmp_path: Path) -> None:
+    with server.cluster().connect() as connection:
+        connection.execute(f"DROP ROLE IF EXISTS replicator; CREATE ROLE replicator LOGIN PASSWORD '{PASSWORD}'")
+        cluster = as_role(server, "postgres", "replicator")
+        try:
+            found = wal_findings(cluster, "archive", tmp_path)
+            assert only(found, "replication").status == "problem"
+            lacking = [each for each in found if "may not" in each.found]
+            assert len(lacking) == 3, render(found)
+            for finding in lacking:
+                connection.execute(remedy(finding).partition(";")[0].encode())
+            mended = wal_findings(cluster, "archive", tmp_path)
+            assert not [each for each in mended if "may not" in each.found]
+            assert "a replication connection was let in" in only(mended, "replication").found
+        finally:
+            connection.execute("DROP OWNED BY replicator; DROP ROLE replicator")
+
+
+def test_a_pg_hba_conf_without_a_line_for_replication_is_found_out_by_connecting(tmp_path: Path) -> None:
+    with PostgresServer(TOOLS[max(TOOLS)], tmp_path / "server", settings={"fsync": "off"}) as closed:
+        hba = closed.base / "data" / "pg_hba.conf"
+        whole = hba.read_text()
+        hba.write_text("".join(line for line in whole.splitlines(keepends=True) if " replication " not in line))
+        with closed.cluster().connect() as connection:
+            connection.execute("SELECT pg_reload_conf()")
+            connection.execute("SELECT pg_sleep(0.3)")
+        found = only(wal_findings(closed.cluster(), "receive", tmp_path), "replication")
+        assert found.status == "problem" and "no pg_hba.conf entry for replication connection" in found.found
+        assert remedy(found).startswith("add to pg_hba.conf: host replication postgres ")
+
+
+def test_slots_that_are_lost_unused_taken_or_of_another_kind_are_told_apart(tmp_path: Path) -> None:
+    settings = {
+        "fsync": "off", "max_slot_wal_keep_size": "1MB", "max_replication_slots": "1", "wal_level": "logical",
+        "min_wal_size": "32MB", "max_wal_size": "32MB",
+    }  # fmt: skip
+    with (
+        PostgresServer(TOOLS[max(TOOLS)], tmp_path / "server", settings=settings) as server,
+        server.cluster().connect() as connection,
+    ):
+
+        def slot(source: str = "receive") -> Finding:
+            return only(wal_findings(server.cluster(), source, tmp_path), "slot")
+
+        connection.execute("SELECT pg_create_physical_replication_slot('other', true)")
+        assert "all 1 replication slots are in use" in slot().found
+        connection.execute("SELECT pg_drop_replication_slot('other')")
+        connection.execute("SELECT pg_create_logical_replication_slot('twist_dr_erp', 'pgoutput')")
+        assert "a logical replication slot" in slot().found
+        connection.execute("SELECT pg_drop_replication_slot('twist_dr_erp')")
+        connection.execute("SELECT pg_create_physical_replication_slot('twist_dr_erp', true)")
+        assert "nobody receives" in slot().found
+        unused = slot("archive")
+        assert "nobody uses it" in unused.found
+        for _ in range(4):
+            connection.execute("SELECT pg_logical_emit_message(false, 'test', 'x'); SELECT pg_switch_wal(); CHECKPOINT")
+        assert "is lost" in slot().found
+        connection.execute(remedy(unused).encode())
+        assert not [each for each in wal_findings(server.cluster(), "archive", tmp_path) if each.check == "slot"]
+
+
+def test_an_archiver_that_is_off_aimless_or_failing_is_found(tmp_path: Path, open_folder: Path) -> None:
+    tools, spool = TOOLS[max(TOOLS)], Spool(open_folder / "spool")
+    with PostgresServer(tools, open_folder / "server", settings={"fsync": "off"}, keep=True) as server:
+
+        def told(source: str = "archive") -> list[Finding]:
+            return [
+                each
+                for each in wal_findings(server.cluster(), source, spool.root)
+                if each.check in ("archiver", "spool")
+            ]
+
+        def restart(**settings: str) -> None:
+            server.stop()
+            server.start({"fsync": "off", "archive_mode": "on", **settings})
+
+        (off,) = told()
+        assert "archive_mode is off" in off.found and told("receive") == []
+        restart()
+        found = told()
+        assert "neither archive_library nor archive_command is set" in named(found, "archiver", "neither").found
+        assert "'60s'" in remedy(named(found, "archiver", "archive_timeout is 0"))
+        assert "there is no folder" in only(found, "spool").found
+
+        spool.prepare()
+        spool.root.chmod(0o711)
+        if unprivileged()[0] is not None:
+            closed = only(told(), "spool")
+            assert "may not write into" in closed.found
+            subprocess.run(remedy(closed).partition("#")[0].replace("sudo ", ""), shell=True, check=True)
+        library = {"archive_library": "basic_archive", "archive_timeout": "60s"}
+        restart(**library)
+        assert "archive_directory is not set" in named(told(), "archiver", "basic_archive").found
+        restart(**library, **{"basic_archive.archive_directory": str(open_folder)})
+        assert "twist-dr ships from" in named(told(), "archiver", "the server archives into").found
+        for way in (
+            {**library, "basic_archive.archive_directory": str(spool.archived)},
+            {"archive_command": f"cp %p {spool.archived}/%f", "archive_timeout": "60s"},
+        ):
+            restart(**way)
+            assert {each.status for each in told()} == {"ok"}, told()
+
+        restart(archive_command="false", archive_timeout="60s")
+        with server.cluster().connect() as connection:
+            connection.execute("SELECT pg_logical_emit_message(false, 'test', 'x'); SELECT pg_switch_wal()")
+            wait_until(
+                lambda: connection.execute("SELECT failed_count FROM pg_stat_archiver").fetchall() != [(0,)],
+                "a failure",
+            )
+        for source in ("archive", "receive"):
+            failing = named(told(source), "archiver", "the server cannot archive")
+            assert failing.status == "problem" and "base backups wait for it" in failing.found
+        assert "does not name" in named(told(), "archiver", "archive_command").found
+        _, seen = drain(check_wal_server(server.cluster(), "archive", "s", [], "database.url"))
+        assert seen is not None
+        late = findings_of(check_archiver(server.cluster(), seen, "receive", spool.root, timedelta(0)))
+        assert (
+            "wait for the server's archiver, the oldest since" in named(late, "archiver", "wait for the server's").found
+        )
+
+
+def test_a_standby_as_the_source_is_named_for_what_it_cannot(tmp_path: Path) -> None:
+    with server_folder(tmp_path / "standby") as base:
+        PostgresServer(TOOLS[max(TOOLS)], tmp_path / "standby", keep=True).close()
+        (base / "data" / "standby.signal").touch()
+        with PostgresServer(TOOLS[max(TOOLS)], tmp_path / "standby", settings={"archive_mode": "on"}) as standby:
+            findings = wal_findings(standby.cluster(), "archive", tmp_path)
+    found = named(findings, "wal", "this is a standby")
+    assert found.status == "warning" and "count no rows" in found.found and "the primary" in remedy(found)
+    assert "archive_mode = always" in remedy(named(findings, "archiver", "archive_mode is on"))
+    assert only(findings, "replication").status == "ok"
+
+
+def test_programs_of_another_version_are_no_help_for_a_recovery(
+    newest_server: PostgresServer,
+) -> None:
+    _, seen = drain(check_wal_server(newest_server.cluster(), "receive", "s", [], "database.url"))
+    assert seen is not None
+    # As if the server had been upgraded to a version that nothing on this machine knows.
+    findings = findings_of(check_programs([], replace(seen, major=99), "receive"))
+    here = only(findings, "recovery")
+    assert here.status == "warning" and "must take place on another machine" in here.found
+    assert "postgresql-99" in remedy(here) and "postgresql-client-99" in remedy(only(findings, "slot"))
+    assert "of version 99 or newer are needed" in only(findings, "base backups").found
+
+
+def test_a_spool_without_room_or_with_wal_that_nobody_takes_is_a_finding(
+    newest_server: PostgresServer, tmp_path: Path
+) -> None:
+    spool, staging = Spool(tmp_path / "spool"), tmp_path / "staging"
+
+    def told(warn_bytes: int = 1 << 20, warn_after: timedelta = SOON, seen: WalSeen | None = None) -> list[Finding]:
+        return findings_of(check_spool(spool.root, staging, seen, warn_bytes, warn_after))
+
+    (sound,) = told()
+    assert sound.status == "ok" and "staged on the same disk" in sound.found and not spool.root.exists()
+    (full_before,) = told(1 << 60)
+    assert full_before.status == "warning" and "wal.warn_bytes" in remedy(full_before)
+    _, seen = drain(check_wal_server(newest_server.cluster(), "receive", "s", [], "database.url"))
+    assert seen is not None
+    bound = replace(seen, settings={**seen.settings, "max_slot_wal_keep_size": str(1 << 40)})
+    assert "all come at once" in only(told(seen=bound), "spool").found
+    received = spool.received("7000000000000000001")
+    received.mkdir(parents=True)
+    (received / "000000010000000000000001").write_bytes(b"w" * (2 << 20))
+    old, large = told(warn_after=timedelta(0))
+    assert "1 file of WAL wait" in old.found and "more than wal.warn_bytes" in large.found
+    assert {old.status, large.status} == {"problem"}
+
+
+def test_the_password_of_the_replication_role_is_never_shown(tmp_path: Path) -> None:
+    url = f"postgresql://replicator:{quote(PASSWORD, safe='')}@127.0.0.1:{free_port()}/erp"
+    settings = settings_for(
+        tmp_path, f"postgresql://erp:x@127.0.0.1:{free_port()}/erp", f"wal: {{replication_url: '{url}'}}\n"
+    )
+    findings = list(run_doctor(settings, {}))
+    found = only(findings, "wal")
+    assert found.status == "problem" and "wal.replication_url" in remedy(found)
+    assert only(findings, "newest base").status == "warning" and only(findings, "spool").status == "ok"
+    text = render([*findings, _hidden(settings, PASSWORD)])
+    assert PASSWORD not in text and quote(PASSWORD, safe="") not in text
+
+
+def _hidden(settings: Settings, words: str) -> Finding:
+    """A finding that quotes something, as whoever runs the doctor sees it."""
+    from twist_dr.doctor import _public, _secrets
+
+    return Redaction(_secrets(settings), _public(settings))(
+        Finding("wal", "problem", f"complains of {words}", "mend it")
+    )

@@ -83,6 +83,13 @@ def switch(erp: ServedErp, *, media: bool = True, database_too: bool = True) -> 
         execute(erp, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
 
+def switch_between_writes(erp: ServedErp, client: WritingClient) -> None:
+    """By hand it takes long enough for an upload to leave its file on one side and its row on the other."""
+    client.pause()
+    switch(erp)
+    client.resume()
+
+
 def change(erp: ServedErp, *statements: str) -> None:
     """As a superuser, in the application's database."""
     with psycopg.connect(erp.database_url, autocommit=True) as connection:
@@ -210,7 +217,7 @@ def test_restored_and_undone_are_told_apart_while_the_client_writes(story: Story
     assert which(erp.state(), story.states()) == "now"
     with history.during("restore"):
         client.wait_for(10)
-        switch(erp)
+        switch_between_writes(erp, client)
         client.wait_for(10)
     client.wait_for(10)
     restored = erp.state()
@@ -223,7 +230,7 @@ def test_restored_and_undone_are_told_apart_while_the_client_writes(story: Story
 
     with history.during("undo"):
         client.wait_for(10)
-        switch(erp)
+        switch_between_writes(erp, client)
         client.wait_for(10)
     client.wait_for(10)
     assert which(erp.state(), {

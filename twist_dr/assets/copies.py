@@ -3,22 +3,26 @@
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 
 import dagster as dg
 
-from twist_dr.backups import Copying, clear_staging
+from twist_dr.assets.freshness import fresh_within, window_of
+from twist_dr.backups import Copying, backup_job, clear_staging, copies_name, needed_beside
 from twist_dr.catalog import Catalog
 from twist_dr.engine.copies import StoredCopy, bring_back
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import MANIFEST_NAME, Manifest, open_manifest
+from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository, form_named
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import BackupNotFound, TwistDRError
 from twist_dr.orchestration import RUN_BACKUP, operation
+from twist_dr.room import record_room
 from twist_dr.settings import Settings
 from twist_dr.storage.base import StorageTarget
+from twist_dr.wal import AwaitWal, Shipping
 
 
 def target_resource(name: str) -> str:
@@ -26,27 +30,47 @@ def target_resource(name: str) -> str:
     return f"target_{name}"
 
 
-def copies_asset(settings: Settings, full_backup: dg.AssetKey) -> dg.AssetsDefinition:
-    """One asset per enabled target, ``<application>/copies/<target>``, made side by side in one step.
+def repositories_of(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, settings: Settings, patience: float | None = None
+) -> dict[str, Repository]:
+    """The application's backups on each enabled target, by name. ``patience`` as in ``Repository``."""
+    return {
+        name: Repository(getattr(context.resources, target_resource(name)), settings.application, patience)
+        for name in settings.enabled_targets
+    }
 
-    Skippable, because a launch may choose some targets only; a target that failed fails the step all the same.
+
+def copies_asset(
+    settings: Settings,
+    backup: dg.AssetKey,
+    kind: Kind = "full",
+    *,
+    await_wal: AwaitWal | None = None,
+) -> dg.AssetsDefinition:
+    """One asset per enabled target, ``<application>/copies/<target>``, ``base_copies`` or ``configuration_copies``, made side by side in one step.
+
+    Skippable, because a launch may choose some targets only; a target that failed fails the step all the same. A copy of a base backup is
+    sealed only when its target also holds the chain that it builds upon, and the WAL up to its end.
     """
-    names = {dg.AssetKey([settings.application, "copies", name]): name for name in settings.enabled_targets}
+    step = copies_name(kind)
+    names = {dg.AssetKey([settings.application, step, name]): name for name in settings.enabled_targets}
+    what = "backup" if kind == "full" else f"{kind} backup"
 
     def spec(key: dg.AssetKey, name: str) -> dg.AssetSpec:
         target = settings.storage_targets[name]
         return dg.AssetSpec(
             key,
-            deps=[full_backup],
-            description=f"The backup on storage target {name} ({target.type}), stored as {target.form.name} and checked.",
+            deps=[backup],
+            description=f"The {what} on storage target {name} ({target.type}), stored as {_form(target.form, kind).name} and checked.",
             group_name="backups",
             kinds={"s3"} if target.type == "s3" else {"file"},
             owners=[RUN_BACKUP],
             skippable=True,
+            freshness_policy=fresh_within(window_of(settings, kind, name)),
         )
 
     @dg.multi_asset(
-        name="copies",
+        name=step,
         specs=[spec(key, name) for key, name in names.items()],
         check_specs=[
             dg.AssetCheckSpec(
@@ -60,40 +84,53 @@ def copies_asset(settings: Settings, full_backup: dg.AssetKey) -> dg.AssetsDefin
         can_subset=True,
     )
     def copies(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
-        with operation(context, retry=True) as report:
+        with operation(context, settings, retry=True) as report:
             catalog: Catalog = context.resources.catalog
             staging = StagingArea(settings.staging_dir)
             keyring: Keyring = context.resources.keyring.load()
             _adopt(catalog, staging, keyring, report)
-            repositories = {
-                name: Repository(getattr(context.resources, target_resource(name)), settings.application)
-                for name in settings.enabled_targets
-            }
-            backup_id, own_run = _backup_to_copy(context, catalog, settings)
-            manifest = _staged(backup_id, staging, repositories, keyring, report)
+            places = repositories_of(context, settings)
+            backup_id, own_run = _backup_to_copy(context, catalog, settings.application, kind)
+            manifest = _staged(backup_id, staging, places, keyring, report)
             chosen = {names[key]: key for key in sorted(context.selected_asset_keys)}
             forms = _forms(settings, manifest, list(chosen), own_run=own_run, report=report)
             copying = Copying(catalog, manifest, context.run.run_id, report)
-            with staging.using(manifest.backup_id) as folder:
-                for copy in copying.side_by_side(
-                    folder, {name: (repositories[name], form) for name, form in forms.items()}
-                ):
-                    yield _materialization(chosen[copy.target], copy, manifest, repositories[copy.target].target)
+            with staging.using(manifest.backup_id) as folder, ExitStack() as stack:
+                needed = None
+                if kind == "base":
+                    targets = {name: place.target for name, place in places.items()}
+                    shipping = stack.enter_context(Shipping(settings, targets, keyring, catalog, report))
+                    needed = needed_beside(manifest, AwaitWal(settings, shipping, report))
+                wanted = {name: (places[name], form) for name, form in forms.items()}
+                for copy in copying.side_by_side(folder, wanted, before_sealed=needed):
+                    yield _materialization(chosen[copy.target], copy, manifest, places[copy.target].target)
             clear_staging(catalog, staging, settings.application, report)
+            record_room(catalog, [place.target for place in places.values()], report)
             copying.raise_failures()
 
     return copies
 
 
-def _backup_to_copy(context: dg.AssetExecutionContext, catalog: Catalog, settings: Settings) -> tuple[str, bool]:
-    """The backup that this run made, or the run that this one repeats, and True; else the newest, and False."""
+def _form(form: Form, kind: Kind) -> Form:
+    """The form of most artifacts: base and configuration backups are never stored unencrypted."""
+    return form if kind == "full" else form.confidential
+
+
+def _backup_to_copy(
+    context: dg.AssetExecutionContext, catalog: Catalog, application: str, kind: Kind
+) -> tuple[str, bool]:
+    """The backup of that kind which this run made, or the run that this one repeats, and True; else the newest, and False."""
     run = context.run
+    newest = catalog.latest(application, kind=kind)
     for run_id in (run.run_id, run.parent_run_id, run.root_run_id):
-        if run_id is not None and (made := catalog.backup_of_run(run_id)) is not None:
-            return made.backup_id, True
-    newest = catalog.latest(application=settings.application)
+        if run_id is None:
+            continue
+        # A run may make a backup of each kind; then what the catalog names may be the other one.
+        for made in (catalog.backup_of_run(run_id), newest):
+            if made is not None and (made.kind, made.run_id) == (kind, run_id):
+                return made.backup_id, True
     if newest is None:
-        raise BackupNotFound(f"There is no backup of {settings.application} yet; launch the job backup_full.")
+        raise BackupNotFound(f"There is no {kind} backup of {application} yet; launch the job {backup_job(kind)}.")
     return newest.backup_id, False
 
 
@@ -136,7 +173,8 @@ def _staged(
         else:
             return manifest
     raise BackupNotFound(
-        f"Neither staging nor any storage target holds {backup_id} whole; make a new backup with the job backup_full."
+        f"Neither staging nor any storage target holds {backup_id} whole; make a new backup with the job "
+        f"{backup_job(kind_of(backup_id))}."
     )
 
 
@@ -148,7 +186,7 @@ def _materialization(
         metadata={
             "backup_id": dg.MetadataValue.text(manifest.backup_id),
             "location": dg.MetadataValue.text(target.location),
-            "form": dg.MetadataValue.text(copy.form.name),
+            "form": dg.MetadataValue.text(_form(copy.form, manifest.kind).name),
             "dagster/size_bytes": dg.MetadataValue.int(copy.bytes),
             "duration_seconds": dg.MetadataValue.float(copy.seconds),
             "ratio": dg.MetadataValue.float(round(manifest.plain_bytes / copy.bytes, 2)),

@@ -2,34 +2,48 @@
 
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.assets.copies import target_resource
+from twist_dr.assets.copies import repositories_of, target_resource
+from twist_dr.assets.freshness import fresh_within
+from twist_dr.backups import backup_job, copies_name
 from twist_dr.catalog import Catalog
+from twist_dr.engine.configuration_check import check_configuration
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Kind, Manifest, kind_of
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.progress import Report
+from twist_dr.engine.recovery.bases import find_bases
+from twist_dr.engine.recovery.rehearsal import RehearsalPlan, rehearse
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT, PASSED_OVER
+from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.verification import VerificationPlan, VerificationResult, verify_backup
 from twist_dr.errors import (
     BackupNotFound,
     StorageError,
     TwistDRError,
     VerificationFailed,
+    WalError,
 )
-from twist_dr.orchestration import RUN_BACKUP, operation
+from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation
+from twist_dr.runs import heartbeat
 from twist_dr.settings import Settings
 
 
 class VerifyBackupConfig(dg.Config):
     """All have defaults: launched as it is, the latest backup is verified from the first target with a good copy."""
 
-    backup: str = Field("latest", description="latest, or a backup's id")
+    backup: str = Field(
+        "latest",
+        description="latest, latest-base (recovers the newest base backup and replays WAL), latest-configuration (reads it whole, opens its databases), "
+        "or a backup's id",
+    )
     target: str = Field(
         "any",
         description="any (the first storage target with a good copy, in the order of the settings), or one by name",
@@ -50,6 +64,9 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 group_name="backups",
                 kinds={"postgres"},
                 owners=[RUN_BACKUP],
+                freshness_policy=fresh_within(settings.objectives.recovery_point),
+                # A configuration backup that was read back proves nothing about the data.
+                skippable=True,
             )
         ],
         check_specs=[
@@ -63,17 +80,19 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
     )
     def verify(
         context: dg.AssetExecutionContext, config: VerifyBackupConfig
-    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context, retry=True) as report:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation]:
+        with operation(context, settings, retry=True) as report:
             repositories = _repositories(context, settings, config.target)
             keyring: Keyring = context.resources.keyring.load()
             catalog: Catalog = context.resources.catalog
-            backup_id = _latest(repositories, keyring, report) if config.backup == "latest" else config.backup
+            backup_id = _named(config.backup, repositories, keyring, report)
             started_at = datetime.now(timezone.utc)
-            plan = _plan(settings, context.resources.cluster)
+            proof = Proof(settings, context.resources.cluster)
             corrupt: list[str] = []
-            result = _verify_first_good(plan, backup_id, repositories, keyring, catalog, report, corrupt)
-            _record(catalog, result, started_at, context.run.run_id)
+            with in_use(settings.lock_dir, settings.application, [backup_id], "a verification reads it"):
+                result = _verify_first_good(proof, backup_id, repositories, keyring, catalog, report, corrupt)
+            record_verification(catalog, result, started_at, context.run.run_id)
+            note_key_use(context, settings, "verify", result.backup_id, report)
             check = dg.AssetCheckResult(
                 asset_key=key,
                 check_name="restored_equals_recorded",
@@ -82,15 +101,23 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                     "differences": dg.MetadataValue.md("\n".join(f"- {line}" for line in result.differences) or "none")
                 },
             )
+            of_data = kind_of(backup_id) != "configuration"
             if not result.verified:
-                yield check
+                if of_data:
+                    yield check
                 raise VerificationFailed(
                     f"{result.backup_id} from {result.target} is NOT verified: {_some(result.differences)}. "
                     "Make a new backup now, and keep this one until the cause is known."
                 )
-            yield dg.MaterializeResult(asset_key=key, metadata=_metadata(result), check_results=[check])
+            if of_data:
+                yield dg.MaterializeResult(asset_key=key, metadata=_metadata(result), check_results=[check])
+                heartbeat(settings, catalog, report)
+            else:
+                read = dg.AssetKey([settings.application, "configuration_backup"])
+                yield dg.AssetObservation(asset_key=read, metadata=_metadata(result))
             if corrupt:
-                keys = " or ".join(f"key:{settings.application}/copies/{name}" for name in corrupt)
+                place = f"{settings.application}/{copies_name(kind_of(backup_id))}"
+                keys = " or ".join(f"key:{place}/{name}" for name in corrupt)
                 raise VerificationFailed(
                     f"{result.backup_id} is verified from {result.target}, but its copy on {', '.join(corrupt)} is bad. Store it anew while "
                     f"it is the newest: dagster asset materialize -m twist_dr.definitions --select '{keys}'"
@@ -105,8 +132,8 @@ def _repositories(context: dg.AssetExecutionContext, settings: Settings, wanted:
         raise BackupNotFound(
             f"{wanted!r} is no enabled storage target; choose among {', '.join(names)}, or write 'any' in target."
         )
-    chosen = names if wanted == "any" else [wanted]
-    return [Repository(getattr(context.resources, target_resource(name)), settings.application) for name in chosen]
+    places = repositories_of(context, settings)
+    return [places[name] for name in names if wanted in ("any", name)]
 
 
 def _plan(settings: Settings, live: Cluster) -> VerificationPlan:
@@ -121,22 +148,70 @@ def _plan(settings: Settings, live: Cluster) -> VerificationPlan:
     )
 
 
-def _latest(repositories: list[Repository], keyring: Keyring, report: Report) -> str:
-    """The newest full backup that any of the targets holds: they are the truth, the catalog is an index."""
+def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:
+    """How base backups are rehearsed. ``to`` as in ``RehearsalPlan``."""
+    return RehearsalPlan(
+        scratch_base(settings.scratch_dir),
+        settings.database.client_tools,
+        settings.verification.key_tables,
+        settings.restore.stall_seconds,
+        to,
+    )
+
+
+class Proof:
+    """A full backup is restored, a base backup recovered to the point whose rows it counted, a configuration backup read whole."""
+
+    def __init__(self, settings: Settings, live: Cluster) -> None:
+        self._settings = settings
+        self._live = live
+
+    def of(self, manifest: Manifest, repository: Repository, keyring: Keyring, report: Report) -> VerificationResult:
+        settings = self._settings
+        if manifest.kind == "configuration":
+            repository.held(manifest)
+            return check_configuration(
+                manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
+                scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=report,
+            )  # fmt: skip
+        if manifest.kind != "base":
+            return verify_backup(_plan(settings, self._live), manifest, repository, keyring, report)
+        return rehearse(rehearsal_plan(settings), manifest, repository, keyring, report)
+
+
+def _named(wanted: str, repositories: list[Repository], keyring: Keyring, report: Report) -> str:
+    if wanted == "latest":
+        return _newest("full", repositories, lambda each: latest_on(each, keyring), report)
+    if wanted == "latest-configuration":
+        return _newest("configuration", repositories, lambda each: each.latest("configuration"), report)
+    if wanted != "latest-base":
+        return wanted
+    bases = find_bases(repositories, keyring, report)
+    if not bases:
+        raise BackupNotFound("No storage target that answers holds a base backup; launch the job backup_base first.")
+    return bases[-1].backup_id
+
+
+def _newest(
+    kind: Kind, repositories: list[Repository], find: Callable[[Repository], str | None], report: Report
+) -> str:
+    """The newest backup of a kind that any of the targets holds: they are the truth, the catalog is an index."""
     found = []
     for repository in repositories:
         try:
             repository.target.prepare()
-            found.append(_latest_on(repository, keyring))
+            found.append(find(repository))
         except StorageError as error:
             report.warning(f"passed over {repository.target.name}: {error}")
     ids = [backup_id for backup_id in found if backup_id is not None]
     if not ids:
-        raise BackupNotFound("No storage target that answers holds a full backup; launch the job backup_full first.")
+        raise BackupNotFound(
+            f"No storage target that answers holds a {kind} backup; launch the job {backup_job(kind)} first."
+        )
     return max(ids)
 
 
-def _latest_on(repository: Repository, keyring: Keyring) -> str | None:
+def latest_on(repository: Repository, keyring: Keyring) -> str | None:
     """The newest with a database in it; without such, the newest. One of some parts only proves nothing for the rest."""
     newest = None
     for backup_id in reversed(repository.backup_ids()):
@@ -154,7 +229,7 @@ def _latest_on(repository: Repository, keyring: Keyring) -> str | None:
 
 
 def _verify_first_good(
-    plan: VerificationPlan,
+    proof: Proof,
     backup_id: str,
     repositories: list[Repository],
     keyring: Keyring,
@@ -171,15 +246,16 @@ def _verify_first_good(
             if catalog.backup(manifest.application, backup_id) is None:
                 catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
             report.info(f"verifying {backup_id} from {name}")
-            return verify_backup(plan, manifest, repository, keyring, report)
-        except PASSED_OVER as error:
+            return proof.of(manifest, repository, keyring, report)
+        # What a target lacks of the WAL that a base needs makes its copy useless, too.
+        except (*PASSED_OVER, WalError) as error:
             failures.append(str(error))
             report.warning(f"passed over {name}: {error}")
             if isinstance(error, CORRUPT) or (
                 isinstance(error, BackupNotFound) and _was_stored(catalog, backup_id, name)
             ):
                 corrupt.append(name)
-                _mark_corrupt(catalog, backup_id, name, error)
+                mark_corrupt(catalog, backup_id, name, error)
     told = " ".join(failure if failure.endswith(".") else f"{failure}." for failure in failures)
     raise VerificationFailed(f"No storage target has a good copy of {backup_id}. {told}")
 
@@ -190,13 +266,15 @@ def _was_stored(catalog: Catalog, backup_id: str, target: str) -> bool:
     )
 
 
-def _mark_corrupt(catalog: Catalog, backup_id: str, target: str, error: TwistDRError) -> None:
+def mark_corrupt(catalog: Catalog, backup_id: str, target: str, error: TwistDRError) -> None:
+    """Write down in the catalog that a copy is bad, if it knows that copy."""
     row = next((copy for copy in catalog.copies(backup_id) if copy.target == target), None)
     if row is not None:
         catalog.record_copy(backup_id, target, state="corrupt", form=row.form, error=str(error))
 
 
-def _record(catalog: Catalog, result: VerificationResult, started_at: datetime, run_id: str) -> None:
+def record_verification(catalog: Catalog, result: VerificationResult, started_at: datetime, run_id: str) -> None:
+    """Write down in the catalog what came out."""
     catalog.record_verification(
         result.backup_id,
         result.target,

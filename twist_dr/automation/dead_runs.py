@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import dagster as dg
 
-from twist_dr.orchestration import RUN_BACKUP, reap_dead_runs
+from twist_dr.engine.progress import Report
+from twist_dr.orchestration import RUN_BACKUP, reap_dead_runs, settle_attempts
+from twist_dr.runs import note_killed
+from twist_dr.settings import Settings
 
 
-@dg.sensor(
-    name="dead_runs",
-    minimum_interval_seconds=60,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Marks runs as failed whose process was killed; otherwise they would be shown as going on for ever.",
-    owners=[RUN_BACKUP],
-)
-def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Launches nothing."""
-    reaped = reap_dead_runs(context.instance)
-    return dg.SkipReason(f"marked {', '.join(reaped)}" if reaped else "no dead runs")
+def dead_runs_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor ``dead_runs``. It launches nothing."""
+
+    @dg.sensor(
+        name="dead_runs",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Marks runs as failed whose process was killed; otherwise they would be shown as going on for ever.",
+        owners=[RUN_BACKUP],
+    )
+    def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        reaped = reap_dead_runs(context.instance)
+        told: list[str] = []
+        for run_id in reaped:
+            note_killed(settings, run_id, Report(told.append, told.append))
+        told += settle_attempts(settings, context.instance)
+        marked = f"marked {', '.join(reaped)}" if reaped else "no dead runs"
+        return dg.SkipReason("; ".join([marked, *told]))
+
+    return dead_runs

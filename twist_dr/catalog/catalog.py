@@ -12,19 +12,24 @@ from sqlalchemy import ColumnElement, Connection, exists, insert, select
 from twist_dr.catalog import queries
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.location import parse_location
-from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification
+from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalFrontier
+from twist_dr.catalog.operations import Operations, one_line
 from twist_dr.catalog.rows import (
     BackupRow,
     CopyRow,
     CopyState,
     RestoreRow,
     RestoreState,
+    RetentionRow,
     SealedBackup,
     TargetTestRow,
     VerificationRow,
     VerificationState,
+    WalFrontierRow,
 )
+from twist_dr.catalog.summaries import Summaries
 from twist_dr.catalog.upserts import upsert
+from twist_dr.engine.collector import paused_collector
 from twist_dr.engine.manifest import Kind, Label, Manifest, Part
 from twist_dr.errors import BackupError, BackupNotFound
 
@@ -32,7 +37,7 @@ from twist_dr.errors import BackupError, BackupNotFound
 _NAMED = 3
 
 
-class Catalog:
+class Catalog(Operations, Summaries):
     """An index of what happened, at a database URL: ``sqlite:////path/catalog.db`` or ``postgresql://...``.
 
     Inert until a method is called; every call is one transaction of its own, safe from any thread and process. Recording
@@ -76,6 +81,10 @@ class Catalog:
             "key_id": manifest.key.id,
             "run_id": run_id,
             "warnings": len(manifest.warnings),
+            "chain": manifest.base.chain if manifest.base else None,
+            "search": queries.searched(
+                manifest.backup_id, manifest.reason, manifest.who, manifest.app_version, manifest.db_schema_version
+            ),
             "manifest": sealed.decode(),
         }
         with self._database.writing() as connection:
@@ -114,7 +123,7 @@ class Catalog:
             "seconds": seconds,
             "updated_at": now,
             "checked_at": now if state == "checked" else None,
-            "error": None if error is None else _one_line(error),
+            "error": None if error is None else one_line(error),
             "run_id": run_id,
         }
         with self._database.writing() as connection:
@@ -176,7 +185,7 @@ class Catalog:
             "ok": ok,
             "location": location,
             "capabilities": None if capabilities is None else dict(capabilities),
-            "error": None if error is None else _one_line(error),
+            "error": None if error is None else one_line(error),
             "seconds": seconds,
         }
         with self._database.writing() as connection:
@@ -186,11 +195,18 @@ class Catalog:
         """Record a restore as far as it has come, in the place of what was recorded of it before."""
         values = asdict(row)
         for name in ("reason", "result", "error"):
-            values[name] = None if values[name] is None else _one_line(values[name])
+            values[name] = None if values[name] is None else one_line(values[name])
         for name in ("passed_over", "replaced"):
-            values[name] = [_one_line(line) for line in values[name]]
+            values[name] = [one_line(line) for line in values[name]]
         with self._database.writing() as connection:
             upsert(connection, Restore, values, key=("restore_id",))
+
+    def record_wal_frontier(self, row: WalFrontierRow) -> None:
+        """Record how far a target's archive of WAL reaches now, in the place of what was recorded before."""
+        values = asdict(row)
+        values["error"] = None if row.error is None else one_line(row.error)
+        with self._database.writing() as connection:
+            upsert(connection, WalFrontier, values, key=("application", "target"))
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -204,12 +220,14 @@ class Catalog:
         state: CopyState | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        search: str | None = None,
         limit: int | None = None,
     ) -> list[BackupRow]:
         """Backups, newest first, of those that fulfil every condition given.
 
         ``target`` and ``state`` speak of one copy: some copy is on that target and in that state. ``since`` (that moment
-        included) and ``until`` (left out) speak of when the backup began.
+        included) and ``until`` (left out) speak of when the backup began. ``search``: a text in its id, reason, maker or versions, whatever
+        the case.
         """
         conditions: list[ColumnElement[bool]] = [Backup.application == application]
         if kind is not None:
@@ -220,10 +238,17 @@ class Catalog:
             conditions.append(Backup.started_at >= since)
         if until is not None:
             conditions.append(Backup.started_at < until)
-        if target is not None or state is not None:
-            conditions.append(queries.has_copy(target, state))
+        if search is not None:
+            conditions.append(queries.has_text(search))
         with self._database.reading() as connection:
+            if target is not None or state is not None:
+                conditions.append(queries.has_copy(connection, target, state))
             return queries.page(connection, *conditions, limit=limit)
+
+    def retention_rows(self, application: str, target: str) -> list[RetentionRow]:
+        """Every backup that a target has or had, oldest first, with what a retention plan needs to know of it."""
+        with self._database.reading() as connection, paused_collector():
+            return queries.retention(connection, application, target)
 
     def backup(self, application: str, backup_id: str) -> SealedBackup | None:
         """One backup, with its manifest."""
@@ -253,11 +278,13 @@ class Catalog:
         with self._database.reading() as connection:
             return queries.newest(connection, Backup.application == application, Backup.kind == kind)
 
-    def latest_verified(self, application: str, *, part: Part | None = None) -> SealedBackup | None:
-        """The newest full backup whose last verification found it good; with ``part``, of those that have it."""
+    def latest_verified(
+        self, application: str, kind: Kind = "full", *, part: Part | None = None
+    ) -> SealedBackup | None:
+        """The newest backup of a kind whose last verification found it good; with ``part``, of those that have it."""
         with self._database.reading() as connection:
             return queries.newest(
-                connection, Backup.application == application, Backup.kind == "full", queries.proven(part)
+                connection, Backup.application == application, Backup.kind == kind, queries.proven(part)
             )
 
     def restores(
@@ -269,6 +296,11 @@ class Catalog:
             conditions.append(Restore.state == state)
         with self._database.reading() as connection:
             return queries.restores(connection, *conditions, limit=limit)
+
+    def wal_frontiers(self, application: str) -> list[WalFrontierRow]:
+        """How far each target's archive of WAL reaches, by name."""
+        with self._database.reading() as connection:
+            return queries.wal_frontiers(connection, application)
 
     def restore(self, application: str, restore_id: str) -> RestoreRow | None:
         """One restore."""
@@ -316,11 +348,6 @@ class Catalog:
 
 def _some(ids: Sequence[str], number: int) -> str:
     return ", ".join(ids) + (f" and {number - len(ids)} more" if number > len(ids) else "")
-
-
-def _one_line(text: str) -> str:
-    """An error on one line that any database takes: names of files may hold bytes that are no text."""
-    return " ".join(text.replace("\0", " ").split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _now() -> datetime:

@@ -48,12 +48,16 @@ class Database:
 
     def _engine(self) -> Engine:
         with self._opening:
-            if self._ready is None:
+            if self._ready is None or self._is_gone():
                 with self._named_errors():
                     engine = self._new_engine()
                     ensure_schema(engine, self.location.place)
                 self._ready = engine
         return self._ready
+
+    def _is_gone(self) -> bool:
+        """SQLite would make a lost file anew by itself, without tables and readable for everybody."""
+        return self.location.file is not None and not os.path.exists(self.location.file)
 
     def _new_engine(self) -> Engine:
         file = self.location.file

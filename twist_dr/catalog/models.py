@@ -18,10 +18,20 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from twist_dr.catalog.rows import CopyState, RestoreKind, RestoreMode, RestoreState, VerificationState
+from twist_dr.catalog.rows import (
+    AlertState,
+    AttemptState,
+    CopyState,
+    RestoreKind,
+    RestoreMode,
+    RestoreState,
+    VerificationState,
+)
+from twist_dr.engine.severity import Severity
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -70,9 +80,16 @@ class Backup(Base):
     """See ``BackupRow``. ``manifest`` is the sealed text; it stands last so that reading the rest does not read it."""
 
     __tablename__ = "backups"
-    # One index answers every list: it has the order, and all that is filtered on, so that rows left out are never fetched.
+    # An index answers every list: it has the order, and all that is filtered on, so that rows left out are never fetched. PostgreSQL
+    # limits what a row of an index holds, which a long reason exceeds, and keeps manifests elsewhere: there the wide one is empty, and
+    # a search reads the table.
     __table_args__ = (
         Index("ix_backups_list", "application", "started_at", "backup_id", "kind", "label"),
+        Index(
+            "ix_backups_search",
+            *("application", "started_at", "backup_id", "kind", "label", "search"),
+            postgresql_where=text("false"),
+        ),
         Index("ix_backups_run_id", "run_id"),
     )
 
@@ -92,6 +109,9 @@ class Backup(Base):
     key_id: Mapped[str] = mapped_column(Text)
     run_id: Mapped[str | None] = mapped_column(String(64))
     warnings: Mapped[int]
+    chain: Mapped[tuple[str, ...] | None] = mapped_column(Lines)
+    #: See ``queries.searched``.
+    search: Mapped[str] = mapped_column(Text, server_default="")
     manifest: Mapped[str] = mapped_column(Text)
 
 
@@ -100,7 +120,10 @@ class Copy(Base):
 
     __tablename__ = "copies"
     # Without row ids the primary key is the table: whether a backup has a copy in some state is one look-up, not two.
-    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+    __table_args__ = (
+        Index("ix_copies_state", "state", "backup_id", "target"),
+        {"sqlite_with_rowid": False},
+    )
 
     backup_id: Mapped[str] = mapped_column(
         _BackupId, ForeignKey("backups.backup_id", ondelete="CASCADE"), primary_key=True
@@ -187,3 +210,140 @@ class Restore(Base):
     result: Mapped[str] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
     run_id: Mapped[str | None] = mapped_column(String(64))
+    recovery_point: Mapped[str | None] = mapped_column(Text)
+
+
+class WalFrontier(Base):
+    """See ``WalFrontierRow``."""
+
+    __tablename__ = "wal_frontiers"
+
+    application: Mapped[str] = mapped_column(String(64), primary_key=True)
+    target: Mapped[str] = mapped_column(String(64), primary_key=True)
+    system_identifier: Mapped[str | None] = mapped_column(String(20))
+    timeline: Mapped[int | None] = mapped_column(BigInteger)
+    lsn: Mapped[str | None] = mapped_column(String(20))
+    at: Mapped[datetime | None]
+    updated_at: Mapped[datetime]
+    waiting: Mapped[int]
+    oldest_seconds: Mapped[float]
+    spool_bytes: Mapped[int] = mapped_column(BigInteger)
+    gaps: Mapped[tuple[str, ...]] = mapped_column(Lines)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class Hold(Base):
+    """See ``HoldRow``. No foreign key: a hold may name what only a storage target knows yet."""
+
+    __tablename__ = "holds"
+    __table_args__ = (Index("ix_holds_application", "application", "backup_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    application: Mapped[str] = mapped_column(String(64))
+    backup_id: Mapped[str] = mapped_column(_BackupId)
+    who: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    placed_at: Mapped[datetime]
+    until: Mapped[datetime | None]
+    released_at: Mapped[datetime | None]
+    released_by: Mapped[str | None] = mapped_column(Text)
+
+
+class Alert(Base):
+    """See ``AlertRow``. ``open_cause`` is its cause until it is resolved: so the database itself keeps two of a cause apart."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        UniqueConstraint("application", "open_cause", name="uq_alerts_application_open_cause"),
+        Index("ix_alerts_list", "application", "raised_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    application: Mapped[str] = mapped_column(String(64))
+    cause: Mapped[str] = mapped_column(String(200))
+    open_cause: Mapped[str | None] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(64))
+    severity: Mapped[Severity] = mapped_column(String(16))
+    state: Mapped[AlertState] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    advice: Mapped[str] = mapped_column(Text)
+    raised_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    times: Mapped[int]
+    acknowledged_at: Mapped[datetime | None]
+    acknowledged_by: Mapped[str | None] = mapped_column(Text)
+    resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[str | None] = mapped_column(Text)
+    told_at: Mapped[datetime | None]
+    told_severity: Mapped[Severity | None] = mapped_column(String(16))
+    run_id: Mapped[str | None] = mapped_column(String(64))
+    about: Mapped[tuple[str, ...] | None] = mapped_column(Lines)
+    told_about: Mapped[tuple[str, ...]] = mapped_column(Lines, server_default="[]")
+
+
+class Attempt(Base):
+    """See ``AttemptRow``."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (Index("ix_attempts_list", "application", "started_at"),)
+
+    run_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    application: Mapped[str] = mapped_column(String(64))
+    job: Mapped[str] = mapped_column(String(64))
+    label: Mapped[str | None] = mapped_column(String(32))
+    scheduled_for: Mapped[datetime | None]
+    who: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[datetime]
+    state: Mapped[AttemptState] = mapped_column(String(16))
+    finished_at: Mapped[datetime | None]
+    step: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+    error_type: Mapped[str | None] = mapped_column(String(64))
+
+
+class AuditLine(Base):
+    """See ``AuditRow``. ``document`` is the text whose digest it is: what is hashed is what is kept."""
+
+    __tablename__ = "audit"
+
+    application: Mapped[str] = mapped_column(String(64), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    document: Mapped[str] = mapped_column(Text)
+    previous: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
+
+
+class SpaceSample(Base):
+    """See ``SpaceRow``."""
+
+    __tablename__ = "space"
+
+    target: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    used_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    free: Mapped[int | None] = mapped_column(BigInteger)
+    total: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Delivery(Base):
+    """See ``DeliveryRow``."""
+
+    __tablename__ = "deliveries"
+
+    application: Mapped[str] = mapped_column(String(64), primary_key=True)
+    channel: Mapped[str] = mapped_column(String(64), primary_key=True)
+    ok: Mapped[bool]
+    at: Mapped[datetime]
+    since: Mapped[datetime]
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class Mark(Base):
+    """A small note that a part of twist-dr leaves for the next time."""
+
+    __tablename__ = "marks"
+
+    application: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    document: Mapped[dict[str, Any]] = mapped_column(JSON)

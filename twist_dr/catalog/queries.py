@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, case, cast, exists, false, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    case,
+    cast,
+    exists,
+    false,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
-from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification
+from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalFrontier
 from twist_dr.catalog.rows import (
     BackupRow,
     CopyRow,
     CopyState,
     RestoreRow,
+    RetentionRow,
     SealedBackup,
     TargetTestRow,
     VerificationRow,
+    WalFrontierRow,
 )
 from twist_dr.engine.manifest import Part
 
 #: Ids in one statement; SQLite takes 999 parameters in its oldest builds.
 _AT_ONCE = 500
+#: So many copies are found at once faster than by asking of each backup whether it has one.
+_FEW = 20_000
 
 
-def _columns(model: type[Any], row: type[Any], *, without: Sequence[str] = ()) -> list[InstrumentedAttribute[Any]]:
+def columns(model: type[Any], row: type[Any], *, without: Sequence[str] = ()) -> list[InstrumentedAttribute[Any]]:
     """The columns that fill a row, in the order of its fields."""
     return [getattr(model, field.name) for field in fields(row) if field.name not in without]
 
 
-_COPY = _columns(Copy, CopyRow)
-_VERIFICATION = _columns(Verification, VerificationRow)
-_TARGET_TEST = _columns(TargetTest, TargetTestRow)
-_RESTORE = _columns(Restore, RestoreRow)
-_BACKUP = _columns(Backup, BackupRow, without=("copies", "last_verification"))
+_COPY = columns(Copy, CopyRow)
+_VERIFICATION = columns(Verification, VerificationRow)
+_TARGET_TEST = columns(TargetTest, TargetTestRow)
+_WAL_FRONTIER = columns(WalFrontier, WalFrontierRow)
+_RESTORE = columns(Restore, RestoreRow)
+_BACKUP = columns(Backup, BackupRow, without=("copies", "last_verification"))
 
 
 def page(connection: Connection, *conditions: ColumnElement[bool], limit: int | None) -> list[BackupRow]:
     """Backups with their copies and last verifications, newest first."""
-    rows = connection.execute(select(*_BACKUP).where(*conditions).order_by(*_newest_first()).limit(limit)).all()
+    # Which ones is told by an index alone; rows are fetched of those, not of all that are looked at.
+    chosen = select(Backup.backup_id).where(*conditions).order_by(*_newest_first()).limit(limit)
+    query = select(*_BACKUP).where(Backup.backup_id.in_(chosen)).order_by(*_newest_first())
+    rows = connection.execute(query).all()
     ids = [row[0] for row in rows]
     copies, verified = copies_of(connection, ids), _last_verifications(connection, ids)
     whole: Iterator[list[Any]] = ([*row, tuple(copies[row[0]]), verified.get(row[0])] for row in rows)
@@ -71,14 +93,30 @@ def count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     return connection.scalar(select(func.count()).select_from(Backup).where(*conditions)) or 0
 
 
-def has_copy(target: str | None, state: CopyState | None) -> ColumnElement[bool]:
+def has_copy(connection: Connection, target: str | None, state: CopyState | None) -> ColumnElement[bool]:
     """The condition that some copy of a backup is on ``target`` and in ``state``, each if given."""
-    wanted = [Copy.backup_id == Backup.backup_id]
+    wanted: list[ColumnElement[bool]] = []
     if target is not None:
         wanted.append(Copy.target == target)
     if state is not None:
         wanted.append(Copy.state == state)
-    return exists().where(*wanted)
+    # PostgreSQL knows how many there are, and chooses by itself; for SQLite we look. Few copies are all asked for first; where many fulfil
+    # it, a page is full before many backups have been looked at.
+    if connection.dialect.name == "sqlite":
+        some = select(literal(1)).select_from(Copy).where(*wanted).limit(_FEW + 1).subquery()
+        if (connection.scalar(select(func.count()).select_from(some)) or 0) <= _FEW:
+            return Backup.backup_id.in_(select(Copy.backup_id).where(*wanted))
+    return exists().where(Copy.backup_id == Backup.backup_id, *wanted)
+
+
+def has_text(text: str) -> ColumnElement[bool]:
+    """The condition that ``text`` is in a backup's id, reason, maker or versions, whatever the case."""
+    return Backup.search.contains(searched(text), autoescape=True)
+
+
+def searched(*texts: str | None) -> str:
+    """Texts as they are searched for and in: in one case, by Unicode's rules and not the database's, which differ; a line each."""
+    return "\n".join(text.casefold() for text in texts if text)
 
 
 def copies_of(connection: Connection, backup_ids: Sequence[str]) -> dict[str, list[CopyRow]]:
@@ -113,6 +151,72 @@ def restores(connection: Connection, *conditions: ColumnElement[bool], limit: in
         select(*_RESTORE).where(*conditions).order_by(Restore.started_at.desc(), Restore.restore_id.desc()).limit(limit)
     )
     return [RestoreRow(*row) for row in connection.execute(query)]
+
+
+def wal_frontiers(connection: Connection, application: str) -> list[WalFrontierRow]:
+    """How far each target's archive reaches, by name."""
+    query = select(*_WAL_FRONTIER).where(WalFrontier.application == application).order_by(WalFrontier.target)
+    return [WalFrontierRow(*row) for row in connection.execute(query)]
+
+
+def retention(connection: Connection, application: str, target: str) -> list[RetentionRow]:
+    """What a retention plan needs of every backup that a target has or had, oldest first.
+
+    There may be 100,000: what few have is read by itself, and what the driver gives is taken as it is.
+    """
+    bases = select(Backup.backup_id, Backup.chain).where(Backup.application == application, Backup.kind == "base")
+    chains = {backup_id: _chain(value) for backup_id, value in _driver_rows(connection, bases)}
+    proofs = dict(
+        _driver_rows(
+            connection,
+            select(Verification.backup_id, Verification.state).order_by(
+                Verification.backup_id, Verification.started_at, Verification.id
+            ),
+        )
+    )
+    copies = (
+        select(
+            *(Backup.backup_id, Backup.kind, Backup.label, Backup.started_at),
+            *(Copy.state, Copy.form, Copy.stored_bytes, Copy.checked_at, Copy.updated_at),
+        )
+        # In the order of an index that has all that is asked of backups: SQLite then begins with it, and never reads a manifest's page.
+        .join(Copy, Copy.backup_id == Backup.backup_id)
+        .where(Backup.application == application, Copy.target == target)
+        .order_by(Backup.started_at, Backup.backup_id)
+    )
+    moment = _from_text if connection.dialect.name == "sqlite" else _in_utc
+    return [
+        RetentionRow(
+            backup_id, kind, label, moment(started), chains.get(backup_id, ()), state, form, size,
+            None if checked is None else moment(checked), moment(updated), _FOUND[proofs.get(backup_id)],
+        )
+        for backup_id, kind, label, started, state, form, size, checked, updated in _driver_rows(connection, copies)
+    ]  # fmt: skip
+
+
+#: What a verification's state says of a backup.
+_FOUND: Mapping[str | None, bool | None] = {"verified": True, "unverified": False, None: None}
+
+
+def _driver_rows(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
+    """All rows as the driver gives them: making them ours takes longer than all the rest where there are hundreds of thousands."""
+    cursor = connection.execute(query).cursor
+    assert cursor is not None
+    return list(cursor.fetchall())
+
+
+def _chain(value: Any) -> tuple[str, ...]:
+    """A chain as the driver gave it: JSON, which PostgreSQL's reads by itself."""
+    return tuple((json.loads(value) if isinstance(value, str) else value) or ())
+
+
+def _from_text(value: str) -> datetime:
+    """SQLite keeps naive UTC as text."""
+    return datetime.fromisoformat(f"{value}+00:00")
+
+
+def _in_utc(value: datetime) -> datetime:
+    return value.astimezone(timezone.utc)
 
 
 def proven(part: Part | None) -> ColumnElement[bool]:

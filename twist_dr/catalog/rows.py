@@ -6,17 +6,20 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from twist_dr.engine.manifest import Kind, Label, Manifest, Part
+from twist_dr.engine.severity import Severity
 from twist_dr.errors import ManifestInvalid
 
 CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "deleted"]
 VerificationState = Literal["verified", "unverified"]
 RestoreKind = Literal["restore", "undo"]
-RestoreMode = Literal["plan", "sandbox", "replace", "schema"]
+RestoreMode = Literal["plan", "sandbox", "replace", "schema", "cluster"]
+AttemptState = Literal["running", "succeeded", "failed", "cancelled", "killed"]
+AlertState = Literal["active", "acknowledged", "resolved"]
 #: ``undone``: the application was not healthy afterwards, and it was taken back at once.
 RestoreState = Literal["running", "done", "refused", "failed", "undone"]
 
@@ -138,7 +141,8 @@ class RestoreRow:
 
     ``verified``: whether the backup was known to be good. ``sources``: storage targets that were read; ``passed_over``: a sentence
     for each that was not good. ``seconds`` by phase. ``database``: the one that was made, or that is live now; ``replaced``: what was
-    kept, a database and folders. ``finished_at`` is None while it goes on, and for one that was killed.
+    kept, a database and folders. ``finished_at`` is None while it goes on, and for one that was killed. ``recovery_point``: what a
+    recovery aimed at, and where it stopped.
     """
 
     restore_id: str
@@ -166,3 +170,154 @@ class RestoreRow:
     result: str
     error: str | None
     run_id: str | None
+    recovery_point: str | None = None
+
+
+@dataclass(frozen=True)
+class WalFrontierRow:
+    """How far a target's archive of WAL reaches, as of ``updated_at``; None where it holds none yet.
+
+    Everything before ``lsn`` is there, and everything committed before ``at`` (the primary's clock). ``waiting`` files lie in the spool,
+    the oldest since ``oldest_seconds``, ``spool_bytes`` altogether. ``gaps``: a sentence for each stretch that this target will never
+    have. ``error``: why the last attempt failed.
+    """
+
+    application: str
+    target: str
+    system_identifier: str | None
+    timeline: int | None
+    lsn: str | None
+    at: datetime | None
+    updated_at: datetime
+    waiting: int
+    oldest_seconds: float
+    spool_bytes: int
+    gaps: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class RetentionRow(NamedTuple):
+    """What a retention plan needs to know of one backup as one storage target holds it.
+
+    ``verified``: what its last verification from any target found; None when there was none. ``chain``: ids of the base backups that it
+    builds upon, itself last; empty for other kinds. A tuple, because there are as many as there are backups.
+    """
+
+    backup_id: str
+    kind: Kind
+    label: Label
+    started_at: datetime
+    chain: tuple[str, ...]
+    state: CopyState
+    form: str
+    stored_bytes: int | None
+    checked_at: datetime | None
+    updated_at: datetime
+    verified: bool | None
+
+
+@dataclass(frozen=True)
+class HoldRow:
+    """A mark that forbids deletion, for ever unless ``until`` says otherwise. Released ones stay in the log."""
+
+    id: int | None
+    application: str
+    backup_id: str
+    who: str
+    reason: str
+    placed_at: datetime
+    until: datetime | None = None
+    released_at: datetime | None = None
+    released_by: str | None = None
+
+    def active(self, now: datetime) -> bool:
+        """Whether it forbids deletion now."""
+        return self.released_at is None and (self.until is None or self.until > now)
+
+
+@dataclass(frozen=True)
+class AlertRow:
+    """Something that somebody should know, as long as its ``cause`` lasts: at most one alert of a cause is not resolved.
+
+    ``id`` is None before it is saved. ``seen_at``: when its cause was last found to last, ``times`` how often. ``told_at``: when people were last
+    told of it, ``told_severity`` how bad it was then; None before. ``about``: what has its cause, such as tables or backups, None where an older
+    twist-dr wrote it; ``told_about``: what of that people were told of.
+    """
+
+    id: int | None
+    application: str
+    cause: str
+    kind: str
+    severity: Severity
+    state: AlertState
+    message: str
+    advice: str
+    raised_at: datetime
+    seen_at: datetime
+    times: int = 1
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    resolved_at: datetime | None = None
+    resolved_by: str | None = None
+    told_at: datetime | None = None
+    told_severity: Severity | None = None
+    run_id: str | None = None
+    about: tuple[str, ...] | None = None
+    told_about: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One run of a job, as far as it has come. ``scheduled_for``: the time of the schedule that launched it; None for all others."""
+
+    run_id: str
+    application: str
+    job: str
+    label: str | None
+    scheduled_for: datetime | None
+    who: str
+    started_at: datetime
+    state: AttemptState = "running"
+    finished_at: datetime | None = None
+    step: str | None = None
+    error: str | None = None
+    error_type: str | None = None
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One line of the audit log. ``digest`` is over the line and ``previous``, the digest of the line before."""
+
+    seq: int
+    application: str
+    at: datetime
+    who: str
+    action: str
+    subject: str
+    result: str
+    details: dict[str, Any]
+    previous: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class SpaceRow:
+    """Room on a storage target at a time, in bytes; ``used_bytes`` by our objects. None where it is not known."""
+
+    target: str
+    at: datetime
+    used_bytes: int | None
+    free: int | None
+    total: int | None
+
+
+@dataclass(frozen=True)
+class DeliveryRow:
+    """How the last message through a channel fared; ``since``: when that began."""
+
+    application: str
+    channel: str
+    ok: bool
+    at: datetime
+    since: datetime
+    error: str | None = None

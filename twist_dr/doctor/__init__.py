@@ -28,6 +28,9 @@ from twist_dr.doctor.machine import (
 from twist_dr.doctor.restores import check_interrupted, check_kept, check_restore_rights, check_restore_settings
 from twist_dr.doctor.targets import TargetPlace, check_places, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_verification
+from twist_dr.doctor.unattended import check_alerts, check_schedules
+from twist_dr.doctor.wal import WalSeen, check_wal_server
+from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
 from twist_dr.engine.backup import first_backup_room
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
@@ -89,7 +92,9 @@ class _Examination:
         yield from self._room()
         yield from guarded("targets", self._targets_and_keys())
         yield from guarded("catalog", self._catalog())
+        yield from self._wal()
         yield from self._restores()
+        yield from self._unattended()
         yield from guarded("dagster", check_dagster_home(self._environment))
 
     def _database(self) -> Iterator[Finding]:
@@ -113,6 +118,43 @@ class _Examination:
         django, applied = settings.django, seen.migrations if seen else None
         variables = {name: value.get_secret_value() for name, value in django.environment.items()}
         yield from guarded("django", check_django(django.manage, django.folder, variables, applied))
+
+    def _wal(self) -> Iterator[Finding]:
+        settings, wal = self._settings, self._settings.wal
+        if wal is None:
+            return
+        cluster, spool = Cluster(settings.replication_url), settings.wal_spool
+        place = "wal.replication_url" if wal.replication_url else "database.url"
+        folders = settings.database.client_tools
+        seen: WalSeen | None = yield from guarded(
+            "wal", check_wal_server(cluster, wal.source, settings.wal_slot, folders, place)
+        )
+        if seen is not None:
+            yield from guarded("archiver", check_archiver(cluster, seen, wal.source, spool, wal.warn_after))
+        yield from guarded("spool", check_spool(spool, settings.staging_dir, seen, wal.warn_bytes, wal.warn_after))
+        yield from guarded("newest base", self._reached(seen))
+
+    def _reached(self, seen: WalSeen | None) -> Check[None]:
+        from twist_dr.catalog import Catalog
+
+        settings = self._settings
+        assert settings.wal is not None
+        catalog = Catalog(settings.catalog_url)
+        yield from check_newest_base(catalog.latest(settings.application, kind="base"), seen)
+        rows = catalog.wal_frontiers(settings.application)
+        yield from check_frontiers(rows, list(settings.enabled_targets), settings.wal.warn_after)
+
+    def _unattended(self) -> Iterator[Finding]:
+        from twist_dr.alerts.telling import channels
+        from twist_dr.schedules import entries
+
+        settings = self._settings
+        launched = [entry.name for entry in entries(settings)]
+        verified = settings.schedules is None or settings.schedules.verify
+        kept = [name for name, target in settings.enabled_targets.items() if not target.policies]
+        yield from guarded("schedules", check_schedules(launched, verified=verified, kept_for_ever=kept))
+        heartbeat = settings.alerts.heartbeat is not None
+        yield from guarded("alerts", check_alerts(channels(settings), alone=bool(launched), heartbeat=heartbeat))
 
     def _restores(self) -> Iterator[Finding]:
         settings = self._settings
@@ -177,6 +219,8 @@ class _Examination:
 def _secrets(settings: Settings) -> Iterator[str]:
     """Every secret of the settings, and the passwords inside those that are URLs."""
     whole = [settings.database.url, settings.restore.database_url, settings.verification.server, settings.catalog.url]
+    if settings.wal is not None:
+        whole.append(settings.wal.replication_url)
     for target in settings.storage_targets.values():
         if target.type == "s3":
             whole += [target.secret_access_key, target.session_token]
@@ -197,6 +241,7 @@ def _public(settings: Settings) -> Iterator[str]:
     """Names that findings say: a password that equals one of them is no secret to begin with."""
     yield settings.application
     yield from settings.storage_targets
-    with suppress(TwistDRError):
-        parameters = Cluster(settings.database.url.get_secret_value()).parameters
-        yield from (parameters.get(name, "") for name in ("user", "dbname"))
+    for url in (settings.database.url.get_secret_value(), settings.replication_url):
+        with suppress(TwistDRError):
+            parameters = Cluster(url).parameters
+            yield from (parameters.get(name, "") for name in ("user", "dbname"))

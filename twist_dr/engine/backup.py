@@ -17,15 +17,17 @@ from twist_dr.engine.archive import ArchiveReport, archive_configuration, archiv
 from twist_dr.engine.encryption import associated_data
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import (
-    CONFIDENTIAL,
     FORMAT_VERSION,
     Artifact,
     ArtifactForm,
+    BaseFacts,
     KeyName,
+    Kind,
     Label,
     Manifest,
     Part,
     PostgresFacts,
+    form_of,
     new_backup_id,
     schema_version,
 )
@@ -37,7 +39,10 @@ from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import ArtifactWriter, Form
 from twist_dr.errors import BackupError, ClientToolsMissing, SourceUnreadable
 
+#: Of a full backup.
 ALL_PARTS: tuple[Part, ...] = ("database", "media", "configuration")
+#: Of a base backup, which has no other.
+CLUSTER_PART: Part = "cluster"
 
 #: Room for a first backup, when nothing says how well the data compresses: business data shrinks to a quarter and less.
 _FIRST_GUESS = 0.5
@@ -78,12 +83,7 @@ def take_full_backup(
 
     Raises the errors of :mod:`twist_dr.errors` under ``BackupError`` and ``DatabaseError``, and ``Cancelled``.
     """
-    if not plan.targets:
-        raise BackupError("No storage target is chosen, so the backup would go nowhere; enable one in storage_targets.")
-    for remains in staging.clear_remains():
-        report.info(f"removed the remains of {remains}, which was never finished")
-    started_at = datetime.now(timezone.utc)
-    backup_id = new_backup_id("full", started_at)
+    backup_id = begin_backup("full", plan, staging, report)
     with staging.making(backup_id) as folder:
         work = _Work(plan, cluster, keyring, report, folder, backup_id)
         with work.timed("total"):
@@ -92,40 +92,52 @@ def take_full_backup(
             if "database" in plan.parts:
                 work.back_up_database(staging, media_size)
             else:
-                staging.need(work.room_needed(0, media_size))
+                staging.need(work.room_needed(plan.last_stored_bytes, 0, media_size))
             if "media" in plan.parts and plan.media:
                 work.back_up_media()
             if "configuration" in plan.parts:
                 work.back_up_configuration()
-        manifest = work.manifest(started_at)
-        staging.seal(folder, manifest.seal(keyring.primary))
-    report.info(
-        f"{backup_id} is sealed: {human_bytes(manifest.plain_bytes)} in {human_seconds(manifest.durations['total'])}"
-    )
+        manifest = work.manifest("full")
+        seal_backup(manifest, folder, keyring, staging, report)
     return manifest
 
 
-class _Work:
-    """One backup in the making."""
+def begin_backup(kind: Kind, plan: BackupPlan, staging: StagingArea, report: Report) -> str:
+    """The id of a backup that begins now, in a staging area cleared of what killed runs left. Raises ``BackupError``."""
+    if not plan.targets:
+        raise BackupError("No storage target is chosen, so the backup would go nowhere; enable one in storage_targets.")
+    for remains in staging.clear_remains():
+        report.info(f"removed the remains of {remains}, which was never finished")
+    return new_backup_id(kind, datetime.now(timezone.utc))
 
-    def __init__(
-        self, plan: BackupPlan, cluster: Cluster, keyring: Keyring, report: Report, folder: Path, backup_id: str
-    ) -> None:
+
+def seal_backup(manifest: Manifest, folder: Path, keyring: Keyring, staging: StagingArea, report: Report) -> None:
+    """Write the manifest: from here on it is a backup."""
+    staging.seal(folder, manifest.seal(keyring.primary))
+    report.info(
+        f"{manifest.backup_id} is sealed: {human_bytes(manifest.plain_bytes)} in {human_seconds(manifest.durations['total'])}"
+    )
+
+
+class Making:
+    """A backup in the making: its artifacts, warnings and times, what is found out meanwhile, and at the end its manifest."""
+
+    def __init__(self, plan: BackupPlan, keyring: Keyring, report: Report, folder: Path, backup_id: str) -> None:
         self.plan = plan
-        self._cluster = cluster
-        self._keyring = keyring
-        self._report = report
-        self._folder = folder
-        self._id = backup_id
+        self.report = report
+        self.folder = folder
+        self.id = backup_id
+        self.snapshot_at: datetime | None = None
+        self.postgres: PostgresFacts | None = None
+        self.migrations: dict[str, list[str]] = {}
+        self.tables: dict[str, int] = {}
+        self.large_objects = 0
+        self._key = keyring.primary
+        self._started_at = datetime.now(timezone.utc)
         self._artifacts: list[Artifact] = []
         self._durations: dict[str, float] = {}
         self._warnings: list[str] = []
         self._files: dict[str, int] = {}
-        self._snapshot_at: datetime | None = None
-        self._postgres: PostgresFacts | None = None
-        self._migrations: dict[str, list[str]] = {}
-        self._tables: dict[str, int] = {}
-        self._large_objects = 0
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -135,135 +147,29 @@ class _Work:
 
     def warn(self, sentence: str) -> None:
         self._warnings.append(sentence)
-        self._report.warning(sentence)
+        self.report.warning(sentence)
 
-    def media_size(self) -> int:
-        """Bytes of the media, where ``room_needed`` will ask: nothing is measured when the last backup tells."""
-        if self.plan.last_stored_bytes is not None or "media" not in self.plan.parts:
-            return 0
-        return sum(_tree_size(folder) for folder in self.plan.media.values())
-
-    def room_needed(self, database_size: int, media_size: int) -> int:
-        """Bytes that staging must have free: from the last backup's size if that was one of the same kind, else a cautious guess."""
-        if self.plan.last_stored_bytes is not None:
-            return int(self.plan.last_stored_bytes * _GROWTH) + _SPARE_BYTES
+    def room_needed(self, known: int | None, database_size: int, media_size: int = 0) -> int:
+        """Bytes that staging must have free: from what the last backup of the same kind took, if that is known, else a cautious guess."""
+        if known is not None:
+            return int(known * _GROWTH) + _SPARE_BYTES
         return first_backup_room(database_size, media_size, len(set(self.plan.targets.values())))
 
-    def back_up_database(self, staging: StagingArea, media_size: int) -> None:
-        with Snapshot(self._cluster) as snapshot:
-            tools = self._tools(snapshot.server_major)
-            self._snapshot_at = snapshot.taken_at
-            facts = self._postgres = snapshot.facts(tools.version)
-            staging.need(self.room_needed(facts.database_size, media_size))
-            tables = snapshot.tables()
-            if not tables:
-                raise BackupError(
-                    f"The database {facts.database} holds no tables, so its backup would be empty; correct database.url, "
-                    "or run the application's migrations first."
-                )
-            self._migrations = snapshot.migrations()
-            if not self._migrations:
-                self.warn("database: there is no django_migrations table with rows, so the schema version is unknown")
-            with_passwords = snapshot.may_read_role_passwords()
-            counting = snapshot.count_rows(tables)
-            self._report.info(
-                f"dumping {facts.database} ({human_bytes(facts.database_size)}, {len(tables)} tables, PostgreSQL {facts.version}) "
-                f"with pg_dump {tools.version}"
-            )
-            with self.timed("database"), self._artifact("database.dump", "database") as write:
-                said = dump_database(self._cluster, tools, snapshot.id, tables, write)
-            self._tables, self._large_objects = counting.wait()
-        if not with_passwords:
-            self.warn(
-                f"database: role {facts.dumped_as} may not read role passwords, so roles.sql has none; set them after a restore"
-            )
-        with self.timed("roles"), self._artifact("roles.sql", "database") as write:
-            said += dump_roles(self._cluster, tools, with_passwords, write)
-        for line in said:
-            self.warn(f"database: {line}")
-
-    def back_up_media(self) -> None:
-        with (
-            self.timed("media"),
-            self._artifact("media.tar", "media") as write,
-            self._artifact("media.files.jsonl", "media", quiet=True) as write_index,
-        ):
-            found = archive_media(self.plan.media, write, write_index)
-        if not found.files and (had := self.plan.last_files.get("media")):
-            raise SourceUnreadable(
-                f"The media folders hold no files, and in the last backup they held {had}; mount them, or correct media "
-                "(put one file there if they were emptied on purpose)."
-            )
-        self._note_files("media", found)
-
-    def back_up_configuration(self) -> None:
-        with (
-            self.timed("configuration"),
-            self._artifact("configuration.tar", "configuration", quiet=True) as write,
-            self._artifact("configuration.files.jsonl", "configuration", quiet=True) as write_index,
-        ):
-            found, empty_patterns = archive_configuration(self.plan.configuration, write, write_index)
-        self._note_files("configuration", found)
-        for sentence in empty_patterns:
-            self.warn(sentence)
-
-    def manifest(self, started_at: datetime) -> Manifest:
-        plan = self.plan
-        return Manifest(
-            format_version=FORMAT_VERSION,
-            application=plan.application,
-            app_version=plan.app_version,
-            git_revision=plan.git_revision,
-            backup_id=self._id,
-            kind="full",
-            label=plan.label,
-            reason=plan.reason,
-            who=plan.who,
-            parts=[part for part in ALL_PARTS if part in plan.parts],
-            started_at=started_at,
-            snapshot_at=self._snapshot_at,
-            finished_at=datetime.now(timezone.utc),
-            postgres=self._postgres,
-            db_schema_version=schema_version(self._migrations),
-            migrations=self._migrations,
-            tables=self._tables,
-            large_objects=self._large_objects,
-            artifacts=self._artifacts,
-            files=self._files,
-            storage_targets={name: form.name for name, form in plan.targets.items()},
-            durations=self._durations,
-            warnings=self._warnings,
-            key=KeyName(id=self._keyring.primary.id, check_value=self._keyring.primary.check_value),
-        )
-
-    def _tools(self, server_major: int) -> Tools:
-        if server_major < OLDEST_MAJOR:
-            raise ClientToolsMissing(
-                f"The server runs PostgreSQL {server_major}, and twist-dr supports {OLDEST_MAJOR} and newer; upgrade the server."
-            )
-        return choose_tools(find_tools(self.plan.client_tools), server_major)
-
-    def _note_files(self, part: Part, found: ArchiveReport) -> None:
-        self._files[part] = found.files
-        for sentence in found.warnings(part):
-            self.warn(sentence)
-
     @contextmanager
-    def _artifact(self, name: str, part: Part, *, quiet: bool = False) -> Iterator[Callable[[bytes], None]]:
+    def artifact(self, name: str, part: Part, *, quiet: bool = False) -> Iterator[Callable[[bytes], None]]:
         """Gives what to call with the artifact's plain bytes; on a clean end the artifact is complete in all forms."""
         plan = self.plan
-        forms = {form.confidential if name in CONFIDENTIAL else form for form in plan.targets.values()}
         writer = ArtifactWriter(
-            self._folder,
+            self.folder,
             name,
-            forms,
-            key=self._keyring.primary,
-            data=associated_data(plan.application, self._id, name),
+            {form_of(form, name, part) for form in plan.targets.values()},
+            key=self._key,
+            data=associated_data(plan.application, self.id, name),
             level=plan.compression_level,
             threads=1 if quiet else plan.compression_threads,
         )
-        report = Report() if quiet else self._report
-        report.stop = self._report.stop
+        report = Report() if quiet else self.report
+        report.stop = self.report.stop
         with report.part(name, plan.last_plain_bytes.get(name)) as advance, writer:
 
             def write(chunk: bytes) -> None:
@@ -278,6 +184,123 @@ class _Work:
         self._artifacts.append(
             Artifact(name=name, part=part, size=writer.plain.size, sha256=writer.plain.sha256, stored=stored)
         )
+
+    def manifest(self, kind: Kind, base: BaseFacts | None = None) -> Manifest:
+        """The manifest of all that was made until now."""
+        plan = self.plan
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            application=plan.application,
+            app_version=plan.app_version,
+            git_revision=plan.git_revision,
+            backup_id=self.id,
+            kind=kind,
+            label=plan.label,
+            reason=plan.reason,
+            who=plan.who,
+            parts=[part for part in (*ALL_PARTS, CLUSTER_PART) if part in plan.parts],
+            started_at=self._started_at,
+            snapshot_at=self.snapshot_at,
+            finished_at=datetime.now(timezone.utc),
+            postgres=self.postgres,
+            db_schema_version=schema_version(self.migrations),
+            migrations=self.migrations,
+            tables=self.tables,
+            large_objects=self.large_objects,
+            artifacts=self._artifacts,
+            files=self._files,
+            storage_targets={name: form.name for name, form in plan.targets.items()},
+            durations=self._durations,
+            warnings=self._warnings,
+            key=KeyName(id=self._key.id, check_value=self._key.check_value),
+            base=base,
+        )
+
+    def _note_files(self, part: Part, found: ArchiveReport) -> None:
+        self._files[part] = found.files
+        for sentence in found.warnings(part):
+            self.warn(sentence)
+
+
+class _Work(Making):
+    """A full backup in the making."""
+
+    def __init__(
+        self, plan: BackupPlan, cluster: Cluster, keyring: Keyring, report: Report, folder: Path, backup_id: str
+    ) -> None:
+        super().__init__(plan, keyring, report, folder, backup_id)
+        self._cluster = cluster
+
+    def media_size(self) -> int:
+        """Bytes of the media, where ``room_needed`` will ask: nothing is measured when the last backup tells."""
+        if self.plan.last_stored_bytes is not None or "media" not in self.plan.parts:
+            return 0
+        return sum(_tree_size(folder) for folder in self.plan.media.values())
+
+    def back_up_database(self, staging: StagingArea, media_size: int) -> None:
+        with Snapshot(self._cluster) as snapshot:
+            tools = self._tools(snapshot.server_major)
+            self.snapshot_at = snapshot.taken_at
+            facts = self.postgres = snapshot.facts(tools.version)
+            staging.need(self.room_needed(self.plan.last_stored_bytes, facts.database_size, media_size))
+            tables = snapshot.tables()
+            if not tables:
+                raise BackupError(
+                    f"The database {facts.database} holds no tables, so its backup would be empty; correct database.url, "
+                    "or run the application's migrations first."
+                )
+            self.migrations = snapshot.migrations()
+            if not self.migrations:
+                self.warn("database: there is no django_migrations table with rows, so the schema version is unknown")
+            with_passwords = snapshot.may_read_role_passwords()
+            counting = snapshot.count_rows(tables)
+            self.report.info(
+                f"dumping {facts.database} ({human_bytes(facts.database_size)}, {len(tables)} tables, PostgreSQL {facts.version}) "
+                f"with pg_dump {tools.version}"
+            )
+            with self.timed("database"), self.artifact("database.dump", "database") as write:
+                said = dump_database(self._cluster, tools, snapshot.id, tables, write)
+            self.tables, self.large_objects = counting.wait()
+        if not with_passwords:
+            self.warn(
+                f"database: role {facts.dumped_as} may not read role passwords, so roles.sql has none; set them after a restore"
+            )
+        with self.timed("roles"), self.artifact("roles.sql", "database") as write:
+            said += dump_roles(self._cluster, tools, with_passwords, write)
+        for line in said:
+            self.warn(f"database: {line}")
+
+    def back_up_media(self) -> None:
+        with (
+            self.timed("media"),
+            self.artifact("media.tar", "media") as write,
+            self.artifact("media.files.jsonl", "media", quiet=True) as write_index,
+        ):
+            found = archive_media(self.plan.media, write, write_index)
+        if not found.files and (had := self.plan.last_files.get("media")):
+            raise SourceUnreadable(
+                f"The media folders hold no files, and in the last backup they held {had}; mount them, or correct media "
+                "(put one file there if they were emptied on purpose)."
+            )
+        self._note_files("media", found)
+
+    def back_up_configuration(self) -> None:
+        with (
+            self.timed("configuration"),
+            self.artifact("configuration.tar", "configuration", quiet=True) as write,
+            self.artifact("configuration.files.jsonl", "configuration", quiet=True) as write_index,
+        ):
+            found, empty_patterns = archive_configuration(self.plan.configuration, write, write_index)
+        self._note_files("configuration", found)
+        for sentence in empty_patterns:
+            self.warn(sentence)
+
+    def _tools(self, server_major: int) -> Tools:
+        if server_major < OLDEST_MAJOR:
+            raise ClientToolsMissing(
+                f"The server runs PostgreSQL {server_major}, and twist-dr supports {OLDEST_MAJOR} and newer; upgrade the server."
+            )
+        return choose_tools(find_tools(self.plan.client_tools), server_major)
 
 
 def first_backup_room(database_size: int, media_size: int, forms: int) -> int:

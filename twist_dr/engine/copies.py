@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,9 @@ from twist_dr.storage.base import Digest, Progress, StorageTarget
 #: No upload of ours takes so long; what is older was left by a killed run.
 _UNFINISHED_AFTER = timedelta(days=2)
 
+#: Called with a target's repository when a backup's artifacts are there and its manifest is not yet.
+BeforeSealed = Callable[[Repository], None]
+
 
 @dataclass(frozen=True)
 class StoredCopy:
@@ -33,13 +37,21 @@ class StoredCopy:
 
 
 def store_copy(
-    manifest: Manifest, folder: Path, repository: Repository, form: Form, report: Report, *, held_before: bool = False
+    manifest: Manifest,
+    folder: Path,
+    repository: Repository,
+    form: Form,
+    report: Report,
+    *,
+    held_before: bool = False,
+    before_sealed: BeforeSealed | None = None,
 ) -> StoredCopy:
     """Store and check every artifact, then the manifest. What is there already and right is not sent again.
 
     ``folder`` holds the sealed backup. ``held_before``: the target is known to hold backups, so one that lists none is
-    an empty mount point or was wiped, and is refused. Raises storage errors and ``Cancelled``; then no manifest is there, and the next
-    attempt goes on from what was stored.
+    an empty mount point or was wiped, and is refused. ``before_sealed`` is called when all artifacts are there, and raises when the
+    target lacks what the backup needs beside them. Raises storage errors, ``Cancelled``, and what that raises; then no manifest is there,
+    and the next attempt goes on from what was stored.
     """
     begun = time.monotonic()
     target = repository.target
@@ -58,6 +70,8 @@ def store_copy(
         for artifact in manifest.artifacts:
             stored = artifact.stored[artifact.form_for(form).name]
             _put(repository, manifest.backup_id, folder / stored.name, stored.digest, advance, report)
+        if before_sealed is not None:
+            before_sealed(repository)
         sealed = (folder / MANIFEST_NAME).read_bytes()
         digest = Digest(len(sealed), hashlib.sha256(sealed).hexdigest())
         _put(repository, manifest.backup_id, folder / MANIFEST_NAME, digest, advance, report)

@@ -10,12 +10,15 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.errors import Busy
+
+_TRY_AGAIN_SECONDS = 0.05
 
 
 def try_lock(descriptor: int) -> bool:
@@ -28,13 +31,32 @@ def try_lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def application_lock(folder: Path, application: str, operation: str) -> Iterator[None]:
-    """Hold the application's lock. Raises ``Busy`` at once, naming the holder, when another operation has it."""
+def application_lock(
+    folder: Path,
+    application: str,
+    operation: str,
+    *,
+    scope: str = "",
+    patience: float = 0.0,
+    waiting: Callable[[str], None] = lambda line: None,
+) -> Iterator[None]:
+    """Hold the application's lock. Raises ``Busy`` at once, naming the holder, when another operation has it.
+
+    ``scope``: a lock of its own for what may go on beside everything else (``wal``). ``patience``: seconds to go on trying;
+    ``waiting`` is told once what is waited for.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{application}.lock"
+    path = folder / (f"{application}.{scope}.lock" if scope else f"{application}.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if not try_lock(descriptor):
+        deadline = time.monotonic() + patience
+        told = False
+        while not (held := try_lock(descriptor)) and time.monotonic() < deadline:
+            if not told:
+                waiting(f"{operation} waits until {_holder(path)} has ended")
+                told = True
+            time.sleep(_TRY_AGAIN_SECONDS)
+        if not held:
             raise Busy(
                 f"{operation} of {application} cannot start while {_holder(path)} is going on; "
                 "wait until it has ended, then start it again."

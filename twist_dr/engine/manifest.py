@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,11 +29,14 @@ MANIFEST_NAME = "manifest.json"
 MOST_BYTES = 64 << 20
 
 Kind = Literal["full", "base", "tenant", "configuration"]
-Label = Literal["manual", "scheduled", "pre-update", "pre-restore"]
-Part = Literal["database", "media", "configuration"]
+Label = Literal["manual", "scheduled", "weekly", "monthly", "pre-update", "pre-restore"]
+Part = Literal["database", "media", "configuration", "cluster"]
 
 #: Never stored unencrypted, whatever a target's settings say: they hold passwords and their hashes.
-CONFIDENTIAL = frozenset({"roles.sql", "configuration.tar", "configuration.files.jsonl"})
+CONFIDENTIAL = frozenset({"roles.sql"})
+#: The same for every artifact of these parts: a cluster's files hold the password hashes of all its roles; configuration is what passwords
+#: are written in, and the catalog and Dagster's history, which are of that part too, tell who did what.
+CONFIDENTIAL_PARTS: frozenset[Part] = frozenset({"cluster", "configuration"})
 
 _BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-(full|base|tenant|configuration)-[0-9a-f]{4}")
 
@@ -46,6 +49,18 @@ def new_backup_id(kind: Kind, now: datetime) -> str:
 def is_backup_id(text: str) -> bool:
     """Whether ``text`` has the form of an id; anything else on a target is not ours."""
     return bool(_BACKUP_ID.fullmatch(text))
+
+
+def kind_of(backup_id: str) -> Kind:
+    """The kind that an id tells."""
+    match = _BACKUP_ID.fullmatch(backup_id)
+    assert match is not None, backup_id
+    return cast("Kind", match[1])
+
+
+def form_of(form: Form, name: str, part: Part) -> Form:
+    """The form in which a target of ``form`` holds an artifact."""
+    return form.confidential if name in CONFIDENTIAL or part in CONFIDENTIAL_PARTS else form
 
 
 class _Model(BaseModel):
@@ -79,7 +94,7 @@ class Artifact(_Model):
 
     def form_for(self, form: Form) -> Form:
         """The form in which a target of ``form`` holds this artifact."""
-        return form.confidential if self.name in CONFIDENTIAL else form
+        return form_of(form, self.name, self.part)
 
 
 class Extension(_Model):
@@ -113,6 +128,48 @@ class PostgresFacts(_Model):
     @property
     def major(self) -> int:
         return self.version_number // 10000
+
+
+class Tablespace(_Model):
+    """A tablespace beside the default one: its files are in ``<oid>.tar``. ``size`` in bytes, None where the role may not ask."""
+
+    oid: int
+    name: str
+    location: str
+    size: int | None
+
+
+class BaseFacts(_Model):
+    """What a base backup is, for those who recover from it. LSNs are text such as ``0/3000028``, sizes bytes.
+
+    ``chain`` are the ids from the full base to this one, itself included; ``parent`` is the one before it. ``started_at`` and
+    ``stopped_at`` are the server's clock, and ``stopped_at`` is never too early: whoever aims at a later time aims behind
+    ``stop_lsn``. The manifest's row counts are those at ``restore_point``, which lies behind ``stop_lsn``; without one there are none.
+    """
+
+    parent: str | None
+    chain: list[str] = Field(min_length=1)
+    timeline: int
+    start_lsn: str
+    stop_lsn: str
+    started_at: AwareDatetime
+    stopped_at: AwareDatetime
+    wal_segment_size: int
+    data_checksums: bool
+    from_standby: bool
+    tablespaces: list[Tablespace]
+    restore_point: str | None
+    restore_point_lsn: str | None
+    cluster_settings: dict[str, int]
+
+    @property
+    def incremental(self) -> bool:
+        return self.parent is not None
+
+    @property
+    def last_lsn(self) -> str:
+        """Up to here the WAL must be in the archive before a copy of this base is complete."""
+        return self.restore_point_lsn or self.stop_lsn
 
 
 class KeyName(_Model):
@@ -149,6 +206,7 @@ class Manifest(_Model):
     durations: dict[str, float]
     warnings: list[str]
     key: KeyName
+    base: BaseFacts | None = None
 
     def artifact(self, name: str) -> Artifact | None:
         """The artifact of that name, if the backup has it."""
@@ -164,7 +222,8 @@ class Manifest(_Model):
 
     def seal(self, key: Key) -> bytes:
         """The bytes to store. Raises ``BackupError`` when they are more than any reader takes."""
-        document = self.model_dump(mode="json")
+        # Only manifests of base backups have the field: all others are as older versions write them.
+        document = self.model_dump(mode="json", exclude={"base"} if self.base is None else None)
         sealed = _canonical({**document, "mac": _mac(document, key)})
         if len(sealed) > MOST_BYTES:
             raise BackupError(

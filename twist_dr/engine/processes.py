@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from twist_dr.engine.interrupts import uninterrupted
 from twist_dr.errors import ProcessFailed
 from twist_dr.storage.base import CHUNK
 
@@ -21,6 +22,8 @@ _LONGEST_LINE = 1 << 16
 _GRACE_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 _F_SETPIPE_SZ = 1031
+#: Much smaller than what is asked for at a time: Python then reads straight into the result, and copies nothing twice.
+_BUFFER = 1 << 16
 
 
 def _death_signal() -> Callable[[], None] | None:
@@ -67,25 +70,35 @@ class Child:
         self.name = Path(arguments[0]).name
         self._lines: list[str] = []
         self._on_line = on_line
+        started: subprocess.Popen[bytes] | None = None
         try:
-            self.process = subprocess.Popen(
-                [os.fspath(argument) for argument in arguments],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                bufsize=CHUNK,
-                stderr=subprocess.PIPE,
-                env=merged_environment(environment or {}),
-                cwd=folder,
-                start_new_session=True,
-                preexec_fn=_death_signal(),
-                user=user,
-                group=group,
-                extra_groups=None if user is None else [],
-            )
+            # Python drops what an interrupt raises in the middle of a fork: it would be lost.
+            with uninterrupted():
+                started = subprocess.Popen(
+                    [os.fspath(argument) for argument in arguments],
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    bufsize=_BUFFER,
+                    stderr=subprocess.PIPE,
+                    env=merged_environment(environment or {}),
+                    cwd=folder,
+                    start_new_session=True,
+                    preexec_fn=_death_signal(),
+                    user=user,
+                    group=group,
+                    extra_groups=None if user is None else [],
+                )
         except OSError as error:
             raise ProcessFailed(
                 f"{arguments[0]} could not be started ({os.strerror(error.errno or 0)}); run twist-dr doctor."
             ) from error
+        except BaseException:
+            if started is not None:
+                # Nobody else knows of it yet.
+                os.killpg(started.pid, signal.SIGKILL)
+                started.wait()
+            raise
+        self.process = started
         assert self.process.stdout is not None
         with contextlib.suppress(OSError):
             import fcntl

@@ -25,6 +25,12 @@ class ScratchFolder:
 
     def remove(self) -> None:
         """Remove it with all that is in it. Safe to call twice."""
+        # The lock goes last: killed in the middle, what is left is still known for what it is.
+        for entry in self.path.iterdir() if self.path.is_dir() else ():
+            if entry.name != _LOCK:
+                shutil.rmtree(entry, ignore_errors=True)
+                with suppress(OSError):
+                    entry.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)

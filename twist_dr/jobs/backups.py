@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from twist_dr.orchestration import RUN_BACKUP, RUN_TAGS
+from twist_dr.orchestration import RUN_BACKUP, run_tags
 from twist_dr.settings import Settings
 
 
@@ -17,14 +17,40 @@ def backup_jobs(
             "backup_full",
             selection=dg.AssetSelection.assets(full_backup, copies),
             description=f"Back up database, media and configuration of {settings.application} and copy them to every storage target.",
-            tags=RUN_TAGS,
+            tags=run_tags(settings),
             owners=[RUN_BACKUP],
         ),
         dg.define_asset_job(
             "verify_backup",
             selection=dg.AssetSelection.assets(verification),
             description="Restore a backup for real into a scratch server and compare it with what was recorded.",
-            tags=RUN_TAGS,
+            tags=run_tags(settings),
             owners=[RUN_BACKUP],
         ),
     ]
+
+
+def backup_base_job(
+    settings: Settings, base_backup: dg.AssetsDefinition, base_copies: dg.AssetsDefinition
+) -> dg.UnresolvedAssetJobDefinition:
+    """``backup_base``: the base backup and its copies."""
+    return dg.define_asset_job(
+        "backup_base",
+        selection=dg.AssetSelection.assets(base_backup, base_copies),
+        description=f"Copy the files of the PostgreSQL cluster of {settings.application}, all or what changed, to every storage target.",
+        tags=run_tags(settings),
+        owners=[RUN_BACKUP],
+    )
+
+
+def backup_configuration_job(
+    settings: Settings, configuration_backup: dg.AssetsDefinition, configuration_copies: dg.AssetsDefinition
+) -> dg.UnresolvedAssetJobDefinition:
+    """``backup_configuration``: the configuration backup and its copies."""
+    return dg.define_asset_job(
+        "backup_configuration",
+        selection=dg.AssetSelection.assets(configuration_backup, configuration_copies),
+        description=f"Copy the configuration of {settings.application}, twist-dr's catalog and Dagster's history, always encrypted, to every storage target.",
+        tags=run_tags(settings),
+        owners=[RUN_BACKUP],
+    )

@@ -1,64 +1,156 @@
-"""The job that removes what has had its time: databases and media that restores replaced."""
+"""The job that removes what has had its time: what restores replaced, and what the retention policies of storage targets let go."""
 
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.engine.lock import application_lock
-from twist_dr.engine.restore.settle import half_removed, kept, remove_kept, settle_interrupted
-from twist_dr.orchestration import RUN_BACKUP, RUN_TAGS, operation
+from twist_dr.backups import chosen_targets, copies_name, who
+from twist_dr.catalog import Catalog, CatalogUnavailable
+from twist_dr.engine.progress import Report, human_bytes
+from twist_dr.errors import SettingsError, StorageError, TwistDRError
+from twist_dr.orchestration import RUN_BACKUP, exclusively, operation, run_tags
 from twist_dr.resources.restores import surroundings
+from twist_dr.resources.targets import build_target
 from twist_dr.settings import Settings
+
+if TYPE_CHECKING:
+    from twist_dr.retention import Retention
 
 
 class CleanupConfig(dg.Config):
     """Launched as it is, it removes what is due."""
 
+    allow_clock: bool = Field(
+        False, description="Delete although the plan doubts this machine's clock, or the targets'. Look at them first."
+    )
+    allow_delete_fraction: float = Field(
+        0.0,
+        description="Let this fraction (up to 1) of a target's backups, or of its WAL, go at once, this time. 0: cleanup.max_delete_fraction of the settings.",
+    )
+    allow_rebuilt: bool = Field(
+        False,
+        description="Delete although the catalog was rebuilt and no backup was verified since: the last good one may go.",
+    )
     dry_run: bool = Field(False, description="Only show what would be removed.")
+    targets: str = Field("all", description="all, or names of storage targets with commas between")
 
 
 def cleanup_job(settings: Settings) -> dg.JobDefinition:
     """The job ``cleanup``."""
 
-    @dg.op(name="remove_replaced")
-    def remove_replaced(context: dg.OpExecutionContext, config: CleanupConfig) -> None:
-        with operation(context) as report, application_lock(settings.lock_dir, settings.application, "A cleanup"):
-            around, now = surroundings(settings), datetime.now(timezone.utc)
-            if not config.dry_run:
-                settle_interrupted(around, report)
-                for journal in half_removed(around):
-                    remove_kept(journal, around)
-                    report.info(f"removed what an earlier cleanup had left of {journal.restore_id}")
-            rows, removed = [], 0
-            for each in kept(around):
-                until = each.journal.keep_until
-                due = until is not None and until <= now
-                rows.append(
-                    f"| {each.journal.restore_id} | {each} | {'remove' if due else 'keep'} | {until:%Y-%m-%d %H:%M} |"
-                )
-                if due and not config.dry_run:
-                    remove_kept(each.journal, around)
-                    removed += 1
-                    report.info(f"removed {each}, which {each.journal.restore_id} had replaced")
-            table = "\n".join(["| restore | replaced | | kept until (UTC) |", "| --- | --- | --- | --- |", *rows])
-            context.add_output_metadata(
-                {
-                    "plan": dg.MetadataValue.md(table if rows else "nothing is kept"),
-                    "removed": dg.MetadataValue.int(removed),
-                }
+    @dg.op(name="clean_up", required_resource_keys={"catalog", "keyring"})
+    def clean_up(context: dg.OpExecutionContext, config: CleanupConfig) -> None:
+        # Not above: every other run would wait for it.
+        from twist_dr.retention import CleanupIncomplete, Retention
+
+        with operation(context, settings) as report, exclusively(context, settings, "A cleanup", report):
+            names = list(chosen_targets(settings, config.targets))
+            if not 0 <= config.allow_delete_fraction <= 1:
+                raise SettingsError("allow_delete_fraction is a fraction from 0 to 1; 0 means that of the settings.")
+            catalog: Catalog = context.resources.catalog
+            problems = list(_remove_replaced(context, settings, config, catalog, report))
+            retention = Retention(
+                settings,
+                {name: build_target(name, settings.storage_targets[name]) for name in names},
+                context.resources.keyring.load(),
+                catalog,
+                report,
+                who=who(),
+                run_id=context.run.run_id,
+                allow_fraction=config.allow_delete_fraction or None,
+                allow_clock=config.allow_clock,
+                allow_rebuilt=config.allow_rebuilt,
             )
-            report.info(f"{removed} of {len(rows)} kept things removed" + (" (dry run)" if config.dry_run else ""))
+            for name in names:
+                problems += _clean_target(context, settings, config, name, retention, report)
+            if problems:
+                raise CleanupIncomplete(" ".join(line if line.endswith(".") else f"{line}." for line in problems))
 
     @dg.job(
         name="cleanup",
-        description="Remove databases and media that restores replaced, once restore.keep_replaced_for is over.",
-        tags=RUN_TAGS,
+        description="Remove what has had its time: copies, WAL and broken remains by each storage target's retention, databases and media that "
+        "restores replaced. It shows its plan first; dry_run only shows it.",
+        tags=run_tags(settings),
         owners=[RUN_BACKUP],
     )
     def job() -> None:
-        remove_replaced()
+        clean_up()
 
     return job
+
+
+def _remove_replaced(
+    context: dg.OpExecutionContext, settings: Settings, config: CleanupConfig, catalog: Catalog, report: Report
+) -> Iterable[str]:
+    """Databases and media that restores replaced, once their time is over. Returns what went wrong: it keeps no target from being cleaned."""
+    from twist_dr.retention.replaced import Replaced
+    from twist_dr.retention.telling import Log
+
+    log = Log(settings, catalog, report, who(), context.run.run_id)
+    replaced = Replaced(surroundings(settings), log, datetime.now(timezone.utc), allow_clock=config.allow_clock)
+    done = replaced.show() if config.dry_run else replaced.remove()
+    metadata = {"plan": dg.MetadataValue.md(done.table()), "removed": dg.MetadataValue.int(done.removed)}
+    context.add_output_metadata(metadata)
+    report.info(f"{done.removed} of {len(done.kept)} kept things removed" + (" (dry run)" if config.dry_run else ""))
+    return done.problems
+
+
+def _clean_target(
+    context: dg.OpExecutionContext,
+    settings: Settings,
+    config: CleanupConfig,
+    name: str,
+    retention: "Retention",
+    report: Report,
+) -> Iterable[str]:
+    """One target: plan, show, delete, note its room. Returns what went wrong: it stops no other target."""
+    if not settings.storage_targets[name].policies:
+        report.info(f"{name}: no retention policy, so nothing is ever deleted there")
+        if not config.dry_run:
+            _note_space(name, None, retention, report)
+        return []
+    try:
+        planned = retention.plan(name, datetime.now(timezone.utc))
+    except TwistDRError as error:
+        return [f"{name}: nothing was deleted: {str(error).removeprefix(f'{name}: ')}"]
+    # Before anything goes: whoever kills the run sees what it was about to do.
+    report.info(f"the plan for {planned.name}\n{planned.markdown()}")
+    _show(context, settings, name, {"plan": dg.MetadataValue.md(planned.markdown())}, report)
+    for line in planned.facts.warnings:
+        report.warning(line)
+    if config.dry_run:
+        report.info(f"{planned.sentence()} (dry run: nothing was deleted)")
+        return []
+    outcome = retention.carry_out(planned)
+    report.info(f"{name}: {len(outcome.deleted)} backups deleted, {human_bytes(outcome.freed)} freed")
+    counts = {"deleted": dg.MetadataValue.int(len(outcome.deleted)), "freed_bytes": dg.MetadataValue.int(outcome.freed)}
+    _show(context, settings, name, counts, report)
+    _note_space(name, planned.facts.used_bytes - outcome.freed, retention, report)
+    return outcome.problems
+
+
+def _show(
+    context: dg.OpExecutionContext,
+    settings: Settings,
+    name: str,
+    metadata: Mapping[str, dg.MetadataValue[Any]],
+    report: Report,
+) -> None:
+    """On the run's page and the target's asset, at once: metadata of a step's output is lost when the step fails."""
+    try:
+        context.log_event(dg.AssetObservation([settings.application, copies_name("full"), name], metadata=metadata))
+    except Exception as error:  # as with log lines: the orchestrator's storage is not what this depends on
+        report.warning(f"the run's page lacks {', '.join(metadata)} of {name}: {error}")
+
+
+def _note_space(name: str, used_bytes: int | None, retention: "Retention", report: Report) -> None:
+    """A comfort for those who plan: it fails no cleanup."""
+    try:
+        retention.record_space(name, used_bytes)
+    except (StorageError, CatalogUnavailable) as error:
+        report.warning(f"how much room {name} has could not be noted: {error}")

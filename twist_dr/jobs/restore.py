@@ -2,27 +2,22 @@
 
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.assets.copies import target_resource
+from twist_dr.assets.copies import repositories_of, target_resource
 from twist_dr.catalog import Catalog
 from twist_dr.engine.backup import ALL_PARTS
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import Part
-from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.plan import RestoreWish
-from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.restore import Restore
-from twist_dr.errors import BackupNotFound, RestoreRefused, RestoreUndone, TwistDRError
-from twist_dr.jobs.restore_page import metadata, observe
-from twist_dr.orchestration import RESTORE_BACKUP, RUN_TAGS, operation
+from twist_dr.errors import RestoreRefused
+from twist_dr.jobs.restore_page import told
+from twist_dr.jobs.restoring import alone, refuse_careless
+from twist_dr.orchestration import RESTORE_BACKUP, operation, run_tags
 from twist_dr.resources.restores import restore_place, surroundings
 from twist_dr.restores import RestoreLog, choose_backup, end_killed, mark_corrupt_copies, pre_restore_backup
 from twist_dr.settings import Settings
@@ -66,20 +61,12 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
         name="restore_backup", required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, names)}
     )
     def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
-        with operation(context) as report:
+        with operation(context, settings) as report:
             parts, tables = _check(config, settings)
-            repositories = {
-                name: Repository(getattr(context.resources, target_resource(name)), settings.application)
-                for name in names
-            }
+            repositories = repositories_of(context, settings)
             catalog: Catalog = context.resources.catalog
             keyring: Keyring = context.resources.keyring.load()
-            lock = (
-                nullcontext()
-                if config.mode == "plan"
-                else application_lock(settings.lock_dir, settings.application, "A restore")
-            )
-            with lock:
+            with alone(settings, "A restore", config.mode):
                 chosen = choose_backup(
                     catalog, settings.application, config.backup, parts, allow_unverified=config.allow_unverified
                 )
@@ -109,7 +96,7 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
                     back_up=back_up if config.mode == "replace" and config.pre_restore_backup else None,
                     note=log.note,
                 )
-                with _told(context, settings, restore.record, log, report):
+                with told(context, settings, restore.record, log, report):
                     try:
                         restore.run()
                     finally:
@@ -123,47 +110,13 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
         name="restore",
         description="Restore a backup: plan it (the default), into a sandbox beside the live database, or cut over to it and keep "
         "what it replaces.",
-        tags=RUN_TAGS,
+        tags=run_tags(settings),
         owners=[RESTORE_BACKUP],
     )
     def job() -> None:
         restore_backup()
 
     return job
-
-
-@contextmanager
-def _told(
-    context: dg.OpExecutionContext, settings: Settings, record: Record, log: RestoreLog, report: Report
-) -> Iterator[None]:
-    """Around a restore: its outcome goes to the log of restores and to the run's page, however it ends."""
-    try:
-        yield
-    except TwistDRError as error:
-        state = (
-            "refused"
-            if isinstance(error, RestoreRefused)
-            else "undone"
-            if isinstance(error, RestoreUndone)
-            else "failed"
-        )
-        if isinstance(error, RestoreUndone):
-            # It is not live any more, and what it had replaced is live again.
-            record.result, record.replaced = "", []
-        record.end(state, error=str(error))  # type: ignore[arg-type]
-        log.note(record)
-        observe(context, settings, record, report)
-        found = {"error": dg.MetadataValue.text(type(error).__name__), **metadata(record)}
-        raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
-    except BaseException as error:
-        # Where it had switched already, what is live is what was restored: the log must not leave that out.
-        record.end("failed", error=f"ended by {type(error).__name__}" + (f"; {record.result}" if record.result else ""))
-        log.note(record)
-        raise
-    log.note(record)
-    observe(context, settings, record, report)
-    context.add_output_metadata(metadata(record))
-    report.info(record.result)
 
 
 def _check(config: RestoreConfig, settings: Settings) -> tuple[tuple[Part, ...] | None, tuple[str, ...]]:
@@ -174,16 +127,9 @@ def _check(config: RestoreConfig, settings: Settings) -> tuple[tuple[Part, ...] 
         raise RestoreRefused(
             f"{config.parts!r} names no parts; write 'all', or some of {', '.join(ALL_PARTS)} in parts."
         )
-    if config.source not in ("any", *settings.enabled_targets):
-        raise BackupNotFound(
-            f"{config.source!r} is no enabled storage target; choose among {', '.join(settings.enabled_targets)}, or write 'any' in source."
-        )
-    if config.mode != "plan" and not config.reason.strip():
-        raise RestoreRefused("A restore needs a reason, for those who find it later; write it in reason.")
-    if config.mode == "replace" and config.confirm != settings.application:
-        raise RestoreRefused(
-            f"Replacing what is live needs the application's name, {settings.application}, typed in confirm; launch the plan first if you are not sure."
-        )
+    refuse_careless(
+        settings, "A restore", source=config.source, mode=config.mode, reason=config.reason, confirm=config.confirm
+    )
     if tables and config.mode == "replace":
         raise RestoreRefused(
             "Single tables never replace live ones; use mode schema (beside them in the live database) or sandbox."

@@ -2,10 +2,19 @@
 
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 import dagster as dg
 
+from twist_dr import audit
+from twist_dr.backups import who
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.record import Record
+from twist_dr.errors import RecoveryPointInvalid, RestoreRefused, RestoreUndone, TwistDRError
+from twist_dr.orchestration import note_key_use
+from twist_dr.restores import RestoreLog
 from twist_dr.settings import Settings
 
 
@@ -13,13 +22,16 @@ def metadata(record: Record) -> dict[str, dg.MetadataValue]:
     """Bare numbers, which the page plots over time; sentences and tables for people."""
     found: dict[str, dg.MetadataValue] = {"result": dg.MetadataValue.text(record.error or record.result)}
     # What somebody who decides wants to read stands first.
-    for name, table in (("impact", record.impact), ("gate", record.gate)):
+    for name, table in (("recovery", record.recovery), ("impact", record.impact), ("gate", record.gate)):
         if table:
             found[name] = dg.MetadataValue.md(table)
     if record.seconds_locked_out is not None:
         found["seconds_locked_out"] = dg.MetadataValue.float(record.seconds_locked_out)
     if record.mode == "plan" and record.state == "done":
-        found["run_config_to_cut_over"] = dg.MetadataValue.md(_run_config(record))
+        config = _recovery_config(record) if record.recovery_point else _run_config(record)
+        found["run_config_to_cut_over"] = dg.MetadataValue.md(config)
+    if record.recovery_point:
+        found["recovery_point"] = dg.MetadataValue.text(record.recovery_point)
     found |= {
         "restore_id": dg.MetadataValue.text(record.restore_id),
         "backup_id": dg.MetadataValue.text(record.backup_id or "-"),
@@ -46,9 +58,23 @@ def metadata(record: Record) -> dict[str, dg.MetadataValue]:
 
 
 def observe(context: dg.OpExecutionContext, settings: Settings, record: Record, report: Report) -> None:
-    """Show on the application's own assets that they were restored, or that somebody tried."""
+    """Show on the application's own assets, and in the audit log, that they were restored, or that somebody tried."""
     if record.mode == "plan":
         return
+    details = {
+        "mode": record.mode,
+        "backup_id": record.backup_id,
+        "reason": record.reason,
+        "run_id": context.run.run_id,
+    }
+    problem = audit.record(
+        settings, context.resources.catalog, who=who(), action=record.kind, subject=record.restore_id,
+        result=record.state if record.error is None else f"{record.state}: {record.error}", details=details,
+    )  # fmt: skip
+    if problem:
+        report.warning(problem)
+    if record.backup_id is not None:
+        note_key_use(context, settings, "restore", record.backup_id, report)
     for part in record.parts:
         try:
             context.log_event(
@@ -56,6 +82,40 @@ def observe(context: dg.OpExecutionContext, settings: Settings, record: Record, 
             )
         except Exception as error:  # the page's history is not worth a restore
             report.warning(f"the page could not be told of the restore: {type(error).__name__}")
+
+
+@contextmanager
+def told(
+    context: dg.OpExecutionContext, settings: Settings, record: Record, log: RestoreLog, report: Report
+) -> Iterator[None]:
+    """Around a restore: its outcome goes to the log of restores and to the run's page, however it ends."""
+    try:
+        yield
+    except TwistDRError as error:
+        state = (
+            "refused"
+            if isinstance(error, (RestoreRefused, RecoveryPointInvalid))
+            else "undone"
+            if isinstance(error, RestoreUndone)
+            else "failed"
+        )
+        if isinstance(error, RestoreUndone):
+            # It is not live any more, and what it had replaced is live again.
+            record.result, record.replaced = "", []
+        record.end(state, error=str(error))  # type: ignore[arg-type]
+        log.note(record)
+        observe(context, settings, record, report)
+        found = {"error": dg.MetadataValue.text(type(error).__name__), **metadata(record)}
+        raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
+    except BaseException as error:
+        # Where it had switched already, what is live is what was restored: the log must not leave that out.
+        record.end("failed", error=f"ended by {type(error).__name__}" + (f"; {record.result}" if record.result else ""))
+        log.note(record)
+        raise
+    log.note(record)
+    observe(context, settings, record, report)
+    context.add_output_metadata(metadata(record))
+    report.info(record.result)
 
 
 def _run_config(record: Record) -> str:
@@ -67,5 +127,15 @@ def _run_config(record: Record) -> str:
         "reason": "",
         "confirm": "",
     }
+    return _yaml("restore_backup", config)
+
+
+def _recovery_config(record: Record) -> str:
+    options = {name: str(value) for name, value in record.recovery_options.items()}
+    config = {"to": json.dumps(record.recovery_target), **options, "mode": "replace", "reason": "", "confirm": ""}
+    return _yaml("recover_to_point", config)
+
+
+def _yaml(op: str, config: Mapping[str, str | None]) -> str:
     lines = [f"      {name}: {value or chr(34) * 2}" for name, value in config.items()]
-    return "\n".join(["```yaml", "ops:", "  restore_backup:", "    config:", *lines, "```"])
+    return "\n".join(["```yaml", "ops:", f"  {op}:", "    config:", *lines, "```"])

@@ -12,7 +12,7 @@ from twist_dr.catalog import Catalog
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.target_test import TargetTest, run_target_test
 from twist_dr.errors import TargetUnavailable
-from twist_dr.orchestration import CONFIGURE_BACKUP, RUN_TAGS, operation
+from twist_dr.orchestration import CONFIGURE_BACKUP, operation, run_tags
 from twist_dr.settings import Settings
 
 
@@ -22,7 +22,7 @@ def test_storage_targets_job(settings: Settings) -> dg.JobDefinition:
 
     @dg.op(name="test_targets", required_resource_keys={"catalog", *map(target_resource, names)})
     def test_targets(context: dg.OpExecutionContext) -> None:
-        with operation(context) as report:
+        with operation(context, settings) as report:
             catalog: Catalog = context.resources.catalog
             with ThreadPoolExecutor(len(names)) as pool:
                 tests = list(
@@ -47,7 +47,7 @@ def test_storage_targets_job(settings: Settings) -> dg.JobDefinition:
     @dg.job(
         name="test_storage_targets",
         description="Write, read back, compare and delete a small object on every storage target, and record what each can do.",
-        tags=RUN_TAGS,
+        tags=run_tags(settings),
         owners=[CONFIGURE_BACKUP],
     )
     def job() -> None:

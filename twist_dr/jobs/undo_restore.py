@@ -11,7 +11,7 @@ from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.undo import undo_restore
 from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.jobs.restore_page import metadata, observe
-from twist_dr.orchestration import RESTORE_BACKUP, RUN_TAGS, operation
+from twist_dr.orchestration import RESTORE_BACKUP, operation, run_tags
 from twist_dr.resources.restores import django_application, surroundings
 from twist_dr.restores import RestoreLog
 from twist_dr.settings import Settings
@@ -31,7 +31,7 @@ def undo_restore_job(settings: Settings) -> dg.JobDefinition:
     @dg.op(name="put_back", required_resource_keys={"catalog"})
     def put_back(context: dg.OpExecutionContext, config: UndoRestoreConfig) -> None:
         with (
-            operation(context) as report,
+            operation(context, settings) as report,
             application_lock(settings.lock_dir, settings.application, "Undoing a restore"),
         ):
             confirmed = config.confirm == settings.application
@@ -70,7 +70,7 @@ def undo_restore_job(settings: Settings) -> dg.JobDefinition:
     @dg.job(
         name="undo_restore",
         description="Put back what a restore replaced, database and media, and keep what is live until then in turn.",
-        tags=RUN_TAGS,
+        tags=run_tags(settings),
         owners=[RESTORE_BACKUP],
     )
     def job() -> None:

@@ -10,7 +10,8 @@ DATABASE_VARIABLE = "TWIST_DR_DATABASE_URL"
 KEYRING_VARIABLE = "TWIST_DR_KEYRING"
 
 _DESCRIPTION = f"""\
-Lists, checks and restores backups with a storage target and the keys alone. Without --check and --backup, lists what is there.
+Lists, checks and restores backups with a storage target and the keys alone. Without --check, --backup and --to, lists what is
+there: full backups (--backup restores one), configuration backups (--backup with --configuration-to), and base backups with the moments that they and the archived WAL lead to (--to).
 Credentials are never arguments: the database's URL is in {DATABASE_VARIABLE}, those of S3 where boto3 looks for them
 (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ~/.aws)."""
 
@@ -23,6 +24,16 @@ def _jobs(text: str) -> int:
 
 
 _jobs.__name__ = "number of jobs from 1 to 64"
+
+
+def _timeline(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+_timeline.__name__ = "number of a timeline, from 1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,17 +49,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--application", metavar="NAME", help="whose backups, where the target holds several's")
     parser.add_argument("--json", action="store_true", help="print JSON (with a list or --check)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--check", metavar="BACKUP", help="read all of a backup to its end: latest, or an id")
-    which.add_argument("--backup", metavar="BACKUP", help="restore from this one: latest, or an id")
+    which.add_argument(
+        "--check", metavar="BACKUP", help="read all of a backup to its end: latest, latest-configuration, or an id"
+    )
+    which.add_argument(
+        "--backup", metavar="BACKUP", help="restore from this one: latest, latest-configuration, or an id"
+    )
+    which.add_argument(
+        "--to", metavar="POINT",
+        help="recover the whole cluster to latest, a time with its zone (2026-01-31T12:00:00+00:00), lsn:0/3000000, xid:1234 or "
+        "name:before_import (a restore point)",
+    )  # fmt: skip
     parts = parser.add_argument_group("what to restore, with --backup")
     parts.add_argument(
         "--database", action="store_true", help=f"the database, as the new one that {DATABASE_VARIABLE} names"
     )
     parts.add_argument("--media-to", type=Path, metavar="FOLDER", help="the media folders, into a new or empty folder")
-    parts.add_argument("--configuration-to", type=Path, metavar="FOLDER", help="the configuration, likewise")
+    parts.add_argument(
+        "--configuration-to",
+        type=Path,
+        metavar="FOLDER",
+        help="the configuration, likewise; of a configuration backup also catalog and Dagster's history",
+    )
     parts.add_argument("--dump-to", type=Path, metavar="FILE", help="only the plain dump, and roles.sql beside it")
     parts.add_argument(
         "--jobs", type=_jobs, default=max(2, min(8, os.cpu_count() or 1)), help="parallel restore jobs (default: %(default)s)"
+    )  # fmt: skip
+    point = parser.add_argument_group("what to do with the point, with --to")
+    point.add_argument("--plan", action="store_true", help="change nothing: say what it takes, and what would be lost")
+    point.add_argument(
+        "--cluster-to", type=Path, metavar="FOLDER", help="the cluster's files, proved and ready to start, into a new or empty folder"
+    )  # fmt: skip
+    point.add_argument(
+        "--base", metavar="BACKUP", help="begin with this base backup (default: the newest that will do)"
+    )
+    point.add_argument(
+        "--timeline", type=_timeline, metavar="NUMBER", help="follow this timeline (default: the newest that has the point)"
     )  # fmt: skip
 
 
@@ -59,5 +95,9 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--backup needs --database, --media-to, --configuration-to or --dump-to")
     if any(parts) and not options.backup:
         parser.error("say which backup: --backup latest, or --backup ID")
-    if options.json and options.backup:
+    if options.to is not None and options.plan == bool(options.cluster_to):
+        parser.error("--to needs either --plan or --cluster-to FOLDER")
+    if options.to is None and (options.plan or options.cluster_to or options.base or options.timeline):
+        parser.error("say to which point: --to latest, or --to 2026-01-31T12:00:00+00:00")
+    if options.json and (options.backup or options.to is not None):
         parser.error("--json goes with a list or with --check")

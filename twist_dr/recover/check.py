@@ -15,7 +15,11 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT
 
 #: An archive and its index are read side by side.
-_INDEXES = {"media.tar": "media.files.jsonl", "configuration.tar": "configuration.files.jsonl"}
+_INDEXES = {
+    "media.tar": "media.files.jsonl",
+    "configuration.tar": "configuration.files.jsonl",
+    "dagster.tar": "dagster.files.jsonl",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def _read(
         with buffered(content) as stream, buffered(lines) as index_stream:
             files, differences = compare_archive(stream, read_index(index_stream), name)
             read_out(stream, index_stream)
-    recorded = manifest.files.get(artifact.part)
+    recorded = manifest.files.get(name.removesuffix(".tar"))
     if files != recorded:
         differences.append(f"{files} files where {recorded} were recorded")
     return "; ".join(differences) or None

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,10 +17,12 @@ from types import FrameType
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.engine.recovery.planning import RecoveryWish
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import RestoreRefused, TwistDRError
 from twist_dr.recover.arguments import DATABASE_VARIABLE, check_usage
 from twist_dr.recover.check import check_artifacts
+from twist_dr.recover.check_base import check_base
 from twist_dr.recover.database import recover_database
 from twist_dr.recover.files import (
     ROLES,
@@ -27,10 +30,13 @@ from twist_dr.recover.files import (
     look_at_folder,
     recover_configuration,
     recover_dump,
+    recover_everything,
     recover_media,
 )
-from twist_dr.recover.found import backup_document, backup_table, choose_backup, find_backups, taken_at
+from twist_dr.recover.found import Found, backup_document, backup_table, choose_backup, find_backups, taken_at
 from twist_dr.recover.place import choose_application, open_keyring, open_target
+from twist_dr.recover.point import plan_point, recover_cluster
+from twist_dr.recover.reach import Reach, base_table, find_reach, reach_document, reach_table
 from twist_dr.recover.scratch import need_room, scratch_base
 from twist_dr.recover.server import look
 
@@ -40,6 +46,10 @@ _WORDS = {
     "or name their folder in database.client_tools": "or put their folder into PATH",
     "set work_dir (or verification.scratch) to a larger disk": "set TMPDIR to a folder on a larger disk",
     "; run twist-dr doctor to see what is missing": "",
+    "launch the job backup_base": "restore a full backup with --backup",
+    " Take one with the job backup_base.": "",
+    "leave base empty, or see what there is: twist-dr wal status": "leave --base out, or see what there is with the same command without --to",
+    "can still be followed: timeline:": "can still be followed: --timeline",
     "give access_key_id and secret_access_key of": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for",
     "storage_targets.": "",
 }
@@ -48,10 +58,18 @@ _WORDS = {
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """The whole command; returns its exit status. Raises ``TwistDRError``, and ``KeyboardInterrupt`` also when terminated."""
     check_usage(parser, options)
-    with _terminated_as_interrupted(), _words_for_this_day():
+    report = _report(to_stderr=options.json)
+    with _interrupted_by_signals(report), _words_for_this_day():
         keyring = open_keyring(options.keyring)
         repository = choose_application(open_target(options.from_target), options.application)
-        report = _report(to_stderr=options.json)
+        if options.to is not None:
+            wish = RecoveryWish(options.to, options.base, options.timeline)
+            if options.plan:
+                plan_point(wish, repository, keyring, report)
+                print("Nothing was changed. To do it, write --cluster-to FOLDER in the place of --plan.")
+            else:
+                recover_cluster(wish, options.cluster_to, repository, keyring, report)
+            return 0
         if options.backup:
             manifest = choose_backup(repository, keyring, options.backup)
             _Recovery(options, repository, manifest, keyring, report).run()
@@ -62,18 +80,44 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _list(repository: Repository, keyring: Keyring, json_wanted: bool) -> int:
-    found = find_backups(repository, keyring)
+    found, reaches = find_reach(repository, keyring, find_backups(repository, keyring))
     if json_wanted:
         document = {"application": repository.application, "target": repository.target.location}
-        print(json.dumps({**document, "backups": [backup_document(each) for each in found]}, indent=2))
+        backups, points = [backup_document(each) for each in found], [reach_document(each) for each in reaches]
+        print(json.dumps({**document, "backups": backups, "recoverable": points}, indent=2))
     else:
-        print(f"{repository.application} on {repository.target.location}\n\n{backup_table(found)}")
+        print(f"{repository.application} on {repository.target.location}\n\n{_listed(found, reaches)}")
     return 1 if any(each.problem and each.sealed for each in found) else 0
+
+
+def _listed(found: list[Found], reaches: list[Reach]) -> str:
+    bases = [each for each in found if "-base-" in each.backup_id]
+    configuration = [each for each in found if "-configuration-" in each.backup_id]
+    full = [each for each in found if each not in bases and each not in configuration]
+    if not bases and not reaches and not configuration:
+        return backup_table(full)
+    told = []
+    if full:
+        told += ["Full backups: dump, media and configuration of one moment, for --backup.", backup_table(full)]
+    if configuration:
+        told += [
+            "Configuration backups: configured files, twist-dr's catalog and Dagster's history, for --backup with --configuration-to.",
+            backup_table(configuration),
+        ]
+    if not bases and not reaches:
+        return "\n\n".join(told)
+    if bases:
+        told += [
+            "Base backups: the files of the whole database server, for --to. WAL leads on from them to any later moment.",
+            base_table(bases),
+        ]
+    return "\n\n".join([*told, "What --to can recover:", reach_table(reaches)])
 
 
 def _check(repository: Repository, manifest: Manifest, keyring: Keyring, report: Report, json_wanted: bool) -> int:
     checked = []
-    for each in check_artifacts(repository, manifest, keyring, report):
+    check = check_artifacts if manifest.base is None else check_base
+    for each in check(repository, manifest, keyring, report):
         checked.append(each)
         if not json_wanted:
             print(
@@ -106,6 +150,11 @@ class _Recovery:
         self._manifest = manifest
         self._keyring = keyring
         self._report = report
+        if manifest.base is not None:
+            raise RestoreRefused(
+                f"{manifest.backup_id} is a base backup, the files of a whole database server; recover from it with --to POINT --cluster-to FOLDER, or "
+                "choose a full backup."
+            )
 
     def run(self) -> None:
         # All of it is there, before anything begins.
@@ -127,9 +176,10 @@ class _Recovery:
             folder = look_at_folder(options.media_to, "--media-to", self._size("media", "media.tar"))
             work.append(lambda: self._media(folder))
         if options.configuration_to:
-            place = look_at_folder(
-                options.configuration_to, "--configuration-to", self._size("configuration", "configuration.tar")
-            )
+            size = self._size("configuration", "configuration.tar")
+            if self._manifest.kind == "configuration":
+                size = self._manifest.plain_bytes
+            place = look_at_folder(options.configuration_to, "--configuration-to", size)
             work.append(lambda: self._configuration(place))
         if options.dump_to:
             file = look_at_file(options.dump_to, "--dump-to", self._size("database", "database.dump"))
@@ -168,6 +218,8 @@ class _Recovery:
         return f"media: {found.files} files, {human_bytes(found.bytes)}, in {', '.join(map(str, places))}"
 
     def _configuration(self, folder: Path) -> str:
+        if self._manifest.kind == "configuration":
+            return "\n".join(recover_everything(folder, self._repository, self._manifest, self._keyring, self._report))
         found = recover_configuration(folder, self._repository, self._manifest, self._keyring, self._report)
         return f"configuration: {found.files} files in {folder}, below it by their old paths"
 
@@ -181,6 +233,10 @@ class _Recovery:
             steps.append(
                 f"as a superuser: psql -f {ROLES} postgres (roles that exist already are errors to pass over), createdb -T template0 NEW_DATABASE, "
                 f"pg_restore -d NEW_DATABASE {options.dump_to.name}; then remove both files"
+            )
+        if options.configuration_to and self._manifest.kind == "configuration":
+            steps.append(
+                "bring back what was lost, as docs/configuration-backup.md says: contents.json tells where each piece was"
             )
         if options.configuration_to:
             steps.append("compare the configuration with what is there now, and copy what you need: it holds secrets")
@@ -220,14 +276,20 @@ def _words_for_this_day() -> Iterator[None]:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """What was begun is removed also when the process is asked to end."""
+def _interrupted_by_signals(report: Report) -> Iterator[None]:
+    """What was begun is removed also when the process is asked to end.
+
+    Python drops an exception that comes up in its own callbacks, of which there are some around a fork: the report is told as
+    well, so that the work stops at its next look. By another thread, as the main one may hold the event's lock right now.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        start_new_thread(report.stop.set, ())
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

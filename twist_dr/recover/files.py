@@ -8,18 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from twist_dr.engine.archive import read_index
-from twist_dr.engine.chunks import buffered
+from twist_dr.engine.chunks import buffered, read_out
+from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.media import restore_configuration, unpack_media
 from twist_dr.engine.restore.sources import Sources
-from twist_dr.engine.unpack import Unpacked
+from twist_dr.engine.unpack import Unpacked, unpack
 from twist_dr.errors import RestoreRefused
 from twist_dr.recover.scratch import need_room
 
 ROLES = "roles.sql"
+HISTORY_ARCHIVE = "dagster.tar"
 _ELSEWHERE = "free room there, or name a place on another disk"
 
 
@@ -92,6 +94,41 @@ def recover_configuration(
     found = restore_configuration(sources, keyring, folder)
     for note in found.notes:
         report.warning(note)
+    return found
+
+
+def recover_everything(
+    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+) -> list[str]:
+    """Write all of a configuration backup into a new folder, closed to others; gives what is in it, in words. After an error it is gone."""
+    with suppress(FileNotFoundError):
+        folder.rmdir()
+    folder.mkdir(mode=0o700)
+    told = []
+    try:
+        found = recover_configuration(folder / "files", repository, manifest, keyring, report)
+        told.append(f"files: {found.files} files in {folder / 'files'}, below it by their old paths")
+        for artifact in manifest.artifacts:
+            if artifact.name == HISTORY_ARCHIVE:
+                found = _history(folder / "dagster", repository, manifest, keyring)
+                told.append(f"Dagster's history: {found.files} SQLite files in {folder / 'dagster'}")
+            elif artifact.name not in ("configuration.tar", "configuration.files.jsonl", "dagster.files.jsonl"):
+                repository.fetch(manifest, artifact.name, keyring, folder / artifact.name)
+                told.append(f"{artifact.name}: {folder / artifact.name}")
+    except BaseException:
+        remove_tree(folder)
+        raise
+    return told
+
+
+def _history(folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring) -> Unpacked:
+    content, lines = (
+        repository.read(manifest, HISTORY_ARCHIVE, keyring),
+        repository.read(manifest, "dagster.files.jsonl", keyring),
+    )
+    with buffered(content) as stream, buffered(lines) as index:
+        found = unpack(stream, read_index(index), {"dagster": folder}, HISTORY_ARCHIVE)
+        read_out(stream, index)
     return found
 
 

@@ -59,7 +59,7 @@ def find_backup(repository: Repository, keyring: Keyring, backup_id: str) -> Fou
 
 
 def choose_backup(repository: Repository, keyring: Keyring, wanted: str) -> Manifest:
-    """The manifest of ``latest``, of an id or of the only id that begins so.
+    """The manifest of ``latest`` (a full backup), of ``latest-configuration``, of an id or of the only id that begins so.
 
     Raises ``BackupNotFound``, and what :meth:`Repository.manifest` raises. An older backup is never taken by itself: how
     much may be lost is for a person to say.
@@ -69,8 +69,18 @@ def choose_backup(repository: Repository, keyring: Keyring, wanted: str) -> Mani
     if wanted == "latest":
         newest = repository.latest("full")
         if newest is None:
+            bases = (
+                ", but base backups: name one of them, or recover with --to"
+                if repository.latest("base")
+                else "; name another target"
+            )
+            raise BackupNotFound(f"{where} no full backup of {repository.application} that was finished{bases}.")
+        return repository.manifest(newest, keyring)
+    if wanted == "latest-configuration":
+        newest = repository.latest("configuration")
+        if newest is None:
             raise BackupNotFound(
-                f"{where} no full backup of {repository.application} that was finished; name another target."
+                f"{where} no configuration backup of {repository.application} that was finished; a full backup has the configured files, too."
             )
         return repository.manifest(newest, keyring)
     fitting = [wanted] if wanted in ids else [each for each in ids if wanted and each.startswith(wanted)]
@@ -86,11 +96,20 @@ def choose_backup(repository: Repository, keyring: Keyring, wanted: str) -> Mani
 def backup_table(found: Sequence[Found]) -> str:
     """One line per backup, and below them a sentence for each that is not whole."""
     head = ("BACKUP", "LABEL", "TAKEN (UTC)", "APPLICATION", "POSTGRESQL", "SIZE", "STATE")
-    lines = [head, *(_line(each) for each in found)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return with_problems(table([head, *(_line(each) for each in found)]), found)
+
+
+def table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Columns below each other; the first line is their heads."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(told)
+
+
+def with_problems(text: str, found: Sequence[Found]) -> str:
+    """A table, and below it a sentence for each backup that is not whole."""
     problems = [f"{each.backup_id}: {each.problem}" for each in found if each.problem]
-    return "\n".join([*told, *([""] if problems else []), *problems])
+    return "\n".join([text, *([""] if problems else []), *problems])
 
 
 def _line(found: Found) -> tuple[str, ...]:
@@ -125,6 +144,10 @@ def backup_document(found: Found) -> dict[str, Any]:
             "parts": manifest.parts,
             "key": manifest.key.id,
         }
+        if manifest.base is not None:
+            document["base"] = manifest.base.model_dump(
+                mode="json", include={"parent", "chain", "timeline", "start_lsn", "stop_lsn", "stopped_at"}
+            )
     return document
 
 

@@ -17,7 +17,8 @@ from twist_dr.engine.repository import Repository
 from twist_dr.errors import BackupNotFound, SettingsError
 from twist_dr.recover.arguments import KEYRING_VARIABLE
 from twist_dr.resources.targets import build_target
-from twist_dr.settings import TargetSettings, _explain, _fill
+from twist_dr.settings import TargetSettings
+from twist_dr.settings.reading import explain, fill
 from twist_dr.storage.base import StorageTarget
 
 _IN_URLS = ("endpoint_url", "region")
@@ -95,7 +96,7 @@ def _described_target(path: Path, environment: Mapping[str, str]) -> StorageTarg
             f"{path} must describe one storage target (type, and path or bucket); put what stands below its name in storage_targets into a file of its own."
         )
     mistakes: list[str] = []
-    filled = _fill(document, environment, "", mistakes)
+    filled = fill(document, environment, "", mistakes)
     if mistakes:
         raise SettingsError(f"{path} has mistakes:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     return _target(filled, str(path), path.parent)
@@ -106,7 +107,7 @@ def _target(document: dict[str, Any], source: str, folder: Path) -> StorageTarge
     try:
         target = _OneTarget.model_validate(whole, context={"folder": folder}).storage_targets["target"]
     except ValidationError as error:
-        lines = [line.replace("storage_targets.target", "target", 1) for _, line in _explain(error, whole)]
+        lines = [line.replace("storage_targets.target", "target", 1) for _, line in explain(error, whole)]
         raise SettingsError(f"{source} does not describe a storage target:\n  " + "\n  ".join(lines)) from None
     # Its messages call it by where it is: it has no name of its own here.
     return build_target(str(target.path) if target.type != "s3" else f"s3://{target.bucket}", target)

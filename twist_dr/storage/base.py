@@ -172,6 +172,13 @@ class StorageTarget(ABC):
         Removes them.
         """
 
+    def locked_until(self, key: str) -> datetime | None:
+        """Until when the store itself forbids to delete the object; None when it does not, or when there is none.
+
+        ``datetime.max`` in UTC where there is no end (a legal hold).
+        """
+        return None
+
     def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
         """Read the object as the target holds it and compare. Raises ``ObjectMissing`` or ``ObjectCorrupt``."""
         with self.open(key) as stream:

@@ -39,6 +39,9 @@ from twist_dr.storage.s3_transfer import (
 )
 from twist_dr.storage.s3_upload import S3Uploader
 
+#: The end of a legal hold.
+NO_END = datetime.max.replace(tzinfo=timezone.utc)
+
 
 class S3Target(StorageTarget):
     """A bucket, or the part of one below ``prefix``.
@@ -173,14 +176,19 @@ class S3Target(StorageTarget):
             if head is None:
                 return
             # Deleting without naming a version succeeds on a locked object, and only hides it.
-            until = head.get("ObjectLockRetainUntilDate")
-            if head.get("ObjectLockLegalHoldStatus") == "ON":
+            until = _locked_until(head)
+            if until == NO_END:
                 raise TargetRefused(f"{self.name}: {key} is under a legal hold; lift it in the store, then run again.")
-            if until is not None and _utc(until) > datetime.now(timezone.utc):
+            if until is not None:
                 raise TargetRefused(
-                    f"{self.name}: {key} is locked (Object Lock) until {_utc(until):%Y-%m-%d %H:%M} UTC; delete it then."
+                    f"{self.name}: {key} is locked (Object Lock) until {until:%Y-%m-%d %H:%M} UTC; delete it then."
                 )
             self._connection.client.delete_object(**self._connection.place(key))
+
+    def locked_until(self, key: str) -> datetime | None:
+        with self._connection.errors(f"look up {key}"):
+            head = self._head(key)
+        return None if head is None else _locked_until(head)
 
     def sweep(self, older_than: timedelta) -> int:
         limit, removed = datetime.now(timezone.utc) - older_than, 0
@@ -318,6 +326,14 @@ def _recorded_sha256(head: dict[str, Any]) -> str | None:
         if name.lower() == "sha256":
             return str(value)
     return None
+
+
+def _locked_until(head: dict[str, Any]) -> datetime | None:
+    """Until when an object cannot be deleted, by what HeadObject says of it; None when it can be now."""
+    if head.get("ObjectLockLegalHoldStatus") == "ON":
+        return NO_END
+    until = head.get("ObjectLockRetainUntilDate")
+    return _utc(until) if until is not None and _utc(until) > datetime.now(timezone.utc) else None
 
 
 def _utc(moment: datetime) -> datetime:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import closing, contextmanager
+from datetime import timedelta, timezone
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -68,6 +70,94 @@ def test_filters(catalog: Catalog) -> None:
     assert ids(catalog, target="nas", state="corrupt") == [before]
     assert ids(catalog, target="s3", state="checked") == []
     assert ids(catalog, kind="full", label="scheduled", target="nas", limit=1) == [plain]
+
+
+@pytest.mark.parametrize("few", [0, 1, 2, 20_000])
+def test_copies_are_found_alike_whether_few_or_many_fulfil_the_condition(
+    catalog: Catalog, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twist_dr.catalog.queries._FEW", few)
+    test_filters(catalog)
+
+
+def test_search_looks_into_id_reason_maker_and_versions_whatever_the_case(catalog: Catalog) -> None:
+    first = record(catalog, 0, reason="Straßenfest, 100% ÄNDERUNG_1", who="Zoë@büro", app_version=None)
+    second = record(catalog, 1, reason="x" * 30, app_version="4.0-RC1", db_schema_version=None)
+    for text in (
+        "strassenFEST",
+        "STRASSENFEST",
+        "straßenfest",
+        "änderung_1",
+        "100%",
+        "ZOË@BÜRO",
+        "-FULL-0000",
+        "0123456789AB",
+    ):
+        assert ids(catalog, search=text) == [first], text
+    assert ids(catalog, search="4.0-rc1") == [second]
+    assert ids(catalog, search="-full-") == [second, first]
+    for text in ("%", "_1", ""):
+        assert first in ids(catalog, search=text), text
+    # Signs that databases take as placeholders, and texts that only meet where two fields do.
+    for text in ("1_0", "x%x", "xops@host", "xops"):
+        assert ids(catalog, search=text) == [], text
+    assert ids(catalog, search="-full-", kind="base") == []
+    catalog.record_copy(first, "nas", state="checked", form="zstd")
+    assert ids(catalog, search="-full-", target="nas", state="checked", limit=1) == [first]
+
+
+def test_a_reason_of_any_length_is_kept_and_found_to_its_end(catalog: Catalog) -> None:
+    # PostgreSQL's indexes take less than 3 kB for a row, after packing: this cannot be packed.
+    reason = " ".join(sha256(str(number).encode()).hexdigest() for number in range(300)) + " Ende"
+    backup_id = record(catalog, reason=reason)
+    (row,) = catalog.backups(application="erp", search="ENDE")
+    assert (row.backup_id, row.reason) == (backup_id, reason)
+
+
+def test_a_search_on_sqlite_reads_an_index_and_fetches_the_rows_of_one_page(sqlite_url: str) -> None:
+    catalog = Catalog(sqlite_url)
+    record(catalog)
+    with counted_statements() as statements:
+        catalog.backups(application="erp", kind="full", label="scheduled", search="nothing", since=NIGHT, limit=50)
+    query = next(each for each in statements if "backups" in each and "LIMIT" in each)
+    with closing(sqlite3.connect(catalog.place)) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", [1] * query.count("?"))
+        steps = [step[3] for step in plan]
+    assert any("COVERING INDEX ix_backups_search" in step for step in steps), steps
+    assert not any(step.startswith("SCAN backups") for step in steps), steps
+
+
+def test_retention_is_told_what_a_target_has_or_had_oldest_first(catalog: Catalog) -> None:
+    young, old = record(catalog, 2), record(catalog, 1, kind="configuration", label="manual")
+    record(catalog, 3)
+    foreign = record(catalog, 4, application="shop")
+    for backup_id in (young, foreign):
+        catalog.record_copy(backup_id, "nas", state="checked", form="zstd", stored_bytes=35)
+        catalog.record_copy(backup_id, "s3", state="corrupt", form="zstd+enc")
+    catalog.record_copy(old, "nas", state="deleted", form="zstd+enc")
+    for hour, state in ((2, "verified"), (1, "unverified"), (0, "verified")):
+        catalog.record_verification(
+            young, "s3", state=state, started_at=NIGHT + timedelta(days=2, hours=hour), seconds=1
+        )  # type: ignore[arg-type]
+
+    deleted, checked = catalog.retention_rows("erp", "nas")
+    (copy,) = (copy for copy in catalog.copies(young) if copy.target == "nas")
+    assert checked == (
+        young, "full", "scheduled", NIGHT + timedelta(days=2), (), "checked", "zstd", 35, copy.checked_at, copy.updated_at, True
+    )  # fmt: skip
+    assert checked.started_at.tzinfo is timezone.utc
+    assert (deleted.backup_id, deleted.kind, deleted.label, deleted.state) == (
+        old,
+        "configuration",
+        "manual",
+        "deleted",
+    )
+    assert (deleted.verified, deleted.stored_bytes, deleted.checked_at) == (None, None, None)
+    assert [row.state for row in catalog.retention_rows("erp", "s3")] == ["corrupt"]
+    assert catalog.retention_rows("erp", "elsewhere") == []
+
+    catalog.record_verification(young, "nas", state="unverified", started_at=NIGHT + timedelta(days=3), seconds=1)
+    assert [row.verified for row in catalog.retention_rows("erp", "nas")] == [None, False]
 
 
 def test_since_is_included_and_until_left_out(catalog: Catalog) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,22 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import NullPool, create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, insert, make_url, select, text
 
 import twist_dr.catalog
 from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
-from twist_dr.catalog.models import Base
+from twist_dr.catalog.models import Backup, Base
 from twist_dr_tests.catalog.examples import NIGHT, record
 from twist_dr_tests.catalog.test_asking import counted_statements
+
+_HEAD = schema.HEAD
 
 _SECOND = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade() -> None:
@@ -59,9 +62,9 @@ def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def arrive(then: str = "pass", recreate: str = "auto") -> None:
         scripts = tmp_path / "future"
         shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
-        (scripts / "versions" / "0003_colour.py").write_text(_SECOND.format(then=then, recreate=recreate))
+        (scripts / "versions" / "0006_colour.py").write_text(_SECOND.format(then=then, recreate=recreate))
         monkeypatch.setattr(schema, "SCRIPTS", str(scripts))
-        monkeypatch.setattr(schema, "HEAD", "0003")
+        monkeypatch.setattr(schema, "HEAD", "0006")
 
     return arrive
 
@@ -144,7 +147,23 @@ def test_older_catalog_is_upgraded_and_keeps_its_rows(url: str, future: Any) -> 
     # On SQLite this migration makes the table anew, which must not take the copies along.
     future(recreate="always" if url.startswith("sqlite") else "never")
     (row,) = Catalog(url).backups(application="erp")
-    assert (row.backup_id, len(row.copies), version(url)) == (backup_id, 1, "0003")
+    assert (row.backup_id, len(row.copies), version(url)) == (backup_id, 1, "0006")
+
+
+def _recorded_by_the_first_version(catalog: Catalog, folder: Path) -> str:
+    """A backup's row with the columns that there were then."""
+    today = Catalog(f"sqlite:///{folder / 'today.db'}")
+    with pytest.MonkeyPatch.context() as present:
+        present.setattr(schema, "SCRIPTS", "twist_dr.catalog:migrations")
+        present.setattr(schema, "HEAD", _HEAD)
+        backup_id = record(today)
+    table = Backup.__table__
+    with today._database.reading() as connection:
+        values = dict(connection.execute(select(table)).mappings().one())
+    del values["chain"], values["search"]
+    with catalog._database.writing() as connection:
+        connection.execute(insert(table).values(values))
+    return backup_id
 
 
 @pytest.fixture
@@ -152,12 +171,13 @@ def of_the_first_version(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A backup with a copy and a verification, in a catalog that was made when there was one migration only; its id."""
     scripts = tmp_path / "past"
     shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
-    (scripts / "versions" / "0002_restores.py").unlink()
+    for later in ("0002_restores.py", "0003_recovery.py", "0004_unattended.py", "0005_about.py"):
+        (scripts / "versions" / later).unlink()
     with monkeypatch.context() as past:
         past.setattr(schema, "SCRIPTS", str(scripts))
         past.setattr(schema, "HEAD", "0001")
         catalog = Catalog(url)
-        backup_id = record(catalog)
+        backup_id = _recorded_by_the_first_version(catalog, tmp_path)
         catalog.record_copy(backup_id, "nas", state="checked", form="zstd")
         catalog.record_verification(backup_id, "nas", state="verified", started_at=NIGHT, seconds=1)
         with pytest.raises(CatalogUnavailable, match="restores"):
@@ -171,8 +191,9 @@ def test_catalog_of_the_first_version_gets_the_log_of_restores_and_keeps_its_row
 ) -> None:
     assert Catalog(url).restores("erp") == []
     (row,) = Catalog(url).backups(application="erp")
-    assert (row.backup_id, len(row.copies), version(url)) == (of_the_first_version, 1, "0002")
+    assert (row.backup_id, len(row.copies), version(url)) == (of_the_first_version, 1, schema.HEAD)
     assert Catalog(url).latest_verified("erp") == Catalog(url).backup("erp", of_the_first_version)
+    assert Catalog(url).backups(application="erp", search="GRÖSSE 10") == [row]
 
 
 def test_catalog_of_the_first_version_is_brought_up_to_date_by_many_processes_at_once(
@@ -181,7 +202,28 @@ def test_catalog_of_the_first_version_is_brought_up_to_date_by_many_processes_at
     _many_at_once(url)
     rows = Catalog(url).backups(application="erp")
     assert len(rows) == 7 and rows[-1].backup_id == of_the_first_version and all(row.complete for row in rows)
-    assert (Catalog(url).restores("erp"), version(url)) == ([], "0002")
+    assert (Catalog(url).restores("erp"), version(url)) == ([], schema.HEAD)
+
+
+def test_an_open_alert_of_the_version_before_is_kept_and_what_it_is_about_is_not_known(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = tmp_path / "past"
+    shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
+    (scripts / "versions" / "0005_about.py").unlink()
+    with monkeypatch.context() as past:
+        past.setattr(schema, "SCRIPTS", str(scripts))
+        past.setattr(schema, "HEAD", "0004")
+        Catalog(url).target_tests()
+    columns = "application, cause, open_cause, kind, severity, state, message, advice, raised_at, seen_at, times"
+    values = "'erp', 'c', 'c', 'k', 'error', 'active', 'm', 'a', '2026-11-21 02:00:00', '2026-11-21 02:00:00', 1"
+    execute(url, f"INSERT INTO alerts ({columns}) VALUES ({values})")
+    (row,) = Catalog(url).open_alerts("erp")
+    assert (row.cause, row.about, row.told_about) == ("c", None, ())
+    told = replace(row, about=("public.invoice",), told_about=("public.invoice",))
+    assert Catalog(url).save_alert(told) == told
+    assert Catalog(url).open_alerts("erp") == [told]
+    assert version(url) == schema.HEAD
 
 
 def test_upgrade_that_fails_leaves_everything_as_it_was(url: str, future: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +232,7 @@ def test_upgrade_that_fails_leaves_everything_as_it_was(url: str, future: Any, m
     with pytest.raises(CatalogUnavailable, match="nothing_of_this_name"):
         Catalog(url).target_tests()
     monkeypatch.undo()
-    assert version(url) == "0002"
+    assert version(url) == _HEAD
     assert len(Catalog(url).backups(application="erp")) == 1
 
 
@@ -199,9 +241,9 @@ def test_newer_catalog_is_refused(url: str, future: Any, monkeypatch: pytest.Mon
     future()
     Catalog(url).target_tests()
     monkeypatch.undo()
-    with pytest.raises(CatalogTooNew, match=r"newer twist-dr .*0003.*0002.*; upgrade twist-dr"):
+    with pytest.raises(CatalogTooNew, match=r"newer twist-dr .*0006.*0005.*; upgrade twist-dr"):
         record(Catalog(url))
-    assert version(url) == "0003"
+    assert version(url) == "0006"
 
 
 def test_version_table_without_a_row_counts_as_a_new_catalog(url: str) -> None:

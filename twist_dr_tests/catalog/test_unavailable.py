@@ -135,6 +135,20 @@ def test_it_works_again_once_mended(tmp_path: Path) -> None:
     assert catalog.target_tests() == []
 
 
+def test_a_file_that_is_lost_is_made_anew_for_its_owner_alone(sqlite_url: str) -> None:
+    catalog = Catalog(sqlite_url)
+    record(catalog)
+    file = Path(catalog.place)
+    for path in file.parent.glob("catalog.db*"):
+        path.unlink()
+    old = os.umask(0)
+    try:
+        assert catalog.backups(application="erp") == []
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def test_no_server(tmp_path: Path) -> None:
     url = f"postgresql://erp:{PASSWORD}@127.0.0.1:{free_port()}/catalog"
     _assert_named(url, CatalogUnreachable, "does not answer")

@@ -21,6 +21,7 @@ mutation($params: ExecutionParams!) {
   launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } }
 }
 """
+_ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 _RUN = """
 query($id: ID!) {
   runOrError(runId: $id) { ... on Run { status } }
@@ -62,13 +63,16 @@ class Page:
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["runId"])
 
+    def has_ended(self, run: str) -> bool:
+        return self.ask(_RUN, id=run)["runOrError"]["status"] in _ENDED
+
     def ended(self, run: str) -> tuple[str, set[str]]:
         """How a run ended, and the labels of the metadata on its page; what it failed with is in ``failures``."""
         deadline = time.monotonic() + 120
         while True:
             found = self.ask(_RUN, id=run)
             status = found["runOrError"]["status"]
-            if status in ("SUCCESS", "FAILURE", "CANCELED"):
+            if status in _ENDED:
                 break
             assert time.monotonic() < deadline, found
             time.sleep(0.2)

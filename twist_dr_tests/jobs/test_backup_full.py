@@ -19,6 +19,7 @@ from twist_dr_tests.site import Site
 from twist_dr_tests.storage.servers import rclone_server
 
 
+@pytest.mark.usefixtures("real_commands")
 @pytest.mark.promise(1, 2)
 def test_a_backup_reaches_every_target_and_is_proven_by_a_restore(any_site: Site) -> None:
     any_site.backup(label="pre-update", reason="before 1.5").expect(0)
@@ -251,6 +252,7 @@ def test_two_backups_at_once_are_refused_by_name(site: Site) -> None:
 # -- cut off in the middle ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("real_commands")
 @pytest.mark.promise(8)
 def test_kill_9_leaves_nothing_that_lists_as_a_backup_and_the_next_run_clears_it(site: Site) -> None:
     run = _started_and_at_work(site)
@@ -267,6 +269,7 @@ def test_kill_9_leaves_nothing_that_lists_as_a_backup_and_the_next_run_clears_it
     assert len(site.held("office")) == 1
 
 
+@pytest.mark.usefixtures("real_commands")
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_leaves_no_process_no_staging_and_no_lock(site: Site, ending: signal.Signals) -> None:
     run = _started_and_at_work(site)
@@ -314,6 +317,7 @@ def _wait_until(happened: object, seconds: float = 60) -> None:
 # -- secrets -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("real_commands")
 @pytest.mark.promise(6)
 def test_no_secret_shows_in_arguments_logs_metadata_catalog_or_on_a_target(site: Site) -> None:
     password = site.database_url.split(":")[2].split("@")[0]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -323,12 +323,27 @@ def test_two_at_once_are_refused_by_name(backed_up: Site) -> None:
         assert "cannot start while A backup (process" in site.replace().expect(1).text
         assert "cannot start while A backup (process" in site.undo().expect(1).text
         site.restore(backup="latest", allow_unverified=True).expect(0)
-    site.set(restore={"after_restore_commands": [["sleep", "4"]]})
-    first, second = (site.start("restore", _config(site)) for _ in range(2))
-    texts = [process.communicate(timeout=120)[0] for process in (first, second)]
-    statuses = sorted([first.returncode, second.returncode])
-    assert statuses == [0, 1], texts
+    door = _door(site)
+    runs = [site.start("restore", _config(site)) for _ in range(2)]
+    _wait_until(lambda: any(run.poll() is not None for run in runs))
+    door.touch()
+    texts = [run.communicate(timeout=120)[0] for run in runs]
+    assert sorted(run.returncode or 0 for run in runs) == [0, 1], texts
     assert _state(site) == "then"
+
+
+def _door(site: Site) -> Path:
+    """A file that a restore waits for before it cuts over: so two overlap, however slowly each begins."""
+    door = site.folder / "door"
+    site.set(restore={"after_restore_commands": [["sh", "-c", f"until [ -e '{door}' ]; do sleep 0.1; done"]]})
+    return door
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _config(site: Site) -> dict[str, Any]:
@@ -477,6 +492,17 @@ def cramped(tmp_path: Path, open_folder: Path) -> Iterator[tuple[Site, Path]]:
         yield site, disk
 
 
+def _take_all_room(ballast: Path) -> None:
+    """At once, as far as that goes: what is restored meanwhile must not get ahead."""
+    with open(ballast, "wb", 0) as file:
+        taken = 0
+        for step in (16 << 20, 1 << 20, 4096):
+            with suppress(OSError):
+                while True:
+                    os.posix_fallocate(file.fileno(), taken, step)
+                    taken += step
+
+
 def test_a_server_without_room_is_refused_at_the_gate(cramped: tuple[Site, Path]) -> None:
     site, disk = cramped
     with open(disk / "ballast", "wb") as file:
@@ -495,15 +521,26 @@ def test_a_server_that_runs_out_of_room_in_the_middle_stays_as_it_was(cramped: t
         while not any("_restore_" in name for name in site.databases()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        with suppress(OSError), open(disk / "ballast", "wb", 0) as file:
-            while True:
-                file.write(bytes(1 << 20))
+        _take_all_room(disk / "ballast")
 
     rows = site.query("SELECT count(*) FROM billing_invoice")
     filler = threading.Thread(target=fill)
     filler.start()
     text = site.replace(parts="database").expect(1).text
     filler.join()
+    assert "The disk of the database server filled up during the restore" in _said(text)
+    assert site.databases() == [""]
+    (disk / "ballast").unlink()
+    assert site.query("SELECT count(*) FROM billing_invoice") == rows
+
+
+def test_a_server_that_runs_out_of_room_after_the_rows_says_the_same(cramped: tuple[Site, Path]) -> None:
+    site, disk = cramped
+    rows = site.query("SELECT count(*) FROM billing_invoice")
+    site.set(
+        restore={"after_restore_commands": [["sh", "-c", f"cat /dev/zero > {disk / 'ballast'} 2>/dev/null; true"]]}
+    )
+    text = site.replace(parts="database").expect(1).text
     assert "The disk of the database server filled up during the restore" in _said(text)
     assert site.databases() == [""]
     (disk / "ballast").unlink()
@@ -555,6 +592,7 @@ def test_killed_at_any_step_the_doctor_names_it_and_one_command_settles_it(backe
     journals = list((site.folder / "work" / "restores" / "erp").glob("*.json"))
     settled = site.cli("settle").expect(0).text
     state = _state(site)
+    assert bool(_settled(site)) == ("nothing was cut short" not in settled)
     assert not (site.folder / "maintenance").exists()
     if named:
         assert "twist-dr settle" in named[0]["remedy"]
@@ -563,6 +601,11 @@ def test_killed_at_any_step_the_doctor_names_it_and_one_command_settles_it(backe
         assert "nothing was cut short" in settled, (at, journals)
     assert [path.name for path in site.folder.iterdir() if ".restore-" in path.name or ".aside-" in path.name] == []
     assert len(site.databases()) == (2 if state == "then" else 1)
+
+
+def _settled(site: Site) -> list[str]:
+    """What the audit log says of settling."""
+    return [row.subject for row in site.catalog().audit("erp") if row.action == "settle" and row.result == "done"]
 
 
 _STEPS: list[int] = []
@@ -612,7 +655,7 @@ def test_what_was_replaced_is_removed_by_cleanup_when_its_time_is_over(backed_up
     path.write_text(json.dumps(document))
     findings = json.loads(site.cli("doctor", "--json").text)
     assert [finding["status"] for finding in findings if finding["check"] == "replaced"] == ["warning"]
-    site.job("cleanup", {"remove_replaced": {"config": {"dry_run": True}}}).expect(0)
+    site.job("cleanup", {"clean_up": {"config": {"dry_run": True}}}).expect(0)
     assert len(site.databases()) == 2
     site.job("cleanup").expect(0)
     assert site.databases() == [""]
@@ -635,9 +678,11 @@ def test_no_secret_appears_in_what_a_restore_says_and_stores(backed_up: Site) ->
 
 def test_launched_twice_from_the_page_only_one_goes_on(backed_up: Site) -> None:
     site = backed_up
-    site.set(restore={"after_restore_commands": [["sleep", "4"]]})
+    door = _door(site)
     with page(site) as web:
         runs = [web.launch("restore", _config(site)) for _ in range(2)]
+        _wait_until(lambda: any(web.has_ended(run) for run in runs))
+        door.touch()
         ended = {run: web.ended(run) for run in runs}
     assert sorted(status for status, _ in ended.values()) == ["FAILURE", "SUCCESS"]
     assert _state(site) == "then"

@@ -41,6 +41,9 @@ REPLACE = {
     "mode": "replace", "reason": "test", "confirm": "erp", "pre_restore_backup": False, "allow_unverified": True, "backup": "latest",
 }  # fmt: skip
 
+#: As a script or a person would launch them.
+pytestmark = pytest.mark.usefixtures("real_commands")
+
 
 @dataclass
 class Stage:

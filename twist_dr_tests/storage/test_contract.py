@@ -246,6 +246,13 @@ def test_a_deleted_object_is_gone_and_deleting_it_again_succeeds(target: Storage
     assert read(target, KEY) == source.read_bytes()
 
 
+def test_an_object_that_nothing_locks_can_be_deleted_at_any_time(target: StorageTarget, make_file: MakeFile) -> None:
+    source, digest = make_file()
+    target.put(source, KEY, digest)
+    assert target.locked_until(KEY) is None
+    assert target.locked_until("erp/none") is None
+
+
 def test_a_key_that_could_lead_elsewhere_is_refused_everywhere(target: StorageTarget, make_file: MakeFile) -> None:
     source, digest = make_file()
     for key in ("", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a b", "ä", "a\n", "a\\b"):

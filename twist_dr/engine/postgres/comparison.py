@@ -51,7 +51,7 @@ def compare_database(
     assert facts is not None
     found = Comparison()
     with named_errors("to compare the restored database"):
-        counts = _count(connection, report, unlogged=not facts.in_recovery)
+        counts = _count(connection, report, unlogged=manifest.kind != "base" and not facts.in_recovery)
         found.differences += _compare_rows(manifest.tables, counts)
         objects = query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]
         if objects != manifest.large_objects:
@@ -77,7 +77,7 @@ def compare_database(
 def _count(connection: Connection, report: Report, *, unlogged: bool) -> dict[str, int]:
     tables = read_tables(connection)
     if not unlogged:
-        # A standby has no rows of unlogged tables, so none were recorded; the dump makes them, empty.
+        # A standby and a recovered server have no rows of unlogged tables, so none were recorded.
         names = {name for (name,) in query(connection, _UNLOGGED)}
         tables = [table for table in tables if table.label not in names]
     counts: dict[str, int] = {}

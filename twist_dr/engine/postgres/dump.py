@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster, Table
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child, run
+from twist_dr.engine.streams import write_new
 from twist_dr.errors import ProcessFailed
 
 #: pg_dump gives up when another session keeps a table locked (ALTER TABLE in a forgotten transaction) for so long.
@@ -17,6 +18,7 @@ _LOCK_WAIT_SECONDS = 300
 _LEAST_DUMP = 512
 _DUMP_MAGIC = b"PGDMP"
 _LEAST_ROLES = 100
+_SYSTEM_GRANT = re.compile(rb"\d+; \d+ \d+ ACL pg_catalog (.*)")
 #: Megabytes for building indexes, all restore jobs together. The default of 64 each makes a restore a fifth slower.
 _INDEX_MEMORY = 1024
 _WARNING = re.compile(r"^pg_dump(?:all)?: (warning: .*)$")
@@ -25,7 +27,7 @@ _DUMPING = re.compile(r'dumping contents of table "(.*)"$')
 Write = Callable[[bytes], None]
 
 
-class _Listener:
+class Heard:
     """What a dumping program says: which tables it dumps, and what it warns of."""
 
     def __init__(self) -> None:
@@ -44,10 +46,22 @@ def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iter
 
     Raises ``ProcessFailed`` when pg_dump fails, writes what is no dump, or leaves out one of ``tables``.
     """
-    heard = _Listener()
+    options = [f"--snapshot={snapshot_id}", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s"]
+    heard = custom_dump(cluster, tools, options, write)
+    # Compared as the listener decodes what pg_dump says, which is in the database's encoding.
+    if missing := sorted(table.label for table in tables if table.raw.decode(errors="replace") not in heard.dumped):
+        raise ProcessFailed(
+            f"pg_dump reported success but left out {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}; "
+            "check the rights of the role, and that no table was dropped meanwhile, then run the backup again."
+        )
+    return heard.warnings
+
+
+def custom_dump(cluster: Cluster, tools: Tools, options: Sequence[str], write: Write) -> Heard:
+    """Write a custom-format dump, uncompressed; returns what pg_dump said. Raises ``ProcessFailed`` when it fails or writes what is no dump."""
+    heard = Heard()
     arguments: list[str | Path] = [
-        tools.program("pg_dump"), "--format=custom", "--compress=0", f"--snapshot={snapshot_id}", "--no-password",
-        "--verbose", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s",
+        tools.program("pg_dump"), "--format=custom", "--compress=0", "--no-password", "--verbose", *options,
     ]  # fmt: skip
     wrote, head = 0, b""
     with Child(arguments, environment=cluster.environment(), on_line=heard) as child:
@@ -60,13 +74,7 @@ def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iter
         raise ProcessFailed(
             f"{tools.program('pg_dump')} wrote something that is no dump; put PostgreSQL's own client tools in its place."
         )
-    # Compared as the listener decodes what pg_dump says, which is in the database's encoding.
-    if missing := sorted(table.label for table in tables if table.raw.decode(errors="replace") not in heard.dumped):
-        raise ProcessFailed(
-            f"pg_dump reported success but left out {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}; "
-            "check the rights of the role, and that no table was dropped meanwhile, then run the backup again."
-        )
-    return heard.warnings
+    return heard
 
 
 def dump_roles(cluster: Cluster, tools: Tools, with_passwords: bool, write: Write) -> list[str]:
@@ -82,7 +90,7 @@ def dump_roles(cluster: Cluster, tools: Tools, with_passwords: bool, write: Writ
     ]  # fmt: skip
     if not with_passwords:
         arguments.append("--no-role-passwords")
-    heard = _Listener()
+    heard = Heard()
     wrote = 0
     with Child(arguments, environment=environment, on_line=heard) as child:
         for chunk in child.bulk_output():
@@ -101,8 +109,11 @@ def restore_database(
     jobs: int,
     keep_owners: bool = True,
     subscriptions: bool = True,
+    entries: Path | None = None,
 ) -> None:
     """Restore a custom-format dump into an existing empty database. Raises ``ProcessFailed`` at the first error.
+
+    ``entries``: a file with the entries to restore, as :func:`without_system_grants` writes it.
 
     Commits are not waited for: whoever makes the database live commits after them, and a commit is durable with all before it.
     """
@@ -114,7 +125,27 @@ def restore_database(
         arguments += ["--no-owner", "--no-privileges"]
     if not subscriptions:
         arguments.append("--no-subscriptions")
+    if entries is not None:
+        arguments.append(f"--use-list={entries}")
     environment = cluster.environment(database)
     options = f"-c synchronous_commit=off -c maintenance_work_mem={max(64, _INDEX_MEMORY // jobs)}MB"
     environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS') or ''} {options}".strip()
     run([*arguments, dump], environment=environment)
+
+
+def without_system_grants(tools: Tools, dump: Path, entries: Path) -> list[str]:
+    """Write a dump's list without the grants on PostgreSQL's own functions; returns what was left out, in pg_restore's words.
+
+    ``GRANT EXECUTE ON FUNCTION pg_switch_wal()`` lies in the database in which it was given, so a dump has it, and only a superuser
+    can give it again.
+    """
+    kept, left_out = [], []
+    for line in run([tools.program("pg_restore"), "--list", dump]).splitlines(keepends=True):
+        found = _SYSTEM_GRANT.match(line)
+        if found is None:
+            kept.append(line)
+        else:
+            left_out.append(found[1].decode(errors="replace").rsplit(" ", 1)[0])
+    if left_out:
+        write_new(entries, kept, durable=False)
+    return left_out

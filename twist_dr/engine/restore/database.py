@@ -5,19 +5,20 @@ from __future__ import annotations
 import queue
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
 from twist_dr.engine.postgres.comparison import Comparison, compare_database
-from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.dump import restore_database, without_system_grants
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.roles import missing_roles
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
-from twist_dr.errors import ProcessFailed, RestoreFailed
+from twist_dr.errors import ProcessFailed, RestoreFailed, TwistDRError
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -29,6 +30,23 @@ _ANALYZED = """
        AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> 'information_schema'
      ORDER BY pg_total_relation_size(c.oid) DESC
 """
+
+
+@contextmanager
+def full_disk_named() -> Iterator[None]:
+    """Whichever statement met the server's full disk first, the sentence is one and says what to do. Raises ``RestoreFailed``."""
+    import psycopg
+
+    try:
+        yield
+    except (TwistDRError, psycopg.Error) as error:
+        said = first_line(error) if isinstance(error, psycopg.Error) else str(error)
+        if not _FULL.search(said):
+            raise
+        raise RestoreFailed(
+            f"The disk of the database server filled up during the restore ({said}); free room there: it needs about as much "
+            "again as the live database. The live database was not changed."
+        ) from error
 
 
 def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
@@ -56,23 +74,33 @@ def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
 
 def restore_dump(
     cluster: Cluster, tools: Tools, name: str, dump: Path, manifest: Manifest, *, jobs: int, report: Report
-) -> None:
-    """Restore into the empty database ``name``. Subscriptions are left out: they would pull data at once. Raises ``RestoreFailed``."""
+) -> list[str]:
+    """Restore into the empty database ``name``; returns warnings. Subscriptions are left out: they would pull data at once.
+
+    So are grants on PostgreSQL's own functions, where an ordinary role restores, which could not give them. Raises ``RestoreFailed``.
+    """
     facts = manifest.postgres
     assert facts is not None
+    grants: list[str] = []
+    entries = dump.with_name("entries.list")
+    with cluster.connect() as connection:
+        [[superuser]] = query(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+    if not superuser:
+        grants = without_system_grants(tools, dump, entries)
     report.info(f"restoring into {name} with pg_restore {tools.version}, {jobs} jobs")
     with restore_progress(cluster, name, facts.database_size, report):
         try:
-            restore_database(cluster, tools, name, dump, jobs=jobs, subscriptions=False)
+            restore_database(
+                cluster, tools, name, dump, jobs=jobs, subscriptions=False, entries=entries if grants else None
+            )
         except ProcessFailed as error:
-            if _FULL.search(str(error)):
-                raise RestoreFailed(
-                    f"The disk of the database server filled up during the restore ({error}); free room there: it needs about as "
-                    "much again as the live database."
-                ) from error
             raise RestoreFailed(
                 f"{manifest.backup_id} could not be restored: {error}; nothing was changed in the live database."
             ) from error
+    return [
+        f"grants on {grant} were left out, for only a superuser can give them; give them again if they are wanted"
+        for grant in grants
+    ]
 
 
 def compare(cluster: Cluster, name: str, manifest: Manifest, report: Report, key_tables: Sequence[str]) -> Comparison:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +15,17 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.cutover import Surroundings
 
 #: ``plan`` changes nothing. ``sandbox``: a database beside the live one. ``replace``: cut over. ``schema``: some tables into a
-#: schema of their own in the live database.
-Mode = Literal["plan", "sandbox", "replace", "schema"]
+#: schema of their own in the live database. ``cluster``: only in recoveries, a data folder of its own.
+Mode = Literal["plan", "sandbox", "replace", "schema", "cluster"]
 
 
 @dataclass(frozen=True)
 class RestoreWish:
-    """What somebody asked for. ``tables`` (``schema.table``): only those, and only in a sandbox or a schema of their own."""
+    """What somebody asked for. ``tables`` (``schema.table``): only those, and only in a sandbox or a schema of their own.
+
+    ``name``: what the backup is called in sentences, where its id says nothing to anybody. ``as_of``: the moment that it holds, where that
+    is not when it was taken.
+    """
 
     backup_id: str
     mode: Mode = "plan"
@@ -28,6 +33,13 @@ class RestoreWish:
     tables: Sequence[str] = ()
     run_migrations: bool = True
     reason: str = ""
+    name: str = ""
+    as_of: datetime | None = None
+
+    @property
+    def called(self) -> str:
+        """What it is called in sentences."""
+        return self.name or self.backup_id
 
 
 @dataclass(frozen=True)

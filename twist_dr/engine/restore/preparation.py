@@ -73,7 +73,7 @@ class Preparation:
         wish, place, record, report = self._wish, self._place, self._record, self._report
         cluster, manifest, tools = place.around.cluster, self._sources.manifest, self._gate.tools
         assert tools is not None and manifest.postgres is not None
-        with self._fetched() as dump:
+        with self._fetched() as dump, phase_one.full_disk_named():
             with closing(databases.connect_for_maintenance(cluster)) as connection:
                 for line in phase_one.make_missing_roles(connection, self._sources.read_small("roles.sql")):
                     self._warn(line)
@@ -84,7 +84,16 @@ class Preparation:
                 self._restore_tables(names, tools, dump)
                 return
             with record.timed("restore"):
-                phase_one.restore_dump(cluster, tools, names.incoming, dump, manifest, jobs=place.jobs, report=report)
+                for line in phase_one.restore_dump(
+                    cluster, tools, names.incoming, dump, manifest, jobs=place.jobs, report=report
+                ):
+                    self._warn(line)
+        with phase_one.full_disk_named():
+            self._make_ready(names)
+
+    def _make_ready(self, names: DatabaseSwitch) -> None:
+        wish, place, record, report = self._wish, self._place, self._record, self._report
+        cluster, manifest = place.around.cluster, self._sources.manifest
         with record.timed("compare"):
             compared = phase_one.compare(cluster, names.incoming, manifest, report, place.key_tables)
         record.tables, record.rows = compared.tables, compared.rows

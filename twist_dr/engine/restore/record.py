@@ -18,7 +18,11 @@ State = Literal["running", "done", "refused", "failed", "undone"]
 
 @dataclass
 class Record:
-    """Filled in as the restore goes on. ``seconds`` by phase; ``gate`` and ``impact`` are Markdown tables."""
+    """Filled in as the restore goes on. ``seconds`` by phase; ``gate``, ``impact`` and ``recovery`` are Markdown tables.
+
+    ``recovery_target``: what a recovery to a point was asked for, ``recovery_point``: what that is, ``recovery_options``: what else was asked for, as the
+    run config has it.
+    """
 
     restore_id: str
     kind: Kind
@@ -45,6 +49,10 @@ class Record:
     gate: str = ""
     impact: str = ""
     warnings: list[str] = field(default_factory=list)
+    recovery: str = ""
+    recovery_target: str | None = None
+    recovery_options: dict[str, str | int] = field(default_factory=dict)
+    recovery_point: str | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

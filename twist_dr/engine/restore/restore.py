@@ -31,7 +31,8 @@ from twist_dr.errors import DatabaseError, RestoreRefused
 
 
 class Restore:
-    """One restore. ``back_up`` makes the pre-restore backup and returns its id, or is None; ``note`` is told of every step of the record.
+    """One restore. ``back_up`` makes the pre-restore backup and returns its id, or is None; ``note`` is told of every step of the record,
+    which is a new one unless the restore is the end of something longer.
 
     ``sources`` are found by then, so that the caller knows which manifest it is about.
     """
@@ -44,6 +45,7 @@ class Restore:
         *,
         back_up: Callable[[], str] | None = None,
         note: Callable[[Record], None] = lambda record: None,
+        record: Record | None = None,
     ) -> None:
         self._wish = wish
         self._place = place
@@ -52,7 +54,7 @@ class Restore:
         self._note = note
         self._began_at = datetime.now(timezone.utc)
         self.sources: Sources | None = None
-        self.record = Record(
+        self.record = record or Record(
             new_restore_id("restore", self._began_at),
             "restore",
             wish.mode,
@@ -81,7 +83,7 @@ class Restore:
                     self._assess(sources)
             self._note(record)
             if gate.refusals:
-                raise RestoreRefused(f"{wish.backup_id} is not restored: {'; '.join(gate.refusals)}.")
+                raise RestoreRefused(f"{wish.called} is not restored: {'; '.join(gate.refusals)}.")
             if wish.mode == "plan":
                 record.end("done", self._plan_sentence(sources.manifest, gate))
                 return record
@@ -146,7 +148,7 @@ class Restore:
             media = sources.attempt(compare)
         impact = Impact(
             taken_at=datetime.now(timezone.utc),
-            snapshot_at=manifest.snapshot_at or manifest.started_at,
+            snapshot_at=wish.as_of or manifest.snapshot_at or manifest.started_at,
             tables=tables,
             media=media,
             notes=notes,
@@ -237,7 +239,7 @@ class Restore:
         record.note_switch(journal)
         also = f"; {record.result}" if record.result else ""
         record.result = (
-            f"{self._wish.backup_id} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "
+            f"{self._wish.called} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "
             f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({', '.join(record.replaced)}); to take it back: the job undo_restore, with reason and confirm (deploy/examples/undo_restore.yaml){also}"
         )
         self._note(record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -185,17 +185,18 @@ def remove_kept(journal: Journal, around: Surroundings) -> None:
 
     Safe to call again: :func:`half_removed` names what was not removed to its end. Raises ``DatabaseError``, ``RestoreError``.
     """
-    if journal.removal_began_at is None:
-        journal.removal_began_at = datetime.now(timezone.utc)
-        around.journals.save(journal)
-    names = journal.database
-    if names is not None:
-        with (
-            closing(databases.connect_for_maintenance(around.cluster)) as connection,
-            named_errors(f"to drop {names.kept}"),
-        ):
-            if databases.find_oid(connection, names.kept) == names.live_oid:
-                databases.drop(connection, names.kept)
+    with ExitStack() as stack:
+        names, connection = journal.database, None
+        if names is not None:
+            # Before the first step: a server that is down takes nothing from what can be put back.
+            connection = stack.enter_context(closing(databases.connect_for_maintenance(around.cluster)))
+        if journal.removal_began_at is None:
+            journal.removal_began_at = datetime.now(timezone.utc)
+            around.journals.save(journal)
+        if names is not None and connection is not None:
+            with named_errors(f"to drop {names.kept}"):
+                if databases.find_oid(connection, names.kept) == names.live_oid:
+                    databases.drop(connection, names.kept)
     for folder in journal.folders:
         if same(folder.kept, folder.live_identity):
             remove_tree(folder.kept)

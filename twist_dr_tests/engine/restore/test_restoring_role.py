@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
-from twist_dr.errors import SettingsError
+from twist_dr.engine.postgres.dump import restore_database, without_system_grants
+from twist_dr.engine.processes import run
+from twist_dr.errors import ProcessFailed, SettingsError
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 
@@ -111,3 +114,31 @@ def test_a_role_s_url_that_leads_to_another_database_is_refused(site: Site) -> N
         site.settings()
     site.variables["ELSEWHERE"] = site.database_url.replace("postgres:", "another:")
     assert site.settings().restore_url.startswith("postgresql://another:")
+
+
+def test_grants_on_postgresql_s_own_functions_do_not_keep_it_from_restoring(ordinary: Ordinary, tmp_path: Path) -> None:
+    """The README has such a grant made, in the application's database, for the role that takes base backups."""
+    archiver = f"archiver_{ordinary.name}"
+    ordinary.as_superuser(f"CREATE ROLE {archiver} REPLICATION")
+    with ordinary.server.cluster(ordinary.name).connect() as superuser:
+        superuser.execute("CREATE TABLE invoice (number int)")
+        superuser.execute(f"ALTER TABLE invoice OWNER TO {ordinary.owner}")
+        superuser.execute(f"GRANT SELECT ON invoice TO {archiver}")
+        superuser.execute(f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO {archiver}")
+    tools, dump, entries = ordinary.server.tools, tmp_path / "database.dump", tmp_path / "entries"
+    made = run([tools.program("pg_dump"), "-Fc"], environment=ordinary.server.cluster(ordinary.name).environment())
+    dump.write_bytes(made)
+    left_out = without_system_grants(tools, dump, entries)
+    assert sorted(left_out) == ["FUNCTION pg_create_restore_point(text)", "FUNCTION pg_switch_wal()"]
+    incoming = f"{ordinary.name}_incoming"
+    with closing(databases.connect_for_maintenance(ordinary.cluster)) as connection:
+        databases.create_closed(connection, incoming, ordinary.name, ordinary.facts())
+    with pytest.raises(ProcessFailed, match="permission denied for function"):
+        restore_database(ordinary.cluster, tools, incoming, dump, jobs=1)
+    with closing(databases.connect_for_maintenance(ordinary.cluster)) as connection:
+        databases.drop(connection, incoming)
+        databases.create_closed(connection, incoming, ordinary.name, ordinary.facts())
+    restore_database(ordinary.cluster, tools, incoming, dump, jobs=1, entries=entries)
+    with ordinary.cluster.connect(incoming) as restored:
+        granted = restored.execute("SELECT has_table_privilege(%s, 'invoice', 'SELECT')", [archiver]).fetchall()
+    assert granted == [(True,)]

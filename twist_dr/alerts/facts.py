@@ -1,0 +1,372 @@
+"""What the rules go by: read from the catalog and this machine's disks. No storage target is asked, so that none can hold it up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from twist_dr.alerts.catalog_lost import is_lost
+from twist_dr.catalog import (
+    AlertRow,
+    AttemptRow,
+    BackupRow,
+    Catalog,
+    DeliveryRow,
+    RestoreRow,
+    SpaceRow,
+    TargetTestRow,
+    WalFrontierRow,
+)
+from twist_dr.engine.manifest import Kind
+from twist_dr.engine.patience import bounded
+from twist_dr.engine.wal.names import parse_lsn
+from twist_dr.errors import ManifestInvalid, TwistDRError
+from twist_dr.schedules import entries
+from twist_dr.settings import Settings
+
+#: The name of the catalog's note of what is watched since when.
+MARK = "alerts"
+#: The cause of the alert that tables lost rows.
+ROWS_LOST = "row_drop:full"
+KINDS: tuple[Kind, ...] = ("full", "base", "configuration")
+#: A clock may be so much ahead of another one.
+SKEW = timedelta(minutes=5)
+
+_RECENT = 16
+_ATTEMPTS = 300
+_EACH_JOB = 12
+#: Those that write-ahead log, shipped in a run every minute, may have pushed out of the last runs.
+_JOBS = (
+    *(
+        "backup_full",
+        "backup_base",
+        "backup_configuration",
+        "verify_backup",
+        "restore",
+        "restore_to_time",
+        "undo_restore",
+    ),
+    *("cleanup", "scrub", "drill"),
+)
+#: Full backups whose tables are compared.
+TABLES_OF = 4
+_CORRUPT = 100
+_RESTORES = 20
+_SPACE_SINCE = timedelta(days=14)
+_DISK_SECONDS = 5.0
+_REFUSED = 100
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes of a disk."""
+
+    free: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        return self.free / self.total if self.total else 1.0
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a base backup's manifest tells: whether it is incremental, of which cluster, from which LSN on WAL is needed, what it builds upon."""
+
+    incremental: bool
+    system_identifier: str | None
+    start_lsn: int
+    chain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A scrub found something bad or missing on a target, and stored it anew from ``source``."""
+
+    name: str
+    target: str
+    at: datetime
+    what: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known at one moment. Rows are newest first, without those that are dated in the future.
+
+    ``since``: when we were first here; ``schedules_since`` and ``targets_since``: since when a schedule and a target are as they are.
+    ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_base``: the newest full
+    and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest backup with a checked copy, by target. ``future``: the newest backup dated in the future.
+    ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
+    """
+
+    since: datetime
+    schedules_since: Mapping[str, datetime] = field(default_factory=dict)
+    targets_since: Mapping[str, datetime] = field(default_factory=dict)
+    backups: Mapping[Kind, Sequence[BackupRow]] = field(default_factory=dict)
+    bases: Mapping[str, Base] = field(default_factory=dict)
+    chain_on: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    verified: BackupRow | None = None
+    verified_base: BackupRow | None = None
+    before: Mapping[str, Sequence[BackupRow]] = field(default_factory=dict)
+    checked: Mapping[str, BackupRow] = field(default_factory=dict)
+    corrupt: Sequence[BackupRow] = ()
+    future: BackupRow | None = None
+    attempts: Mapping[str, Sequence[AttemptRow]] = field(default_factory=dict)
+    restores: Sequence[RestoreRow] = ()
+    target_tests: Sequence[TargetTestRow] = ()
+    frontiers: Mapping[str, WalFrontierRow] = field(default_factory=dict)
+    refused_wal: Sequence[str] = ()
+    space: Mapping[str, Sequence[SpaceRow]] = field(default_factory=dict)
+    staging: Room | None = None
+    deliveries: Sequence[DeliveryRow] = ()
+    repairs: Sequence[Repair] = ()
+    bad_wal: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    open: Mapping[str, AlertRow] = field(default_factory=dict)
+    catalog_lost: bool = False
+    note: Mapping[str, Any] | None = None
+
+    def running(self, job: str) -> AttemptRow | None:
+        """The newest run of a job that goes on."""
+        return next((each for each in self.attempts.get(job, ()) if each.state == "running"), None)
+
+    def settled(self, kind: Kind) -> list[BackupRow]:
+        """Backups of a kind, newest first, without one that is just being made or copied."""
+        going_on = {each.run_id for rows in self.attempts.values() for each in rows if each.state == "running"}
+        return [row for row in self.backups.get(kind, ()) if row.run_id not in going_on]
+
+
+def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
+    """Ask the catalog and the disks. Raises ``CatalogUnavailable``."""
+    application = settings.application
+    noted = catalog.mark(application, MARK)
+    known = watched(settings, noted, now)
+    # Runs first: a backup whose run ends between the two questions is seen whole, not as one that nobody works at.
+    attempts = _attempts(settings, catalog, now)
+    backups, future = _backups(catalog, application, now)
+    alerts = {row.cause: row for row in catalog.open_alerts(application)}
+    before = _before(catalog, alerts)
+    fulls = [row for row in backups["full"] if "database" in row.parts][:TABLES_OF] + before.get(ROWS_LOST, [])
+    verified_base = _older_verified(catalog, application, "base", backups["base"])
+    all_bases = [*backups["base"], *([verified_base] if verified_base else []), *before.get("size_deviation:base", [])]
+    bases = {row.backup_id: details.base for row in all_bases if (details := _details(catalog, row)).base}
+    return Facts(
+        since=_moment(known["since"]),
+        schedules_since={name: _moment(each["since"]) for name, each in known["schedules"].items()},
+        targets_since={name: _moment(each) for name, each in known["targets"].items()},
+        backups=backups,
+        bases=bases,
+        chain_on=_chain_on(settings, catalog, [verified_base] if verified_base else backups["base"], bases),
+        tables={row.backup_id: _details(catalog, row).tables for row in fulls},
+        verified=_older_verified(catalog, application, "full", backups["full"]),
+        verified_base=verified_base,
+        before=before,
+        checked=_checked(settings, catalog, backups, now),
+        corrupt=catalog.backups(application=application, state="corrupt", limit=_CORRUPT),
+        future=future,
+        attempts=attempts,
+        restores=[row for row in catalog.restores(application, limit=_RESTORES) if row.started_at <= now + SKEW],
+        target_tests=catalog.target_tests(),
+        frontiers={row.target: row for row in catalog.wal_frontiers(application)} if settings.wal else {},
+        refused_wal=_refused(settings.wal_spool / "refused") if settings.wal else (),
+        space={name: catalog.space(name, since=now - _SPACE_SINCE) for name in settings.enabled_targets},
+        staging=_room(settings.work_dir),
+        deliveries=catalog.deliveries(application),
+        repairs=_repairs(catalog.mark(application, "repairs")),
+        bad_wal=_bad_wal(settings, catalog),
+        open=alerts,
+        catalog_lost=is_lost(settings, catalog),
+        note=None if known == noted else known,
+    )
+
+
+def _older_verified(catalog: Catalog, application: str, kind: Kind, recent: Sequence[BackupRow]) -> BackupRow | None:
+    """The newest backup of a kind that was found good, where none of the recent ones was."""
+    if not recent or any(row.last_verification and row.last_verification.verified for row in recent):
+        return None
+    return catalog.latest_verified(application, kind)
+
+
+def _before(catalog: Catalog, alerts: Mapping[str, AlertRow]) -> dict[str, list[BackupRow]]:
+    """What a loss is measured by while it is told: the backups that followed lack the same, and would make it look usual.
+
+    Acknowledging it lets it be measured by those, and so end.
+    """
+    found = {}
+    for cause, alert in alerts.items():
+        kind: Kind | None = next((kind for kind in KINDS if cause == f"size_deviation:{kind}"), None)
+        kind = "full" if cause == ROWS_LOST else kind
+        if kind is not None and alert.state == "active":
+            rows = catalog.backups(application=alert.application, kind=kind, until=alert.raised_at, limit=_RECENT)
+            rows = [row for row in rows if row.label != "pre-restore"]
+            counted = [row for row in rows if "database" in row.parts][:TABLES_OF]
+            found[cause] = counted if cause == ROWS_LOST else rows
+    return found
+
+
+def _chain_on(
+    settings: Settings, catalog: Catalog, rows: Sequence[BackupRow], bases: Mapping[str, Base]
+) -> dict[str, frozenset[str]]:
+    proven = (row for row in rows if row.last_verification is not None and row.last_verification.verified)
+    newest = next((row for row in proven if any(copy.state == "checked" for copy in row.copies)), None)
+    if newest is None or newest.backup_id not in bases:
+        return {}
+    whole = frozenset(settings.enabled_targets)
+    for backup_id in bases[newest.backup_id].chain:
+        whole &= {copy.target for copy in catalog.copies(backup_id) if copy.state == "checked"}
+    return {newest.backup_id: whole}
+
+
+def _repairs(noted: Mapping[str, Any] | None) -> list[Repair]:
+    return [
+        Repair(each["backup_id"], each["target"], _moment(each["at"]), each["what"], each["source"])
+        for each in (noted or {}).get("repairs", ())
+    ]
+
+
+def _bad_wal(settings: Settings, catalog: Catalog) -> dict[str, list[str]]:
+    """As the last scrub of each target left it."""
+    if settings.wal is None:
+        return {}
+    noted = {name: catalog.mark(settings.application, f"scrub:wal:{name}") for name in settings.enabled_targets}
+    return {name: sorted(mark["bad"]) for name, mark in noted.items() if mark and mark.get("bad")}
+
+
+def watched(settings: Settings, known: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
+    """The note of what is watched since when, brought up to the settings: what is new or changed is watched from ``now`` on.
+
+    Otherwise a schedule that was just written down would have been missed before it was.
+    """
+    known = known or {}
+    # A clock that was years ahead when this was written must not silence us for years.
+    this = now.isoformat()
+    old = {name: each for name, each in known.get("schedules", {}).items() if _moment(each["since"]) <= now}
+    schedules = {}
+    for entry in entries(settings):
+        fresh = {"cron": entry.cron, "time_zone": entry.time_zone, "since": this}
+        before = old.get(entry.name, {})
+        same = (before.get("cron"), before.get("time_zone")) == (entry.cron, entry.time_zone)
+        schedules[entry.name] = before if same else fresh
+    targets = known.get("targets", {})
+    return {
+        "since": min(known.get("since", this), this, key=_moment),
+        "schedules": schedules,
+        "targets": {name: min(targets.get(name, this), this, key=_moment) for name in settings.enabled_targets},
+    }
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(timezone.utc)
+
+
+def _backups(
+    catalog: Catalog, application: str, now: datetime
+) -> tuple[dict[Kind, Sequence[BackupRow]], BackupRow | None]:
+    found: dict[Kind, Sequence[BackupRow]] = {}
+    future: list[BackupRow] = []
+    for kind in KINDS:
+        rows = catalog.backups(application=application, kind=kind, limit=_RECENT)
+        ahead = [row for row in rows if row.started_at > now + SKEW]
+        if ahead:
+            rows = catalog.backups(application=application, kind=kind, until=now + SKEW, limit=_RECENT)
+        future += ahead[:1]
+        found[kind] = rows
+    return found, max(future, key=lambda row: row.started_at, default=None)
+
+
+def _attempts(settings: Settings, catalog: Catalog, now: datetime) -> dict[str, Sequence[AttemptRow]]:
+    """Runs by job. All of the last ones in one query; a job that ran long ago is asked for by its name."""
+    found: dict[str, list[AttemptRow]] = {}
+    recent = catalog.attempts(settings.application, limit=_ATTEMPTS)
+    for row in recent:
+        found.setdefault(row.job, []).append(row)
+    if len(recent) == _ATTEMPTS:
+        for job in _JOBS:
+            if len(found.get(job, ())) < _EACH_JOB:
+                found[job] = catalog.attempts(settings.application, job=job, limit=_EACH_JOB)
+    return {job: [row for row in rows if row.started_at <= now + SKEW] for job, rows in found.items()}
+
+
+def _checked(
+    settings: Settings, catalog: Catalog, backups: Mapping[Kind, Sequence[BackupRow]], now: datetime
+) -> dict[str, BackupRow]:
+    """By target, the newest full or base backup with a checked copy there."""
+    restorable = sorted((*backups["full"], *backups["base"]), key=lambda row: row.started_at, reverse=True)
+    found: dict[str, BackupRow] = {}
+    for name in settings.enabled_targets:
+        row = next((row for row in restorable if _holds(row, name)), None)
+        if row is None and restorable:
+            older = catalog.backups(
+                application=settings.application, target=name, state="checked", until=now + SKEW, limit=_RECENT
+            )
+            row = next((row for row in older if row.kind in ("full", "base") and _holds(row, name)), None)
+        if row is not None:
+            found[name] = row
+    return found
+
+
+def _holds(row: BackupRow, target: str) -> bool:
+    return any(copy.target == target and copy.state == "checked" for copy in row.copies)
+
+
+@dataclass(frozen=True)
+class _Details:
+    tables: Mapping[str, int]
+    base: Base | None
+
+
+#: Manifests never change: those of a few backups are kept, so that a tick does not read them again.
+_KNOWN: dict[tuple[str, str], _Details] = {}
+_KNOWN_MOST = 200
+
+
+def _details(catalog: Catalog, row: BackupRow) -> _Details:
+    key = (catalog.place, row.backup_id)
+    if key not in _KNOWN:
+        if len(_KNOWN) >= _KNOWN_MOST:
+            _KNOWN.clear()
+        _KNOWN[key] = _read_details(catalog, row)
+    return _KNOWN[key]
+
+
+def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
+    sealed = catalog.backup(row.application, row.backup_id)
+    with suppress(ManifestInvalid):
+        if sealed is not None:
+            manifest = sealed.manifest
+            identifier = manifest.postgres.system_identifier if manifest.postgres else None
+            facts = manifest.base
+            base = (
+                Base(facts.incremental, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain)) if facts else None
+            )
+            return _Details(dict(manifest.tables) if row.kind == "full" else {}, base)
+    return _Details({}, None)
+
+
+def _room(folder: Path) -> Room | None:
+    """The disk of a folder, or of the first above it that exists. None when it does not answer."""
+    with suppress(OSError, TwistDRError):
+        usage = bounded(lambda: shutil.disk_usage(_existing(folder)), _DISK_SECONDS, "the disk of work_dir")
+        return Room(usage.free, usage.total)
+    return None
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _refused(folder: Path) -> Sequence[str]:
+    with suppress(OSError):
+        return sorted(_names(folder.iterdir()))
+    return ()
+
+
+def _names(paths: Iterable[Path]) -> list[str]:
+    return [path.name for path in islice(paths, _REFUSED)]

@@ -1,0 +1,100 @@
+"""What all rules share: a finding, and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from twist_dr.alerts.facts import Facts
+from twist_dr.catalog import AttemptRow
+from twist_dr.engine.progress import human_seconds
+from twist_dr.engine.severity import Severity
+from twist_dr.settings import Settings
+
+_LONGEST_ERROR = 600
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be, now.
+
+    ``cause`` is the same text as long as it lasts. ``advice``: what to do next. ``once``: it tells of something that happened, so that a
+    person who resolves it is not told again. ``about``: what has this cause now, such as tables or backups, where there may be several: that
+    somebody knows of one does not mean that he knows of the next.
+    """
+
+    cause: str
+    kind: str
+    severity: Severity
+    message: str
+    advice: str
+    run_id: str | None = None
+    once: bool = False
+    about: frozenset[str] = frozenset()
+
+
+Rule = Callable[[Facts, Settings, datetime], Iterator[Finding]]
+
+
+#: What somebody at a keyboard is told at once: it says nothing of the backups.
+_REFUSALS = frozenset(("Busy", "SettingsError", "RestoreRefused", "RecoveryPointInvalid"))
+
+
+def was_refused(attempt: AttemptRow) -> bool:
+    """Whether somebody launched it and was told at once that it cannot be now."""
+    return attempt.error_type in _REFUSALS and attempt.scheduled_for is None
+
+
+def failures(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:
+    """The runs that failed since the last success, newest first. One that a person stopped says nothing."""
+    failed: list[AttemptRow] = []
+    for attempt in attempts:
+        if attempt.state == "succeeded":
+            break
+        if attempt.state in ("failed", "killed") and not was_refused(attempt):
+            failed.append(attempt)
+    return failed
+
+
+def in_a_row(failed: Iterable[AttemptRow]) -> int:
+    """How many due times of a schedule came to nothing."""
+    return len({attempt.scheduled_for for attempt in failed if attempt.scheduled_for is not None})
+
+
+def what_failed(attempt: AttemptRow) -> str:
+    """``backup_full failed in step copies: why``, with a full stop."""
+    where = f" in step {attempt.step}" if attempt.step else ""
+    how = "was killed" if attempt.state == "killed" else "failed"
+    why = f": {shortened(attempt.error)}" if attempt.error else ""
+    return sentence(f"{attempt.job} {how}{where}{why}")
+
+
+def sentence(text: str) -> str:
+    """With a full stop, and one."""
+    return text.rstrip(". ") + "."
+
+
+def shortened(text: str) -> str:
+    """An error, as much of it as belongs into a message."""
+    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR].rstrip() + " ..."
+
+
+def some(names: Sequence[str]) -> str:
+    """``a, b, c and 4 more``."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def human(time: timedelta) -> str:
+    """``26 h``, ``5 days``: for ages."""
+    seconds = time.total_seconds()
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.0f} days"
+    return human_seconds(seconds)
+
+
+def launch(job: str) -> str:
+    """The command that launches a job."""
+    return f"dagster job execute -m twist_dr.definitions -j {job}"

@@ -1,0 +1,42 @@
+"""What the page shows of a backup that was just made, whatever its kind."""
+
+# No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
+
+import dagster as dg
+
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.progress import human_bytes
+
+
+def metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
+    """Bare numbers, which the page plots over time, and a table for people."""
+    stored = sum(form.size for artifact in manifest.artifacts for form in artifact.stored.values())
+    rows = [
+        f"| {artifact.name} | {human_bytes(artifact.size)} | "
+        + ", ".join(f"{name} {human_bytes(form.size)}" for name, form in artifact.stored.items())
+        + " |"
+        for artifact in manifest.artifacts
+    ]
+    return {
+        "backup_id": dg.MetadataValue.text(manifest.backup_id),
+        "label": dg.MetadataValue.text(manifest.label),
+        "plain_bytes": dg.MetadataValue.int(manifest.plain_bytes),
+        "dagster/size_bytes": dg.MetadataValue.int(stored),
+        "rows": dg.MetadataValue.int(sum(manifest.tables.values())),
+        "tables": dg.MetadataValue.int(len(manifest.tables)),
+        "duration_seconds": dg.MetadataValue.float(manifest.durations["total"]),
+        "ratio": dg.MetadataValue.float(round(manifest.plain_bytes / stored, 2) if stored else 0.0),
+        "warnings": dg.MetadataValue.int(len(manifest.warnings)),
+        "artifacts": dg.MetadataValue.md("\n".join(["| artifact | plain | stored |", "| --- | --- | --- |", *rows])),
+    }
+
+
+def nothing_left_out(manifest: Manifest) -> dg.AssetCheckResult:
+    """The check of that name: a backup with warnings is one, and says so."""
+    warnings = "\n".join(f"- {line}" for line in manifest.warnings) or "none"
+    return dg.AssetCheckResult(
+        check_name="nothing_left_out",
+        passed=not manifest.warnings,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"warnings": dg.MetadataValue.md(warnings)},
+    )

@@ -1,0 +1,105 @@
+"""The archive of write-ahead log: one asset per storage target, materialised when its frontier has advanced."""
+
+# No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import dagster as dg
+
+from twist_dr.assets.copies import target_resource
+from twist_dr.assets.freshness import fresh_within
+from twist_dr.catalog import Catalog, CatalogUnavailable
+from twist_dr.engine.wal.frontier import Outcome, Shipped
+from twist_dr.engine.wal.names import format_lsn
+from twist_dr.orchestration import RUN_BACKUP, operation
+from twist_dr.settings import Settings
+from twist_dr.wal import Shipping, gaps_after_newest_base, raise_failures, spool_warnings, wal_settings
+
+
+def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDefinition:
+    """One asset per enabled target, ``<application>/wal_archive/<target>``, shipped to side by side in one step.
+
+    Skippable, because freshness counts from the last time that the frontier advanced, not from the last look.
+    """
+    names = {dg.AssetKey([settings.application, "wal_archive", name]): name for name in settings.enabled_targets}
+    wal = wal_settings(settings)
+
+    @dg.multi_asset(
+        name="wal_archive",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[database],
+                description=f"The write-ahead log on storage target {name}: with a base backup, every second up to its frontier can be recovered.",
+                group_name="backups",
+                kinds={"s3"} if settings.storage_targets[name].type == "s3" else {"file"},
+                owners=[RUN_BACKUP],
+                skippable=True,
+                freshness_policy=fresh_within(settings.objectives.wal),
+            )
+            for key, name in names.items()
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "no_gap", asset=key, description="Nothing is missing between the newest base backup and the frontier."
+            )
+            for key in names
+        ],
+        required_resource_keys={"catalog", "keyring", *map(target_resource, names.values())},
+    )
+    def wal_archive(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+        with operation(context, settings, retry=True) as report:
+            targets = {name: getattr(context.resources, target_resource(name)) for name in names.values()}
+            keyring = context.resources.keyring.load()
+            with Shipping(settings, targets, keyring, context.resources.catalog, report) as shipping:
+                shipped = shipping.once()
+            for sentence in spool_warnings(shipped.oldest_seconds, shipped.spool_bytes, wal):
+                report.warning(sentence)
+            gaps = _gaps(context.resources.catalog, settings.application, shipped)
+            for key, name in names.items():
+                outcome = shipped.targets[name]
+                if outcome.advanced:
+                    yield _materialization(key, outcome, shipped, gaps.get(name, ()))
+            raise_failures(shipped)
+
+    return wal_archive
+
+
+def _gaps(catalog: Catalog, application: str, shipped: Shipped) -> Mapping[str, Sequence[str]]:
+    """By target, the gaps that its newest base backup is not behind; without a catalog to tell which one that is, all."""
+    try:
+        return {row.target: gaps_after_newest_base(catalog, row) for row in catalog.wal_frontiers(application)}
+    except CatalogUnavailable:
+        return {name: shipped.gaps_of(name) for name in shipped.targets}
+
+
+def _materialization(
+    key: dg.AssetKey, outcome: Outcome, shipped: Shipped, gaps: Sequence[str]
+) -> dg.MaterializeResult[None]:
+    """Bare numbers, which the page plots over time."""
+    frontier = outcome.frontier
+    assert frontier is not None
+    metadata: dict[str, dg.MetadataValue] = {
+        "frontier": dg.MetadataValue.text(format_lsn(frontier.lsn)),
+        "frontier_lsn": dg.MetadataValue.int(frontier.lsn),
+        "timeline": dg.MetadataValue.int(frontier.timeline),
+        "segments": dg.MetadataValue.int(outcome.segments),
+        "stored_bytes": dg.MetadataValue.int(outcome.stored_bytes),
+        "duration_seconds": dg.MetadataValue.float(shipped.seconds),
+        "spool_bytes": dg.MetadataValue.int(shipped.spool_bytes),
+        "oldest_unshipped_seconds": dg.MetadataValue.float(round(shipped.oldest_seconds, 1)),
+    }
+    if frontier.at is not None:
+        metadata["frontier_at"] = dg.MetadataValue.timestamp(frontier.at)
+    return dg.MaterializeResult(
+        asset_key=key,
+        metadata=metadata,
+        check_results=[
+            dg.AssetCheckResult(
+                asset_key=key,
+                check_name="no_gap",
+                passed=not gaps,
+                metadata={"gaps": dg.MetadataValue.text("; ".join(gaps) or "none")},
+            )
+        ],
+    )

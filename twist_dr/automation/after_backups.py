@@ -1,0 +1,80 @@
+"""The sensor that verifies every scheduled full backup, and cleans up after scheduled backups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from typing import TypeAlias
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable
+from twist_dr.orchestration import RUN_BACKUP
+from twist_dr.runs import SCHEDULED_FOR
+from twist_dr.settings import ScheduleSettings, Settings
+
+#: What a sensor may launch.
+Job: TypeAlias = dg.JobDefinition | UnresolvedAssetJobDefinition
+
+_BACKUP_JOBS = ("backup_full", "backup_base", "backup_configuration")
+_VERIFY, _CLEANUP, _STATUS = "verify_backup", "cleanup", "status"
+#: Scheduled runs that are looked at: more than are launched in any night.
+_RECENT = 30
+
+
+def after_backups_sensor(settings: Settings, wanted: ScheduleSettings, jobs: Sequence[Job]) -> dg.SensorDefinition:
+    """The sensor ``after_backups``. It goes by the catalog: what was due while the daemon was down is done when it is back."""
+    catalog = Catalog(settings.catalog_url)
+
+    @dg.sensor(
+        name="after_backups",
+        jobs=[job for job in jobs if job.name in (_VERIFY, _CLEANUP, _STATUS)],
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Verifies each scheduled full backup as soon as it is there, cleans up after scheduled backups, and draws the report.",
+        owners=[RUN_BACKUP],
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        try:
+            requests = list(_requests(catalog, settings.application, wanted))
+        except CatalogUnavailable as unavailable:
+            return dg.SensorResult(skip_reason=str(unavailable))
+        return dg.SensorResult(run_requests=requests, skip_reason=None if requests else "nothing to verify or clean up")
+
+    return sensor
+
+
+def _requests(catalog: Catalog, application: str, wanted: ScheduleSettings) -> Iterator[dg.RunRequest]:
+    """Of one backup each at most, the newest: what an older one missed is made up for by it. Run keys keep a tick from asking twice."""
+    recent = catalog.attempts(application, scheduled=True, limit=_RECENT)
+    backups = [attempt for attempt in recent if attempt.job in _BACKUP_JOBS]
+    # The newest of each job: an older one that still counts as running is dead, and nobody has noted it yet.
+    newest_of = {attempt.job: attempt for attempt in reversed(backups)}
+    if any(attempt.state == "running" for attempt in newest_of.values()):
+        return
+    proving = False
+    if wanted.verify and (full := next((each for each in backups if each.job == "backup_full"), None)):
+        made = catalog.backup_of_run(full.run_id)
+        # One that some target lacks can be proven from those that have it.
+        if made is not None and any(copy.state == "checked" for copy in made.copies):
+            verifications = [each for each in recent if each.job == _VERIFY and each.started_at > full.started_at]
+            proving = not verifications or verifications[0].state == "running"
+            yield _request(_VERIFY, made.backup_id, {"verification": {"config": {"backup": made.backup_id}}})
+    if backups and not proving:
+        newest = _newest(backups)
+        # After the proof, so that the backup that has just been made may be the one that lets an older one go.
+        if wanted.cleanup:
+            yield _request(_CLEANUP, newest.run_id, {})
+        cleanups = [each for each in recent if each.job == _CLEANUP and each.started_at > newest.started_at]
+        if newest.job == "backup_full" and ((cleanups and cleanups[0].state != "running") or not wanted.cleanup):
+            yield _request(_STATUS, newest.run_id, {})
+
+
+def _newest(attempts: Sequence[AttemptRow]) -> AttemptRow:
+    return max(attempts, key=lambda attempt: attempt.started_at)
+
+
+def _request(job: str, key: str, ops: dict[str, object]) -> dg.RunRequest:
+    tags = {SCHEDULED_FOR: datetime.now(timezone.utc).isoformat()}
+    return dg.RunRequest(run_key=f"{job} {key}", job_name=job, run_config={"ops": ops} if ops else {}, tags=tags)

@@ -1,0 +1,55 @@
+"""The schedules of the settings. A time that passed while the daemon was down is caught up once: Dagster launches its latest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timezone
+from typing import Any
+
+import dagster as dg
+
+from twist_dr.orchestration import RUN_BACKUP
+from twist_dr.runs import LABEL, SCHEDULED_FOR
+from twist_dr.schedules import Entry, entries, label_of
+from twist_dr.settings import Settings
+
+
+def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """One schedule for each that the settings have, running unless somebody stops it in the page."""
+    return [_schedule(entry) for entry in entries(settings)]
+
+
+def _schedule(entry: Entry) -> dg.ScheduleDefinition:
+    def request(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        due = context.scheduled_execution_time.astimezone(timezone.utc)
+        label = label_of(entry, due)
+        return dg.RunRequest(
+            run_key=f"{entry.name} {due.isoformat()}",
+            run_config=_run_config(entry, label),
+            tags={SCHEDULED_FOR: due.isoformat(), LABEL: label},
+        )
+
+    return dg.ScheduleDefinition(
+        name=entry.schedule,
+        job_name=entry.job,
+        cron_schedule=entry.cron,
+        execution_timezone=entry.time_zone,
+        execution_fn=request,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"{entry.job}, as schedules.{entry.name} of the settings says.",
+        owners=[RUN_BACKUP],
+    )
+
+
+def _run_config(entry: Entry, label: str) -> Mapping[str, Any]:
+    """The run config of a scheduled run: steps are named after their assets."""
+    steps: dict[str, tuple[str, dict[str, Any]]] = {
+        "full": ("full_backup", {"label": label}),
+        "configuration": ("configuration_backup", {"label": label}),
+        "base": ("base_backup", {"label": label, "type": "full"}),
+        "base_incremental": ("base_backup", {"label": label, "type": "auto"}),
+    }
+    if entry.name not in steps:
+        return {}
+    step, config = steps[entry.name]
+    return {"ops": {step: {"config": config}}}

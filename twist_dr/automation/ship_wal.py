@@ -1,0 +1,90 @@
+"""The sensor that ships write-ahead log as soon as there is something to ship."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from twist_dr.catalog import Catalog, CatalogUnavailable, WalFrontierRow
+from twist_dr.engine.wal.names import parse_lsn
+from twist_dr.engine.wal.spool import Spool
+from twist_dr.orchestration import RUN_BACKUP
+from twist_dr.settings import Settings
+from twist_dr.wal import gaps_after_newest_base, is_anybody_shipping, wal_settings
+
+_IDLE_SECONDS = 300
+
+
+def ship_wal_sensor(settings: Settings, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+    """The sensor ``ship_wal``: a run every ``wal.interval_seconds`` in which something waits, unless a resident process ships."""
+    wal = wal_settings(settings)
+
+    @dg.sensor(
+        name="ship_wal_sensor",
+        job=job,
+        minimum_interval_seconds=wal.interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Ships write-ahead log when there is some in the spool. Where twist-dr wal ship --follow does it, its frontiers are shown here.",
+        owners=[RUN_BACKUP],
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason | dg.SensorResult:
+        if is_anybody_shipping(settings):
+            return _told_by_the_resident(settings, context.cursor or "")
+        files = Spool(settings.wal_spool).files()
+        # An idle server writes nothing: that it does is made sure of, and archived, every few minutes.
+        mark = ";".join([*(f"{file.name} {file.modified}" for file in files[-2:]), str(time.time() // _IDLE_SECONDS)])
+        if not files:
+            return dg.SkipReason("the spool is empty")
+        if mark == context.cursor and not _failed_last_time(settings):
+            return dg.SkipReason("nothing was written since the last round")
+        context.update_cursor(mark)
+        return dg.RunRequest()
+
+    return sensor
+
+
+def _told_by_the_resident(settings: Settings, cursor: str) -> dg.SensorResult:
+    """What a resident process wrote into the catalog goes onto the assets' pages: it has no runs that would."""
+    skip = "twist-dr wal ship is at work"
+    known = set(cursor.splitlines())
+    try:
+        catalog = Catalog(settings.catalog_url)
+        rows = catalog.wal_frontiers(settings.application)
+        marks = {row: f"{row.target} {row.timeline} {row.lsn} {row.at}" for row in rows if row.lsn is not None}
+        advanced = [row for row, mark in marks.items() if mark not in known]
+        events = [event for row in advanced for event in _events(row, gaps_after_newest_base(catalog, row))]
+    except CatalogUnavailable as unavailable:
+        return dg.SensorResult(skip_reason=f"{skip}; {unavailable}")
+    return dg.SensorResult(skip_reason=skip, cursor="\n".join(marks.values()), asset_events=events)
+
+
+def _events(row: WalFrontierRow, gaps: Sequence[str]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    key = dg.AssetKey([row.application, "wal_archive", row.target])
+    assert row.lsn is not None and row.timeline is not None
+    metadata: dict[str, dg.MetadataValue] = {
+        "frontier": dg.MetadataValue.text(row.lsn),
+        "frontier_lsn": dg.MetadataValue.int(parse_lsn(row.lsn)),
+        "timeline": dg.MetadataValue.int(row.timeline),
+        "spool_bytes": dg.MetadataValue.int(row.spool_bytes),
+        "oldest_unshipped_seconds": dg.MetadataValue.float(round(row.oldest_seconds, 1)),
+    }
+    if row.at is not None:
+        metadata["frontier_at"] = dg.MetadataValue.timestamp(row.at)
+        metadata["frontier_age_seconds"] = dg.MetadataValue.float(round((row.updated_at - row.at).total_seconds(), 3))
+    yield dg.AssetMaterialization(key, metadata=metadata)
+    yield dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name="no_gap",
+        passed=not gaps,
+        metadata={"gaps": dg.MetadataValue.text("; ".join(gaps) or "none")},
+    )
+
+
+def _failed_last_time(settings: Settings) -> bool:
+    try:
+        rows = Catalog(settings.catalog_url).wal_frontiers(settings.application)
+    except CatalogUnavailable:
+        return True
+    return any(row.error is not None or row.waiting for row in rows)

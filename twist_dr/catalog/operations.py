@@ -1,0 +1,328 @@
+"""What the catalog keeps of what runs by itself: holds, alerts, attempts, the audit log, room on targets, small notes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, text, update
+
+from twist_dr.catalog.database import Database
+from twist_dr.catalog.models import Alert, Attempt, AuditLine, Delivery, Hold, Mark, SpaceSample
+from twist_dr.catalog.queries import columns
+from twist_dr.catalog.rows import (
+    AlertRow,
+    AlertState,
+    AttemptRow,
+    AttemptState,
+    AuditRow,
+    DeliveryRow,
+    HoldRow,
+    SpaceRow,
+)
+from twist_dr.catalog.upserts import upsert
+from twist_dr.errors import BackupNotFound
+
+#: What stands before the first line of an audit log.
+NO_DIGEST = "0" * 64
+#: PostgreSQL's advisory locks are numbers: "twistau" in ASCII. SQLite has one writer at a time anyway.
+_AUDIT_LOCK = 0x74776973746175
+
+_HOLD = columns(Hold, HoldRow)
+_ALERT = columns(Alert, AlertRow)
+_ATTEMPT = columns(Attempt, AttemptRow)
+_SPACE = columns(SpaceSample, SpaceRow)
+_DELIVERY = columns(Delivery, DeliveryRow)
+
+
+class Operations:
+    """The part of the catalog that knows no backups. Every call is one transaction of its own."""
+
+    _database: Database
+
+    # -- holds -----------------------------------------------------------------------------------------------------
+
+    def place_hold(
+        self, application: str, backup_id: str, *, who: str, reason: str, until: datetime | None = None
+    ) -> HoldRow:
+        """Forbid the deletion of a backup. A backup may have several holds; each must end."""
+        row = HoldRow(None, application, backup_id, who, reason, _now(), until)
+        with self._database.writing() as connection:
+            number = connection.execute(insert(Hold).values(_without_id(row)).returning(Hold.id)).scalar_one()
+        return replace(row, id=number)
+
+    def release_hold(self, application: str, backup_id: str, *, who: str) -> int:
+        """End all holds of a backup; returns how many there were. Raises ``BackupNotFound`` when there was none."""
+        mine = (Hold.application == application, Hold.backup_id == backup_id, Hold.released_at.is_(None))
+        with self._database.writing() as connection:
+            released = connection.execute(
+                update(Hold).where(*mine).values(released_at=_now(), released_by=who)
+            ).rowcount
+        if not released:
+            raise BackupNotFound(f"Nothing holds {backup_id} of {application}; see all holds with: twist-dr hold")
+        return released
+
+    def holds(self, application: str, *, active_at: datetime | None = None) -> list[HoldRow]:
+        """Holds, oldest first; with ``active_at``, those that forbid deletion then."""
+        query = select(*_HOLD).where(Hold.application == application).order_by(Hold.placed_at, Hold.id)
+        with self._database.reading() as connection:
+            rows = [HoldRow(*row) for row in connection.execute(query)]
+        return rows if active_at is None else [row for row in rows if row.active(active_at)]
+
+    # -- alerts ----------------------------------------------------------------------------------------------------
+
+    def save_alert(self, row: AlertRow) -> AlertRow:
+        """Insert an alert, or write what became of it. Of two processes that raise the same cause, one gets what the other wrote."""
+        values = _without_id(row)
+        values["open_cause"] = None if row.state == "resolved" else row.cause
+        with self._database.writing() as connection:
+            if row.id is not None:
+                connection.execute(update(Alert).where(Alert.id == row.id).values(values))
+                return row
+            same = (Alert.application == row.application, Alert.open_cause == row.cause)
+            if known := connection.execute(select(*_ALERT).where(*same)).first():
+                return AlertRow(*known)
+            number = connection.execute(insert(Alert).values(values).returning(Alert.id)).scalar_one()
+        return replace(row, id=number)
+
+    def open_alerts(self, application: str) -> list[AlertRow]:
+        """Alerts that are not resolved, oldest first."""
+        query = (
+            select(*_ALERT)
+            .where(Alert.application == application, Alert.open_cause.is_not(None))
+            .order_by(Alert.raised_at, Alert.id)
+        )
+        with self._database.reading() as connection:
+            return [AlertRow(*row) for row in connection.execute(query)]
+
+    def alerts(self, application: str, *, state: AlertState | None = None, limit: int | None = None) -> list[AlertRow]:
+        """Alerts, newest first."""
+        conditions: list[ColumnElement[bool]] = [Alert.application == application]
+        if state is not None:
+            conditions.append(Alert.state == state)
+        query = select(*_ALERT).where(*conditions).order_by(Alert.raised_at.desc(), Alert.id.desc()).limit(limit)
+        with self._database.reading() as connection:
+            return [AlertRow(*row) for row in connection.execute(query)]
+
+    def alert(self, application: str, number: int) -> AlertRow | None:
+        """One alert."""
+        query = select(*_ALERT).where(Alert.application == application, Alert.id == number)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        return AlertRow(*row) if row else None
+
+    # -- attempts --------------------------------------------------------------------------------------------------
+
+    def begin_attempt(self, row: AttemptRow) -> bool:
+        """Record that a run has begun; a run's later steps change nothing. Returns whether it is new."""
+        with self._database.writing() as connection:
+            known = connection.scalar(select(Attempt.state).where(Attempt.run_id == row.run_id))
+            if known is None:
+                connection.execute(insert(Attempt).values(asdict(row)))
+            elif known == "succeeded":
+                # A step that succeeded may not have been the run's last one.
+                connection.execute(
+                    update(Attempt).where(Attempt.run_id == row.run_id).values(state="running", finished_at=None)
+                )
+        return known is None
+
+    def end_attempt(
+        self,
+        run_id: str,
+        *,
+        state: AttemptState,
+        step: str | None = None,
+        error: str | None = None,
+        error_type: str | None = None,
+    ) -> None:
+        """Record how a run's step ended. A run that failed once has failed."""
+        values = {
+            "state": state,
+            "finished_at": _now(),
+            "step": step,
+            "error": None if error is None else one_line(error),
+            "error_type": error_type,
+        }
+        ended = Attempt.state.in_(["running", "succeeded"])
+        with self._database.writing() as connection:
+            connection.execute(update(Attempt).where(Attempt.run_id == run_id, ended).values(values))
+
+    def attempts(
+        self,
+        application: str,
+        *,
+        job: str | None = None,
+        since: datetime | None = None,
+        scheduled: bool | None = None,
+        state: AttemptState | None = None,
+        limit: int | None = None,
+    ) -> list[AttemptRow]:
+        """Runs, newest first. ``scheduled``: only those that a schedule launched, or only the others."""
+        conditions: list[ColumnElement[bool]] = [Attempt.application == application]
+        if job is not None:
+            conditions.append(Attempt.job == job)
+        if since is not None:
+            conditions.append(Attempt.started_at >= since)
+        if state is not None:
+            conditions.append(Attempt.state == state)
+        if scheduled is not None:
+            conditions.append(Attempt.scheduled_for.is_not(None) if scheduled else Attempt.scheduled_for.is_(None))
+        query = (
+            select(*_ATTEMPT).where(*conditions).order_by(Attempt.started_at.desc(), Attempt.run_id.desc()).limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [AttemptRow(*row) for row in connection.execute(query)]
+
+    def attempt(self, run_id: str) -> AttemptRow | None:
+        """One run."""
+        with self._database.reading() as connection:
+            row = connection.execute(select(*_ATTEMPT).where(Attempt.run_id == run_id)).first()
+        return AttemptRow(*row) if row else None
+
+    # -- audit -----------------------------------------------------------------------------------------------------
+
+    def append_audit(
+        self,
+        application: str,
+        *,
+        who: str,
+        action: str,
+        subject: str,
+        result: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> AuditRow:
+        """Write a line into the audit log, chained to the one before it. ``details`` as JSON can hold them, no secrets."""
+        with self._database.writing() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _AUDIT_LOCK})
+            last = connection.execute(
+                select(AuditLine.seq, AuditLine.digest)
+                .where(AuditLine.application == application)
+                .order_by(AuditLine.seq.desc())
+                .limit(1)
+            ).first()
+            seq, previous = (last[0] + 1, last[1]) if last else (1, NO_DIGEST)
+            at = _now()
+            document = json.dumps(
+                {
+                    "seq": seq,
+                    "application": application,
+                    "at": at.isoformat(),
+                    "who": one_line(who),
+                    "action": action,
+                    "subject": one_line(subject),
+                    "result": one_line(result),
+                    "details": dict(details or {}),
+                },
+                sort_keys=True,
+                ensure_ascii=False,
+            )
+            digest = audit_digest(previous, document)
+            line = {"application": application, "seq": seq, "at": at, "document": document}
+            connection.execute(insert(AuditLine).values({**line, "previous": previous, "digest": digest}))
+        return _audit_row(at, document, previous, digest)
+
+    def audit(self, application: str, *, since: datetime | None = None, limit: int | None = None) -> list[AuditRow]:
+        """Lines of the audit log, oldest first; of ``limit``, the newest ones."""
+        conditions: list[ColumnElement[bool]] = [AuditLine.application == application]
+        if since is not None:
+            conditions.append(AuditLine.at >= since)
+        query = (
+            select(AuditLine.at, AuditLine.document, AuditLine.previous, AuditLine.digest)
+            .where(*conditions)
+            .order_by(AuditLine.seq.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [_audit_row(*row) for row in connection.execute(query)][::-1]
+
+    def audit_lines(self, application: str) -> list[tuple[int, datetime, str, str, str]]:
+        """The whole log as it is kept: number, time, document, previous digest, digest; in order of the numbers. For checking it."""
+        columns = (AuditLine.seq, AuditLine.at, AuditLine.document, AuditLine.previous, AuditLine.digest)
+        query = select(*columns).where(AuditLine.application == application).order_by(AuditLine.seq)
+        with self._database.reading() as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
+    # -- room, deliveries, notes -----------------------------------------------------------------------------------
+
+    def record_space(self, row: SpaceRow) -> None:
+        """Record how much room a target has."""
+        with self._database.writing() as connection:
+            upsert(connection, SpaceSample, asdict(row), key=("target", "at"))
+
+    def space(self, target: str, *, since: datetime | None = None) -> list[SpaceRow]:
+        """What was recorded of a target's room, oldest first."""
+        conditions: list[ColumnElement[bool]] = [SpaceSample.target == target]
+        if since is not None:
+            conditions.append(SpaceSample.at >= since)
+        with self._database.reading() as connection:
+            return [
+                SpaceRow(*row)
+                for row in connection.execute(select(*_SPACE).where(*conditions).order_by(SpaceSample.at))
+            ]
+
+    def record_delivery(self, row: DeliveryRow) -> None:
+        """Record how the last message through a channel fared."""
+        with self._database.writing() as connection:
+            upsert(connection, Delivery, asdict(row), key=("application", "channel"))
+
+    def deliveries(self, application: str) -> list[DeliveryRow]:
+        """How the last message through each channel fared, by name."""
+        query = select(*_DELIVERY).where(Delivery.application == application).order_by(Delivery.channel)
+        with self._database.reading() as connection:
+            return [DeliveryRow(*row) for row in connection.execute(query)]
+
+    def mark(self, application: str, name: str) -> dict[str, Any] | None:
+        """A note of that name, if there is one."""
+        query = select(Mark.document).where(Mark.application == application, Mark.name == name)
+        with self._database.reading() as connection:
+            return connection.scalar(query)
+
+    def set_mark(self, application: str, name: str, document: Mapping[str, Any]) -> None:
+        """Leave a note, in the place of the one of that name. ``document`` as JSON can hold it."""
+        values = {"application": application, "name": name, "document": dict(document)}
+        with self._database.writing() as connection:
+            upsert(connection, Mark, values, key=("application", "name"))
+
+    def forget_before(self, application: str, moment: datetime) -> int:
+        """Remove attempts and samples of room from before ``moment``, so that the catalog does not grow for ever; returns how many."""
+        with self._database.writing() as connection:
+            old = (Attempt.application == application, Attempt.started_at < moment)
+            return _removed(connection, delete(Attempt).where(*old)) + _removed(
+                connection, delete(SpaceSample).where(SpaceSample.at < moment)
+            )
+
+
+def audit_digest(previous: str, document: str) -> str:
+    """The digest of an audit line: SHA-256 over the digest of the line before it, a line break, and its own text."""
+    return hashlib.sha256(f"{previous}\n{document}".encode()).hexdigest()
+
+
+def one_line(text: str) -> str:
+    """A text on one line that any database takes: names of files may hold bytes that are no text."""
+    return " ".join(text.replace("\0", " ").split()).encode("utf-8", "backslashreplace").decode()
+
+
+def _audit_row(at: datetime, document: str, previous: str, digest: str) -> AuditRow:
+    line = json.loads(document)
+    known: Sequence[str] = [each.name for each in fields(AuditRow)]
+    values = {name: value for name, value in line.items() if name in known}
+    return AuditRow(**{**values, "at": at, "previous": previous, "digest": digest})
+
+
+def _removed(connection: Connection, statement: Any) -> int:
+    return int(connection.execute(statement).rowcount)
+
+
+def _without_id(row: HoldRow | AlertRow) -> dict[str, Any]:
+    values = asdict(row)
+    del values["id"]
+    return values
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

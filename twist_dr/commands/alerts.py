@@ -1,0 +1,194 @@
+"""twist-dr alerts: what is wrong now, that somebody sees to it, and whether messages arrive."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from twist_dr.errors import TwistDRError
+
+if TYPE_CHECKING:
+    from twist_dr.catalog import AlertRow, Catalog
+    from twist_dr.settings import Settings
+
+#: A round of telling that is going on ends within this.
+_PATIENCE_SECONDS = 120.0
+
+
+class AlertNotFound(TwistDRError):
+    """No such alert."""
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``alerts`` to the parsers of :mod:`twist_dr.cli`."""
+    alerts = commands.add_parser("alerts", help="what is wrong now; acknowledge, resolve, test the channels")
+    alerts.add_argument("--all", action="store_true", help="resolved ones, too")
+    alerts.add_argument("--limit", type=int, default=50, help="with --all: how many at most (default: 50)")
+    alerts.add_argument("--json", action="store_true", help="print JSON")
+    alerts.set_defaults(run=_list)
+    actions = alerts.add_subparsers(metavar="ACTION")
+    acknowledge = actions.add_parser("acknowledge", help="say that you see to it: it is not told again")
+    acknowledge.add_argument("alert", help="its number, or all")
+    acknowledge.add_argument("--note", default="", help="for those who read it later")
+    acknowledge.set_defaults(run=_acknowledge)
+    resolve = actions.add_parser("resolve", help="close it; it comes back if its cause lasts")
+    resolve.add_argument("alert", help="its number")
+    resolve.set_defaults(run=_resolve)
+    test = actions.add_parser("test", help="send a message through every channel")
+    test.set_defaults(run=_test)
+
+
+def _opened() -> tuple[Settings, Catalog]:
+    from twist_dr.catalog import Catalog
+    from twist_dr.settings import load_settings
+
+    settings = load_settings()
+    return settings, Catalog(settings.catalog_url)
+
+
+def _opened_known() -> tuple[Settings, Catalog]:
+    """Raises ``CatalogUnavailable`` where there is no catalog: an empty one would say that nothing is wrong."""
+    from twist_dr.status.collect import require_catalog
+
+    settings, catalog = _opened()
+    require_catalog(settings)
+    return settings, catalog
+
+
+def _list(options: argparse.Namespace) -> None:
+    settings, catalog = _opened_known()
+    if options.all:
+        rows = catalog.alerts(settings.application, limit=options.limit)
+    else:
+        rows = wrong_now(settings, catalog, datetime.now(timezone.utc))
+    print(json.dumps([alert_document(row) for row in rows], indent=2) if options.json else _page(rows))
+
+
+def wrong_now(settings: Settings, catalog: Catalog, now: datetime) -> list[AlertRow]:
+    """What is open, and what nobody has looked after yet: without the daemon that may be for days. The latter has no number."""
+    from twist_dr.alerts.facts import gather
+    from twist_dr.catalog import AlertRow
+    from twist_dr.status.alerts import active_alerts
+
+    facts = gather(settings, catalog, now)
+    rows = dict(facts.open)
+    for each in active_alerts(settings, catalog, facts, now):
+        as_found: dict[str, Any] = {"severity": each.severity, "message": each.message, "advice": each.advice}
+        known = rows.get(each.cause) or AlertRow(
+            None, settings.application, each.cause, each.kind, state="active", raised_at=now, seen_at=now, **as_found
+        )
+        rows[each.cause] = replace(known, **as_found)
+    return list(rows.values())
+
+
+def alert_document(row: AlertRow) -> dict[str, Any]:
+    """An alert as JSON holds it."""
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(row).items()}
+
+
+def _page(rows: list[AlertRow]) -> str:
+    """A line for each, and below it what happened and what to do."""
+    from twist_dr.alerts.words import kind_in_words
+
+    if not rows:
+        return "no alerts"
+    blocks = []
+    for row in rows:
+        since = f"since {_minute(row.raised_at)} UTC  {row.state}" if row.id is not None else "found now, not told yet"
+        head = f"{'-' if row.id is None else row.id}  {row.severity.upper()}  {kind_in_words(row.kind)}  {since}"
+        if row.state == "acknowledged" and row.acknowledged_at:
+            head += f" {_minute(row.acknowledged_at)} by {row.acknowledged_by}"
+        if row.state == "resolved" and row.resolved_at:
+            head += f" {_minute(row.resolved_at)} by {row.resolved_by}"
+        advice = [] if row.state == "resolved" else [f"    -> {row.advice}"]
+        blocks.append("\n".join([head, f"    {row.message}", *advice]))
+    return "\n".join(blocks)
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M}"
+
+
+def _acknowledge(options: argparse.Namespace) -> None:
+    from twist_dr.alerts.telling import telling
+    from twist_dr.backups import who
+
+    settings, catalog = _opened_known()
+    me, now = who(), datetime.now(timezone.utc)
+    by = f"{me} ({options.note})" if options.note else me
+    # Whoever tells writes the same rows.
+    with telling(settings, _report(), patience=_PATIENCE_SECONDS):
+        rows = catalog.open_alerts(settings.application)
+        chosen = rows if options.alert == "all" else [_one(settings, rows, options.alert)]
+        changed = [row for row in chosen if row.state == "active"]
+        for row in changed:
+            catalog.save_alert(replace(row, state="acknowledged", acknowledged_at=now, acknowledged_by=by))
+            _audit(settings, catalog, me, "acknowledge_alert", row, {"note": options.note} if options.note else {})
+            print(f"acknowledged {row.id}: {row.message}")
+    if not changed:
+        print("nothing to acknowledge")
+
+
+def _resolve(options: argparse.Namespace) -> None:
+    from twist_dr.alerts.telling import telling
+    from twist_dr.backups import who
+
+    settings, catalog = _opened_known()
+    me, now = who(), datetime.now(timezone.utc)
+    with telling(settings, _report(), patience=_PATIENCE_SECONDS):
+        row = _one(settings, catalog.open_alerts(settings.application), options.alert)
+        catalog.save_alert(replace(row, state="resolved", resolved_at=now, resolved_by=me))
+        _audit(settings, catalog, me, "resolve_alert", row, {})
+    print(f"resolved {row.id}: {row.message}")
+
+
+def _one(settings: Settings, rows: list[AlertRow], number: str) -> AlertRow:
+    row = next((row for row in rows if str(row.id) == number), None)
+    if row is None:
+        raise AlertNotFound(f"{settings.application} has no open alert {number}; see all with: twist-dr alerts")
+    return row
+
+
+def _test(options: argparse.Namespace) -> int:
+    from twist_dr import audit
+    from twist_dr.alerts.channels import Message, deliver_all
+    from twist_dr.alerts.telling import channels, record_deliveries
+    from twist_dr.backups import who
+    from twist_dr.catalog import CatalogUnavailable
+
+    settings, catalog = _opened()
+    ways = channels(settings)
+    if not ways:
+        raise TwistDRError("twist-dr.yaml names no alerts.channels, so nobody is told anything; add one.")
+    me = who()
+    body = f"{me} tries whether alerts of {settings.application} arrive here. Nothing is wrong.\n"
+    # Critical, so that every channel wants it.
+    deliveries = deliver_all(ways, Message(f"[{settings.application}] TEST: alerts arrive", body, "critical", "raised"))
+    for each in deliveries:
+        print(f"{each.channel}: {'sent' if each.ok else f'FAILED: {each.error}'}")
+    failed = [each.channel for each in deliveries if not each.ok]
+    try:
+        record_deliveries(settings, catalog, deliveries, datetime.now(timezone.utc))
+    except CatalogUnavailable as unavailable:
+        print(f"warning: {unavailable}", file=sys.stderr)
+    result = f"failed: {', '.join(failed)}" if failed else "done"
+    subject = ", ".join(way.name for way in ways)
+    audit.record(settings, catalog, who=me, action="test_alerts", subject=subject, result=result)
+    return 1 if failed else 0
+
+
+def _audit(settings: Settings, catalog: Catalog, me: str, action: str, row: AlertRow, details: dict[str, Any]) -> None:
+    from twist_dr import audit
+
+    subject = f"alert {row.id} ({row.cause})"
+    audit.record(settings, catalog, who=me, action=action, subject=subject, result="done", details=details)
+
+
+def _report() -> Any:
+    from twist_dr.engine.progress import Report
+
+    return Report(warning=lambda line: print(f"warning: {line}", file=sys.stderr, flush=True))

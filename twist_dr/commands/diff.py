@@ -1,0 +1,39 @@
+"""twist-dr diff: two backups compared."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``diff`` to the parsers of :mod:`twist_dr.cli`."""
+    diff = commands.add_parser("diff", help="compare two backups: rows per table, migrations, schema, sizes, files")
+    diff.add_argument("before", help="latest, an id, or the beginning of one")
+    diff.add_argument("after", help="the same, of the other one")
+    diff.add_argument(
+        "--files", action="store_true", help="name the files that differ; reads their indexes from a storage target"
+    )
+    diff.add_argument("--json", action="store_true", help="print JSON")
+    diff.set_defaults(run=_diff)
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from dataclasses import asdict, replace
+
+    from twist_dr.catalog import Catalog
+    from twist_dr.diff import chosen, compare, compare_files, render
+    from twist_dr.settings import load_settings
+
+    settings = load_settings()
+    catalog = Catalog(settings.catalog_url)
+    before, after = (chosen(catalog, settings.application, text) for text in (options.before, options.after))
+    difference = compare(before.manifest, after.manifest)
+    if options.files:
+        from twist_dr.engine.keys import load_keyring
+        from twist_dr.resources.targets import build_targets
+
+        keyring = load_keyring(settings.encryption.keyring)
+        difference = replace(difference, files=compare_files(before, after, build_targets(settings), keyring))
+    print(json.dumps({**asdict(difference), "same": difference.same}, indent=2) if options.json else render(difference))

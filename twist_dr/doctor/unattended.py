@@ -1,0 +1,43 @@
+"""What runs by itself, who hears of it, and what goes: read from the settings, and from the addresses of the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from twist_dr.alerts.channels import Channel, channel_errors
+from twist_dr.doctor.findings import Check, ok, problem, warning
+
+
+def check_schedules(launched: Sequence[str], *, verified: bool, kept_for_ever: Sequence[str]) -> Check[None]:
+    """``launched``: names of the schedules. ``kept_for_ever``: storage targets without retention."""
+    if not launched:
+        yield ok("schedules", "not in the settings, so nothing runs by itself: launch backups by hand or from cron")
+        return
+    yield ok("schedules", f"{', '.join(launched)}; they need dagster-daemon, or dagster dev")
+    if not verified:
+        yield warning(
+            "schedules", "scheduled backups are not restored for proof", "set schedules.verify to true, or remove it"
+        )
+    if kept_for_ever:
+        yield warning(
+            "retention",
+            f"nothing is ever deleted on {', '.join(kept_for_ever)}",
+            "set storage_targets.NAME.retention; docs/retention.md has examples",
+        )
+
+
+def check_alerts(channels: Sequence[Channel], *, alone: bool, heartbeat: bool) -> Check[None]:
+    """Nothing is sent. ``alone``: something runs by itself, so somebody should be told when it fails."""
+    errors: Mapping[str, str] = channel_errors(channels) if channels else {}
+    for name, error in errors.items():
+        yield problem(
+            "alerts", f"the channel {name}: {error}", f"mend alerts.channels.{name}.url, then run: twist-dr alerts test"
+        )
+    if channels and not errors:
+        yield ok("alerts", f"{', '.join(channel.name for channel in channels)}; try them with: twist-dr alerts test")
+    if alone and not channels:
+        yield warning(
+            "alerts", "nobody is told when something is wrong", "set alerts.channels, then run: twist-dr alerts test"
+        )
+    if alone and not heartbeat:
+        yield ok("heartbeat", "not in the settings, so nobody outside notices when this whole machine falls silent")

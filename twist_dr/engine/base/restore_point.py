@@ -1,0 +1,176 @@
+"""A named point in the WAL at which the rows of every table are counted, exactly, while others go on writing.
+
+Two things could make the counts wrong. A transaction may end between the restore point and the counting snapshot: then the snapshots
+before and after differ, and it is tried again. And a transaction may already have written its commit to the WAL, before the restore
+point, while nobody sees it yet: it waits for the disk, or for a standby (RecordTransactionCommit comes before ProcArrayEndTransaction). A
+recovery to the point would have its rows. So a point counts only while no transaction of this database can be in the middle of its
+commit: whoever has written holds the lock of its own transaction number until it is seen, and must be known to wait for its client.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from twist_dr.engine.manifest import PostgresFacts
+from twist_dr.engine.postgres.cluster import (
+    count_rows,
+    named_errors,
+    query,
+    read_facts,
+    read_migrations,
+    read_tables,
+)
+from twist_dr.engine.words import few
+from twist_dr.errors import Cancelled
+
+if TYPE_CHECKING:
+    from twist_dr.engine.postgres.cluster import Cluster, Connection, Table
+
+_ATTEMPTS = 50
+#: So long it is looked for a moment without a commit under way; asking costs the server nothing to speak of.
+_SECONDS = 30.0
+_PAUSE_SECONDS = 0.02
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RestorePoint:
+    """``lsn`` as text, where its record ends. Counts by ``schema.table``."""
+
+    name: str
+    lsn: str
+    at: datetime
+    postgres: PostgresFacts
+    tables: dict[str, int]
+    large_objects: int
+    migrations: dict[str, list[str]]
+
+
+def make_restore_point(
+    cluster: Cluster, name: str, client_version: str, warn: Warn, *, stopped: Callable[[], bool] = lambda: False
+) -> RestorePoint | None:
+    """Make a restore point called ``name`` and a number, count the rows at it, and have the WAL up to it written out.
+
+    ``None`` when none can be made, or none whose counts are sure; ``warn`` is told why. Raises ``DatabaseError`` and ``Cancelled``.
+    """
+    with cluster.connect() as connection, named_errors("to count the rows at a restore point"):
+        # A role that row-level security would filter gets an error, never fewer rows.
+        connection.execute("SET row_security = off")
+        tables = _countable(connection, warn)
+        if tables is None:
+            return None
+        made = _quiet_point(connection, name, stopped)
+        if made is None:
+            warn(
+                f"cluster: in {_ATTEMPTS} attempts there was no moment at which no transaction was being committed, so no rows are "
+                "recorded for this base backup and its rehearsal cannot compare them; take base backups when less is written, end "
+                "prepared transactions that nobody needs, and give the role pg_read_all_stats, with which more of these moments are seen"
+            )
+            return None
+        _have_written(cluster, warn)
+        final_name, lsn, at = made
+        counts = count_rows(connection, tables)
+        return RestorePoint(
+            name=final_name,
+            lsn=lsn,
+            at=at,
+            postgres=read_facts(connection, client_version),
+            tables=counts,
+            large_objects=int(query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]),
+            migrations=read_migrations(connection),
+        )
+
+
+def _countable(connection: Connection, warn: Warn) -> list[Table] | None:
+    if not query(connection, "SELECT has_function_privilege('pg_create_restore_point(text)', 'EXECUTE')")[0][0]:
+        role = query(connection, "SELECT quote_ident(current_user)")[0][0]
+        warn(
+            f"cluster: role {role} may not make restore points, so no rows are recorded for this base backup; as a superuser run: "
+            f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO {role}"
+        )
+        return None
+    # After a recovery an unlogged table is empty, whatever was in it.
+    unlogged = {row[0] for row in query(connection, _UNLOGGED)}
+    tables = [table for table in read_tables(connection) if table.label not in unlogged]
+    if unlogged:
+        warn(f"cluster: {few(sorted(unlogged))} is unlogged, so it comes back empty from a base backup")
+    if closed := [table.label for table in tables if table.filtered or not table.readable]:
+        warn(
+            f"cluster: the role may not read all rows of {few(closed)}, so no rows are recorded for this base backup; grant it "
+            "pg_read_all_data and BYPASSRLS"
+        )
+        return None
+    return tables
+
+
+_UNLOGGED = """
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'u'
+"""
+
+
+def _quiet_point(connection: Connection, name: str, stopped: Callable[[], bool]) -> tuple[str, str, datetime] | None:
+    """A restore point at which ``connection``'s snapshot, left open, is exact: its name, LSN and time."""
+    deadline = time.monotonic() + _SECONDS
+    attempt = 0
+    while attempt < _ATTEMPTS and time.monotonic() < deadline:
+        if stopped():
+            raise Cancelled("The row counts were stopped; start the backup again when you wish.")
+        if not query(connection, _COMMITTING)[0][0]:
+            attempt += 1
+            final_name = f"{name}_{attempt}"
+            if (made := _attempt(connection, final_name)) is not None:
+                return final_name, *made
+        # Not in step with anything that writes at regular times.
+        time.sleep(random.uniform(0, _PAUSE_SECONDS))
+    return None
+
+
+#: Transactions of this database, other than ours, that may be in the middle of a commit. One that waits for its client's next command is
+#: not, nor is a vacuum's, which changes no rows; what the role may not see of a session, and prepared transactions, count as a commit.
+_COMMITTING = """
+    SELECT count(*) FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+     WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+       AND (a.datid IS NULL OR a.datname = current_database())
+       AND coalesce(a.state, '') NOT LIKE 'idle in transaction%'
+       AND coalesce(a.backend_type, '') <> 'autovacuum worker'
+"""
+
+
+def _attempt(connection: Connection, name: str) -> tuple[str, datetime] | None:
+    """One message to the server, so that as little as possible comes between its statements; ``None`` leaves no transaction open."""
+    from psycopg import sql
+
+    message = sql.SQL(
+        "BEGIN; SELECT pg_current_snapshot()::text; SELECT pg_create_restore_point({})::text; SELECT clock_timestamp(); " + _COMMITTING
+        + "; COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()::text"
+    ).format(sql.Literal(name))  # fmt: skip
+    cursor = connection.execute(message)
+    rows = []
+    while True:
+        if cursor.description is not None:
+            rows.append(cursor.fetchall()[0][0])
+        if not cursor.nextset():
+            break
+    before, lsn, at, committing, after = rows
+    if before == after and not committing:
+        return str(lsn), at.astimezone(timezone.utc)
+    connection.execute("ROLLBACK")
+    return None
+
+
+def _have_written(cluster: Cluster, warn: Warn) -> None:
+    """Have the WAL up to here written out and its segment closed: the record of a restore point alone wakes nobody, and would stay in memory."""
+    with cluster.connect() as connection:
+        if query(connection, "SELECT has_function_privilege('pg_switch_wal()', 'EXECUTE')")[0][0]:
+            connection.execute("SELECT pg_switch_wal()")
+        else:
+            # A commit is written out at once. Where segments are archived whole, the point waits for the end of its segment.
+            connection.execute("SET synchronous_commit = local")
+            connection.execute("SELECT pg_logical_emit_message(true, 'twist-dr', 'restore point')")

@@ -1,0 +1,141 @@
+"""Timelines as one line of WAL: which file holds which stretch, and where what is archived begins, breaks and ends.
+
+PostgreSQL reads the segment in which a timeline begins from the newer timeline: that file repeats what came before. When
+it is not archived yet, the older timeline's file will do, up to the switch and not further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twist_dr.engine.manifest import BaseFacts, Manifest
+from twist_dr.engine.recovery.archives import Archives
+from twist_dr.engine.wal.head import Head
+from twist_dr.engine.wal.history import Ancestor
+from twist_dr.engine.wal.names import Segment, parse_lsn
+
+
+@dataclass(frozen=True)
+class Part:
+    """The file for one segment's number. ``until``: the LSN up to which it belongs to the lineage and was written."""
+
+    number: int
+    source: Segment | Head
+    until: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Parts without a gap, from the segment of ``start`` on. ``missing``: the first segment that is not there."""
+
+    start: int
+    parts: tuple[Part, ...]
+    missing: Segment
+
+    @property
+    def end(self) -> int:
+        """The LSN up to which there is WAL; ``start`` when there is none."""
+        return max(self.start, self.parts[-1].until) if self.parts else self.start
+
+    @property
+    def first_number(self) -> int:
+        return self.parts[0].number
+
+    def part(self, number: int) -> Part | None:
+        """The part of that number, if the run has it."""
+        place = number - self.parts[0].number if self.parts else -1
+        return self.parts[place] if 0 <= place < len(self.parts) else None
+
+
+class Lineage:
+    """A timeline with its ancestors, and what the archive has of them."""
+
+    def __init__(self, timeline: int, ancestors: Sequence[Ancestor], archives: Archives) -> None:
+        self.timeline = timeline
+        self.ancestors = tuple(ancestors)
+        self.size = archives.segment_size
+        self._segments = archives.segments
+        self._heads: dict[Segment, Head] = {}
+        for head in archives.heads:  # the longest comes last
+            if head.size:
+                self._heads[head.segment] = head
+        #: Each timeline with the LSNs at which it begins and was left, the newest first.
+        self.stretches: list[tuple[int, int, int | None]] = []
+        begin = 0
+        for ancestor in self.ancestors:
+            self.stretches.insert(0, (ancestor.timeline, begin, ancestor.switched_at))
+            begin = ancestor.switched_at
+        self.stretches.insert(0, (timeline, begin, None))
+
+    def holds(self, base: BaseFacts) -> bool:
+        """Whether a base backup was taken on this line, before it was left for the next timeline."""
+        stop = parse_lsn(base.last_lsn)
+        return any(timeline == base.timeline and (left is None or stop <= left) for timeline, _, left in self.stretches)
+
+    def timeline_at(self, lsn: int) -> int:
+        """The timeline that the byte at ``lsn`` was written on."""
+        return next(timeline for timeline, begin, _ in self.stretches if begin <= lsn)
+
+    def holds_timeline(self, timeline: int, lsn: int) -> bool:
+        """Whether what ``timeline`` has at ``lsn`` is on this line."""
+        return any(
+            each == timeline and begin <= lsn and (left is None or lsn < left) for each, begin, left in self.stretches
+        )
+
+    def part(self, number: int) -> Part | None:
+        """The file that PostgreSQL would read for a segment's number, of those that are archived."""
+        for timeline, begin, left in self.stretches:
+            if number < begin // self.size:
+                continue
+            segment = Segment(timeline, number, self.size)
+            if left is not None and left <= segment.start:
+                return None
+            most = segment.end if left is None else min(segment.end, left)
+            if segment in self._segments:
+                return Part(number, segment, most)
+            head = self._heads.get(segment)
+            if head is not None and head.end > begin:
+                return Part(number, head, min(head.end, most))
+        return None
+
+    def run(self, start: int) -> Run:
+        """All there is from ``start`` on without a gap."""
+        number, parts = start // self.size, []
+        while (part := self.part(number)) is not None:
+            parts.append(part)
+            number += 1
+            if part.until < number * self.size:
+                break
+        missing = parts[-1].until if parts and parts[-1].until < number * self.size else max(start, number * self.size)
+        timeline = next(each for each, begin, _ in self.stretches if missing // self.size >= begin // self.size)
+        return Run(start, tuple(parts), Segment.holding(timeline, missing, self.size))
+
+    def last_number(self) -> int:
+        """The number of the newest segment of which there is anything; -1 without any."""
+        line = {timeline: left for timeline, _, left in self.stretches}
+        found = [*self._segments, *self._heads]
+        return max(
+            (
+                each.number
+                for each in found
+                if each.timeline in line and ((left := line[each.timeline]) is None or each.start < left)
+            ),
+            default=-1,
+        )
+
+
+def facts(base: Manifest) -> BaseFacts:
+    """What a manifest of kind ``base`` says of it."""
+    assert base.base is not None
+    return base.base
+
+
+def stop_of(base: Manifest) -> int:
+    """The LSN at which a base backup becomes consistent."""
+    return parse_lsn(facts(base).stop_lsn)
+
+
+def start_of(base: Manifest) -> int:
+    """The LSN at which its replay begins."""
+    return parse_lsn(facts(base).start_lsn)

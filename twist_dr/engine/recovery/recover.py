@@ -1,0 +1,197 @@
+"""From a plan to a running PostgreSQL server that was proved to be what was planned."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
+from twist_dr.engine.progress import Report, human_bytes
+from twist_dr.engine.recovery.fetcher import Fetcher
+from twist_dr.engine.recovery.files import base_facts, free_bytes, room_needed, unpack_chain
+from twist_dr.engine.recovery.proof import check_pages, promote, prove, run_amcheck
+from twist_dr.engine.recovery.server import RecoveringServer
+from twist_dr.engine.recovery.server_settings import MOST_WAL_KEPT
+from twist_dr.engine.recovery.untar import Owner
+from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.wal.names import format_lsn
+from twist_dr.errors import RecoveryFailed, StagingFull
+
+if TYPE_CHECKING:
+    from twist_dr.engine.recovery.archives import Archives
+    from twist_dr.engine.recovery.plan import RecoveryPlan
+
+_PREFIX = "recovery-"
+#: What a rehearsal's plan looks at lies beside.
+_PLANNING = "planning-"
+#: What a server needs beside its files, bytes.
+_SPARE_ROOM = 256 << 20
+
+
+@dataclass
+class Recovered:
+    """A promoted, running server. ``seconds`` by phase; ``timeline`` is its new one; ``complaints`` are pg_amcheck's."""
+
+    server: RecoveringServer
+    data: Path
+    timeline: int
+    seconds: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def cluster(self, database: str = "postgres") -> Cluster:
+        """How to connect as the superuser."""
+        return self.server.cluster(database)
+
+    def stop(self) -> None:
+        """Shut the server down cleanly; safe to call twice."""
+        self.server.stop()
+
+
+@contextmanager
+def recover(
+    plan: RecoveryPlan,
+    sources: Sequence[Sources],
+    archives: Archives,
+    keyring: Keyring,
+    tools: Tools,
+    base: Path,
+    report: Report,
+    *,
+    durable: bool = False,
+    port: int | None = None,
+    amcheck: bool = False,
+) -> Iterator[Recovered]:
+    """A server as planned, running while the block runs, in a new folder below ``base`` that is removed afterwards.
+
+    ``sources``: one per backup of ``plan.chain``, in its order. ``durable``: for a cluster that shall last.
+    Raises ``RecoveryFailed``, ``StagingFull``, ``Cancelled``, and what reading backups raises; nothing is left then.
+    """
+    user, group = unprivileged()
+    base = reachable_base(base, user)
+    clear_recovery_remains(base)
+    with ScratchFolder(base, _PREFIX) as work:
+        owner = Owner(user, group)
+        owner.take(work)
+        tools = reachable_tools(tools, base, user)
+        with recovered_in(
+            work, plan, sources, archives, keyring, tools, owner, report, durable=durable, port=port, amcheck=amcheck
+        ) as recovered:
+            yield recovered
+
+
+@contextmanager
+def recovered_in(
+    work: Path,
+    plan: RecoveryPlan,
+    sources: Sequence[Sources],
+    archives: Archives,
+    keyring: Keyring,
+    tools: Tools,
+    owner: Owner,
+    report: Report,
+    *,
+    durable: bool,
+    port: int | None,
+    amcheck: bool,
+) -> Iterator[Recovered]:
+    """The same in an existing folder, which stays."""
+    facts = base_facts(plan.chain[-1])
+    need_room(work, plan)
+    clock = _Clock()
+    data = unpack_chain(sources, keyring, work, tools, owner, report)
+    clock.lap("unpack")
+    with Fetcher(plan, archives, work, data, owner, durable=durable) as fetcher:
+        postgres = plan.chain[-1].postgres
+        server = RecoveringServer(
+            tools, work, data, owner, fetcher, report, durable=durable, port=port,
+            superuser=postgres.bootstrap_role if postgres is not None else "postgres",
+        )  # fmt: skip
+        with server:
+            report.info(f"replaying up to {format_lsn(plan.end_lsn)} on timeline {plan.timeline}")
+            server.recover(facts, recovery_target(plan), plan.end_lsn)
+            clock.lap("replay")
+            prove(server.cluster(), plan, _system_identifier(plan), restarted=server.restarted)
+            clock.lap("prove")
+            timeline = promote(server.cluster(), plan, data)
+            clock.lap("promote")
+            recovered = Recovered(server, data, timeline, clock.seconds, fetcher.served.warnings)
+            if len(plan.chain) > 1:
+                _check_combined(recovered, tools, owner, checksums=facts.data_checksums)
+                clock.lap("check pages")
+            if amcheck:
+                recovered.complaints = run_amcheck(server.cluster(), tools, owner)
+                clock.lap("amcheck")
+            yield recovered
+
+
+def recovery_target(plan: RecoveryPlan) -> dict[str, str]:
+    """PostgreSQL's settings for a plan's stop."""
+    return {
+        "recovery_target_lsn": format_lsn(plan.stop.lsn),
+        "recovery_target_inclusive": "on" if plan.stop.inclusive else "off",
+        "recovery_target_timeline": str(plan.timeline),
+        "recovery_target_action": "pause",
+    }
+
+
+def need_room(folder: Path, plan: RecoveryPlan) -> None:
+    """Raise ``StagingFull`` unless a plan's files have room in ``folder``."""
+    wal = sum(segment.size for segment in plan.segments)
+    wanted, free = room_needed(plan.chain, wal, MOST_WAL_KEPT) + _SPARE_ROOM, free_bytes(folder)
+    if free < wanted:
+        raise StagingFull(
+            f"The recovery needs about {human_bytes(wanted)} in {folder}, and {human_bytes(free)} are free; "
+            "free room there or recover to a larger disk."
+        )
+
+
+def clear_recovery_remains(base: Path) -> int:
+    """Remove folders of recoveries that were killed; returns how many. Their servers died with them."""
+    count = 0
+    for folder in chain(left_over(base, _PREFIX), left_over(base, _PLANNING)):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(socket_folder(folder), ignore_errors=True)
+        count += 1
+    return count
+
+
+def _check_combined(recovered: Recovered, tools: Tools, owner: Owner, *, checksums: bool) -> None:
+    """pg_combinebackup may put a damaged page into files that pass every other check."""
+    if checksums:
+        check_pages(recovered.cluster(), tools, owner)
+    else:
+        recovered.warnings.append(
+            "The cluster has no data checksums, so the pages of the combined base backups could not be checked; run pg_amcheck."
+        )
+
+
+def _system_identifier(plan: RecoveryPlan) -> str:
+    postgres = plan.chain[-1].postgres
+    if postgres is None or postgres.system_identifier is None:
+        raise RecoveryFailed(
+            f"{plan.chain[-1].backup_id} does not say which cluster it is of; take another base backup."
+        )
+    return postgres.system_identifier
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begun = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        now = time.monotonic()
+        self.seconds[phase], self._begun = now - self._begun, now

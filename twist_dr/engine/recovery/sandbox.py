@@ -1,0 +1,185 @@
+"""A recovered cluster that goes on running on its own port when we are gone: to look at, never switched in.
+
+<work_dir>/cluster-sandboxes/<restore_id>/data, settings, server.log, sandbox.json; and .lock until it is all there
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from twist_dr.engine.folders import remove_tree
+from twist_dr.engine.lock import try_lock
+from twist_dr.engine.postgres.tools import Tools, find_tools
+from twist_dr.engine.postgres.unprivileged import socket_folder
+from twist_dr.engine.processes import run
+from twist_dr.engine.recovery.untar import Owner
+from twist_dr.engine.scratch_folder import left_over
+from twist_dr.errors import ProcessFailed, RecoveryFailed
+
+_LOG = "server.log"
+_NOTE = "sandbox.json"
+#: Locked by the process that makes it, as scratch folders are.
+_UNFINISHED = ".lock"
+_START_SECONDS = 120
+#: What was only for the recovery.
+_RECOVERY_LINE = re.compile(r"(recovery_target\w*|restore_command|port|listen_addresses) = ")
+_HBA = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+
+
+@dataclass(frozen=True)
+class ClusterSandbox:
+    """A sandbox: ``folder`` holds all of it. ``port`` on loopback."""
+
+    folder: Path
+    tools: Tools
+    owner: Owner
+    port: int
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def start(self) -> None:
+        """Start its server in the background. Raises ``RecoveryFailed`` with what the server says."""
+        settings = self.folder / "settings"
+        self._open_to_loopback(settings)
+        sockets = socket_folder(self.folder)
+        sockets.mkdir(mode=0o700, exist_ok=True)
+        self._release_locks_of_the_dead(sockets)
+        self.owner.take(sockets)
+        options = " ".join(
+            f"-c {name}={shlex.quote(str(settings / file))}"
+            for name, file in (
+                ("config_file", "postgresql.conf"),
+                ("hba_file", "pg_hba.conf"),
+                ("ident_file", "pg_ident.conf"),
+            )
+        )
+        try:
+            run(
+                [
+                    self.tools.program("pg_ctl"), "start", f"--pgdata={self.data}", f"--log={self.folder / _LOG}", "--wait",
+                    f"--timeout={_START_SECONDS}", f"--options={options}",
+                ],
+                environment={"LC_ALL": "C", "TZ": "UTC"}, user=self.owner.user, group=self.owner.group, folder=self.data,
+            )  # fmt: skip
+        except ProcessFailed as error:
+            raise RecoveryFailed(f"The sandbox's server did not start: {self._complaint() or error}.") from error
+
+    def stop(self) -> None:
+        """Stop its server, if it runs. Raises ``RecoveryFailed``."""
+        if not self.runs:
+            return
+        try:
+            run(
+                [self.tools.program("pg_ctl"), "stop", f"--pgdata={self.data}", "--mode=fast", "--wait"],
+                environment={"LC_ALL": "C"}, user=self.owner.user, group=self.owner.group, folder=self.data,
+            )  # fmt: skip
+        except ProcessFailed as error:
+            raise RecoveryFailed(f"The sandbox's server did not stop: {error}.") from error
+
+    def remove(self) -> None:
+        """Stop it, and remove all of it."""
+        self.stop()
+        _remove(self.folder)
+
+    @property
+    def runs(self) -> bool:
+        """Whether its server runs. The file that names its process stays behind when the server or the machine dies."""
+        try:
+            process = int((self.data / "postmaster.pid").read_text().split("\n")[0])
+            # The number may be another's by now; a server works in its data folder (ChangeToDataDir in miscinit.c).
+            return os.path.samefile(f"/proc/{process}/cwd", self.data)
+        except (OSError, ValueError):
+            return False
+
+    def note(self, *, user: str, database: str, point: str) -> None:
+        """Write down what it is, for those who find it."""
+        document = {
+            "tools": str(self.tools.folder),
+            "port": self.port,
+            "user": user,
+            "database": database,
+            "point": point,
+        }
+        (self.folder / _NOTE).write_text(json.dumps(document, indent=1))
+
+    def where(self) -> str:
+        """How to reach it on this machine, as its superuser, without a password."""
+        noted = json.loads((self.folder / _NOTE).read_text())
+        where = f"host={socket_folder(self.folder)} port={self.port} user={noted['user']} dbname={noted['database']}"
+        return f"psql {shlex.quote(where)}"
+
+    @property
+    def point(self) -> str:
+        """What was recovered."""
+        return str(json.loads((self.folder / _NOTE).read_text())["point"])
+
+    def _release_locks_of_the_dead(self, sockets: Path) -> None:
+        """Where process 1 reaps nothing (many containers), a dead server keeps its number, which PostgreSQL takes for alive."""
+        for lock in (self.data / "postmaster.pid", *sockets.glob(".s.PGSQL.*.lock")):
+            with suppress(OSError, ValueError):
+                process = int(lock.read_text().split("\n")[0])
+                # proc_pid_stat(5): the state follows the name, which may hold anything, ")" too.
+                if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    lock.unlink()
+
+    def _complaint(self) -> str:
+        """The last reason that is in its log."""
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = (self.folder / _LOG).read_text(errors="replace").strip().splitlines()
+        return next((line for line in reversed(lines) if "FATAL:" in line or "PANIC:" in line), "".join(lines[-1:]))
+
+    def _open_to_loopback(self, settings: Path) -> None:
+        """Only now: while it recovered, it listened on its socket alone."""
+        path = settings / "postgresql.conf"
+        lines = [line for line in path.read_text().splitlines(keepends=True) if not _RECOVERY_LINE.match(line)]
+        path.write_text("".join([*lines, f"port = '{self.port}'\n", "listen_addresses = '127.0.0.1'\n"]))
+        (settings / "pg_hba.conf").write_text(_HBA)
+
+
+@contextmanager
+def unfinished(folder: Path) -> Iterator[None]:
+    """A new folder that counts as unfinished while the block runs, and is removed when it fails."""
+    folder.mkdir(mode=0o700)
+    mark = folder / _UNFINISHED
+    lock = os.open(mark, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try_lock(lock)
+        yield
+        mark.unlink()
+    except BaseException:
+        _remove(folder)
+        raise
+    finally:
+        os.close(lock)
+
+
+def clear_unfinished(base: Path) -> None:
+    """Remove what killed recoveries left below ``base``; their servers died with them."""
+    for folder in left_over(base, ""):
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    remove_tree(socket_folder(folder))
+    remove_tree(folder)
+
+
+def sandboxes(base: Path, owner: Owner) -> Iterator[ClusterSandbox]:
+    """Those that lie below ``base``, oldest first."""
+    for note in sorted(base.glob(f"*/{_NOTE}")):
+        noted = json.loads(note.read_text())
+        folder = Path(noted["tools"])
+        # Without its programs, after an upgrade say, it cannot be started any more, but seen and removed.
+        gone = Tools(folder, 0, "unknown", server=False)
+        tools = next((tools for tools in find_tools([folder]) if tools.folder == folder.resolve()), gone)
+        yield ClusterSandbox(note.parent, tools, owner, noted["port"])

@@ -1,0 +1,51 @@
+"""Broken remains: what copies left that were cut short and that nobody will finish. Found here; deleted by ``deletion.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from twist_dr.engine.retention.ground import Folder, Ground
+from twist_dr.engine.retention.policy import span
+
+#: No upload of ours takes so long; what is older was left by a killed process. As in ``engine/copies.py``.
+UNFINISHED_AFTER = timedelta(days=2)
+
+
+@dataclass(frozen=True)
+class Remains:
+    """A folder that is no backup. ``reason``: half a sentence, why it stays or goes."""
+
+    folder: Folder
+    keep: bool
+    reason: str
+
+
+def find_remains(ground: Ground, spared: Mapping[str, str], after: timedelta, now: datetime) -> list[Remains]:
+    """What becomes of each folder without a manifest, oldest first.
+
+    ``spared``: ids with why they stay. Others go when both their id and their newest object are older than ``after``: one of two clocks
+    may be wrong. Those with a tombstone are not remains: their deletion goes on.
+    """
+    found = []
+    for backup_id in sorted(set(ground.folders) - ground.tombstones):
+        folder = ground.folders[backup_id]
+        if folder.sealed:
+            continue
+        age = min(now - folder.newest, now - id_time(backup_id))
+        if backup_id in spared:
+            found.append(Remains(folder, True, spared[backup_id]))
+        elif age < after:
+            found.append(Remains(folder, True, f"no manifest yet, and younger than {span(after)}"))
+        else:
+            found.append(Remains(folder, False, f"no manifest, and nothing was added for {span(after)}"))
+    return found
+
+
+def id_time(backup_id: str) -> datetime:
+    """The moment that an id tells."""
+    try:
+        return datetime.strptime(backup_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:  # the digits of no moment: as new as can be, so that nothing follows from it
+        return datetime.max.replace(tzinfo=timezone.utc)

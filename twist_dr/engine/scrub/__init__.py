@@ -1,0 +1,1 @@
+"""Reading what storage targets hold again, in a rotation, and mending what went bad there."""

@@ -1,0 +1,47 @@
+"""Timeline history files: where each timeline left its parent.
+
+    1<TAB>0/A000198<TAB>no recovery target specified          one line per ancestor, oldest first; # begins a comment
+
+https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twist_dr.engine.wal.names import parse_lsn
+from twist_dr.errors import WalInvalid
+
+#: A history has a line per promotion: what is larger is none.
+MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A timeline that was left for the next one at ``switched_at`` (LSN)."""
+
+    timeline: int
+    switched_at: int
+
+
+def parse_history(data: bytes, timeline: int, what: str) -> list[Ancestor]:
+    """The ancestors of ``timeline``, oldest first. Raises ``WalInvalid``, naming ``what``."""
+    ancestors: list[Ancestor] = []
+    if len(data) > MOST_BYTES or not data.endswith(b"\n"):
+        raise WalInvalid(f"{what}: not a whole timeline history; take the file from another storage target.")
+    for line in data.decode(errors="replace").splitlines():
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            ancestors.append(Ancestor(int(words[0]), parse_lsn(words[1])))
+        except (ValueError, IndexError):
+            raise WalInvalid(
+                f"{what}: the line {line[:80]!r} is not one of a timeline history; take the file from another storage target."
+            ) from None
+    numbers = [ancestor.timeline for ancestor in ancestors]
+    if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] >= timeline:
+        raise WalInvalid(
+            f"{what}: not the history of timeline {timeline}: its ancestors are {numbers}; take the file from another storage target."
+        )
+    return ancestors

@@ -1,0 +1,257 @@
+"""The job that rehearses a recovery, harmlessly, and measures how long it takes."""
+
+# No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from twist_dr.assets.copies import repositories_of, target_resource
+from twist_dr.assets.verification import Proof, latest_on, mark_corrupt, record_verification, rehearsal_plan
+from twist_dr.backups import chosen_targets
+from twist_dr.catalog import Catalog
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.progress import Report, human_seconds
+from twist_dr.engine.recovery.bases import find_bases
+from twist_dr.engine.recovery.rehearsal import rehearse
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.sources import CORRUPT
+from twist_dr.engine.retention.use import in_use
+from twist_dr.engine.verification import VerificationResult
+from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
+from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation, run_tags
+from twist_dr.settings import Settings
+
+#: A note of the catalog: what the last drill measured, see ``Drill.note``.
+DRILL_MARK = "drill"
+_NAMED = 5
+
+#: Phases for people, of which each takes the seconds of some parts of a rehearsal.
+_RESTORE = {
+    "fetch": ("fetch", "media", "configuration"),
+    "restore": ("scratch server", "restore"),
+    "compare": ("compare",),
+}
+_RECOVERY = {"fetch": ("unpack",), "replay": ("replay", "prove", "promote"), "compare": ("check pages",)}
+
+
+class DrillConfig(dg.Config):
+    """All have defaults: launched as it is, it takes the storage target whose turn it is."""
+
+    target: str = Field("next", description="next (each storage target in its turn), or one by name")
+    recovery: bool = Field(
+        True,
+        description="Also recover the newest base backup to the latest point of the archived WAL, where there is such.",
+    )
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way back that was rehearsed, and the seconds of its phases."""
+
+    name: str
+    backup_id: str
+    phases: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return round(sum(self.phases.values()), 3)
+
+
+def drill_job(settings: Settings) -> dg.JobDefinition:
+    """The job ``drill``."""
+
+    @dg.op(
+        name="rehearse_recovery",
+        required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, settings.enabled_targets)},
+    )
+    def rehearse_recovery(context: dg.OpExecutionContext, config: DrillConfig) -> None:
+        with operation(context, settings, retry=True) as report:
+            drill = Drill(settings, context, report)
+            try:
+                drill.run(config)
+            finally:
+                context.add_output_metadata(_metadata(drill))
+
+    @dg.job(
+        name="drill",
+        description="Restore the newest full backup into a scratch server, and recover the newest base backup to the latest point, from one storage "
+        "target after the other; measure each phase, and compare with objectives.recovery_time. Nothing live is touched.",
+        tags=run_tags(settings),
+        owners=[RUN_BACKUP],
+    )
+    def job() -> None:
+        rehearse_recovery()
+
+    return job
+
+
+class Drill:
+    """One drill. ``ways`` are those that were rehearsed to the end."""
+
+    def __init__(self, settings: Settings, context: dg.OpExecutionContext, report: Report) -> None:
+        self.settings = settings
+        self.ways: list[Way] = []
+        self.target = ""
+        self.notes: list[str] = []
+        self._context = context
+        self._report = report
+        self._catalog: Catalog = context.resources.catalog
+        self._keyring: Keyring = context.resources.keyring.load()
+        self._began_at = datetime.now(timezone.utc)
+
+    def run(self, config: DrillConfig) -> None:
+        """Rehearse, record and judge. Raises ``VerificationFailed`` when a backup is not good or the time is not kept, and storage errors."""
+        repository, backup_id = self._choose(config.target)
+        self.target = repository.target.name
+        self._report.info(f"a drill from {self.target}: {backup_id}")
+        try:
+            self._restore(repository, backup_id)
+            if config.recovery and self.settings.wal is not None:
+                self._recover(repository)
+            self._judge()
+        except TwistDRError as error:
+            # A target that is away keeps its turn.
+            if not error.retryable:
+                self.note(str(error))
+            raise
+        self.note(None)
+
+    # -- which -------------------------------------------------------------------------------------------------------
+
+    def _choose(self, wanted: str) -> tuple[Repository, str]:
+        """The target whose turn it is, and its newest full backup. One that holds none is passed over, and said."""
+        places = repositories_of(self._context, self.settings, self.settings.restore.stall_seconds)
+        names = self._in_turn() if wanted.strip() == "next" else list(chosen_targets(self.settings, wanted))
+        for name in names:
+            backup_id = latest_on(places[name], self._keyring)
+            if backup_id is not None:
+                return places[name], backup_id
+            self._say(f"{name} holds no full backup, so nothing can be rehearsed from it")
+        raise BackupNotFound(f"{', '.join(names)}: no full backup is there; launch the job backup_full first.")
+
+    def _in_turn(self) -> list[str]:
+        names = list(self.settings.enabled_targets)
+        last = (self._catalog.mark(self.settings.application, DRILL_MARK) or {}).get("target")
+        turn = names.index(last) + 1 if last in names else 0
+        return names[turn:] + names[:turn]
+
+    # -- the two ways back -------------------------------------------------------------------------------------------
+
+    def _restore(self, repository: Repository, backup_id: str) -> None:
+        proof = Proof(self.settings, self._context.resources.cluster)
+
+        def work(manifest: Manifest) -> VerificationResult:
+            return proof.of(manifest, repository, self._keyring, self._report)
+
+        result = self._rehearsed(repository, backup_id, [backup_id], work)
+        record_verification(self._catalog, result, self._began_at, self._context.run.run_id)
+        self._take("restore", result, _RESTORE)
+
+    def _recover(self, repository: Repository) -> None:
+        bases = find_bases([repository], self._keyring, self._report)
+        if not bases or bases[-1].base is None:
+            self._say(f"{repository.target.name} holds no base backup, so no recovery to a point in time is rehearsed")
+            return
+
+        def work(manifest: Manifest) -> VerificationResult:
+            return rehearse(
+                rehearsal_plan(self.settings, to="latest"), manifest, repository, self._keyring, self._report
+            )
+
+        result = self._rehearsed(repository, bases[-1].backup_id, bases[-1].base.chain, work)
+        last = self._catalog.verifications(result.backup_id)[:1]
+        if result.verified and last and not last[0].verified:
+            # No rows are compared at the latest point: what was found by comparing them is not taken back by this.
+            self._say(
+                f"{result.backup_id} could be recovered, but its last verification found it bad, and that compares more: launch the job verify_backup with "
+                f"backup: {result.backup_id}"
+            )
+        else:
+            record_verification(self._catalog, result, self._began_at, self._context.run.run_id)
+        self._take("recovery", result, _RECOVERY)
+
+    def _rehearsed(
+        self, repository: Repository, backup_id: str, chain: list[str], work: Callable[[Manifest], VerificationResult]
+    ) -> VerificationResult:
+        settings, name = self.settings, repository.target.name
+        with in_use(settings.lock_dir, settings.application, chain, "a drill reads it"):
+            try:
+                manifest = repository.manifest(backup_id, self._keyring)
+                if self._catalog.backup(settings.application, backup_id) is None:
+                    self._catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
+                note_key_use(self._context, settings, "verify", backup_id, self._report)
+                return work(manifest)
+            except CORRUPT as error:
+                mark_corrupt(self._catalog, backup_id, name, error)
+                raise VerificationFailed(
+                    f"The drill from {name} failed, for its copy of {backup_id} is bad: {error} Launch the job scrub, which mends it."
+                ) from error
+
+    def _take(self, way: str, result: VerificationResult, phases: dict[str, tuple[str, ...]]) -> None:
+        """Keep what was measured; a backup that is not good ends the drill."""
+        self.notes += result.notes
+        if not result.verified:
+            told = "; ".join(result.differences[:_NAMED])
+            raise VerificationFailed(
+                f"The drill from {result.target} failed: {result.backup_id} restores to something else than was recorded: {told}. "
+                "Make a new backup now, and keep this one until the cause is known."
+            )
+        spent = {
+            phase: round(sum(result.seconds.get(part, 0.0) for part in parts), 3) for phase, parts in phases.items()
+        }
+        self.ways.append(Way(way, result.backup_id, spent))
+        told = ", ".join(f"{phase} {human_seconds(seconds)}" for phase, seconds in spent.items())
+        self._report.info(f"{way} of {result.backup_id} from {result.target} rehearsed: {told}")
+
+    def _judge(self) -> None:
+        wanted = self.settings.objectives.recovery_time
+        late = [way for way in self.ways if wanted is not None and way.seconds > wanted.total_seconds()]
+        if wanted is not None and late:
+            told = " and ".join(f"the {way.name} of {way.backup_id} took {human_seconds(way.seconds)}" for way in late)
+            raise VerificationFailed(
+                f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted.total_seconds())}; the backups are "
+                "good. Give the machine that restores faster disks or more restore.jobs, use a nearer storage target, or promise less."
+            )
+
+    def _say(self, line: str) -> None:
+        self.notes.append(line)
+        self._report.warning(line)
+
+    def note(self, error: str | None) -> None:
+        """Leave the catalog's note: when, from which target, how long each phase of each way took, and what went wrong."""
+        wanted = self.settings.objectives.recovery_time
+        document: dict[str, Any] = {
+            "at": self._began_at.isoformat(),
+            "target": self.target,
+            "ok": error is None,
+            "error": error,
+            "objective_seconds": wanted.total_seconds() if wanted else None,
+            "ways": {
+                way.name: {"backup_id": way.backup_id, "phases": way.phases, "seconds": way.seconds}
+                for way in self.ways
+            },
+            "run_id": self._context.run.run_id,
+        }
+        self._catalog.set_mark(self.settings.application, DRILL_MARK, document)
+
+
+def _metadata(drill: Drill) -> dict[str, dg.MetadataValue]:
+    wanted = drill.settings.objectives.recovery_time
+    found: dict[str, dg.MetadataValue] = {
+        "target": dg.MetadataValue.text(drill.target or "none"),
+        "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in drill.notes) or "none"),
+    }
+    if wanted is not None:
+        found["objective_seconds"] = dg.MetadataValue.float(wanted.total_seconds())
+    for way in drill.ways:
+        found[f"{way.name}_backup_id"] = dg.MetadataValue.text(way.backup_id)
+        found[f"{way.name}_total_seconds"] = dg.MetadataValue.float(way.seconds)
+        for phase, seconds in way.phases.items():
+            found[f"{way.name}_{phase}_seconds"] = dg.MetadataValue.float(seconds)
+    return found

@@ -1,0 +1,12 @@
+"""What is kept and what goes, from settings, catalog and targets: looked at, planned, carried out, recorded.
+
+``engine/retention`` has the rules and the deed; here is what they are told, and what becomes of it.
+"""
+
+from twist_dr.retention.cleanup import Retention
+from twist_dr.retention.facts import Facts, Looking
+from twist_dr.retention.planned import Planned, wanted_policies
+from twist_dr.retention.recheck import CleanupIncomplete
+from twist_dr.retention.telling import TargetOutcome
+
+__all__ = ["CleanupIncomplete", "Facts", "Looking", "Planned", "Retention", "TargetOutcome", "wanted_policies"]

@@ -1,0 +1,301 @@
+"""Retention carried out: what was planned is looked at once more, deleted, recorded in the catalog and in the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+from twist_dr.catalog import Catalog, SpaceRow
+from twist_dr.engine.folders import remove_tree
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import MANIFEST_NAME, Kind
+from twist_dr.engine.progress import Report, human_bytes
+from twist_dr.engine.retention.deletion import SCRATCH, Asked, Deletion, Tombstone, delete_wal
+from twist_dr.engine.retention.doubts import unproven
+from twist_dr.engine.retention.ground import listed
+from twist_dr.engine.retention.holds import SCRATCH as HOLD_SCRATCH
+from twist_dr.engine.retention.model import BackupFacts, TargetPlan, WalPlan
+from twist_dr.engine.retention.plan import longest_window, plan_target
+from twist_dr.engine.retention.remains import UNFINISHED_AFTER
+from twist_dr.engine.retention.use import deciding
+from twist_dr.engine.retention.wal_plan import bases_of_window, plan_wal
+from twist_dr.engine.scratch_folder import left_over
+from twist_dr.errors import Cancelled, TargetRefused, TwistDRError
+from twist_dr.retention.facts import Facts, Looking
+from twist_dr.retention.planned import Planned, calendar_zone, wanted_policies
+from twist_dr.retention.recheck import Recheck
+from twist_dr.retention.telling import Log, TargetOutcome, Telling
+from twist_dr.retention.windows import Windows
+from twist_dr.settings import Settings
+from twist_dr.storage.base import StorageTarget
+
+#: So many refusals in a row, and the target is left alone: it is read-only, or its credentials may not delete.
+_MOST_REFUSALS = 3
+#: How a person allows what a plan doubts, in the words of the run config.
+_ALLOWING = {"clock": "allow_clock: true", "fraction": "allow_delete_fraction: 1", "rebuilt": "allow_rebuilt: true"}
+
+
+class Retention:
+    """Plans and carries out for one application. Carry out under the application's lock.
+
+    ``allow_fraction`` in the place of ``cleanup.max_delete_fraction``, ``allow_clock`` and ``allow_rebuilt``: what a person allows this once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        targets: Mapping[str, StorageTarget],
+        keyring: Keyring,
+        catalog: Catalog,
+        report: Report,
+        *,
+        who: str,
+        run_id: str | None = None,
+        allow_fraction: float | None = None,
+        allow_clock: bool = False,
+        allow_rebuilt: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._catalog = catalog
+        self._keyring = keyring
+        self._report = report
+        self._log = Log(settings, catalog, report, who, run_id)
+        self._fraction = settings.cleanup.max_delete_fraction if allow_fraction is None else allow_fraction
+        self._allow_clock = allow_clock
+        self._allow_rebuilt = allow_rebuilt
+        self._looking = Looking(settings, keyring, catalog)
+        self._windows = Windows(settings, catalog)
+
+    # -- planning ------------------------------------------------------------------------------------------------------
+
+    def plan(self, name: str, now: datetime) -> Planned:
+        """Look at a target and plan. Changes nothing. Raises storage errors and ``CatalogUnavailable``."""
+        facts = self._looking.at(self._targets[name], now)
+        plan = self._plan(facts, facts.backups, facts.in_use, now, self._fraction)
+        # Asked of the store only for what would go: it costs a request each.
+        locked = {
+            each.backup.id: until
+            for each in plan.deleted
+            if (until := facts.repository.target.locked_until(facts.repository.key(each.backup.id, MANIFEST_NAME)))
+        }
+        if locked:
+            facts.backups = [_locked(backup, locked.get(backup.id)) for backup in facts.backups]
+            plan = self._plan(facts, facts.backups, facts.in_use, now, self._fraction)
+        wal = self._plan_wal(facts, plan, now)
+        doubts = self._windows.doubts(name, self._window(name), wal, self._fraction)
+        wal = replace(wal, doubts=(*wal.doubts, *([] if facts.wal_doubt else doubts)))
+        going: set[Kind] = {each.backup.kind for each in plan.deleted}
+        if wal.deleted:
+            going.add("base")
+        if lacking := self._looking.unproven(going):
+            plan = replace(plan, doubts=(*plan.doubts, unproven(lacking)))
+        forbidden = dict.fromkeys(
+            (
+                *plan.forbidden_by(allow_clock=self._allow_clock, allow_rebuilt=self._allow_rebuilt),
+                *wal.forbidden_by(allow_clock=self._allow_clock),
+            )
+        )
+        return Planned(facts, plan, wal, tuple(forbidden))
+
+    def _plan(
+        self, facts: Facts, backups: list[BackupFacts], in_use: Mapping[str, str], now: datetime, fraction: float
+    ) -> TargetPlan:
+        policies = wanted_policies(self._settings.storage_targets[facts.name].policies)
+        return plan_target(
+            facts.name,
+            backups,
+            policies,
+            now=now,
+            time_zone=calendar_zone(self._settings),
+            holds=self._looking.holds(facts.notes),
+            in_use=in_use,
+            window_bases=bases_of_window(facts.clusters, self._window(facts.name), now),
+            max_delete_fraction=fraction,
+        )
+
+    def _plan_wal(self, facts: Facts, plan: TargetPlan, now: datetime) -> WalPlan:
+        kept = [each.backup.id for each in plan.kept]
+        return plan_wal([each.keeping(kept) for each in facts.clusters], self._window(facts.name), now, plan.doubts)
+
+    def _window(self, name: str) -> timedelta | None:
+        return longest_window(self._settings.storage_targets[name].policies)
+
+    def recheck(self, planned: Planned) -> Recheck:
+        """For the look right before each deletion. By the plan's own time: nothing ages while it is carried out."""
+        facts, now = planned.facts, planned.plan.made_at
+        locked = {each.id: each.locked_until for each in facts.backups if each.locked_until is not None}
+
+        def replan() -> TargetPlan:
+            backups, in_use = self._looking.again(facts)
+            # How much may go was judged before anything went.
+            return self._plan(facts, [_locked(each, locked.get(each.id)) for each in backups], in_use, now, 1.0)
+
+        return Recheck(planned, self._looking, self._keyring, replan, self._allow_clock)
+
+    # -- carrying out --------------------------------------------------------------------------------------------------
+
+    def carry_out(self, planned: Planned) -> TargetOutcome:
+        """Delete what the plan says, unless something speaks against it now. Everything that goes wrong is in the outcome.
+
+        Raises ``Cancelled``, and defects.
+        """
+        outcome = TargetOutcome(planned.name)
+        if planned.forbidden:
+            outcome.problems += [
+                f"{planned.name}: nothing was deleted: {doubt} To allow it, launch cleanup with {_ALLOWING[doubt.about]}."
+                for doubt in planned.forbidden
+            ]
+            return outcome
+        try:
+            _Carrying(self, planned, outcome).all()
+        except Cancelled:
+            raise
+        except TwistDRError as error:
+            outcome.add_problem(str(error))
+        return outcome
+
+    def record_space(self, name: str, used_bytes: int | None = None) -> None:
+        """Note how much room a target has; ``used_bytes`` by all that is ours, counted unless given. Raises storage and catalog errors."""
+        if used_bytes is None:
+            repository = self._looking.repository(self._targets[name])
+            used_bytes = sum(each.size for each in listed(repository, self._settings.application))
+        space = self._targets[name].space()
+        self._catalog.record_space(SpaceRow(name, datetime.now(timezone.utc), used_bytes, space.free, space.total))
+
+
+class _Carrying:
+    """One target's plan, carried out."""
+
+    def __init__(self, retention: Retention, planned: Planned, outcome: TargetOutcome) -> None:
+        self._retention = retention
+        self._planned = planned
+        self._facts = planned.facts
+        self._outcome = outcome
+        self._report = retention._report
+        self._log = retention._log
+        self._settings = retention._settings
+        self._telling = Telling(retention._log, self._facts, outcome)
+        self._recheck = retention.recheck(planned)
+        self._settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._deletion = Deletion(
+            self._facts.repository,
+            retention._keyring,
+            self._settings.work_dir,
+            lambda: deciding(self._settings.lock_dir, self._settings.application, "Deleting a copy"),
+        )
+
+    def all(self) -> None:
+        """Raises storage errors and ``CatalogUnavailable``."""
+        for prefix in (SCRATCH, HOLD_SCRATCH):
+            for remains in left_over(self._settings.work_dir, prefix):
+                remove_tree(remains)
+        for backup_id, why in self._facts.bases.unreadable.items():
+            # It stays each time, and the target fills up meanwhile: somebody must see to it.
+            self._outcome.add_problem(f"{backup_id} stays, and with it all WAL: {why}")
+        self._settle_tombstones()
+        self._delete_backups()
+        self._delete_remains()
+        self._delete_wal()
+
+    def _settle_tombstones(self) -> None:
+        """What an earlier cleanup had begun."""
+        kept = {each.backup.id for each in self._planned.plan.kept}
+        for backup_id in sorted(self._facts.ground.tombstones):
+            folder = self._facts.ground.folders.get(backup_id)
+            if backup_id in self._facts.staged or backup_id in kept:
+                self._deletion.spare(backup_id)
+            elif folder is None and not self._is_known(backup_id):
+                # Ended and recorded: the tombstone alone is left, as a store may lock that too (Object Lock).
+                self._deletion.spare(backup_id)
+            elif folder is None or not folder.sealed:
+                gone = self._telling.gone(backup_id, "begun by an earlier cleanup")
+                self._telling.told(self._deletion.finish(backup_id, gone, self._is_coming(backup_id)))
+
+    def _is_known(self, backup_id: str) -> bool:
+        """Whether the catalog has this target's copy as anything but deleted."""
+        copies = self._retention._catalog.copies(backup_id)
+        return any(copy.target == self._planned.name and copy.state != "deleted" for copy in copies)
+
+    def _delete_backups(self) -> None:
+        refusals = 0
+        for decision in self._planned.plan.deleted:
+            self._stop_if_asked()
+            backup_id = decision.backup.id
+            tombstone = Tombstone(
+                backup_id, self._log.who, decision.reason, datetime.now(timezone.utc), self._log.run_id
+            )
+            deleted = self._deletion.delete(
+                tombstone, self._recheck.still(decision.backup), self._telling.gone(backup_id, decision.reason)
+            )
+            if deleted.fate in ("kept", "refused", "untrusted"):
+                self._facts.stayed[backup_id] = f"it stayed when it was to go: {deleted.reason.rstrip('.')}"
+            self._telling.told(deleted)
+            refusals = refusals + 1 if deleted.fate == "refused" else 0
+            if refusals == _MOST_REFUSALS:
+                raise TargetRefused(
+                    f"{self._planned.name}: it refused {refusals} deletions in a row, so no more were tried; allow these credentials to delete, "
+                    f"or drop storage_targets.{self._planned.name}.retention."
+                )
+
+    def _delete_remains(self) -> None:
+        for remains in self._facts.remains:
+            if not remains.keep:
+                self._stop_if_asked()
+                backup_id = remains.folder.backup_id
+                deleted = self._deletion.remove_remains(backup_id, self._spared(backup_id))
+                self._telling.told_of_remains(deleted, remains.reason)
+        with suppress(TargetRefused):  # not every credential may look for uploads
+            if swept := self._facts.repository.target.sweep(
+                max(UNFINISHED_AFTER, self._settings.cleanup.remains_after)
+            ):
+                self._report.info(f"{self._planned.name}: removed {swept} unfinished uploads of earlier days")
+
+    def _spared(self, backup_id: str) -> Asked:
+        """For the removal of remains: somebody may copy anew into the old folder by now."""
+        return lambda: self._retention._looking.spared(backup_id, self._facts, datetime.now(timezone.utc))
+
+    def _is_coming(self, backup_id: str) -> Asked:
+        """For the end of a deletion: of what the catalog has as stored, too, the manifest went."""
+        return lambda: self._retention._looking.coming(backup_id)
+
+    def _delete_wal(self) -> None:
+        """By what is left now: a base that stayed after all keeps its WAL."""
+        name, facts = self._planned.name, self._facts
+        if facts.wal_doubt:
+            self._report.warning(f"{name}: all WAL stays: {facts.wal_doubt}")
+            return
+        if used := [f"{each} ({why})" for each, why in self._retention._looking.uses().items() if "-base-" in each]:
+            self._report.info(f"{name}: WAL stays this time, as it may be read: {used[0]}")
+            return
+        plan = self._retention._plan_wal(facts, self._recheck.plan(), self._planned.plan.made_at)
+        # Before: what was allowed is not asked about again when this is cut short.
+        self._retention._windows.note(name, self._retention._window(name), self._planned.wal)
+        if not plan.deleted:
+            return
+        done = delete_wal(facts.archive, plan.deleted)
+        self._outcome.wal_objects, self._outcome.freed = done.objects, self._outcome.freed + done.freed
+        details = {
+            "first": plan.deleted[0].key,
+            "last": plan.deleted[max(done.objects - 1, 0)].key,
+            "bytes": done.freed,
+        }
+        result = "done" if not done.refused else f"refused: {done.refused}"
+        self._log.record("delete WAL", f"{done.objects} objects on {name}", result, details)
+        self._report.info(f"{name}: {done.objects} objects of WAL deleted, {human_bytes(done.freed)}")
+        if done.locked:
+            self._report.info(f"{name}: the rest stays: {done.locked}")
+        if done.refused:
+            self._outcome.add_problem(done.refused)
+
+    def _stop_if_asked(self) -> None:
+        if self._report.stop.is_set():
+            raise Cancelled(
+                "The cleanup was asked to stop; what it had not begun is there. Start it again when you wish."
+            )
+
+
+def _locked(backup: BackupFacts, until: datetime | None) -> BackupFacts:
+    return backup if until is None else replace(backup, locked_until=until)

@@ -1,0 +1,280 @@
+"""What a retention plan is made from: the target says what is there, the catalog what is known of it, this machine who uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import get_args
+
+from twist_dr.catalog import BackupRow, Catalog, RetentionRow
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.retention.doubts import REBUILT_MARK
+from twist_dr.engine.retention.ground import Bases, Ground, read_bases, survey, survey_wal
+from twist_dr.engine.retention.holds import HoldNotes
+from twist_dr.engine.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
+from twist_dr.engine.retention.plan import good_ids
+from twist_dr.engine.retention.remains import Remains, find_remains, id_time
+from twist_dr.engine.retention.use import used_now
+from twist_dr.engine.staging import StagingArea
+from twist_dr.engine.wal.objects import WalArchive
+from twist_dr.errors import TargetUnavailable, TwistDRError
+from twist_dr.settings import Settings
+from twist_dr.storage.base import StorageTarget
+
+#: A target that gives no answer for so long is left alone.
+_PATIENCE_SECONDS = 60.0
+#: Ids that a sentence names.
+_NAMED = 3
+_COMING = "it lies in staging: its copy is being made, or will be"
+
+
+@dataclass
+class Facts:
+    """One target as it is. ``in_use``: ids with why they stay whatever a plan says. ``staged``: None for what cannot be read.
+
+    ``wal_doubt``: why nothing of the WAL may go; empty when nothing speaks against it. ``stayed``: ids that were to go and are there still,
+    with why; carrying out adds to it. ``hold_bytes``: what the holds take that lie on the target.
+    """
+
+    name: str
+    repository: Repository
+    archive: WalArchive
+    notes: HoldNotes
+    ground: Ground
+    backups: list[BackupFacts]
+    in_use: dict[str, str]
+    bases: Bases
+    staged: Mapping[str, Manifest | None]
+    clusters: list[ClusterWal] = field(default_factory=list)
+    remains: list[Remains] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    wal_doubt: str = ""
+    stayed: dict[str, str] = field(default_factory=dict)
+    hold_bytes: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all that was listed."""
+        return (
+            self.ground.stored_bytes
+            + self.hold_bytes
+            + sum(
+                stored.size
+                for cluster in self.clusters
+                for stored in (*cluster.holdings.segments.values(), *cluster.holdings.heads.values())
+            )
+        )
+
+
+class Looking:
+    """Looks at the targets of one application. No state: every call reads anew."""
+
+    def __init__(self, settings: Settings, keyring: Keyring, catalog: Catalog) -> None:
+        self._settings = settings
+        self._keyring = keyring
+        self._catalog = catalog
+        self._application = settings.application
+        self._staging = StagingArea(settings.staging_dir)
+
+    def at(self, target: StorageTarget, now: datetime) -> Facts:
+        """Raises storage errors, ``CatalogUnavailable``; ``TargetUnavailable`` also when a target that held backups holds none."""
+        rows = self._rows(target.name)
+        repository = self.repository(target)
+        archive = WalArchive(target, self._application, _PATIENCE_SECONDS)
+        whole = [row.backup_id for row in rows.values() if row.state in INTACT]
+        staged = self._staged()
+        ground = survey(repository, whole)
+        if whole and not ground.sealed:
+            raise TargetUnavailable(
+                f"{target.name}: it held backups before and holds none now; mount its disk or find out who emptied it. "
+                f"If they were removed on purpose, run: twist-dr catalog rebuild --from {target.name}"
+            )
+        bases = read_bases(repository, ground.sealed, self._keyring)
+        backups, in_use = self._assemble(rows, ground, bases, staged, {})
+        notes = HoldNotes(repository)
+        facts = Facts(target.name, repository, archive, notes, ground, backups, in_use, bases, staged)
+        facts.hold_bytes = notes.stored_bytes
+        facts.warnings = _missing(target.name, sorted(set(whole) - set(ground.sealed)))
+        self._add_wal(facts)
+        facts.remains = find_remains(
+            ground, self._spared(_states(rows), staged, now), self._settings.cleanup.remains_after, now
+        )
+        return facts
+
+    def again(self, facts: Facts) -> tuple[list[BackupFacts], dict[str, str]]:
+        """The same target's backups and their use, by what catalog and this machine say now."""
+        # What lay in staging when the target was looked at may lie on the target by now, which is not listed again.
+        staged = {**facts.staged, **self._staged()}
+        return self._assemble(self._rows(facts.name), facts.ground, facts.bases, staged, facts.stayed)
+
+    def spared(self, backup_id: str, facts: Facts, now: datetime) -> str | None:
+        """Why a folder without a manifest stays, by what catalog and this machine say now; None when nothing speaks for it."""
+        copies = self._catalog.copies(backup_id)
+        states = {copy.backup_id: (copy.state, copy.updated_at) for copy in copies if copy.target == facts.name}
+        return self._spared(states, self._staging.sealed(), now).get(backup_id)
+
+    def coming(self, backup_id: str) -> str | None:
+        """Why what is left of a deleted backup stays: it lies in staging again, from where it is copied anew. None when it does not."""
+        return _COMING if backup_id in self._staging.sealed() else None
+
+    def holds(self, notes: HoldNotes) -> list[Hold]:
+        """All that were not released, those that have run out too: those of the catalog, and those that lie on the target itself."""
+        placed = [
+            Hold(row.backup_id, row.who, row.reason, row.until)
+            for row in self._catalog.holds(self._application)
+            if row.released_at is None
+        ]
+        return list(dict.fromkeys([*placed, *(note.hold for note in notes.all())]))
+
+    def unproven(self, kinds: Collection[Kind]) -> list[Kind]:
+        """Those of which none was found good since the catalog was rebuilt, if it was: what was known of good ones may be lost."""
+        mark = self._catalog.mark(self._application, REBUILT_MARK)
+        if mark is None or not kinds:
+            return []
+        rebuilt = datetime.fromisoformat(mark["at"])
+        proven = {kind for kind in get_args(Kind) if self._is_proven(kind, rebuilt)}
+        # Nothing verifies configurations by itself: if theirs was waited for, every cleanup would wait for a person.
+        proven |= {"configuration"} if proven else set()
+        return [kind for kind in get_args(Kind) if kind in kinds and kind not in proven]
+
+    def _is_proven(self, kind: Kind, rebuilt: datetime) -> bool:
+        if kind == "full":
+            # Mostly that of the newest; whoever verified an older one by hand is not to be told that he did not.
+            newest = self._catalog.latest_verified(self._application)
+            if newest is None or _verified_since(newest, rebuilt):
+                return newest is not None
+        return any(
+            _verified_since(row, rebuilt) for row in self._catalog.backups(application=self._application, kind=kind)
+        )
+
+    def uses(self) -> dict[str, str]:
+        """What is read now, by id."""
+        return used_now(self._settings.lock_dir, self._application)
+
+    def repository(self, target: StorageTarget) -> Repository:
+        """A target's backups; one that gives no answer for a minute is left alone."""
+        return Repository(target, self._application, _PATIENCE_SECONDS)
+
+    def _rows(self, name: str) -> dict[str, RetentionRow]:
+        return {row.backup_id: row for row in self._catalog.retention_rows(self._application, name)}
+
+    def _staged(self) -> dict[str, Manifest | None]:
+        """Backups in staging, of which copies are being made or will be; None for one that cannot be read."""
+        found: dict[str, Manifest | None] = {}
+        for backup_id in self._staging.sealed():
+            try:
+                sealed = (self._staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
+                found[backup_id] = open_manifest(
+                    sealed,
+                    self._keyring,
+                    application=self._application,
+                    backup_id=backup_id,
+                    what=f"staging: {backup_id}",
+                )
+            except (TwistDRError, OSError):
+                found[backup_id] = None
+        return found
+
+    def _assemble(
+        self,
+        rows: Mapping[str, RetentionRow],
+        ground: Ground,
+        bases: Bases,
+        staged: Mapping[str, Manifest | None],
+        stayed: Mapping[str, str],
+    ) -> tuple[list[BackupFacts], dict[str, str]]:
+        # What stayed counts as kept: what it builds upon, and the WAL that it needs, must not go before it.
+        backups, in_use = [], {**stayed, **self.uses()}
+        for backup_id in ground.sealed:
+            row = rows.get(backup_id)
+            size = ground.folders[backup_id].size
+            if row is None or row.state == "deleted":
+                backups.append(_stranger(backup_id, size, bases))
+                word = "it is not in the catalog" if row is None else "the catalog says that it was deleted"
+                in_use.setdefault(backup_id, f"{word}; run: twist-dr catalog rebuild --from {ground.target}")
+            else:
+                backups.append(_known(row, size, bases))
+            if backup_id in bases.unreadable:
+                in_use.setdefault(backup_id, f"its manifest cannot be read: {bases.unreadable[backup_id]}")
+            if backup_id in staged:
+                in_use.setdefault(backup_id, "it still lies in staging: some target lacks its copy")
+        for backup_id, manifest in staged.items():
+            if backup_id not in ground.folders or not ground.folders[backup_id].sealed:
+                backups.append(_coming(backup_id, manifest))
+            if manifest is None and kind_of(backup_id) == "base":
+                told = f"{backup_id} in staging cannot be read, and may build upon it"
+                in_use |= {each: told for each in ground.sealed if kind_of(each) == "base" and each not in in_use}
+        return backups, in_use
+
+    def _add_wal(self, facts: Facts) -> None:
+        if facts.bases.unreadable:
+            backup_id, why = next(iter(facts.bases.unreadable.items()))
+            facts.wal_doubt = f"the manifest of {backup_id} cannot be read, so nobody can tell what WAL it needs: {why}"
+        coming = [each for key, each in facts.staged.items() if each is not None and key not in facts.bases.manifests]
+        if any(each is None and kind_of(key) == "base" for key, each in facts.staged.items()):
+            facts.wal_doubt = (
+                facts.wal_doubt or "a base backup in staging cannot be read, so nobody can tell what WAL it needs"
+            )
+        good = good_ids({backup.id: backup for backup in facts.backups})
+        facts.clusters = survey_wal(facts.archive, [*facts.bases.manifests.values(), *coming], good, self._keyring)
+
+    def _spared(
+        self, states: Mapping[str, tuple[CopyState, datetime]], staged: Iterable[str], now: datetime
+    ) -> dict[str, str]:
+        """Ids whose folder stays though it has no manifest. ``states``: of each copy, since when."""
+        spared = dict.fromkeys(staged, _COMING)
+        after: timedelta = self._settings.cleanup.remains_after
+        for backup_id, (state, since) in states.items():
+            if state == "pending" and now - since < after:
+                spared.setdefault(backup_id, "it is being copied")
+            elif state in ("stored", "checked", "corrupt"):
+                spared.setdefault(backup_id, "it was whole, and its manifest is missing: a scrub can repair it")
+        return self.uses() | spared
+
+
+def _states(rows: Mapping[str, RetentionRow]) -> dict[str, tuple[CopyState, datetime]]:
+    return {row.backup_id: (row.state, row.updated_at) for row in rows.values()}
+
+
+def _verified_since(row: BackupRow, moment: datetime) -> bool:
+    last = row.last_verification
+    return last is not None and last.verified and last.started_at > moment
+
+
+def _known(row: RetentionRow, size: int, bases: Bases) -> BackupFacts:
+    base = bases.manifests[row.backup_id].base if row.backup_id in bases.manifests else None
+    return BackupFacts(
+        row.backup_id, row.kind, row.label, row.started_at, row.state, row.verified, size,
+        tuple(base.chain) if base else row.chain, base.stopped_at if base else None,
+    )  # fmt: skip
+
+
+def _stranger(backup_id: str, size: int, bases: Bases) -> BackupFacts:
+    """What the catalog lacks: kept, and nothing else goes because of it."""
+    manifest = bases.manifests.get(backup_id)
+    taken_at = manifest.started_at if manifest else min(id_time(backup_id), datetime.now(timezone.utc))
+    base = manifest.base if manifest else None
+    return BackupFacts(
+        backup_id, kind_of(backup_id), manifest.label if manifest else "manual", taken_at, "failed", None, size,
+        tuple(base.chain) if base else (), base.stopped_at if base else None,
+    )  # fmt: skip
+
+
+def _coming(backup_id: str, manifest: Manifest | None) -> BackupFacts:
+    """What lies in staging: it is not here yet, and what it builds upon must be."""
+    if manifest is None:
+        return BackupFacts(backup_id, kind_of(backup_id), "manual", id_time(backup_id), "pending")
+    chain = tuple(manifest.base.chain) if manifest.base else ()
+    return BackupFacts(backup_id, manifest.kind, manifest.label, manifest.started_at, "pending", chain=chain)
+
+
+def _missing(name: str, ids: Sequence[str]) -> list[str]:
+    if not ids:
+        return []
+    some = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
+    return [
+        f"{name} does not hold {some} any more, though nobody deleted it from here; find out who did. They count as lost here."
+    ]

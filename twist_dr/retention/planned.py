@@ -1,0 +1,128 @@
+"""A plan for one target, and how people see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timezone, tzinfo
+from zoneinfo import ZoneInfo
+
+from twist_dr.engine.progress import human_bytes
+from twist_dr.engine.retention.model import BackupFacts, Doubt, Policy, TargetPlan, WalPlan, WalStretch
+from twist_dr.engine.wal.objects import Stored
+from twist_dr.retention.facts import Facts
+from twist_dr.settings import RetentionSettings, Settings
+
+#: Lines of a table that a page shows; a log line of 100,000 lines is read by nobody.
+_MOST_LINES = 200
+
+
+def wanted_policies(settings: Iterable[RetentionSettings]) -> list[Policy]:
+    """What the settings of a target want, in the words of the planning."""
+    return [
+        Policy(
+            kinds=frozenset(each.kinds) if each.kinds is not None else None,
+            labels=frozenset(each.labels) if each.labels is not None else None,
+            daily=each.daily,
+            weekly=each.weekly,
+            monthly=each.monthly,
+            yearly=each.yearly,
+            last=each.last,
+            max_age=each.max_age,
+            max_count=each.max_count,
+            max_bytes=each.max_bytes,
+            wal=each.wal,
+        )
+        for each in settings
+    ]
+
+
+def calendar_zone(settings: Settings) -> tzinfo:
+    """The time zone of calendar days."""
+    return ZoneInfo(settings.schedules.time_zone) if settings.schedules else timezone.utc
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is to become of a target. ``forbidden``: doubts that nobody allowed; with any, nothing is deleted there."""
+
+    facts: Facts
+    plan: TargetPlan
+    wal: WalPlan
+    forbidden: tuple[Doubt, ...]
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def going_bytes(self) -> int:
+        """Bytes that would be free afterwards."""
+        backups = sum(each.backup.stored_bytes or 0 for each in self.plan.deleted)
+        remains = sum(each.folder.size for each in self.facts.remains if not each.keep)
+        return backups + remains + sum(stored.size for stored in self.wal_deleted)
+
+    @property
+    def wal_deleted(self) -> Sequence[Stored]:
+        """The objects of WAL that go."""
+        return () if self.facts.wal_doubt else self.wal.deleted
+
+    def sentence(self) -> str:
+        """The plan in one line."""
+        plan, wal = self.plan, len(self.wal_deleted)
+        remains = sum(not each.keep for each in self.facts.remains)
+        told = f"{self.name}: {len(plan.deleted)} of {len(plan.decisions)} backups go"
+        told += f", {wal} objects of WAL" if wal else ""
+        told += f", {remains} broken remains" if remains else ""
+        return f"{told}; {human_bytes(self.going_bytes)} altogether"
+
+    def markdown(self) -> str:
+        """The whole plan as tables: what goes first, then what stays, the newest first."""
+        lines = [f"**{self.sentence()}.**"]
+        lines += [f"**Not carried out:** {doubt}" for doubt in self.forbidden]
+        decisions = sorted(self.plan.decisions, key=lambda each: each.keep)
+        rows = [_backup_row(each.backup, each.keep, each.reason) for each in decisions]
+        rows += [
+            f"| {each.folder.backup_id} | broken remains | {_decision(each.keep)} | {human_bytes(each.folder.size)} | {each.reason} |"
+            for each in self.facts.remains
+        ]
+        lines.append(_table("| backup | | | stored | why |", rows) if rows else "no backups")
+        if self.facts.wal_doubt:
+            lines.append(f"All WAL stays: {self.facts.wal_doubt}")
+        elif self.wal.stretches:
+            lines.append(
+                _table(
+                    "| WAL of cluster | timeline | segments | | stored | why |",
+                    [_wal_row(each) for each in self.wal.stretches],
+                )
+            )
+        return "\n\n".join(lines)
+
+
+def _table(head: str, rows: Sequence[str]) -> str:
+    rule = "|" + " --- |" * (head.count("|") - 1)
+    more = f"\n\n… and {len(rows) - _MOST_LINES:,} more" if len(rows) > _MOST_LINES else ""
+    return "\n".join([head, rule, *rows[:_MOST_LINES]]) + more
+
+
+def _backup_row(backup: BackupFacts, keep: bool, reason: str) -> str:
+    size = human_bytes(backup.stored_bytes) if backup.stored_bytes is not None else "-"
+    state = backup.state if backup.verified is None else "verified" if backup.verified else "NOT verified"
+    return f"| {backup.id} | {backup.label}, {state} | {_decision(keep)} | {size} | {_cell(reason)} |"
+
+
+def _wal_row(stretch: WalStretch) -> str:
+    segments = stretch.first if stretch.first == stretch.last else f"{stretch.first} to {stretch.last}"
+    return (
+        f"| {stretch.system_identifier} | {stretch.timeline} | {segments} | {_decision(stretch.keep)} | {human_bytes(stretch.stored_bytes)} | "
+        f"{_cell(stretch.reason)} |"
+    )
+
+
+def _decision(keep: bool) -> str:
+    return "keep" if keep else "**delete**"
+
+
+def _cell(text: str) -> str:
+    """Reasons of holds are what people wrote."""
+    return " ".join(text.replace("|", "/").split())

@@ -1,0 +1,106 @@
+"""What becomes of a cleanup's deeds: the catalog is brought up to date, the audit log has each, the run says it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from twist_dr import audit
+from twist_dr.catalog import Catalog
+from twist_dr.engine.progress import Report, human_bytes
+from twist_dr.engine.retention.deletion import Deleted
+from twist_dr.errors import BackupNotFound, StorageError
+from twist_dr.retention.facts import Facts
+from twist_dr.settings import Settings
+
+
+@dataclass
+class TargetOutcome:
+    """What became of one target. ``problems``: sentences; with any, the run fails in the end."""
+
+    name: str
+    deleted: list[str] = field(default_factory=list)
+    freed: int = 0
+    wal_objects: int = 0
+    remains: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add_problem(self, sentence: str) -> None:
+        """Of which target a sentence speaks is said once."""
+        self.problems.append(sentence if sentence.startswith(f"{self.name}: ") else f"{self.name}: {sentence}")
+
+
+@dataclass
+class Log:
+    """Writes into the audit log what ``who`` does, in which run."""
+
+    settings: Settings
+    catalog: Catalog
+    report: Report
+    who: str
+    run_id: str | None
+
+    def record(self, action: str, subject: str, result: str, details: dict[str, object]) -> None:
+        """A line that cannot be written is a warning."""
+        trouble = audit.record(
+            self.settings, self.catalog, who=self.who, action=action, subject=subject, result=result, details=details
+        )
+        if trouble:
+            self.report.warning(trouble)
+
+
+class Telling:
+    """Of what is done on one target."""
+
+    def __init__(self, log: Log, facts: Facts, outcome: TargetOutcome) -> None:
+        self._log = log
+        self._facts = facts
+        self._outcome = outcome
+
+    def gone(self, backup_id: str, why: str) -> Callable[[int], None]:
+        """What is written down once a backup is none any more, before the rest of it and the tombstone go."""
+
+        def note(size: int) -> None:
+            name, catalog = self._facts.name, self._log.catalog
+            forms = [copy.form for copy in catalog.copies(backup_id) if copy.target == name]
+            with suppress(BackupNotFound):  # finished after the catalog was lost
+                catalog.record_copy(backup_id, name, state="deleted", form=forms[0] if forms else "unknown")
+            self._log.record(
+                "delete copy", f"{backup_id} on {name}", "done", {"why": why, "run": self._log.run_id, "bytes": size}
+            )
+            self._facts.ground.folders.pop(backup_id, None)
+            with suppress(StorageError):  # those that ran out: nothing else lets a backup go
+                self._facts.notes.remove(backup_id)
+
+        return note
+
+    def told(self, deleted: Deleted) -> None:
+        """What became of a backup; :meth:`gone` was called before if it is none any more."""
+        self._outcome.freed += deleted.freed
+        if deleted.fate == "deleted":
+            self._outcome.deleted.append(deleted.backup_id)
+        elif deleted.fate != "incomplete":
+            self._audit("delete copy", deleted, deleted.reason)
+        self._say(deleted, deleted.backup_id)
+
+    def told_of_remains(self, deleted: Deleted, why: str) -> None:
+        """What became of broken remains."""
+        self._outcome.remains += deleted.fate == "deleted"
+        self._outcome.freed += deleted.freed
+        self._audit("delete remains", deleted, why)
+        self._say(deleted, f"broken remains of {deleted.backup_id}")
+
+    def _say(self, deleted: Deleted, what: str) -> None:
+        name, report = self._facts.name, self._log.report
+        if deleted.fate == "deleted":
+            report.info(f"{name}: deleted {what}, {human_bytes(deleted.freed)}")
+        elif deleted.fate == "kept":
+            report.warning(f"{name}: {what} stays after all: {deleted.reason}")
+        else:
+            self._outcome.add_problem(deleted.reason)
+
+    def _audit(self, action: str, deleted: Deleted, why: str) -> None:
+        result = "done" if deleted.fate == "deleted" else f"{deleted.fate}: {deleted.reason}"
+        subject = f"{deleted.backup_id} on {self._facts.name}"
+        self._log.record(action, subject, result, {"why": why, "run": self._log.run_id})

@@ -1,0 +1,53 @@
+"""The WAL window by which cleanups of a target went: one mistyped word makes it shorter, and all older WAL superfluous."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from twist_dr.catalog import Catalog
+from twist_dr.engine.retention.doubts import beyond, shorter_window
+from twist_dr.engine.retention.model import Doubt, WalPlan
+from twist_dr.settings import Settings
+
+
+def _mark(name: str) -> str:
+    """A note of the catalog: ``{"seconds": number, or null when WAL went by no window}``."""
+    return f"wal window:{name}"
+
+
+class Windows:
+    """Remembers the windows of all targets. A shorter one takes the place of a longer one only when what it costs was allowed."""
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self._application = settings.application
+        self._catalog = catalog
+        #: Not what is allowed this once: that says what a person had to be asked for.
+        self._usual = settings.cleanup.max_delete_fraction
+
+    def doubts(self, name: str, window: timedelta | None, wal: WalPlan, most: float) -> list[Doubt]:
+        """A doubt when the window became shorter and more than the fraction ``most`` of the WAL goes. A new base may rightly free as much."""
+        note = self._catalog.mark(self._application, _mark(name))
+        told = _much(wal, most)
+        if window is None or not told or not _is_shorter(window, note):
+            return []
+        seconds = note["seconds"] if note else None
+        before = None if seconds is None else timedelta(seconds=seconds)
+        return [shorter_window(told, most, window, before, name)]
+
+    def note(self, name: str, window: timedelta | None, wal: WalPlan) -> None:
+        """``wal`` is about to be carried out."""
+        note = self._catalog.mark(self._application, _mark(name))
+        if note is None or not _is_shorter(window, note) or _much(wal, self._usual):
+            seconds = None if window is None else window.total_seconds()
+            self._catalog.set_mark(self._application, _mark(name), {"seconds": seconds})
+
+
+def _is_shorter(window: timedelta | None, note: dict[str, float | None] | None) -> bool:
+    """Shorter than what was noted. No note and no window are for ever."""
+    before = note["seconds"] if note else None
+    return window is not None and (before is None or window.total_seconds() < before)
+
+
+def _much(wal: WalPlan, most: float) -> str:
+    everything = [stored.size for each in wal.stretches for stored in each.objects]
+    return beyond([stored.size for stored in wal.deleted], everything, most, "objects of WAL")

@@ -1,0 +1,188 @@
+"""Around each run, whatever it does: it is recorded, audited, and those who must know are told.
+
+Nothing here ends a run: a catalog that does not answer, or a channel that hangs, is said in the run's log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+from twist_dr import audit
+from twist_dr.catalog import AttemptRow, AttemptState, Catalog, CatalogUnavailable
+from twist_dr.catalog.operations import one_line
+from twist_dr.engine.progress import Report
+from twist_dr.settings import Settings
+from twist_dr.settings.secrets import hidden
+
+#: Run tags that schedules set, and that a script may: when it was due (``now`` will do).
+SCHEDULED_FOR = "twist_dr/scheduled_for"
+LABEL = "twist_dr/label"
+ROUTINE_JOB = "ship_wal"
+#: Runs are remembered for so long; the audit log for ever.
+_REMEMBERED = timedelta(days=400)
+#: Why a run ended that could not say so itself.
+KILLED = "The process of this run is gone: it was killed, or the machine went down."
+
+
+def scheduled_for(text: str | None) -> datetime | None:
+    """When a run was due, from its tag; one that cannot be read means now."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.now(timezone.utc)
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+class Recorder:
+    """Records one run in the catalog and the audit log, and has the alerts looked at when it has ended."""
+
+    def __init__(self, settings: Settings, attempt: AttemptRow, report: Report) -> None:
+        self._settings, self._attempt, self._report = settings, attempt, report
+        self._catalog = Catalog(settings.catalog_url)
+        self._away: CatalogUnavailable | None = None
+
+    def begin(self) -> None:
+        """The run is at work; its later steps change nothing."""
+        if self._routine:
+            return
+        with self._tolerantly("this run could not be recorded"):
+            if self._catalog.begin_attempt(self._attempt):
+                audit.note_settings(self._settings, self._catalog)
+                self._audit("launch", "begun")
+
+    def end(
+        self,
+        state: AttemptState,
+        *,
+        last: bool,
+        step: str | None = None,
+        error: str | None = None,
+        error_type: str | None = None,
+    ) -> None:
+        """A step has ended, ``last``: and the run with it, if all went well."""
+        if state == "succeeded" and not last:
+            return
+        # Where it did not answer when the run began, it may now.
+        self._away = None
+        with self._tolerantly("this run's end could not be recorded"):
+            error = hidden(self._settings, error)
+            if self._routine and not self._is_news(state, error):
+                return
+            self._catalog.begin_attempt(self._attempt)
+            self._catalog.end_attempt(self._attempt.run_id, state=state, step=step, error=error, error_type=error_type)
+            self._audit("run", state if error is None else f"{state}: {error}")
+        if self._away is not None:
+            # Looking after the alerts would wait for it once more, to learn the same.
+            self._tell_without_catalog(self._away, replace(self._attempt, state=state, step=step, error=error))
+            return
+        if self._attempt.job == "cleanup":
+            with self._tolerantly("old runs could not be forgotten"):
+                self._catalog.forget_before(self._settings.application, _now() - _REMEMBERED)
+        look_after(self._settings, self._catalog, self._report)
+
+    def _tell_without_catalog(self, unavailable: CatalogUnavailable, ended: AttemptRow) -> None:
+        """No daemon may be there to tell of it, and then nobody else would: neither that the catalog is away, nor how this run ended."""
+        from twist_dr.alerts.catalog_gone import tell_catalog_gone
+        from twist_dr.alerts.rules_common import what_failed
+
+        # Often it is what the run failed of.
+        failed = ended.state == "failed" and str(unavailable) not in (ended.error or "")
+        meanwhile = what_failed(ended) if failed else ""
+        tell_catalog_gone(self._settings, unavailable, _now(), self._report, meanwhile=meanwhile)
+        _write_metrics(self._settings, self._catalog, self._report)
+
+    @property
+    def _routine(self) -> bool:
+        """Launched every minute: only its failures are worth a line, and the end of them."""
+        return self._attempt.job == ROUTINE_JOB
+
+    def _is_news(self, state: AttemptState, error: str | None) -> bool:
+        """Whether a routine run ended otherwise than the one before it."""
+        last = next(iter(self._catalog.attempts(self._settings.application, job=ROUTINE_JOB, limit=1)), None)
+        if state == "succeeded":
+            return last is not None and last.state != "succeeded"
+        return last is None or (last.state, last.error) != (state, None if error is None else one_line(error))
+
+    def _audit(self, action: str, result: str) -> None:
+        attempt = self._attempt
+        details = {"run": attempt.run_id, "label": attempt.label}
+        audit.record(
+            self._settings,
+            self._catalog,
+            who=attempt.who,
+            action=action,
+            subject=attempt.job,
+            result=result,
+            details=details,
+        )
+
+    @contextmanager
+    def _tolerantly(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._report.warning(f"{what}: {error}")
+            if isinstance(error, CatalogUnavailable):
+                self._away = error
+
+
+def note_killed(settings: Settings, run_id: str, report: Report) -> None:
+    """A run was found dead."""
+    try:
+        Catalog(settings.catalog_url).end_attempt(run_id, state="killed", error=KILLED)
+    except CatalogUnavailable as unavailable:
+        report.warning(str(unavailable))
+
+
+def look_after(settings: Settings, catalog: Catalog, report: Report) -> None:
+    """Raise, tell and resolve alerts, and write the metrics, after something has happened."""
+    from twist_dr.alerts.reconcile import reconcile
+
+    try:
+        reconcile(settings, catalog, _now(), report)
+    except Exception as error:
+        report.warning(f"alerts could not be looked after: {error}")
+    _write_metrics(settings, catalog, report)
+
+
+def _write_metrics(settings: Settings, catalog: Catalog, report: Report) -> None:
+    if settings.metrics.textfile is not None:
+        from twist_dr.status.metrics import write_textfile
+
+        try:
+            write_textfile(settings, catalog)
+        except Exception as error:
+            report.warning(f"{settings.metrics.textfile} could not be written: {error}")
+
+
+def heartbeat(settings: Settings, catalog: Catalog, report: Report) -> None:
+    """Tell the watcher outside that there is a verified recovery point within the objective: proving an old backup again is no news."""
+    wanted = settings.alerts.heartbeat
+    if wanted is None:
+        return
+    from twist_dr.alerts.facts import gather
+    from twist_dr.alerts.heartbeat import beat
+    from twist_dr.alerts.points import newest_point
+
+    now = _now()
+    try:
+        point = newest_point(gather(settings, catalog, now), settings, now)
+    except CatalogUnavailable as unavailable:
+        report.warning(f"no heartbeat is sent: {unavailable}")
+        return
+    if point is None or now - point.at > settings.objectives.recovery_point:
+        report.warning(
+            "no heartbeat is sent: the newest verified recovery point is older than objectives.recovery_point"
+        )
+        return
+    if problem := beat(wanted.url, wanted.timeout_seconds):
+        report.warning(f"the heartbeat could not be sent: {problem}")
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,247 @@
+"""One scrub: what is due is read, targets side by side; what is bad is mended as it is found, one thing after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from twist_dr.catalog import Catalog, CatalogUnavailable
+from twist_dr.catalog.rows import RetentionRow
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest, open_manifest
+from twist_dr.engine.patience import bounded
+from twist_dr.engine.progress import Report, human_bytes
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.scrub.reading import read_copy
+from twist_dr.engine.scrub.rotation import CopyToRead, copies_due, elapsed_since
+from twist_dr.engine.scrub.throttle import Throttle
+from twist_dr.engine.scrub.wal import WalObject
+from twist_dr.engine.wal.objects import WalArchive
+from twist_dr.errors import (
+    BackupError,
+    BackupNotFound,
+    Cancelled,
+    EncryptionError,
+    ManifestForeign,
+    ManifestInvalid,
+    StorageError,
+    TargetUnavailable,
+    TwistDRError,
+)
+from twist_dr.scrubbing.found import Found, ScrubOrder, ScrubResult
+from twist_dr.scrubbing.mending import Mender
+from twist_dr.scrubbing.wal import WalScrub
+from twist_dr.settings import Settings
+from twist_dr.storage.base import Progress
+
+#: A note of the catalog: ``{"targets": {name: time of the last scrub that read all that was due there}}``.
+SCRUB_MARK = "scrub"
+#: Pending for longer than any upload takes: the run died.
+_ABANDONED = timedelta(days=1)
+
+
+class Scrub:
+    """One scrub of one application. Takes no lock but for a repair's last step."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        repositories: Mapping[str, Repository],
+        keyring: Keyring,
+        report: Report,
+        *,
+        run_id: str | None = None,
+        now: datetime | None = None,
+    ) -> None:
+        self._settings = settings
+        self._application = settings.application
+        self._catalog = catalog
+        self._repositories = repositories
+        self._keyring = keyring
+        self._report = report
+        self._now = now or datetime.now(timezone.utc)
+        most = settings.scrub.max_mib_per_second
+        rate = None if most is None else most * (1 << 20)
+        self._throttles = {name: Throttle(rate, report.stop) for name in repositories}
+        self._mender = Mender(settings, catalog, repositories, self._throttles, keyring, report, run_id)
+        self._mending = ThreadPoolExecutor(1, "mend")
+        self._mended: list[Future[Found]] = []
+        self._wal = WalScrub(settings, catalog, keyring, report, self._throttles, self._mend_wal)
+        self._counting = threading.Lock()
+        self.result = ScrubResult()
+
+    def run(self, order: ScrubOrder) -> ScrubResult:
+        """Read what is due and mend what is bad. What a target fails of is in the result. Raises ``Cancelled``, ``BackupNotFound`` and errors of the catalog."""
+        begun = time.monotonic()
+        if order.backup is not None and self._catalog.backup(self._application, order.backup) is None:
+            raise BackupNotFound(
+                f"The catalog has no backup {order.backup} of {self._application}; see all with: twist-dr list"
+            )
+        last = self._catalog.mark(self._application, SCRUB_MARK) or {}
+        with ThreadPoolExecutor(max(1, len(order.targets)), "scrub") as pool, self._mending:
+            try:
+                for reading in [pool.submit(self._target, name, order, last) for name in order.targets]:
+                    reading.result()
+                self.result.found += [mended.result() for mended in self._mended]
+            except BaseException:
+                # An interrupt reaches this thread only; the others look at this between two chunks.
+                self._report.stop.set()
+                self._mending.shutdown(wait=False, cancel_futures=True)
+                raise
+        self.result.wal_objects = self._wal.objects
+        self._note_scrubbed(order, last)
+        self.result.bytes = sum(throttle.bytes for throttle in self._throttles.values())
+        self.result.oldest = self._oldest(order)
+        self.result.seconds = round(time.monotonic() - begun, 3)
+        return self.result
+
+    # -- one target --------------------------------------------------------------------------------------------------
+
+    def _target(self, name: str, order: ScrubOrder, last: Mapping[str, Any]) -> None:
+        """Whatever a target's failure is, it is that target's alone. Raises ``Cancelled``, and errors of the catalog."""
+        repository = self._repositories[name]
+        elapsed = elapsed_since(_time(last.get("targets", {}).get(name)), self._now, self._settings.scrub.period)
+        try:
+            rows = [row for row in self._catalog.retention_rows(self._application, name) if self._is_there(row)]
+            _refuse_emptied(repository, rows)
+            self._copies(repository, rows, order, elapsed)
+            if order.backup is None:
+                self._wal.read(repository, order, elapsed)
+                others = [each for other, each in self._repositories.items() if other != name]
+                self._wal.find_missing(repository, others)
+        except (Cancelled, CatalogUnavailable):
+            raise
+        except Exception as error:
+            self.result.unread[name] = str(error) or type(error).__name__
+            self._report.warning(f"{name} cannot be read: {self.result.unread[name]}")
+
+    def _is_there(self, row: RetentionRow) -> bool:
+        return row.state != "deleted" and (row.state != "pending" or self._now - row.updated_at > _ABANDONED)
+
+    def _copies(self, repository: Repository, rows: list[RetentionRow], order: ScrubOrder, elapsed: timedelta) -> None:
+        known = [
+            CopyToRead(
+                row.backup_id,
+                row.form,
+                row.stored_bytes or 0,
+                row.checked_at if row.state == "checked" else None,
+                row.state in ("failed", "pending", "corrupt"),
+            )
+            for row in rows
+            if order.backup in (None, row.backup_id)
+        ]
+        whole = order.everything or order.backup is not None
+        period = self._settings.scrub.period
+        due = known if whole else copies_due(known, now=self._now, period=period, elapsed=elapsed)
+        if not due:
+            return
+        total, name = sum(copy.size for copy in due), repository.target.name
+        self._report.info(f"{name}: reading {len(due)} of {len(known)} copies, {human_bytes(total)}")
+        with self._report.part(f"reading {name}", total) as advance:
+
+            def progress(count: int) -> None:
+                self._throttles[name](count)
+                advance(count)
+
+            for copy in due:
+                self._copy(repository, copy, progress)
+
+    def _copy(self, repository: Repository, copy: CopyToRead, progress: Progress) -> None:
+        name = repository.target.name
+        try:
+            read = read_copy(
+                repository, copy.backup_id, copy.form, self._keyring, progress, lambda: self._elsewhere(copy, name)
+            )
+        except Cancelled:
+            raise
+        except (BackupError, EncryptionError) as error:
+            self._unreadable(copy, name, error)
+            return
+        with self._counting:
+            self.result.copies += 1
+        if not read.good:
+            self._report.warning(f"{copy.backup_id} on {name} is not as recorded: {read.told}")
+            self._mended.append(self._mending.submit(self._mender.copy, read))
+        elif self._state(copy.backup_id, name) not in (None, "deleted"):
+            self._catalog.record_copy(copy.backup_id, name, state="checked", form=copy.form, stored_bytes=read.size)
+
+    def _unreadable(self, copy: CopyToRead, name: str, error: TwistDRError) -> None:
+        """No genuine manifest anywhere, or no key for it: the first is the copy's fault, the second is not."""
+        state = self._state(copy.backup_id, name)
+        if state in (None, "deleted") or (state in ("failed", "pending") and isinstance(error, BackupNotFound)):
+            return
+        self._report.warning(str(error))
+        self.result.unreadable.append(str(error))
+        if isinstance(error, (BackupNotFound, ManifestInvalid, ManifestForeign)):
+            self._catalog.record_copy(copy.backup_id, name, state="corrupt", form=copy.form, error=str(error))
+
+    def _state(self, backup_id: str, name: str) -> str | None:
+        return next((copy.state for copy in self._catalog.copies(backup_id) if copy.target == name), None)
+
+    def _elsewhere(self, copy: CopyToRead, name: str) -> tuple[Manifest, bytes] | None:
+        """The genuine manifest: the catalog's, else another target's."""
+
+        def opened(sealed: bytes, place: str) -> tuple[Manifest, bytes]:
+            what = f"{place}: {copy.backup_id}"
+            return open_manifest(
+                sealed, self._keyring, application=self._application, backup_id=copy.backup_id, what=what
+            ), sealed
+
+        row = self._catalog.backup(self._application, copy.backup_id)
+        with suppress(BackupError, EncryptionError):
+            if row is not None:
+                return opened(row.sealed, "the catalog")
+        for other, repository in self._repositories.items():
+            with suppress(BackupError, EncryptionError, StorageError):
+                if other != name:
+                    return opened(repository.manifest_bytes(copy.backup_id), other)
+        return None
+
+    def _mend_wal(
+        self, each: WalObject, archive: WalArchive, told: str, needed: Callable[[], bool] | None
+    ) -> Future[Found]:
+        mended = self._mending.submit(self._mender.wal, each, archive, told, needed=needed)
+        self._mended.append(mended)
+        return mended
+
+    # -- what stays --------------------------------------------------------------------------------------------------
+
+    def _note_scrubbed(self, order: ScrubOrder, last: Mapping[str, Any]) -> None:
+        """A target that was not read to the end keeps its time, so that the next run makes up for it."""
+        if order.backup is not None:
+            return
+        done = {name: self._now.isoformat() for name in order.targets if name not in self.result.unread}
+        self._catalog.set_mark(self._application, SCRUB_MARK, {"targets": {**last.get("targets", {}), **done}})
+        self._report.info(f"read {self.result.copies} copies and {self.result.wal_objects} objects of WAL")
+
+    def _oldest(self, order: ScrubOrder) -> timedelta | None:
+        now = datetime.now(timezone.utc)
+        ages = [
+            now - (row.checked_at or row.started_at)
+            for name in order.targets
+            for row in self._catalog.retention_rows(self._application, name)
+            if row.state in ("stored", "checked", "corrupt")
+        ]
+        return max(ages, default=None)
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _refuse_emptied(repository: Repository, rows: list[RetentionRow]) -> None:
+    """An absent disk must not be taken for one of which every copy was lost, and be filled."""
+    if not any(row.state in ("stored", "checked", "corrupt") for row in rows):
+        return
+    name, patience = repository.target.name, repository.patience
+    if not (repository.backup_ids() if patience is None else bounded(repository.backup_ids, patience, name)):
+        raise TargetUnavailable(
+            f"{name}: it held backups before and holds none now; mount its disk or find out who emptied it. "
+            f"If they were removed on purpose, run: twist-dr catalog rebuild --from {name}"
+        )

@@ -1,0 +1,38 @@
+"""twist-dr.yaml: what is protected, and where its backups go.
+
+The file is the one named by the environment variable ``TWIST_DR_CONFIG``, else ``twist-dr.yaml`` in the working folder.
+``${NAME}`` in any value is replaced from the environment, ``$${`` stands for ``${``. Relative paths start at the file's
+folder. Every mistake is reported at once, by its path in the file, with what was expected and what was found.
+"""
+
+from twist_dr.settings.reading import CONFIG_VARIABLE, DEFAULT_FILE, load_settings, parse_settings, settings_file
+from twist_dr.settings.sections import DjangoSettings, WalSettings
+from twist_dr.settings.targets import LocalTargetSettings, NasTargetSettings, S3TargetSettings, TargetSettings
+from twist_dr.settings.unattended import (
+    AlertSettings,
+    ChannelSettings,
+    RetentionSettings,
+    ScheduleSettings,
+)
+from twist_dr.settings.values import Name
+from twist_dr.settings.whole import Settings
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "DEFAULT_FILE",
+    "AlertSettings",
+    "ChannelSettings",
+    "DjangoSettings",
+    "LocalTargetSettings",
+    "Name",
+    "NasTargetSettings",
+    "RetentionSettings",
+    "S3TargetSettings",
+    "ScheduleSettings",
+    "Settings",
+    "TargetSettings",
+    "WalSettings",
+    "load_settings",
+    "parse_settings",
+    "settings_file",
+]

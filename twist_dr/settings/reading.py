@@ -1,0 +1,180 @@
+"""Reading the settings file: variables filled in, every mistake at once, by its path in the file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from twist_dr.engine.documents import YamlInvalid, read_yaml
+from twist_dr.errors import SettingsError
+from twist_dr.settings.values import HTTP_PATTERN, NAME_PATTERN, NAME_WORDS
+from twist_dr.settings.whole import Settings
+
+CONFIG_VARIABLE = "TWIST_DR_CONFIG"
+DEFAULT_FILE = "twist-dr.yaml"
+
+_VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
+
+
+def settings_file() -> Path:
+    """Where the settings are looked for."""
+    return Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+
+
+def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read, fill in and validate the settings. Raises ``SettingsError`` with all mistakes."""
+    path = (path or settings_file()).absolute()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(
+            f"There is no {path}; write one with: twist-dr init NAME, or name yours in the environment variable {CONFIG_VARIABLE}."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{path} cannot be read ({type(error).__name__}); mend its permissions or encoding."
+        ) from None
+    return parse_settings(text, path, environment)
+
+
+def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Settings:
+    """Validate the text of a settings file that lies at ``path``."""
+    try:
+        document = read_yaml(text)
+    except YamlInvalid as error:
+        place = f"line {error.line}" if error.line else "somewhere"
+        raise SettingsError(f"{path} is not YAML: {place}: {error.problem}.") from None
+    if not isinstance(document, dict):
+        raise SettingsError(
+            f"{path}: expected a mapping with 'application', 'database' and more, found {_found(document)}."
+        )
+    mistakes: list[str] = []
+    filled = fill(document, environment, "", mistakes)
+    try:
+        settings = Settings.model_validate(filled, context={"folder": path.parent})
+    except ValidationError as error:
+        unset = {mistake.partition(":")[0] for mistake in mistakes}
+        mistakes += [line for place, line in explain(error, filled) if place not in unset]
+    if mistakes:
+        count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "a mistake"
+        raise SettingsError(f"{path} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+    return settings
+
+
+def fill(value: Any, environment: Mapping[str, str], place: str, mistakes: list[str]) -> Any:
+    """Replace ``${NAME}`` everywhere below ``value``."""
+    if isinstance(value, dict):
+        return {key: fill(each, environment, f"{place}.{key}".lstrip("."), mistakes) for key, each in value.items()}
+    if isinstance(value, list):
+        return [fill(each, environment, f"{place}[{index}]", mistakes) for index, each in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1]:
+            return "${" + match[2] + "}"
+        if match[2] not in environment:
+            mistakes.append(f"{place}: expected the environment variable {match[2]}, found it unset")
+            return match[0]
+        return environment[match[2]]
+
+    return _VARIABLE.sub(replace, value)
+
+
+_EXPECTED = {
+    "missing": "a value",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "path_type": "a path",
+    "union_tag_not_found": "a 'type': local, nas or s3",
+}
+
+
+def explain(error: ValidationError, document: Any) -> Iterator[tuple[str, str]]:
+    """Each mistake as its place and a line for people. No value is shown that may be a secret."""
+    for mistake in error.errors(include_url=False):
+        place = _place(mistake["loc"])
+        kind, context = mistake["type"], mistake.get("ctx", {})
+        if kind == "extra_forbidden":
+            line = f"{place}: unknown key; see the commented file of twist-dr init for those that exist"
+        else:
+            if kind == "string_pattern_mismatch" and context.get("pattern") == NAME_PATTERN:
+                expected = NAME_WORDS
+            elif kind == "string_pattern_mismatch" and context.get("pattern") == HTTP_PATTERN:
+                expected = "a text that begins with http:// or https://"
+            elif kind == "value_error":
+                expected = str(context["error"])
+            elif kind == "literal_error":
+                expected = str(context["expected"])
+            elif kind == "union_tag_invalid":
+                expected = f"one of the types {context['expected_tags']}"
+                mistake["loc"] = (*mistake["loc"], "type")
+            else:
+                expected = _EXPECTED.get(kind) or mistake["msg"].lower().removeprefix("input should be ")
+            value = _lookup(document, mistake["loc"])
+            # A text in the place of a whole section is often the one secret of it: database: postgresql://...
+            whole = isinstance(value, str) and expected in ("a mapping", "a list")
+            # What several settings say together is told whole in what was expected.
+            found = (
+                ""
+                if kind == "value_error" and isinstance(value, dict)
+                else f", found {'a text' if whole else _found(value, place)}"
+            )
+            line = f"{place or 'settings'}: expected {expected}{found}"
+        yield place, line
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    place = ""
+    for step in _without_tags(location):
+        place += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return place.lstrip(".")
+
+
+def _without_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Pydantic puts a target's type between its name and its fields, and '[key]' after a wrong key."""
+    steps = [step for step in location if step != "[key]"]
+    if steps[:1] == ["storage_targets"] and len(steps) > 2 and steps[2] in ("local", "nas", "s3"):
+        del steps[2]
+    return tuple(steps)
+
+
+_ABSENT = object()
+_SECRET = re.compile(r"url|secret|token|password|key|environment|sql|command", re.IGNORECASE)
+
+
+def _lookup(document: Any, location: tuple[int | str, ...]) -> Any:
+    if location[-1:] == ("[key]",):
+        return location[-2]
+    for step in _without_tags(location):
+        try:
+            document = document[step]
+        except (KeyError, IndexError, TypeError):
+            return _ABSENT
+    return document
+
+
+def _found(value: Any, place: str = "") -> str:
+    if value is _ABSENT or value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    secret = _SECRET.search(place) or "://" in str(value)
+    return "a value that is not shown" if secret else repr(value)

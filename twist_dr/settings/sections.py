@@ -1,0 +1,182 @@
+"""Settings of the application, its backups, verifications, restores and write-ahead log."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+
+from twist_dr.settings.values import (
+    HTTP_PATTERN,
+    TABLE_PATTERN,
+    Duration,
+    Section,
+    SettingsPath,
+    absolute,
+    postgres_url,
+)
+
+
+class DatabaseSettings(Section):
+    """The database to protect. ``url`` as libpq takes it; ``client_tools`` are folders with pg_dump, tried before all others."""
+
+    url: SecretStr
+    client_tools: list[SettingsPath] = []
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr) -> SecretStr:
+        return postgres_url(url)
+
+
+class DjangoSettings(Section):
+    """How to call manage.py: ``manage`` is the command, run in ``folder`` with ``environment`` added.
+
+    ``database_variable``: the environment variable from which the application's settings take the database (its URL or its
+    name). With it, a restored database can be migrated before it is live.
+    """
+
+    manage: list[str] = Field(min_length=1)
+    folder: SettingsPath
+    environment: dict[str, SecretStr] = {}
+    database_variable: str | None = Field(None, min_length=1)
+
+
+class EncryptionSettings(Section):
+    """``keyring``: a file, or ``env:NAME`` for a keyring in an environment variable."""
+
+    keyring: str
+
+    @field_validator("keyring")
+    @classmethod
+    def _located(cls, location: str, info: ValidationInfo) -> str:
+        return location if location.startswith("env:") else str(absolute(Path(location), info))
+
+
+class BackupSettings(Section):
+    """How backups are made. ``compression_threads`` counts for zstd."""
+
+    compression_level: int = Field(3, ge=1, le=19)
+    compression_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1, le=64)
+
+
+class VerificationSettings(Section):
+    """How backups are proven.
+
+    ``server``: URL of an existing server to restore into, for machines without server programs; never the production server.
+    ``key_tables``: tables (``schema.table``, or ``table`` in public) that must exist and hold rows.
+    ``jobs``: parallel restore jobs. ``scratch``: folder for the scratch server and the dump.
+    """
+
+    server: SecretStr | None = None
+    key_tables: list[Annotated[str, Field(pattern=TABLE_PATTERN)]] = []
+    jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
+    scratch: SettingsPath | None = None
+
+
+Command = Annotated[list[str], Field(min_length=1)]
+
+
+class MaintenanceSettings(Section):
+    """How the application is told that it is down for a moment. Every way that is given is used.
+
+    ``file`` exists while it lasts. ``command_on`` and ``command_off`` are run. ``sql_on`` is run in the live database before
+    it is replaced, ``sql_off`` in the one that is live afterwards.
+    """
+
+    file: SettingsPath | None = None
+    command_on: Command | None = None
+    command_off: Command | None = None
+    sql_on: str | None = None
+    sql_off: str | None = None
+
+    @model_validator(mode="after")
+    def _pairs(self) -> MaintenanceSettings:
+        if (self.command_on is None) != (self.command_off is None) or (self.sql_on is None) != (self.sql_off is None):
+            raise ValueError("command_on and command_off together, and sql_on and sql_off together")
+        return self
+
+
+class HealthSettings(Section):
+    """How it is seen that the application works: ``url`` answers 200 to 299, ``command`` ends with 0, within ``timeout_seconds``."""
+
+    url: str | None = Field(None, pattern=HTTP_PATTERN)
+    command: Command | None = None
+    timeout_seconds: float = Field(30, gt=0)
+
+
+class SandboxSettings(Section):
+    """What is run in sandboxes in the place of ``restore.after_restore_sql`` and ``restore.after_restore_commands``."""
+
+    after_restore_sql: list[str] = []
+    after_restore_commands: list[Command] = []
+
+
+class RestoreSettings(Section):
+    """How backups are restored.
+
+    ``database_url``: a role that may create and rename databases, where that of ``database.url`` may not. ``jobs``: parallel
+    restore jobs. ``grace_seconds``: how long transactions of the application may go on before they are ended.
+    ``stall_seconds``: a storage target that gives no megabyte for so long is passed over. ``validators``: commands that may
+    refuse a restore. ``after_restore_sql`` and ``after_restore_commands`` are run in the restored database before it is live.
+    """
+
+    database_url: SecretStr | None = None
+    jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
+    grace_seconds: float = Field(10, ge=0)
+    stall_seconds: float = Field(30, gt=0)
+    keep_replaced_for: Duration = timedelta(days=7)
+    maintenance: MaintenanceSettings = MaintenanceSettings()
+    health: HealthSettings = HealthSettings()
+    validators: list[Command] = []
+    after_restore_sql: list[str] = []
+    after_restore_commands: list[Command] = []
+    sandbox: SandboxSettings | None = None
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        return url if url is None else postgres_url(url)
+
+
+class BaseSettings(Section):
+    """How base backups are made. ``max_chain``: how many backups, the full one included, may build on each other."""
+
+    max_chain: int = Field(7, ge=1, le=100)
+
+
+class WalSettings(Section):
+    """Write-ahead log on its way to the storage targets; with this section, base backups and recovery to any second.
+
+    ``source``: ``receive`` (``twist-dr wal receive`` streams it from the server) or ``archive`` (the server's archiver puts it into
+    the spool's folder ``archived``). ``replication_url``: a role with REPLICATION, where that of ``database.url`` has it not.
+    ``slot``: the replication slot that keeps WAL on the server until it was received. ``spool``: where it lies until the targets have it.
+    ``required_targets``: those that must have a segment before it leaves the spool; all enabled ones unless given.
+    ``interval_seconds``: how often the sensor ships; ``follow_seconds``: how often ``twist-dr wal ship --follow`` does.
+    ``warn_after`` and ``warn_bytes``: age of the oldest unshipped segment, and size of the spool, that are said loudly.
+    """
+
+    source: Literal["receive", "archive"] = "receive"
+    replication_url: SecretStr | None = None
+    slot: str | None = Field(None, pattern=r"^[a-z0-9_]{1,63}$")
+    spool: SettingsPath | None = None
+    required_targets: list[str] | None = Field(None, min_length=1)
+    interval_seconds: int = Field(60, ge=5)
+    follow_seconds: float = Field(1, gt=0)
+    workers: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
+    warn_after: Duration = timedelta(minutes=15)
+    warn_bytes: int = Field(4 << 30, gt=0)
+
+    @field_validator("replication_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        return url if url is None else postgres_url(url)
+
+
+class CatalogSettings(Section):
+    """``url``: SQLAlchemy URL of the index of what happened; SQLite in ``work_dir`` unless set."""
+
+    url: SecretStr | None = None

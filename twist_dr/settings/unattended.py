@@ -1,0 +1,154 @@
+"""Settings of what happens by itself: schedules, what is kept, what is told to whom."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator
+
+from twist_dr.engine.manifest import Kind, Label
+from twist_dr.engine.severity import Severity
+from twist_dr.settings.values import HTTP_PATTERN, Duration, Name, Section, SettingsPath
+
+
+def _cron(text: str) -> str:
+    from cronsim import CronSim, CronSimError
+
+    # Five fields: what cron, Dagster and people know. Names such as @daily and a sixth field of seconds are not among them.
+    try:
+        if len(text.split()) != 5:
+            raise CronSimError
+        next(CronSim(text, datetime(2026, 1, 1, tzinfo=timezone.utc)))
+    except (CronSimError, StopIteration):
+        raise ValueError(
+            "five fields of cron that come to pass, such as '0 2 * * *' (minute, hour, day, month, day of the week)"
+        ) from None
+    return text
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
+
+
+class ScheduleSettings(Section):
+    """When what is launched by itself, as cron says it, in ``time_zone``; null turns one off.
+
+    ``base`` and ``base_incremental`` count where the settings have a section ``wal``. ``verify``: after every scheduled full backup.
+    ``cleanup``: after backups. ``patience``: how long a scheduled run waits for another operation. ``tenants`` is reserved.
+    """
+
+    time_zone: str = "UTC"
+    full: Cron | None = "0 2 * * *"
+    configuration: Cron | None = "0 4 * * *"
+    base: Cron | None = "0 1 * * 0"
+    base_incremental: Cron | None = "0 1 * * 1-6"
+    tenants: Cron | None = "0 3 * * 0"
+    drill: Cron | None = "0 5 1 * *"
+    scrub: Cron | None = "0 6 * * *"
+    verify: bool = True
+    cleanup: bool = True
+    patience: Duration = timedelta(hours=6)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("the name of a time zone, such as Europe/Berlin or UTC") from None
+        return name
+
+
+class ObjectiveSettings(Section):
+    """What is promised to those who depend on the backups.
+
+    ``recovery_point``: how old the newest verified recovery point may be. ``wal``: how old what each target's archive of write-ahead log
+    reaches to may be. ``recovery_time``: how long a restore may take.
+    """
+
+    recovery_point: Duration = timedelta(hours=26)
+    wal: Duration = timedelta(minutes=15)
+    recovery_time: Duration | None = None
+
+
+class RetentionSettings(Section):
+    """What a storage target keeps; docs/retention.md says how these work together.
+
+    ``kinds`` and ``labels``: to which backups it applies, all unless given. ``daily`` to ``yearly``: the newest good backup of so many
+    periods. ``last``: so many of a label. ``max_age``, ``max_count``, ``max_bytes``: what goes although a rule would keep it. ``wal``: any second
+    of so long stays recoverable.
+    """
+
+    kinds: list[Kind] | None = Field(None, min_length=1)
+    labels: list[Label] | None = Field(None, min_length=1)
+    daily: int = Field(0, ge=0)
+    weekly: int = Field(0, ge=0)
+    monthly: int = Field(0, ge=0)
+    yearly: int = Field(0, ge=0)
+    last: dict[Label, Annotated[int, Field(ge=0)]] = {}
+    max_age: Duration | None = None
+    max_count: int | None = Field(None, ge=0)
+    max_bytes: int | None = Field(None, ge=0)
+    wal: Duration | None = None
+
+
+class CleanupSettings(Section):
+    """``max_delete_fraction``: a plan that would delete more of a target's backups stops and asks. ``remains_after``: age of broken remains that go."""
+
+    max_delete_fraction: float = Field(0.5, ge=0, le=1)
+    remains_after: Duration = timedelta(days=1)
+
+
+class ScrubSettings(Section):
+    """``period``: within which every copy is read again. ``max_mib_per_second``: how fast at most, per storage target."""
+
+    period: Duration = timedelta(days=30)
+    max_mib_per_second: float | None = Field(None, gt=0)
+
+
+class ChannelSettings(Section):
+    """A way to people: ``url`` as Apprise takes it. ``at_least``: from which severity on. ``resolved``: whether it is told when a cause is gone."""
+
+    url: SecretStr
+    at_least: Severity = "warning"
+    resolved: bool = True
+    timeout_seconds: float = Field(20, gt=0, le=300)
+
+
+class HeartbeatSettings(Section):
+    """A URL that is called after each verified backup, so that silence is noticed from outside."""
+
+    url: SecretStr
+    timeout_seconds: float = Field(10, gt=0, le=300)
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("http://", "https://")):
+            raise ValueError("a text that begins with http:// or https://")
+        return url
+
+
+class AlertSettings(Section):
+    """Who is told what.
+
+    ``size_deviation``: the fraction by which a backup may differ from the median of the last ones of its kind; ``row_drop``: by which a
+    table may shrink; ``duration_factor``: how many times as long as usual it may take. ``repeat``: an alert that nobody acknowledges is told
+    again. ``staging_free``: the fraction of the disk below ``work_dir`` that must be free. ``dagster_url``: where the page is, for links.
+    """
+
+    channels: dict[Name, ChannelSettings] = {}
+    heartbeat: HeartbeatSettings | None = None
+    size_deviation: float = Field(0.5, gt=0, le=1)
+    row_drop: float = Field(0.2, gt=0, le=1)
+    duration_factor: float = Field(3, gt=1)
+    repeat: Duration = timedelta(days=1)
+    staging_free: float = Field(0.1, ge=0, lt=1)
+    dagster_url: str | None = Field(None, pattern=HTTP_PATTERN)
+
+
+class MetricsSettings(Section):
+    """``textfile``: a file for the textfile collector of node_exporter, rewritten after each run."""
+
+    textfile: SettingsPath | None = None

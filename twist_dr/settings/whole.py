@@ -1,0 +1,159 @@
+"""The whole file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from twist_dr.settings.sections import (
+    BackupSettings,
+    BaseSettings,
+    CatalogSettings,
+    DatabaseSettings,
+    DjangoSettings,
+    EncryptionSettings,
+    RestoreSettings,
+    VerificationSettings,
+    WalSettings,
+)
+from twist_dr.settings.targets import LocalTargetSettings, NasTargetSettings, S3TargetSettings, TargetSettings
+from twist_dr.settings.unattended import (
+    AlertSettings,
+    CleanupSettings,
+    MetricsSettings,
+    ObjectiveSettings,
+    ScheduleSettings,
+    ScrubSettings,
+)
+from twist_dr.settings.values import (
+    Name,
+    Section,
+    SettingsPath,
+    absolute,
+    database_of,
+)
+
+
+class Settings(Section):
+    """The whole file."""
+
+    application: Name
+    app_version: str | None = None
+    database: DatabaseSettings
+    media: dict[Name, SettingsPath] = {}
+    configuration: list[str] = []
+    django: DjangoSettings | None = None
+    storage_targets: dict[Name, TargetSettings] = Field(min_length=1)
+    encryption: EncryptionSettings
+    backup: BackupSettings = BackupSettings()
+    verification: VerificationSettings = VerificationSettings()
+    restore: RestoreSettings = RestoreSettings()
+    base: BaseSettings = BaseSettings()
+    wal: WalSettings | None = None
+    schedules: ScheduleSettings | None = None
+    objectives: ObjectiveSettings = ObjectiveSettings()
+    cleanup: CleanupSettings = CleanupSettings()
+    scrub: ScrubSettings = ScrubSettings()
+    alerts: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    catalog: CatalogSettings = CatalogSettings()
+    work_dir: SettingsPath = Field(Path("/var/lib/twist-dr"), validate_default=True)
+
+    @field_validator("configuration")
+    @classmethod
+    def _patterns_absolute(cls, patterns: list[str], info: ValidationInfo) -> list[str]:
+        return [str(absolute(Path(pattern), info)) for pattern in patterns]
+
+    @field_validator("media")
+    @classmethod
+    def _media_apart(cls, media: dict[str, Path]) -> dict[str, Path]:
+        for name, path in media.items():
+            for other_name, other in media.items():
+                if name != other_name and (path == other or other in path.parents):
+                    raise ValueError(f"folders that lie apart, but {name} lies in {other_name}")
+        return media
+
+    @model_validator(mode="after")
+    def _places_apart(self) -> Settings:
+        """Two targets in one folder would be one copy that is counted twice; what lies in media would be backed up with it."""
+        folders = {
+            f"storage_targets.{name}.path": target.path
+            for name, target in self.storage_targets.items()
+            if target.type != "s3"
+        }
+        mine = {**folders, "work_dir": self.work_dir}
+        media = {f"media.{name}": path for name, path in self.media.items()}
+        nested = [
+            f"{name} lies in {other_name}"
+            for name, path in mine.items()
+            for other_name, other in {**folders, **media}.items()
+            if name != other_name and (path == other or other in path.parents)
+        ]
+        if nested:
+            raise ValueError(f"folders that lie apart, but {' and '.join(nested)}")
+        return self
+
+    @model_validator(mode="after")
+    def _required_targets_exist(self) -> Settings:
+        required = self.wal.required_targets if self.wal else None
+        if unknown := [name for name in required or () if name not in self.enabled_targets]:
+            raise ValueError(f"enabled storage targets in wal.required_targets, and {', '.join(unknown)} is none")
+        return self
+
+    @property
+    def replication_url(self) -> str:
+        """The URL of a role that may replicate, to the application's database. A secret."""
+        url = self.wal.replication_url if self.wal else None
+        return (url or self.database.url).get_secret_value()
+
+    @property
+    def wal_slot(self) -> str:
+        """The replication slot that keeps WAL for us."""
+        return (self.wal.slot if self.wal else None) or f"twist_dr_{self.application}"
+
+    @property
+    def wal_spool(self) -> Path:
+        return (self.wal.spool if self.wal else None) or self.work_dir / "wal" / self.application
+
+    @property
+    def enabled_targets(self) -> dict[str, LocalTargetSettings | NasTargetSettings | S3TargetSettings]:
+        return {name: target for name, target in self.storage_targets.items() if target.enabled}
+
+    @property
+    def catalog_url(self) -> str:
+        """The catalog's SQLAlchemy URL. A secret: it may hold a password."""
+        return self.catalog.url.get_secret_value() if self.catalog.url else f"sqlite:///{self.work_dir / 'catalog.db'}"
+
+    @property
+    def staging_dir(self) -> Path:
+        return self.work_dir / "staging" / self.application
+
+    @property
+    def scratch_dir(self) -> Path:
+        return self.verification.scratch or self.work_dir / "scratch"
+
+    @property
+    def lock_dir(self) -> Path:
+        return self.work_dir / "locks"
+
+    @property
+    def restores_dir(self) -> Path:
+        """Where the journals of restores lie: what was switched, what is kept, what was cut short."""
+        return self.work_dir / "restores" / self.application
+
+    @model_validator(mode="after")
+    def _one_database(self) -> Settings:
+        """A restore replaces the database that its URL names: with that of a superuser's home, postgres, it would replace the wrong one."""
+        if self.restore.database_url is not None:
+            live, named = database_of(self.database.url), database_of(self.restore.database_url)
+            if live and named != live:
+                raise ValueError(
+                    f"the database of database.url, {live}, in restore.database_url too; it names {named or 'none'}"
+                )
+        return self
+
+    @property
+    def restore_url(self) -> str:
+        """The URL of the role that restores. A secret."""
+        return (self.restore.database_url or self.database.url).get_secret_value()

@@ -1,0 +1,206 @@
+"""What is recorded of runs, whatever becomes of them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable
+from twist_dr.engine.manifest import new_backup_id
+from twist_dr.engine.progress import Report
+from twist_dr.orchestration import MATERIALIZED, attempt_of, settle_attempts
+from twist_dr.runs import ROUTINE_JOB, Recorder, heartbeat
+from twist_dr.settings import Settings, parse_settings
+from twist_dr.settings.secrets import hidden
+from twist_dr_tests.alerts.mailbox import Webhook, webhook
+from twist_dr_tests.catalog.examples import record
+
+NOW = datetime.now(timezone.utc)
+
+
+def _settings(folder: Path, more: str = "") -> Settings:
+    text = f"""
+application: erp
+database: {{url: "postgresql://erp:pass%40word@db.example/erp"}}
+storage_targets: {{office: {{type: local, path: office}}}}
+encryption: {{keyring: keyring.yaml}}
+work_dir: work
+{more}
+"""
+    return parse_settings(text, folder / "twist-dr.yaml", {})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return _settings(tmp_path)
+
+
+def _attempt(run_id: str = "r1", job: str = "backup_full") -> AttemptRow:
+    return AttemptRow(run_id, "erp", job, None, None, "someone", NOW)
+
+
+def _states(settings: Settings) -> dict[str, str]:
+    return {row.run_id: row.state for row in Catalog(settings.catalog_url).attempts("erp")}
+
+
+def test_a_run_with_several_steps_has_succeeded_when_its_last_one_has(settings: Settings) -> None:
+    first, second = (Recorder(settings, _attempt(), Report()) for _ in range(2))
+    first.begin()
+    first.end("succeeded", last=False)
+    assert _states(settings) == {"r1": "running"}
+    second.begin()
+    second.end("succeeded", last=True)
+    assert _states(settings) == {"r1": "succeeded"}
+
+
+def test_a_run_that_failed_once_stays_failed_and_tells_no_secret(settings: Settings) -> None:
+    recorder = Recorder(settings, _attempt(), Report())
+    recorder.begin()
+    recorder.end("failed", last=False, step="full_backup", error="could not connect: password pass@word refused")
+    recorder.end("succeeded", last=True)
+    (row,) = Catalog(settings.catalog_url).attempts("erp")
+    assert (row.state, row.step) == ("failed", "full_backup")
+    assert row.error is not None and "pass@word" not in row.error
+    assert "pass@word" not in str(Catalog(settings.catalog_url).audit("erp"))
+
+
+def test_a_run_that_began_while_the_catalog_did_not_answer_is_recorded_when_it_ends(settings: Settings) -> None:
+    Recorder(settings, _attempt(), Report()).end("failed", last=True, error="it broke")
+    assert _states(settings) == {"r1": "failed"}
+
+
+@pytest.mark.promise(11)
+@pytest.mark.parametrize("job", ["backup_full", ROUTINE_JOB])
+def test_without_a_daemon_a_run_tells_that_the_catalog_is_gone_and_why_it_failed_itself(
+    tmp_path: Path, job: str
+) -> None:
+    with webhook() as hook:
+        settings = _settings(
+            tmp_path,
+            f'alerts: {{channels: {{chat: {{url: "{hook.url}"}}}}}}\nmetrics: {{textfile: {tmp_path}/erp.prom}}',
+        )
+        file = tmp_path / "work" / "catalog.db"
+        file.parent.mkdir()
+        file.write_bytes(b"this is no database" * 1000)
+        for run in ("r1", "r2"):
+            recorder = Recorder(settings, _attempt(run, job), Report())
+            recorder.begin()
+            recorder.end("failed", last=False, step="full_backup", error="pass@word was refused")
+        (call,) = hook.calls
+        assert call.json["title"] == "[erp] CRITICAL: catalog unavailable"
+        assert f"The catalog {file} is damaged" in call.json["message"]
+        assert f"{job} failed in step full_backup: *** was refused." in call.json["message"]
+    assert 'twist_dr_up{application="erp"} 0' in (tmp_path / "erp.prom").read_text()
+
+
+def test_a_run_that_failed_because_the_catalog_is_gone_says_so_once(tmp_path: Path) -> None:
+    with webhook() as hook:
+        settings = _settings(tmp_path, f'alerts: {{channels: {{chat: {{url: "{hook.url}"}}}}}}')
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work" / "catalog.db").write_bytes(b"this is no database" * 1000)
+        with pytest.raises(CatalogUnavailable) as gone:
+            Catalog(settings.catalog_url).target_tests()
+        Recorder(settings, _attempt(), Report()).end("failed", last=True, error=str(gone.value))
+        assert hook.calls[0].json["message"].count("is damaged") == 1
+
+
+def test_the_catalog_that_was_away_when_a_run_began_has_its_alerts_looked_after_when_it_ends(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "work").write_text("a file in the place of the folder")
+    recorder = Recorder(settings, _attempt(), Report())
+    recorder.begin()
+    (tmp_path / "work").unlink()
+    recorder.end("failed", last=True, error="it broke")
+    causes = {row.cause for row in Catalog(settings.catalog_url).open_alerts("erp")}
+    assert "backup_failed:backup_full" in causes
+
+
+def test_shipping_every_minute_leaves_a_line_only_when_it_fails_otherwise_and_when_it_works_again(
+    settings: Settings,
+) -> None:
+    minutes = itertools.count()
+
+    def ended(run_id: str, state: str, error: str | None = None) -> None:
+        at = NOW + timedelta(minutes=next(minutes))
+        recorder = Recorder(settings, replace(_attempt(run_id, ROUTINE_JOB), started_at=at), Report())
+        recorder.begin()
+        recorder.end(state, last=True, error=error)  # type: ignore[arg-type]
+
+    for number in range(3):
+        ended(f"good {number}", "succeeded")
+    for number in range(3):
+        ended(f"bad {number}", "failed", "office is away")
+    ended("other", "failed", "office is full")
+    for number in range(3):
+        ended(f"again {number}", "succeeded")
+    assert set(_states(settings)) == {"bad 0", "other", "again 0"}
+
+
+def test_runs_that_the_catalog_calls_running_are_settled_by_what_dagster_knows(settings: Settings) -> None:
+    catalog = Catalog(settings.catalog_url)
+    with dg.DagsterInstance.ephemeral() as instance:
+        ids = {}
+        for status in ("SUCCESS", "FAILURE", "CANCELED", "STARTED"):
+            ids[status] = instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus(status)).run_id
+            catalog.begin_attempt(_attempt(ids[status]))
+        catalog.begin_attempt(_attempt("lost today"))
+        catalog.begin_attempt(replace(_attempt("lost long ago"), started_at=NOW - timedelta(days=3)))
+        told = settle_attempts(settings, instance)
+    states = _states(settings)
+    assert {status: states[run_id] for status, run_id in ids.items()} == {
+        "SUCCESS": "succeeded", "FAILURE": "failed", "CANCELED": "cancelled", "STARTED": "running",
+    }  # fmt: skip
+    assert (states["lost today"], states["lost long ago"]) == ("running", "killed")
+    assert len(told) == 4
+
+
+@dg.job
+def _nothing() -> None:
+    pass
+
+
+def test_what_is_materialized_by_hand_belongs_to_no_job() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(_nothing)
+    assert attempt_of(run, "erp").job == "_nothing"
+    by_hand = run._replace(job_name="__ASSET_JOB")  # type: ignore[attr-defined]
+    assert attempt_of(by_hand, "erp").job == MATERIALIZED
+
+
+@pytest.mark.promise(11)
+def test_the_heart_beats_only_while_a_proven_backup_is_young_enough(tmp_path: Path) -> None:
+    with webhook() as hook:
+        settings = _settings(tmp_path, f"alerts: {{heartbeat: {{url: '{hook.http_url}'}}}}")
+        catalog = Catalog(settings.catalog_url)
+        lines: list[str] = []
+        report = Report(warning=lines.append)
+        heartbeat(settings, catalog, report)
+        assert not hook.calls and "older than objectives.recovery_point" in lines[-1]
+        _proven(catalog, NOW - timedelta(days=30))
+        heartbeat(settings, catalog, report)
+        assert not hook.calls, "an old backup that is proven again is no sign of life"
+        _proven(catalog, NOW - timedelta(hours=2))
+        heartbeat(settings, catalog, report)
+        assert _beats(hook) == 1
+
+
+def _proven(catalog: Catalog, at: datetime) -> None:
+    backup_id = record(catalog, backup_id=new_backup_id("full", at), started_at=at, finished_at=at)
+    catalog.record_copy(backup_id, "office", state="checked", form="zstd+enc")
+    catalog.record_verification(backup_id, "office", state="verified", started_at=NOW, seconds=1)
+
+
+def _beats(hook: Webhook) -> int:
+    return len(hook.calls)
+
+
+def test_secrets_of_the_settings_are_hidden_in_what_others_wrote(settings: Settings) -> None:
+    url = settings.database.url.get_secret_value()
+    text = hidden(settings, f"no connection to {url}; tried pass%40word and pass@word")
+    assert text == "no connection to ***; tried *** and ***"
