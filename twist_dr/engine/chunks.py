@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
+from twist_dr.engine.handover import Handover
 from twist_dr.errors import ArtifactInvalid
 from twist_dr.storage.base import CHUNK, Digest
 
@@ -49,36 +49,29 @@ def prefetch(chunks: Iterator[bytes], depth: int = 4) -> Iterator[bytes]:
 
     An error of the source is raised where the reader meets it. Closing the iterator ends the thread.
     """
-    ready: queue.Queue[bytes | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def give(item: bytes | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return
-            except queue.Full:
-                continue
+    ready: Handover[bytes | BaseException | None] = Handover(depth)
+    stopped = False
 
     def work() -> None:
         try:
             for chunk in chunks:
-                give(chunk)
-                if stop.is_set():
+                ready.give(chunk)
+                if stopped:
                     return
-            give(None)
+            ready.give(None)
         except BaseException as error:
-            give(error)
+            ready.give(error)
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not None:
+        while (item := ready.take()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
-        stop.set()
+        stopped = True
+        ready.make_room()
         thread.join()
 
 

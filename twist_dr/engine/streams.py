@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import queue
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Protocol
 
 from twist_dr.engine.compression import SUFFIXES, Compression, Compressor, compressor
 from twist_dr.engine.encryption import Encryptor
+from twist_dr.engine.handover import Handover
 from twist_dr.engine.keys import Key
 from twist_dr.errors import StagingFull
 from twist_dr.storage.base import Digest
@@ -195,7 +195,7 @@ class ThreadedSink:
 
     def __init__(self, next_sink: Sink, name: str) -> None:
         self._next = next_sink
-        self._queue: queue.Queue[bytes | None] = queue.Queue(QUEUE_DEPTH)
+        self._queue: Handover[bytes | None] = Handover(QUEUE_DEPTH)
         self._error: BaseException | None = None
         self._aborted = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -204,10 +204,10 @@ class ThreadedSink:
     def write(self, chunk: bytes) -> None:
         if self._error is not None:
             raise self._error
-        self._queue.put(chunk)
+        self._queue.give(chunk)
 
     def close(self) -> None:
-        self._queue.put(None)
+        self._queue.give_at_once(None)
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -215,13 +215,13 @@ class ThreadedSink:
 
     def abort(self) -> None:
         self._aborted = True
-        self._queue.put(None)
+        self._queue.give_at_once(None)
         self._thread.join()
         self._next.abort()
 
     def _work(self) -> None:
         # After an error the queue is still emptied, or a writer that waits for room would wait for ever.
-        while (chunk := self._queue.get()) is not None:
+        while (chunk := self._queue.take()) is not None:
             if self._error is None and not self._aborted:
                 try:
                     self._next.write(chunk)
