@@ -22,9 +22,9 @@ from twist_dr.engine.postgres.roles import (
     missing_roles,
     role_names,
     roles_to_make,
-    statements,
     without_password,
 )
+from twist_dr.engine.postgres.statements import statements
 from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
@@ -91,7 +91,7 @@ def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
     if missing:
         ours = roles_to_make(roles, missing)
         try:
-            apply_roles(new.cluster, new.tools, ours, new.beside)
+            apply_roles(new.cluster, ours, new.beside)
         except ProcessFailed as error:
             raise RestoreFailed(
                 f"The roles {', '.join(missing)} could not be made: {error}; make them by hand or restore as a superuser, then run again."

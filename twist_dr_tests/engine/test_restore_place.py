@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from psycopg import sql
 
 from twist_dr.engine.manifest import Extension, PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
@@ -80,9 +81,46 @@ def test_a_locale_that_is_not_here_is_replaced_and_said(live: Live, tmp_path: Pa
 
 
 def test_roles_that_cannot_be_made_leave_no_server(live: Live, tmp_path: Path) -> None:
-    with pytest.raises(DatabaseError, match="psql"):
+    with pytest.raises(DatabaseError, match="does not take the roles"):
         scratch_server(TOOLS_USED, tmp_path / "scratch", live.facts, b"CREATE ROLE broken SUPERPOWERS;\n")
     assert list((tmp_path / "scratch").glob("server-*")) == []
+
+
+def test_a_comment_is_no_order_and_no_statement_about_a_tablespace_reaches_the_scratch_server(
+    live: Live, tmp_path: Path
+) -> None:
+    """What a comment or a name holds was taken for lines of the script; psql would even run its orders."""
+    ran = tmp_path / "ran"
+    comment = f"fine\nALTER TABLESPACE pg_default OWNER TO nobody;\nCREATE ROLE planted;\n\\! touch {ran}\n"
+    odd = "GRANT \n ON TABLESPACE x TO y"
+    try:
+        with live.cluster.connect() as connection:
+            connection.execute(f'CREATE ROLE "{odd}"')
+            connection.execute(f'GRANT "{odd}" TO accountant')
+            connection.execute(sql.SQL("COMMENT ON ROLE accountant IS {}").format(sql.Literal(comment)))
+        parts: list[bytes] = []
+        dump_roles(live.cluster, TOOLS_USED, True, parts.append)
+    finally:
+        with live.cluster.connect() as connection:
+            connection.execute(f'DROP ROLE "{odd}"; COMMENT ON ROLE accountant IS NULL')
+    tablespaces = b"""CREATE TABLESPACE "a;
+b" OWNER accountant LOCATION '/srv/live/a';
+ALTER TABLESPACE "a;
+b" SET (seq_page_cost=2);
+COMMENT ON TABLESPACE "a;
+b" IS 'x';
+GRANT ALL ON TABLESPACE "a;
+b" TO accountant;
+\\! touch """ + bytes(ran)
+    with scratch_server(TOOLS_USED, tmp_path / "scratch", live.facts, b"".join(parts) + tablespaces) as place:
+        assert {odd, *ROLES} <= names(place.cluster) and "planted" not in names(place.cluster)
+        with place.connect() as connection:
+            told = connection.execute(
+                "SELECT shobj_description('accountant'::regrole, 'pg_authid'), pg_has_role('accountant', %s, 'MEMBER')",
+                [odd],
+            ).fetchone()
+            assert told == (comment, True)
+    assert not ran.exists()
 
 
 def test_the_live_server_is_refused_as_a_place_to_verify_in(live: Live) -> None:

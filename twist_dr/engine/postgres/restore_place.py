@@ -66,7 +66,7 @@ def scratch_server(tools: Tools, base: Path, facts: PostgresFacts, roles: bytes)
         cluster = server.cluster()
         with cluster.connect() as connection, named_errors("to make the scratch database"):
             _need_extensions(connection, facts)
-            apply_roles(cluster, server.tools, scratch_roles(roles, facts, tools.major))
+            apply_roles(cluster, scratch_roles(roles, facts, tools.major))
             notes = _create_database(connection, _RESTORED, facts)
             version = query(connection, "SELECT current_setting('server_version')")[0][0]
         return RestorePlace(server.cluster(_RESTORED), _RESTORED, tools, version, True, notes, stack.pop_all().close)

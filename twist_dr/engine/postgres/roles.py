@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, query
-from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.processes import run
+from twist_dr.engine.postgres.statements import NAME, statements
+from twist_dr.errors import ProcessFailed
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
-#: Statements of pg_dumpall that reach for folders of the machine the backup came from, which may be this very one.
+#: Statements of pg_dumpall that reach for folders of the machine the backup came from, which may be this very one. Its key words are
+#: capitals, and no name without quotes is: so a name never passes for one.
 _TABLESPACE = re.compile(
-    rb"^(CREATE|ALTER|COMMENT ON) TABLESPACE |^GRANT [^;]* ON TABLESPACE |^REVOKE [^;]* ON TABLESPACE "
+    rb"(?:CREATE|ALTER|DROP|COMMENT ON) TABLESPACE |(?:GRANT|REVOKE) [A-Z, ]+ ON TABLESPACE |SECURITY LABEL FOR "
+    + NAME
+    + rb" ON TABLESPACE "
 )
-_CREATE_ROLE = re.compile(rb"^CREATE ROLE (.+);$")
-_NAME = rb'(?:"(?:[^"]|"")*"|[^" ]+)'
-_ALTER_ROLE = re.compile(rb"^ALTER ROLE (" + _NAME + rb") ")
-_GRANTED_BY = re.compile(
-    rb"^(GRANT " + _NAME + rb" TO " + _NAME + rb"(?: WITH ADMIN OPTION)?) GRANTED BY " + _NAME + rb";"
-)
-_ROLE_STATEMENT = re.compile(rb"^(?:CREATE ROLE|ALTER ROLE|COMMENT ON ROLE) (" + _NAME + rb")(?: |;)")
-_MEMBERSHIP = re.compile(rb"^GRANT (" + _NAME + rb") TO (" + _NAME + rb")(?: |;)")
-_PARAMETER = re.compile(rb"^GRANT [A-Z, ]+ ON PARAMETER .* TO (" + _NAME + rb")(?: |;)")
-_GRANTOR = re.compile(rb" GRANTED BY " + _NAME + rb";$")
-_LOGIN = re.compile(rb"^ALTER ROLE (" + _NAME + rb") WITH (?:[A-Z]+ )*LOGIN(?: |;)")
+_CREATE_ROLE = re.compile(rb"CREATE ROLE (" + NAME + rb")")
+_ALTER_ROLE = re.compile(rb"ALTER ROLE (" + NAME + rb") ")
+_GRANTED_BY = re.compile(rb"(GRANT " + NAME + rb" TO " + NAME + rb"(?: WITH ADMIN OPTION)?) GRANTED BY " + NAME + rb";")
+_ROLE_STATEMENT = re.compile(rb"(?:CREATE ROLE|ALTER ROLE|COMMENT ON ROLE) (" + NAME + rb")(?: |;)")
+_MEMBERSHIP = re.compile(rb"GRANT (" + NAME + rb") TO (" + NAME + rb")(?: |;)")
+_PARAMETER = re.compile(rb"GRANT [A-Z, ]+ ON PARAMETER .* TO (" + NAME + rb")(?: |;)")
+_GRANTOR = re.compile(rb" GRANTED BY " + NAME + rb";$")
+_LOGIN = re.compile(rb"ALTER ROLE (" + NAME + rb") WITH (?:[A-Z]+ )*LOGIN(?P<rest>[ ;].*)", re.DOTALL)
 #: What a new role has not by itself; only a superuser may say even that (ALTER ROLE, "Notes").
 _HAS_NOT = re.compile(rb" NO(?:SUPERUSER|REPLICATION|BYPASSRLS)\b")
-_ATTRIBUTES = re.compile(rb"^ALTER ROLE " + _NAME + rb" WITH(?: [A-Z]+)+")
-#: One statement; quotes are doubled within quotes, so they close and open again.
-_STATEMENT = re.compile(rb"""(?:[^'";]|'[^']*'|"[^"]*")*;""")
-#: What is no statement: empty lines, comments, and orders to psql (\restrict, \connect).
-_BETWEEN = re.compile(rb"(?:\s+|--[^\n]*|\\[^\n]*)*")
+_ATTRIBUTES = re.compile(rb"ALTER ROLE " + NAME + rb" WITH(?: [A-Z]+)+")
 #: From this version on, who granted a role must himself have been granted it with ADMIN OPTION (release notes of 16).
 _GRANTORS_CHECKED = 16
 
@@ -52,13 +46,14 @@ def scratch_roles(roles: bytes, facts: PostgresFacts, major: int) -> bytes:
     the role that we work as (it exists already, and NOLOGIN or a setting of its own would lock us out)."""
     free_grantors = client_major(facts) < _GRANTORS_CHECKED <= major
     kept = []
-    for line in roles.splitlines(keepends=True):
-        match = _CREATE_ROLE.match(line.strip()) or _ALTER_ROLE.match(line)
-        if _TABLESPACE.match(line) or (match and _unquoted(match[1]) == facts.bootstrap_role):
+    for statement in statements(roles):
+        match = _CREATE_ROLE.match(statement) or _ALTER_ROLE.match(statement)
+        if _TABLESPACE.match(statement) or (match and _unquoted(match[1]) == facts.bootstrap_role):
             continue
         # Before 16 nobody checked the grantor, so it may be one whom a newer server refuses.
-        kept.append(_GRANTED_BY.sub(rb"\1;", line) if free_grantors else line)
-    return b"".join(kept)
+        ungranted = _GRANTED_BY.fullmatch(statement) if free_grantors else None
+        kept.append(ungranted[1] + b";" if ungranted else statement)
+    return b"\n".join([*kept, b""])
 
 
 def roles_to_make(roles: bytes, missing: Collection[str]) -> bytes:
@@ -83,37 +78,24 @@ def without_password(roles: bytes) -> list[str]:
     return [
         _unquoted(match[1])
         for statement in statements(roles)
-        if (match := _LOGIN.match(statement)) and b" PASSWORD '" not in statement
+        if (match := _LOGIN.match(statement)) and b" PASSWORD '" not in match["rest"]
     ]
 
 
-def statements(script: bytes) -> Iterator[bytes]:
-    """The SQL statements that pg_dumpall or pg_restore wrote, one by one, without comments and orders to psql."""
-    place = 0
-    while True:
-        between = _BETWEEN.match(script, place)
-        assert between is not None
-        found = _STATEMENT.match(script, between.end())
-        if found is None:
-            return
-        yield found[0]
-        place = found.end()
-
-
-def apply_roles(cluster: Cluster, tools: Tools, script: bytes, database: str | None = None) -> None:
+def apply_roles(cluster: Cluster, script: bytes, database: str | None = None) -> None:
     """Run the SQL of roles on a server, all of it or nothing, from ``database`` if not the cluster's own.
 
-    Raises ``ProcessFailed`` at the first error.
+    Statement by statement, as psql would run orders of its own that the script holds, and each in the encoding that the script
+    has set by then. Raises ``ProcessFailed`` at the first error, which does not quote the statement: it may hold a password's hash.
     """
-    # Password hashes: by way of a nameless file, never argv.
-    with tempfile.TemporaryFile() as file:
-        file.write(script)
-        file.seek(0)
-        # Terse: an error does not quote the statement, with the hash in it.
-        arguments: list[str | Path] = [
-            tools.program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "--single-transaction", "-f", "-",
-        ]  # fmt: skip
-        run(arguments, environment=cluster.environment(database), stdin=file)
+    from psycopg.pq import DiagnosticField, ExecStatus
+
+    with cluster.connect(database) as connection:
+        for statement in (b"BEGIN", *statements(script), b"COMMIT"):
+            result = connection.pgconn.exec_(statement)
+            if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+                reason = result.error_field(DiagnosticField.MESSAGE_PRIMARY) or connection.pgconn.error_message
+                raise ProcessFailed(f"The server does not take the roles: {reason.decode(errors='replace').strip()}")
 
 
 def missing_roles(connection: Connection, roles: bytes) -> list[str]:
@@ -124,7 +106,7 @@ def missing_roles(connection: Connection, roles: bytes) -> list[str]:
 
 def role_names(roles: bytes) -> list[str]:
     """Roles that the SQL makes."""
-    return [_unquoted(match[1]) for line in roles.splitlines() if (match := _CREATE_ROLE.match(line.strip()))]
+    return [_unquoted(match[1]) for statement in statements(roles) if (match := _CREATE_ROLE.match(statement))]
 
 
 def _unquoted(identifier: bytes) -> str:

@@ -1,0 +1,89 @@
+"""SQL scripts that pg_dumpall or pg_restore wrote, divided into their statements as the server would divide them.
+
+Never by lines: a comment, a name or a body of a function holds whatever its owner put into it, line breaks and semicolons included.
+The rules are those of the server and of psql (PostgreSQL, "Lexical Structure", and psqlscan.l), with standard_conforming_strings on,
+as both programs set it. Rows of COPY ... FROM stdin are no SQL and must not be in the script.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+#: An identifier as it stands in SQL, quoted or not.
+NAME = rb'(?:"(?:[^"]|"")*"|[^" ;]+)'
+#: What is no statement, between two: space, comments, and orders to psql (\restrict, \connect), which end with their line.
+_BETWEEN = re.compile(rb"(?:\s+|--[^\n]*|\\[^\n]*)*")
+_TOKEN = re.compile(
+    rb"""(?P<quoted>[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)        # a string with backslashes
+               | '[^']*(?:'|\Z) | "[^"]*(?:"|\Z)           # a quote inside is doubled: it closes and opens again
+               | --[^\n]*)
+       | (?P<comment>/\*)
+       | \$(?P<tag>(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?)\$
+       | (?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)
+       | (?P<mark>[();])
+       | [0-9$]+ | [^'"();$/A-Za-z_\x80-\xff0-9-]+ | .""",
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_MARK = re.compile(rb"/\*|\*/")
+#: Statements whose body may be SQL of its own between BEGIN ATOMIC and END (PostgreSQL, "CREATE FUNCTION", sql_body).
+_ROUTINE = re.compile(rb"(?i)CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\s")
+
+
+def statements(script: bytes) -> Iterator[bytes]:
+    """The statements one by one, each with its semicolon, without comments and orders to psql before it.
+
+    What follows the last semicolon is given too, if it is anything: who runs the statements is then told by the server.
+    """
+    place = 0
+    while True:
+        place = _begin(script, place)
+        if place == len(script):
+            return
+        end = _end(script, place)
+        yield script[place:end]
+        place = end
+
+
+def _begin(script: bytes, place: int) -> int:
+    while True:
+        found = _BETWEEN.match(script, place)
+        assert found is not None
+        place = found.end()
+        if not script.startswith(b"/*", place):
+            return place
+        place = _end_of_comment(script, place)
+
+
+def _end(script: bytes, place: int) -> int:
+    parentheses = blocks = 0
+    routine = _ROUTINE.match(script, place) is not None
+    while found := _TOKEN.match(script, place):
+        place = found.end()
+        if found["comment"]:
+            place = _end_of_comment(script, found.start())
+        elif found["tag"] is not None:
+            closing = script.find(found[0], place)
+            place = len(script) if closing < 0 else closing + len(found[0])
+        elif found["mark"] == b";":
+            if parentheses <= 0 and not blocks:
+                return place
+        elif found["mark"]:
+            parentheses += 1 if found["mark"] == b"(" else -1
+        elif routine and found["word"]:
+            word = found["word"].upper()
+            if word == b"BEGIN" or (word == b"CASE" and blocks):
+                blocks += 1
+            elif word == b"END" and blocks:
+                blocks -= 1
+    return len(script)
+
+
+def _end_of_comment(script: bytes, place: int) -> int:
+    """Comments nest."""
+    depth = 0
+    for mark in _COMMENT_MARK.finditer(script, place):
+        depth += 1 if mark[0] == b"/*" else -1
+        if not depth:
+            return mark.end()
+    return len(script)
