@@ -23,6 +23,7 @@ from twist_dr.engine.configuration_backup import ConfigurationPlan, HistoryFiles
 from twist_dr.engine.copies import BeforeSealed, StoredCopy, store_copy
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Label, Manifest, Part
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.processes import child_environment
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.snapshots import PostgresTables, SqliteDatabase
@@ -269,8 +270,9 @@ def _git_revision(django: DjangoSettings | None) -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["git", "-C", django.folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
+            ["git", "-C", django.folder, "rev-parse", "HEAD"],
+            env=child_environment(), capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -33,6 +33,7 @@ from twist_dr.doctor.wal import WalSeen, check_programs, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.copies import store_copy
+from twist_dr.engine.django import DjangoApplication
 from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
@@ -512,7 +513,9 @@ def manage_py(folder: Path, body: str) -> list[str]:
 
 def test_migrations_that_wait_are_counted_with_the_command_that_applies_them(tmp_path: Path) -> None:
     manage = manage_py(tmp_path, "print('[X]  shop.0001_initial\\n[ ]  shop.0002_price\\n[ ]  shop.0003_tax')")
-    findings = findings_of(check_django(manage, tmp_path, {}, frozenset({"shop.0001_initial"})))
+    findings = findings_of(
+        check_django(DjangoApplication(manage, tmp_path, {}, None), frozenset({"shop.0001_initial"}))
+    )
     assert [finding.status for finding in findings] == ["ok", "warning"]
     assert findings[1].found == "2 migrations not applied: shop.0002_price, shop.0003_tax"
     assert remedy(findings[1]) == f"cd {tmp_path} && {sys.executable} manage.py migrate"
@@ -526,7 +529,8 @@ def test_a_manage_py_that_works_on_another_database_is_found_out(
     _, seen = drain(check_database(small))
     assert seen is not None
     environment = {"ERP_DATABASE_URL": url}
-    findings = findings_of(check_django([sys.executable, "manage.py"], ERP, environment, seen.migrations))
+    application = DjangoApplication([sys.executable, "manage.py"], ERP, environment, None)
+    findings = findings_of(check_django(application, seen.migrations))
     assert "it uses another database" in findings[-1].found
 
 
@@ -534,7 +538,7 @@ def test_a_manage_py_that_fails_hangs_or_is_missing_is_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(manage: list[str], folder: Path = tmp_path) -> Finding:
-        found = only(findings_of(check_django(manage, folder, {}, None)), "django")
+        found = only(findings_of(check_django(DjangoApplication(manage, folder, {}, None), None)), "django")
         assert found.status == "problem"
         assert remedy(found)
         return found
@@ -544,6 +548,18 @@ def test_a_manage_py_that_fails_hangs_or_is_missing_is_told_apart(
     assert "there is no folder" in told([sys.executable], tmp_path / "gone").found
     monkeypatch.setattr("twist_dr.doctor.files._MANAGE_SECONDS", 0.3)
     assert "not done after" in told(manage_py(tmp_path, "import time; time.sleep(60)")).found
+
+
+def test_a_manage_py_that_relied_on_our_environment_is_told_which_variable_to_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_SETTINGS", "shop.settings")
+    manage = manage_py(tmp_path, "import os; os.environ['SHOP_SETTINGS']")
+    found = only(findings_of(check_django(DjangoApplication(manage, tmp_path, {}, None), None)), "django")
+    assert "SHOP_SETTINGS is set here but not passed on" in found.found
+    assert "django.environment" in found.found
+    named = DjangoApplication(manage, tmp_path, {"SHOP_SETTINGS": "shop.settings"}, None)
+    assert only(findings_of(check_django(named, None)), "django").status == "ok"
 
 
 # -- the machine --------------------------------------------------------------------------------------------------------

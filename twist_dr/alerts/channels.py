@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 import twist_dr
 from twist_dr.alerts.redaction import hiding_url
-from twist_dr.engine.processes import Child
+from twist_dr.engine.processes import Child, inherited
 from twist_dr.engine.severity import Severity, at_least
 from twist_dr.errors import ProcessFailed
 
@@ -30,6 +30,11 @@ Event = Literal["raised", "worse", "again", "resolved"]
 
 #: What the sending process may take to start, on a machine that has much else to do.
 _START_SECONDS = 15.0
+#: The way out of this machine, and where Python finds Apprise.
+_FOR_SENDING = (
+    *(name for each in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (each, each.upper())),
+    "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PYTHONPATH",
+)  # fmt: skip
 _PACKAGE_PARENT = Path(twist_dr.__file__).parent.parent
 
 
@@ -144,7 +149,7 @@ def _run_sender(question: bytes, seconds: float) -> Iterator[dict[str, Any]]:
     # Started in the package's own folder: -m finds it there, and no other module in whatever folder we work in.
     arguments = [sys.executable, "-m", "twist_dr.alerts.sender"]
     late = threading.Event()
-    with Child(arguments, folder=_PACKAGE_PARENT, stdin=subprocess.PIPE) as child:
+    with Child(arguments, environment=inherited(_FOR_SENDING), folder=_PACKAGE_PARENT, stdin=subprocess.PIPE) as child:
 
         def end() -> None:
             late.set()

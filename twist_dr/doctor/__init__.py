@@ -36,7 +36,7 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
 from twist_dr.errors import TwistDRError
-from twist_dr.resources.restores import surroundings
+from twist_dr.resources.restores import django_application, surroundings
 from twist_dr.storage.base import StorageTarget
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "exit_status", "render", "run_doctor"]
 
-#: Values of ``django.environment`` that are hidden, by the variable's name; others (DJANGO_SETTINGS_MODULE) help to understand.
+#: Values of ``django.environment`` and ``restore.environment`` that are hidden, by the variable's name; others (DJANGO_SETTINGS_MODULE) help to understand.
 _SECRET_NAME = re.compile(r"secret|password|passwd|token|key|credential", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"://[^:/?#]*:([^@/]+)@|[?&]password=([^&]+)")
 
@@ -112,12 +112,11 @@ class _Examination:
             server = settings.verification.server
             other = Cluster(server.get_secret_value()) if server else None
             yield from guarded("verification", check_verification(folders, settings.scratch_dir, other, seen))
-        if settings.django is None:
+        if (application := django_application(settings)) is None:
             yield ok("django", "not in the settings, so upgrades will not migrate")
             return
-        django, applied = settings.django, seen.migrations if seen else None
-        variables = {name: value.get_secret_value() for name, value in django.environment.items()}
-        yield from guarded("django", check_django(django.manage, django.folder, variables, applied))
+        applied = seen.migrations if seen else None
+        yield from guarded("django", check_django(application, applied))
 
     def _wal(self) -> Iterator[Finding]:
         settings, wal = self._settings, self._settings.wal
@@ -225,7 +224,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
         if target.type == "s3":
             whole += [target.secret_access_key, target.session_token]
     values = [secret.get_secret_value() for secret in whole if secret is not None]
-    for name, secret in (settings.django.environment if settings.django else {}).items():
+    named = {**settings.restore.environment, **(settings.django.environment if settings.django else {})}
+    for name, secret in named.items():
         value = secret.get_secret_value()
         if _SECRET_NAME.search(name) or "://" in value:
             values.append(value)

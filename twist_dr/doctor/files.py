@@ -13,6 +13,7 @@ from pathlib import Path
 from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
 from twist_dr.engine.archive import match_configuration
 from twist_dr.engine.commands import run_command
+from twist_dr.engine.django import DjangoApplication
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.words import few
 from twist_dr.errors import ProcessFailed
@@ -133,10 +134,9 @@ def _user() -> str:
         return str(os.geteuid())
 
 
-def check_django(
-    manage: Sequence[str], folder: Path, environment: Mapping[str, str], applied: frozenset[str] | None
-) -> Check[None]:
+def check_django(application: DjangoApplication, applied: frozenset[str] | None) -> Check[None]:
     """Runs ``showmigrations --plan``. ``applied``: what database.url has applied, as ``app.name``, if known."""
+    manage, folder = application.manage, application.folder
     if not folder.is_dir():
         yield problem("django", f"there is no folder {folder}", "correct django.folder")
         return
@@ -147,7 +147,7 @@ def check_django(
         run_command(
             arguments,
             seconds=_MANAGE_SECONDS,
-            environment=environment,
+            environment=application.variables,
             folder=folder,
             called="showmigrations",
             on_line=output.append,

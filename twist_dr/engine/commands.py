@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from twist_dr.engine.processes import Child, describe_status
+from twist_dr.engine.processes import Child, child_environment, describe_status
 from twist_dr.errors import ProcessFailed
 from twist_dr.storage.base import CHUNK
 
@@ -25,6 +25,7 @@ _SECRET_NAME = re.compile(r"(?i)secret|passw|token|key|credential|dsn")
 #: The last line of a traceback that says something: what PostgreSQL adds (DETAIL, LINE 1, a caret) comes after it.
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*: \S|[A-Za-z_]\w*(?:Error|Exception): \S")
 #: What programs begin an error with, PostgreSQL's among them; a hint may come after it.
+_VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]{2,}\b")
 _ERROR = re.compile(r"error:|ERROR:|FATAL:")
 
 
@@ -40,7 +41,7 @@ def run_command(
 ) -> None:
     """Run a command to its end, for ``seconds`` at most; ``None`` waits for ever. What it leaves in the background is ended with it.
 
-    ``environment`` is added to ours; ``None`` removes a variable. ``on_line`` is called, in this thread, with each line of its standard
+    ``environment`` is added to the short list of :func:`twist_dr.engine.processes.child_environment`; ``None`` removes a variable. ``on_line`` is called, in this thread, with each line of its standard
     output, as it is; what it raises ends the command. ``hide`` takes the secrets out of its last words, by default those of
     ``environment``.
 
@@ -61,8 +62,20 @@ def run_command(
             child.finish()
         except ProcessFailed:
             status = describe_status(child.process.returncode)
-            hidden = (hide or hiding(environment or {}))(_last_words(said, complaints))
-            raise ProcessFailed(f"{called} {status}: {hidden}") from None
+            words = _last_words(said, complaints)
+            hidden = (hide or hiding(environment or {}))(words)
+            raise ProcessFailed(f"{called} {status}: {hidden}{_not_passed_on(words, environment)}") from None
+
+
+def _not_passed_on(words: str, environment: Mapping[str, str | None] | None) -> str:
+    """The remedy, where a command complains of a variable that is set for us and that nobody named for it; else nothing."""
+    given = child_environment(environment)
+    if names := [name for name in dict.fromkeys(_VARIABLE.findall(words)) if name in os.environ and name not in given]:
+        return (
+            f" ({', '.join(names)} is set here but not passed on: commands get what the settings name for them; name it under "
+            "django.environment or restore.environment)"
+        )
+    return ""
 
 
 def hiding(environment: Mapping[str, str | None]) -> Callable[[str], str]:

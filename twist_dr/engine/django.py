@@ -6,7 +6,6 @@ It is always a child process. Its code is never imported into ours: it may need 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from twist_dr.engine.commands import hiding, run_command
+from twist_dr.engine.processes import inherited
 from twist_dr.engine.schema import DjangoCode, Migration
 from twist_dr.errors import DatabaseError, ProcessFailed, SettingsError
 
@@ -30,14 +30,20 @@ _POSTGRES_URL = re.compile(r"(?i)(postgres|postgresql|psql|pgsql|postgis|timesca
 class DjangoApplication:
     """How to call manage.py.
 
-    ``manage`` is the command (``[python, manage.py]``), run in ``folder`` with ``environment`` added to ours.
-    ``database_variable``: the environment variable from which the application's settings take the database.
+    ``manage`` is the command (``[python, manage.py]``), run in ``folder`` with ``environment``.
+    ``database_variable``: the environment variable from which the application's settings take the database; where ``environment`` lacks it, ours counts.
     """
 
     manage: Sequence[str]
     folder: Path
     environment: Mapping[str, str] = field(repr=False)
     database_variable: str | None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """All that the settings name for it."""
+        named = (self.database_variable,) if self.database_variable is not None else ()
+        return {**inherited(named), **self.environment}
 
     def leading_to(self, database: str, live: str) -> dict[str, str]:
         """The changes of environment under which manage.py uses ``database``, on the same server, in the place of ``live``.
@@ -51,7 +57,7 @@ class DjangoApplication:
                 "It is not known how to lead the application to another database; set django.database_variable to the "
                 "environment variable that names the database in its settings, such as DATABASE_URL."
             )
-        value = self.environment.get(variable, os.environ.get(variable, ""))
+        value = self.variables.get(variable)
         if not value:
             raise SettingsError(
                 f"The environment variable {variable}, which django.database_variable names, is not set; "
@@ -218,9 +224,7 @@ def _shell(
 
     # Quiet, as shell lists what it imports since Django 5.2; older ones know no option against that.
     arguments = [*application.manage, "shell", "--verbosity", "0", "--command", program]
-    changed = {**application.environment, **environment}
-    if (variable := application.database_variable) is not None and variable in os.environ:
-        changed.setdefault(variable, os.environ[variable])  # so that its password is known as one
+    changed = {**application.variables, **environment}
     hide = hiding(changed)
     run_command(
         arguments,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -45,14 +46,29 @@ def _death_signal() -> Callable[[], None] | None:
     return arrange
 
 
-def merged_environment(changes: Mapping[str, str | None]) -> dict[str, str]:
-    """Our environment with changes; ``None`` removes a variable."""
-    return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
+#: All that a child gets of our environment by itself: it holds secrets of storage targets, of the database and of the keyring.
+#: Where programs and their libraries are, whose files below home count (certificates of libpq), where to put temporary files, language and
+#: time zone, and where Kerberos and OpenSSL, which libpq uses, have their settings. Each is a path or a word, none a secret.
+_INHERITED = re.compile(
+    "PATH|LD_LIBRARY_PATH|HOME|USER|LOGNAME|TMPDIR|TZ|LANG|LANGUAGE|LC_[A-Z]+|KRB5CCNAME|KRB5_CONFIG|KRB5_CLIENT_KTNAME|OPENSSL_CONF|SSL_CERT_FILE|SSL_CERT_DIR"
+)
+
+
+def child_environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """The environment of a child: a few words of ours, with changes; ``None`` removes a variable."""
+    inherited = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+    return {name: value for name, value in {**inherited, **(changes or {})}.items() if value is not None}
+
+
+def inherited(names: Iterable[str]) -> dict[str, str]:
+    """Those of ``names`` that are set in our environment, for a child that is to get them, too."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 class Child:
     """A running program with its output to read. A context manager: leaving it ends the program and all it started.
 
+    ``environment``: what it gets beside the short list of :func:`child_environment`.
     ``on_line`` is called, in a thread, with each line that the program writes to its standard error.
     """
 
@@ -80,7 +96,7 @@ class Child:
                     stdout=subprocess.PIPE,
                     bufsize=_BUFFER,
                     stderr=subprocess.PIPE,
-                    env=merged_environment(environment or {}),
+                    env=child_environment(environment),
                     cwd=folder,
                     start_new_session=True,
                     preexec_fn=_death_signal(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from pydantic import SecretStr
 
 from twist_dr.engine.django import DjangoApplication
 from twist_dr.engine.keys import Keyring
@@ -18,11 +20,12 @@ from twist_dr.settings import Settings
 def surroundings(settings: Settings) -> Surroundings:
     """What a cutover, an undo and ``twist-dr settle`` work with. No I/O."""
     restore = settings.restore
+    environment = _revealed(restore.environment)
     return Surroundings(
         cluster=Cluster(settings.restore_url),
         journals=Journals(settings.restores_dir),
-        maintenance=Maintenance(**dict(restore.maintenance)),
-        health=Health(**dict(restore.health)),
+        maintenance=Maintenance(**dict(restore.maintenance), environment=environment),
+        health=Health(**dict(restore.health), environment=environment),
         grace_seconds=restore.grace_seconds,
         keep_for=restore.keep_replaced_for,
     )
@@ -33,8 +36,11 @@ def django_application(settings: Settings) -> DjangoApplication | None:
     django = settings.django
     if django is None:
         return None
-    environment = {name: value.get_secret_value() for name, value in django.environment.items()}
-    return DjangoApplication(django.manage, django.folder, environment, django.database_variable)
+    return DjangoApplication(django.manage, django.folder, _revealed(django.environment), django.database_variable)
+
+
+def _revealed(environment: Mapping[str, SecretStr]) -> dict[str, str]:
+    return {name: value.get_secret_value() for name, value in environment.items()}
 
 
 def restore_place(
@@ -54,6 +60,7 @@ def restore_place(
         django=django_application(settings),
         client_tools=settings.database.client_tools,
         key_tables=settings.verification.key_tables,
+        environment=_revealed(restore.environment),
         validators=restore.validators,
         after_sql=after.after_restore_sql,
         after_commands=after.after_restore_commands,

@@ -33,7 +33,7 @@ class DatabaseSettings(Section):
 
 
 class DjangoSettings(Section):
-    """How to call manage.py: ``manage`` is the command, run in ``folder`` with ``environment`` added.
+    """How to call manage.py: ``manage`` is the command, run in ``folder`` with ``environment`` and a few words of ours (PATH, HOME, ...).
 
     ``database_variable``: the environment variable from which the application's settings take the database (its URL or its
     name). With it, a restored database can be migrated before it is live.
@@ -120,8 +120,8 @@ class RestoreSettings(Section):
 
     ``database_url``: a role that may create and rename databases, where that of ``database.url`` may not. ``jobs``: parallel
     restore jobs. ``grace_seconds``: how long transactions of the application may go on before they are ended.
-    ``stall_seconds``: a storage target that gives no megabyte for so long is passed over. ``validators``: commands that may
-    refuse a restore. ``after_restore_sql`` and ``after_restore_commands`` are run in the restored database before it is live.
+    ``stall_seconds``: a storage target that gives no megabyte for so long is passed over. ``environment``: what all commands of this
+    section get beside a few words of ours (PATH, HOME, ...). ``validators``: commands that may refuse a restore. ``after_restore_sql`` and ``after_restore_commands`` are run in the restored database before it is live.
     """
 
     database_url: SecretStr | None = None
@@ -129,6 +129,7 @@ class RestoreSettings(Section):
     grace_seconds: float = Field(10, ge=0)
     stall_seconds: float = Field(30, gt=0)
     keep_replaced_for: Duration = timedelta(days=7)
+    environment: dict[str, SecretStr] = {}
     maintenance: MaintenanceSettings = MaintenanceSettings()
     health: HealthSettings = HealthSettings()
     validators: list[Command] = []

@@ -33,6 +33,22 @@ def test_a_program_gets_its_environment_and_folder_and_nothing_to_read(tmp_path:
     assert said.decode().splitlines() == ["secret", str(tmp_path)]
 
 
+def test_a_program_gets_nothing_of_our_environment_that_nobody_named_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "AWS_SECRET_ACCESS_KEY": "s3",
+        "DATABASE_URL": "postgresql://a:b@c/d",
+        "TWIST_DR_KEYRING": "key",
+        "PGPASSWORD": "pg",
+    }
+    for name, value in {**secrets, "LC_TIME": "C", "TZ": "UTC"}.items():
+        monkeypatch.setenv(name, value)
+    said = run(["env"], environment={"WORD": "named", "TZ": None}).decode()
+    seen = dict(line.split("=", 1) for line in said.splitlines())
+    assert not set(seen) & set(secrets)
+    assert seen["WORD"] == "named" and seen["PATH"] == os.environ["PATH"] and seen["LC_TIME"] == "C"
+    assert "TZ" not in seen
+
+
 def test_a_program_can_be_fed_from_a_file() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(b"CREATE ROLE a;")

@@ -268,9 +268,13 @@ def test_what_the_settings_demand_and_cannot_be_done_stops_the_restore(
 def test_a_validator_gets_the_manifest_and_its_words_are_the_reason(backed_up: Site) -> None:
     site = backed_up
     program = "python3 -c \"import json, os; print(json.load(open(os.environ['TWIST_DR_MANIFEST']))['backup_id'])\" >&2; exit 1"
-    site.set(restore={"validators": [["sh", "-c", program]]})
+    seen = site.folder / "seen"
+    site.set(restore={"validators": [["sh", "-c", f"env > {seen}; {program}"]], "environment": {"TICKET": "T-1"}})
     text = site.restore(backup="latest", allow_unverified=True).expect(1).text
     assert f"the validator sh says no: sh failed with exit status 1: {site.latest().backup_id}" in text
+    # Of our environment, which holds the database's URL and more, it got nothing but what the settings name.
+    assert "TICKET=T-1" in seen.read_text()
+    assert not any(value in seen.read_text() for value in site.environment.values())
 
 
 def test_some_parts_only(backed_up: Site) -> None:

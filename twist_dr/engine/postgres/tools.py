@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from twist_dr.engine.processes import child_environment
 from twist_dr.errors import ClientToolsMissing
 
 OLDEST_MAJOR = 13
@@ -98,7 +99,9 @@ def _inspect(folder: Path) -> Tools | None:
     if not all(os.access(program, os.X_OK) and program.resolve().name != "pg_wrapper" for program in programs):
         return None
     try:
-        said = subprocess.run([programs[0], "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+        said = subprocess.run(
+            [programs[0], "--version"], env=child_environment(), capture_output=True, text=True, timeout=20, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     match = _VERSION.search(said)

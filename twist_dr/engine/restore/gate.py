@@ -309,6 +309,7 @@ class _Looking:
             file.write(self._manifest.model_dump_json(indent=1))
             file.flush()
             environment = {
+                **self._place.environment,
                 "TWIST_DR_APPLICATION": self._place.application,
                 "TWIST_DR_BACKUP": self._manifest.backup_id,
                 "TWIST_DR_MODE": self._wish.mode,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from twist_dr.engine.commands import run_command
@@ -19,13 +19,14 @@ _PROBE_AGAIN_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Maintenance:
-    """How the application is told that it is down for a moment, in every way that is given."""
+    """How the application is told that it is down for a moment, in every way that is given. ``environment``: what its commands get."""
 
     file: Path | None = None
     command_on: Sequence[str] | None = None
     command_off: Sequence[str] | None = None
     sql_on: str | None = None
     sql_off: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __bool__(self) -> bool:
         return any((self.file, self.command_on, self.sql_on))
@@ -34,7 +35,7 @@ class Maintenance:
         """Begin. Raises ``CutoverFailed``."""
         try:
             if self.command_on:
-                run_command(self.command_on, seconds=_COMMAND_SECONDS)
+                run_command(self.command_on, seconds=_COMMAND_SECONDS, environment=self.environment)
             if self.file:
                 self.file.touch(mode=0o644)
             if self.sql_on:
@@ -55,7 +56,7 @@ class Maintenance:
                 self.file.unlink(missing_ok=True)
         if self.command_off:
             with _noting(failures):
-                run_command(self.command_off, seconds=_COMMAND_SECONDS)
+                run_command(self.command_off, seconds=_COMMAND_SECONDS, environment=self.environment)
         if failures:
             raise CutoverFailed(
                 f"Maintenance mode could not be switched off: {'; '.join(failures)}; end it by hand, and correct "
@@ -96,6 +97,7 @@ class Health:
     url: str | None = None
     command: Sequence[str] | None = None
     timeout_seconds: float = 30.0
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.url or self.command)
@@ -113,7 +115,7 @@ class Health:
             return complaint
         if self.command:
             try:
-                run_command(self.command, seconds=self.timeout_seconds)
+                run_command(self.command, seconds=self.timeout_seconds, environment=self.environment)
             except ProcessFailed as error:
                 return str(error)
         return None

@@ -47,7 +47,7 @@ class RestorePlace:
     """What a restore works with. ``repositories`` in the order in which they are tried; ``patience`` as in ``Repository``.
 
     ``media`` are the live folders by name. ``work_dir`` takes what is fetched, sandboxes' media and configuration.
-    ``after_sql`` and ``after_commands`` are run in the restored database before anybody else sees it.
+    ``environment``: what the settings name for commands. ``after_sql`` and ``after_commands`` are run in the restored database before anybody else sees it.
     """
 
     application: str
@@ -59,6 +59,7 @@ class RestorePlace:
     django: DjangoApplication | None = None
     client_tools: Sequence[Path] = ()
     key_tables: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     validators: Sequence[Sequence[str]] = ()
     after_sql: Sequence[str] = ()
     after_commands: Sequence[Sequence[str]] = ()

@@ -152,12 +152,9 @@ class Preparation:
         if not place.after_commands:
             return
         environment = {
-            **{
-                name: value
-                for name, value in place.around.cluster.environment(names.incoming).items()
-                if value is not None
-            },
-            **(place.django.environment if place.django else {}),
+            **place.around.cluster.environment(names.incoming),
+            **place.environment,
+            **(place.django.variables if place.django else {}),
             **(
                 place.django.leading_to(names.incoming, names.live)
                 if place.django and place.django.database_variable
