@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.engine.backup import BackupPlan, take_full_backup
-from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
@@ -29,7 +28,7 @@ from twist_dr.engine.restore.plan import Mode, RestoreWish
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.restore import Restore
 from twist_dr.engine.restore.sources import Sources
-from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.resources.restores import restore_place, surroundings
@@ -122,8 +121,7 @@ class Recovery:
     def _clear_remains(self) -> None:
         """What killed recoveries left: servers died with them, folders stayed."""
         for prefix in (_DUMPED, "planning-"):
-            for remains in left_over(self._settings.work_dir, prefix):
-                remove_tree(remains)
+            clear_left_over(self._settings.work_dir, prefix)
         clear_recovery_remains(self._base())
         clear_unfinished(sandbox_base(self._settings))
 

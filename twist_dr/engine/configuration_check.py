@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.repository import form_named
-from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.snapshots import dump_damage, sqlite_damage
 from twist_dr.engine.streams import Form, write_new
 from twist_dr.engine.verification import VerificationResult
@@ -60,8 +59,7 @@ def check_configuration(
     """
     result = VerificationResult(manifest.backup_id, place)
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for remains in left_over(scratch, _PREFIX):
-        shutil.rmtree(remains, ignore_errors=True)
+    clear_left_over(scratch, _PREFIX)
     with result.timed("total"), ScratchFolder(scratch, _PREFIX) as folder:
         check = _Check(manifest, read, folder, client_tools, report, result)
         for artifact in manifest.artifacts:

@@ -1,38 +1,43 @@
-"""Folders for a purpose that ends: each bears a lock, so that what a killed process left is told from what is in use."""
+"""Folders for a purpose that ends: each bears a lock, so that what a killed process left is told from what is in use.
+
+Whoever holds the lock owns the folder, its maker or who clears it. The lock file is the last thing in a folder that goes; a
+folder of our naming without one is one that was cleared nearly to the end, or just begun, and whoever comes first locks it anew.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.lock import try_lock
+from twist_dr.errors import RestoreError
 
-_LOCK = ".lock"
+LOCK = ".lock"
+#: What tempfile.mkdtemp puts behind a prefix: nothing else in a base is taken for ours.
+_RANDOM = "[a-z0-9_]{8}"
 
 
 class ScratchFolder:
     """A new folder, mode 0700, below an existing ``base``. It is ours until :meth:`remove`, or until we die."""
 
     def __init__(self, base: Path, prefix: str) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-        # Opened in Python, so children do not inherit it: the lock ends with us, whatever they do.
-        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try_lock(self._lock)
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+            # Opened in Python, so children do not inherit it: the lock ends with us, whatever they do.
+            if (lock := _own(self.path)) is not None:
+                break  # else somebody who clears was faster, and removes it
+        self._lock = lock
 
     def remove(self) -> None:
-        """Remove it with all that is in it. Safe to call twice."""
-        # The lock goes last: killed in the middle, what is left is still known for what it is.
-        for entry in self.path.iterdir() if self.path.is_dir() else ():
-            if entry.name != _LOCK:
-                shutil.rmtree(entry, ignore_errors=True)
-                with suppress(OSError):
-                    entry.unlink(missing_ok=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove it with all that is in it. Safe to call twice. What cannot be removed is left to the next clearing, which tells it."""
         if self._lock >= 0:
+            with suppress(RestoreError):
+                _remove(self.path)
             os.close(self._lock)
             self._lock = -1
 
@@ -43,20 +48,74 @@ class ScratchFolder:
         self.remove()
 
 
-@contextmanager
-def _unused(folder: Path) -> Iterator[bool]:
-    """Whether nobody holds the folder's lock; if so, we do while the block runs."""
-    descriptor = os.open(folder / _LOCK, os.O_RDWR)
+def clear_left_over(base: Path, prefix: str, before: Callable[[Path], None] = lambda folder: None) -> int:
+    """Remove the folders of that prefix whose maker is gone; returns how many. ``base`` must be ours, or there is nothing to clear.
+
+    ``before`` is told of each, to end or remove what belongs to it elsewhere. Raises ``RestoreError`` when one cannot be removed,
+    after all the others were.
+    """
+    ours = re.compile(re.escape(prefix) + _RANDOM)
     try:
-        yield try_lock(descriptor)
+        folders = sorted(entry.name for entry in os.scandir(base) if ours.fullmatch(entry.name))
+    except FileNotFoundError:
+        return 0
+    count, failed = 0, None
+    for name in folders:
+        try:
+            count += clear_if_left_over(base / name, before)
+        except RestoreError as error:
+            failed = error
+    if failed is not None:
+        raise failed
+    return count
+
+
+def clear_if_left_over(folder: Path, before: Callable[[Path], None] = lambda folder: None) -> bool:
+    """Remove one folder unless it is in use, or none. Returns whether it was. Restartable at any point. Raises ``RestoreError``."""
+    try:
+        with _owned(folder) as ours:
+            if ours:
+                before(folder)
+                _remove(folder)
+            return ours
+    except OSError as error:
+        raise RestoreError(
+            f"{folder}, which a killed run left, could not be removed ({error}); mend that, or remove it by hand."
+        ) from error
+
+
+def _remove(folder: Path) -> None:
+    """The lock goes last: killed in the middle, what is left is still known for what it is, and in nobody's use."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            if name != LOCK:
+                remove_tree(folder / name)
+    remove_tree(folder)
+
+
+def _own(folder: Path) -> int | None:
+    """Lock a folder, and give the lock's descriptor; None when another process has it, when it is gone, or is no folder."""
+    if folder.is_symlink() or not folder.is_dir():
+        return None
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        return None
+    with suppress(FileNotFoundError):
+        # Its last owner may have removed the file after we opened it, and then our lock is on nothing.
+        if try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[bool]:
+    """Whether nobody holds the folder's lock; if so, we do while the block runs."""
+    descriptor = _own(folder)
+    try:
+        yield descriptor is not None
     finally:
-        os.close(descriptor)
-
-
-def left_over(base: Path, prefix: str) -> Iterator[Path]:
-    """Folders of that prefix whose maker is gone, each locked while the caller removes it."""
-    for folder in sorted(base.glob(f"{prefix}*")):
-        # Another process may clear at the same time.
-        with suppress(FileNotFoundError), _unused(folder) as unused:
-            if unused:
-                yield folder
+        if descriptor is not None:
+            os.close(descriptor)

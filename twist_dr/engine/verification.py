@@ -25,7 +25,7 @@ from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import ProcessFailed, StagingFull
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ class _Verification:
         dump_artifact = manifest.artifact("database.dump")
         assert facts is not None and dump_artifact is not None
         base = verification_base(plan.scratch, server_here=plan.server is None)
-        for remains in left_over(base, _FETCHED):
-            shutil.rmtree(remains, ignore_errors=True)
+        clear_left_over(base, _FETCHED)
         need_verification_room(base, dump_artifact.size, 0 if plan.server else facts.database_size)
         with ScratchFolder(base, _FETCHED) as folder:
             dump = folder / "database.dump"

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from twist_dr.engine.progress import human_bytes
-from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import RestoreRefused
 
 #: /tmp is memory on many machines; a dump is not for there.
@@ -52,8 +52,7 @@ def scratch_folder() -> Iterator[Path]:
         raise RestoreRefused(
             f"{ours} belongs to somebody else or is open to others; set TMPDIR to a folder of your own."
         )
-    for remains in left_over(ours, _PREFIX):
-        shutil.rmtree(remains, ignore_errors=True)
+    clear_left_over(ours, _PREFIX)
     try:
         with ScratchFolder(ours, _PREFIX) as folder:
             yield folder

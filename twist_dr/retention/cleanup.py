@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import Catalog, SpaceRow
-from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind
 from twist_dr.engine.progress import Report, human_bytes
@@ -21,7 +20,7 @@ from twist_dr.engine.retention.plan import longest_window, plan_target
 from twist_dr.engine.retention.remains import UNFINISHED_AFTER
 from twist_dr.engine.retention.use import deciding
 from twist_dr.engine.retention.wal_plan import bases_of_window, plan_wal
-from twist_dr.engine.scratch_folder import left_over
+from twist_dr.engine.scratch_folder import clear_left_over
 from twist_dr.errors import Cancelled, TargetRefused, TwistDRError
 from twist_dr.retention.facts import Facts, Looking
 from twist_dr.retention.planned import Planned, calendar_zone, wanted_policies
@@ -190,8 +189,7 @@ class _Carrying:
     def all(self) -> None:
         """Raises storage errors and ``CatalogUnavailable``."""
         for prefix in (SCRATCH, HOLD_SCRATCH):
-            for remains in left_over(self._settings.work_dir, prefix):
-                remove_tree(remains)
+            clear_left_over(self._settings.work_dir, prefix)
         for backup_id, why in self._facts.bases.unreadable.items():
             # It stays each time, and the target fills up meanwhile: somebody must see to it.
             self._outcome.add_problem(f"{backup_id} stays, and with it all WAL: {why}")

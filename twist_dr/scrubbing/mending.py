@@ -10,7 +10,6 @@ from datetime import datetime, timedelta, timezone
 from twist_dr.backups import who
 from twist_dr.catalog import Catalog
 from twist_dr.catalog.rows import CopyRow
-from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import kind_of
@@ -18,7 +17,7 @@ from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.ground import tombstone_folder
 from twist_dr.engine.retention.use import in_use
-from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.scrub.reading import CopyRead
 from twist_dr.engine.scrub.repair import Fetched, Others, fetch_good, store_good
 from twist_dr.engine.scrub.throttle import Throttle
@@ -57,8 +56,7 @@ class Mender:
         self._keyring = keyring
         self._report = report
         self._run_id = run_id
-        for remains in left_over(settings.work_dir, _PREFIX) if settings.work_dir.is_dir() else ():
-            remove_tree(remains)
+        clear_left_over(settings.work_dir, _PREFIX)
 
     # -- copies ------------------------------------------------------------------------------------------------------
 

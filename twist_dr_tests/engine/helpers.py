@@ -130,3 +130,38 @@ def digest_of(data: bytes) -> Digest:
 def peak_memory() -> int:
     """Bytes of memory that this process had at its highest. Not getrusage: that counts what our parent had at the fork."""
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10  # type: ignore[index]
+
+
+def killed_at(step: int, call: Callable[[], object]) -> bool:
+    """Run ``call`` in a process of its own that kills itself right before its ``step``-th change of a folder; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        try:
+            _kill_before(step)
+            call()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0, "what was to be killed failed"
+    return False
+
+
+def _kill_before(step: int) -> None:
+    count = 0
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal count
+            count += 1
+            if count == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("unlink", "remove", "rmdir", "rename", "replace"):
+        setattr(os, name, counted(getattr(os, name)))

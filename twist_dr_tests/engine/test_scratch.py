@@ -14,7 +14,7 @@ from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remain
 from twist_dr.engine.processes import run
 from twist_dr.errors import ProcessFailed
 from twist_dr_tests.conftest import TOOLS
-from twist_dr_tests.engine.helpers import AS_USER, next_line, python, runs, said_by_python, wait_until
+from twist_dr_tests.engine.helpers import AS_USER, killed_at, next_line, python, runs, said_by_python, wait_until
 from twist_dr_tests.servers import PostgresServer
 
 NEWEST = TOOLS[max(TOOLS)]
@@ -128,6 +128,41 @@ def test_what_kill_9_left_is_cleared_by_the_next_and_a_server_at_work_is_left_al
         assert setting(other, "port")
     assert clear_scratch_remains(base) == 0
     assert not any(path.exists() for path in shared)
+
+
+def test_a_clearing_of_a_server_that_was_killed_halfway_is_finished_by_the_next(base: Path) -> None:
+    for step in (1, 2, 400, 10_000):
+        with python(STAY, base, max(TOOLS)) as maker:
+            folder, sockets, process = next_line(maker).split("\t")
+            os.kill(maker.pid, signal.SIGKILL)
+            maker.wait()
+        killed = killed_at(step, lambda: clear_scratch_remains(base))
+        assert killed == (step < 10_000)
+        if step == 1:  # as earlier versions left it, with all its 40 MB
+            (Path(folder) / ".lock").unlink()
+        assert clear_scratch_remains(base) == int(killed)
+        assert servers_below(base) == [] and not Path(sockets).exists() and not runs(int(process))
+
+
+def test_the_shared_memory_of_a_killed_server_is_released_and_only_that(base: Path) -> None:
+    with ScratchServer(NEWEST, base) as other, python(STAY, base, max(TOOLS)) as maker:
+        folder, _, process = next_line(maker).split("\t")
+        # The last line of interest of postmaster.pid: key and id of the segment.
+        segment = (Path(folder) / "data" / "postmaster.pid").read_text().splitlines()[6].split()[1]
+        others = (other.folder / "data" / "postmaster.pid").read_text().splitlines()[6].split()[1]
+        os.kill(int(process), signal.SIGKILL)
+        maker.kill()
+        maker.wait()
+        wait_until(lambda: not runs(int(process)), "the server to end")
+        assert {segment, others} <= segments()
+        assert clear_scratch_remains(base) == 1
+        assert segment not in segments()
+        assert others in segments()
+    assert others not in segments()
+
+
+def segments() -> set[str]:
+    return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
 
 
 @pytest.mark.parametrize("user", ["postgres", "nobody"])

@@ -7,7 +7,6 @@ PostgreSQL refuses to run as root: started by root, the server runs as ``postgre
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,10 +15,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
 from twist_dr.engine.processes import Child, run
-from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import DatabaseError, DatabaseUnreachable, ProcessFailed
 
 _START_SECONDS = 60.0
@@ -97,8 +97,8 @@ class ScratchServer:
                 self._child.process.wait(_STOP_SECONDS)
             self._child.end()
             self._child = None
+        end_server_of(self.folder)
         self._scratch.remove()
-        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _prepare(self) -> None:
         for folder in {self.folder, self._data, self._sockets}:
@@ -142,19 +142,5 @@ def scratch_base(wanted: Path) -> Path:
 
 
 def clear_scratch_remains(base: Path) -> int:
-    """Stop and remove scratch servers whose maker was killed; returns how many."""
-    count = 0
-    for folder in left_over(scratch_base(base), _PREFIX):
-        _end_left_over(folder / "data")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(socket_folder(folder), ignore_errors=True)
-        count += 1
-    return count
-
-
-def _end_left_over(data: Path) -> None:
-    """End a postmaster that survived its maker, after a look that the process is really the one of this folder."""
-    with suppress(OSError, ValueError, IndexError):
-        process = int((data / "postmaster.pid").read_text().splitlines()[0])
-        if os.fsencode(data) in Path(f"/proc/{process}/cmdline").read_bytes():
-            os.kill(process, signal.SIGKILL)
+    """Stop and remove scratch servers whose maker was killed; returns how many. Raises ``RestoreError``."""
+    return clear_left_over(scratch_base(base), _PREFIX, end_server_of)

@@ -16,12 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import DatabaseError
 
 #: sockaddr_un holds 108 bytes (unix(7)), and the socket's own name takes some of them.
 _LONGEST_SOCKET_FOLDER = 85
 #: Where every user may enter. Every user may also write beside it, so it is looked at before it is used.
 _OPEN_TO_ALL = Path("/var/tmp/twist-dr-scratch")
+_COPYING = "programs-"
 
 
 def unprivileged() -> tuple[int | None, int | None]:
@@ -80,17 +82,20 @@ def reachable_tools(tools: Tools, base: Path, user: int | None) -> Tools:
     home = base / f"programs-{tools.version}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"
     copied = home / source.parent.name / source.name
     if not copied.exists():
-        temporary = Path(tempfile.mkdtemp(prefix="programs-", dir=base))
-        shutil.copytree(source, temporary / source.parent.name / source.name, symlinks=True)
-        libraries = source.parent.with_name(source.parent.name + ".libs")  # where wheels keep the libraries they bring
-        if libraries.is_dir():
-            shutil.copytree(libraries, temporary / libraries.name, symlinks=True)
-        for path in [temporary, *temporary.rglob("*")]:
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
-        with suppress(OSError):  # another process was faster
-            temporary.rename(home)
-        shutil.rmtree(temporary, ignore_errors=True)
+        clear_left_over(base, _COPYING)
+        with ScratchFolder(base, _COPYING) as folder:
+            temporary = folder / home.name
+            shutil.copytree(source, temporary / source.parent.name / source.name, symlinks=True)
+            libraries = source.parent.with_name(
+                source.parent.name + ".libs"
+            )  # where wheels keep the libraries they bring
+            if libraries.is_dir():
+                shutil.copytree(libraries, temporary / libraries.name, symlinks=True)
+            for path in [temporary, *temporary.rglob("*")]:
+                if not path.is_symlink():
+                    path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
+            with suppress(OSError):  # another process was faster
+                temporary.rename(home)
     return Tools(copied / tools.folder.name, tools.major, tools.version, tools.server)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
+from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, unprivileged
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.fetcher import Fetcher
 from twist_dr.engine.recovery.files import base_facts, free_bytes, room_needed, unpack_chain
@@ -23,7 +22,7 @@ from twist_dr.engine.recovery.server import RecoveringServer
 from twist_dr.engine.recovery.server_settings import MOST_WAL_KEPT
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.engine.restore.sources import Sources
-from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.errors import RecoveryFailed, StagingFull
 
@@ -157,13 +156,8 @@ def need_room(folder: Path, plan: RecoveryPlan) -> None:
 
 
 def clear_recovery_remains(base: Path) -> int:
-    """Remove folders of recoveries that were killed; returns how many. Their servers died with them."""
-    count = 0
-    for folder in chain(left_over(base, _PREFIX), left_over(base, _PLANNING)):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(socket_folder(folder), ignore_errors=True)
-        count += 1
-    return count
+    """Remove folders of recoveries that were killed; returns how many. Raises ``RestoreError``."""
+    return sum(clear_left_over(base, prefix, end_server_of) for prefix in (_PREFIX, _PLANNING))
 
 
 def _check_combined(recovered: Recovered, tools: Tools, owner: Owner, *, checksums: bool) -> None:

@@ -14,19 +14,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.lock import try_lock
+from twist_dr.engine.postgres.dead_servers import end_server_of, is_alive
 from twist_dr.engine.postgres.tools import Tools, find_tools
 from twist_dr.engine.postgres.unprivileged import socket_folder
 from twist_dr.engine.processes import run
 from twist_dr.engine.recovery.untar import Owner
-from twist_dr.engine.scratch_folder import left_over
+from twist_dr.engine.scratch_folder import LOCK, clear_if_left_over
 from twist_dr.errors import ProcessFailed, RecoveryFailed
 
 _LOG = "server.log"
 _NOTE = "sandbox.json"
-#: Locked by the process that makes it, as scratch folders are.
-_UNFINISHED = ".lock"
+#: So are they called: by their restore's id.
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z]+-[0-9a-f]{4}")
 _START_SECONDS = 120
 #: What was only for the recovery.
 _RECOVERY_LINE = re.compile(r"(recovery_target\w*|restore_command|port|listen_addresses) = ")
@@ -86,9 +86,11 @@ class ClusterSandbox:
             raise RecoveryFailed(f"The sandbox's server did not stop: {error}.") from error
 
     def remove(self) -> None:
-        """Stop it, and remove all of it."""
+        """Stop it, and remove all of it. Raises ``RestoreError``; what is left is removed by the next recovery."""
         self.stop()
-        _remove(self.folder)
+        # Without its note it is one that was never finished.
+        (self.folder / _NOTE).unlink(missing_ok=True)
+        clear_if_left_over(self.folder, end_server_of)
 
     @property
     def runs(self) -> bool:
@@ -127,8 +129,7 @@ class ClusterSandbox:
         for lock in (self.data / "postmaster.pid", *sockets.glob(".s.PGSQL.*.lock")):
             with suppress(OSError, ValueError):
                 process = int(lock.read_text().split("\n")[0])
-                # proc_pid_stat(5): the state follows the name, which may hold anything, ")" too.
-                if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                if Path(f"/proc/{process}").exists() and not is_alive(process):
                     lock.unlink()
 
     def _complaint(self) -> str:
@@ -150,28 +151,28 @@ class ClusterSandbox:
 def unfinished(folder: Path) -> Iterator[None]:
     """A new folder that counts as unfinished while the block runs, and is removed when it fails."""
     folder.mkdir(mode=0o700)
-    mark = folder / _UNFINISHED
+    mark = folder / LOCK
     lock = os.open(mark, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try_lock(lock)
         yield
         mark.unlink()
     except BaseException:
-        _remove(folder)
+        os.close(lock)
+        lock = -1
+        clear_if_left_over(folder, end_server_of)
         raise
     finally:
-        os.close(lock)
+        if lock >= 0:
+            os.close(lock)
 
 
 def clear_unfinished(base: Path) -> None:
-    """Remove what killed recoveries left below ``base``; their servers died with them."""
-    for folder in left_over(base, ""):
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    remove_tree(socket_folder(folder))
-    remove_tree(folder)
+    """Remove what killed recoveries and removals left below ``base``. Raises ``RestoreError``."""
+    for folder in sorted(base.iterdir()) if base.is_dir() else ():
+        finished = (folder / _NOTE).exists() and not (folder / LOCK).exists()
+        if _NAME.fullmatch(folder.name) and not finished:
+            clear_if_left_over(folder, end_server_of)
 
 
 def sandboxes(base: Path, owner: Owner) -> Iterator[ClusterSandbox]:

@@ -6,7 +6,6 @@ It listens on a Unix socket in a folder that only its user may enter; on loopbac
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +17,7 @@ from urllib.parse import quote
 
 from twist_dr.engine.manifest import BaseFacts
 from twist_dr.engine.postgres.cluster import Cluster, query
+from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import socket_folder
 from twist_dr.engine.processes import Child
@@ -77,6 +77,7 @@ class RecoveringServer:
         self._report = report
         self._durable = durable
         self._settings_folder = work / "settings"
+        self._work = work
         self._sockets = socket_folder(work)
         self._least: dict[str, int] = {}
         self._child: Child | None = None
@@ -125,7 +126,7 @@ class RecoveringServer:
                 self._child.process.wait(_STOP_SECONDS)
             self._child.end()
             self._child = None
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        end_server_of(self._work)
 
     @property
     def least_settings(self) -> dict[str, int]:

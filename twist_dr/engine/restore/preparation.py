@@ -9,7 +9,6 @@ from pathlib import Path
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.django import migrate, read_code
 from twist_dr.engine.exchange import identity
-from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import read_migrations
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
@@ -24,7 +23,7 @@ from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.restore.tables import restore_tables
 from twist_dr.engine.schema import compare_schema
-from twist_dr.engine.scratch_folder import ScratchFolder, left_over
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import ProcessFailed, RestoreFailed
 
 _FETCHED = "fetched-"
@@ -33,8 +32,7 @@ _COMMAND_SECONDS = 3600.0
 
 def clear_fetched(work_dir: Path) -> None:
     """Remove dumps that killed restores had fetched."""
-    for remains in left_over(work_dir, _FETCHED):
-        remove_tree(remains)
+    clear_left_over(work_dir, _FETCHED)
 
 
 class Preparation:
