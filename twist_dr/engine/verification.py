@@ -18,6 +18,7 @@ from twist_dr.engine.manifest import Manifest, PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
 from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, restoring_major, scratch_server
 from twist_dr.engine.postgres.restore_progress import restore_progress
@@ -147,6 +148,7 @@ class _Verification:
             with self._result.timed("fetch"), self._report.part("fetching database.dump", stored) as advance:
                 self._repository.fetch(manifest, "database.dump", self._keyring, dump, advance, durable=False)
                 fill_in_offsets(dump, manifest.large_objects)
+                self._result.notes += leave_out_internals(dump)
                 roles = self._repository.read_small(manifest, "roles.sql", self._keyring)
             with self._place(facts, roles) as place:
                 self._result.server_version = place.version

@@ -15,6 +15,7 @@ from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import first_line, named_errors
 from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.roles import (
@@ -69,6 +70,8 @@ def recover_database(
         with report.part("fetching database.dump", stored) as advance:
             repository.fetch(manifest, "database.dump", keyring, dump, advance, durable=False)
         fill_in_offsets(dump, manifest.large_objects)
+        for line in leave_out_internals(dump):
+            report.warning(line)
         roles = repository.read_small(manifest, "roles.sql", keyring)
         made = _make_roles(new, roles, report)
         with _made(new, manifest, report):

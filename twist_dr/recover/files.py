@@ -12,6 +12,7 @@ from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.media import restore_configuration, unpack_media
@@ -114,6 +115,7 @@ def recover_everything(
                 told.append(f"Dagster's history: {found.files} SQLite files in {folder / 'dagster'}")
             elif artifact.name not in ("configuration.tar", "configuration.files.jsonl", "dagster.files.jsonl"):
                 repository.fetch(manifest, artifact.name, keyring, folder / artifact.name)
+                _ready(folder / artifact.name, report)
                 told.append(f"{artifact.name}: {folder / artifact.name}")
     except BaseException:
         remove_tree(folder)
@@ -140,10 +142,17 @@ def recover_dump(file: Path, repository: Repository, manifest: Manifest, keyring
     try:
         with report.part("database.dump", stored) as advance:
             repository.fetch(manifest, "database.dump", keyring, file, advance)
+        _ready(file, report)
     except BaseException:
         roles.unlink(missing_ok=True)
         raise
     return roles
+
+
+def _ready(file: Path, report: Report) -> None:
+    """A dump is restored by hand from here: what a server would refuse goes out of it. Other files stay as they are."""
+    for line in leave_out_internals(file):
+        report.warning(f"{file.name}: {line}")
 
 
 def _media_names(repository: Repository, manifest: Manifest, keyring: Keyring) -> list[str]:

@@ -1,34 +1,25 @@
 """The offsets that pg_dump leaves out of a dump it writes to a pipe, as it cannot go back to the table of contents.
 
 Without them ``pg_restore --jobs`` searches the file for each table's rows, and cannot begin with the largest tables.
-The format is PostgreSQL's own, of pg_backup_archiver.c (``WriteHead``, ``WriteToc``) and pg_backup_custom.c.
+The format of their blocks is PostgreSQL's own, of pg_backup_custom.c.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-#: Formats whose table of contents we know: of pg_dump 12 to 15, of 16, and of 17 and 18.
-_WITH_LONG_COMPRESSION, _WITH_RELATION_KIND = 14, 16
-_VERSIONS = {bytes([1, minor, 0]) for minor in (14, 15, 16)}
-#: An integer has 4 bytes after its sign, an offset 8; format 1 is the custom one.
-_SIZES_AND_FORMAT = bytes([4, 8, 1])
+from twist_dr.engine.postgres.dump_toc import FLAG_AND_OFFSET, UnknownDump, read_entries, read_header
+
 #: In front of an entry's offset, in the table of contents.
 _NOT_SET, _SET, _NO_DATA = 1, 2, 3
-_FLAG_AND_OFFSET = struct.Struct("<BQ")
 #: Begins a block of a table's rows; its number follows. Then come chunks, a length and bytes each, and a length of zero.
 _HEAD = bytes([1, 0])
 _HEAD_SIZE = 6
 _END = bytes(5)
 _SMALLEST_PIECE, _LARGEST_PIECE = 4 << 10, 256 << 10
-
-
-class _Unknown(Exception):
-    """Not a dump as we know them."""
 
 
 @dataclass(frozen=True)
@@ -57,50 +48,25 @@ def fill_in_offsets(dump: Path, large_objects: int) -> bool:
             offsets = _offsets(file, entries)
             for entry, offset in zip(entries, offsets, strict=True):
                 # Flag and offset in one write: ended at any entry, the dump is as good as before.
-                os.pwrite(file.fileno(), _FLAG_AND_OFFSET.pack(_SET, offset), entry.flag_at)
-    except (_Unknown, OSError):
+                os.pwrite(file.fileno(), FLAG_AND_OFFSET.pack(_SET, offset), entry.flag_at)
+    except (UnknownDump, OSError):
         return False
     return bool(entries)
 
 
 def _entries_with_rows(file: BinaryIO) -> list[_Entry]:
     """Read the header and the table of contents; the file then stands at the first block."""
-    if _take(file, 5) != b"PGDMP":
-        raise _Unknown
-    version = _take(file, 3)
-    if version not in _VERSIONS or _take(file, 3) != _SIZES_AND_FORMAT:
-        raise _Unknown
-    compression = _integer(file) if version[1] == _WITH_LONG_COMPRESSION else _take(file, 1)[0]
-    if compression != 0:
-        raise _Unknown
-    _skip_integers(file, 7)  # the time
-    _skip_texts(file, 3)  # names of the database and of both versions
+    header = read_header(file)
+    if header.compression != 0:
+        raise UnknownDump
     entries: list[_Entry] = []
-    for _ in range(_integer(file)):
-        if entry := _entry(file, has_relation_kind=version[1] >= _WITH_RELATION_KIND):
-            entries.append(entry)
+    for entry in read_entries(file, header):
+        if (entry.has_rows, entry.flag) == (0, _NO_DATA):
+            continue
+        if (entry.has_rows, entry.flag, entry.kind) != (1, _NOT_SET, b"TABLE DATA") or entry.number <= 0:
+            raise UnknownDump
+        entries.append(_Entry(entry.number, entry.flag_at))
     return entries
-
-
-def _entry(file: BinaryIO, *, has_relation_kind: bool) -> _Entry | None:
-    """Read one entry of the table of contents; None when it has no rows."""
-    number, has_data = _integer(file), _integer(file)
-    _skip_texts(file, 3)  # both oids, name
-    kind = _take(file, _integer(file))
-    _skip_integers(file, 1)  # section
-    _skip_texts(file, 6)  # CREATE, DROP, COPY, schema, tablespace, access method
-    if has_relation_kind:
-        _skip_integers(file, 1)
-    _skip_texts(file, 2)  # owner, WITH OIDS
-    while _skip_text(file):  # dependencies, up to a NULL
-        pass
-    flag_at = file.tell()
-    flag, _ = _FLAG_AND_OFFSET.unpack(_take(file, _FLAG_AND_OFFSET.size))
-    if (has_data, flag) == (0, _NO_DATA):
-        return None
-    if (has_data, flag, kind) != (1, _NOT_SET, b"TABLE DATA") or number <= 0:
-        raise _Unknown
-    return _Entry(number, flag_at)
 
 
 def _offsets(file: BinaryIO, entries: list[_Entry]) -> list[int]:
@@ -110,11 +76,11 @@ def _offsets(file: BinaryIO, entries: list[_Entry]) -> list[int]:
     for entry in entries:
         head = os.pread(file.fileno(), _HEAD_SIZE, offset)
         if head[:2] != _HEAD or int.from_bytes(head[2:], "little") != entry.number:
-            raise _Unknown
+            raise UnknownDump
         offsets.append(offset)
         offset = _end_of_block(file, offset + _HEAD_SIZE)
     if offset != os.fstat(file.fileno()).st_size:
-        raise _Unknown
+        raise UnknownDump
     return offsets
 
 
@@ -130,36 +96,6 @@ def _end_of_block(file: BinaryIO, start: int) -> int:
         if (found := piece.find(_END)) >= 0:
             return start + found + len(_END)
         if len(piece) < size:
-            raise _Unknown
+            raise UnknownDump
         start += size - (len(_END) - 1)
         size = min(2 * size, _LARGEST_PIECE)
-
-
-def _take(file: BinaryIO, size: int) -> bytes:
-    # A kind is the longest that is taken; a length beyond is no length.
-    if not 0 <= size <= 100 or len(taken := file.read(size)) < size:
-        raise _Unknown
-    return taken
-
-
-def _integer(file: BinaryIO) -> int:
-    taken = _take(file, 5)
-    value = int.from_bytes(taken[1:], "little")
-    return -value if taken[0] else value
-
-
-def _skip_integers(file: BinaryIO, count: int) -> None:
-    _take(file, 5 * count)
-
-
-def _skip_text(file: BinaryIO) -> bool:
-    """Whether there was one: a NULL has a length below zero."""
-    length = _integer(file)
-    if length > 0:
-        file.seek(length, os.SEEK_CUR)
-    return length >= 0
-
-
-def _skip_texts(file: BinaryIO, count: int) -> None:
-    for _ in range(count):
-        _skip_text(file)

@@ -11,6 +11,7 @@ from twist_dr.engine.django import migrate, read_code
 from twist_dr.engine.exchange import identity
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import read_migrations
+from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
@@ -188,6 +189,8 @@ class Preparation:
                 with self._report.part("fetching database.dump", stored) as advance:
                     self._sources.fetch("database.dump", dump, advance)
                 fill_in_offsets(dump, self._sources.manifest.large_objects)
+                for line in leave_out_internals(dump):
+                    self._warn(line)
             self._record.note_sources(self._sources)
             yield dump
 

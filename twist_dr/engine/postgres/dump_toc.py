@@ -1,0 +1,116 @@
+"""The table of contents of a custom-format dump, read where it lies, so that it can be changed there.
+
+The format is PostgreSQL's own, of pg_backup_archiver.c (``WriteHead``, ``WriteToc``) and pg_backup_custom.c.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+#: Formats whose table of contents we know: of pg_dump 12 to 15, of 16, and of 17 and 18.
+_WITH_LONG_COMPRESSION, _WITH_RELATION_KIND = 14, 16
+_VERSIONS = {bytes([1, minor, 0]) for minor in (14, 15, 16)}
+#: An integer has 4 bytes after its sign, an offset 8; format 1 is the custom one.
+_SIZES_AND_FORMAT = bytes([4, 8, 1])
+#: A flag and an offset: where an entry's rows are.
+FLAG_AND_OFFSET = struct.Struct("<BQ")
+#: The longest kind has a third of it; a length beyond is no length.
+_LONGEST_KIND = 100
+#: A table has at most 1,600 columns, whose names, defaults and options have a tenth of it.
+_LONGEST_DEFINITION = 64 << 20
+
+
+class UnknownDump(Exception):
+    """Not a dump as we know them."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """``minor``: of the format's version 1. ``compression``: the method that the rows are compressed with, 0 for none."""
+
+    minor: int
+    compression: int
+
+
+@dataclass(frozen=True)
+class TocEntry:
+    """One entry. ``definition``: the SQL that makes it, read for the kinds that were asked for; ``*_at``: where in the file it stands."""
+
+    number: int
+    has_rows: int
+    kind: bytes
+    definition: bytes
+    definition_at: int
+    flag: int
+    flag_at: int
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Read up to the table of contents. Raises ``UnknownDump``."""
+    if _take(file, 5) != b"PGDMP":
+        raise UnknownDump
+    version = _take(file, 3)
+    if version not in _VERSIONS or _take(file, 3) != _SIZES_AND_FORMAT:
+        raise UnknownDump
+    minor = version[1]
+    compression = _integer(file) if minor == _WITH_LONG_COMPRESSION else _take(file, 1)[0]
+    _take(file, 5 * 7)  # the time
+    _skip_texts(file, 3)  # names of the database and of both versions
+    return Header(minor, compression)
+
+
+def read_entries(file: BinaryIO, header: Header, definitions_of: Collection[bytes] = ()) -> Iterator[TocEntry]:
+    """The entries that follow the header; after the last, the file stands at the first block of rows. Raises ``UnknownDump``."""
+    for _ in range(_integer(file)):
+        yield _entry(file, definitions_of, has_relation_kind=header.minor >= _WITH_RELATION_KIND)
+
+
+def _entry(file: BinaryIO, definitions_of: Collection[bytes], *, has_relation_kind: bool) -> TocEntry:
+    number, has_rows = _integer(file), _integer(file)
+    _skip_texts(file, 3)  # both oids, name
+    kind = _take(file, _integer(file))
+    _integer(file)  # section
+    definition, definition_at = b"", file.tell()
+    if kind in definitions_of and (length := _integer(file)) > 0:
+        definition_at = file.tell()
+        definition = _take(file, length, _LONGEST_DEFINITION)
+    elif kind not in definitions_of:
+        _skip_texts(file, 1)
+    _skip_texts(file, 5)  # DROP, COPY, schema, tablespace, access method
+    if has_relation_kind:
+        _integer(file)
+    _skip_texts(file, 2)  # owner, WITH OIDS
+    while _skip_text(file):  # dependencies, up to a NULL
+        pass
+    flag_at = file.tell()
+    flag, _ = FLAG_AND_OFFSET.unpack(_take(file, FLAG_AND_OFFSET.size))
+    return TocEntry(number, has_rows, kind, definition, definition_at, flag, flag_at)
+
+
+def _take(file: BinaryIO, size: int, most: int = _LONGEST_KIND) -> bytes:
+    if not 0 <= size <= most or len(taken := file.read(size)) < size:
+        raise UnknownDump
+    return taken
+
+
+def _integer(file: BinaryIO) -> int:
+    taken = _take(file, 5)
+    value = int.from_bytes(taken[1:], "little")
+    return -value if taken[0] else value
+
+
+def _skip_text(file: BinaryIO) -> bool:
+    """Whether there was one: a NULL has a length below zero."""
+    length = _integer(file)
+    if length > 0:
+        file.seek(length, os.SEEK_CUR)
+    return length >= 0
+
+
+def _skip_texts(file: BinaryIO, count: int) -> None:
+    for _ in range(count):
+        _skip_text(file)
