@@ -636,6 +636,28 @@ def test_a_target_whose_settings_contradict_each_other_is_named(tmp_path: Path) 
     assert only(findings, "target disk").status == "ok"
 
 
+def test_what_others_put_on_a_target_is_named_and_so_are_two_targets_that_are_one(tmp_path: Path) -> None:
+    more = "\n".join(["storage_targets:", "  again: {type: local, path: again}", "  other: {type: local, path: other}"])
+    write_initial_files(tmp_path, application="erp")
+    text = (tmp_path / "twist-dr.yaml").read_text().replace("storage_targets:", more)
+    settings = parse_settings(
+        text, tmp_path / "twist-dr.yaml", {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/x"}
+    )
+    local = settings.storage_targets["disk"]
+    assert local.type == "local"
+    disk = local.path
+    disk.mkdir(parents=True)
+    (tmp_path / "again").symlink_to(disk)
+    (tmp_path / "other" / "erp").mkdir(parents=True)
+    (tmp_path / "other" / "erp" / "backups").symlink_to("/etc")
+    findings = list(run_doctor(settings, {}))
+    for name, twin in (("disk", "again"), ("again", "disk")):
+        found = only(findings, f"target {name}")
+        assert found.status == "problem" and f"same folder as {tmp_path}" in found.found and twin in found.found
+    (stranger,) = [each for each in findings if each.check == "target other" and each.status == "problem"]
+    assert "'erp/backups' is a symbolic link" in stranger.found and "find out who put it there" in remedy(stranger)
+
+
 def test_a_target_without_room_for_one_backup_is_a_problem(tmp_path: Path) -> None:
     with mounted_tmpfs(tmp_path / "disk", "size=1m") as folder:
         findings, _ = drain(check_targets({"tiny": LocalTarget("tiny", folder)}, 50_000_000))

@@ -26,7 +26,7 @@ from twist_dr.doctor.machine import (
     check_work_folder,
 )
 from twist_dr.doctor.restores import check_interrupted, check_kept, check_restore_rights, check_restore_settings
-from twist_dr.doctor.targets import TargetPlace, check_places, check_targets
+from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_verification
 from twist_dr.doctor.unattended import check_alerts, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
@@ -186,6 +186,7 @@ class _Examination:
         # Half a guess where the database could not be asked.
         one_form = first_backup_room(self._seen.size if self._seen else 0, self._media.bytes, 1)
         working = (yield from guarded("targets", check_targets(targets, one_form))) or []
+        yield from guarded("targets", check_strangers(working, settings.application))
         repositories = [Repository(target, settings.application) for target in working]
         folders = {name: place.folder for name, place in places.items() if place.folder is not None}
         keys = check_keyring(settings.encryption.keyring, settings.media, settings.configuration, folders)
@@ -197,15 +198,15 @@ class _Examination:
         yield from guarded("remains", check_remains(staging, repositories, all_reachable=all_reachable))
 
     def _built_targets(self) -> Check[dict[str, StorageTarget]]:
-        from twist_dr.resources.targets import build_target
+        from twist_dr.resources.targets import build_target, keep_apart
 
-        targets = {}
+        targets = dict[str, StorageTarget]()
         for name, settings in self._settings.enabled_targets.items():
             try:
                 targets[name] = build_target(name, settings)
             except ValueError as error:  # what two settings say together, which the settings' own rules do not see
                 yield problem(f"target {name}", str(error), f"correct storage_targets.{name}")
-        return targets
+        return keep_apart(targets)
 
     def _catalog(self) -> Check[None]:
         from twist_dr.catalog import Catalog

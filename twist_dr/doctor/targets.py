@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.target_test import TargetTest, run_target_test
 from twist_dr.engine.words import few
 from twist_dr.errors import StorageError
-from twist_dr.storage.base import StorageTarget
+from twist_dr.storage.base import StorageTarget, told
 
 _SKEW_WARNING_SECONDS = 60.0
 _SKEW_PROBLEM_SECONDS = 600.0
@@ -76,6 +76,22 @@ def _room(check: str, target: StorageTarget, wanted: int) -> Check[None]:
             f"{human_bytes(free)} free, and one backup may take {human_bytes(wanted)}",
             f"free room there, or set storage_targets.{target.name}.enabled: false",
         )
+
+
+def check_strangers(targets: Iterable[StorageTarget], application: str) -> Check[None]:
+    """What somebody put among the objects and is none: nobody of ours follows, opens or removes it."""
+    for target in targets:
+        try:
+            strangers = target.strangers(application)
+        except StorageError as error:
+            yield from_error(f"target {target.name}", error, "warning")
+            continue
+        if strangers:
+            yield problem(
+                f"target {target.name}",
+                f"{told(strangers)}; this is no part of a backup, and nothing there is read, written or deleted through it",
+                f"find out who put it there, and remove it; a folder that is to lie elsewhere is storage_targets.{target.name}.path itself",
+            )
 
 
 def check_places(places: Mapping[str, TargetPlace], work_folder: Path, media: Mapping[str, Path]) -> Check[None]:

@@ -15,7 +15,7 @@ from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.errors import SettingsError, StorageError, TwistDRError
 from twist_dr.orchestration import RUN_BACKUP, exclusively, operation, run_tags
 from twist_dr.resources.restores import surroundings
-from twist_dr.resources.targets import build_target
+from twist_dr.resources.targets import build_targets
 from twist_dr.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,13 +50,14 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
 
         with operation(context, settings) as report, exclusively(context, settings, "A cleanup", report):
             names = list(chosen_targets(settings, config.targets))
+            targets = build_targets(settings)
             if not 0 <= config.allow_delete_fraction <= 1:
                 raise SettingsError("allow_delete_fraction is a fraction from 0 to 1; 0 means that of the settings.")
             catalog: Catalog = context.resources.catalog
             problems = list(_remove_replaced(context, settings, config, catalog, report))
             retention = Retention(
                 settings,
-                {name: build_target(name, settings.storage_targets[name]) for name in names},
+                {name: targets[name] for name in names},
                 context.resources.keyring.load(),
                 catalog,
                 report,

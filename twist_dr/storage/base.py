@@ -10,6 +10,9 @@ following; ``twist_dr_tests/storage/test_contract.py`` runs it against each of t
   ``open``, ``list`` and ``children``, and ``sweep`` removes them.
 * ``put`` returns only when the target holds the bytes durably *and* they were checked against size and SHA-256 as the
   target holds them. "Cannot tell" is :class:`ObjectCorrupt`.
+* Nothing that others put on a target makes an operation leave it: a folder's links are not followed, its mounts not entered, its
+  pipes and devices not opened. None of these is an object: ``stat`` and ``list`` do not have them, ``put`` never replaces one, ``delete``
+  leaves it, and ``strangers`` names it.
 * Construction does no I/O and keeps no connection. The first method that needs one makes it. Objects of these classes
   may be used from several threads at once.
 * Errors are those of :mod:`twist_dr.errors` under ``StorageError``; messages name the target and never a secret.
@@ -35,6 +38,9 @@ from twist_dr.errors import ObjectCorrupt
 Progress = Callable[[int], None]
 
 _KEY = re.compile(r"^(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
+
+#: Strangers that a sentence names.
+_NAMED = 3
 
 #: Bytes moved at a time wherever a target streams.
 CHUNK = 1 << 20
@@ -66,6 +72,23 @@ class StoredObject:
     key: str
     size: int
     modified: datetime
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """What lies among the objects of a target and is none. ``path``: below the target's folder; ``what``: ``a symbolic link``."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path!r} is {self.what}"
+
+
+def told(strangers: builtins.list[Stranger]) -> str:
+    """The first of them, for a sentence."""
+    more = f", and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
+    return ", ".join(map(str, strangers[:_NAMED])) + more
 
 
 @dataclass(frozen=True)
@@ -178,6 +201,13 @@ class StorageTarget(ABC):
         ``datetime.max`` in UTC where there is no end (a legal hold).
         """
         return None
+
+    def strangers(self, prefix: str) -> builtins.list[Stranger]:
+        """Links, named pipes, devices, mount points below ``prefix`` or in its place: no objects, and left alone. The first of them.
+
+        A store that knows objects only has none.
+        """
+        return []
 
     def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
         """Read the object as the target holds it and compare. Raises ``ObjectMissing`` or ``ObjectCorrupt``."""

@@ -22,6 +22,7 @@ from twist_dr.errors import (
     TargetUnavailable,
 )
 from twist_dr.storage.base import CHUNK, Progress
+from twist_dr.storage.beneath import A_FILE, Folder, NoFolder
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 #: What ``renameat2`` says where the kernel or the file system lacks RENAME_NOREPLACE, per rename(2).
 _NO_NOREPLACE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
-_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+_RENAME_NOREPLACE = 1
 
 #: Two targets that link one source at once would each see the other's link, and both copy: one after the other.
 _LINKING = threading.Lock()
@@ -40,6 +41,15 @@ _RENAMING = threading.Lock()
 
 def storage_error(name: str, where: Path, error: OSError) -> StorageError:
     """The error of ours that says what ``error``, met at ``where`` on target ``name``, means and what to do."""
+    if isinstance(error, NoFolder):
+        if error.what == A_FILE:
+            return ObjectExists(
+                f"{name}: {error.path} is an object, so no object can lie below it; choose another key."
+            )
+        return TargetRefused(
+            f"{name}: {where}: {error.path} is {error.what}, and nothing below a storage target's folder may lead out of it; "
+            f"move it away, or set storage_targets.{name}.path to the folder that is meant."
+        )
     what = f"{name}: {where}: {os.strerror(error.errno) if error.errno else error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TargetFull(f"{what}; free some room or raise the quota, then run again.")
@@ -63,84 +73,62 @@ def os_errors(name: str, where: Path) -> Iterator[None]:
         raise storage_error(name, where, error) from error
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable: fsync of a file does not cover the entry that names it (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # Some network file systems have no fsync for folders.
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def make_folders(folder: Path, root: Path) -> None:
-    """Make ``folder`` and what is missing between it and ``root``, 0700 and durable. ``root`` itself is never made."""
-    if folder == root or folder.is_dir():
-        return
-    make_folders(folder.parent, root)
-    try:
-        folder.mkdir(0o700)
-    except FileExistsError:
-        if folder.is_dir():
-            return
-        raise ObjectExists(f"{folder} is an object, so no object can lie below it; choose another key.") from None
-    fsync_folder(folder.parent)
-
-
-def rename_no_replace(old: Path, new: Path) -> None:
+def rename_no_replace(folder: Folder, old: str, other: Folder, new: str) -> None:
     """Rename in one step that fails with ``FileExistsError`` if ``new`` exists: ``renameat2``, which Python lacks."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) != 0:
+    names = folder.descriptor, os.fsencode(old), other.descriptor, os.fsencode(new)
+    if renameat2(*names, _RENAME_NOREPLACE) != 0:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(new))
+        raise OSError(code, os.strerror(code), new)
 
 
-def publish(temporary: Path, final: Path) -> bool:
-    """Give the finished file ``temporary`` its name ``final``; ``FileExistsError`` if that is taken.
+def publish(incoming: Folder, temporary: str, folder: Folder, name: str) -> bool:
+    """Give the finished file ``temporary`` its name in ``folder``; ``FileExistsError`` if that is taken.
 
     Returns whether the file system itself refuses to overwrite. False means that only this process's own lock does.
     """
+    places = {"src_dir_fd": incoming.descriptor, "dst_dir_fd": folder.descriptor}
     try:
-        os.link(temporary, final)
+        # Not through a link: whoever put one in the place of the finished file would have us link what he cannot read.
+        os.link(temporary, name, **places, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
     else:
-        temporary.unlink()
+        incoming.unlink(temporary)
         return True
     try:
-        rename_no_replace(temporary, final)
+        rename_no_replace(incoming, temporary, folder, name)
     except OSError as error:
         if error.errno not in _NO_NOREPLACE:
             raise
     else:
         return True
     with _RENAMING:
-        if os.path.lexists(final):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-        temporary.rename(final)
+        with contextlib.suppress(FileNotFoundError):
+            folder.status(name)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        os.rename(temporary, name, **places)
         return False
 
 
-def link_source(source: Path, temporary: Path) -> bool:
+def link_source(source: Path, incoming: Folder, temporary: str) -> bool:
     """Link ``source`` as ``temporary`` if that gives a copy of its own; False when it must be copied."""
     with contextlib.suppress(OSError), _LINKING:
         status = source.lstat()
         ours_alone = status.st_uid == os.geteuid() and not status.st_mode & 0o177
         if not (stat.S_ISREG(status.st_mode) and ours_alone):
             return False
-        os.link(source, temporary)
-        if temporary.stat().st_nlink == 2:
+        os.link(source, temporary, dst_dir_fd=incoming.descriptor, follow_symlinks=False)
+        if incoming.status(temporary).st_nlink == 2:
             return True
-        temporary.unlink()  # Another target has linked it, here or in another process.
+        incoming.unlink(temporary)  # Another target has linked it, here or in another process.
     return False
 
 
-def copy_file(source: Path, temporary: Path, progress: Progress) -> None:
+def copy_file(source: Path, incoming: Folder, temporary: str, progress: Progress) -> None:
     """Copy by reading and writing, to a new file of mode 0600. ``ObjectCorrupt`` when ``source`` cannot be read.
 
     Not with copy_file_range(2): that may share the blocks (Btrfs, XFS), and then a bad block would spoil both copies.
@@ -148,8 +136,7 @@ def copy_file(source: Path, temporary: Path, progress: Progress) -> None:
     with contextlib.ExitStack() as files:
         with _reading(source):
             reader = files.enter_context(source.open("rb", buffering=0))
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        writer = files.enter_context(os.fdopen(descriptor, "wb", 0))
+        writer = files.enter_context(os.fdopen(incoming.create(temporary), "wb", 0))
         buffer = memoryview(bytearray(CHUNK))
         while True:
             with _reading(source):
@@ -179,10 +166,10 @@ def drop_cache(descriptor: int) -> None:
 
 
 class ObjectFile(io.FileIO):
-    """A file opened for reading whose errors are storage errors: a share can vanish in the middle of a read."""
+    """A file opened for reading, of which ``descriptor`` is closed with it, whose errors are storage errors: a share can vanish in the middle of a read."""
 
-    def __init__(self, target: str, path: Path) -> None:
-        super().__init__(path, "rb")
+    def __init__(self, target: str, path: Path, descriptor: int) -> None:
+        super().__init__(descriptor, "rb")
         self._target, self._path = target, path
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:

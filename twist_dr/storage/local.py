@@ -9,6 +9,8 @@ Where the staged source lies on the same file system it is linked instead of cop
 That is done only while no other target has linked it (two copies that share bytes are one copy), and only if the file
 is ours alone (0600): others could change it afterwards, and a link shares its rights. So a source must not be changed
 after it was stored; staged files never are.
+
+Only ``path`` itself may be reached through links and mounts. All below it goes by the descriptors of :mod:`twist_dr.storage.beneath`.
 """
 
 from __future__ import annotations
@@ -19,15 +21,24 @@ import hashlib
 import io
 import os
 import re
-import stat as modes
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from itertools import chain as chained
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from twist_dr.errors import ObjectCorrupt, ObjectExists, ObjectMissing, TargetUnavailable
+from twist_dr.errors import (
+    ObjectCorrupt,
+    ObjectExists,
+    ObjectMissing,
+    StorageError,
+    TargetRefused,
+    TargetUnavailable,
+)
 from twist_dr.storage.base import (
     CHUNK,
     Capabilities,
@@ -36,26 +47,21 @@ from twist_dr.storage.base import (
     Space,
     StorageTarget,
     StoredObject,
+    Stranger,
     compare,
     no_progress,
     valid_key,
 )
-from twist_dr.storage.files import (
-    ObjectFile,
-    copy_file,
-    drop_cache,
-    fsync_folder,
-    link_source,
-    make_folders,
-    os_errors,
-    publish,
-)
+from twist_dr.storage.beneath import A_FOLDER, Entry, Folder, NoFolder
+from twist_dr.storage.files import ObjectFile, copy_file, drop_cache, link_source, os_errors, publish
+from twist_dr.storage.listing import entries, stored, strangers_at, walk
 
 INCOMING = ".incoming"
 
 #: ``<begun, Unix seconds>-<random>``: the name tells the age, since a linked file keeps the times of its source.
 _TEMPORARY = re.compile(r"^(\d{1,12})-[0-9a-f]{32}\Z")
-_PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
+#: Enough to see what somebody did.
+_MOST_STRANGERS = 20
 
 
 class LocalTarget(StorageTarget):
@@ -67,6 +73,9 @@ class LocalTarget(StorageTarget):
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(name)
         self.path = Path(path)
+        #: All that the settings name: none of them may be the same folder.
+        self.others: Sequence[LocalTarget] = ()
+        self._found_apart: tuple[int, int] | None = None
 
     @property
     def location(self) -> str:
@@ -80,31 +89,32 @@ class LocalTarget(StorageTarget):
                     f"{self.name}: the folder {self.path.parent} does not exist; mount its disk, create it, or correct "
                     f"storage_targets.{self.name}.path."
                 )
-            make_folders(self.path, self.path.parent)
-            make_folders(self.path / INCOMING, self.path)
-            temporary = self._temporary()
-            temporary.touch(0o600)
-            temporary.unlink()
+            if not self.path.is_dir():
+                with Folder.at(self.path.parent) as parent, contextlib.suppress(FileExistsError):
+                    self.path.mkdir(0o700)
+                    parent.sync()
+        with os_errors(self.name, self.path), self._changing() as root, root.make(INCOMING) as incoming:
+            temporary = _temporary()
+            os.close(incoming.create(temporary))
+            incoming.unlink(temporary)
 
     def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
-        final = self._file(key)
-        self._ready()
-        if self._holds(key, digest, progress):
-            return
-        with os_errors(self.name, final):
-            make_folders(self.path / INCOMING, self.path)
-            temporary = self._temporary()
-            try:
-                if not (self._links_sources and link_source(source, temporary)):
-                    copy_file(source, temporary, progress)
-                self._check_back(temporary, source, digest, progress)
-                self._publish(temporary, final)
-            except FileExistsError:  # Another writer was first, or there is a folder of that name.
-                if not self._holds(key, digest, progress):
-                    raise ObjectExists(f"{self.name}: objects lie below {key}; choose another key.") from None
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    temporary.unlink()
+        *folders, name = self._parts(key)
+        with os_errors(self.name, self.path / key), self._changing() as root:
+            if self._holds(key, digest, progress):
+                return
+            with root.make(INCOMING) as incoming:
+                temporary = _temporary()
+                try:
+                    if not (self._links_sources and link_source(source, incoming, temporary)):
+                        copy_file(source, incoming, temporary, progress)
+                    self._check_back(incoming, temporary, source, digest, progress)
+                    _publish(incoming, temporary, root, folders, name)
+                except FileExistsError:  # Another writer was first, or something else has that name.
+                    if not self._holds(key, digest, progress):
+                        self._refuse_taken(root, folders, name)
+                finally:
+                    incoming.unlink(temporary)
 
     def open(self, key: str) -> BinaryIO:
         return io.BufferedReader(self._open(key), CHUNK)
@@ -115,68 +125,79 @@ class LocalTarget(StorageTarget):
             compare(stream, f"{self.name}: {key}", digest, progress)
 
     def stat(self, key: str) -> StoredObject | None:
-        file = self._file(key)
-        self._ready()
-        with os_errors(self.name, file):
+        *folders, name = self._parts(key)
+        with os_errors(self.name, self.path / key), self._root() as root:
             try:
-                status = file.stat()
-            except (FileNotFoundError, NotADirectoryError):
-                self._ready()  # Still there, so the object is positively missing.
+                with root.chain(folders) as chain:
+                    status = chain[-1].file(name)
+            except (FileNotFoundError, NoFolder):
                 return None
-        return _stored(key, status) if modes.S_ISREG(status.st_mode) else None
+        return stored(key, status) if status else None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        folder = self._folder(prefix)
-        self._ready()
-        with os_errors(self.name, folder):
-            yield from self._walk(folder, f"{prefix}/" if prefix else "")
+        parts = self._parts(prefix) if prefix else []
+        with os_errors(self.name, self.path / prefix), self._root() as root, contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(root.chain(parts))[-1]
+            except (FileNotFoundError, NoFolder):
+                return
+            yield from walk(folder, f"{prefix}/" if prefix else "", _without_incoming(folder, prefix))
 
     def children(self, prefix: str) -> builtins.list[str]:
-        folder = self._folder(prefix)
-        self._ready()
-        with os_errors(self.name, folder):
-            names = []
-            for entry in self._entries(folder):
-                if not entry.is_dir():
-                    names.append(entry.name)
-                elif next(self._walk(Path(entry.path), f"{prefix}/{entry.name}/"), None) is not None:
-                    names.append(entry.name)  # An empty folder is what a delete or a killed put leaves: no object.
+        parts = self._parts(prefix) if prefix else []
+        with os_errors(self.name, self.path / prefix), self._root() as root:
+            try:
+                with root.chain(parts) as chain:
+                    # An empty folder is what a delete or a killed put leaves: no object.
+                    names = [
+                        entry.name
+                        for entry in _without_incoming(chain[-1], prefix)
+                        if next(walk(chain[-1], "", [entry]), None) is not None
+                    ]
+            except (FileNotFoundError, NoFolder):
+                return []
         return sorted(names)
 
+    def strangers(self, prefix: str) -> builtins.list[Stranger]:
+        with os_errors(self.name, self.path / prefix), self._root() as root:
+            found = chained(strangers_at(root, self._parts(prefix)), strangers_at(root, [INCOMING]))
+            return [*islice(found, _MOST_STRANGERS)]
+
     def delete(self, key: str) -> None:
-        if self.stat(key) is None:
-            return
-        file = self._file(key)
-        with os_errors(self.name, file):
-            file.unlink(missing_ok=True)
-            fsync_folder(file.parent)
-            for folder in file.parents:
-                if folder == self.path:
-                    break
-                try:
-                    folder.rmdir()
-                except OSError:  # Not empty, as a rule; a folder that stays does no harm.
-                    break
+        *folders, name = self._parts(key)
+        with os_errors(self.name, self.path / key), self._changing() as root:
+            try:
+                with root.chain(folders) as chain:
+                    if chain[-1].file(name) is None:
+                        return
+                    chain[-1].unlink(name)
+                    chain[-1].sync()
+                    for parent, folder in zip(chain[-2::-1], reversed(folders), strict=True):
+                        try:
+                            os.rmdir(folder, dir_fd=parent.descriptor)
+                        except OSError:  # Not empty, as a rule; a folder that stays does no harm.
+                            break
+            except (FileNotFoundError, NoFolder):
+                return
 
     def sweep(self, older_than: timedelta) -> int:
-        self._ready()
         limit, removed = time.time() - older_than.total_seconds(), 0
-        incoming = self.path / INCOMING
-        with os_errors(self.name, incoming):
-            for file in incoming.iterdir() if incoming.is_dir() else ():
-                begun = _TEMPORARY.match(file.name)
-                if begun and int(begun[1]) <= limit:
-                    file.unlink(missing_ok=True)
-                    removed += 1
-            for file in self.path.glob(".probe-*"):
-                if file.is_file() and file.stat().st_mtime <= limit:
-                    file.unlink(missing_ok=True)
+        with os_errors(self.name, self.path / INCOMING), self._changing() as root:
+            with contextlib.suppress(FileNotFoundError), root.child(INCOMING) as incoming:
+                for name, _ in incoming.entries():
+                    begun = _TEMPORARY.match(name)
+                    if begun and int(begun[1]) <= limit and incoming.file(name):
+                        incoming.unlink(name)
+                        removed += 1
+            for name, _ in root.entries():
+                status = root.file(name) if name.startswith(".probe-") else None
+                if status and status.st_mtime <= limit:
+                    root.unlink(name)
         return removed
 
     def space(self) -> Space:
-        self._ready()
-        with os_errors(self.name, self.path):
-            status = os.statvfs(self.path)
+        with os_errors(self.name, self.path), self._root() as root:
+            status = os.statvfs(root.descriptor)
         return Space(status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize)
 
     def probe(self) -> Capabilities:
@@ -184,21 +205,18 @@ class LocalTarget(StorageTarget):
         content = uuid.uuid4().bytes * 4096
         digest = Digest(len(content), hashlib.sha256(content).hexdigest())
         key = f".probe-{uuid.uuid4().hex}"
-        source = self._temporary()
-        with os_errors(self.name, self.path):
+        with os_errors(self.name, self.path), self._changing() as root, root.make(INCOMING) as incoming:
             try:
-                before = time.time()
-                source.touch(0o600)
-                source.write_bytes(content)
-                written, after = source.stat().st_mtime, time.time()
-                self.put(source, key, digest)
+                skew = _skew(incoming)
+                with tempfile.TemporaryDirectory(prefix="twist-dr-") as folder:
+                    source = Path(folder) / "object"
+                    source.write_bytes(content)
+                    self.put(source, key, digest)
                 self.check(key, digest)
-                write_once = self._refuses_to_overwrite(key)
+                write_once = _refuses_to_overwrite(incoming, root, key)
             finally:
-                source.unlink(missing_ok=True)
-                self._file(key).unlink(missing_ok=True)
+                root.unlink(key)
         notes = () if write_once else ("No hard links and no RENAME_NOREPLACE here: let one process at a time write.",)
-        skew = round(written - min(max(written, before), after), 1)
         return Capabilities(write_once, "read-back", skew, notes)
 
     # -- what a share adds to a disk -----------------------------------------------------------------------------------
@@ -206,52 +224,51 @@ class LocalTarget(StorageTarget):
     def _mounted(self) -> None:
         """Raise ``TargetUnavailable`` when what should be mounted is not. A plain folder has nothing to mount."""
 
-    def _ready(self) -> None:
-        """Raise ``TargetUnavailable`` unless the folder is there: an absent disk must never look like an empty one."""
+    @contextlib.contextmanager
+    def _root(self) -> Iterator[Folder]:
+        """The target's folder. Raises ``TargetUnavailable`` unless it is there: an absent disk must never look like an empty one."""
         self._mounted()
-        with os_errors(self.name, self.path):
-            if not self.path.is_dir():
-                raise TargetUnavailable(
-                    f"{self.name}: the folder {self.path} does not exist; mount its disk, create it, or correct "
-                    f"storage_targets.{self.name}.path."
-                )
+        try:
+            root = Folder.at(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise TargetUnavailable(
+                f"{self.name}: the folder {self.path} does not exist; mount its disk, create it, or correct "
+                f"storage_targets.{self.name}.path."
+            ) from None
+        with root:
+            yield root
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Folder]:
+        """The same, for what writes or deletes. Raises ``TargetRefused`` when another target is the same folder."""
+        with self._root() as root:
+            mine = _identity(os.fstat(root.descriptor))
+            if mine != self._found_apart:
+                for other in self.others:
+                    if other is not self and other._is(mine):
+                        raise TargetRefused(
+                            f"{self.name}: {self.path} is the same folder as {other.path} of storage_targets.{other.name}: what is "
+                            f"lost or deleted in one is so in both. Give each a folder of its own, or set "
+                            f"storage_targets.{self.name}.enabled: false."
+                        )
+                self._found_apart = mine
+            yield root
+
+    def _is(self, identity: tuple[int, int]) -> bool:
+        """Whether this target's folder is that one. One that is away is no folder that can be used now."""
+        try:
+            self._mounted()
+            return _identity(self.path.stat()) == identity
+        except (OSError, StorageError):
+            return False
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
-    def _file(self, key: str) -> Path:
-        if valid_key(key).split("/")[0] == INCOMING:
+    def _parts(self, key: str) -> builtins.list[str]:
+        parts = valid_key(key).split("/")
+        if parts[0] == INCOMING:
             raise ValueError(f"reserved for unfinished uploads: {key!r}")
-        return self.path / key
-
-    def _folder(self, prefix: str) -> Path:
-        return self._file(prefix) if prefix else self.path
-
-    def _temporary(self) -> Path:
-        return self.path / INCOMING / f"{int(time.time())}-{uuid.uuid4().hex}"
-
-    def _entries(self, folder: Path) -> builtins.list[os.DirEntry[str]]:
-        """Files and folders of ``folder`` whose names can be parts of a key, in key order; none if it does not exist.
-
-        Anything that cannot be read is an error: a listing that leaves something out would look like a lost backup.
-        """
-        try:
-            with os.scandir(folder) as scan:
-                entries = [entry for entry in scan if _PART.match(entry.name) and (entry.is_dir() or entry.is_file())]
-        except (FileNotFoundError, NotADirectoryError):
-            self._ready()
-            return []
-        if folder == self.path:
-            entries = [entry for entry in entries if entry.name != INCOMING]
-        # "a-b/c" comes before "a/c": compared as whole keys, a folder's name ends with the slash.
-        return sorted(entries, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
-
-    def _walk(self, folder: Path, prefix: str) -> Iterator[StoredObject]:
-        for entry in self._entries(folder):
-            if entry.is_dir():
-                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/")
-                continue
-            with contextlib.suppress(FileNotFoundError):  # Deleted meanwhile.
-                yield _stored(prefix + entry.name, entry.stat())
+        return parts
 
     # -- the steps of put ----------------------------------------------------------------------------------------------
 
@@ -271,54 +288,90 @@ class LocalTarget(StorageTarget):
             ) from None
         return True
 
-    def _check_back(self, temporary: Path, source: Path, digest: Digest, progress: Progress) -> None:
+    def _check_back(self, incoming: Folder, temporary: str, source: Path, digest: Digest, progress: Progress) -> None:
         """Make the file durable, then read it from the disk and compare."""
-        with ObjectFile(self.name, temporary) as stream:
+        place = self.path / INCOMING / temporary
+        with ObjectFile(self.name, place, incoming.open(temporary)) as stream:
             os.fsync(stream.fileno())
             drop_cache(stream.fileno())
             try:
-                compare(stream, str(temporary), digest, progress)
+                compare(stream, str(place), digest, progress)
             except ObjectCorrupt:
-                with ObjectFile(self.name, source) as original:
+                with ObjectFile(self.name, source, os.open(source, os.O_RDONLY)) as original:
                     compare(original, f"{self.name}: nothing was stored: the file {source}", digest)
                 raise ObjectCorrupt(
                     f"{self.name}: {self.path} gave back other bytes than were written to it, so nothing was stored; "
                     "check the disk and its cables, and use another storage target until then."
                 ) from None
 
-    def _publish(self, temporary: Path, final: Path) -> None:
-        for attempt in range(10):
-            self._mounted()  # Before folders are made: never under an empty mount point.
-            try:
-                make_folders(final.parent, self.path)
-                publish(temporary, final)
-                break
-            except FileNotFoundError:  # A delete beside us may have removed the folder because it was empty.
-                if attempt == 9:
-                    raise
-        fsync_folder(final.parent)
-
-    def _refuses_to_overwrite(self, key: str) -> bool:
-        """Whether giving a second file the name of an existing object is refused by the file system itself."""
-        first, second = self._temporary(), self._temporary()
-        try:
-            first.touch(0o600)
-            with contextlib.suppress(FileExistsError):
-                publish(first, self._file(key))
-                return False
-            second.touch(0o600)
-            return publish(second, self._file(f"{key}-new"))
-        finally:
-            for file in (first, second, self._file(f"{key}-new")):
-                file.unlink(missing_ok=True)
+    def _refuse_taken(self, root: Folder, folders: builtins.list[str], name: str) -> None:
+        """Raise what says why an object cannot have its name."""
+        with root.chain(folders) as chain:
+            what = chain[-1].kind(name)
+        if what == A_FOLDER:
+            raise ObjectExists(f"{self.name}: objects lie below {'/'.join((*folders, name))}; choose another key.")
+        raise NoFolder("/".join((*folders, name)), what)
 
     def _open(self, key: str) -> ObjectFile:
-        if self.stat(key) is None:
-            raise ObjectMissing(f"{self.name}: there is no object {key}; list the target to see what it holds.")
-        file = self._file(key)
-        with os_errors(self.name, file):
-            return ObjectFile(self.name, file)
+        *folders, name = self._parts(key)
+        with os_errors(self.name, self.path / key), self._root() as root:
+            try:
+                with root.chain(folders) as chain:
+                    return ObjectFile(self.name, self.path / key, chain[-1].open(name))
+            except (FileNotFoundError, NoFolder):
+                pass
+        raise ObjectMissing(f"{self.name}: there is no object {key}; list the target to see what it holds.")
 
 
-def _stored(key: str, status: os.stat_result) -> StoredObject:
-    return StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, timezone.utc))
+def _temporary() -> str:
+    return f"{int(time.time())}-{uuid.uuid4().hex}"
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _without_incoming(folder: Folder, prefix: str) -> builtins.list[Entry]:
+    """What can lead to objects; ``prefix`` is empty for the target's own folder."""
+    return [entry for entry in entries(folder) if prefix or entry.name != INCOMING]
+
+
+def _publish(incoming: Folder, temporary: str, root: Folder, folders: Sequence[str], name: str) -> None:
+    for attempt in range(10):
+        try:
+            with root.chain(folders, make=True) as chain:
+                publish(incoming, temporary, chain[-1], name)
+                chain[-1].sync()
+            return
+        except FileNotFoundError:  # A delete beside us may have removed the folder because it was empty.
+            if attempt == 9:
+                raise
+
+
+def _skew(incoming: Folder) -> float:
+    """Seconds by which the clock of the file system is ahead of ours."""
+    temporary, before = _temporary(), time.time()
+    descriptor = incoming.create(temporary)
+    try:
+        os.write(descriptor, b"now")
+        written, after = os.fstat(descriptor).st_mtime, time.time()
+    finally:
+        os.close(descriptor)
+        incoming.unlink(temporary)
+    return round(written - min(max(written, before), after), 1)
+
+
+def _refuses_to_overwrite(incoming: Folder, root: Folder, key: str) -> bool:
+    """Whether giving a second file the name of an existing object is refused by the file system itself."""
+    first, second = _temporary(), _temporary()
+    try:
+        os.close(incoming.create(first))
+        with contextlib.suppress(FileExistsError):
+            publish(incoming, first, root, key)
+            return False
+        os.close(incoming.create(second))
+        return publish(incoming, second, root, f"{key}-new")
+    finally:
+        incoming.unlink(first)
+        incoming.unlink(second)
+        root.unlink(f"{key}-new")

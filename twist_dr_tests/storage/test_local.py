@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from twist_dr.errors import ObjectExists, TargetFull, TargetRefused, TargetUnavailable
 from twist_dr.storage import files
+from twist_dr.storage.beneath import Folder
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.storage.conftest import MakeFile, mounted_tmpfs
 
@@ -184,7 +186,7 @@ def test_sweep_keeps_files_that_are_not_ours_and_young_ones(tmp_path: Path) -> N
     foreign.write_text("mine")
     old = target.path / ".incoming" / ("1000000000-" + "0" * 32)
     old.write_text("left")
-    young = target._temporary()
+    young = target.path / ".incoming" / f"{int(time.time())}-{'0' * 32}"
     young.write_text("under way")
     assert target.sweep(timedelta(hours=1)) == 1
     assert foreign.exists()
@@ -196,9 +198,10 @@ def test_where_hard_links_are_unknown_an_object_still_never_replaces_another(tmp
     """The operation that ``publish`` falls back to; no file system without hard links can be mounted everywhere."""
     old, new, other = tmp_path / "old", tmp_path / "new", tmp_path / "other"
     old.write_text("first")
-    files.rename_no_replace(old, new)
-    assert new.read_text() == "first"
-    other.write_text("second")
-    with pytest.raises(FileExistsError):
-        files.rename_no_replace(other, new)
+    with Folder.at(tmp_path) as folder:
+        files.rename_no_replace(folder, "old", folder, "new")
+        assert new.read_text() == "first"
+        other.write_text("second")
+        with pytest.raises(FileExistsError):
+            files.rename_no_replace(folder, "other", folder, "new")
     assert (new.read_text(), other.read_text()) == ("first", "second")

@@ -1,0 +1,75 @@
+"""What lies in a folder as a storage target: its objects, and what is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from os import stat_result
+
+from twist_dr.storage.base import StoredObject, Stranger
+from twist_dr.storage.beneath import A_FILE, A_FOLDER, Entry, Folder, NoFolder
+
+_PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
+#: Keys of ours have six parts at most. Whoever can write to a target can make folders that no walk should follow to their end.
+_DEEPEST = 16
+
+
+def stored(key: str, status: stat_result) -> StoredObject:
+    """The object under ``key``."""
+    return StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, timezone.utc))
+
+
+def entries(folder: Folder) -> list[Entry]:
+    """Files and folders whose names can be parts of a key, in key order.
+
+    Anything that cannot be read is an error: a listing that leaves something out would look like a lost backup.
+    """
+    found = [entry for entry in folder.entries() if _PART.match(entry.name) and entry.what in (A_FILE, A_FOLDER)]
+    # "a-b/c" comes before "a/c": compared as whole keys, a folder's name ends with the slash.
+    return sorted(found, key=lambda entry: f"{entry.name}/" if entry.what == A_FOLDER else entry.name)
+
+
+def walk(folder: Folder, prefix: str, listed: Sequence[Entry] | None = None, depth: int = 0) -> Iterator[StoredObject]:
+    """Every object below ``folder``, whose own key ends in ``prefix``, in key order. ``listed``: its entries, if not all."""
+    for entry in entries(folder) if listed is None else listed:
+        if entry.what == A_FILE:
+            status = folder.file(entry.name)
+            if status is not None:  # else deleted, or exchanged, meanwhile
+                yield stored(prefix + entry.name, status)
+        elif depth < _DEEPEST:
+            try:
+                child = folder.child(entry.name)
+            except (FileNotFoundError, NoFolder):
+                continue
+            with child:
+                yield from walk(child, f"{prefix}{entry.name}/", None, depth + 1)
+
+
+def strangers_at(folder: Folder, parts: Sequence[str]) -> Iterator[Stranger]:
+    """What below the folder that ``parts`` lead to, or on the way to it, is neither file nor folder, or leads elsewhere."""
+    try:
+        with folder.chain(parts) as chain:
+            yield from _strangers(chain[-1], f"{'/'.join(parts)}/", 0)
+    except FileNotFoundError:
+        return
+    except NoFolder as error:
+        yield Stranger(error.path, error.what)
+
+
+def _strangers(folder: Folder, prefix: str, depth: int) -> Iterator[Stranger]:
+    for name, listed in sorted(folder.entries()):
+        if listed == A_FILE and folder.file(name) is not None:
+            continue
+        try:
+            what = folder.kind(name)
+            if what == A_FOLDER and depth < _DEEPEST:
+                with folder.child(name) as child:
+                    yield from _strangers(child, f"{prefix}{name}/", depth + 1)
+                continue
+        except FileNotFoundError:
+            continue
+        except NoFolder as error:
+            what = error.what
+        if what != A_FILE:
+            yield Stranger(prefix + name, "too deep a folder" if what == A_FOLDER else what)
