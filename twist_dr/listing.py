@@ -10,6 +10,7 @@ from typing import Any
 from twist_dr.catalog import BackupRow, CopyRow, RestoreRow, SealedBackup, VerificationRow
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.recovery.sandbox import ClusterSandbox
+from twist_dr.engine.restore.restored_configuration import RestoredConfiguration
 from twist_dr.engine.restore.settle import Kept
 
 
@@ -178,17 +179,17 @@ def sandbox_table(rows: Sequence[ClusterSandbox]) -> str:
     )
 
 
-def replaced_table(rows: Sequence[Kept]) -> str:
-    """What restores replaced and is kept, one line each."""
+def replaced_table(rows: Sequence[Kept | RestoredConfiguration]) -> str:
+    """What restores replaced and is kept, and configuration that they left, one line each."""
     if not rows:
         return "nothing is kept"
     return table(
         ("RESTORE", "BACKUP", "KEPT UNTIL (UTC)", "REPLACED"),
         [
             (
-                row.journal.restore_id,
-                row.journal.backup_id or "-",
-                _minute(row.journal.keep_until) if row.journal.keep_until else "-",
+                row.restore_id,
+                (row.journal.backup_id if isinstance(row, Kept) else None) or "-",
+                _minute(row.keep_until) if row.keep_until else "-",
                 str(row),
             )
             for row in rows
@@ -196,14 +197,16 @@ def replaced_table(rows: Sequence[Kept]) -> str:
     )
 
 
-def replaced_document(row: Kept) -> dict[str, Any]:
+def replaced_document(row: Kept | RestoredConfiguration) -> dict[str, Any]:
     """One of them for ``--json``."""
+    kept = row if isinstance(row, Kept) else None
     return {
-        "restore_id": row.journal.restore_id,
-        "backup_id": row.journal.backup_id,
-        "keep_until": row.journal.keep_until.isoformat() if row.journal.keep_until else None,
-        "database": row.database,
-        "folders": [str(folder) for folder in row.folders],
+        "restore_id": row.restore_id,
+        "backup_id": kept.journal.backup_id if kept else None,
+        "keep_until": row.keep_until.isoformat() if row.keep_until else None,
+        "database": kept.database if kept else None,
+        "folders": [str(folder) for folder in kept.folders] if kept else [],
+        "configuration": None if isinstance(row, Kept) else str(row.folder),
     }
 
 

@@ -105,4 +105,5 @@ def _remember(path: Path, known: dict[str, str]) -> None:
     _REMEMBERED[path] = known
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
         path.write_text(json.dumps(known))

@@ -136,10 +136,11 @@ def _list(options: argparse.Namespace) -> None:
 
 def _list_replaced(settings: Settings, *, json_wanted: bool) -> None:
     from twist_dr import listing
-    from twist_dr.engine.restore.settle import kept
+    from twist_dr.engine.restore.restored_configuration import everything_kept
     from twist_dr.resources.restores import surroundings
 
-    rows = list(kept(surroundings(settings)))
+    around = surroundings(settings)
+    rows = everything_kept(around, settings.work_dir, settings.application)
     print(
         json.dumps([listing.replaced_document(row) for row in rows], indent=2)
         if json_wanted

@@ -162,7 +162,7 @@ class _Examination:
         can_migrate = settings.django is None or settings.django.database_variable is not None
         yield from guarded("restore settings", check_restore_settings(around, settings.media, can_migrate=can_migrate))
         if self._seen is not None:
-            yield from guarded("replaced", check_kept(around))
+            yield from guarded("replaced", check_kept(settings, around))
             yield from guarded("restore rights", check_restore_rights(around))
 
     def _room(self) -> Iterator[Finding]:

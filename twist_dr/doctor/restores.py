@@ -12,9 +12,11 @@ from twist_dr.engine.exchange import check_exchangeable
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.restore.cutover import Surroundings
-from twist_dr.engine.restore.settle import half_removed, interrupted, kept
+from twist_dr.engine.restore.restored_configuration import everything_kept
+from twist_dr.engine.restore.settle import half_removed, interrupted
 from twist_dr.engine.words import few
 from twist_dr.errors import Busy
+from twist_dr.settings import Settings
 
 
 def check_interrupted(around: Surroundings, lock_dir: Path, application: str) -> Check[None]:
@@ -44,11 +46,11 @@ def check_interrupted(around: Surroundings, lock_dir: Path, application: str) ->
         yield problem(check, f"{journal.restore_id} was cut short {where}", "twist-dr settle  # finishes or reverts it")
 
 
-def check_kept(around: Surroundings, now: datetime | None = None) -> Check[None]:
-    """What restores replaced takes room until it is removed."""
+def check_kept(settings: Settings, around: Surroundings, now: datetime | None = None) -> Check[None]:
+    """What restores replaced, and configuration that they left, takes room until it is removed."""
     check, now = "replaced", now or datetime.now(timezone.utc)
-    every = list(kept(around))
-    overdue = [each for each in every if each.journal.keep_until is not None and each.journal.keep_until <= now]
+    every = everything_kept(around, settings.work_dir, settings.application)
+    overdue = [each for each in every if each.keep_until is not None and each.keep_until <= now]
     if overdue:
         yield warning(
             check,

@@ -81,13 +81,16 @@ def unpack(
     return Unpacked(findings.files, findings.bytes, list(skipped), [*findings.sentences(), *missing])
 
 
-def unpack_configuration(stream: BinaryIO, index: Iterator[Entry], folder: Path, what: str) -> Unpacked:
+def unpack_configuration(
+    stream: BinaryIO, index: Iterator[Entry], folder: Path, what: str, *, private: bool
+) -> Unpacked:
     """Write the whole configuration archive below one new folder, for a person to compare; raises as :func:`unpack`.
 
-    The folder stays 0700 and everything is ours, since among the files are secrets; other modes are as recorded.
+    The folder stays 0700 and everything is ours, since among the files are secrets; other modes are as recorded or, when it shall be
+    ``private``, for us alone too: whoever copies or moves such a file then opens it to nobody by mistake.
     """
     findings = _Findings(what)
-    tree = _Tree(folder, "", findings, None, owners=False)
+    tree = _Tree(folder, "", findings, None, owners=False, private=private)
     try:
         for member, content in checked_members(stream, index, what):
             tree.add(member, content, no_progress)
@@ -144,10 +147,18 @@ class _Tree:
     """
 
     def __init__(
-        self, place: Path, path: str, findings: _Findings, member: tarfile.TarInfo | None, *, owners: bool
+        self,
+        place: Path,
+        path: str,
+        findings: _Findings,
+        member: tarfile.TarInfo | None,
+        *,
+        owners: bool,
+        private: bool = False,
     ) -> None:
         self._findings = findings
         self._owners = owners
+        self._private = private
         self._makes_parents = member is None
         self._writing = _Writing(findings.what, place)
         self._writing.name = path
@@ -257,6 +268,8 @@ class _Tree:
     def _restore(self, descriptor: int, member: tarfile.TarInfo) -> None:
         """Owner, mode and time, in this order: each may change with the one before."""
         mode = stat.S_IMODE(member.mode)
+        if self._private:
+            mode = 0o700 if member.isdir() else mode & 0o700 | 0o600
         if self._owners:
             self._own(lambda: os.fchown(descriptor, member.uid, member.gid))
         # On a folder set-gid says whose group new files in it get, and stays.

@@ -92,7 +92,7 @@ def recover_configuration(
     # It is made anew, closed to others: among the files are secrets.
     with suppress(FileNotFoundError):
         folder.rmdir()
-    found = restore_configuration(sources, keyring, folder)
+    found = restore_configuration(sources, keyring, folder, private=False)
     for note in found.notes:
         report.warning(note)
     return found

@@ -1,4 +1,4 @@
-"""Databases and media that restores replaced, removed once ``restore.keep_replaced_for`` is over: until then a restore can be undone."""
+"""Databases and media that restores replaced, and configuration that they left to be compared, removed once ``restore.keep_replaced_for`` is over: until then a restore can be undone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.restore.cutover import Surroundings
 from twist_dr.engine.restore.journal import Journal
-from twist_dr.engine.restore.settle import Kept, half_removed, kept, remove_kept, settle_interrupted
+from twist_dr.engine.restore.restored_configuration import RestoredConfiguration, everything_kept
+from twist_dr.engine.restore.settle import Kept, half_removed, remove_kept, settle_interrupted
 from twist_dr.engine.retention.doubts import set_back, set_forward
 from twist_dr.engine.retention.model import Doubt
 from twist_dr.errors import Cancelled, TwistDRError
@@ -23,8 +25,8 @@ _LOOKED_AT = 1000
 class ReplacedOutcome:
     """What is kept, what of it is due, and what became of it. ``problems``: sentences; with any, the run fails in the end."""
 
-    kept: list[Kept] = field(default_factory=list)
-    due: list[Kept] = field(default_factory=list)
+    kept: list[Kept | RestoredConfiguration] = field(default_factory=list)
+    due: list[Kept | RestoredConfiguration] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
     removed: int = 0
     problems: list[str] = field(default_factory=list)
@@ -32,7 +34,7 @@ class ReplacedOutcome:
     def table(self) -> str:
         """All of it as a table."""
         rows = [
-            f"| {each.journal.restore_id} | {each} | {'remove' if each in self.due else 'keep'} | {_until(each.journal)} |"
+            f"| {each.restore_id} | {each} | {'remove' if each in self.due else 'keep'} | {_until(each)} |"
             for each in self.kept
         ]
         lines = [f"**Not carried out:** {doubt}\n" for doubt in self.doubts]
@@ -68,9 +70,9 @@ class Replaced:
             ]
             return self._outcome
         for each in self._outcome.due:
-            if self._removed(each.journal, str(each)):
+            if self._removed(each, str(each)):
                 self._outcome.removed += 1
-                report.info(f"removed {each}, which {each.journal.restore_id} had replaced")
+                report.info(f"removed {each} of {each.restore_id}")
         return self._outcome
 
     def _finish_removals(self) -> None:
@@ -80,14 +82,12 @@ class Replaced:
                 self._log.report.info(f"removed what an earlier cleanup had left of {journal.restore_id}")
 
     def _look(self) -> None:
-        self._outcome.kept = list(kept(self._around))
-        due = [each for each in self._outcome.kept if self._is_due(each.journal)]
+        settings = self._log.settings
+        self._outcome.kept = everything_kept(self._around, settings.work_dir, settings.application)
+        due = [each for each in self._outcome.kept if each.keep_until is not None and each.keep_until <= self._now]
         if due and not self._allow_clock:
             self._outcome.doubts = self._doubts()
         self._outcome.due = due  # last: while nobody can tell whether the clock is right, nothing is due
-
-    def _is_due(self, journal: Journal) -> bool:
-        return journal.keep_until is not None and journal.keep_until <= self._now
 
     def _doubts(self) -> list[Doubt]:
         """Whether the clock may be wrong, by what a plan for a storage target goes by, too."""
@@ -101,14 +101,17 @@ class Replaced:
             *set_forward((row.started_at for row in rows), self._now, calendar_zone(settings)),
         ]
 
-    def _removed(self, journal: Journal, what: str) -> bool:
+    def _removed(self, which: Journal | Kept | RestoredConfiguration, what: str) -> bool:
         def record(result: str) -> None:
             details: dict[str, object] = {"what": what, "run": self._log.run_id}
-            self._log.record("delete replaced", journal.restore_id, result, details)
+            self._log.record("delete replaced", which.restore_id, result, details)
 
         def remove() -> None:
             try:
-                remove_kept(journal, self._around)
+                if isinstance(which, RestoredConfiguration):
+                    remove_tree(which.folder)
+                else:
+                    remove_kept(which.journal if isinstance(which, Kept) else which, self._around)
             except TwistDRError as error:
                 record(f"incomplete: {error}")
                 raise
@@ -130,5 +133,5 @@ class Replaced:
         return True
 
 
-def _until(journal: Journal) -> str:
-    return "for ever" if journal.keep_until is None else f"{journal.keep_until:%Y-%m-%d %H:%M}"
+def _until(each: Kept | RestoredConfiguration) -> str:
+    return "for ever" if each.keep_until is None else f"{each.keep_until:%Y-%m-%d %H:%M}"

@@ -328,7 +328,8 @@ def test_paths_too_long_for_the_system_by_the_new_folders_name_are_written_and_r
 # -- configuration ----------------------------------------------------------------------------------------------------
 
 
-def test_configuration_is_unpacked_for_us_alone_below_one_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("private", [True, False])
+def test_configuration_is_unpacked_for_us_alone_below_one_folder(tmp_path: Path, private: bool) -> None:
     etc = tmp_path / "etc"
     (etc / "app" / "conf.d").mkdir(parents=True)
     for name, mode in (("app/settings.py", 0o640), ("app/conf.d/a", 0o444), ("single", 0o600), ("other", 0o666)):
@@ -344,12 +345,17 @@ def test_configuration_is_unpacked_for_us_alone_below_one_folder(tmp_path: Path)
     archive_configuration(patterns, parts.append, lines.append)
     folder = tmp_path / "to compare"
     index = read_index(io.BytesIO(b"".join(lines)))
-    done = unpack_configuration(io.BytesIO(b"".join(parts)), index, folder, "configuration.tar")
+    done = unpack_configuration(io.BytesIO(b"".join(parts)), index, folder, "configuration.tar", private=private)
     below = folder / str(etc).lstrip("/")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and {path.lstat().st_uid for path in folder.rglob("*")} == {
         os.geteuid()
     }
-    assert {str(path.relative_to(below)): stat.S_IMODE(path.stat().st_mode) for path in below.rglob("*")} == {
+    modes = {str(path.relative_to(below)): stat.S_IMODE(path.stat().st_mode) for path in below.rglob("*")}
+    if private:
+        assert set(modes.values()) == {0o700, 0o600}
+        assert {name for name, mode in modes.items() if mode == 0o700} == {"app", "app/conf.d"}
+        return
+    assert modes == {
         "app": 0o755,
         "app/conf.d": 0o555,
         "app/conf.d/a": 0o444,
@@ -365,4 +371,4 @@ def test_configuration_with_a_difference_is_refused(tmp_path: Path) -> None:
     stream, index = handmade(("etc/app", _FILE, "right"))
     wrong = [replace(entry, sha256="0" * 64) for entry in index]
     with pytest.raises(ArchiveInvalid, match="etc/app has other bytes"):
-        unpack_configuration(stream, iter(wrong), tmp_path / "to compare", "configuration.tar")
+        unpack_configuration(stream, iter(wrong), tmp_path / "to compare", "configuration.tar", private=True)

@@ -285,7 +285,11 @@ def test_some_parts_only(backed_up: Site) -> None:
     site.undo().expect(0)
     assert _state(site) == "now"
     site.replace(parts="configuration").expect(0)
-    (folder,) = (site.folder / "work" / "restored-configuration").iterdir()
+    base = site.folder / "work" / "restored-configuration"
+    (folder,) = (base / "erp").iterdir()
+    assert {path.stat().st_mode & 0o777 for path in (base, *base.rglob("*")) if path.is_dir()} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in base.rglob("*") if path.is_file()} == {0o600}
+    assert str(folder) in site.cli("list", "--replaced").expect(0).text
     assert [path.read_text() for path in folder.rglob("site.conf")] == ["SECRET_KEY=configured\n"]
     assert (site.folder / "site.conf").read_text() == "SECRET_KEY=configured\n"
 

@@ -17,6 +17,7 @@ from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journa
 from twist_dr.resources.restores import surroundings
 from twist_dr.retention.replaced import Replaced
 from twist_dr.retention.telling import Log
+from twist_dr_tests.engine.helpers import killed_at
 from twist_dr_tests.retention_site import NOW, RetentionSite
 from twist_dr_tests.servers import PostgresServer
 
@@ -126,3 +127,30 @@ def test_a_server_that_is_down_is_a_problem_and_no_error(scene: Scene) -> None:
         assert outcome.removed == 0 and kept.exists()
         (told,) = outcome.problems
         assert told.startswith("What restores replaced: ")
+
+
+def test_restored_configuration_goes_when_its_time_is_over_also_where_its_restore_was_killed(scene: Scene) -> None:
+    base = scene.site.site.settings().work_dir / "restored-configuration"
+    with_journal = base / "erp" / "20261120T000001Z-restore-3f9a"
+    killed = base / "erp" / f"{NOW - timedelta(days=6):%Y%m%dT%H%M%SZ}-restore-0000"
+    of_an_earlier_version = base / f"{NOW - timedelta(days=8):%Y%m%dT%H%M%SZ}-restore-0000"
+    somebodys = base / "notes"
+    for folder in (with_journal, killed, of_an_earlier_version, somebodys):
+        folder.mkdir(parents=True)
+        (folder / "a").mkdir()
+        (folder / "site.conf").write_text("SECRET_KEY=x")
+    scene.kept("1")  # for another day, and the configuration with it
+
+    def there() -> list[Path]:
+        return [folder for folder in (with_journal, killed, of_an_earlier_version) if folder.exists()]
+
+    shown = scene.replaced(NOW).show()
+    assert [str(folder) in shown.table() for folder in (with_journal, killed, of_an_earlier_version)] == [True] * 3
+    step = 0
+    while killed_at(step := step + 1, lambda: scene.replaced(NOW).remove()) and of_an_earlier_version.exists():
+        pass
+    assert scene.replaced(NOW).remove().problems == []
+    assert there() == [with_journal, killed]
+    assert scene.replaced(NOW + timedelta(days=1, seconds=1)).remove().removed == 3
+    assert there() == [] and somebodys.exists()
+    assert ("tester@host", with_journal.name, "done") in scene.audited()

@@ -111,6 +111,7 @@ class ClusterSandbox:
             "database": database,
             "point": point,
         }
+        (self.folder / _NOTE).touch(mode=0o600)
         (self.folder / _NOTE).write_text(json.dumps(document, indent=1))
 
     def where(self) -> str:

@@ -82,8 +82,11 @@ def _unpack(
     return found
 
 
-def restore_configuration(sources: Sources, keyring: Keyring, folder: Path) -> Unpacked:
-    """Unpack the configuration into a new folder. Raises what :func:`unpack_media` raises."""
+def restore_configuration(sources: Sources, keyring: Keyring, folder: Path, *, private: bool) -> Unpacked:
+    """Unpack the configuration into a new folder of an existing one. Raises what :func:`unpack_media` raises.
+
+    ``private``: as in :func:`~twist_dr.engine.unpack.unpack_configuration`.
+    """
 
     def work(repository: Repository) -> Unpacked:
         manifest = sources.manifest
@@ -91,12 +94,11 @@ def restore_configuration(sources: Sources, keyring: Keyring, folder: Path) -> U
             content = repository.read(manifest, "configuration.tar", keyring)
             lines = repository.read(manifest, "configuration.files.jsonl", keyring)
             with buffered(content) as stream, buffered(lines) as index:
-                found = unpack_configuration(stream, read_index(index), folder, "configuration.tar")
+                found = unpack_configuration(stream, read_index(index), folder, "configuration.tar", private=private)
                 read_out(stream, index)
             return found
         except BaseException:
             remove_tree(folder)
             raise
 
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return sources.attempt(work)

@@ -25,6 +25,7 @@ from twist_dr.engine.restore.media import plan_folders, restore_configuration
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.preparation import Preparation, clear_fetched
 from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.restored_configuration import configuration_folder
 from twist_dr.engine.restore.settle import check_health, settle_interrupted
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.errors import DatabaseError, RestoreRefused
@@ -219,12 +220,12 @@ class Restore:
         if "configuration" not in self._wish.parts or sources.manifest.artifact("configuration.tar") is None:
             yield
             return
-        folder = self._place.work_dir / "restored-configuration" / self.record.restore_id
+        folder = configuration_folder(self._place.work_dir, self._place.application, self.record.restore_id)
         with self.record.timed("configuration"):
-            found = restore_configuration(sources, self._place.keyring, folder)
+            found = restore_configuration(sources, self._place.keyring, folder, private=True)
         self.record.files += found.files
         self.record.note_sources(sources)
-        self.record.result = f"{found.files} configuration files lie in {folder}, to be compared and copied by hand"
+        self.record.result = f"{found.files} configuration files lie in {folder} until they are removed with what is replaced, to be compared and copied by hand"
         self._report.info(self.record.result)
         try:
             yield

@@ -31,6 +31,14 @@ class Kept:
     database: str | None
     folders: tuple[Path, ...]
 
+    @property
+    def restore_id(self) -> str:
+        return self.journal.restore_id
+
+    @property
+    def keep_until(self) -> datetime | None:
+        return self.journal.keep_until
+
     def __str__(self) -> str:
         return ", ".join([*([f"database {self.database}"] if self.database else []), *map(str, self.folders)])
 
