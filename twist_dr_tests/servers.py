@@ -8,17 +8,33 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.sessions import APPLYING, LOOKING
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
 from twist_dr.engine.processes import Child, run
 from twist_dr.errors import DatabaseUnreachable
+
+
+def _connect_as_the_application(connect: Callable[..., Any]) -> Callable[..., Any]:
+    """``Cluster.connect``, but what tests themselves open begins with the database's own settings: their SQL names tables without a schema."""
+
+    def connecting(cluster: Cluster, database: str | None = None, **how: Any) -> Any:
+        ours = sys._getframe(1).f_globals["__name__"].startswith("twist_dr_tests.")
+        return connect(cluster, database, **{"settings": APPLYING if ours else LOOKING, **how})
+
+    return connecting
+
+
+Cluster.connect = _connect_as_the_application(Cluster.connect)  # type: ignore[method-assign]
 
 
 def free_port() -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from twist_dr.doctor.database import explain_connection
 from twist_dr.doctor.findings import Check, from_error, guarded, ok, problem, warning
@@ -155,9 +155,8 @@ def _refused_replication(cluster: Cluster) -> str | None:
     """Why a replication connection fails; ``None`` when it does not. pg_hba.conf has lines of its own for them."""
     import psycopg
 
-    known = {"connect_timeout": "10", "application_name": "twist-dr", **cluster.parameters, "replication": "true"}
     try:
-        psycopg.connect(**cast("dict[str, Any]", known), autocommit=True).close()
+        cluster.replicate().close()
     except psycopg.OperationalError as error:
         reason = first_line(error)
         return re.sub(r"^connection (?:failed: connection )?to server at .*? failed: ", "", reason)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.sessions import COMMANDS
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child
 from twist_dr.engine.progress import Report
@@ -79,7 +80,7 @@ class BaseBackup:
         ]  # fmt: skip
         if incremental is not None:
             arguments.append(f"--incremental={incremental}")
-        child = Child(arguments, environment=self._cluster.environment(), on_line=heard)
+        child = Child(arguments, environment=self._cluster.environment(settings=COMMANDS), on_line=heard)
         heard.give_up = child.process.terminate
         return child
 

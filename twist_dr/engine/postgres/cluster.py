@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.manifest import Extension, PostgresFacts
+from twist_dr.engine.postgres.sessions import LOOKING, Settings, open_replication, open_session, start_options
 from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
 
@@ -92,12 +93,12 @@ class Cluster:
         host = known.get("host") or os.environ.get("PGHOST") or "the local socket"
         return f"{known.get('dbname') or 'the default database'} at {host}:{known.get('port') or os.environ.get('PGPORT') or 5432}"
 
-    def environment(self, database: str | None = None) -> dict[str, str | None]:
+    def environment(self, database: str | None = None, settings: Settings = LOOKING) -> dict[str, str | None]:
         """The libpq environment that leads a child process where :meth:`connect` leads; ``None`` removes a variable.
 
-        Nothing of it shows in argv. It is taken from a connection, not from the URL: in libpq a service file beats
-        ``PGHOST``, and a list of hosts leaves the choice open, so a child could end up on another server than we.
-        Raises what :meth:`connect` raises.
+        ``settings``: what the child's sessions begin with. Nothing of it shows in argv. It is taken from a connection, not from the
+        URL: in libpq a service file beats ``PGHOST``, and a list of hosts leaves the choice open, so a child could end up on another
+        server than we. Raises what :meth:`connect` raises.
         """
         options = _libpq_options()
         with self.connect(database) as connection:
@@ -111,6 +112,7 @@ class Cluster:
                 },
                 "host": info.host, "hostaddr": info.hostaddr if not info.host.startswith("/") else "", "port": str(info.port),
                 "user": info.user, "password": info.password, "dbname": info.dbname,
+                "options": start_options(self._known(database), settings),
             }  # fmt: skip
         # What we set for our own connection only, or what would change the bytes of a dump.
         for ours in ("client_encoding", "application_name", "service", "connect_timeout"):
@@ -122,32 +124,33 @@ class Cluster:
         # Messages are read by us (which tables were dumped) and by people; the data's encoding is not touched by LC_ALL.
         return {**environment, "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_SECONDS), "LC_ALL": "C"}
 
-    def connect(self, database: str | None = None, *, autocommit: bool = True) -> Connection:
-        """A connection without time limits of its own. Raises ``DatabaseUnreachable`` or ``DatabaseRefused``."""
+    def connect(
+        self, database: str | None = None, *, autocommit: bool = True, settings: Settings = LOOKING
+    ) -> Connection:
+        """A connection whose session begins with ``settings``. Raises ``DatabaseUnreachable`` or ``DatabaseRefused``."""
         import psycopg
 
+        try:
+            connection = open_session(self._known(database), settings)
+            connection.autocommit = autocommit
+            return connection
+        except psycopg.OperationalError as error:
+            raise self._refusal(error) from None
+
+    def replicate(self) -> Connection:
+        """A connection for replication. Raises ``psycopg.OperationalError``."""
+        return open_replication(self._known())
+
+    def _known(self, database: str | None = None) -> dict[str, str]:
         known = {
-            **(_compiled_defaults() if self.isolated else {}),
+            **(_compiled_defaults() if self.isolated else _given_options()),
             "connect_timeout": str(_CONNECT_TIMEOUT_SECONDS),
             "application_name": "twist-dr",
             # Without it psycopg gives bytes for text from a database in SQL_ASCII.
             "client_encoding": "UTF8",
             **self.parameters,
         }
-        if database is not None:
-            known["dbname"] = database
-        try:
-            connection = psycopg.connect(**cast("dict[str, Any]", known), autocommit=True)
-            # A limit set for the role or database would end a long dump's snapshot in the middle.
-            connection.execute(
-                "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0"
-            )
-            if connection.info.server_version >= 170000:
-                connection.execute("SET transaction_timeout = 0")
-            connection.autocommit = autocommit
-            return connection
-        except psycopg.OperationalError as error:
-            raise self._refusal(error) from None
+        return known if database is None else {**known, "dbname": database}
 
     def _refusal(self, error: BaseException) -> DatabaseError:
         """What a failed connection means: libpq gives no error code, but a server that answered says FATAL."""
@@ -190,6 +193,12 @@ def _compiled_defaults() -> dict[str, str]:
     }
 
 
+def _given_options() -> dict[str, str]:
+    """The ``options`` of PGOPTIONS or a service, which ours are added to."""
+    [given] = [option.val for option in _libpq_options() if option.keyword == b"options"]
+    return {"options": given.decode()} if given else {}
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, without a trailing stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -224,8 +233,6 @@ class Snapshot:
         try:
             with named_errors("an exported snapshot"):
                 self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                # A role that row-level security would filter gets an error, never fewer rows.
-                self._connection.execute("SET LOCAL row_security = off")
                 self.id: str = query(self._connection, "SELECT pg_export_snapshot()")[0][0]
                 self.taken_at = datetime.now(timezone.utc)
         except BaseException:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster, Table
+from twist_dr.engine.postgres.sessions import LOADING
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child, run
 from twist_dr.engine.streams import write_new
@@ -114,8 +115,6 @@ def restore_database(
     """Restore a custom-format dump into an existing empty database. Raises ``ProcessFailed`` at the first error.
 
     ``entries``: a file with the entries to restore, as :func:`without_system_grants` writes it.
-
-    Commits are not waited for: whoever makes the database live commits after them, and a commit is durable with all before it.
     """
     arguments: list[str | Path] = [
         tools.program("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password", "--no-tablespaces",
@@ -127,10 +126,8 @@ def restore_database(
         arguments.append("--no-subscriptions")
     if entries is not None:
         arguments.append(f"--use-list={entries}")
-    environment = cluster.environment(database)
-    options = f"-c synchronous_commit=off -c maintenance_work_mem={max(64, _INDEX_MEMORY // jobs)}MB"
-    environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS') or ''} {options}".strip()
-    run([*arguments, dump], environment=environment)
+    settings = {**LOADING, "maintenance_work_mem": f"{max(64, _INDEX_MEMORY // jobs)}MB"}
+    run([*arguments, dump], environment=cluster.environment(database, settings))
 
 
 def without_system_grants(tools: Tools, dump: Path, entries: Path) -> list[str]:

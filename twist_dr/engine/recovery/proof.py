@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query
+from twist_dr.engine.postgres.sessions import COMMANDS
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child, run
 from twist_dr.engine.recovery.untar import Owner
@@ -127,7 +128,7 @@ def check_pages(cluster: Cluster, tools: Tools, owner: Owner) -> None:
                 tools.program("pg_basebackup"), "--target=blackhole", "--wal-method=none", "--checkpoint=fast",
                 "--no-slot", "--no-manifest",
             ],
-            environment=cluster.environment(), user=owner.user, group=owner.group, folder=Path("/"),
+            environment=cluster.environment(settings=COMMANDS), user=owner.user, group=owner.group, folder=Path("/"),
         )  # fmt: skip
     except ProcessFailed as error:
         if "checksum" not in str(error):

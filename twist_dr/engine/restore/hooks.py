@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, first_line
+from twist_dr.engine.postgres.sessions import APPLYING
 from twist_dr.errors import CutoverFailed, ProcessFailed, TwistDRError
 
 #: No command of a cutover may take longer: the application is down meanwhile.
@@ -83,7 +84,7 @@ class _noting:
 def _execute(cluster: Cluster, statement: str) -> None:
     import psycopg
 
-    with cluster.connect() as connection:
+    with cluster.connect(settings=APPLYING) as connection:
         try:
             connection.execute(statement.encode())
         except psycopg.Error as error:

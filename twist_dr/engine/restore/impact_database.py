@@ -56,8 +56,6 @@ def database_impact(
         connection.transaction(force_rollback=True),
     ):
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        # A role that row-level security would filter gets an error, never fewer rows.
-        connection.execute("SET LOCAL row_security = off")
         connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         reading = _Reading(connection, manifest, manifest.snapshot_at, large_bytes, stop)
         reading.read_all(_read_live(connection))

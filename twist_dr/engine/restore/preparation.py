@@ -13,6 +13,7 @@ from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import read_migrations
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.sessions import COMMANDS
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.restore import database as phase_one
@@ -151,7 +152,7 @@ class Preparation:
         if not place.after_commands:
             return
         environment = {
-            **place.around.cluster.environment(names.incoming),
+            **place.around.cluster.environment(names.incoming, COMMANDS),
             **place.environment,
             **(place.django.variables if place.django else {}),
             **(

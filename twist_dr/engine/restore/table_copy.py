@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, query
+from twist_dr.engine.postgres.sessions import APPLYING
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.processes import Child
 from twist_dr.engine.progress import Report
@@ -134,7 +135,7 @@ def _transaction(cluster: Cluster, tools: Tools, database: str, closing: bytes) 
     arguments: list[str | Path] = [
         tools.program("psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null",
     ]  # fmt: skip
-    environment = cluster.environment(database)
+    environment = cluster.environment(database, APPLYING)
     read_end, write_end = os.pipe()
     try:
         try:
@@ -149,7 +150,7 @@ def _transaction(cluster: Cluster, tools: Tools, database: str, closing: bytes) 
 
         with child:
             try:
-                write(b"SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; BEGIN;\n")
+                write(b"BEGIN;\n")
                 yield write
                 write(closing + b"\\quit\n")
             except BrokenPipeError:

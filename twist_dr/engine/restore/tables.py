@@ -21,6 +21,7 @@ from twist_dr.engine.postgres.dump_list import (
     parse_list,
     with_descendants,
 )
+from twist_dr.engine.postgres.sessions import LOADING
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
@@ -179,7 +180,7 @@ class _Tables:
                 self._tools.program("pg_restore"), "--exit-on-error", "--no-password", "--no-tablespaces", "--no-owner",
                 "--no-privileges", "--no-security-labels", f"--dbname={self._name}", option, f"--use-list={file.name}",
             ]  # fmt: skip
-            run([*arguments, self._dump], environment=self._cluster.environment(self._name))
+            run([*arguments, self._dump], environment=self._cluster.environment(self._name, LOADING))
 
     # -- what came of it -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster, named_errors
+from twist_dr.engine.postgres.sessions import COMMANDS
 from twist_dr.engine.postgres.tools import Tools, choose_tools
 from twist_dr.engine.processes import Child, describe_status
 from twist_dr.engine.progress import Report
@@ -95,7 +96,7 @@ class Receiver:
         )
         self._remove_unfinished(folder, sample)
         lines: list[str] = []
-        environment = self._cluster.environment()
+        environment = self._cluster.environment(settings=COMMANDS)
         with Child(arguments, environment=environment, folder=folder, on_line=lines.append) as child:
             while child.process.poll() is None and not stop.is_set():
                 stop.wait(_LOOK_EVERY_SECONDS)
