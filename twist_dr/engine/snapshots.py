@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query
 from twist_dr.engine.postgres.dump import Write, custom_dump
+from twist_dr.engine.postgres.sessions import APPLYING
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.processes import run
 from twist_dr.errors import DatabaseError, ProcessFailed, SourceUnreadable, StagingFull
@@ -102,15 +103,17 @@ def dump_tables(source: PostgresTables, client_tools: Sequence[Path], write: Wri
     Raises ``DatabaseError`` and kinds of it: no connection, a table missing, no fitting client tools, pg_dump failed.
     """
     with _setting_named(source):
+        schemas = _searched(source.cluster)
         with source.cluster.connect() as connection:
             major = connection.info.server_version // 10000
             with named_errors("to list the tables"):
                 rows = query(
                     connection,
-                    """SELECT wanted.name, n.nspname, c.relname FROM unnest(%(names)s::text[]) AS wanted(name)
-                         JOIN pg_class c ON c.oid = to_regclass(quote_ident(wanted.name)) JOIN pg_namespace n ON n.oid = c.relnamespace
-                        ORDER BY 1""",
-                    {"names": list(source.tables)},
+                    """SELECT DISTINCT ON (c.relname) c.relname, n.nspname, c.relname
+                         FROM unnest(%(schemas)s::text[]) WITH ORDINALITY AS searched(name, place)
+                         JOIN pg_namespace n ON n.nspname = searched.name JOIN pg_class c ON c.relnamespace = n.oid
+                        WHERE c.relname = ANY(%(names)s::text[]) ORDER BY c.relname, searched.place""",
+                    {"schemas": schemas, "names": list(source.tables)},
                 )
         missing = sorted(set(source.tables) - {name for name, _, _ in rows})
         if missing and (not rows or not source.may_lack):
@@ -119,6 +122,12 @@ def dump_tables(source: PostgresTables, client_tools: Sequence[Path], write: Wri
             )
         tools = choose_tools(find_tools(client_tools), major)
         return _dump(source.cluster, tools, [(schema, name) for _, schema, name in rows], write)
+
+
+def _searched(cluster: Cluster) -> list[str]:
+    """The schemas in which a session of the tables' user finds them. Nothing else is asked where they may lead elsewhere."""
+    with cluster.connect(settings=APPLYING) as connection, named_errors("to say where it looks for tables"):
+        return list(query(connection, "SELECT pg_catalog.current_schemas(true)::pg_catalog.text[]")[0][0])
 
 
 def _dump(cluster: Cluster, tools: Tools, tables: Sequence[tuple[str, str]], write: Write) -> list[str]:

@@ -237,6 +237,6 @@ def test_a_first_superuser_that_may_not_log_in_at_home_does_not_lock_us_out(live
     )
     facts = live.facts.model_copy(update={"bootstrap_role": "the first"})
     with scratch_server(TOOLS_USED, tmp_path / "scratch", facts, roles) as place, place.connect() as connection:
-        connection.execute("CREATE TABLE written (id int)")
+        connection.execute("CREATE TABLE public.written (id int)")
         mate = connection.execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'the first mate'").fetchall()
     assert mate == [(True,)]
