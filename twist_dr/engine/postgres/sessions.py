@@ -148,10 +148,7 @@ def _escaped(value: str) -> str:
 
 
 def _connect(known: Mapping[str, str], settings: Settings, server: _Server) -> psycopg.Connection[Any]:
-    import psycopg
-
-    given = {**known, "options": _options(known, settings, server)}
-    connection = psycopg.connect(**cast("dict[str, Any]", given), autocommit=True)
+    connection = _begin(known, settings, server)
     # Again: PGDATESTYLE comes after the options, and a trigger on login that could not be switched off may have set anything.
     ours = (
         f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings.items() if server.takes(name)
@@ -164,20 +161,36 @@ def _connect(known: Mapping[str, str], settings: Settings, server: _Server) -> p
     return connection
 
 
+def _begin(known: Mapping[str, str], settings: Settings, server: _Server) -> psycopg.Connection[Any]:
+    import psycopg
+
+    given = {**known, "options": _options(known, settings, server)}
+    return psycopg.connect(**cast("dict[str, Any]", given), autocommit=True)
+
+
 def _look(known: Mapping[str, str]) -> _Server:
     """What the server is and our role may, asked in a database that is not the application's: nobody's trigger fires there."""
     import psycopg
 
-    elsewhere = "template1" if known.get("dbname") == "postgres" else "postgres"
+    there = {**known, "dbname": "template1" if known.get("dbname") == "postgres" else "postgres"}
     try:
-        connection = _connect({**known, "dbname": elsewhere}, LOOKING, _Server())
+        connection = _begin(there, LOOKING, _Server())
     except psycopg.errors.ConnectionTimeout:
         raise
     except psycopg.OperationalError:
-        connection = _connect(known, LOOKING, _Server())
+        there = dict(known)
+        connection = _begin(there, LOOKING, _Server())
+    # The server says so much by itself. More is asked of a session that no time-out of a version of its own ends at once.
     with closing(connection):
-        version = connection.info.server_version
-        return _Server(version, version >= _EVENT_TRIGGERS and _may_silence(connection))
+        version, superuser = connection.info.server_version, _is_superuser(connection)
+    if superuser or version < _EVENT_TRIGGERS:
+        return _Server(version, version >= _EVENT_TRIGGERS)
+    with closing(_connect(there, LOOKING, _Server(version))) as connection:
+        return _Server(version, _may_silence(connection))
+
+
+def _is_superuser(connection: psycopg.Connection[Any]) -> bool:
+    return connection.info.parameter_status("is_superuser") == "on"
 
 
 def _may_silence(connection: psycopg.Connection[Any]) -> bool:
@@ -186,9 +199,10 @@ def _may_silence(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _is_stale(server: _Server, connection: psycopg.Connection[Any]) -> bool:
-    info = connection.info
-    could = info.server_version >= _EVENT_TRIGGERS and info.parameter_status("is_superuser") == "on"
-    return info.server_version != server.version or (could and not server.silences)
+    version = connection.info.server_version
+    return version != server.version or (
+        version >= _EVENT_TRIGGERS and _is_superuser(connection) and not server.silences
+    )
 
 
 def _key(known: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
