@@ -7,15 +7,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from twist_dr.doctor import database as database_checks
 from twist_dr.doctor import exit_status, render, run_doctor
 from twist_dr.doctor.database import DatabaseSeen, check_database
 from twist_dr.doctor.files import check_configuration, check_django, check_media, look_at
@@ -318,16 +320,22 @@ def test_a_database_without_django_migrations_is_only_a_warning(newest_server: P
     assert only(findings, "rights").found == "this database has no tables"
 
 
-def test_a_database_server_whose_clock_is_off_is_named_with_the_difference(small: Cluster) -> None:
-    with small.connect() as connection:
-        # No clock of this machine is touched: in this database another function answers for the server's.
-        connection.execute("CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
-                           "$$ SELECT pg_catalog.clock_timestamp() + current_setting('test.skew')::interval $$")  # fmt: skip
-        connection.execute("ALTER DATABASE doctor SET search_path = public, pg_catalog")
-        for skew, status in (("1 s", "ok"), ("20 s", "warning"), ("-5 min", "problem")):
-            connection.execute(f"ALTER DATABASE doctor SET test.skew = '{skew}'")
-            assert only(findings_of(check_database(small)), "server clock").status == status
-        found = only(findings_of(check_database(small)), "server clock").found
+def test_a_database_server_whose_clock_is_off_is_named_with_the_difference(
+    small: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No clock of this machine is touched: ours is read wrongly instead.
+    for seconds, status in ((1, "ok"), (20, "warning"), (-300, "problem")):
+        ahead = timedelta(seconds=seconds)
+
+        class Wrong(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None, *, ahead: timedelta = ahead) -> Wrong:
+                return cls.fromtimestamp(time.time() - ahead.total_seconds(), tz)
+
+        monkeypatch.setattr(database_checks, "datetime", Wrong)
+        told = only(findings_of(check_database(small)), "server clock")
+        assert told.status == status
+        found = told.found
     assert "5 min 00 s behind ours" in found
 
 
