@@ -31,6 +31,7 @@ from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import BackupError, CopyFailed, CopyFailedForNow, TwistDRError
 from twist_dr.settings import DjangoSettings, Settings
+from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
 
 #: Raises unless a target's archive holds the WAL that a base backup needs; it may wait for it.
@@ -60,6 +61,7 @@ def plan_backup(
         media=settings.media,
         configuration=settings.configuration,
         client_tools=settings.database.client_tools,
+        proof=tools_proof(settings),
         compression_level=settings.backup.compression_level,
         compression_threads=settings.backup.compression_threads,
         last_stored_bytes=last.staged_bytes if last else None,

@@ -23,7 +23,7 @@ from twist_dr.engine.recovery.rehearsal import RehearsalPlan, rehearse
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT, PASSED_OVER
 from twist_dr.engine.retention.use import in_use
-from twist_dr.engine.verification import VerificationPlan, VerificationResult, verify_backup
+from twist_dr.engine.verification import VerificationResult, verify_backup
 from twist_dr.errors import (
     BackupNotFound,
     StorageError,
@@ -34,6 +34,7 @@ from twist_dr.errors import (
 from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation
 from twist_dr.runs import heartbeat
 from twist_dr.settings import Settings
+from twist_dr.settings.verifying import verification_plan
 
 
 class VerifyBackupConfig(dg.Config):
@@ -136,18 +137,6 @@ def _repositories(context: dg.AssetExecutionContext, settings: Settings, wanted:
     return [places[name] for name in names if wanted in ("any", name)]
 
 
-def _plan(settings: Settings, live: Cluster) -> VerificationPlan:
-    wanted = settings.verification
-    return VerificationPlan(
-        scratch=settings.scratch_dir,
-        live=live,
-        server=Cluster(wanted.server.get_secret_value()) if wanted.server else None,
-        key_tables=wanted.key_tables,
-        jobs=wanted.jobs,
-        client_tools=settings.database.client_tools,
-    )
-
-
 def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:
     """How base backups are rehearsed. ``to`` as in ``RehearsalPlan``."""
     return RehearsalPlan(
@@ -175,7 +164,7 @@ class Proof:
                 scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=report,
             )  # fmt: skip
         if manifest.kind != "base":
-            return verify_backup(_plan(settings, self._live), manifest, repository, keyring, report)
+            return verify_backup(verification_plan(settings, self._live), manifest, repository, keyring, report)
         return rehearse(rehearsal_plan(settings), manifest, repository, keyring, report)
 
 

@@ -27,7 +27,7 @@ from twist_dr.doctor.machine import (
 )
 from twist_dr.doctor.restores import check_interrupted, check_kept, check_restore_rights, check_restore_settings
 from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, check_targets
-from twist_dr.doctor.tools import check_client_tools, check_verification
+from twist_dr.doctor.tools import check_client_tools, check_dumps, check_verification
 from twist_dr.doctor.unattended import check_alerts, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
@@ -37,6 +37,7 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
 from twist_dr.errors import TwistDRError
 from twist_dr.resources.restores import django_application, surroundings
+from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class _Examination:
         else:
             folders = settings.database.client_tools
             yield from guarded("client tools", check_client_tools(self._cluster, folders, seen.major))
+            yield from guarded("dumps", check_dumps(self._cluster, folders, seen.major, tools_proof(settings)))
             server = settings.verification.server
             other = Cluster(server.get_secret_value()) if server else None
             yield from guarded("verification", check_verification(folders, settings.scratch_dir, other, seen))

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from twist_dr.doctor.database import DatabaseSeen, explain_connection
 from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
 from twist_dr.engine.commands import run_command
-from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
+from twist_dr.engine.postgres.cluster import Cluster, Snapshot, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.scratch import ScratchServer
-from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools, serves
 from twist_dr.engine.progress import human_seconds
+from twist_dr.engine.tools_proof import ToolsProof, what_they_cannot
 from twist_dr.engine.words import few
-from twist_dr.errors import ClientToolsMissing, DatabaseError, ProcessFailed
+from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseError, ProcessFailed, StagingFull
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -106,6 +107,30 @@ def check_client_tools(cluster: Cluster, folders: Sequence[Path], major: int) ->
     else:
         remedy = "name the folder of other tools in database.client_tools"
     yield problem("client tools", found + also, remedy)
+
+
+def check_dumps(cluster: Cluster, folders: Sequence[Path], major: int, proof: ToolsProof) -> Check[None]:
+    """Where only tools of other major versions are at hand: does what they dump come back? Proven by the schema, in a scratch server."""
+    try:
+        chosen = choose_tools(find_tools(folders), major)
+    except ClientToolsMissing:
+        return  # told already
+    if chosen.major == major:
+        return
+    remedy = f"apt-get install postgresql-client-{major}  # the server's own version; the package's name may differ on your system"
+    with Snapshot(cluster) as snapshot:
+        try:
+            found = f"the schema that pg_dump {chosen.version} writes came back in PostgreSQL {proof.prove(cluster, chosen, snapshot)}"
+        except BackupError as error:
+            yield problem("dumps", str(error).rpartition("; ")[0], remedy)
+            return
+        except (DatabaseError, StagingFull) as error:
+            why = str(error).removesuffix(".")
+            found = f"whether the dumps of pg_dump {chosen.version} come back could not be tried: {why}"
+    if serves(chosen, major):
+        yield warning("dumps", f"{found}; a server is best dumped by tools of its own version {major}", remedy)
+    else:
+        yield problem("dumps", f"{found}; {what_they_cannot(chosen, major)}", remedy)
 
 
 def _refusal(tools: Tools, cluster: Cluster) -> str | None:

@@ -37,6 +37,7 @@ from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, fi
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import ArtifactWriter, Form
+from twist_dr.engine.tools_proof import ToolsProof
 from twist_dr.errors import BackupError, ClientToolsMissing, SourceUnreadable
 
 #: Of a full backup.
@@ -66,6 +67,8 @@ class BackupPlan:
     media: Mapping[str, Path] = field(default_factory=dict)
     configuration: Sequence[str] = ()
     client_tools: Sequence[Path] = ()
+    proof: ToolsProof | None = None
+    """How tools of another major version than the server's are proven; None where they are the server's own."""
     compression_level: int = 3
     compression_threads: int = 2
     last_stored_bytes: int | None = None
@@ -240,6 +243,9 @@ class _Work(Making):
     def back_up_database(self, staging: StagingArea, media_size: int) -> None:
         with Snapshot(self._cluster) as snapshot:
             tools = self._tools(snapshot.server_major)
+            if self.plan.proof is not None:
+                for sentence in self.plan.proof.before_backup(self._cluster, tools, snapshot, self.report):
+                    self.warn(f"database: {sentence}")
             self.snapshot_at = snapshot.taken_at
             facts = self.postgres = snapshot.facts(tools.version)
             staging.need(self.room_needed(self.plan.last_stored_bytes, facts.database_size, media_size))

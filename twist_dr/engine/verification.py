@@ -150,24 +150,14 @@ class _Verification:
                 fill_in_offsets(dump, manifest.large_objects)
                 self._result.notes += leave_out_internals(dump)
                 roles = self._repository.read_small(manifest, "roles.sql", self._keyring)
-            with self._place(facts, roles) as place:
+            with self._result.timed("scratch server"):
+                opened = open_place(plan, facts, roles, manifest.backup_id)
+            with opened as place:
                 self._result.server_version = place.version
                 self._result.notes += place.notes
                 self._restore(place, dump, facts.database_size)
                 with self._result.timed("compare"), place.connect() as connection:
                     self._compare(connection)
-
-    def _place(self, facts: PostgresFacts, roles: bytes) -> RestorePlace:
-        plan = self._plan
-        tools = find_tools(plan.client_tools)
-        major = restoring_major(facts)
-        if plan.server is not None:
-            client = choose_tools(tools, major, purpose="restore")
-            return existing_server(plan.server, plan.live, facts, roles, client, self._manifest.backup_id)
-        # pg_restore 17 and newer cannot restore into older servers, so the server follows the newer of the two as well.
-        server_tools = choose_tools(tools, major, server=True, purpose="verify")
-        with self._result.timed("scratch server"):
-            return scratch_server(server_tools, plan.scratch, facts, roles)
 
     def _restore(self, place: RestorePlace, dump: Path, expected: int) -> None:
         client = place.tools
@@ -200,6 +190,20 @@ class _Verification:
         result.differences += found.differences
         result.notes += found.notes
         result.tables, result.rows = found.tables, found.rows
+
+
+def open_place(plan: VerificationPlan, facts: PostgresFacts, roles: bytes, name: str) -> RestorePlace:
+    """Where what these facts describe is restored to be verified, ready. ``name`` is part of that of a database on an existing server.
+
+    Raises kinds of ``DatabaseError`` when this machine or that server lacks what it needs.
+    """
+    tools, major = find_tools(plan.client_tools), restoring_major(facts)
+    if plan.server is not None:
+        client = choose_tools(tools, major, purpose="restore")
+        return existing_server(plan.server, plan.live, facts, roles, client, name)
+    # pg_restore 17 and newer cannot restore into older servers, so the server follows the newer of the two as well.
+    server_tools = choose_tools(tools, major, server=True, purpose="verify")
+    return scratch_server(server_tools, plan.scratch, facts, roles)
 
 
 def verification_base(scratch: Path, *, server_here: bool) -> Path:

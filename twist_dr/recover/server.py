@@ -10,7 +10,7 @@ from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query
 from twist_dr.engine.postgres.databases import find_oid
 from twist_dr.engine.postgres.restore_place import restoring_major
-from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.engine.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.errors import DatabaseRefused, RestoreRefused
 from twist_dr.recover.arguments import DATABASE_VARIABLE
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 #: What an unfinished database bears as its comment.
 UNFINISHED = "twist-dr recover: not finished"
 _LONGEST_NAME = 63
-#: From this version on, pg_restore sets transaction_timeout first of all, which older servers do not know.
-_TRANSACTION_TIMEOUT = 17
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,4 @@ def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
 
 
 def _tools(major: int, facts: PostgresFacts) -> Tools:
-    found = find_tools()
-    usable = found if major >= _TRANSACTION_TIMEOUT else [each for each in found if each.major < _TRANSACTION_TIMEOUT]
-    return choose_tools(usable, restoring_major(facts), purpose="restore")
+    return choose_serving(find_tools(), major, restoring_major(facts))

@@ -58,6 +58,12 @@ def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iter
     return heard.warnings
 
 
+def dump_schema(cluster: Cluster, tools: Tools, snapshot_id: str, write: Write) -> None:
+    """Write a custom-format dump of the snapshot without its rows. Raises ``ProcessFailed``."""
+    options = [f"--snapshot={snapshot_id}", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s", "--schema-only"]
+    custom_dump(cluster, tools, options, write)
+
+
 def custom_dump(cluster: Cluster, tools: Tools, options: Sequence[str], write: Write) -> Heard:
     """Write a custom-format dump, uncompressed; returns what pg_dump said. Raises ``ProcessFailed`` when it fails or writes what is no dump."""
     heard = Heard()

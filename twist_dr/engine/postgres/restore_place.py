@@ -13,7 +13,7 @@ from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.roles import apply_roles, client_major, missing_roles, scratch_roles
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
-from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.postgres.tools import Tools, oldest_served
 from twist_dr.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ _RESTORED = "restored"
 #: What is ours on an existing server.
 _DATABASE_PREFIX = "twist_dr_verify_"
 _ROLE_MARK = "made by twist-dr for a verification"
-#: From this version on, pg_restore sets transaction_timeout first of all, which older servers do not know.
-_TRANSACTION_TIMEOUT = 17
 
 
 @dataclass
@@ -122,9 +120,7 @@ def existing_server(
 
 
 def _need_version(connection: Connection, version: str, facts: PostgresFacts, tools: Tools) -> None:
-    needed = restoring_major(facts)
-    if tools.major >= _TRANSACTION_TIMEOUT:
-        needed = max(needed, _TRANSACTION_TIMEOUT)
+    needed = max(restoring_major(facts), oldest_served(tools))
     if connection.info.server_version // 10000 < needed:
         raise DatabaseError(
             f"verification.server runs PostgreSQL {version}, and this backup (PostgreSQL {facts.version}, dumped by "

@@ -21,6 +21,8 @@ from twist_dr.errors import ClientToolsMissing
 
 OLDEST_MAJOR = 13
 NEWEST_MAJOR = 18
+#: From this version on, pg_restore sets transaction_timeout first of all, which older servers do not know.
+_TRANSACTION_TIMEOUT = 17
 
 #: Where packages put them: Debian and Ubuntu, Red Hat and SUSE, source builds, Homebrew, Postgres.app.
 _USUAL = (
@@ -73,6 +75,26 @@ def choose_tools(tools: Iterable[Tools], major: int, *, server: bool = False, pu
         f"To {purpose} a PostgreSQL {major} database, {what} of version {major} or newer are needed, and this machine has {have}; "
         f"install postgresql{'' if server else '-client'}-{major}, or name their folder in database.client_tools."
     )
+
+
+def serves(tools: Tools, major: int) -> bool:
+    """Whether these tools restore into a server of ``major``, if it is new enough for the dump."""
+    return major >= oldest_served(tools)
+
+
+def oldest_served(tools: Tools) -> int:
+    """The oldest major version of a server that these tools restore into."""
+    return _TRANSACTION_TIMEOUT if tools.major >= _TRANSACTION_TIMEOUT else OLDEST_MAJOR
+
+
+def choose_serving(tools: Iterable[Tools], server: int, dump: int, purpose: str = "restore") -> Tools:
+    """The tools with which what pg_dump of version ``dump`` wrote goes into a server of version ``server``. Raises ``ClientToolsMissing``."""
+    if server < _TRANSACTION_TIMEOUT <= dump:
+        raise ClientToolsMissing(
+            f"The dump was made by pg_dump {dump}, and what that writes goes into PostgreSQL {_TRANSACTION_TIMEOUT} and newer, not into "
+            f"{server}; restore it into a newer server, and install postgresql-client-{server} for the next backups."
+        )
+    return choose_tools([each for each in tools if serves(each, server)], dump, purpose=purpose)
 
 
 def _candidates(folders: Sequence[Path]) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from twist_dr.engine.manifest import Manifest, PostgresFacts
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, query, read_migrations, read_tables
 from twist_dr.engine.postgres.restore_place import restoring_major
-from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.engine.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.schema import DjangoCode, compare_schema
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _VALIDATOR_SECONDS = 600.0
 #: How much more room than the sizes say is asked for.
 _ROOM_FACTOR = 1.1
-#: From this version on, pg_restore sets transaction_timeout first of all, which older servers do not know.
-_TRANSACTION_TIMEOUT = 17
 #: Where a server on this machine is reached.
 _HERE = ("/", "127.", "::1", "localhost")
 
@@ -138,9 +136,7 @@ class _Looking:
             )
             return
         try:
-            found = find_tools(self._place.client_tools)
-            usable = found if major >= _TRANSACTION_TIMEOUT else [t for t in found if t.major < _TRANSACTION_TIMEOUT]
-            gate.tools = choose_tools(usable, restoring_major(facts), purpose="restore")
+            gate.tools = choose_serving(find_tools(self._place.client_tools), major, restoring_major(facts))
         except ClientToolsMissing as error:
             gate.refusals.append(str(error).rstrip("."))
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.sessions import APPLYING
-from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.engine.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.engine.processes import Child
 from twist_dr.engine.progress import Report
 from twist_dr.errors import ProcessFailed, RestoreFailed
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: The head of a plain dump alone is larger than this.
 _LEAST_DUMP = 256
-#: From this version on, pg_dump writes SET transaction_timeout, which older servers do not know.
-_TRANSACTION_TIMEOUT = 17
 
 
 def check_live(cluster: Cluster, live: str, schema: str) -> None:
@@ -90,9 +88,7 @@ def _dumping_tools(tools: Tools, major: int) -> Tools:
     """pg_dump must be as new as the server, pg_restore need not be."""
     if tools.major >= major:
         return tools
-    found = find_tools((tools.folder,))
-    usable = found if major >= _TRANSACTION_TIMEOUT else [each for each in found if each.major < _TRANSACTION_TIMEOUT]
-    return choose_tools(usable, major, purpose="copy tables into")
+    return choose_serving(find_tools((tools.folder,)), major, major, purpose="copy tables into")
 
 
 def _closing(connection: Connection, schema: str, rows: dict[str, int]) -> bytes:
