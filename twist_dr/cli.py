@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,10 +24,18 @@ from twist_dr.commands.status import add_commands as add_status_commands
 from twist_dr.commands.wal import add_commands as add_wal_commands
 from twist_dr.errors import SettingsError, TwistDRError
 from twist_dr.recover.arguments import add_arguments
+from twist_dr.redaction import keep_environment
+from twist_dr.redaction.stream import leaving_terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    keep_environment(os.environ)
+    with leaving_terminal():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
@@ -39,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has seen enough.
         sys.stderr.close()
         return 0
+    except Exception:
+        # A defect, told whole but for what its error quotes.
+        traceback.print_exc()
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from twist_dr.redaction import leaving
+
 
 class TwistDRError(Exception):
-    """Base of all errors that twist-dr raises on purpose."""
+    """Base of all errors that twist-dr raises on purpose. What they say may leave us: no secret that is known stays in it."""
 
     #: Whether the same attempt may succeed a little later without anybody doing anything.
     retryable: ClassVar[bool] = False
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(leaving(word) if isinstance(word, str) else word for word in words))
+
+    def __str__(self) -> str:
+        # Once more: some are made before those who bring a secret have said so.
+        return leaving(super().__str__())
 
 
 class SettingsError(TwistDRError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from twist_dr.catalog import AttemptRow, AttemptState, Catalog, CatalogUnavailab
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.progress import Report
 from twist_dr.errors import TwistDRError
+from twist_dr.redaction import leaving
 from twist_dr.runs import KILLED, LABEL, SCHEDULED_FOR, Recorder, note_killed, scheduled_for
 from twist_dr.settings import ScheduleSettings, Settings
 
@@ -181,8 +183,17 @@ def operation(context: Context, settings: Settings, *, retry: bool = False) -> I
         state: AttemptState = "failed" if isinstance(error, Exception) else "cancelled"
         said, name = _reason(error)
         recorder.end(state, last=last, step=step, error=said, error_type=name)
+        if isinstance(error, Exception) and (told := _quotes_secret(error)):
+            raise dg.Failure(told, metadata={"error": name}, allow_retries=False) from None
         raise
     recorder.end("succeeded", last=last)
+
+
+def _quotes_secret(error: Exception) -> str | None:
+    """What to say in the place of an error that nobody expected, whose text, or that of its causes, Dagster must not keep."""
+    whole = "".join(traceback.format_exception(error))
+    told = leaving(whole)
+    return None if told == whole else told
 
 
 def _reason(error: BaseException) -> tuple[str | None, str]:

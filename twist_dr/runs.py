@@ -15,7 +15,6 @@ from twist_dr.catalog import AttemptRow, AttemptState, Catalog, CatalogUnavailab
 from twist_dr.catalog.operations import one_line
 from twist_dr.engine.progress import Report
 from twist_dr.settings import Settings
-from twist_dr.settings.secrets import hidden
 
 #: Run tags that schedules set, and that a script may: when it was due (``now`` will do).
 SCHEDULED_FOR = "twist_dr/scheduled_for"
@@ -70,7 +69,6 @@ class Recorder:
         # Where it did not answer when the run began, it may now.
         self._away = None
         with self._tolerantly("this run's end could not be recorded"):
-            error = hidden(self._settings, error)
             if self._routine and not self._is_news(state, error):
                 return
             self._catalog.begin_attempt(self._attempt)

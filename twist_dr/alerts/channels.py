@@ -21,10 +21,10 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 import twist_dr
-from twist_dr.alerts.redaction import hiding_url
 from twist_dr.engine.processes import Child, inherited
 from twist_dr.engine.severity import Severity, at_least
 from twist_dr.errors import ProcessFailed
+from twist_dr.redaction import hiding_url, leaving
 
 Event = Literal["raised", "worse", "again", "resolved"]
 
@@ -173,8 +173,8 @@ def _run_sender(question: bytes, seconds: float) -> Iterator[dict[str, Any]]:
 
 
 def _sendable(text: str) -> str:
-    """Without lone surrogates, as undecodable file names have them: no service could be told them, and the message would be lost."""
-    return text.encode(errors="replace").decode()
+    """Without secrets, and without lone surrogates, as undecodable file names have them: no service could be told them, and the message would be lost."""
+    return leaving(text).encode(errors="replace").decode()
 
 
 def _notify_type(message: Message) -> str:

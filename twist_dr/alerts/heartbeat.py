@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pydantic import SecretStr
 
 from twist_dr import __version__
-from twist_dr.alerts.redaction import hiding_url
 from twist_dr.engine.patience import bounded
 from twist_dr.errors import TargetUnavailable
+from twist_dr.redaction import hiding_url
 
 
 def beat(url: SecretStr | str, timeout_seconds: float, *, body: str | None = None) -> str | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from twist_dr.alerts.redaction import hiding_url, server_of
+from twist_dr.redaction import hiding_url, server_of
 
 if TYPE_CHECKING:
     from apprise import NotifyBase

@@ -32,6 +32,7 @@ from twist_dr.catalog import AuditRow, Catalog
 from twist_dr.catalog.operations import one_line
 from twist_dr.engine.lock import application_lock
 from twist_dr.errors import Busy
+from twist_dr.redaction import leaving
 from twist_dr.settings import Settings
 
 #: How long a line waits for others to be written; a catalog that is locked holds each up for some 15 seconds.
@@ -262,9 +263,9 @@ def _parsed(text: str) -> Line:
 
 
 def _plain(value: Any) -> Any:
-    """Without what some database would not take, for ever: names of files may hold bytes that are no text."""
+    """Without secrets, and without what some database would not take, for ever: names of files may hold bytes that are no text."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return leaving(value).encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
         return {_plain(name): _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list) else value

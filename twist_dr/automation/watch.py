@@ -9,7 +9,6 @@ from twist_dr.engine.progress import Report
 from twist_dr.orchestration import APPLICATION_TAG, RUN_BACKUP, attempt_of
 from twist_dr.runs import look_after
 from twist_dr.settings import Settings
-from twist_dr.settings.secrets import hidden
 
 
 def watch_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -51,7 +50,7 @@ def failed_runs_sensor(settings: Settings) -> dg.SensorDefinition:
                 return dg.SkipReason(f"{run.run_id} is not ours")
             catalog.begin_attempt(attempt_of(run, settings.application))
             step, reason, name = _cause(context)
-            catalog.end_attempt(run.run_id, state="failed", step=step, error=hidden(settings, reason), error_type=name)
+            catalog.end_attempt(run.run_id, state="failed", step=step, error=reason, error_type=name)
         except CatalogUnavailable as unavailable:
             # Dagster does not tell of this run again; the sensor dead_runs asks for all that have no end.
             return dg.SkipReason(str(unavailable))

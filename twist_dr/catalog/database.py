@@ -85,7 +85,7 @@ class Database:
             cause = driver_error(error)
             if cause is None:
                 raise
-            raise named(cause, self.location.place, self.location.secrets) from error
+            raise named(cause, self.location.place) from error
 
 
 def _sqlite_engine(location: Location) -> Engine:

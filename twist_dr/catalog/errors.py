@@ -7,6 +7,7 @@ from typing import ClassVar
 from sqlalchemy.exc import DBAPIError
 
 from twist_dr.errors import TwistDRError
+from twist_dr.redaction import quoting
 
 
 class CatalogUnavailable(TwistDRError):
@@ -47,11 +48,9 @@ def driver_error(error: Exception) -> BaseException | None:
     return error if type(error).__module__.partition(".")[0] in ("sqlite3", "psycopg") else None
 
 
-def named(error: BaseException, place: str, secrets: tuple[str, ...]) -> CatalogUnavailable:
-    """What to raise for a driver's error. ``secrets`` are blotted out of what the driver says."""
-    words = str(error).strip().partition("\n")[0].rstrip(".")
-    for secret in secrets:
-        words = words.replace(secret, "***")
+def named(error: BaseException, place: str) -> CatalogUnavailable:
+    """What to raise for a driver's error."""
+    words = quoting(str(error).strip().partition("\n")[0].rstrip("."))
     if type(error).__module__ == "sqlite3":
         return _named_sqlite(words, place)
     return _named_postgres(words, place, _sqlstate(error))

@@ -9,10 +9,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from twist_dr.errors import SettingsError
+from twist_dr.redaction import keep_url
 
 _EXAMPLES = "sqlite:////path/catalog.db or postgresql://user:password@host:5432/database"
-#: libpq takes these from a URL's query as well.
-_SECRET_OPTIONS = ("password", "sslpassword")
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,10 @@ class Location:
         """The SQLite file; None on PostgreSQL."""
         return Path(str(self.url.database)) if self.url.get_backend_name() == "sqlite" else None
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Words that no message may hold."""
-        found = [self.url.password, *(self.url.query.get(name) for name in _SECRET_OPTIONS)]
-        return tuple(str(word) for word in found if word)
-
 
 def parse_location(url: str) -> Location:
     """Take a catalog's URL apart. Raises ``SettingsError``, which never quotes the URL: it may hold a password."""
+    keep_url(url)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -47,7 +41,8 @@ def parse_location(url: str) -> Location:
             raise SettingsError("catalog.url must name its SQLite file by an absolute path: sqlite:////path/catalog.db")
         return Location(parsed, path)
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
-        if "@" in (parsed.host or ""):
+        # SQLAlchemy ends the password at the first one: what follows would be a host, a port and a database that every message shows.
+        if url.count("@") > 1:
             raise SettingsError("catalog.url has more than one '@'; write %40 for an '@' in the password.")
         host = parsed.host or parsed.query.get("host") or "the local socket"
         where = host if isinstance(host, str) else ", ".join(host)

@@ -26,6 +26,7 @@ from twist_dr.catalog.rows import (
 )
 from twist_dr.catalog.upserts import upsert
 from twist_dr.errors import BackupNotFound
+from twist_dr.redaction import leaving
 
 #: What stands before the first line of an audit log.
 NO_DIGEST = "0" * 64
@@ -303,8 +304,8 @@ def audit_digest(previous: str, document: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text on one line that any database takes: names of files may hold bytes that are no text."""
-    return " ".join(text.replace("\0", " ").split()).encode("utf-8", "backslashreplace").decode()
+    """A text on one line that may be kept, and that any database takes: names of files may hold bytes that are no text."""
+    return " ".join(leaving(text).replace("\0", " ").split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _audit_row(at: datetime, document: str, previous: str, digest: str) -> AuditRow:

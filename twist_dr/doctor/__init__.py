@@ -7,15 +7,12 @@ connect, start a scratch server) rather than compare numbers, and remove what th
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from twist_dr.doctor.database import DatabaseSeen, check_database
 from twist_dr.doctor.files import FilesSeen, check_configuration, check_django, check_media
-from twist_dr.doctor.findings import Check, Finding, Redaction, guarded, ok, problem, warning
+from twist_dr.doctor.findings import Check, Finding, guarded, ok, problem, shown, warning
 from twist_dr.doctor.keys import check_keyring, check_newest_backup
 from twist_dr.doctor.machine import (
     check_dagster_home,
@@ -35,7 +32,6 @@ from twist_dr.engine.backup import first_backup_room
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
-from twist_dr.errors import TwistDRError
 from twist_dr.resources.restores import django_application, surroundings
 from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
@@ -45,16 +41,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "exit_status", "render", "run_doctor"]
 
-#: Values of ``django.environment`` and ``restore.environment`` that are hidden, by the variable's name; others (DJANGO_SETTINGS_MODULE) help to understand.
-_SECRET_NAME = re.compile(r"secret|password|passwd|token|key|credential", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"://[^:/?#]*:([^@/]+)@|[?&]password=([^&]+)")
-
 
 def run_doctor(settings: Settings, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """Check everything, and give each finding as it is found. No finding holds a secret of the settings."""
-    hide = Redaction(_secrets(settings), _public(settings))
     for finding in _Examination(settings, environment).findings():
-        yield hide(finding)
+        yield shown(finding)
 
 
 def exit_status(findings: Iterable[Finding]) -> int:
@@ -216,35 +207,3 @@ class _Examination:
         catalog = Catalog(self._settings.catalog_url)
         newest = catalog.latest(application=self._settings.application)
         yield ok("catalog", f"{catalog.place}: {f'newest backup {newest.backup_id}' if newest else 'no backup yet'}")
-
-
-def _secrets(settings: Settings) -> Iterator[str]:
-    """Every secret of the settings, and the passwords inside those that are URLs."""
-    whole = [settings.database.url, settings.restore.database_url, settings.verification.server, settings.catalog.url]
-    if settings.wal is not None:
-        whole.append(settings.wal.replication_url)
-    for target in settings.storage_targets.values():
-        if target.type == "s3":
-            whole += [target.secret_access_key, target.session_token]
-    values = [secret.get_secret_value() for secret in whole if secret is not None]
-    named = {**settings.restore.environment, **(settings.django.environment if settings.django else {})}
-    for name, secret in named.items():
-        value = secret.get_secret_value()
-        if _SECRET_NAME.search(name) or "://" in value:
-            values.append(value)
-    for value in values:
-        yield value
-        for match in _URL_PASSWORD.finditer(value):
-            password = match[1] or match[2]
-            yield password
-            yield unquote(password)
-
-
-def _public(settings: Settings) -> Iterator[str]:
-    """Names that findings say: a password that equals one of them is no secret to begin with."""
-    yield settings.application
-    yield from settings.storage_targets
-    for url in (settings.database.url.get_secret_value(), settings.replication_url):
-        with suppress(TwistDRError):
-            parameters = Cluster(url).parameters
-            yield from (parameters.get(name, "") for name in ("user", "dbname"))

@@ -151,7 +151,6 @@ def check_django(application: DjangoApplication, applied: frozenset[str] | None)
             folder=folder,
             called="showmigrations",
             on_line=output.append,
-            hide=str,  # the doctor hides secrets in every finding
         )
     except ProcessFailed as error:
         if isinstance(cause := error.__cause__, OSError):

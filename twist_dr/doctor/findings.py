@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
-from urllib.parse import quote
 
 from twist_dr.engine.postgres.cluster import first_line
 from twist_dr.errors import TwistDRError
+from twist_dr.redaction import leaving
 
 Status = Literal["ok", "warning", "problem"]
 T = TypeVar("T")
 
-#: Secrets shorter than this are hidden only where they stand as a word: "ab" would blot out half of every sentence.
-_LONG_SECRET = 8
 _LONGEST = 800
 
 
@@ -91,22 +88,9 @@ def counted(count: int, one: str) -> str:
     return f"{count} {one}{'' if count == 1 else 's'}"
 
 
-class Redaction:
-    """Blots secrets out of findings: a last line of defence behind checks that do not put any in."""
-
-    def __init__(self, secrets: Iterable[str], public: Iterable[str] = ()) -> None:
-        # A password that equals a name which findings must say cannot be told from it.
-        hidden = {secret for secret in secrets if secret} - set(public)
-        written = {form for secret in hidden for form in (secret, quote(secret, safe=""))}
-        patterns = [
-            re.escape(form) if len(form) >= _LONG_SECRET else rf"(?<!\w){re.escape(form)}(?!\w)"
-            for form in sorted(written, key=len, reverse=True)
-        ]
-        self._pattern = re.compile("|".join(patterns) or r"(?!)")  # without secrets, one that fits nowhere
-
-    def __call__(self, finding: Finding) -> Finding:
-        found = self._pattern.sub("***", finding.found)
-        if len(found) > _LONGEST:
-            found = found[:_LONGEST] + "…"  # only now: half a secret would not be known for one
-        remedy = None if finding.remedy is None else self._pattern.sub("***", finding.remedy)
-        return replace(finding, found=found, remedy=remedy)
+def shown(finding: Finding) -> Finding:
+    """A finding as it may leave us, and not longer than a person reads."""
+    found = leaving(finding.found)
+    if len(found) > _LONGEST:
+        found = found[:_LONGEST] + "…"  # only now: half a secret would not be known for one
+    return replace(finding, found=found, remedy=None if finding.remedy is None else leaving(finding.remedy))

@@ -137,8 +137,7 @@ def _refusal(tools: Tools, cluster: Cluster) -> str | None:
     """Why these tools cannot connect; ``None`` when they can. The libpq of each folder is a build of its own."""
     arguments: list[str | Path] = [tools.program("psql"), "-X", "-A", "-t", "-w", "-c", "select 1"]
     try:
-        # The doctor hides secrets in every finding, and there a password that is also a name hides no name.
-        run_command(arguments, seconds=_PSQL_SECONDS, environment=cluster.environment(), hide=str)
+        run_command(arguments, seconds=_PSQL_SECONDS, environment=cluster.environment())
     except ProcessFailed as error:
         return str(error).removesuffix(".")
     return None

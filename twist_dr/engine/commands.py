@@ -10,18 +10,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import unquote
 
 from twist_dr.engine.processes import Child, child_environment, describe_status
 from twist_dr.errors import ProcessFailed
+from twist_dr.redaction import keep_environment, quoting
 from twist_dr.storage.base import CHUNK
 
 _LOOK_SECONDS = 0.2
 _KEEP_LINES = 200
 _LONGEST_LINE = 1 << 24
-_PASSWORDS = (re.compile(r"://[^/:@]*:([^/]+)@"), re.compile(r"(?i)\bpassword\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]+)"))
-_LONG_SECRET = 8
-_SECRET_NAME = re.compile(r"(?i)secret|passw|token|key|credential|dsn")
 #: The last line of a traceback that says something: what PostgreSQL adds (DETAIL, LINE 1, a caret) comes after it.
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*: \S|[A-Za-z_]\w*(?:Error|Exception): \S")
 #: What programs begin an error with, PostgreSQL's among them; a hint may come after it.
@@ -37,18 +34,17 @@ def run_command(
     folder: Path | None = None,
     called: str | None = None,
     on_line: Callable[[str], None] = lambda line: None,
-    hide: Callable[[str], str] | None = None,
 ) -> None:
     """Run a command to its end, for ``seconds`` at most; ``None`` waits for ever. What it leaves in the background is ended with it.
 
     ``environment`` is added to the short list of :func:`twist_dr.engine.processes.child_environment`; ``None`` removes a variable. ``on_line`` is called, in this thread, with each line of its standard
-    output, as it is; what it raises ends the command. ``hide`` takes the secrets out of its last words, by default those of
-    ``environment``.
+    output, as it is; what it raises ends the command.
 
     Raises ``ProcessFailed``, in which it is ``called`` so: with its last words; when the time was not enough, then it, and all that it
     started in its process group, are ended; and, caused by an ``OSError``, when it cannot be started.
     """
     called = called or Path(arguments[0]).name
+    keep_environment(environment or {})
     said: deque[str] = deque(maxlen=_KEEP_LINES)
     complaints: deque[str] = deque(maxlen=_KEEP_LINES)
     with Child(arguments, environment=environment, folder=folder, on_line=complaints.append) as child:
@@ -63,8 +59,7 @@ def run_command(
         except ProcessFailed:
             status = describe_status(child.process.returncode)
             words = _last_words(said, complaints)
-            hidden = (hide or hiding(environment or {}))(words)
-            raise ProcessFailed(f"{called} {status}: {hidden}{_not_passed_on(words, environment)}") from None
+            raise ProcessFailed(f"{called} {status}: {quoting(words)}{_not_passed_on(words, environment)}") from None
 
 
 def _not_passed_on(words: str, environment: Mapping[str, str | None] | None) -> str:
@@ -76,22 +71,6 @@ def _not_passed_on(words: str, environment: Mapping[str, str | None] | None) -> 
             "django.environment or restore.environment)"
         )
     return ""
-
-
-def hiding(environment: Mapping[str, str | None]) -> Callable[[str], str]:
-    """Blots the environment's passwords and keys out of a text: what an application complains of may quote them."""
-    given = {name: value for name, value in environment.items() if value is not None}
-    secrets = {value for name, value in given.items() if _SECRET_NAME.search(name)}
-    for value in given.values():
-        secrets |= {word.strip("'") for pattern in _PASSWORDS for word in pattern.findall(value)}
-    secrets = (secrets | {unquote(word) for word in secrets}) - {""}
-    # Short ones as words only: a password of one letter would take that letter out of every other word.
-    words = [
-        re.escape(secret) if len(secret) >= _LONG_SECRET else rf"(?<!\w){re.escape(secret)}(?!\w)"
-        for secret in sorted(secrets, key=len, reverse=True)
-    ]
-    hidden = re.compile("|".join(words) or "(?!)")
-    return lambda text: hidden.sub("***", text)
 
 
 def _last_words(said: Sequence[str], complaints: Sequence[str]) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from twist_dr.engine.commands import hiding, run_command
+from twist_dr.engine.commands import run_command
 from twist_dr.engine.processes import inherited
 from twist_dr.engine.schema import DjangoCode, Migration
 from twist_dr.errors import DatabaseError, ProcessFailed, SettingsError
+from twist_dr.redaction import quoting
 
 _ASK_SECONDS = 120.0
 #: What our programs say to us begins so: shell itself (Django 5.2), settings and apps may print lines of their own.
@@ -220,12 +221,11 @@ def _shell(
             heard = True
             hear(json.loads(line.removeprefix(_MARKER)))
         elif line:
-            on_line(hide(line))
+            on_line(quoting(line))
 
     # Quiet, as shell lists what it imports since Django 5.2; older ones know no option against that.
     arguments = [*application.manage, "shell", "--verbosity", "0", "--command", program]
     changed = {**application.variables, **environment}
-    hide = hiding(changed)
     run_command(
         arguments,
         seconds=seconds,
@@ -233,7 +233,6 @@ def _shell(
         folder=application.folder,
         called="manage.py",
         on_line=listen,
-        hide=hide,
     )
     if not heard:
         raise ProcessFailed(

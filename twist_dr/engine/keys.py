@@ -26,6 +26,7 @@ from pathlib import Path
 
 from twist_dr.engine.documents import YamlInvalid, read_yaml
 from twist_dr.errors import KeyMissing, KeyringInvalid, WrongKey
+from twist_dr.redaction import keep_secret
 
 KEY_BYTES = 32
 _CHECK_BYTES = 8
@@ -150,6 +151,7 @@ def _decode(name: str, value: object, source: str) -> bytes:
         raise KeyringInvalid(
             f"Key {name!r} in the keyring {source} is not {KEY_BYTES} bytes in base64; restore it from your copy."
         )
+    keep_secret(str(value), secret.hex())
     return secret
 
 

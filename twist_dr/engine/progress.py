@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.errors import Cancelled
+from twist_dr.redaction import leaving
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -66,7 +67,7 @@ class Report:
     def _aside(self, tell: Callable[[str], None], line: str) -> None:
         if self._shown is not None:
             self._shown.clear()
-        tell(line)
+        tell(leaving(line))
 
     @contextmanager
     def part(self, name: str, expected: int | None = None) -> Iterator[Callable[[int], None]]:

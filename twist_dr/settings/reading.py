@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from twist_dr.engine.documents import YamlInvalid, read_yaml
 from twist_dr.errors import SettingsError
+from twist_dr.settings.secrets import keep_settings
 from twist_dr.settings.values import HTTP_PATTERN, NAME_PATTERN, NAME_WORDS
 from twist_dr.settings.whole import Settings
 
@@ -63,6 +64,7 @@ def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Set
     if mistakes:
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "a mistake"
         raise SettingsError(f"{path} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+    keep_settings(settings, environment)
     return settings
 
 

@@ -1,49 +1,61 @@
-"""Secrets of the settings, hidden in texts that others wrote: what an unexpected error quotes, nobody knows."""
+"""What of the settings is secret and what is a name: told to the one place that every sentence of ours leaves through."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from twist_dr.settings.whole import Settings
+from twist_dr.redaction import keep_environment, keep_names, keep_secret, keep_service_url, keep_text, keep_url
+from twist_dr.settings.unattended import ChannelSettings, HeartbeatSettings
 
-#: Shorter ones would blot out half of every sentence.
-_SHORTEST = 6
-
-
-def hidden(settings: Settings, text: str | None) -> str | None:
-    """The text without any secret of the settings: a whole URL, or the password in it."""
-    if text is None:
-        return None
-    # Longest first: a URL goes whole, before the password in it.
-    for secret in sorted(set(_secrets(settings)), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
+#: Fields that hold a command or SQL: what stands in it is no name.
+_CODE = re.compile(r"command|sql|validators|manage$")
 
 
-def _secrets(value: Any) -> Iterator[str]:
-    if isinstance(value, SecretStr):
-        yield from (each for each in _parts(value.get_secret_value()) if len(each) >= _SHORTEST)
+def keep_settings(settings: BaseModel, environment: Mapping[str, str]) -> None:
+    """Have every secret of the settings hidden from now on, those of the environment that they were read in, and no name."""
+    keep_environment(environment)
+    for name, value in environment.items():
+        if f"env:{name}" == _keyring(settings):
+            # One key per line, behind its name.
+            keep_secret(*(word for word in value.split() if len(word) >= 40))
+    _walk("", settings)
+
+
+def _keyring(settings: BaseModel) -> str | None:
+    encryption = getattr(settings, "encryption", None)
+    return None if encryption is None else encryption.keyring
+
+
+def _walk(name: str, value: Any) -> None:
+    if name == "environment":
+        keep_environment({key: each.get_secret_value() for key, each in value.items()}, names=True)
+    elif isinstance(value, ChannelSettings | HeartbeatSettings):
+        keep_service_url(value.url.get_secret_value())
     elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _secrets(getattr(value, name))
+        for field in type(value).model_fields:
+            _walk(field, getattr(value, field))
     elif isinstance(value, dict):
-        for each in value.values():
-            yield from _secrets(each)
-    elif isinstance(value, list | tuple):
+        keep_names(*map(str, value))
+        for key, each in value.items():
+            _walk(str(key), each)
+    elif isinstance(value, list | tuple) and not _CODE.search(name):
         for each in value:
-            yield from _secrets(each)
+            _walk(name, each)
+    elif isinstance(value, SecretStr):
+        secret = value.get_secret_value()
+        keep_url(secret) if "://" in secret else keep_secret(secret)
+    elif _CODE.search(name) and value:
+        keep_text(_words(value))
+    elif isinstance(value, str) and "://" in value:
+        keep_url(value)
+    elif isinstance(value, str | Path):
+        keep_names(str(value))
 
 
-def _parts(secret: str) -> Iterator[str]:
-    yield secret
-    if "://" in secret:
-        try:
-            password = urlsplit(secret).password
-        except ValueError:
-            return
-        if password:
-            yield from (password, unquote(password))
+def _words(value: Any) -> str:
+    return " ".join(map(_words, value)) if isinstance(value, list | tuple) else str(value)

@@ -13,23 +13,18 @@ from twist_dr.settings.values import (
     HTTP_PATTERN,
     TABLE_PATTERN,
     Duration,
+    PostgresUrl,
     Section,
     SettingsPath,
     absolute,
-    postgres_url,
 )
 
 
 class DatabaseSettings(Section):
     """The database to protect. ``url`` as libpq takes it; ``client_tools`` are folders with pg_dump, tried before all others."""
 
-    url: SecretStr
+    url: PostgresUrl
     client_tools: list[SettingsPath] = []
-
-    @field_validator("url")
-    @classmethod
-    def _is_postgres(cls, url: SecretStr) -> SecretStr:
-        return postgres_url(url)
 
 
 class DjangoSettings(Section):
@@ -71,7 +66,7 @@ class VerificationSettings(Section):
     ``jobs``: parallel restore jobs. ``scratch``: folder for the scratch server and the dump.
     """
 
-    server: SecretStr | None = None
+    server: PostgresUrl | None = None
     key_tables: list[Annotated[str, Field(pattern=TABLE_PATTERN)]] = []
     jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
     scratch: SettingsPath | None = None
@@ -124,7 +119,7 @@ class RestoreSettings(Section):
     section get beside a few words of ours (PATH, HOME, ...). ``validators``: commands that may refuse a restore. ``after_restore_sql`` and ``after_restore_commands`` are run in the restored database before it is live.
     """
 
-    database_url: SecretStr | None = None
+    database_url: PostgresUrl | None = None
     jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
     grace_seconds: float = Field(10, ge=0)
     stall_seconds: float = Field(30, gt=0)
@@ -136,11 +131,6 @@ class RestoreSettings(Section):
     after_restore_sql: list[str] = []
     after_restore_commands: list[Command] = []
     sandbox: SandboxSettings | None = None
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
-        return url if url is None else postgres_url(url)
 
 
 class BaseSettings(Section):
@@ -161,7 +151,7 @@ class WalSettings(Section):
     """
 
     source: Literal["receive", "archive"] = "receive"
-    replication_url: SecretStr | None = None
+    replication_url: PostgresUrl | None = None
     slot: str | None = Field(None, pattern=r"^[a-z0-9_]{1,63}$")
     spool: SettingsPath | None = None
     required_targets: list[str] | None = Field(None, min_length=1)
@@ -170,11 +160,6 @@ class WalSettings(Section):
     workers: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
     warn_after: Duration = timedelta(minutes=15)
     warn_bytes: int = Field(4 << 30, gt=0)
-
-    @field_validator("replication_url")
-    @classmethod
-    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
-        return url if url is None else postgres_url(url)
 
 
 class CatalogSettings(Section):

@@ -7,9 +7,10 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+
+from twist_dr.engine.postgres.url import WORDS, is_postgres_url
 
 #: Names become asset keys, resource names and folders on storage targets.
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
@@ -42,13 +43,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def postgres_url(url: SecretStr) -> SecretStr:
-    if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
-        raise ValueError("postgresql://user:password@host:5432/database")
+def _postgres_url(url: SecretStr) -> SecretStr:
+    if not is_postgres_url(url.get_secret_value()):
+        raise ValueError(WORDS)
     return url
 
 
-def database_of(url: SecretStr) -> str:
-    """The database that a URL names; empty when it names none."""
-    parts = urlsplit(url.get_secret_value())
-    return parse_qs(parts.query).get("dbname", [""])[-1] or unquote(parts.path.removeprefix("/"))
+#: A URL of PostgreSQL that means the same to libpq, to SQLAlchemy and to its reader.
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]

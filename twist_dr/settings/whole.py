@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from twist_dr.engine.postgres.url import database_of
 from twist_dr.settings.sections import (
     BackupSettings,
     BaseSettings,
@@ -31,7 +32,6 @@ from twist_dr.settings.values import (
     Section,
     SettingsPath,
     absolute,
-    database_of,
 )
 
 
@@ -146,7 +146,9 @@ class Settings(Section):
     def _one_database(self) -> Settings:
         """A restore replaces the database that its URL names: with that of a superuser's home, postgres, it would replace the wrong one."""
         if self.restore.database_url is not None:
-            live, named = database_of(self.database.url), database_of(self.restore.database_url)
+            live, named = (
+                database_of(url.get_secret_value()) for url in (self.database.url, self.restore.database_url)
+            )
             if live and named != live:
                 raise ValueError(
                     f"the database of database.url, {live}, in restore.database_url too; it names {named or 'none'}"

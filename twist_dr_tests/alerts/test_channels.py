@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from twist_dr.alerts.channels import Channel, Delivery, Message, channel_error, channel_errors, deliver, deliver_all
-from twist_dr.alerts.redaction import hiding_url
 from twist_dr.engine.severity import Severity
+from twist_dr.redaction import hiding_url
 from twist_dr_tests.alerts.mailbox import RECIPIENT, SENDER, mailbox, self_signed, silent_server, webhook
 
 #: What the sending process may take on top of a channel's time, on a machine that is busy.

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.manifest import Extension, PostgresFacts
 from twist_dr.engine.postgres.sessions import LOOKING, Settings, open_replication, open_session, start_options
+from twist_dr.engine.postgres.url import WORDS, is_postgres_url
 from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
+from twist_dr.redaction import keep_url
 
 if TYPE_CHECKING:
     import psycopg
@@ -64,26 +66,25 @@ class Cluster:
     url: str = field(repr=False)
     isolated: bool = False
 
+    def __post_init__(self) -> None:
+        keep_url(self.url)
+
     @property
     def parameters(self) -> dict[str, str]:
-        """libpq's parameters, defaults left out. Raises ``DatabaseRefused`` when the URL is not one."""
+        """libpq's parameters, defaults left out. Raises ``DatabaseRefused`` when the URL is not one, without a piece of it."""
         import psycopg
         from psycopg.conninfo import conninfo_to_dict
 
+        # libpq's own errors quote what they do not understand.
+        refused = DatabaseRefused(f"The database's URL is not a PostgreSQL URL; write {WORDS}.")
+        if "://" in self.url and not is_postgres_url(self.url):
+            raise refused
         try:
             known = {name: str(value) for name, value in conninfo_to_dict(self.url).items()}
-        except psycopg.ProgrammingError:
-            known = {"port": "none"}
-        # A bare @ or / in the password moves the rest of it into host or port, which every message shows.
-        if (
-            self.url.partition("?")[0].count("@") > 1
-            or "@" in known.get("host", "")
-            or not re.fullmatch("[0-9,]*", known.get("port", ""))
-        ):
-            raise DatabaseRefused(
-                "The database's URL is not a PostgreSQL URL; write postgresql://user:password@host:5432/database, and "
-                "in the password %40 for @, %2F for /, %3A for :, %25 for %."
-            ) from None
+        except (psycopg.ProgrammingError, UnicodeDecodeError):
+            raise refused from None
+        if "@" in known.get("host", "") or not re.fullmatch("[0-9,]*", known.get("port", "")):
+            raise refused
         return known
 
     @property

@@ -75,7 +75,7 @@ def hiding_url(url: str) -> Callable[[str], str]:
     """
     words = [
         re.escape(piece) if len(piece) >= _LONG else rf"(?<![^\W_]){re.escape(piece)}(?![^\W_])"
-        for piece in sorted(_secrets(url), key=len, reverse=True)
+        for piece in sorted(tokens_of(url), key=len, reverse=True)
     ]
     hidden = re.compile("|".join(words) or "(?!)", re.IGNORECASE)
     return lambda text: hidden.sub("***", _ANY_URL.sub("***", text))
@@ -97,7 +97,8 @@ def server_of(url: str) -> str | None:
     return host
 
 
-def _secrets(url: str) -> set[str]:
+def tokens_of(url: str) -> set[str]:
+    """Every piece of a service's URL that may be secret, with what users and passwords become in a login."""
     _, _, rest = url.partition("://")
     before, _, options = rest.partition("?")
     pieces: set[str] = set()
