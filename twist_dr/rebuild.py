@@ -42,7 +42,7 @@ def rebuild_catalog(
     recorded = refused = 0
     # Before anything else: whenever this is cut short, what is held is not deleted, and nothing is before something is verified.
     catalog.set_mark(application, REBUILT_MARK, {"at": datetime.now(timezone.utc).isoformat()})
-    holds = _bring_back_holds(catalog, repository, report)
+    holds = _bring_back_holds(catalog, repository, keyring, report)
     ids = repository.backup_ids()
     there = {backup_id for backup_id in ids if repository.has_manifest(backup_id)}
     _note_missing(catalog, repository, there, report)
@@ -62,7 +62,7 @@ def rebuild_catalog(
     return RebuildResult(recorded, refused, holds)
 
 
-def _bring_back_holds(catalog: Catalog, repository: Repository, report: Report) -> int:
+def _bring_back_holds(catalog: Catalog, repository: Repository, keyring: Keyring, report: Report) -> int:
     """Place in the catalog what the target holds and the catalog does not know. One that it knows as released lies there still: it holds."""
     application = repository.application
     known = {
@@ -71,11 +71,11 @@ def _bring_back_holds(catalog: Catalog, repository: Repository, report: Report) 
         if row.released_at is None
     }
     count = 0
-    for note in HoldNotes(repository).all():
-        hold = note.hold
-        if hold in known:
+    for note in HoldNotes(repository, keyring).all():
+        hold = note.binding
+        if note.hold in known or hold in known:
             continue
-        if not note.readable:
+        if note.doubt:
             report.warning(f"{hold.backup_id} is held for ever: {hold.reason}")
         catalog.place_hold(application, hold.backup_id, who=hold.who, reason=hold.reason, until=hold.until)
         known.add(hold)

@@ -15,6 +15,7 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Artifact, ArtifactForm, KeyName, Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.retention.tombstones import Tombstone
 from twist_dr.engine.streams import Form
 from twist_dr.resources.targets import build_targets
 from twist_dr.retention import Retention, TargetOutcome
@@ -62,6 +63,16 @@ def store(repository: Repository, manifest: Manifest, keyring: Keyring, folder: 
         digest = Digest(len(content), hashlib.sha256(content).hexdigest())
         repository.target.put(path, repository.key(manifest.backup_id, name), digest)
         path.unlink()
+
+
+def bury(erp: Path, backup_id: str, keyring: Keyring) -> Path:
+    """Write the tombstone of a cleanup of ours that was cut short. ``erp``: the application's folder on a target."""
+    path = erp / "tombstones" / f"{backup_id}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(
+        Tombstone(backup_id, "ops@host", "older than 7 days", NOW, "run-1").document("erp", keyring.primary)
+    )
+    return path
 
 
 class RetentionSite:

@@ -12,6 +12,8 @@ import pytest
 
 from twist_dr.cli import main
 from twist_dr.commands.holds import parse_until
+from twist_dr.engine.retention.holds import HoldNote, HoldNotes
+from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.retention.use import deciding
 from twist_dr.errors import SettingsError
 from twist_dr_tests.retention_site import NOW, RetentionSite
@@ -267,15 +269,12 @@ def test_a_list_of_holds_names_the_targets_that_do_not_answer(
     assert "archive" in told.err and "office" not in told.err
 
 
-def test_a_hold_that_ran_out_is_gone_with_its_backup(two: RetentionSite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hold_that_ran_out_is_gone_with_its_backup(two: RetentionSite) -> None:
     old = two.listed()[0]
-    assert main(["hold", old, "--until", (NOW + timedelta(days=1)).isoformat(), "--reason", "x"]) == 0
-    (path,) = _notes(two, "office")
+    note = HoldNote(Hold(old, "eva", "x", NOW - timedelta(hours=1)), NOW - timedelta(days=1))
     for name in ("office", "archive"):
-        document = json.loads(_notes(two, name)[0].read_text())
-        document["until"] = (NOW - timedelta(hours=1)).isoformat()
-        _notes(two, name)[0].write_text(json.dumps(document))
-    two.catalog.release_hold("erp", old, who="another machine")
+        HoldNotes(two.repository(name), two.keyring).place(note, two.folder)
+    (path,) = _notes(two, "office")
     planned = two.retention().plan("office", NOW)
     assert planned.facts.used_bytes == sum(each.size for each in two.targets["office"].list("erp"))
     outcome = two.clean(allow_clock=True)

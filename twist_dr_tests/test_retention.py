@@ -19,7 +19,7 @@ from twist_dr.engine.retention.use import in_use
 from twist_dr.errors import TargetRefused, TargetUnavailable
 from twist_dr.storage.base import StorageTarget, StoredObject
 from twist_dr.storage.local import LocalTarget
-from twist_dr_tests.retention_site import NOW, Killer, RetentionSite, child, made_up, store
+from twist_dr_tests.retention_site import NOW, Killer, RetentionSite, bury, child, made_up, store
 
 WEEK = {"max_age": "7 days"}
 #: A week of nights, and what is older.
@@ -247,9 +247,7 @@ def test_a_plan_that_would_delete_too_much_stops_and_says_how_to_go_on(tmp_path:
 def test_a_tombstone_beside_a_backup_that_is_to_stay_now_is_taken_away(nights: RetentionSite) -> None:
     ids = nights.listed()
     for backup_id in (ids[0], ids[5]):
-        tombstone = nights.folder / "targets" / "office" / "erp" / "tombstones" / f"{backup_id}.json"
-        tombstone.parent.mkdir(exist_ok=True)
-        tombstone.write_text("{}")
+        bury(nights.folder / "targets" / "office" / "erp", backup_id, nights.keyring)
     assert nights.listed() == ids
     assert nights.clean().problems == []
     assert nights.listed() == ids[4:]
@@ -282,9 +280,7 @@ class Sealing(LocalTarget):
 def test_a_killed_deletion_is_not_finished_where_the_backup_is_being_copied_anew(nights: RetentionSite) -> None:
     manifest = made_up(nights.keyring, 60)
     store(nights.repository(), manifest, nights.keyring, nights.folder, sealed=False)
-    office = nights.folder / "targets" / "office" / "erp"
-    (office / "tombstones").mkdir()
-    (office / "tombstones" / f"{manifest.backup_id}.json").write_text("{}")
+    bury(nights.folder / "targets" / "office" / "erp", manifest.backup_id, nights.keyring)
     staged = nights.site.settings().staging_dir / manifest.backup_id
     staged.mkdir(parents=True)
     (staged / ".lock").touch()

@@ -124,12 +124,14 @@ def _remove_from_targets(settings: Settings, backup_id: str) -> tuple[dict[str, 
 
 
 def _enabled(settings: Settings) -> dict[str, HoldNotes]:
+    from twist_dr.engine.keys import load_keyring
     from twist_dr.engine.repository import Repository
     from twist_dr.engine.retention.holds import HoldNotes
     from twist_dr.resources.targets import build_targets
 
+    keyring = load_keyring(settings.encryption.keyring)
     return {
-        name: HoldNotes(Repository(target, settings.application, _PATIENCE_SECONDS))
+        name: HoldNotes(Repository(target, settings.application, _PATIENCE_SECONDS), keyring)
         for name, target in build_targets(settings).items()
     }
 
@@ -239,7 +241,7 @@ def _on_targets_alone(settings: Settings, recorded: list[HoldRow]) -> tuple[dict
     for name, notes in _enabled(settings).items():
         try:
             for note in notes.all():
-                if (hold := note.hold) not in known:
+                if note.hold not in known and (hold := note.binding) not in known:
                     row = HoldRow(
                         None, settings.application, hold.backup_id, hold.who, hold.reason, note.placed_at, hold.until
                     )

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.engine.archive import ArchiveReport, archive_configuration, archive_media
+from twist_dr.engine.artifact_names import is_artifact_name
 from twist_dr.engine.encryption import associated_data
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import (
@@ -162,6 +163,7 @@ class Making:
     def artifact(self, name: str, part: Part, *, quiet: bool = False) -> Iterator[Callable[[bytes], None]]:
         """Gives what to call with the artifact's plain bytes; on a clean end the artifact is complete in all forms."""
         plan = self.plan
+        assert is_artifact_name(name), name
         writer = ArtifactWriter(
             self.folder,
             name,

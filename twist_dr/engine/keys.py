@@ -55,10 +55,9 @@ class Key:
         """16 hexadecimal digits that tell keys apart and reveal nothing about them."""
         return derive(self.secret, b"key check", _CHECK_BYTES).hex()
 
-    @property
-    def mac_secret(self) -> bytes:
-        """The derived key of manifests' MACs, 32 bytes."""
-        return derive(self.secret, b"manifest mac")
+    def mac_secret(self, kind: str) -> bytes:
+        """The derived key of the MACs of one kind of document, such as ``manifest``: 32 bytes."""
+        return derive(self.secret, f"{kind} mac".encode())
 
 
 @dataclass(frozen=True)

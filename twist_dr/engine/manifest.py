@@ -8,7 +8,6 @@ format and refuse a newer major one.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import re
 import secrets
@@ -18,6 +17,7 @@ from typing import Any, Literal, cast
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from twist_dr.engine.keys import Key, Keyring
+from twist_dr.engine.sealing import canonical, fits, mac_of
 from twist_dr.engine.streams import Form
 from twist_dr.errors import BackupError, ManifestForeign, ManifestInvalid, ManifestTooNew
 from twist_dr.storage.base import Digest
@@ -25,6 +25,7 @@ from twist_dr.storage.base import Digest
 FORMAT_MAJOR = 1
 FORMAT_VERSION = f"{FORMAT_MAJOR}.0"
 MANIFEST_NAME = "manifest.json"
+_KIND = "manifest"
 #: A manifest names every table and migration, no files: 64 MiB is far more than any has. Whoever can write to a target could grow one.
 MOST_BYTES = 64 << 20
 
@@ -224,7 +225,7 @@ class Manifest(_Model):
         """The bytes to store. Raises ``BackupError`` when they are more than any reader takes."""
         # Only manifests of base backups have the field: all others are as older versions write them.
         document = self.model_dump(mode="json", exclude={"base"} if self.base is None else None)
-        sealed = _canonical({**document, "mac": _mac(document, key)})
+        sealed = canonical({**document, "mac": mac_of(document, key, _KIND)})
         if len(sealed) > MOST_BYTES:
             raise BackupError(
                 f"{self.backup_id}: the manifest has {len(sealed)} bytes and may have {MOST_BYTES}, with {len(self.tables)} tables and "
@@ -253,12 +254,7 @@ def open_manifest(data: bytes, keyring: Keyring, *, application: str, backup_id:
     except ValidationError:
         raise _invalid(what, "names no key") from None
     key = keyring.find(key_name.id, key_name.check_value)
-    mac = document.pop("mac", None)
-    try:
-        genuine = isinstance(mac, str) and hmac.compare_digest(mac.encode(), _mac(document, key).encode())
-    except ValueError:  # NaN and halves of surrogate pairs: json reads them, and no manifest of ours holds them
-        genuine = False
-    if not genuine:
+    if not fits(document.pop("mac", None), document, key, _KIND):
         raise _invalid(what, "was altered: its MAC does not fit")
     try:
         manifest = Manifest.model_validate(document)
@@ -293,11 +289,3 @@ def _parse(data: bytes, what: str) -> dict[str, Any]:
 
 def _invalid(what: str, why: str) -> ManifestInvalid:
     return ManifestInvalid(f"{what}: the manifest {why}; take the backup from another storage target.")
-
-
-def _mac(document: dict[str, Any], key: Key) -> str:
-    return hmac.new(key.mac_secret, _canonical(document), hashlib.sha256).hexdigest()
-
-
-def _canonical(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -11,13 +11,14 @@ from twist_dr.catalog import Catalog, SpaceRow
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind
 from twist_dr.engine.progress import Report, human_bytes
-from twist_dr.engine.retention.deletion import SCRATCH, Asked, Deletion, Tombstone, delete_wal
+from twist_dr.engine.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
 from twist_dr.engine.retention.doubts import unproven
 from twist_dr.engine.retention.ground import listed
 from twist_dr.engine.retention.holds import SCRATCH as HOLD_SCRATCH
 from twist_dr.engine.retention.model import BackupFacts, TargetPlan, WalPlan
 from twist_dr.engine.retention.plan import longest_window, plan_target
 from twist_dr.engine.retention.remains import UNFINISHED_AFTER
+from twist_dr.engine.retention.tombstones import Tombstone
 from twist_dr.engine.retention.use import deciding
 from twist_dr.engine.retention.wal_plan import bases_of_window, plan_wal
 from twist_dr.engine.scratch_folder import clear_left_over
@@ -28,7 +29,7 @@ from twist_dr.retention.recheck import Recheck
 from twist_dr.retention.telling import Log, TargetOutcome, Telling
 from twist_dr.retention.windows import Windows
 from twist_dr.settings import Settings
-from twist_dr.storage.base import StorageTarget
+from twist_dr.storage.base import StorageTarget, told
 
 #: So many refusals in a row, and the target is left alone: it is read-only, or its credentials may not delete.
 _MOST_REFUSALS = 3
@@ -127,10 +128,11 @@ class Retention:
         facts, now = planned.facts, planned.plan.made_at
         locked = {each.id: each.locked_until for each in facts.backups if each.locked_until is not None}
 
-        def replan() -> TargetPlan:
+        def replan(more: Sequence[BackupFacts]) -> TargetPlan:
             backups, in_use = self._looking.again(facts)
             # How much may go was judged before anything went.
-            return self._plan(facts, [_locked(each, locked.get(each.id)) for each in backups], in_use, now, 1.0)
+            known = [_locked(each, locked.get(each.id)) for each in backups]
+            return self._plan(facts, [*known, *more], in_use, now, 1.0)
 
         return Recheck(planned, self._looking, self._keyring, replan, self._allow_clock)
 
@@ -193,29 +195,33 @@ class _Carrying:
         for backup_id, why in self._facts.bases.unreadable.items():
             # It stays each time, and the target fills up meanwhile: somebody must see to it.
             self._outcome.add_problem(f"{backup_id} stays, and with it all WAL: {why}")
+        if self._facts.strangers:
+            self._outcome.add_problem(
+                f"{told(self._facts.strangers)}; nothing there is read or deleted: find out who put it there, and remove it."
+            )
         self._settle_tombstones()
         self._delete_backups()
         self._delete_remains()
         self._delete_wal()
 
     def _settle_tombstones(self) -> None:
-        """What an earlier cleanup had begun."""
+        """What an earlier cleanup had begun; a tombstone of others says nothing."""
         kept = {each.backup.id for each in self._planned.plan.kept}
-        for backup_id in sorted(self._facts.ground.tombstones):
-            folder = self._facts.ground.folders.get(backup_id)
+        ground, begun = self._facts.ground, self._facts.begun
+        for backup_id in sorted(ground.forged):
+            self._deletion.spare(backup_id)
+        for backup_id in sorted(ground.tombstones):
+            folder = ground.folders.get(backup_id)
+            known = backup_id in begun and begun[backup_id].state != "deleted"
             if backup_id in self._facts.staged or backup_id in kept:
                 self._deletion.spare(backup_id)
-            elif folder is None and not self._is_known(backup_id):
+            elif folder is None and not known:
                 # Ended and recorded: the tombstone alone is left, as a store may lock that too (Object Lock).
                 self._deletion.spare(backup_id)
-            elif folder is None or not folder.sealed:
+            elif (folder is None or not folder.sealed) and backup_id in begun:
                 gone = self._telling.gone(backup_id, "begun by an earlier cleanup")
-                self._telling.told(self._deletion.finish(backup_id, gone, self._is_coming(backup_id)))
-
-    def _is_known(self, backup_id: str) -> bool:
-        """Whether the catalog has this target's copy as anything but deleted."""
-        copies = self._retention._catalog.copies(backup_id)
-        return any(copy.target == self._planned.name and copy.state != "deleted" for copy in copies)
+                still = self._going_on(backup_id) if known else self._is_coming(backup_id)
+                self._telling.told(self._deletion.finish(backup_id, gone, still))
 
     def _delete_backups(self) -> None:
         refusals = 0
@@ -256,8 +262,21 @@ class _Carrying:
         return lambda: self._retention._looking.spared(backup_id, self._facts, datetime.now(timezone.utc))
 
     def _is_coming(self, backup_id: str) -> Asked:
-        """For the end of a deletion: of what the catalog has as stored, too, the manifest went."""
+        """For the end of a deletion that the catalog knows of."""
         return lambda: self._retention._looking.coming(backup_id)
+
+    def _going_on(self, backup_id: str) -> Asked:
+        """The same where the catalog has the copy as stored: its tombstone may be an old one that somebody put back, so it is decided again."""
+        decide = self._recheck.still_of_begun(self._retention._looking.begun(self._facts, backup_id))
+        decided = False
+
+        def why_not() -> str | None:
+            nonlocal decided
+            reason = None if decided else decide()
+            decided = True
+            return reason or self._retention._looking.coming(backup_id)
+
+        return why_not
 
     def _delete_wal(self) -> None:
         """By what is left now: a base that stayed after all keeps its WAL."""

@@ -10,6 +10,7 @@ from typing import get_args
 from twist_dr.catalog import BackupRow, Catalog, RetentionRow
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
+from twist_dr.engine.patience import bounded
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.doubts import REBUILT_MARK
 from twist_dr.engine.retention.ground import Bases, Ground, read_bases, survey, survey_wal
@@ -21,8 +22,9 @@ from twist_dr.engine.retention.use import used_now
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.errors import TargetUnavailable, TwistDRError
+from twist_dr.retention.suspicious import suspicious
 from twist_dr.settings import Settings
-from twist_dr.storage.base import StorageTarget
+from twist_dr.storage.base import StorageTarget, Stranger
 
 #: A target that gives no answer for so long is left alone.
 _PATIENCE_SECONDS = 60.0
@@ -36,7 +38,8 @@ class Facts:
     """One target as it is. ``in_use``: ids with why they stay whatever a plan says. ``staged``: None for what cannot be read.
 
     ``wal_doubt``: why nothing of the WAL may go; empty when nothing speaks against it. ``stayed``: ids that were to go and are there still,
-    with why; carrying out adds to it. ``hold_bytes``: what the holds take that lie on the target.
+    with why; carrying out adds to it. ``hold_bytes``: what the holds take that lie on the target. ``begun``: what the catalog knows of
+    those whose deletion was begun, by their authentic tombstones. ``strangers``: what others put there.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Facts:
     wal_doubt: str = ""
     stayed: dict[str, str] = field(default_factory=dict)
     hold_bytes: int = 0
+    begun: Mapping[str, RetentionRow] = field(default_factory=dict)
+    strangers: list[Stranger] = field(default_factory=list)
 
     @property
     def used_bytes(self) -> int:
@@ -86,7 +91,7 @@ class Looking:
         archive = WalArchive(target, self._application, _PATIENCE_SECONDS)
         whole = [row.backup_id for row in rows.values() if row.state in INTACT]
         staged = self._staged()
-        ground = survey(repository, whole)
+        ground = survey(repository, self._keyring, whole)
         if whole and not ground.sealed:
             raise TargetUnavailable(
                 f"{target.name}: it held backups before and holds none now; mount its disk or find out who emptied it. "
@@ -94,15 +99,26 @@ class Looking:
             )
         bases = read_bases(repository, ground.sealed, self._keyring)
         backups, in_use = self._assemble(rows, ground, bases, staged, {})
-        notes = HoldNotes(repository)
+        notes = HoldNotes(repository, self._keyring)
         facts = Facts(target.name, repository, archive, notes, ground, backups, in_use, bases, staged)
         facts.hold_bytes = notes.stored_bytes
-        facts.warnings = _missing(target.name, sorted(set(whole) - set(ground.sealed)))
+        facts.begun = {each: rows[each] for each in sorted(ground.tombstones) if each in rows}
+        facts.strangers = bounded(lambda: target.strangers(self._application), _PATIENCE_SECONDS, target.name)
+        facts.warnings = [
+            *_missing(target.name, sorted(set(whole) - set(ground.sealed))),
+            *suspicious(target.name, facts.strangers, ground, notes, self._placed()),
+        ]
         self._add_wal(facts)
         facts.remains = find_remains(
-            ground, self._spared(_states(rows), staged, now), self._settings.cleanup.remains_after, now
+            ground, facts.begun, self._spared(_states(rows), staged, now), self._settings.cleanup.remains_after, now
         )
         return facts
+
+    def begun(self, facts: Facts, backup_id: str) -> BackupFacts:
+        """A backup whose deletion was begun as though it was whole: so it is decided again whether it goes."""
+        row = facts.begun[backup_id]
+        folder = facts.ground.folders.get(backup_id)
+        return _known(row, folder.size if folder else 0, facts.bases)
 
     def again(self, facts: Facts) -> tuple[list[BackupFacts], dict[str, str]]:
         """The same target's backups and their use, by what catalog and this machine say now."""
@@ -122,12 +138,17 @@ class Looking:
 
     def holds(self, notes: HoldNotes) -> list[Hold]:
         """All that were not released, those that have run out too: those of the catalog, and those that lie on the target itself."""
-        placed = [
+        placed = self._placed()
+        # What the catalog has as well is as it says, whatever it bears.
+        lying = (note.hold if note.hold in placed else note.binding for note in notes.all())
+        return list(dict.fromkeys([*placed, *lying]))
+
+    def _placed(self) -> list[Hold]:
+        return [
             Hold(row.backup_id, row.who, row.reason, row.until)
             for row in self._catalog.holds(self._application)
             if row.released_at is None
         ]
-        return list(dict.fromkeys([*placed, *(note.hold for note in notes.all())]))
 
     def unproven(self, kinds: Collection[Kind]) -> list[Kind]:
         """Those of which none was found good since the catalog was rebuilt, if it was: what was known of good ones may be lost."""

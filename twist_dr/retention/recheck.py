@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.retention.deletion import Still
+from twist_dr.engine.retention.deletion import Asked, Still
 from twist_dr.engine.retention.model import INTACT, BackupFacts, Decision, TargetPlan
 from twist_dr.errors import BackupError, EncryptionError, ObjectCorrupt, ObjectMissing
 from twist_dr.retention.facts import Looking
@@ -22,13 +22,18 @@ class CleanupIncomplete(BackupError):
 
 
 class Recheck:
-    """Says of each backup that is about to go whether it still should. ``replan`` makes the target's plan from what is known now.
+    """Says of each backup that is about to go whether it still should. ``replan`` makes the target's plan from what is known now, and more.
 
     Holds and uses are read every time, and what stayed so far counts as kept.
     """
 
     def __init__(
-        self, planned: Planned, looking: Looking, keyring: Keyring, replan: Callable[[], TargetPlan], allow_clock: bool
+        self,
+        planned: Planned,
+        looking: Looking,
+        keyring: Keyring,
+        replan: Callable[[Sequence[BackupFacts]], TargetPlan],
+        allow_clock: bool,
     ) -> None:
         self._planned = planned
         self._looking = looking
@@ -51,10 +56,8 @@ class Recheck:
             now = decisions.get(backup.id)
             if now is None:
                 return "nothing is known of it any more"
-            if now.keep:
-                return now.reason
-            if clock := [each for each in plan.forbidden_by(allow_clock=self._allow_clock) if each.about == "clock"]:
-                return str(clock[0])
+            if (reason := self._kept(now, plan)) is not None:
+                return reason
             if not _same(now.backup, manifest):
                 return f"its manifest and the catalog differ; run: twist-dr catalog rebuild --from {self._planned.name}"
             self._require_pillars(now.backup, plan)
@@ -62,12 +65,31 @@ class Recheck:
 
         return why_not
 
+    def still_of_begun(self, backup: BackupFacts) -> Asked:
+        """The same for :meth:`Deletion.finish`: of a backup without a manifest it is decided as though it was there still."""
+
+        def why_not() -> str | None:
+            plan = self._replan((backup,))
+            now = next(each for each in plan.decisions if each.backup.id == backup.id)
+            if (reason := self._kept(now, plan)) is not None:
+                return reason
+            self._require_pillars(backup, plan)
+            return None
+
+        return why_not
+
+    def _kept(self, now: Decision, plan: TargetPlan) -> str | None:
+        if now.keep:
+            return now.reason
+        clock = [each for each in plan.forbidden_by(allow_clock=self._allow_clock) if each.about == "clock"]
+        return str(clock[0]) if clock else None
+
     def _fresh(self) -> tuple[dict[str, Decision], TargetPlan]:
         facts = self._planned.facts
         signs = (self._looking.holds(facts.notes), self._looking.uses(), dict(facts.stayed))
         begun = time.monotonic()
         if self._known is None or self._known[0] != signs or begun - self._read_at > _FRESH_TIMES * self._cost:
-            plan = self._replan()
+            plan = self._replan(())
             self._known = (signs, {each.backup.id: each for each in plan.decisions}, plan)
             self._read_at = time.monotonic()
             self._cost = self._read_at - begun

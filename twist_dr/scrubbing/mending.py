@@ -15,7 +15,7 @@ from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import kind_of
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.ground import tombstone_folder
+from twist_dr.engine.retention.tombstones import is_being_deleted
 from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.scrub.reading import CopyRead
@@ -128,10 +128,8 @@ class Mender:
         return None if row is None or row.state == "deleted" else row
 
     def _is_being_deleted(self, read: CopyRead) -> bool:
-        repository = self._repositories[read.target]
-        tombstone = f"{tombstone_folder(repository.application)}/{read.backup_id}.json"
         try:
-            return repository.target.stat(tombstone) is not None and not repository.has_manifest(read.backup_id)
+            return is_being_deleted(self._repositories[read.target], read.backup_id, self._keyring)
         except StorageError:
             return False
 

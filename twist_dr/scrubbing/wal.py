@@ -13,9 +13,10 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.ground import survey_wal, tombstone_folder
+from twist_dr.engine.retention.ground import survey_wal
 from twist_dr.engine.retention.model import ClusterWal
 from twist_dr.engine.retention.plan import longest_window
+from twist_dr.engine.retention.tombstones import is_being_deleted
 from twist_dr.engine.scrub.rotation import objects_due
 from twist_dr.engine.scrub.throttle import Throttle
 from twist_dr.engine.scrub.wal import (
@@ -198,8 +199,7 @@ class WalScrub:
 
     def _is_going(self, repository: Repository, backup_id: str) -> bool:
         """Whether a cleanup has begun to delete it, and was cut short perhaps before it could record that."""
-        tombstone = f"{tombstone_folder(self._application)}/{backup_id}.json"
-        return repository.target.stat(tombstone) is not None and not repository.has_manifest(backup_id)
+        return is_being_deleted(repository, backup_id, self._keyring)
 
     def _note(self, name: str, after: str | None, bad: Mapping[str, str]) -> None:
         note = {"after": after, "bad": dict(bad), "at": datetime.now(timezone.utc).isoformat()}

@@ -24,7 +24,7 @@ import builtins
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -85,7 +85,7 @@ class Stranger:
         return f"{self.path!r} is {self.what}"
 
 
-def told(strangers: builtins.list[Stranger]) -> str:
+def told(strangers: Sequence[Stranger]) -> str:
     """The first of them, for a sentence."""
     more = f", and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
     return ", ".join(map(str, strangers[:_NAMED])) + more

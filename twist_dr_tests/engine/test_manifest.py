@@ -235,7 +235,7 @@ def test_a_manifest_forged_with_a_key_of_the_forgers_own_is_refused() -> None:
 
 def test_a_manifest_holds_no_secret() -> None:
     data = sealed()
-    for secret in (KEY.secret, KEY.mac_secret):
+    for secret in (KEY.secret, KEY.mac_secret("manifest")):
         for shown in (secret.hex().encode(), base64.b64encode(secret), secret):
             assert shown not in data
 

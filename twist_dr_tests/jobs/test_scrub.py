@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,7 @@ from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.retention.tombstones import Tombstone
 from twist_dr.engine.staging import StagingArea
 from twist_dr.errors import Cancelled, CopyFailed, TargetRefused, TargetUnavailable
 from twist_dr.resources.targets import build_targets
@@ -31,6 +33,7 @@ from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.engine.helpers import no_thread_stays, wait_until
+from twist_dr_tests.retention_site import bury
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import ROOT, Site
 
@@ -318,14 +321,36 @@ def test_a_copy_that_is_deleted_while_it_is_read_is_no_damage_and_does_not_come_
 @pytest.mark.promise(5)
 def test_a_deletion_that_was_cut_short_is_left_to_the_next_cleanup(site: Site) -> None:
     backup_id = site.latest().backup_id
-    tombstones = site.folder / "targets" / "office" / "erp" / "tombstones"
-    tombstones.mkdir()
-    (tombstones / f"{backup_id}.json").write_text("{}")
+    bury(site.folder / "targets" / "office" / "erp", backup_id, site.keyring)
     _manifest(site).unlink()
     result = scrub(site)
     raise_failures(result)
     assert [found.outcome for found in result.found] == ["gone"]
     assert not _manifest(site).exists()
+
+
+@pytest.mark.parametrize("written", ["{}", "another backup's", "another application's", "altered", "a link"])
+def test_a_tombstone_that_others_wrote_hides_no_loss(site: Site, written: str) -> None:
+    backup_id, erp = site.latest().backup_id, site.folder / "targets" / "office" / "erp"
+    path = bury(erp, backup_id, site.keyring)
+    sealed = path.read_text()
+    if written == "{}":
+        path.write_text("{}")
+    elif written == "altered":
+        path.write_text(sealed.replace("ops@host", "eve@host"))
+    elif written == "a link":
+        path.unlink()
+        (site.folder / "genuine.json").write_text(sealed)
+        path.symlink_to(site.folder / "genuine.json")
+    else:
+        document = Tombstone(backup_id, "ops@host", "old", datetime.now(timezone.utc))
+        if written == "another backup's":
+            document = replace(document, backup_id="20200101T000000Z-full-0000")
+        path.write_bytes(document.document("erp" if "backup" in written else "shop", site.keyring.primary))
+    _manifest(site).unlink()
+    result = scrub(site)
+    assert [found.outcome for found in result.found] == ["mended"]
+    assert _manifest(site).exists()
 
 
 def test_a_copy_that_never_got_there_is_filled_in_and_one_that_nobody_has_is_only_told(site: Site) -> None:

@@ -28,6 +28,7 @@ from twist_dr_tests.jobs.test_backup_base import back_up as take_base
 from twist_dr_tests.jobs.test_backup_base import latest, source
 from twist_dr_tests.jobs.test_backup_base import site as with_wal
 from twist_dr_tests.jobs.test_scrub import BOTH, rot, scrub, site, truncate
+from twist_dr_tests.retention_site import bury
 from twist_dr_tests.site import Site
 
 __all__ = ["site", "small_servers", "source", "wal", "wals", "with_wal"]
@@ -304,8 +305,7 @@ def test_missing_wal_does_not_come_back_when_its_base_is_deleted_while_the_repai
         wait_until(lambda: any("is worth nothing without it" in line for line in said), "the scrub to miss the segment")
         if cut_short:  # killed before the catalog was told
             erp = with_wal.folder / "targets" / "office" / "erp"
-            (erp / "tombstones").mkdir()
-            (erp / "tombstones" / f"{backup_id}.json").write_text("{}")
+            bury(erp, backup_id, with_wal.keyring)
             (erp / "backups" / backup_id / "manifest.json").unlink()
         else:
             _delete_base(with_wal, backup_id)

@@ -13,24 +13,24 @@ Whoever finds a tombstone beside a manifest has found a backup; beside none, a d
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from twist_dr.engine.artifact_names import is_stored_name
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Manifest
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.ground import listed, tombstone_folder
+from twist_dr.engine.retention.ground import listed
+from twist_dr.engine.retention.tombstones import Tombstone, has_genuine_tombstone, tombstone_key
 from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.wal.objects import Stored, WalArchive
 from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, ObjectExists, StorageError, TargetRefused
 from twist_dr.storage.base import Digest
 
-FORMAT = 1
 #: What folders are called in which a tombstone is written; those of killed processes are for the caller to clear.
 SCRATCH = "tombstone-"
 
@@ -46,21 +46,6 @@ Asked = Callable[[], str | None]
 
 def _nothing() -> None:
     """Nothing speaks for what is left."""
-
-
-@dataclass(frozen=True)
-class Tombstone:
-    """Who deletes a backup, why, when, and in which run."""
-
-    backup_id: str
-    who: str
-    why: str
-    at: datetime
-    run: str | None = None
-
-    def document(self) -> bytes:
-        values = {**asdict(self), "at": self.at.isoformat(), "format_version": FORMAT}
-        return json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True)
@@ -160,15 +145,20 @@ class Deletion:
         return self._target.locked_until(self._manifest_key(backup_id))
 
     def _bury(self, tombstone: Tombstone) -> None:
-        document = tombstone.document()
+        document = tombstone.document(self._repository.application, self._keyring.primary)
         digest = Digest(len(document), hashlib.sha256(document).hexdigest())
         with ScratchFolder(self._scratch, SCRATCH) as folder:
             path = folder / "tombstone.json"
             path.touch(0o600)
             path.write_bytes(document)
-            # One that is there was written by a run that was cut short: it tells why this began.
-            with suppress(ObjectExists):
-                self._target.put(path, self._tombstone_key(tombstone.backup_id), digest)
+            key = self._tombstone_key(tombstone.backup_id)
+            try:
+                self._target.put(path, key, digest)
+            except ObjectExists:
+                # One of ours was written by a run that was cut short: it tells why this began. One of others tells nothing.
+                if not has_genuine_tombstone(self._repository, tombstone.backup_id, self._keyring):
+                    self._target.delete(key)
+                    self._target.put(path, key, digest)
 
     def _last_look(self, backup_id: str, still: Still) -> tuple[str | None, dict[str, int]]:
         """Why it must stay, and all that lies below its id."""
@@ -193,9 +183,12 @@ class Deletion:
         return None, keys
 
     def _keys(self, backup_id: str) -> dict[str, int]:
-        """Every object below an id, with its bytes."""
+        """Every object below an id that a backup can have, with its bytes. What others put there is not ours to delete."""
+        below = self._repository.key(backup_id, "")
         return {
-            each.key: each.size for each in listed(self._repository, self._repository.key(backup_id, "").rstrip("/"))
+            each.key: each.size
+            for each in listed(self._repository, below.rstrip("/"))
+            if is_stored_name(each.key.removeprefix(below))
         }
 
     def _clear(self, backup_id: str, keys: dict[str, int], still: Asked = _nothing) -> Deleted:
@@ -228,7 +221,7 @@ class Deletion:
         return self._repository.key(backup_id, MANIFEST_NAME)
 
     def _tombstone_key(self, backup_id: str) -> str:
-        return f"{tombstone_folder(self._repository.application)}/{backup_id}.json"
+        return tombstone_key(self._repository.application, backup_id)
 
 
 # -- write-ahead log ---------------------------------------------------------------------------------------------------

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 
+from twist_dr.engine.artifact_names import is_stored_name
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Manifest, is_backup_id
 from twist_dr.engine.patience import watched
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.model import ClusterWal, WalBase
+from twist_dr.engine.retention.tombstones import has_genuine_tombstone, tombstone_folder
 from twist_dr.engine.wal.history import Ancestor
 from twist_dr.engine.wal.objects import Holdings, WalArchive
 from twist_dr.errors import BackupError, EncryptionError, StorageError, TwistDRError
@@ -25,14 +27,12 @@ _AT_ONCE = 500
 _TOMBSTONE = ".json"
 
 
-def tombstone_folder(application: str) -> str:
-    """Where tombstones lie on a target."""
-    return f"{application}/tombstones"
-
-
 @dataclass
 class Folder:
-    """What lies below a backup's id: how many objects of how many bytes, the newest by the target's clock. ``sealed``: a manifest is there."""
+    """What lies below a backup's id and is ours by its name: how many objects of how many bytes, the newest by the target's clock.
+
+    ``sealed``: a manifest is there.
+    """
 
     backup_id: str
     newest: datetime
@@ -49,11 +49,16 @@ class Folder:
 
 @dataclass
 class Ground:
-    """A target as it was found. ``tombstones`` are ids; ``stored_bytes`` is everything that was listed, WAL left out."""
+    """A target as it was found. ``tombstones`` are ids of those that are authentic, ``forged`` of the others.
+
+    ``foreign``: keys of what lies among backups and has no name of ours. ``stored_bytes`` is everything that was listed, WAL left out.
+    """
 
     target: str
     folders: dict[str, Folder] = field(default_factory=dict)
     tombstones: set[str] = field(default_factory=set)
+    forged: set[str] = field(default_factory=set)
+    foreign: list[str] = field(default_factory=list)
     stored_bytes: int = 0
 
     @property
@@ -62,22 +67,25 @@ class Ground:
         return sorted(folder.backup_id for folder in self.folders.values() if folder.sealed)
 
 
-def survey(repository: Repository, expected: Collection[str] = ()) -> Ground:
+def survey(repository: Repository, keyring: Keyring, expected: Collection[str] = ()) -> Ground:
     """List a target. ``expected`` are ids that should be there: those that were not listed are asked for. Raises storage errors."""
     ground = Ground(repository.target.name)
     below = f"{repository.application}/backups/"
     for stored in listed(repository, below.rstrip("/")):
         ground.stored_bytes += stored.size
-        backup_id, slash, _ = stored.key.removeprefix(below).partition("/")
-        if slash and is_backup_id(backup_id):
+        backup_id, _, name = stored.key.removeprefix(below).partition("/")
+        if is_backup_id(backup_id) and is_stored_name(name):
             if backup_id not in ground.folders:
                 ground.folders[backup_id] = Folder(backup_id, stored.modified)
             ground.folders[backup_id].add(stored)
+        else:
+            ground.foreign.append(stored.key)
     for stored in listed(repository, tombstone_folder(repository.application)):
         ground.stored_bytes += stored.size
         name = stored.key.rpartition("/")[2].removesuffix(_TOMBSTONE)
         if is_backup_id(name):
-            ground.tombstones.add(name)
+            genuine = has_genuine_tombstone(repository, name, keyring)
+            (ground.tombstones if genuine else ground.forged).add(name)
     for backup_id in {*expected, *ground.folders}:
         folder = ground.folders.get(backup_id)
         if folder is None or not folder.sealed:

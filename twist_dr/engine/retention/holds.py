@@ -2,7 +2,8 @@
 
     <application>/holds/<backup_id>/<when it was placed>-<four bytes>.json
 
-The target is the truth: what lies here forbids deletion, whatever a catalog says, and what cannot be read does so for ever.
+The target is the truth: what lies here forbids deletion, whatever a catalog says. What cannot be read, or is not authentic, does so for
+ever: whoever can write to a target may have changed until when, and who placed it.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.manifest import is_backup_id
 from twist_dr.engine.patience import bounded
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.ground import listed
 from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.scratch_folder import ScratchFolder
+from twist_dr.engine.sealing import is_genuine, seal
 from twist_dr.errors import ObjectMissing, StorageError
 from twist_dr.storage.base import Digest, StoredObject
 
 T = TypeVar("T")
 
 FORMAT = 1
+_KIND = "hold"
 #: What folders are called in which a hold is written.
 SCRATCH = "hold-"
 #: A reason that a person wrote is shorter.
@@ -41,30 +45,41 @@ def holds_folder(application: str) -> str:
 
 @dataclass(frozen=True)
 class HoldNote:
-    """One hold on a target. ``readable``: False for one that forbids deletion because nobody can tell what it says."""
+    """One hold on a target, as it says. ``doubt``: why that is not believed, half a sentence; empty for one of our making."""
 
     hold: Hold
     placed_at: datetime
-    readable: bool = True
+    doubt: str = ""
 
-    def document(self) -> bytes:
+    @property
+    def binding(self) -> Hold:
+        """What it forbids: in doubt, deletion for ever."""
+        if not self.doubt:
+            return self.hold
+        told = f"{self.hold.reason} ({self.doubt})" if self.hold.reason else self.doubt
+        return replace(self.hold, reason=told, until=None)
+
+    def document(self, application: str, key: Key) -> bytes:
+        """What is stored."""
         hold = self.hold
         values = {
             "format_version": FORMAT,
+            "application": application,
             "backup_id": hold.backup_id,
             "who": hold.who,
             "reason": hold.reason,
             "placed_at": self.placed_at.isoformat(),
             "until": None if hold.until is None else hold.until.isoformat(),
         }
-        return json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
+        return seal(values, key, _KIND)
 
 
 class HoldNotes:
     """The holds of one application on one target. Objects are written once, so each is read once."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, keyring: Keyring) -> None:
         self._repository = repository
+        self._keyring = keyring
         self._read: dict[str, HoldNote] = {}
 
     @property
@@ -80,7 +95,7 @@ class HoldNotes:
                 found[stored.key] = self._read.get(stored.key) or self._note(stored)
             except ObjectMissing:  # released since it was listed
                 continue
-        self._read = {key: note for key, note in found.items() if note.readable}
+        self._read = {key: note for key, note in found.items() if not note.doubt}
         return list(found.values())
 
     @property
@@ -90,7 +105,7 @@ class HoldNotes:
 
     def place(self, note: HoldNote, scratch: Path) -> None:
         """Write a hold; ``scratch`` is a folder of ours. Raises storage errors."""
-        document = note.document()
+        document = note.document(self._repository.application, self._keyring.primary)
         digest = Digest(len(document), hashlib.sha256(document).hexdigest())
         placed = note.placed_at.astimezone(timezone.utc)
         key = f"{self._folder(note.hold.backup_id)}/{placed:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.json"
@@ -128,21 +143,28 @@ class HoldNotes:
 
         backup_id = stored.key.removeprefix(f"{holds_folder(self._repository.application)}/").partition("/")[0]
         try:
-            return _parsed(self._patiently(read), backup_id)
+            values = json.loads(self._patiently(read))
+            note = _parsed(values, backup_id)
         except ObjectMissing:
             raise
         except (StorageError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-            reason = f"its hold on {self.target} cannot be read ({stored.key}); look at it, then run: twist-dr release {backup_id}"
-            return HoldNote(Hold(backup_id, "somebody", reason), stored.modified, readable=False)
+            unknown = HoldNote(Hold(backup_id, "somebody", ""), stored.modified)
+            return self._doubted(unknown, stored.key, "cannot be read")
+        if values.get("application") == self._repository.application and is_genuine(values, self._keyring, _KIND):
+            return note
+        return self._doubted(note, stored.key, "is not authentic, and holds for ever whatever it says")
+
+    def _doubted(self, note: HoldNote, key: str, why: str) -> HoldNote:
+        remedy = f"look at it, then run: twist-dr release {note.hold.backup_id}"
+        return replace(note, doubt=f"its hold on {self.target} {why} ({key}); {remedy}")
 
     def _patiently(self, call: Callable[[], T]) -> T:
         patience = self._repository.patience
         return call() if patience is None else bounded(call, patience, self.target)
 
 
-def _parsed(data: bytes, backup_id: str) -> HoldNote:
-    """Raises all that JSON and the calendar can, such as ``OverflowError``, for what is no hold of this backup."""
-    values = json.loads(data)
+def _parsed(values: Any, backup_id: str) -> HoldNote:
+    """Raises all that the calendar can, such as ``OverflowError``, for what is no hold of this backup."""
     if values["format_version"] != FORMAT or values["backup_id"] != backup_id:
         raise ValueError
     until = None if values["until"] is None else _moment(values["until"])

@@ -1,8 +1,12 @@
-"""Broken remains: what copies left that were cut short and that nobody will finish. Found here; deleted by ``deletion.py``."""
+"""Broken remains: what copies left that were cut short and that nobody will finish. Found here; deleted by ``deletion.py``.
+
+They bear no MAC, so whoever can write to a target can make some. Hence only what is ours by its name, and in a folder that is ours by its
+name, goes; only when it is old by both clocks; and never what the catalog knows as whole, or what somebody uses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -22,14 +26,16 @@ class Remains:
     reason: str
 
 
-def find_remains(ground: Ground, spared: Mapping[str, str], after: timedelta, now: datetime) -> list[Remains]:
+def find_remains(
+    ground: Ground, going: Collection[str], spared: Mapping[str, str], after: timedelta, now: datetime
+) -> list[Remains]:
     """What becomes of each folder without a manifest, oldest first.
 
     ``spared``: ids with why they stay. Others go when both their id and their newest object are older than ``after``: one of two clocks
-    may be wrong. Those with a tombstone are not remains: their deletion goes on.
+    may be wrong. Those that are ``going`` are not remains: their deletion was begun.
     """
     found = []
-    for backup_id in sorted(set(ground.folders) - ground.tombstones):
+    for backup_id in sorted(set(ground.folders) - set(going)):
         folder = ground.folders[backup_id]
         if folder.sealed:
             continue

@@ -17,8 +17,9 @@ import pytest
 from twist_dr.engine.keys import Keyring, new_key
 from twist_dr.engine.manifest import MANIFEST_NAME
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.deletion import Deletion, Tombstone
+from twist_dr.engine.retention.deletion import Deletion
 from twist_dr.engine.retention.ground import survey
+from twist_dr.engine.retention.tombstones import Tombstone
 from twist_dr.engine.retention.use import in_use, used_now
 from twist_dr.errors import TargetRefused
 from twist_dr.storage.base import StorageTarget, StoredObject
@@ -73,7 +74,7 @@ def test_a_deleted_copy_leaves_nothing_and_the_others_everything(target: Storage
     assert done.fate == "deleted" and done.freed == freed[0] > 0
     assert {key.split("/")[2] for key in _keys(repository)} == {new.backup_id}
     assert len(repository.held(repository.manifest(new.backup_id, KEYRING))) == 2
-    ground = survey(repository)
+    ground = survey(repository, KEYRING)
     assert ground.sealed == [new.backup_id] and ground.tombstones == set()
 
 
@@ -101,7 +102,7 @@ def test_killed_at_any_step_what_is_listed_is_whole_and_the_next_time_finishes_i
         assert ended == signal.SIGKILL
         office = LocalTarget("office", office.path)
         repository = Repository(office, "erp")
-        ground = survey(repository)
+        ground = survey(repository, KEYRING)
         if ground.sealed:
             assert not noted.exists()
             assert len(repository.held(repository.manifest(manifest.backup_id, KEYRING))) == 2
@@ -179,7 +180,7 @@ def test_a_listing_that_hides_objects_does_not_keep_them_from_being_deleted(tmp_
     manifest = made_up(KEYRING, 40)
     store(Repository(office, "erp"), manifest, KEYRING, tmp_path)
     late = Repository(Forgetful("office", office.path), "erp")
-    assert survey(late, [manifest.backup_id]).sealed == [manifest.backup_id]
+    assert survey(late, KEYRING, [manifest.backup_id]).sealed == [manifest.backup_id]
     assert (
         _deletion(late, tmp_path / "work").delete(_tombstone(manifest.backup_id), _nothing, _nothing).fate == "deleted"
     )
@@ -224,7 +225,7 @@ def test_a_refused_deletion_leaves_the_backup_whole(tmp_path: Path) -> None:
         done = _deletion(repository, tmp_path / "work").delete(_tombstone(backup_id), _nothing, pytest.fail)
         assert done.fate == "refused" and "access was denied" in done.reason
         assert len(repository.held(repository.manifest(backup_id, KEYRING))) == 2
-        assert survey(repository).tombstones == set()
+        assert survey(repository, KEYRING).tombstones == set()
 
 
 def test_what_is_refused_after_the_manifest_is_gone_is_finished_another_time(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_what_is_refused_after_the_manifest_is_gone_is_finished_another_time(tmp
         deletion = _deletion(repository, tmp_path / "work")
         done = deletion.delete(_tombstone(backup_id), _nothing, _nothing)
         assert done.fate == "incomplete" and "media.tar" in done.reason
-        ground = survey(repository)
+        ground = survey(repository, KEYRING)
         assert ground.sealed == [] and ground.tombstones == {backup_id}
         assert isinstance(repository.target, Refusing)
         repository.target.refused = "nothing"

@@ -1,0 +1,74 @@
+"""Tombstones: that a deletion was begun, beside the backups that they speak of.
+
+    <application>/tombstones/<backup_id>.json
+
+One that bears no MAC of ours deletes nothing, and is in nobody's way.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from twist_dr.engine.keys import Key, Keyring
+from twist_dr.engine.patience import bounded
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.sealing import is_genuine, seal
+from twist_dr.errors import ObjectMissing
+
+FORMAT = 1
+_KIND = "tombstone"
+#: A reason is half a sentence.
+_MOST_BYTES = 1 << 20
+
+
+def tombstone_folder(application: str) -> str:
+    """Where tombstones lie on a target."""
+    return f"{application}/tombstones"
+
+
+def tombstone_key(application: str, backup_id: str) -> str:
+    """Where that of a backup lies."""
+    return f"{tombstone_folder(application)}/{backup_id}.json"
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """Who deletes a backup, why, when, and in which run."""
+
+    backup_id: str
+    who: str
+    why: str
+    at: datetime
+    run: str | None = None
+
+    def document(self, application: str, key: Key) -> bytes:
+        """What is stored."""
+        values = {**asdict(self), "at": self.at.isoformat(), "application": application, "format_version": FORMAT}
+        return seal(values, key, _KIND)
+
+
+def has_genuine_tombstone(repository: Repository, backup_id: str, keyring: Keyring) -> bool:
+    """Whether we began to delete that backup there: its tombstone is there, and it is of our making. Raises storage errors."""
+    key = tombstone_key(repository.application, backup_id)
+
+    def read() -> bytes:
+        with repository.target.open(key) as stream:
+            return stream.read(_MOST_BYTES)
+
+    patience = repository.patience
+    try:
+        document = json.loads(read() if patience is None else bounded(read, patience, repository.target.name))
+    except (ObjectMissing, ValueError, RecursionError):
+        return False
+    return (
+        isinstance(document, dict)
+        and (document.get("application"), document.get("backup_id")) == (repository.application, backup_id)
+        and is_genuine(document, keyring, _KIND)
+    )
+
+
+def is_being_deleted(repository: Repository, backup_id: str, keyring: Keyring) -> bool:
+    """Whether a cleanup has begun to delete a backup that is none any more. Raises storage errors."""
+    return has_genuine_tombstone(repository, backup_id, keyring) and not repository.has_manifest(backup_id)
