@@ -182,15 +182,13 @@ def _restores(options: argparse.Namespace) -> None:
 def _sandboxes(options: argparse.Namespace) -> None:
     from twist_dr import listing
     from twist_dr.commands.audit import note
-    from twist_dr.engine.postgres.unprivileged import unprivileged
     from twist_dr.engine.recovery.sandbox import sandboxes
-    from twist_dr.engine.recovery.untar import Owner
     from twist_dr.errors import RestoreError
     from twist_dr.recoveries import sandbox_base
     from twist_dr.settings import load_settings
 
     settings = load_settings()
-    found = {each.folder.name: each for each in sandboxes(sandbox_base(settings), Owner(*unprivileged()))}
+    found = {each.folder.name: each for each in sandboxes(sandbox_base(settings))}
     if options.action == "list":
         print(listing.sandbox_table(list(found.values())))
         return

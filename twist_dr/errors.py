@@ -202,6 +202,10 @@ class ClientToolsMissing(DatabaseError):
     """No PostgreSQL client tools, or none as new as the server."""
 
 
+class IsolationMissing(DatabaseError):
+    """A server with the database's own code cannot be kept away from what is not its own here, and the settings ask for that."""
+
+
 class ProcessFailed(DatabaseError):
     """A PostgreSQL program ended with an error, or wrote less than it must."""
 

@@ -15,7 +15,9 @@ from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, unprivileged
+from twist_dr.engine.postgres.confinement import Confinement, Isolation
+from twist_dr.engine.postgres.scratch import scratch_base
+from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.finish import Finished, finish_cluster
 from twist_dr.engine.recovery.planning import Planned, RecoveryWish, plan_recovery
@@ -126,10 +128,13 @@ class Recovery:
         clear_unfinished(sandbox_base(self._settings))
 
     def _base(self) -> Path:
-        user, _ = unprivileged()
         scratch = self._settings.scratch_dir
         scratch.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return reachable_base(scratch, user)
+        return scratch_base(scratch)
+
+    @property
+    def _isolation(self) -> Isolation:
+        return self._settings.verification.isolation
 
     def _tell(self, planned: Planned) -> None:
         plan, record = planned.plan, self.record
@@ -178,6 +183,7 @@ class Recovery:
             planned.tools,
             self._base(),
             self._report,
+            isolation=self._isolation,
         ) as recovered:
             self._note_recovered(recovered, planned)
             yield recovered
@@ -225,7 +231,7 @@ class Recovery:
         assert folder is not None
         finished = finish_cluster(
             planned.plan, self._sources(planned), planned.archives, self._keyring, planned.tools, folder, self._base(),
-            self._report,
+            self._report, isolation=self._isolation,
         )  # fmt: skip
         self._note_recovered(finished, planned)
         for note in finished.notes:
@@ -241,12 +247,11 @@ class Recovery:
     @contextmanager
     def _lasting(self, planned: Planned, folder: Path) -> Iterator[ClusterSandbox]:
         """A cluster recovered durably into a folder that stays, its server stopped again. If the block fails, it is removed."""
-        owner = Owner(*unprivileged())
-        tools = reachable_tools(planned.tools, self._base(), owner.user)
-        with unfinished(folder):
-            owner.take(folder)
+        with Confinement(folder.parent, self._isolation) as confinement, unfinished(folder):
+            owner = Owner(confinement.user, confinement.user)
+            tools = reachable_tools(planned.tools, self._base(), owner.user)
             with recovered_in(
-                folder, planned.plan, self._sources(planned), planned.archives, self._keyring, tools, owner, self._report,
+                folder, planned.plan, self._sources(planned), planned.archives, self._keyring, tools, confinement, self._report,
                 durable=True, port=None, amcheck=False,
             ) as recovered:  # fmt: skip
                 self._note_recovered(recovered, planned)
@@ -326,9 +331,8 @@ def _said(planned: Planned) -> str:
 
 def sandbox_base(settings: Settings) -> Path:
     """Where recovered clusters lie that somebody looks at; a place that the server's user can enter."""
-    user, _ = unprivileged()
     settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return reachable_base(settings.work_dir / "cluster-sandboxes", user)
+    return scratch_base(settings.work_dir / "cluster-sandboxes")
 
 
 def why_port_is_taken(port: int) -> str:

@@ -91,3 +91,12 @@ def test_the_compose_file_starts_commands_that_exist_and_they_share_the_spool() 
         assert program == "twist-dr" and callable(_parser().parse_args(arguments).run)
     (volume,) = document["volumes"]
     assert all(f"{volume}:/var/lib/twist-dr" in service["volumes"] for service in services.values())
+
+
+def test_the_scratch_service_has_no_network_and_no_secret_and_nothing_of_ours() -> None:
+    document = yaml.safe_load((ROOT / "deploy" / "compose" / "scratch.yaml").read_text())
+    (service,) = document["services"].values()
+    assert service["network_mode"] == "none" and "networks" not in service and "ports" not in service
+    assert "env_file" not in service and set(service["environment"]) == {"POSTGRES_HOST_AUTH_METHOD", "PGDATA"}
+    assert [volume.partition(":")[0] for volume in service["volumes"]] == list(document["volumes"])
+    assert "listen_addresses=" in service["command"]

@@ -145,6 +145,7 @@ def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:
         settings.verification.key_tables,
         settings.restore.stall_seconds,
         to,
+        settings.verification.isolation,
     )
 
 

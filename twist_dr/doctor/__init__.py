@@ -24,7 +24,7 @@ from twist_dr.doctor.machine import (
 )
 from twist_dr.doctor.restores import check_interrupted, check_kept, check_restore_rights, check_restore_settings
 from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, check_targets
-from twist_dr.doctor.tools import check_client_tools, check_dumps, check_verification
+from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolation, check_verification
 from twist_dr.doctor.unattended import check_alerts, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
@@ -104,7 +104,12 @@ class _Examination:
             yield from guarded("dumps", check_dumps(self._cluster, folders, seen.major, tools_proof(settings)))
             server = settings.verification.server
             other = Cluster(server.get_secret_value()) if server else None
-            yield from guarded("verification", check_verification(folders, settings.scratch_dir, other, seen))
+            isolation = settings.verification.isolation
+            # A recovery starts a server here, whatever verifications use.
+            if other is None or settings.wal is not None:
+                yield from guarded("isolation", check_isolation(isolation))
+            verification = check_verification(folders, settings.scratch_dir, other, seen, isolation)
+            yield from guarded("verification", verification)
         if (application := django_application(settings)) is None:
             yield ok("django", "not in the settings, so upgrades will not migrate")
             return

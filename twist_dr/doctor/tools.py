@@ -11,6 +11,7 @@ from twist_dr.doctor.database import DatabaseSeen, explain_connection
 from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot, named_errors, query, read_system_identifier
+from twist_dr.engine.postgres.confinement import Isolation, is_kept_away, way, what_is_missing
 from twist_dr.engine.postgres.scratch import ScratchServer
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools, serves
 from twist_dr.engine.progress import human_seconds
@@ -143,19 +144,43 @@ def _refusal(tools: Tools, cluster: Cluster) -> str | None:
     return None
 
 
+def check_isolation(isolation: Isolation) -> Check[None]:
+    """Can a server with the database's own code be kept away from all else here? ``isolation`` as in the settings."""
+    if is_kept_away():
+        what = "files" if way().startswith("bubblewrap") else "processes"
+        yield ok(
+            "isolation", f"code of the database runs where it reaches no network, and no {what} but its own ({way()})"
+        )
+        return
+    remedy = "apt install bubblewrap  # or, in a container, name a server of its own in verification.server (deploy/compose/scratch.yaml)"
+    if isolation == "required":
+        found = (
+            f"{what_is_missing()}; so no scratch server and no recovery is started (verification.isolation: required)"
+        )
+        yield problem("isolation", found, f"{remedy}, or accept it: verification.isolation: where-possible")
+    else:
+        yield warning("isolation", f"{what_is_missing()}; verification.isolation: where-possible accepts that", remedy)
+
+
 def check_verification(
-    folders: Sequence[Path], scratch: Path, server: Cluster | None, seen: DatabaseSeen
+    folders: Sequence[Path],
+    scratch: Path,
+    server: Cluster | None,
+    seen: DatabaseSeen,
+    isolation: Isolation = "required",
 ) -> Check[None]:
     """A server to verify in: start a scratch one, or look at the one of the settings. And has it the extensions?"""
     if server is not None:
         available = yield from _existing_server(server, seen)
     else:
-        available = yield from _scratch_server(folders, scratch, seen.major)
+        available = yield from _scratch_server(folders, scratch, seen.major, isolation)
     if available is not None:
         yield from _extensions(available, seen)
 
 
-def _scratch_server(folders: Sequence[Path], scratch: Path, major: int) -> Check[frozenset[str] | None]:
+def _scratch_server(
+    folders: Sequence[Path], scratch: Path, major: int, isolation: Isolation
+) -> Check[frozenset[str] | None]:
     try:
         tools = choose_tools(find_tools(folders), major, server=True, purpose="verify")
     except ClientToolsMissing as error:
@@ -167,7 +192,7 @@ def _scratch_server(folders: Sequence[Path], scratch: Path, major: int) -> Check
         )
         return None
     begun = time.monotonic()
-    with ScratchServer(tools, scratch) as started, started.cluster().connect() as connection:
+    with ScratchServer(tools, scratch, isolation=isolation) as started, started.cluster().connect() as connection:
         available = _available_extensions(connection)
         yield ok(
             "verification",

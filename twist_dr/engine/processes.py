@@ -60,6 +60,11 @@ def child_environment(changes: Mapping[str, str | None] | None = None) -> dict[s
     return {name: value for name, value in {**inherited, **(changes or {})}.items() if value is not None}
 
 
+def nothing_but(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """As changes, what leaves a child with that environment alone."""
+    return {**dict.fromkeys(child_environment()), **environment}
+
+
 def inherited(names: Iterable[str]) -> dict[str, str]:
     """Those of ``names`` that are set in our environment, for a child that is to get them, too."""
     return {name: os.environ[name] for name in names if name in os.environ}

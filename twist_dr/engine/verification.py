@@ -17,6 +17,7 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest, PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.comparison import compare_database
+from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
@@ -47,6 +48,7 @@ class VerificationPlan:
     key_tables: Sequence[str] = ()
     jobs: int = 2
     client_tools: Sequence[Path] = ()
+    isolation: Isolation = "required"
 
 
 @dataclass
@@ -203,7 +205,7 @@ def open_place(plan: VerificationPlan, facts: PostgresFacts, roles: bytes, name:
         return existing_server(plan.server, plan.live, facts, roles, client, name)
     # pg_restore 17 and newer cannot restore into older servers, so the server follows the newer of the two as well.
     server_tools = choose_tools(tools, major, server=True, purpose="verify")
-    return scratch_server(server_tools, plan.scratch, facts, roles)
+    return scratch_server(server_tools, plan.scratch, facts, roles, isolation=plan.isolation)
 
 
 def verification_base(scratch: Path, *, server_here: bool) -> Path:

@@ -58,7 +58,17 @@ def recover_cluster(wish: RecoveryWish, folder: Path, repository: Repository, ke
     server = _server_facts(plan.base, repository, keyring, report)
     try:
         with _programs(planned.tools) as (scratch, tools):
-            done = finish_cluster(plan, sources, planned.archives, keyring, planned.tools, folder, scratch, report)
+            done = finish_cluster(
+                plan,
+                sources,
+                planned.archives,
+                keyring,
+                planned.tools,
+                folder,
+                scratch,
+                report,
+                isolation="where-possible",
+            )
     except BaseException:
         if made:
             with suppress(OSError):

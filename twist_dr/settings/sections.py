@@ -63,13 +63,16 @@ class VerificationSettings(Section):
 
     ``server``: URL of an existing server to restore into, for machines without server programs; never the production server.
     ``key_tables``: tables (``schema.table``, or ``table`` in public) that must exist and hold rows.
-    ``jobs``: parallel restore jobs. ``scratch``: folder for the scratch server and the dump.
+    ``jobs``: parallel restore jobs. ``scratch``: folder for the scratch server and the dump. ``isolation``: whether servers with the
+    database's own code, recovered ones too, are refused where they cannot be kept away from files and network (``required``), or
+    run with what is to be had (``where-possible``).
     """
 
     server: PostgresUrl | None = None
     key_tables: list[Annotated[str, Field(pattern=TABLE_PATTERN)]] = []
     jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
     scratch: SettingsPath | None = None
+    isolation: Literal["required", "where-possible"] = "required"
 
 
 Command = Annotated[list[str], Field(min_length=1)]

@@ -17,6 +17,7 @@ def verification_plan(settings: Settings, live: Cluster) -> VerificationPlan:
         key_tables=wanted.key_tables,
         jobs=wanted.jobs,
         client_tools=settings.database.client_tools,
+        isolation=wanted.isolation,
     )
 
 

@@ -6,15 +6,28 @@ import os
 import pwd
 import secrets
 import signal
+from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from twist_dr.engine.postgres import confinement
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
+from twist_dr.engine.postgres.server_user import is_server_user
 from twist_dr.engine.processes import run
-from twist_dr.errors import ProcessFailed
+from twist_dr.errors import IsolationMissing, ProcessFailed
 from twist_dr_tests.conftest import TOOLS
-from twist_dr_tests.engine.helpers import AS_USER, killed_at, next_line, python, runs, said_by_python, wait_until
+from twist_dr_tests.engine.helpers import (
+    AS_USER,
+    killed_at,
+    next_line,
+    postmaster_of,
+    python,
+    runs,
+    said_by_python,
+    wait_until,
+)
 from twist_dr_tests.servers import PostgresServer
 
 NEWEST = TOOLS[max(TOOLS)]
@@ -26,9 +39,10 @@ STAY = (
     "from twist_dr.engine.postgres.scratch import ScratchServer\n"
     "from twist_dr.engine.postgres.tools import choose_tools, find_tools\n"
     "tools = choose_tools(find_tools(), int(sys.argv[2]), server=True)\n"
+    "from twist_dr_tests.engine.helpers import postmaster_of\n"
     "with ScratchServer(tools, Path(sys.argv[1])) as server, server.cluster().connect() as connection:\n"
     "    sockets = connection.execute('SHOW unix_socket_directories').fetchone()[0]\n"
-    "    print(f'{server.folder}\\t{sockets}\\t{server._child.process.pid}')\n"
+    "    print(f'{server.folder}\\t{sockets}\\t{postmaster_of(server.folder / \"data\")}')\n"
     "    if len(sys.argv) > 3: raise SystemExit(0)\n"
     "    time.sleep(100)\n"
 )
@@ -63,7 +77,7 @@ def test_a_scratch_server_is_empty_private_and_leaves_nothing(base: Path, major:
         with server.cluster().connect() as connection:
             assert connection.info.user == "the boss"
             assert connection.info.server_version // 10000 == major
-        process = int((server.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        process = postmaster_of(server.folder / "data")
         assert runs(process)
         shared = shared_memory(process)
         inodes = {os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()}
@@ -73,12 +87,82 @@ def test_a_scratch_server_is_empty_private_and_leaves_nothing(base: Path, major:
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
         ]
         assert not any(f"socket:[{columns[9]}]" in inodes for columns in listening)
+        # Not even loopback is up: nothing of the network is in its namespace.
+        assert Path(f"/proc/{process}/net/route").read_text().splitlines()[1:] == []
         assert sockets.stat().st_mode & 0o077 == 0
         assert (server.folder / "data").stat().st_mode & 0o077 == 0
     assert not runs(process)
     assert servers_below(base) == []
     assert not sockets.exists()
     assert not any(path.exists() for path in shared)
+
+
+@pytest.mark.parametrize("way", ["bubblewrap", "bubblewrap as root", "unshare"])
+def test_its_superuser_gets_at_nothing_that_is_not_its_own(
+    base: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch, way: confinement.Way
+) -> None:
+    monkeypatch.setattr(confinement, "way", lambda: way)
+    monkeypatch.setenv("S3_SECRET", "canary")
+    open_folder.chmod(0o1777)
+    ours, of_postgres = open_folder / "keyring.yaml", open_folder / "pg_hba.conf"
+    for path, owner in ((ours, 0), (of_postgres, pwd.getpwnam("postgres").pw_uid)):
+        path.write_text("canary")
+        path.chmod(0o600)
+        os.chown(path, owner, -1)
+    with ScratchServer(NEWEST, base) as server:
+        data, process = server.folder / "data", postmaster_of(server.folder / "data")
+        assert is_server_user(data.stat().st_uid) and os.stat(f"/proc/{process}").st_uid == data.stat().st_uid
+        environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        assert {line.partition(b"=")[0].decode() for line in environment} <= {"", "PATH", "LC_ALL", "TZ", "PWD"}
+        assert os.readlink(f"/proc/{process}/ns/net") != os.readlink("/proc/self/ns/net")
+        assert Path(f"/proc/{process}/net/route").read_text().splitlines()[1:] == []
+        with server.cluster().connect() as connection:
+            for path in (ours, of_postgres, Path("/etc/shadow"), server.folder / ".lock"):
+                with pytest.raises(psycopg.Error):
+                    connection.execute("SELECT pg_read_file(%s)", [str(path)])
+            # With a shell (unshare) it runs, and has nothing to tell; without one it does not run.
+            with suppress(psycopg.Error):
+                connection.execute(f"COPY (SELECT 1) TO PROGRAM 'env > {data}/seen; env > {open_folder}/seen'")
+        told = "".join(path.read_text() for path in (data / "seen", open_folder / "seen") if path.exists())
+        assert (way == "unshare") == bool(told)
+        assert "canary" not in told and "HOME" not in told
+    assert servers_below(base) == []
+    assert not runs(process)
+
+
+def test_each_server_has_a_user_of_its_own(base: Path) -> None:
+    with ScratchServer(NEWEST, base) as one, ScratchServer(NEWEST, base) as other:
+        users = {(server.folder / "data").stat().st_uid for server in (one, other)}
+        assert len(users) == 2 and 0 not in users
+        for user in users:
+            with pytest.raises(KeyError):
+                pwd.getpwuid(user)
+
+
+@pytest.mark.parametrize("way", ["bubblewrap as root", "unshare", "user"])
+def test_it_ends_with_its_maker_however_it_was_started(base: Path, way: str) -> None:
+    begin = f"from twist_dr.engine.postgres import confinement\nconfinement.way = lambda: {way!r}\n"
+    stay = begin + STAY.replace("sys.argv[1])", "sys.argv[1]), isolation='where-possible'")
+    with python(stay, base, max(TOOLS)) as maker:
+        *_, process = next_line(maker).split("\t")
+        assert runs(int(process))
+        os.kill(maker.pid, signal.SIGKILL)
+        maker.wait()
+        wait_until(lambda: not runs(int(process)), "the server to end with its maker")
+    assert clear_scratch_remains(base) == 1
+
+
+@pytest.mark.parametrize("way", ["user", "nothing"])
+def test_where_it_cannot_be_kept_away_it_is_refused_until_the_settings_accept_that(
+    base: Path, monkeypatch: pytest.MonkeyPatch, way: confinement.Way
+) -> None:
+    monkeypatch.setattr(confinement, "way", lambda: way)
+    with pytest.raises(IsolationMissing, match="isolation: where-possible"):
+        ScratchServer(NEWEST, base)
+    if way == "user":
+        with ScratchServer(NEWEST, base, isolation="where-possible") as server:
+            assert is_server_user((server.folder / "data").stat().st_uid)
+    assert servers_below(base) == []
 
 
 def test_a_view_over_thousands_of_partitions_finds_enough_locks(base: Path) -> None:
@@ -88,7 +172,7 @@ def test_a_view_over_thousands_of_partitions_finds_enough_locks(base: Path) -> N
 
 def test_a_scratch_server_goes_with_an_exception(base: Path) -> None:
     with pytest.raises(ZeroDivisionError), ScratchServer(NEWEST, base) as server:
-        process = int((server.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        process = postmaster_of(server.folder / "data")
         with server.cluster().connect() as connection:
             connection.execute("CREATE TABLE busy AS SELECT generate_series(1, 1000)")
             raise ZeroDivisionError
@@ -144,8 +228,25 @@ def test_a_clearing_of_a_server_that_was_killed_halfway_is_finished_by_the_next(
         assert servers_below(base) == [] and not Path(sockets).exists() and not runs(int(process))
 
 
-def test_the_shared_memory_of_a_killed_server_is_released_and_only_that(base: Path) -> None:
-    with ScratchServer(NEWEST, base) as other, python(STAY, base, max(TOOLS)) as maker:
+def test_the_shared_memory_of_a_server_in_a_namespace_is_its_own(base: Path) -> None:
+    with ScratchServer(NEWEST, base) as server:
+        owner = str((server.folder / "data").stat().st_uid)
+        lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+        assert owner not in {line.split()[7] for line in lines}
+
+
+def test_the_shared_memory_of_a_killed_server_is_released_and_only_that(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are no namespaces."""
+    monkeypatch.setattr(confinement, "way", lambda: "user")
+    stay = "from twist_dr.engine.postgres import confinement\nconfinement.way = lambda: 'user'\n" + STAY.replace(
+        "sys.argv[1])", "sys.argv[1]), isolation='where-possible'"
+    )
+    with (
+        ScratchServer(NEWEST, base, isolation="where-possible") as other,
+        python(stay, base, max(TOOLS)) as maker,
+    ):
         folder, _, process = next_line(maker).split("\t")
         # The last line of interest of postmaster.pid: key and id of the segment.
         segment = (Path(folder) / "data" / "postmaster.pid").read_text().splitlines()[6].split()[1]

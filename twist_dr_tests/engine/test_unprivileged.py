@@ -23,7 +23,7 @@ def shared(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder below a world-writable one that is made when the server's user cannot enter the one wanted."""
     open_folder.chmod(0o1777)
     folder = open_folder / "twist-dr-scratch"
-    monkeypatch.setattr(unprivileged, "_OPEN_TO_ALL", folder)
+    monkeypatch.setattr(unprivileged, "OPEN_TO_ALL", folder)
     return folder
 
 

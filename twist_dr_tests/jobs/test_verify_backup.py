@@ -147,6 +147,29 @@ def test_an_empty_key_table_is_a_difference(site: Site) -> None:
     assert "key table public.django_session is empty" in text and "key table nothing.at_all is missing" in text
 
 
+def test_code_of_the_database_learns_no_secret_and_reaches_nothing(site: Site, open_folder: Path) -> None:
+    """A check is run for each row that is restored, by the scratch server's superuser, who may have it run any program."""
+    open_folder.chmod(0o1777)
+    site.variables["S3_SECRET_ACCESS_KEY"] = "canary"
+    site.query(
+        f"""CREATE FUNCTION public.ok(a int) RETURNS bool LANGUAGE plpgsql AS $ok$ BEGIN
+              BEGIN EXECUTE $$COPY (SELECT 1) TO PROGRAM 'env >> {open_folder}/env'$$; EXCEPTION WHEN OTHERS THEN NULL; END;
+              BEGIN EXECUTE $$COPY (SELECT pg_read_file('{site.keyring_path}')) TO '{open_folder}/key'$$; EXCEPTION WHEN OTHERS THEN NULL; END;
+              BEGIN EXECUTE $$COPY (SELECT 1) TO '{open_folder}/mark'$$; EXCEPTION WHEN OTHERS THEN NULL; END;
+              RETURN true; END $ok$"""
+    )
+    site.query("CREATE TABLE public.harmless (a int CHECK (public.ok(a)))")
+    site.query("INSERT INTO public.harmless VALUES (1)")
+    # The live server ran it, too, and has marks to show for it.
+    assert (open_folder / "mark").exists() and (open_folder / "env").exists()
+    for path in open_folder.iterdir():
+        path.unlink()
+    site.backup(targets="office").expect(0)
+    site.verify().expect(0)
+    assert site.catalog().verifications(site.manifest().backup_id)[0].state == "verified"
+    assert list(open_folder.iterdir()) == []
+
+
 def test_a_dump_that_cannot_be_restored_is_not_verified(site: Site) -> None:
     site.backup(targets="office").expect(0)
     _replace_artifact(site, "database.dump", b"PGDMP" + bytes(5000))

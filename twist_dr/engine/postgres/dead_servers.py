@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from twist_dr.engine.folders import remove_tree
+from twist_dr.engine.postgres.server_user import is_server_user
 from twist_dr.engine.postgres.unprivileged import socket_folder, unprivileged
 
 _SEGMENTS = Path("/proc/sysvipc/shm")
@@ -56,7 +57,7 @@ def _at_work_in(data: Path) -> list[int]:
 
 
 def release_segments_of_the_dead() -> int:
-    """Remove PostgreSQL's segments of the user that our servers run as, that nobody uses and whose maker is dead; returns how many.
+    """Remove PostgreSQL's segments of the users that our servers run as, that nobody uses and whose maker is dead; returns how many.
 
     A server that starts anew in the same data folder would do just that.
     """
@@ -71,7 +72,7 @@ def release_segments_of_the_dead() -> int:
         # sysvipc(5): key shmid perms size cpid lpid nattch uid ...
         _, segment, _, size, maker, _, attached, uid, *_ = map(int, line.split())
         unused = attached == 0 and maker > 0 and not is_alive(maker)
-        if unused and uid == owner and size >= _HEADER.size and _is_postgres(segment, maker):
+        if unused and (uid == owner or is_server_user(uid)) and size >= _HEADER.size and _is_postgres(segment, maker):
             count += _shared_memory().shmctl(segment, _IPC_RMID, None) == 0
     return count
 

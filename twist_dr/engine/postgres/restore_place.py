@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
+from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.roles import apply_roles, client_major, missing_roles, scratch_roles
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
 from twist_dr.engine.postgres.tools import Tools, oldest_served
@@ -52,7 +53,9 @@ def restoring_major(facts: PostgresFacts) -> int:
     return max(facts.major, client_major(facts))
 
 
-def scratch_server(tools: Tools, base: Path, facts: PostgresFacts, roles: bytes) -> RestorePlace:
+def scratch_server(
+    tools: Tools, base: Path, facts: PostgresFacts, roles: bytes, *, isolation: Isolation = "required"
+) -> RestorePlace:
     """A new server with the backup's roles and an empty database of the same encoding and locale.
 
     Raises ``DatabaseError`` when it lacks an extension of the backup, ``ProcessFailed`` when the roles cannot be made.
@@ -60,7 +63,7 @@ def scratch_server(tools: Tools, base: Path, facts: PostgresFacts, roles: bytes)
     clear_scratch_remains(base)
     with ExitStack() as stack:
         # The bootstrap role bears its old name: grants say who granted, and only that role may have granted anything.
-        server = stack.enter_context(ScratchServer(tools, base, facts.bootstrap_role))
+        server = stack.enter_context(ScratchServer(tools, base, facts.bootstrap_role, isolation=isolation))
         cluster = server.cluster()
         with cluster.connect() as connection, named_errors("to make the scratch database"):
             _need_extensions(connection, facts)

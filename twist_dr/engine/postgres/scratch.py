@@ -1,7 +1,7 @@
 """A PostgreSQL server made for one purpose and removed with all its data.
 
 It listens on a Unix socket in a folder that only its user may enter, never on the network, and writes nothing durably.
-PostgreSQL refuses to run as root: started by root, the server runs as ``postgres``, or ``nobody`` where there is none.
+Code of the database runs in it, so it is kept away from all else (``confinement.py``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.confinement import Confinement, Isolation, signal_server
 from twist_dr.engine.postgres.dead_servers import end_server_of
+from twist_dr.engine.postgres.server_user import some_server_user
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
+from twist_dr.engine.postgres.unprivileged import (
+    give_tree,
+    reachable_base,
+    reachable_tools,
+    socket_folder,
+    unprivileged,
+)
 from twist_dr.engine.processes import Child, run
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import DatabaseError, DatabaseUnreachable, ProcessFailed
@@ -56,11 +64,13 @@ class ScratchServer:
     ``superuser`` is the name of the bootstrap role. Raises ``ProcessFailed`` or ``DatabaseError`` when it does not start.
     """
 
-    def __init__(self, tools: Tools, base: Path, superuser: str = "postgres") -> None:
+    def __init__(
+        self, tools: Tools, base: Path, superuser: str = "postgres", *, isolation: Isolation = "required"
+    ) -> None:
         self.superuser = superuser
-        self._user, self._group = unprivileged()
-        base = reachable_base(base, self._user)
-        self.tools = reachable_tools(tools, base, self._user)
+        base = scratch_base(base)
+        self.tools = reachable_tools(tools, base, some_server_user())
+        self._confinement = Confinement(base, isolation)
         self._scratch = ScratchFolder(base, _PREFIX)
         self.folder = self._scratch.path
         self._data = self.folder / "data"
@@ -92,35 +102,42 @@ class ScratchServer:
         """Stop the server and remove everything. Safe to call twice."""
         if self._child is not None:
             # SIGINT is PostgreSQL's fast shutdown: it ends sessions and does not wait for them.
-            self._child.process.send_signal(signal.SIGINT)
+            signal_server(self._child, signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 self._child.process.wait(_STOP_SECONDS)
             self._child.end()
             self._child = None
         end_server_of(self.folder)
         self._scratch.remove()
+        self._confinement.close()
 
     def _prepare(self) -> None:
-        for folder in {self.folder, self._data, self._sockets}:
+        if self._confinement.user is not None:
+            self.folder.chmod(0o711)
+        # initdb wants a user with a name, which the server's has not; it runs none of the database's code.
+        user, group = unprivileged()
+        for folder in (self._data, self._sockets):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._user is not None:
-                os.chown(folder, self._user, self._group or -1)
+            if user is not None:
+                os.chown(folder, user, -1 if group is None else group)
         run(
             [
                 self.tools.program("initdb"), f"--pgdata={self._data}", f"--username={self.superuser}", "--auth=trust",
                 "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
             ],
-            environment={"LC_ALL": "C"}, user=self._user, group=self._group, folder=self._data,
+            environment={"LC_ALL": "C"}, user=user, group=group, folder=self._data,
         )  # fmt: skip
+        if self._confinement.user is not None:
+            for folder in (self._data, self._sockets):
+                give_tree(folder, self._confinement.user, self._confinement.user)
 
     def _start(self) -> None:
         settings = {**_SETTINGS, "port": str(_PORT), "unix_socket_directories": str(self._sockets)}
         arguments: list[str | Path] = [self.tools.program("postgres"), "-D", self._data]
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]
-        self._child = Child(
-            arguments, environment={"LC_ALL": "C"}, user=self._user, group=self._group, folder=self._data
-        )
+        # No restore needs a shell, and without one PostgreSQL runs no other program (COPY TO PROGRAM).
+        self._child = self._confinement.child(arguments, self.tools, [self._data, self._sockets], shell=False)
         deadline = time.monotonic() + _START_SECONDS
         while True:
             if self._child.process.poll() is not None:
@@ -137,8 +154,7 @@ class ScratchServer:
 
 def scratch_base(wanted: Path) -> Path:
     """Where scratch servers and what they are fed really lie: ``wanted``, or a place that the server's user can get to."""
-    user, _ = unprivileged()
-    return reachable_base(wanted, user)
+    return reachable_base(wanted, some_server_user())
 
 
 def clear_scratch_remains(base: Path) -> int:

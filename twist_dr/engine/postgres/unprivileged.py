@@ -12,6 +12,7 @@ import pwd
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from twist_dr.errors import DatabaseError
 #: sockaddr_un holds 108 bytes (unix(7)), and the socket's own name takes some of them.
 _LONGEST_SOCKET_FOLDER = 85
 #: Where every user may enter. Every user may also write beside it, so it is looked at before it is used.
-_OPEN_TO_ALL = Path("/var/tmp/twist-dr-scratch")
+OPEN_TO_ALL = Path("/var/tmp/twist-dr-scratch")
 _COPYING = "programs-"
 
 
@@ -45,19 +46,19 @@ def reachable_base(base: Path, user: int | None) -> Path:
     Raises ``DatabaseError`` when another user made it, or put a link in its place.
     """
     if user is not None and not may_enter(base, user):
-        base = _OPEN_TO_ALL / hashlib.sha256(os.fsencode(base)).hexdigest()[:12]
-        _own_folder(_OPEN_TO_ALL)
-        _OPEN_TO_ALL.chmod(0o711)
-        _own_folder(base)
+        base = OPEN_TO_ALL / hashlib.sha256(os.fsencode(base)).hexdigest()[:12]
+        own_folder(OPEN_TO_ALL)
+        OPEN_TO_ALL.chmod(0o711)
+        own_folder(base)
     else:
         base.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        _own_folder(base, link=True)
+        own_folder(base, link=True)
     if user is not None:
         base.chmod(0o711)
     return base
 
 
-def _own_folder(folder: Path, *, link: bool = False) -> None:
+def own_folder(folder: Path, *, link: bool = False) -> None:
     """Make a folder, or see that the one there is ours. In a sticky folder nobody can then put another in its place.
 
     ``link``: a link of our own is followed, for an administrator may have led the scratch folder to a larger disk.
@@ -78,7 +79,7 @@ def reachable_tools(tools: Tools, base: Path, user: int | None) -> Tools:
     """The tools, or a copy of their installation where the server's user can run it (a wheel in root's home, say)."""
     if user is None or may_enter(tools.folder, user):
         return tools
-    source = tools.folder.parent
+    source, *libraries = installation(tools)
     home = base / f"programs-{tools.version}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"
     copied = home / source.parent.name / source.name
     if not copied.exists():
@@ -86,17 +87,31 @@ def reachable_tools(tools: Tools, base: Path, user: int | None) -> Tools:
         with ScratchFolder(base, _COPYING) as folder:
             temporary = folder / home.name
             shutil.copytree(source, temporary / source.parent.name / source.name, symlinks=True)
-            libraries = source.parent.with_name(
-                source.parent.name + ".libs"
-            )  # where wheels keep the libraries they bring
-            if libraries.is_dir():
-                shutil.copytree(libraries, temporary / libraries.name, symlinks=True)
+            for each in libraries:
+                shutil.copytree(each, temporary / each.name, symlinks=True)
             for path in [temporary, *temporary.rglob("*")]:
                 if not path.is_symlink():
                     path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
             with suppress(OSError):  # another process was faster
                 temporary.rename(home)
     return Tools(copied / tools.folder.name, tools.major, tools.version, tools.server)
+
+
+def give_tree(folder: Path, user: int, group: int) -> None:
+    """Give a folder and all in it to a user and a group. Follows no link, whoever may write there meanwhile."""
+    for _, folders, files, descriptor in os.fwalk(folder):
+        for name in (*folders, *files):
+            os.chown(name, user, group, dir_fd=descriptor, follow_symlinks=False)
+    os.chown(folder, user, group, follow_symlinks=False)
+
+
+def installation(tools: Tools) -> Iterator[Path]:
+    """The folders that its programs need beside the system's."""
+    source = tools.folder.parent
+    yield source
+    libraries = source.parent.with_name(f"{source.parent.name}.libs")  # where wheels keep the libraries they bring
+    if libraries.is_dir():
+        yield libraries
 
 
 def may_enter(path: Path, user: int) -> bool:

@@ -149,6 +149,8 @@ def _combine(
     if tools.major >= 18:
         # Files that need no putting together are not copied: the links go anyway.
         arguments.append("--link")
+    # It may write there, and not beside it.
+    owner.make_folder(work / "data")
     tablespaces = base_facts(chain[-1].manifest).tablespaces
     if tablespaces:
         owner.make_folder(work / "tablespaces")

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.postgres.confinement import Confinement, Isolation
+from twist_dr.engine.postgres.server_user import some_server_user
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import (
+    give_tree,
     may_enter,
     reachable_base,
     reachable_tools,
@@ -63,6 +66,7 @@ def finish_cluster(
     report: Report,
     *,
     amcheck: bool = False,
+    isolation: Isolation = "required",
 ) -> Finished:
     """Make ``<folder>/data`` (and ``<folder>/tablespaces``): recovered, proved, promoted, shut down cleanly, durable.
 
@@ -70,28 +74,43 @@ def finish_cluster(
     belongs to the user postgres. ``scratch``: for a copy of PostgreSQL's programs, where that user cannot run them as they
     are. Raises as :func:`~twist_dr.engine.recovery.recover.recover` does.
     """
-    owner = Owner(*unprivileged())
+    owner, confined = Owner(*unprivileged()), some_server_user()
     folder = folder.absolute()
     folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    if owner.user is not None and not may_enter(folder.parent, owner.user):
+    if confined is not None and not may_enter(folder.parent, confined):
         raise RecoveryFailed(
             f"The user that PostgreSQL runs as cannot get to {folder}; choose a folder whose parents every user may go through."
         )
     folder.mkdir(mode=0o700, exist_ok=True)
     if any(folder.iterdir()):
         raise RecoveryFailed(f"{folder} is not empty; choose a new folder, or move away what is in it.")
-    owner.take(folder)
-    tools = reachable_tools(tools, reachable_base(scratch, owner.user), owner.user)
+    tools = reachable_tools(tools, reachable_base(scratch, confined), confined)
     try:
         # Nothing is made durable on the way: all of it is at the end, before anybody is told that it is there.
-        with recovered_in(
-            folder, plan, sources, archives, keyring, tools, owner, report, durable=False, port=None, amcheck=amcheck
-        ) as recovered:
+        with (
+            Confinement(folder.parent, isolation) as confinement,
+            recovered_in(
+                folder,
+                plan,
+                sources,
+                archives,
+                keyring,
+                tools,
+                confinement,
+                report,
+                durable=False,
+                port=None,
+                amcheck=amcheck,
+            ) as recovered,
+        ):
             least = recovered.server.least_settings
             recovered.stop()
         notes = leave_for_pg_ctl(recovered.data, least, owner)
         for name in ("ready", "settings"):
             shutil.rmtree(folder / name, ignore_errors=True)
+        if owner.user is not None:
+            give_tree(folder, owner.user, -1 if owner.group is None else owner.group)
+            folder.chmod(0o700)
         sync_folder(folder)
     except BaseException:
         for left in folder.iterdir():

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.confinement import Confinement, Isolation
 from twist_dr.engine.postgres.dead_servers import end_server_of
+from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, unprivileged
+from twist_dr.engine.postgres.unprivileged import reachable_tools
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.fetcher import Fetcher
 from twist_dr.engine.recovery.files import base_facts, free_bytes, room_needed, unpack_chain
@@ -70,21 +72,29 @@ def recover(
     durable: bool = False,
     port: int | None = None,
     amcheck: bool = False,
+    isolation: Isolation = "required",
 ) -> Iterator[Recovered]:
     """A server as planned, running while the block runs, in a new folder below ``base`` that is removed afterwards.
 
     ``sources``: one per backup of ``plan.chain``, in its order. ``durable``: for a cluster that shall last.
     Raises ``RecoveryFailed``, ``StagingFull``, ``Cancelled``, and what reading backups raises; nothing is left then.
     """
-    user, group = unprivileged()
-    base = reachable_base(base, user)
+    base = scratch_base(base)
     clear_recovery_remains(base)
-    with ScratchFolder(base, _PREFIX) as work:
-        owner = Owner(user, group)
-        owner.take(work)
-        tools = reachable_tools(tools, base, user)
+    with Confinement(base, isolation) as confinement, ScratchFolder(base, _PREFIX) as work:
+        tools = reachable_tools(tools, base, confinement.user)
         with recovered_in(
-            work, plan, sources, archives, keyring, tools, owner, report, durable=durable, port=port, amcheck=amcheck
+            work,
+            plan,
+            sources,
+            archives,
+            keyring,
+            tools,
+            confinement,
+            report,
+            durable=durable,
+            port=port,
+            amcheck=amcheck,
         ) as recovered:
             yield recovered
 
@@ -97,14 +107,17 @@ def recovered_in(
     archives: Archives,
     keyring: Keyring,
     tools: Tools,
-    owner: Owner,
+    confinement: Confinement,
     report: Report,
     *,
     durable: bool,
     port: int | None,
     amcheck: bool,
 ) -> Iterator[Recovered]:
-    """The same in an existing folder, which stays."""
+    """The same in an existing folder, which stays. It remains ours: what the server's user can write to lies below, where it can put no link in its place."""
+    owner = Owner(confinement.user, confinement.user)
+    if confinement.user is not None:
+        work.chmod(0o711)
     facts = base_facts(plan.chain[-1])
     need_room(work, plan)
     clock = _Clock()
@@ -113,7 +126,7 @@ def recovered_in(
     with Fetcher(plan, archives, work, data, owner, durable=durable) as fetcher:
         postgres = plan.chain[-1].postgres
         server = RecoveringServer(
-            tools, work, data, owner, fetcher, report, durable=durable, port=port,
+            tools, work, data, confinement, fetcher, report, durable=durable, port=port,
             superuser=postgres.bootstrap_role if postgres is not None else "postgres",
         )  # fmt: skip
         with server:

@@ -10,6 +10,7 @@ from pathlib import Path
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.comparison import compare_database
+from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.recovery.planning import RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.recover import Recovered, recover
@@ -33,6 +34,7 @@ class RehearsalPlan:
     key_tables: Sequence[str] = ()
     patience: float | None = None
     to: str | None = None
+    isolation: Isolation = "required"
 
 
 def rehearse(
@@ -70,6 +72,7 @@ def rehearse(
                     plan.scratch,
                     report,
                     amcheck=plan.to is None,
+                    isolation=plan.isolation,
                 ) as recovered,
             ):
                 _compare(recovered, manifest, plan, report, result)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twist_dr.engine.lock import try_lock
+from twist_dr.engine.postgres.confinement import run_lasting
 from twist_dr.engine.postgres.dead_servers import end_server_of, is_alive
 from twist_dr.engine.postgres.tools import Tools, find_tools
 from twist_dr.engine.postgres.unprivileged import socket_folder
-from twist_dr.engine.processes import run
+from twist_dr.engine.processes import nothing_but, run
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.engine.scratch_folder import LOCK, clear_if_left_over
 from twist_dr.errors import ProcessFailed, RecoveryFailed
@@ -54,6 +55,10 @@ class ClusterSandbox:
         sockets.mkdir(mode=0o700, exist_ok=True)
         self._release_locks_of_the_dead(sockets)
         self.owner.take(sockets)
+        # The folder is ours, so that nothing in it can be exchanged for a link; its server finds its log there.
+        log = self.folder / _LOG
+        log.touch(mode=0o600)
+        self.owner.take(log)
         options = " ".join(
             f"-c {name}={shlex.quote(str(settings / file))}"
             for name, file in (
@@ -63,12 +68,12 @@ class ClusterSandbox:
             )
         )
         try:
-            run(
+            run_lasting(
                 [
-                    self.tools.program("pg_ctl"), "start", f"--pgdata={self.data}", f"--log={self.folder / _LOG}", "--wait",
+                    self.tools.program("pg_ctl"), "start", f"--pgdata={self.data}", f"--log={log}", "--wait",
                     f"--timeout={_START_SECONDS}", f"--options={options}",
                 ],
-                environment={"LC_ALL": "C", "TZ": "UTC"}, user=self.owner.user, group=self.owner.group, folder=self.data,
+                self.tools, [self.data, sockets, self.folder / "tablespaces", log], [settings], self.owner.user,
             )  # fmt: skip
         except ProcessFailed as error:
             raise RecoveryFailed(f"The sandbox's server did not start: {self._complaint() or error}.") from error
@@ -80,7 +85,7 @@ class ClusterSandbox:
         try:
             run(
                 [self.tools.program("pg_ctl"), "stop", f"--pgdata={self.data}", "--mode=fast", "--wait"],
-                environment={"LC_ALL": "C"}, user=self.owner.user, group=self.owner.group, folder=self.data,
+                environment=nothing_but({"LC_ALL": "C"}), user=self.owner.user, group=self.owner.group, folder=self.data,
             )  # fmt: skip
         except ProcessFailed as error:
             raise RecoveryFailed(f"The sandbox's server did not stop: {error}.") from error
@@ -176,7 +181,7 @@ def clear_unfinished(base: Path) -> None:
             clear_if_left_over(folder, end_server_of)
 
 
-def sandboxes(base: Path, owner: Owner) -> Iterator[ClusterSandbox]:
+def sandboxes(base: Path) -> Iterator[ClusterSandbox]:
     """Those that lie below ``base``, oldest first."""
     for note in sorted(base.glob(f"*/{_NOTE}")):
         noted = json.loads(note.read_text())
@@ -184,4 +189,9 @@ def sandboxes(base: Path, owner: Owner) -> Iterator[ClusterSandbox]:
         # Without its programs, after an upgrade say, it cannot be started any more, but seen and removed.
         gone = Tools(folder, 0, "unknown", server=False)
         tools = next((tools for tools in find_tools([folder]) if tools.folder == folder.resolve()), gone)
+        owner = Owner()
+        with suppress(FileNotFoundError):
+            if os.geteuid() == 0:
+                data = (note.parent / "data").lstat()
+                owner = Owner(data.st_uid, data.st_gid)
         yield ClusterSandbox(note.parent, tools, owner, noted["port"])

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from twist_dr.engine.manifest import BaseFacts
 from twist_dr.engine.postgres.cluster import Cluster, query
+from twist_dr.engine.postgres.confinement import Confinement, signal_server
 from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import socket_folder
@@ -57,7 +58,7 @@ class RecoveringServer:
         tools: Tools,
         work: Path,
         data: Path,
-        owner: Owner,
+        confinement: Confinement,
         fetcher: Fetcher,
         report: Report,
         *,
@@ -72,12 +73,14 @@ class RecoveringServer:
         #: Whether it replayed in two goes: of the first, it knows no transaction's time any more.
         self.restarted = False
         self._listens = port is not None
-        self._owner = owner
+        self._confinement = confinement
+        self._owner = Owner(confinement.user, confinement.user)
         self._fetcher = fetcher
         self._report = report
         self._durable = durable
         self._settings_folder = work / "settings"
         self._work = work
+        self._tablespaces = work / "tablespaces"
         self._sockets = socket_folder(work)
         self._least: dict[str, int] = {}
         self._child: Child | None = None
@@ -120,8 +123,7 @@ class RecoveringServer:
     def stop(self) -> None:
         """A clean, fast shutdown; killed when it takes too long. Safe to call twice."""
         if self._child is not None:
-            with suppress(ProcessLookupError):
-                self._child.process.send_signal(signal.SIGINT)
+            signal_server(self._child, signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 self._child.process.wait(_STOP_SECONDS)
             self._child.end()
@@ -152,12 +154,14 @@ class RecoveringServer:
         ]  # fmt: skip
         connection = self._fetcher.connect()
         try:
-            self._child = Child(
+            # restore_command is built-ins of a shell, and talks to us over the server's standard input.
+            self._child = self._confinement.child(
                 arguments,
-                environment={"LC_ALL": "C", "TZ": "UTC"},
-                user=self._owner.user,
-                group=self._owner.group,
-                folder=self.data,
+                self.tools,
+                [self.data, self._sockets, self._tablespaces],
+                [self._settings_folder],
+                shell=True,
+                network=self._listens,
                 stdin=connection.fileno(),
                 on_line=self._said.append,
             )

@@ -40,4 +40,4 @@ def test_a_removal_that_is_killed_at_any_point_is_finished_by_the_next_recovery(
             assert json.loads((sandbox.folder / "sandbox.json").read_text())["point"] == "latest"
             sandbox.remove()
         assert {entry.name for entry in base.iterdir()} == {NAMES[0], "notes-of-an-administrator"}, f"step {step}"
-    assert [each.folder for each in sandboxes(base, Owner(None, None))] == [kept.folder]
+    assert [each.folder for each in sandboxes(base)] == [kept.folder]
