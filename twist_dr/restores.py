@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from twist_dr.backups import Copying, clear_staging, plan_backup, record_sealed, who
-from twist_dr.catalog import Catalog, CatalogUnavailable, RestoreRow
+from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, RestoreRow
 from twist_dr.engine.backup import ALL_PARTS, take_full_backup
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Part
@@ -33,11 +33,15 @@ _INSTEAD = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """A backup to restore. ``parts`` that it has, of those that were asked for; None while only its id is known."""
+    """A backup to restore. ``parts`` that it has, of those that were asked for; None while only its id is known.
+
+    ``newer``: what must be said of a newer one that is not taken; empty when there is none.
+    """
 
     backup_id: str
     verified: bool
     parts: tuple[Part, ...] | None
+    newer: str = ""
 
 
 def choose_backup(
@@ -81,8 +85,22 @@ def choose_backup(
     if row is None:
         return Chosen(wanted, False, parts)
     return Chosen(
-        row.backup_id, verified, tuple(part for part in ALL_PARTS if part in row.parts) if parts is None else parts
+        row.backup_id,
+        verified,
+        tuple(part for part in ALL_PARTS if part in row.parts) if parts is None else parts,
+        _newer_words(catalog, application, row, needed) if wanted == LATEST_VERIFIED else "",
     )
+
+
+def _newer_words(catalog: Catalog, application: str, row: BackupRow, needed: Part) -> str:
+    """That an older backup is taken than the newest that is known, and why."""
+    rows = catalog.backups(application=application, kind="full", since=row.started_at)
+    newest = next((each for each in rows if each.backup_id > row.backup_id and needed in each.parts), None)
+    if newest is None:
+        return ""
+    bad = [f"{copy.target}: {copy.error}" for copy in newest.copies if copy.state == "corrupt" and copy.error]
+    why = f"its copies are bad or lost ({'; '.join(bad)})" if bad else "no verification has found it good"
+    return f"{newest.backup_id} is newer, and is not taken: {why}. What came after {row.backup_id} is not in this one."
 
 
 class RestoreLog:

@@ -39,7 +39,7 @@ _BUSY_JOBS = (
 
 
 def integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """A target holds a copy with other bytes than were stored."""
+    """A target holds a copy with other bytes than were stored, or does not hold it any more."""
     for name in settings.enabled_targets:
         bad = [
             row for row in facts.corrupt if any(copy.target == name and copy.state == "corrupt" for copy in row.copies)
@@ -51,7 +51,7 @@ def integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findi
         advice = "Run scrub, which repairs a copy from a good one, and suspect that disk or bucket"
         yield Finding(
             f"integrity:{name}", "integrity", "critical" if alone else "error",
-            f"{name} holds {len(bad)} corrupt {'copy' if len(bad) == 1 else 'copies'}: {some([row.backup_id for row in bad])}.{lost}",
+            f"{name} holds {len(bad)} corrupt {'copy, or lost it' if len(bad) == 1 else 'copies, or lost them'}: {some([row.backup_id for row in bad])}.{lost}",
             f"{advice}: {launch('scrub')}" if not alone else f"{advice}; make a new backup at once: {launch('backup_full')}",
             about=frozenset(row.backup_id for row in bad),
         )  # fmt: skip

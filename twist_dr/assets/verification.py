@@ -2,7 +2,7 @@
 
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 
 import dagster as dg
@@ -10,15 +10,15 @@ from pydantic import Field
 
 from twist_dr.assets.copies import repositories_of, target_resource
 from twist_dr.assets.freshness import fresh_within
-from twist_dr.backups import backup_job, copies_name
+from twist_dr.backups import copies_name
 from twist_dr.catalog import Catalog
+from twist_dr.choosing import THERE, Choice, choose_newest, lacks, note_bad, summed_up
 from twist_dr.engine.configuration_check import check_configuration
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Kind, Manifest, kind_of
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.progress import Report
-from twist_dr.engine.recovery.bases import find_bases
 from twist_dr.engine.recovery.rehearsal import RehearsalPlan, rehearse
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT, PASSED_OVER
@@ -27,7 +27,6 @@ from twist_dr.engine.verification import VerificationResult, verify_backup
 from twist_dr.errors import (
     BackupNotFound,
     StorageError,
-    TwistDRError,
     VerificationFailed,
     WalError,
 )
@@ -86,7 +85,8 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
             repositories = _repositories(context, settings, config.target)
             keyring: Keyring = context.resources.keyring.load()
             catalog: Catalog = context.resources.catalog
-            backup_id = _named(config.backup, repositories, keyring, report)
+            choice = _chosen(config.backup, repositories, keyring, catalog, report)
+            backup_id = choice.backup_id
             started_at = datetime.now(timezone.utc)
             proof = Proof(settings, context.resources.cluster)
             corrupt: list[str] = []
@@ -108,7 +108,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                     yield check
                 raise VerificationFailed(
                     f"{result.backup_id} from {result.target} is NOT verified: {_some(result.differences)}. "
-                    "Make a new backup now, and keep this one until the cause is known."
+                    f"Make a new backup now, and keep this one until the cause is known. {summed_up(choice.missing)}".rstrip()
                 )
             if of_data:
                 yield dg.MaterializeResult(asset_key=key, metadata=_metadata(result), check_results=[check])
@@ -116,13 +116,18 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
             else:
                 read = dg.AssetKey([settings.application, "configuration_backup"])
                 yield dg.AssetObservation(asset_key=read, metadata=_metadata(result))
+            told = list(choice.missing)
             if corrupt:
                 place = f"{settings.application}/{copies_name(kind_of(backup_id))}"
                 keys = " or ".join(f"key:{place}/{name}" for name in corrupt)
-                raise VerificationFailed(
-                    f"{result.backup_id} is verified from {result.target}, but its copy on {', '.join(corrupt)} is bad. Store it anew while "
-                    f"it is the newest: dagster asset materialize -m twist_dr.definitions --select '{keys}'"
+                told.insert(
+                    0,
+                    f"its copy on {', '.join(corrupt)} is bad. Store it anew while "
+                    f"it is the newest: dagster asset materialize -m twist_dr.definitions --select '{keys}'",
                 )
+            if told:
+                # Proven, recorded and told; that something newer or another copy is lost must not pass as success.
+                raise VerificationFailed(f"{result.backup_id} is verified from {result.target}, but {summed_up(told)}")
 
     return verify
 
@@ -169,53 +174,13 @@ class Proof:
         return rehearse(rehearsal_plan(settings), manifest, repository, keyring, report)
 
 
-def _named(wanted: str, repositories: list[Repository], keyring: Keyring, report: Report) -> str:
-    if wanted == "latest":
-        return _newest("full", repositories, lambda each: latest_on(each, keyring), report)
-    if wanted == "latest-configuration":
-        return _newest("configuration", repositories, lambda each: each.latest("configuration"), report)
-    if wanted != "latest-base":
-        return wanted
-    bases = find_bases(repositories, keyring, report)
-    if not bases:
-        raise BackupNotFound("No storage target that answers holds a base backup; launch the job backup_base first.")
-    return bases[-1].backup_id
+#: What ``backup`` may name beside an id.
+_NEWEST: Mapping[str, Kind] = {"latest": "full", "latest-base": "base", "latest-configuration": "configuration"}
 
 
-def _newest(
-    kind: Kind, repositories: list[Repository], find: Callable[[Repository], str | None], report: Report
-) -> str:
-    """The newest backup of a kind that any of the targets holds: they are the truth, the catalog is an index."""
-    found = []
-    for repository in repositories:
-        try:
-            repository.target.prepare()
-            found.append(find(repository))
-        except StorageError as error:
-            report.warning(f"passed over {repository.target.name}: {error}")
-    ids = [backup_id for backup_id in found if backup_id is not None]
-    if not ids:
-        raise BackupNotFound(
-            f"No storage target that answers holds a {kind} backup; launch the job {backup_job(kind)} first."
-        )
-    return max(ids)
-
-
-def latest_on(repository: Repository, keyring: Keyring) -> str | None:
-    """The newest with a database in it; without such, the newest. One of some parts only proves nothing for the rest."""
-    newest = None
-    for backup_id in reversed(repository.backup_ids()):
-        if "-full-" not in backup_id or not repository.has_manifest(backup_id):
-            continue
-        newest = newest or backup_id
-        try:
-            whole = "database" in repository.manifest(backup_id, keyring).parts
-        except CORRUPT:
-            # That is for the verification to find out and to say.
-            whole = True
-        if whole:
-            return backup_id
-    return newest
+def _chosen(wanted: str, repositories: list[Repository], keyring: Keyring, catalog: Catalog, report: Report) -> Choice:
+    kind = _NEWEST.get(wanted)
+    return Choice(wanted) if kind is None else choose_newest(kind, repositories, keyring, catalog, report)
 
 
 def _verify_first_good(
@@ -229,14 +194,14 @@ def _verify_first_good(
 ) -> VerificationResult:
     """The result from the first good copy. Names of targets whose copies are bad are added to ``corrupt``."""
     failures = []
-    for repository in repositories:
+    for place, repository in enumerate(repositories):
         name = repository.target.name
         try:
             manifest = repository.manifest(backup_id, keyring)
             if catalog.backup(manifest.application, backup_id) is None:
                 catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
             report.info(f"verifying {backup_id} from {name}")
-            return proof.of(manifest, repository, keyring, report)
+            result = proof.of(manifest, repository, keyring, report)
         # What a target lacks of the WAL that a base needs makes its copy useless, too.
         except (*PASSED_OVER, WalError) as error:
             failures.append(str(error))
@@ -245,22 +210,28 @@ def _verify_first_good(
                 isinstance(error, BackupNotFound) and _was_stored(catalog, backup_id, name)
             ):
                 corrupt.append(name)
-                mark_corrupt(catalog, backup_id, name, error)
+                note_bad(catalog, backup_id, name, error)
+        else:
+            # The other targets' copies are not read, but they must be there.
+            corrupt += _lacking(catalog, backup_id, repositories[place + 1 :], report)
+            return result
     told = " ".join(failure if failure.endswith(".") else f"{failure}." for failure in failures)
     raise VerificationFailed(f"No storage target has a good copy of {backup_id}. {told}")
 
 
+def _lacking(catalog: Catalog, backup_id: str, repositories: list[Repository], report: Report) -> list[str]:
+    """Those of the targets that should have a copy and have none. One that does not answer is only said: it is not its copy's fault."""
+    found = []
+    for repository in repositories:
+        try:
+            found += [repository.target.name] if lacks(catalog, backup_id, repository) else []
+        except StorageError as error:
+            report.warning(f"passed over {repository.target.name}: {error}")
+    return found
+
+
 def _was_stored(catalog: Catalog, backup_id: str, target: str) -> bool:
-    return any(
-        copy.target == target and copy.state in ("stored", "checked", "corrupt") for copy in catalog.copies(backup_id)
-    )
-
-
-def mark_corrupt(catalog: Catalog, backup_id: str, target: str, error: TwistDRError) -> None:
-    """Write down in the catalog that a copy is bad, if it knows that copy."""
-    row = next((copy for copy in catalog.copies(backup_id) if copy.target == target), None)
-    if row is not None:
-        catalog.record_copy(backup_id, target, state="corrupt", form=row.form, error=str(error))
+    return any(copy.target == target and copy.state in THERE for copy in catalog.copies(backup_id))
 
 
 def record_verification(catalog: Catalog, result: VerificationResult, started_at: datetime, run_id: str) -> None:

@@ -11,13 +11,13 @@ import dagster as dg
 from pydantic import Field
 
 from twist_dr.assets.copies import repositories_of, target_resource
-from twist_dr.assets.verification import Proof, latest_on, mark_corrupt, record_verification, rehearsal_plan
+from twist_dr.assets.verification import Proof, record_verification, rehearsal_plan
 from twist_dr.backups import chosen_targets
 from twist_dr.catalog import Catalog
+from twist_dr.choosing import choose_newest, note_bad, summed_up
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.manifest import Kind, Manifest
 from twist_dr.engine.progress import Report, human_seconds
-from twist_dr.engine.recovery.bases import find_bases
 from twist_dr.engine.recovery.rehearsal import rehearse
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT
@@ -104,6 +104,7 @@ class Drill:
         self._catalog: Catalog = context.resources.catalog
         self._keyring: Keyring = context.resources.keyring.load()
         self._began_at = datetime.now(timezone.utc)
+        self._missing: list[str] = []
 
     def run(self, config: DrillConfig) -> None:
         """Rehearse, record and judge. Raises ``VerificationFailed`` when a backup is not good or the time is not kept, and storage errors."""
@@ -115,6 +116,8 @@ class Drill:
             if config.recovery and self.settings.wal is not None:
                 self._recover(repository)
             self._judge()
+            if self._missing:
+                raise VerificationFailed(f"The drill from {self.target} went well, but {summed_up(self._missing)}")
         except TwistDRError as error:
             # A target that is away keeps its turn.
             if not error.retryable:
@@ -129,11 +132,21 @@ class Drill:
         places = repositories_of(self._context, self.settings, self.settings.restore.stall_seconds)
         names = self._in_turn() if wanted.strip() == "next" else list(chosen_targets(self.settings, wanted))
         for name in names:
-            backup_id = latest_on(places[name], self._keyring)
-            if backup_id is not None:
-                return places[name], backup_id
+            try:
+                return places[name], self._newest("full", places[name])
+            except BackupNotFound:
+                pass
+            except VerificationFailed as lost:
+                # Another target can be rehearsed all the same; that this one should hold some is told at the end.
+                self._missing.append(f"{name}: {lost}")
             self._say(f"{name} holds no full backup, so nothing can be rehearsed from it")
         raise BackupNotFound(f"{', '.join(names)}: no full backup is there; launch the job backup_full first.")
+
+    def _newest(self, kind: Kind, repository: Repository) -> str:
+        """Raises what :func:`choose_newest` raises."""
+        choice = choose_newest(kind, [repository], self._keyring, self._catalog, self._report)
+        self._missing += choice.missing
+        return choice.backup_id
 
     def _in_turn(self) -> list[str]:
         names = list(self.settings.enabled_targets)
@@ -154,8 +167,9 @@ class Drill:
         self._take("restore", result, _RESTORE)
 
     def _recover(self, repository: Repository) -> None:
-        bases = find_bases([repository], self._keyring, self._report)
-        if not bases or bases[-1].base is None:
+        try:
+            backup_id = self._newest("base", repository)
+        except BackupNotFound:
             self._say(f"{repository.target.name} holds no base backup, so no recovery to a point in time is rehearsed")
             return
 
@@ -164,7 +178,8 @@ class Drill:
                 rehearsal_plan(self.settings, to="latest"), manifest, repository, self._keyring, self._report
             )
 
-        result = self._rehearsed(repository, bases[-1].backup_id, bases[-1].base.chain, work)
+        base = repository.manifest(backup_id, self._keyring).base
+        result = self._rehearsed(repository, backup_id, base.chain if base else [backup_id], work)
         last = self._catalog.verifications(result.backup_id)[:1]
         if result.verified and last and not last[0].verified:
             # No rows are compared at the latest point: what was found by comparing them is not taken back by this.
@@ -188,7 +203,7 @@ class Drill:
                 note_key_use(self._context, settings, "verify", backup_id, self._report)
                 return work(manifest)
             except CORRUPT as error:
-                mark_corrupt(self._catalog, backup_id, name, error)
+                note_bad(self._catalog, backup_id, name, error)
                 raise VerificationFailed(
                     f"The drill from {name} failed, for its copy of {backup_id} is bad: {error} Launch the job scrub, which mends it."
                 ) from error

@@ -74,6 +74,8 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
                     report.warning(
                         f"{chosen.backup_id} was never verified by a restore, or its last verification failed"
                     )
+                if chosen.newer:
+                    report.warning(chosen.newer)
                 sources = [repositories[name] for name in names if config.source in ("any", name)]
                 wish = RestoreWish(
                     backup_id=chosen.backup_id,
@@ -96,6 +98,7 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
                     back_up=back_up if config.mode == "replace" and config.pre_restore_backup else None,
                     note=log.note,
                 )
+                restore.record.warnings += [chosen.newer] if chosen.newer else []
                 with told(context, settings, restore.record, log, report):
                     try:
                         restore.run()
