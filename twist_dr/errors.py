@@ -173,6 +173,10 @@ class RecoveryPointInvalid(WalError):
     """What a recovery should aim at cannot be read, or does not exist in the archive; the message says what can be recovered."""
 
 
+class WalVanished(RecoveryPointInvalid):
+    """The latest state is an older one than is known to have been archived: write-ahead log is gone. A person may accept that."""
+
+
 class RecoveryFailed(WalError):
     """A recovered server is not what was planned, or could not be made. It was not promoted; nothing live was changed."""
 

@@ -24,6 +24,7 @@ from twist_dr.engine.recovery.planning import Planned, RecoveryWish, plan_recove
 from twist_dr.engine.recovery.recover import Recovered, clear_recovery_remains, recover, recovered_in
 from twist_dr.engine.recovery.sandbox import ClusterSandbox, clear_unfinished, unfinished
 from twist_dr.engine.recovery.untar import Owner
+from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.journal import new_restore_id
 from twist_dr.engine.restore.plan import Mode, RestoreWish
@@ -56,7 +57,7 @@ class RecoveryOrder:
 
 
 class Recovery:
-    """One recovery. ``back_up`` and ``note`` as in ``Restore``."""
+    """One recovery. ``known``: how far archives were known to reach; ``back_up`` and ``note`` as in ``Restore``."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Recovery:
         keyring: Keyring,
         report: Report,
         *,
+        known: Sequence[Known] = (),
         back_up: Callable[[], str] | None = None,
         note: Callable[[Record], None] = lambda record: None,
     ) -> None:
@@ -74,6 +76,7 @@ class Recovery:
         self._repositories = repositories
         self._keyring = keyring
         self._report = report
+        self._known = known
         self._back_up = back_up
         self._note = note
         began_at = datetime.now(timezone.utc)
@@ -105,6 +108,7 @@ class Recovery:
                     folder,
                     self._report,
                     now=datetime.now(timezone.utc),
+                    known=self._known,
                 )
             self._tell(planned)
             if self._order.mode == "plan":
@@ -318,6 +322,8 @@ def _options(order: RecoveryOrder, repositories: Sequence[Repository]) -> dict[s
     options: dict[str, str | int] = {}
     if order.wish.base is not None:
         options["base"] = order.wish.base
+    if order.wish.accept_loss:
+        options["accept_loss"] = order.wish.accept_loss
     if order.wish.timeline is not None:
         options["timeline"] = order.wish.timeline
     if len(repositories) == 1:

@@ -16,6 +16,7 @@ from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, named_errors
 from twist_dr.engine.postgres.tools import find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.wal.destinations import Destination
 from twist_dr.engine.wal.frontier import Shipped, gaps_after
 from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
@@ -226,6 +227,26 @@ def _frontier_row(application: str, target: str, shipped: Shipped) -> WalFrontie
         gaps=tuple(shipped.gaps_of(target)),
         error=str(error) if error else None,
     )
+
+
+def known_reach(settings: Settings, catalog: Catalog, report: Report) -> list[Known]:
+    """How far each target's archive was known to reach: by the catalog, and by what shipping remembers here. None of them is needed to recover."""
+    if settings.wal is None:
+        return []
+    found = []
+    try:
+        for row in catalog.wal_frontiers(settings.application):
+            if row.system_identifier and row.timeline and row.lsn:
+                lsn = parse_lsn(row.lsn)
+                found.append(Known(f"by the catalog {row.target}", row.system_identifier, row.timeline, lsn, row.at))
+    except CatalogUnavailable as unavailable:
+        report.warning(f"how far archives were known to reach is not known: {unavailable}")
+    state = Spool(settings.wal_spool).load_state()
+    for name in state.frontiers:
+        if (frontier := state.frontier(name)) is not None:
+            by = f"by what was shipped {name}"
+            found.append(Known(by, frontier.system_identifier, frontier.timeline, frontier.lsn, frontier.at))
+    return found
 
 
 def spool_warnings(oldest_seconds: float, spool_bytes: int, wal: WalSettings) -> list[str]:

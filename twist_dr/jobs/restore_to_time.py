@@ -20,6 +20,7 @@ from twist_dr.recoveries import Recovery, RecoveryOrder, why_port_is_taken
 from twist_dr.resources.restores import surroundings
 from twist_dr.restores import RestoreLog, end_killed, mark_corrupt_copies, pre_restore_backup
 from twist_dr.settings import Settings
+from twist_dr.wal import known_reach
 
 
 class RestoreToTimeConfig(dg.Config):
@@ -41,6 +42,11 @@ class RestoreToTimeConfig(dg.Config):
     base: str = Field("", description="a base backup's id, where the choice is not to be left to twist-dr")
     timeline: int = Field(
         0, description="a timeline by number, to go back to one that was left; 0: the newest that has the point"
+    )
+    accept_loss: str = Field(
+        "",
+        description="Where archived WAL has vanished, latest is refused. To go to the end of what is there all the same: how far that must at "
+        "least reach, as the refusal names it (lsn:0/3000000), or a time.",
     )
     folder: str = Field("", description="For cluster: where to put it; a new or empty folder.")
     port: int = Field(0, description="For sandbox: the port on 127.0.0.1; 0: a free one.")
@@ -79,6 +85,7 @@ def restore_to_time_job(settings: Settings) -> dg.JobDefinition:
                     [repositories[name] for name in names if config.source in ("any", name)],
                     keyring,
                     report,
+                    known=known_reach(settings, catalog, report),
                     back_up=back_up if order.mode == "replace" and config.pre_restore_backup else None,
                     note=log.note_recovery,
                 )
@@ -125,7 +132,9 @@ def _order(config: RestoreToTimeConfig, settings: Settings) -> RecoveryOrder:
             f"The port {config.port} on 127.0.0.1 cannot be had ({why}); name another one, or leave port at 0 for a free one."
         )
     return RecoveryOrder(
-        wish=RecoveryWish(config.to, config.base.strip() or None, config.timeline or None),
+        wish=RecoveryWish(
+            config.to, config.base.strip() or None, config.timeline or None, accept_loss=config.accept_loss.strip()
+        ),
         mode=config.mode,
         reason=config.reason,
         folder=Path(config.folder.strip()) if config.folder.strip() else None,

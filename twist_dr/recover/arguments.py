@@ -86,6 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     point.add_argument(
         "--timeline", type=_timeline, metavar="NUMBER", help="follow this timeline (default: the newest that has the point)"
     )  # fmt: skip
+    point.add_argument(
+        "--accept-loss", metavar="POINT",
+        help="with --to latest, where archived WAL has vanished: how far what is there must at least reach (lsn:0/3000000, or a time)",
+    )  # fmt: skip
 
 
 def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -97,7 +101,9 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("say which backup: --backup latest, or --backup ID")
     if options.to is not None and options.plan == bool(options.cluster_to):
         parser.error("--to needs either --plan or --cluster-to FOLDER")
-    if options.to is None and (options.plan or options.cluster_to or options.base or options.timeline):
+    if options.to is None and (
+        options.plan or options.cluster_to or options.base or options.timeline or options.accept_loss
+    ):
         parser.error("say to which point: --to latest, or --to 2026-01-31T12:00:00+00:00")
     if options.json and (options.backup or options.to is not None):
         parser.error("--json goes with a list or with --check")

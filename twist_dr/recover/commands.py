@@ -50,6 +50,7 @@ _WORDS = {
     " Take one with the job backup_base.": "",
     "leave base empty, or see what there is: twist-dr wal status": "leave --base out, or see what there is with the same command without --to",
     "can still be followed: timeline:": "can still be followed: --timeline",
+    "accept that loss: accept_loss: ": "accept that loss: --accept-loss ",
     "give access_key_id and secret_access_key of": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for",
     "storage_targets.": "",
 }
@@ -63,7 +64,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         keyring = open_keyring(options.keyring)
         repository = choose_application(open_target(options.from_target), options.application)
         if options.to is not None:
-            wish = RecoveryWish(options.to, options.base, options.timeline)
+            wish = RecoveryWish(options.to, options.base, options.timeline, options.accept_loss or "")
             if options.plan:
                 plan_point(wish, repository, keyring, report)
                 print("Nothing was changed. To do it, write --cluster-to FOLDER in the place of --plan.")

@@ -44,7 +44,8 @@ class Archives:
 
     ``unreachable`` says by target's name why it could not be listed: what the others lack is then not known to be absent.
     ``passed_over`` says by target's name why it stopped answering later; it is asked again only after all others.
-    ``corrupt`` says by target and object why an object is not used; ``used`` names the targets that gave something.
+    ``corrupt`` says by target and object why an object is not used; ``used`` names the targets that gave something. ``disowned``: by target and
+    object, timeline and end (LSN) that a name claims whose object is not authentic.
     Safe for several threads.
     """
 
@@ -71,6 +72,9 @@ class Archives:
         self._keyring = keyring
         self._report = report
         self._lock = threading.Lock()
+        #: Objects whose beginning was authenticated, and those that are none of ours: left out, with the LSN that their names end at.
+        self._genuine: set[Segment | Head] = set()
+        self.disowned: dict[str, tuple[int, int]] = {}
         for archive, holdings in self._listed(archives):
             for segment, stored in holdings.segments.items():
                 self.segments.setdefault(segment, []).append((archive, stored))
@@ -99,6 +103,78 @@ class Archives:
         """All timelines of which there is anything, oldest first."""
         found = {segment.timeline for segment in self.segments} | {head.segment.timeline for head in self._heads}
         return sorted(found | self.histories)
+
+    def is_genuine(self, source: Segment | Head) -> bool:
+        """Whether some target has this object authentic, by its beginning: its name is part of what is authenticated.
+
+        Anybody who can write to a target can put any name there. What is not authentic anywhere is left out from then on, and said; what
+        cannot be read now counts as genuine, for nobody can tell.
+        """
+        if source in self._genuine:
+            return True
+        places = self.segments.get(source, []) if isinstance(source, Segment) else self._heads.get(source, [])
+        segment, end = (source, source.end) if isinstance(source, Segment) else (source.segment, source.end)
+        for archive, stored in places:
+            try:
+                archive.read_beginning(self.system_identifier, stored.key, self._keyring)
+            except _CORRUPT as error:
+                if isinstance(error, ObjectMissing) and isinstance(source, Head):
+                    # Overtaken by a longer one since it was listed: see fetch_head.
+                    break
+                self._note(archive, stored.key, error)
+                self.disowned[f"{archive.target.name}: {stored.key}"] = (segment.timeline, end)
+                continue
+            except StorageError:
+                pass
+            break
+        else:
+            with self._lock:
+                if isinstance(source, Segment):
+                    self.segments.pop(source, None)
+                else:
+                    self._heads.pop(source, None)
+            return False
+        self._genuine.add(source)
+        return True
+
+    def has_genuine(self, timeline: int) -> bool:
+        """Whether anything of a timeline is authentic: its history, or what was written on it."""
+        if timeline in self.histories:
+            try:
+                self.ancestors(timeline)
+                return True
+            except WalConflict:
+                return True
+            except (WalMissing, WalInvalid):
+                if any(archive.target.name in self.passed_over for archive in self._histories[timeline]):
+                    return True
+        if any(self.is_genuine(each) for each in list(self.segments) if each.timeline == timeline):
+            return True
+        if any(self.is_genuine(each) for each in list(self._heads) if each.segment.timeline == timeline):
+            return True
+        for archive in self._histories.pop(timeline, []):
+            key = archive.history_key(self.system_identifier, timeline)
+            self.disowned[f"{archive.target.name}: {key}"] = (timeline, 0)
+        return False
+
+    def end_on(self, timeline: int) -> int:
+        """The LSN up to which there is anything authentic of a timeline, whatever is missing before it; 0 without any."""
+        found: list[tuple[int, Segment | Head]] = [
+            (each.end, each) for each in self.segments if each.timeline == timeline
+        ]
+        found += [(each.end, each) for each in self._heads if each.segment.timeline == timeline]
+        ordered = sorted(found, key=lambda each: each[0], reverse=True)
+        return next((end for end, each in ordered if self.is_genuine(each)), 0)
+
+    def has_wal_of(self, system_identifier: str) -> bool:
+        """Whether some target has anything authentic of another cluster. What cannot be read counts as that."""
+        for archive in self._archives:
+            try:
+                if archive.has_genuine(system_identifier, self._keyring):
+                    return True
+            except StorageError:
+                return True
+        return False
 
     def clusters(self) -> set[str]:
         """System identifiers of all clusters of which there is WAL on some target that answers. Asks them anew."""

@@ -1,4 +1,4 @@
-"""What can be recovered, from the names of what is archived alone: no segment is read."""
+"""What can be recovered, from the names of what is archived: only those at an end, which anybody could have put there, are authenticated."""
 
 from __future__ import annotations
 
@@ -89,13 +89,15 @@ def stretches(lineage: Lineage, bases: Sequence[Manifest], archives: Archives) -
 def _claim(lineage: Lineage, run: Run, archives: Archives) -> datetime | None:
     """Up to when a run is known to hold every commit, by the claims of the heads in it."""
     claims = [
-        head.claim
+        (head.claim, head)
         for head in archives.heads
         if head.claim is not None
         and run.start < head.end <= run.end
         and lineage.holds_timeline(head.segment.timeline, head.end - 1)
     ]
-    return max(claims, default=None)
+    latest_first = sorted(claims, key=lambda each: each[0], reverse=True)
+    # The claim stands in the name, so whoever can write there can write one.
+    return next((claim for claim, head in latest_first if archives.is_genuine(head)), None)
 
 
 def recoverable(bases: Sequence[Manifest], archives: Archives) -> list[Range]:
@@ -166,4 +168,4 @@ def gap_words(timeline: int, first: Segment, last: Segment) -> str:
 def timelines(bases: Sequence[Manifest], archives: Archives) -> list[int]:
     """Every timeline of which there is WAL, a history or a base backup, the oldest first."""
     taken = {facts(base).timeline for base in bases if base.base is not None}
-    return sorted(set(archives.timelines) | taken)
+    return sorted(taken | {each for each in archives.timelines if each in taken or archives.has_genuine(each)})

@@ -16,13 +16,17 @@ from twist_dr.engine.recovery.coverage import Stretch, lineage_of, recoverable, 
 from twist_dr.engine.recovery.lineage import Lineage, Run, facts, start_of
 from twist_dr.engine.recovery.reader import Reader
 from twist_dr.engine.recovery.search import last_ending
-from twist_dr.engine.recovery.target import moment
+from twist_dr.engine.recovery.target import RecoveryTarget, moment
+from twist_dr.engine.recovery.vanished import Known, Vanished, known_by_bases
 from twist_dr.engine.wal.names import format_lsn, history_name
 from twist_dr.errors import RecoveryPointInvalid, WalInvalid, WalMissing
 
 
 class Ground:
     """``bases``: usable ones by their stop; only ``base`` when that names one. ``warnings`` grows.
+
+    ``known_reach``: how far the archives were known to reach; ``vanished``: what of that is not there, once it was asked for; ``accepted``:
+    how far what is there must reach for that to be accepted.
 
     Raises ``RecoveryPointInvalid`` when there is nothing to begin with.
     """
@@ -36,10 +40,16 @@ class Ground:
         report: Report,
         pinned: int | None,
         base: str | None,
+        known_reach: Sequence[Known] = (),
+        accepted: RecoveryTarget | None = None,
     ) -> None:
         self.archives = archives
         self.size = archives.segment_size
         self.base = base
+        self.accepted = accepted
+        self.recorded = bool(known_reach)
+        self.known_reach = [*known_reach, *known_by_bases(bases)]
+        self.vanished: Vanished | None = None
         self._all = list(bases)
         self._tools, self._work, self._report = tools, work, report
         self._readers = 0
@@ -173,7 +183,9 @@ class Ground:
         """Clusters whose WAL is archived, that came after this one, and of which there is no base backup to recover from. The targets are asked once."""
         others = self.archives.clusters() - set(by_cluster(self._all))
         # The upper half of an identifier is the time of initdb (BootStrapXLOG in xlog.c); times of files change when they are copied.
-        return sorted(each for each in others if int(each) > int(self.archives.system_identifier))
+        newer = sorted(each for each in others if int(each) > int(self.archives.system_identifier))
+        # Where nothing was ever recorded, nobody can tell what was put there from what was damaged.
+        return [each for each in newer if not self.recorded or self.archives.has_wal_of(each)]
 
     def more_elsewhere(self) -> bool:
         """Whether something later may lie where nobody looked: on a target that did not answer, or in a newer cluster."""

@@ -56,10 +56,11 @@ class Lineage:
         self.ancestors = tuple(ancestors)
         self.size = archives.segment_size
         self._segments = archives.segments
-        self._heads: dict[Segment, Head] = {}
+        self._archives = archives
+        self._heads: dict[Segment, list[Head]] = {}
         for head in archives.heads:  # the longest comes last
             if head.size:
-                self._heads[head.segment] = head
+                self._heads.setdefault(head.segment, []).append(head)
         #: Each timeline with the LSNs at which it begins and was left, the newest first.
         self.stretches: list[tuple[int, int, int | None]] = []
         begin = 0
@@ -94,9 +95,9 @@ class Lineage:
             most = segment.end if left is None else min(segment.end, left)
             if segment in self._segments:
                 return Part(number, segment, most)
-            head = self._heads.get(segment)
-            if head is not None and head.end > begin:
-                return Part(number, head, min(head.end, most))
+            for head in reversed(self._heads.get(segment, [])):
+                if head.end > begin and self._archives.is_genuine(head):
+                    return Part(number, head, min(head.end, most))
         return None
 
     def run(self, start: int) -> Run:
@@ -107,22 +108,26 @@ class Lineage:
             number += 1
             if part.until < number * self.size:
                 break
+        # Names at the end of a run may be anybody's; one that stands within it is held against its bytes when they are read.
+        while parts and not self._archives.is_genuine(parts[-1].source):
+            number = parts.pop().number
+            if (instead := self.part(number)) is not None:
+                parts.append(instead)
+                number += 1
         missing = parts[-1].until if parts and parts[-1].until < number * self.size else max(start, number * self.size)
         timeline = next(each for each, begin, _ in self.stretches if missing // self.size >= begin // self.size)
         return Run(start, tuple(parts), Segment.holding(timeline, missing, self.size))
 
     def last_number(self) -> int:
-        """The number of the newest segment of which there is anything; -1 without any."""
+        """The number of the newest segment of which there is anything authentic; -1 without any."""
         line = {timeline: left for timeline, _, left in self.stretches}
-        found = [*self._segments, *self._heads]
-        return max(
-            (
-                each.number
-                for each in found
-                if each.timeline in line and ((left := line[each.timeline]) is None or each.start < left)
-            ),
-            default=-1,
-        )
+        found: list[tuple[Segment, Segment | Head]] = [(each, each) for each in self._segments]
+        found += [(segment, head) for segment, heads in self._heads.items() for head in heads]
+        for segment, source in sorted(found, key=lambda each: each[0].number, reverse=True):
+            left = line.get(segment.timeline, -1)
+            if (left is None or segment.start < left) and self._archives.is_genuine(source):
+                return segment.number
+        return -1
 
 
 def facts(base: Manifest) -> BaseFacts:

@@ -20,6 +20,7 @@ from twist_dr.engine.recovery.lineage import facts, start_of
 from twist_dr.engine.recovery.points import resolve
 from twist_dr.engine.recovery.stops import Lost, Resolved, Stop
 from twist_dr.engine.recovery.target import RecoveryTarget, moment
+from twist_dr.engine.recovery.vanished import Known, Vanished
 from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import Ancestor
@@ -35,7 +36,7 @@ class RecoveryPlan:
 
     ``end_lsn``: replay must end exactly here, the end of the last record replayed. ``last_commit_at``: the time of the last
     transaction before the stop, committed or rolled back; None when none was found near it. ``noted_at``: of the last one whose
-    time the server itself will know, see ``Resolved``. ``histories``: timelines whose
+    time the server itself will know, see ``Resolved``. ``vanished``: archived WAL behind the stop that is not there any more, which was accepted. ``histories``: timelines whose
     history files replay may ask for. ``stored_bytes``: bases and WAL as stored.
     """
 
@@ -52,6 +53,7 @@ class RecoveryPlan:
     histories: tuple[int, ...]
     stored_bytes: int
     lost: Lost
+    vanished: Vanished | None
     warnings: tuple[str, ...]
 
     @property
@@ -106,6 +108,8 @@ class RecoveryPlan:
 
     def _lost_words(self) -> str:
         lost = self.lost
+        if self.vanished is not None:
+            return self.vanished.sentence().rstrip(".")
         if not lost.transactions:
             return (
                 "some WAL after it is not looked at"
@@ -129,16 +133,19 @@ def make_plan(
     *,
     timeline: int | None = None,
     base: str | None = None,
+    known: Sequence[Known] = (),
+    accepted: RecoveryTarget | None = None,
 ) -> RecoveryPlan:
     """Find the point, and what leads there. Reads segments of the archive into a folder in ``work``, which is removed.
 
     ``bases``: manifests of base backups, in any order, also of other clusters; ``tools`` of the WAL's own major version.
     ``timeline``: follow this one instead of the newest that has the point. ``base``: begin with this one, by its id, and no other.
-    Raises ``RecoveryPointInvalid``, saying what can be recovered instead; ``WalConflict``; ``WalMissing`` and ``WalInvalid`` when
+    ``known``: how far archives were known to reach; where that is further than what is there, the latest state is refused unless what is there
+    reaches ``accepted``, an LSN or a time. Raises ``RecoveryPointInvalid``, saying what can be recovered instead; ``WalConflict``; ``WalMissing`` and ``WalInvalid`` when
     archived WAL that has to be looked at cannot be had or is damaged on every target.
     """
     with ScratchFolder(work, "plan-") as folder:
-        ground = Ground(bases, archives, tools, folder, report, timeline, base)
+        ground = Ground(bases, archives, tools, folder, report, timeline, base, known, accepted)
         return _planned(target, resolve(target, ground), ground, bases)
 
 
@@ -166,5 +173,6 @@ def _planned(target: RecoveryTarget, found: Resolved, ground: Ground, bases: Seq
         histories=ground.histories(found.lineage, found.base),
         stored_bytes=stored,
         lost=found.lost,
+        vanished=ground.vanished,
         warnings=(*ground.warnings, *found.warnings),
     )

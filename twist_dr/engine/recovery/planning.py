@@ -15,18 +15,26 @@ from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.bases import by_cluster, find_bases
 from twist_dr.engine.recovery.plan import RecoveryPlan, make_plan
 from twist_dr.engine.recovery.target import RecoveryTarget, parse_target
+from twist_dr.engine.recovery.vanished import Known, parse_accepted
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.wal.objects import WalArchive
-from twist_dr.errors import ClientToolsMissing, RecoveryPointInvalid
+from twist_dr.errors import ClientToolsMissing, RecoveryPointInvalid, WalVanished
+
+#: How often targets are listed before write-ahead log is said to have vanished.
+_LOOKS = 2
 
 
 @dataclass(frozen=True)
 class RecoveryWish:
-    """What somebody asked for. ``base`` (an id) and ``timeline`` only where the choice is not to be left to us."""
+    """What somebody asked for. ``base`` (an id) and ``timeline`` only where the choice is not to be left to us.
+
+    ``accept_loss``: how far what is there must at least reach (``lsn:0/3000000`` or a time), where archived WAL has vanished.
+    """
 
     to: str = "latest"
     base: str | None = None
     timeline: int | None = None
+    accept_loss: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,14 @@ def plan_recovery(
     report: Report,
     *,
     now: datetime,
+    known: Sequence[Known] = (),
 ) -> Planned:
-    """Look at every target and plan. ``work``: a folder of ours for the WAL that is looked at.
+    """Look at every target and plan. ``work``: a folder of ours for the WAL that is looked at. ``known``: how far archives were known to reach.
 
     Raises ``RecoveryPointInvalid``, ``WalMissing``, ``WalConflict``, ``ClientToolsMissing``, and storage errors when no target answers.
     """
     target = parse_target(wish.to, now=now)
+    accepted = parse_accepted(wish.accept_loss, now=now)
     bases = find_bases(repositories, keyring, report)
     if not bases:
         raise RecoveryPointInvalid(
@@ -62,15 +72,26 @@ def plan_recovery(
     facts, base = chosen.postgres, chosen.base
     assert facts is not None and base is not None
     tools = server_tools(client_tools, facts.major)
-    archives = Archives(
-        [WalArchive(each.target, each.application, each.patience) for each in repositories],
-        keyring,
-        report,
-        str(facts.system_identifier),
-        base.wal_segment_size,
-    )
-    plan = make_plan(target, bases, archives, tools, work, report, timeline=wish.timeline, base=wish.base)
-    return Planned(plan, archives, tools)
+    looks = _LOOKS
+    while True:
+        looks -= 1
+        archives = Archives(
+            [WalArchive(each.target, each.application, each.patience) for each in repositories],
+            keyring,
+            report,
+            str(facts.system_identifier),
+            base.wal_segment_size,
+        )
+        try:
+            plan = make_plan(
+                target, bases, archives, tools, work, report,
+                timeline=wish.timeline, base=wish.base, known=known, accepted=accepted,
+            )  # fmt: skip
+            return Planned(plan, archives, tools)
+        except WalVanished:
+            # A partial segment may be replaced by a longer one while a target is listed: whether WAL is gone is looked at twice.
+            if not looks:
+                raise
 
 
 def server_tools(folders: Sequence[Path], major: int) -> Tools:

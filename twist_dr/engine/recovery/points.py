@@ -21,8 +21,9 @@ from twist_dr.engine.recovery.search import (
 )
 from twist_dr.engine.recovery.stops import Resolved, exclusive, inclusive
 from twist_dr.engine.recovery.target import RecoveryTarget, moment
+from twist_dr.engine.recovery.vanished import Known, Vanished, furthest_beyond
 from twist_dr.engine.wal.names import format_lsn
-from twist_dr.errors import RecoveryPointInvalid, WalError
+from twist_dr.errors import RecoveryPointInvalid, WalError, WalVanished
 
 
 def resolve(target: RecoveryTarget, ground: Ground) -> Resolved:
@@ -51,7 +52,37 @@ def _latest(ground: Ground, lineage: Lineage, found: Sequence[Stretch]) -> Resol
     if ground.gap(lineage, stretch.run):
         raise ground.refusal(ground.gap_words(lineage, stretch))
     with ground.reader(lineage, stretch.run) as reader:
+        _nothing_vanished(ground, lineage, stretch, reader)
         return _behind_last(ground, lineage, stretch, stretch.bases[-1], reader)
+
+
+def _nothing_vanished(ground: Ground, lineage: Lineage, stretch: Stretch, reader: Reader) -> None:
+    """Raises ``RecoveryPointInvalid`` when more was known to be archived than is there now, unless somebody has accepted that."""
+    archives, end = ground.archives, stretch.run.end
+    newer = [each for each in ground.known_reach if int(each.system_identifier) > int(archives.system_identifier)]
+    if newer and ground.base is None:
+        refusal = ground.refusal(
+            f"Archived write-ahead log of a newer cluster, {newer[-1].system_identifier}, has vanished: {newer[-1].by} reached {format_lsn(newer[-1].lsn)} "
+            f"there. Find out who removed it. To recover {archives.system_identifier} as it was last all the same, name the base "
+            f"{ground.bases[-1].backup_id}."
+        )
+        raise WalVanished(str(refusal))
+    known_reach = list(ground.known_reach)
+    if not ground.recorded:
+        # No record says how far the archives reached: what is not authentic may have been damaged, and not put there.
+        known_reach += [
+            Known(f"by its name {key}, which is not authentic,", archives.system_identifier, timeline, lsn)
+            for key, (timeline, lsn) in archives.disowned.items()
+        ]
+    known = furthest_beyond(known_reach, archives.system_identifier, lineage, end)
+    if known is None or (ground.pinned is not None and known.timeline > ground.pinned):
+        return
+    last = last_ending(reader, end)
+    times = [each for each in (stretch.claim, last.at if last else None) if each is not None]
+    ground.vanished = Vanished(known, end, max(times, default=None))
+    if not ground.vanished.is_accepted(ground.accepted):
+        raise WalVanished(str(ground.refusal(f"{ground.vanished.sentence()} {ground.vanished.remedy}.")))
+    ground.warnings.append(ground.vanished.sentence())
 
 
 def _all_answered(ground: Ground, what: str) -> None:
@@ -244,6 +275,8 @@ def _recorded(target: RecoveryTarget, ground: Ground) -> Resolved:
                     continue
                 if target.name is not None:
                     _all_answered(ground, f"Which restore point {target.name!r} is the latest")
+                    if timeline == ground.timelines[0] and stretch is found[-1]:
+                        _nothing_vanished(ground, lineage, stretch, reader)
                 base = [base for base in stretch.bases if stop_of(base) <= lsn][-1]
                 record = reader.record_from(lsn)
                 assert record is not None and record.lsn == lsn

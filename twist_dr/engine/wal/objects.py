@@ -13,8 +13,8 @@ from __future__ import annotations
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -157,7 +157,7 @@ class WalArchive:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, system_identifier: str, key: str, keyring: Keyring) -> Iterator[bytes]:
+    def read(self, system_identifier: str, key: str, keyring: Keyring) -> Generator[bytes, None, None]:
         """The plain bytes of the object under ``key``, authenticated. Good only when the iterator has ended without an error.
 
         Raises ``AuthenticationFailed``, ``ArtifactInvalid`` and storage errors.
@@ -175,6 +175,19 @@ class WalArchive:
 
         chunks = stored() if self.patience is None else watched(stored, self.patience, what)
         yield from decompress(opened(chunks, keyring, data, what), compression, what)
+
+    def read_beginning(self, system_identifier: str, key: str, keyring: Keyring) -> None:
+        """Authenticate the beginning of an object, which says that it lies in its own place. Raises what :meth:`read` raises."""
+        with closing(self.read(system_identifier, key, keyring)) as chunks:
+            next(chunks, b"")
+
+    def has_genuine(self, system_identifier: str, keyring: Keyring) -> bool:
+        """Whether anything here of a cluster is authentic. Raises storage errors."""
+        for _, stored in self._listed(self.folder(system_identifier)):
+            with suppress(AuthenticationFailed, ArtifactInvalid, ObjectMissing):
+                self.read_beginning(system_identifier, stored.key, keyring)
+                return True
+        return False
 
     def history(self, system_identifier: str, timeline: int, keyring: Keyring) -> list[Ancestor]:
         """The ancestors of a timeline. Raises ``WalInvalid``, and what :meth:`read` raises."""

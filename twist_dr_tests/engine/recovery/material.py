@@ -21,6 +21,7 @@ from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.plan import RecoveryPlan, make_plan
 from twist_dr.engine.recovery.planning import RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.target import parse_target
+from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.streams import Form
 from twist_dr.engine.wal.head import Head
@@ -292,14 +293,16 @@ class Material:
             path.parent.mkdir(parents=True)
             path.write_bytes(base.seal(KEY))
 
-    def wished(self, wish: RecoveryWish, *targets: str) -> RecoveryPlan:
-        """What comes of a wish, from the targets alone; one without a folder does not answer."""
+    def wished(self, wish: RecoveryWish, *targets: str, known: Sequence[Known] = ()) -> RecoveryPlan:
+        """What comes of a wish, from the targets and what was known of them; one without a folder does not answer."""
         work = Path(tempfile.mkdtemp(dir=self.folder, prefix="work-"))
         repositories = [
             Repository(LocalTarget(target, self.folder / target), "erp") for target in targets or ("office",)
         ]
         now = datetime.now(timezone.utc) + timedelta(days=400)
-        return plan_recovery(wish, repositories, KEYRING, [self.tools.folder], work, Report(), now=now).plan
+        return plan_recovery(
+            wish, repositories, KEYRING, [self.tools.folder], work, Report(), now=now, known=known
+        ).plan
 
 
 def between(some: Row, other: Row) -> str:
