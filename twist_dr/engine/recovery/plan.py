@@ -53,8 +53,8 @@ class RecoveryPlan:
     histories: tuple[int, ...]
     stored_bytes: int
     lost: Lost
-    vanished: Vanished | None
     warnings: tuple[str, ...]
+    vanished: Vanished | None = None
 
     @property
     def base(self) -> Manifest:
