@@ -184,8 +184,8 @@ class _Examination:
         # Half a guess where the database could not be asked.
         one_form = first_backup_room(self._seen.size if self._seen else 0, self._media.bytes, 1)
         working = (yield from guarded("targets", check_targets(targets, one_form))) or []
-        yield from guarded("targets", check_strangers(working, settings.application))
         repositories = [Repository(target, settings.application) for target in working]
+        yield from guarded("targets", check_strangers(repositories))
         folders = {name: place.folder for name, place in places.items() if place.folder is not None}
         keys = check_keyring(settings.encryption.keyring, settings.media, settings.configuration, folders)
         keyring = yield from guarded("keyring", keys)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from twist_dr.doctor.findings import Check, from_error, from_sentence, ok, problem, warning
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.retention.ground import strangers
 from twist_dr.engine.target_test import TargetTest, run_target_test
 from twist_dr.engine.words import few
 from twist_dr.errors import StorageError
-from twist_dr.storage.base import StorageTarget, told
+from twist_dr.storage.base import StorageTarget, told_of
 
 _SKEW_WARNING_SECONDS = 60.0
 _SKEW_PROBLEM_SECONDS = 600.0
@@ -78,19 +80,20 @@ def _room(check: str, target: StorageTarget, wanted: int) -> Check[None]:
         )
 
 
-def check_strangers(targets: Iterable[StorageTarget], application: str) -> Check[None]:
+def check_strangers(repositories: Iterable[Repository]) -> Check[None]:
     """What somebody put among the objects and is none: nobody of ours follows, opens or removes it."""
-    for target in targets:
+    for repository in repositories:
+        check = f"target {repository.target.name}"
         try:
-            strangers = target.strangers(application)
+            found = strangers(repository)
         except StorageError as error:
-            yield from_error(f"target {target.name}", error, "warning")
+            yield from_error(check, error, "warning")
             continue
-        if strangers:
+        if found:
             yield problem(
-                f"target {target.name}",
-                f"{told(strangers)}; this is no part of a backup, and nothing there is read, written or deleted through it",
-                f"find out who put it there, and remove it; a folder that is to lie elsewhere is storage_targets.{target.name}.path itself",
+                check,
+                f"{told_of(found)}; this is no part of a backup, and nothing there is read, written or deleted through it",
+                f"find out who put it there, and remove it; a folder that is to lie elsewhere is storage_targets.{repository.target.name}.path itself",
             )
 
 

@@ -29,7 +29,7 @@ from twist_dr.retention.recheck import Recheck
 from twist_dr.retention.telling import Log, TargetOutcome, Telling
 from twist_dr.retention.windows import Windows
 from twist_dr.settings import Settings
-from twist_dr.storage.base import StorageTarget, told
+from twist_dr.storage.base import StorageTarget, told_of
 
 #: So many refusals in a row, and the target is left alone: it is read-only, or its credentials may not delete.
 _MOST_REFUSALS = 3
@@ -197,7 +197,7 @@ class _Carrying:
             self._outcome.add_problem(f"{backup_id} stays, and with it all WAL: {why}")
         if self._facts.strangers:
             self._outcome.add_problem(
-                f"{told(self._facts.strangers)}; nothing there is read or deleted: find out who put it there, and remove it."
+                f"{told_of(self._facts.strangers)}; nothing there is read or deleted: find out who put it there, and remove it."
             )
         self._settle_tombstones()
         self._delete_backups()

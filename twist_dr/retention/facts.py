@@ -10,10 +10,9 @@ from typing import get_args
 from twist_dr.catalog import BackupRow, Catalog, RetentionRow
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
-from twist_dr.engine.patience import bounded
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.doubts import REBUILT_MARK
-from twist_dr.engine.retention.ground import Bases, Ground, read_bases, survey, survey_wal
+from twist_dr.engine.retention.ground import Bases, Ground, read_bases, strangers, survey, survey_wal
 from twist_dr.engine.retention.holds import HoldNotes
 from twist_dr.engine.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
 from twist_dr.engine.retention.plan import good_ids
@@ -103,7 +102,7 @@ class Looking:
         facts = Facts(target.name, repository, archive, notes, ground, backups, in_use, bases, staged)
         facts.hold_bytes = notes.stored_bytes
         facts.begun = {each: rows[each] for each in sorted(ground.tombstones) if each in rows}
-        facts.strangers = bounded(lambda: target.strangers(self._application), _PATIENCE_SECONDS, target.name)
+        facts.strangers = strangers(repository)
         facts.warnings = [
             *_missing(target.name, sorted(set(whole) - set(ground.sealed))),
             *suspicious(target.name, facts.strangers, ground, notes, self._placed()),

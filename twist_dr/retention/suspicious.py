@@ -8,7 +8,7 @@ from twist_dr.engine.retention.ground import Ground
 from twist_dr.engine.retention.holds import HoldNotes
 from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.words import counted, few
-from twist_dr.storage.base import Stranger, told
+from twist_dr.storage.base import Stranger, told_of
 
 
 def suspicious(
@@ -16,7 +16,7 @@ def suspicious(
 ) -> Iterator[str]:
     """Sentences about one target. ``placed``: the holds that the catalog has. Raises storage errors."""
     if strangers:
-        yield f"{name}: {told(strangers)}; it is left alone."
+        yield f"{name}: {told_of(strangers)}; it is left alone."
     if ground.forged:
         yield (
             f"{name}: {counted(len(ground.forged), 'tombstone')} that we did not write, or that an earlier version wrote, for "

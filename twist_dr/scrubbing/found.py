@@ -37,7 +37,8 @@ class Found:
 
 @dataclass
 class ScrubResult:
-    """``unread``: by target, why it could not be read (to the end). ``unreadable``: sentences about copies that nothing can be said of.
+    """``unread``: by target, why it could not be read (to the end). ``unreadable``: sentences about copies that nothing can be said of,
+    and about what lies among them and is no part of a backup.
 
     ``oldest``: how long ago that copy was read which was not for the longest time; None without any.
     """

@@ -17,6 +17,7 @@ from twist_dr.engine.manifest import Manifest, open_manifest
 from twist_dr.engine.patience import bounded
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.retention.ground import strangers
 from twist_dr.engine.scrub.reading import read_copy
 from twist_dr.engine.scrub.rotation import CopyToRead, copies_due, elapsed_since
 from twist_dr.engine.scrub.throttle import Throttle
@@ -37,7 +38,7 @@ from twist_dr.scrubbing.found import Found, ScrubOrder, ScrubResult
 from twist_dr.scrubbing.mending import Mender
 from twist_dr.scrubbing.wal import WalScrub
 from twist_dr.settings import Settings
-from twist_dr.storage.base import Progress
+from twist_dr.storage.base import Progress, told_of
 
 #: A note of the catalog: ``{"targets": {name: time of the last scrub that read all that was due there}}``.
 SCRUB_MARK = "scrub"
@@ -110,6 +111,7 @@ class Scrub:
         try:
             rows = [row for row in self._catalog.retention_rows(self._application, name) if self._is_there(row)]
             _refuse_emptied(repository, rows)
+            self._strangers(repository)
             self._copies(repository, rows, order, elapsed)
             if order.backup is None:
                 self._wal.read(repository, order, elapsed)
@@ -120,6 +122,12 @@ class Scrub:
         except Exception as error:
             self.result.unread[name] = str(error) or type(error).__name__
             self._report.warning(f"{name} cannot be read: {self.result.unread[name]}")
+
+    def _strangers(self, repository: Repository) -> None:
+        if found := strangers(repository):
+            told = f"{repository.target.name}: {told_of(found)}; nothing there is read or deleted: find out who put it there, and remove it."
+            self._report.warning(told)
+            self.result.unreadable.append(told)
 
     def _is_there(self, row: RetentionRow) -> bool:
         return row.state != "deleted" and (row.state != "pending" or self._now - row.updated_at > _ABANDONED)

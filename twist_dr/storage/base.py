@@ -85,7 +85,7 @@ class Stranger:
         return f"{self.path!r} is {self.what}"
 
 
-def told(strangers: Sequence[Stranger]) -> str:
+def told_of(strangers: Sequence[Stranger]) -> str:
     """The first of them, for a sentence."""
     more = f", and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
     return ", ".join(map(str, strangers[:_NAMED])) + more
@@ -202,12 +202,12 @@ class StorageTarget(ABC):
         """
         return None
 
-    def strangers(self, prefix: str) -> builtins.list[Stranger]:
-        """Links, named pipes, devices, mount points below ``prefix`` or in its place: no objects, and left alone. The first of them.
+    def strangers(self, prefix: str) -> Iterator[Stranger | None]:
+        """Links, named pipes, devices, mount points below ``prefix`` or in its place: no objects, and left alone.
 
-        A store that knows objects only has none.
+        ``None`` now and then, as a sign that the search goes on. A store that knows objects only has none.
         """
-        return []
+        return iter(())
 
     def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
         """Read the object as the target holds it and compare. Raises ``ObjectMissing`` or ``ObjectCorrupt``."""

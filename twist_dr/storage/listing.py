@@ -11,8 +11,10 @@ from twist_dr.storage.base import StoredObject, Stranger
 from twist_dr.storage.beneath import A_FILE, A_FOLDER, Entry, Folder, NoFolder
 
 _PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
-#: Keys of ours have six parts at most. Whoever can write to a target can make folders that no walk should follow to their end.
-_DEEPEST = 16
+#: Folders within each other. Keys of ours have six parts at most; whoever can write to a target can make so many that no walk ends.
+DEEPEST = 16
+#: Entries between two signs that a walk goes on.
+_SIGN_OF_LIFE = 500
 
 
 def stored(key: str, status: stat_result) -> StoredObject:
@@ -30,42 +32,45 @@ def entries(folder: Folder) -> list[Entry]:
     return sorted(found, key=lambda entry: f"{entry.name}/" if entry.what == A_FOLDER else entry.name)
 
 
-def walk(folder: Folder, prefix: str, listed: Sequence[Entry] | None = None, depth: int = 0) -> Iterator[StoredObject]:
+def walk(folder: Folder, prefix: str, listed: Sequence[Entry] | None = None) -> Iterator[StoredObject]:
     """Every object below ``folder``, whose own key ends in ``prefix``, in key order. ``listed``: its entries, if not all."""
     for entry in entries(folder) if listed is None else listed:
         if entry.what == A_FILE:
             status = folder.file(entry.name)
             if status is not None:  # else deleted, or exchanged, meanwhile
                 yield stored(prefix + entry.name, status)
-        elif depth < _DEEPEST:
+        elif prefix.count("/") < DEEPEST:
             try:
                 child = folder.child(entry.name)
             except (FileNotFoundError, NoFolder):
                 continue
             with child:
-                yield from walk(child, f"{prefix}{entry.name}/", None, depth + 1)
+                yield from walk(child, f"{prefix}{entry.name}/")
 
 
-def strangers_at(folder: Folder, parts: Sequence[str]) -> Iterator[Stranger]:
-    """What below the folder that ``parts`` lead to, or on the way to it, is neither file nor folder, or leads elsewhere."""
+def strangers_at(root: Folder, parts: Sequence[str]) -> Iterator[Stranger | None]:
+    """What below the folder that ``parts`` lead to, or on the way to it, is neither file nor folder, or leads elsewhere.
+
+    ``None`` now and then: it goes on.
+    """
     try:
-        with folder.chain(parts) as chain:
-            yield from _strangers(chain[-1], f"{'/'.join(parts)}/", 0)
+        with root.chain(parts) as chain:
+            yield from _strangers(chain[-1], f"{'/'.join(parts)}/")
     except FileNotFoundError:
         return
     except NoFolder as error:
         yield Stranger(error.path, error.what)
 
 
-def _strangers(folder: Folder, prefix: str, depth: int) -> Iterator[Stranger]:
-    for name, listed in sorted(folder.entries()):
-        if listed == A_FILE and folder.file(name) is not None:
-            continue
+def _strangers(folder: Folder, prefix: str) -> Iterator[Stranger | None]:
+    for number, name in enumerate(sorted(entry.name for entry in folder.entries())):
+        if number % _SIGN_OF_LIFE == 0:
+            yield None
         try:
             what = folder.kind(name)
-            if what == A_FOLDER and depth < _DEEPEST:
+            if what == A_FOLDER and prefix.count("/") < DEEPEST:
                 with folder.child(name) as child:
-                    yield from _strangers(child, f"{prefix}{name}/", depth + 1)
+                    yield from _strangers(child, f"{prefix}{name}/")
                 continue
         except FileNotFoundError:
             continue

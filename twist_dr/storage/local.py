@@ -26,8 +26,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from itertools import chain as chained
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,14 +52,12 @@ from twist_dr.storage.base import (
 )
 from twist_dr.storage.beneath import A_FOLDER, Entry, Folder, NoFolder
 from twist_dr.storage.files import ObjectFile, copy_file, drop_cache, link_source, os_errors, publish
-from twist_dr.storage.listing import entries, stored, strangers_at, walk
+from twist_dr.storage.listing import DEEPEST, entries, stored, strangers_at, walk
 
 INCOMING = ".incoming"
 
 #: ``<begun, Unix seconds>-<random>``: the name tells the age, since a linked file keeps the times of its source.
 _TEMPORARY = re.compile(r"^(\d{1,12})-[0-9a-f]{32}\Z")
-#: Enough to see what somebody did.
-_MOST_STRANGERS = 20
 
 
 class LocalTarget(StorageTarget):
@@ -152,16 +148,16 @@ class LocalTarget(StorageTarget):
                     names = [
                         entry.name
                         for entry in _without_incoming(chain[-1], prefix)
-                        if next(walk(chain[-1], "", [entry]), None) is not None
+                        if next(walk(chain[-1], f"{prefix}/" if prefix else "", [entry]), None) is not None
                     ]
             except (FileNotFoundError, NoFolder):
                 return []
         return sorted(names)
 
-    def strangers(self, prefix: str) -> builtins.list[Stranger]:
+    def strangers(self, prefix: str) -> Iterator[Stranger | None]:
+        parts = self._parts(prefix)
         with os_errors(self.name, self.path / prefix), self._root() as root:
-            found = chained(strangers_at(root, self._parts(prefix)), strangers_at(root, [INCOMING]))
-            return [*islice(found, _MOST_STRANGERS)]
+            yield from strangers_at(root, parts)
 
     def delete(self, key: str) -> None:
         *folders, name = self._parts(key)
@@ -268,6 +264,8 @@ class LocalTarget(StorageTarget):
         parts = valid_key(key).split("/")
         if parts[0] == INCOMING:
             raise ValueError(f"reserved for unfinished uploads: {key!r}")
+        if len(parts) > DEEPEST:
+            raise ValueError(f"not a storage key, for its parts are too many: {key!r}")
         return parts
 
     # -- the steps of put ----------------------------------------------------------------------------------------------

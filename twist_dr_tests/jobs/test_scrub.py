@@ -353,6 +353,25 @@ def test_a_tombstone_that_others_wrote_hides_no_loss(site: Site, written: str) -
     assert _manifest(site).exists()
 
 
+def test_what_others_put_among_the_copies_is_told_left_alone_and_keeps_no_copy_from_being_read(site: Site) -> None:
+    victim, folder = site.folder / "victim", site.stored("office")
+    victim.mkdir()
+    (victim / "media.tar").write_text("somebody else's")
+    (folder.parent / "20200101T000000Z-full-0000").symlink_to(victim)
+    dump = next(folder.glob("database.dump*"))
+    dump.unlink()
+    os.mkfifo(dump)
+    result = scrub(site)
+    with pytest.raises(
+        CopyFailed, match=r"20200101T000000Z-full-0000' is a symbolic link, .* is a named pipe; nothing there is read"
+    ):
+        raise_failures(result)
+    assert result.copies == 2, "those of both targets"
+    (found,) = result.found
+    assert found.outcome == "not mended" and "named pipe" in found.result
+    assert dump.is_fifo() and (victim / "media.tar").read_text() == "somebody else's"
+
+
 def test_a_copy_that_never_got_there_is_filled_in_and_one_that_nobody_has_is_only_told(site: Site) -> None:
     good, backup_id = objects(site), site.latest().backup_id
     for path in site.stored("office").iterdir():

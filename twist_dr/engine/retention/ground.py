@@ -21,9 +21,11 @@ from twist_dr.engine.retention.tombstones import has_genuine_tombstone, tombston
 from twist_dr.engine.wal.history import Ancestor
 from twist_dr.engine.wal.objects import Holdings, WalArchive
 from twist_dr.errors import BackupError, EncryptionError, StorageError, TwistDRError
-from twist_dr.storage.base import StoredObject
+from twist_dr.storage.base import StoredObject, Stranger
 
 _AT_ONCE = 500
+#: Enough to see what somebody did.
+_MOST_STRANGERS = 20
 _TOMBSTONE = ".json"
 
 
@@ -110,6 +112,17 @@ def listed(repository: Repository, prefix: str) -> Iterator[StoredObject]:
     name = repository.target.name
     for portion in some() if repository.patience is None else watched(some, repository.patience, name):
         yield from portion
+
+
+def strangers(repository: Repository) -> list[Stranger]:
+    """What others put among an application's objects; the first of them. Raises storage errors, as :func:`listed` does."""
+    name, patience = repository.target.name, repository.patience
+
+    def some() -> Iterator[Stranger | None]:
+        return repository.target.strangers(repository.application)
+
+    found = some() if patience is None else watched(some, patience, name)
+    return list(islice((each for each in found if each is not None), _MOST_STRANGERS))
 
 
 # -- base backups and their WAL ----------------------------------------------------------------------------------------
