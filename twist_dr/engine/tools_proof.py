@@ -7,19 +7,17 @@ pg_dump of another major version takes for the application's. So the schema, whi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
-from twist_dr.engine.postgres.dump import dump_roles, dump_schema, restore_database
-from twist_dr.engine.postgres.dump_internals import leave_out_internals
+from twist_dr.engine.postgres.dump import dump_roles, dump_schema
 from twist_dr.engine.postgres.tools import Tools, serves
 from twist_dr.engine.progress import Report
-from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
-from twist_dr.engine.streams import write_new
+from twist_dr.engine.schema_trial import try_schema
 from twist_dr.engine.verification import VerificationPlan, open_place, verification_base
-from twist_dr.errors import BackupError, DatabaseError, ProcessFailed, StagingFull
+from twist_dr.errors import BackupError, DatabaseError, StagingFull
 
-_FOLDER = "schema-"
 #: In the name of the database that is made on an existing server.
 _NAME = "tools"
 
@@ -62,30 +60,20 @@ class ToolsProof:
         dumping it and opening the place raise: kinds of ``DatabaseError``, and ``StagingFull``.
         """
         facts = snapshot.facts(tools.version)
+        pieces: list[bytes] = []
+        dump_schema(source, tools, snapshot.id, pieces.append)
+        roles: list[bytes] = []
+        dump_roles(source, tools, False, roles.append)
         base = verification_base(self.plan.scratch, server_here=self.plan.server is None)
-        clear_left_over(base, _FOLDER)
-        with ScratchFolder(base, _FOLDER) as folder:
-            dump = folder / "schema.dump"
-            pieces: list[bytes] = []
-            dump_schema(source, tools, snapshot.id, pieces.append)
-            write_new(dump, pieces, durable=False)
-            roles: list[bytes] = []
-            dump_roles(source, tools, False, roles.append)
-            leave_out_internals(dump)
-            place = open_place(self.plan, facts, b"".join(roles), _NAME)
-            with place:
-                try:
-                    restore_database(
-                        place.cluster, place.tools, place.database, dump,
-                        jobs=1, keep_owners=place.keep_owners, subscriptions=False,
-                    )  # fmt: skip
-                except ProcessFailed as error:
-                    raise BackupError(
-                        f"Nobody could restore what pg_dump {tools.version} writes of {facts.database} (PostgreSQL {facts.version}): "
-                        f"PostgreSQL {place.version} does not take the schema back ({str(error).removesuffix('.')}); "
-                        f"install postgresql-client-{facts.major}, so that backups are made with the server's own tools."
-                    ) from error
-        return place.version
+        opened = partial(open_place, self.plan, facts, b"".join(roles), _NAME)
+        found = try_schema(b"".join(pieces), base, opened)
+        if found.complaint is not None:
+            raise BackupError(
+                f"Nobody could restore what pg_dump {tools.version} writes of {facts.database} (PostgreSQL {facts.version}): "
+                f"PostgreSQL {found.version} does not take the schema back ({found.complaint}); "
+                f"install postgresql-client-{facts.major}, so that backups are made with the server's own tools."
+            )
+        return found.version
 
 
 def what_they_cannot(tools: Tools, major: int) -> str:

@@ -17,6 +17,7 @@ from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.restore_place import versions_differ
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.roles import (
     apply_roles,
@@ -63,6 +64,8 @@ def recover_database(
     After an error the database is gone again; roles that were made stay, and were told to ``report``. Raises
     ``RestoreFailed``, and what reading from the target and connecting to the server raise.
     """
+    facts = manifest.postgres
+    assert facts is not None
     begun = time.monotonic()
     with scratch_folder() as folder:
         dump = folder / "database.dump"
@@ -74,6 +77,12 @@ def recover_database(
             report.warning(line)
         roles = repository.read_small(manifest, "roles.sql", keyring)
         made = _make_roles(new, roles, report)
+        if versions_differ(facts, new.major):
+            # Now, rather than after hours: does this server take every statement?
+            with _made(new, manifest, report):
+                _restore(new, dump, manifest, 1, report, schema_only=True)
+            with new.maintenance() as connection:
+                databases.drop(connection, new.name)
         with _made(new, manifest, report):
             properties = _properties(new, dump, folder)
             # Now, rather than after hours: can they be given at all?
@@ -179,15 +188,19 @@ def _give(new: NewDatabase, properties: _Properties, *, rehearse: bool) -> None:
             ) from error
 
 
-def _restore(new: NewDatabase, dump: Path, manifest: Manifest, jobs: int, report: Report) -> None:
+def _restore(
+    new: NewDatabase, dump: Path, manifest: Manifest, jobs: int, report: Report, *, schema_only: bool = False
+) -> None:
     facts = manifest.postgres
     assert facts is not None
     report.info(
-        f"restoring into {new.cluster.place} (PostgreSQL {new.server_version}) with pg_restore {new.tools.version}, {jobs} jobs"
+        f"{'trying the schema in' if schema_only else 'restoring into'} {new.cluster.place} (PostgreSQL {new.server_version}) with pg_restore {new.tools.version}, {jobs} jobs"
     )
     with restore_progress(new.cluster, new.name, facts.database_size, report):
         try:
-            restore_database(new.cluster, new.tools, new.name, dump, jobs=jobs, subscriptions=False)
+            restore_database(
+                new.cluster, new.tools, new.name, dump, jobs=jobs, subscriptions=False, schema_only=schema_only
+            )
         except ProcessFailed as error:
             raise RestoreFailed(
                 f"{manifest.backup_id} could not be restored: {error}; mend that on the server, then run again, or take --dump-to and restore by hand."

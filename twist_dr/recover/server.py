@@ -29,6 +29,7 @@ class NewDatabase:
     cluster: Cluster
     name: str
     tools: Tools
+    major: int
     server_version: str
     beside: str
     """Another database of the server, to make this one from."""
@@ -67,8 +68,9 @@ def look(url: str | None, facts: PostgresFacts) -> NewDatabase:
         version = _need_version(connection, facts)
         _need_rights(connection)
         _need_extensions(connection, facts)
-        tools = _tools(connection.info.server_version // 10000, facts)
-        return NewDatabase(cluster, name, tools, version, connection.info.dbname)
+        major = connection.info.server_version // 10000
+        tools = _tools(major, facts)
+        return NewDatabase(cluster, name, tools, major, version, connection.info.dbname)
 
 
 def _need_absent(connection: Connection, name: str, cluster: Cluster) -> None:

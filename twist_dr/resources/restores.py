@@ -56,6 +56,7 @@ def restore_place(
         repositories=repositories,
         keyring=keyring,
         work_dir=settings.work_dir,
+        scratch=settings.scratch_dir,
         media=settings.media,
         django=django_application(settings),
         client_tools=settings.database.client_tools,

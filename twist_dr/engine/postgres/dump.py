@@ -117,6 +117,7 @@ def restore_database(
     keep_owners: bool = True,
     subscriptions: bool = True,
     entries: Path | None = None,
+    schema_only: bool = False,
 ) -> None:
     """Restore a custom-format dump into an existing empty database. Raises ``ProcessFailed`` at the first error.
 
@@ -132,6 +133,8 @@ def restore_database(
         arguments.append("--no-subscriptions")
     if entries is not None:
         arguments.append(f"--use-list={entries}")
+    if schema_only:
+        arguments.append("--schema-only")
     settings = {**LOADING, "maintenance_work_mem": f"{max(64, _INDEX_MEMORY // jobs)}MB"}
     run([*arguments, dump], environment=cluster.environment(database, settings))
 

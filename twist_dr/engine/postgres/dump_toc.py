@@ -69,6 +69,16 @@ def read_entries(file: BinaryIO, header: Header, definitions_of: Collection[byte
         yield _entry(file, definitions_of, has_relation_kind=header.minor >= _WITH_RELATION_KIND)
 
 
+def toc_size(file: BinaryIO) -> int | None:
+    """Bytes up to the first block of rows; None when that is not all there, or no dump as we know them."""
+    try:
+        for _ in read_entries(file, read_header(file)):
+            pass
+    except UnknownDump:
+        return None
+    return file.tell()
+
+
 def _entry(file: BinaryIO, definitions_of: Collection[bytes], *, has_relation_kind: bool) -> TocEntry:
     number, has_rows = _integer(file), _integer(file)
     _skip_texts(file, 3)  # both oids, name

@@ -48,6 +48,11 @@ class RestorePlace:
         self._remove()
 
 
+def versions_differ(facts: PostgresFacts, server: int) -> bool:
+    """Whether the dump's server, its tools and the server it goes into are of several major versions: then its schema is tried first."""
+    return not facts.major == client_major(facts) == server
+
+
 def restoring_major(facts: PostgresFacts) -> int:
     """The oldest major version that restores the dump: an older pg_restore cannot read what a newer pg_dump wrote."""
     return max(facts.major, client_major(facts))

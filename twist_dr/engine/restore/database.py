@@ -74,7 +74,15 @@ def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
 
 
 def restore_dump(
-    cluster: Cluster, tools: Tools, name: str, dump: Path, manifest: Manifest, *, jobs: int, report: Report
+    cluster: Cluster,
+    tools: Tools,
+    name: str,
+    dump: Path,
+    manifest: Manifest,
+    *,
+    jobs: int,
+    report: Report,
+    schema_only: bool = False,
 ) -> list[str]:
     """Restore into the empty database ``name``; returns warnings. Subscriptions are left out: they would pull data at once.
 
@@ -88,11 +96,19 @@ def restore_dump(
         [[superuser]] = query(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     if not superuser:
         grants = without_system_grants(tools, dump, entries)
-    report.info(f"restoring into {name} with pg_restore {tools.version}, {jobs} jobs")
+    what = "trying the schema" if schema_only else "restoring"
+    report.info(f"{what} in {name} with pg_restore {tools.version}, {jobs} jobs")
     with restore_progress(cluster, name, facts.database_size, report):
         try:
             restore_database(
-                cluster, tools, name, dump, jobs=jobs, subscriptions=False, entries=entries if grants else None
+                cluster,
+                tools,
+                name,
+                dump,
+                jobs=jobs,
+                subscriptions=False,
+                entries=entries if grants else None,
+                schema_only=schema_only,
             )
         except ProcessFailed as error:
             raise RestoreFailed(

@@ -40,6 +40,7 @@ class Gate:
     """What the gate found. Any of ``refusals`` keeps it shut. ``forward``: migrations that will run in the restored database."""
 
     live: str = ""
+    server_major: int = 0
     tools: Tools | None = None
     forward: list[str] = field(default_factory=list)
     live_migrations: dict[str, list[str]] = field(default_factory=dict)
@@ -128,7 +129,8 @@ class _Looking:
         self._look_at_server_disk(connection, facts)
 
     def _look_at_version(self, connection: Connection, facts: PostgresFacts) -> None:
-        gate, major = self._gate, connection.info.server_version // 10000
+        gate = self._gate
+        major = gate.server_major = connection.info.server_version // 10000
         if major < facts.major:
             gate.refusals.append(
                 f"the server runs PostgreSQL {major}, and the backup comes from {facts.version}: dumps of a newer server do not go "

@@ -46,7 +46,7 @@ class RestoreWish:
 class RestorePlace:
     """What a restore works with. ``repositories`` in the order in which they are tried; ``patience`` as in ``Repository``.
 
-    ``media`` are the live folders by name. ``work_dir`` takes what is fetched, sandboxes' media and configuration.
+    ``media`` are the live folders by name. ``work_dir`` takes what is fetched, sandboxes' media and configuration, ``scratch`` scratch servers.
     ``environment``: what the settings name for commands. ``after_sql`` and ``after_commands`` are run in the restored database before anybody else sees it.
     """
 
@@ -55,6 +55,7 @@ class RestorePlace:
     repositories: Sequence[Repository]
     keyring: Keyring
     work_dir: Path
+    scratch: Path
     media: Mapping[str, Path] = field(default_factory=dict)
     django: DjangoApplication | None = None
     client_tools: Sequence[Path] = ()

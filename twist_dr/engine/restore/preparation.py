@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.django import migrate, read_code
@@ -13,6 +14,7 @@ from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import read_migrations
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.restore_place import versions_differ
 from twist_dr.engine.postgres.sessions import COMMANDS
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
@@ -27,6 +29,10 @@ from twist_dr.engine.restore.tables import restore_tables
 from twist_dr.engine.schema import compare_schema
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import ProcessFailed, RestoreFailed
+
+if TYPE_CHECKING:
+    from twist_dr.engine.manifest import PostgresFacts
+    from twist_dr.engine.postgres.cluster import Connection
 
 _FETCHED = "fetched-"
 _COMMAND_SECONDS = 3600.0
@@ -77,8 +83,11 @@ class Preparation:
             with closing(databases.connect_for_maintenance(cluster)) as connection:
                 for line in phase_one.make_missing_roles(connection, self._sources.read_small("roles.sql")):
                     self._warn(line)
-                names.incoming_oid = databases.create_closed(connection, names.incoming, names.live, manifest.postgres)
-            place.around.journals.save(self._journal)
+                if not wish.tables and versions_differ(manifest.postgres, self._gate.server_major):
+                    self._create(connection, names, manifest.postgres)
+                    self._try_schema(names, tools, dump)
+                    databases.drop(connection, names.incoming)
+                self._create(connection, names, manifest.postgres)
             record.database = names.incoming
             if wish.tables:
                 self._restore_tables(names, tools, dump)
@@ -90,6 +99,18 @@ class Preparation:
                     self._warn(line)
         with phase_one.full_disk_named():
             self._make_ready(names)
+
+    def _create(self, connection: Connection, names: DatabaseSwitch, facts: PostgresFacts) -> None:
+        names.incoming_oid = databases.create_closed(connection, names.incoming, names.live, facts)
+        self._place.around.journals.save(self._journal)
+
+    def _try_schema(self, names: DatabaseSwitch, tools: Tools, dump: Path) -> None:
+        """Now, rather than after hours: a statement that this server does not take ends the restore before it loads a row."""
+        with self._record.timed("try_schema"):
+            cluster, manifest = self._place.around.cluster, self._sources.manifest
+            phase_one.restore_dump(
+                cluster, tools, names.incoming, dump, manifest, jobs=1, report=self._report, schema_only=True
+            )
 
     def _make_ready(self, names: DatabaseSwitch) -> None:
         wish, place, record, report = self._wish, self._place, self._record, self._report

@@ -1,0 +1,80 @@
+"""The gate's last look: does PostgreSQL of the live server's version take every statement of the backup's schema?
+
+Asked of a scratch server of that version, before anything is fetched but the head of the dump. What it says is a warning: the live
+server may have files and locales that this machine lacks. There, the schema is tried before any row is loaded.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+
+from twist_dr.engine.chunks import buffered
+from twist_dr.engine.keys import Keyring
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.dump_toc import toc_size
+from twist_dr.engine.postgres.restore_place import scratch_server, versions_differ
+from twist_dr.engine.postgres.scratch import scratch_base
+from twist_dr.engine.postgres.tools import choose_tools, find_tools
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.gate import Gate
+from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
+from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.schema_trial import try_schema
+from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseError, RestoreFailed
+
+#: Bytes that are fetched before the first look whether that is all of the head; then as many again, each time.
+_FIRST_BYTES = 1 << 20
+#: Tables by the hundred thousand have less.
+_MOST_BYTES = 256 << 20
+
+
+def look_at_schema(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources) -> None:
+    """Add to the gate what it finds. Costs nothing where backup, tools and server are of one major version."""
+    facts = sources.manifest.postgres
+    if "database" not in wish.parts or wish.tables or facts is None or gate.tools is None:
+        return
+    if not versions_differ(facts, gate.server_major):
+        return
+    try:
+        server = choose_tools(
+            find_tools(place.client_tools), gate.server_major, server=True, purpose="try the schema on"
+        )
+        if server.major != gate.server_major:
+            raise ClientToolsMissing(f"this machine has no server programs of PostgreSQL {gate.server_major}")
+        head = sources.attempt(lambda repository: _head(repository, sources.manifest, place.keyring))
+        opened = partial(scratch_server, server, place.scratch, facts, sources.read_small("roles.sql"))
+        found = try_schema(head, scratch_base(place.scratch), opened, gate.tools)
+    except (DatabaseError, BackupError, RestoreFailed) as error:
+        gate.warnings.append(
+            f"whether PostgreSQL {gate.server_major} takes the schema of {facts.version} could not be tried: {error}".rstrip(
+                "."
+            )
+        )
+        return
+    if found.complaint is None:
+        gate.passed.append(f"PostgreSQL {found.version} takes the backup's schema, tried in a scratch server")
+    else:
+        gate.warnings.append(
+            f"PostgreSQL {found.version}, the live server's version, does not take the backup's schema: {found.complaint}; the restore will "
+            "fail there too, before it loads a row, unless what is missing is there: change it in the application that made the backup, "
+            f"or restore into PostgreSQL {facts.major}"
+        )
+
+
+def _head(repository: Repository, manifest: Manifest, keyring: Keyring) -> bytes:
+    """The dump up to its rows. Raises ``BackupError`` when that is not to be had, and what reading raises."""
+    form, _ = repository.held(manifest)["database.dump"]
+    if not form.encrypted:
+        # Encrypted bytes are authentic piece by piece, others not before all of them were read.
+        raise BackupError(
+            f"the copy on {repository.target.name} is not encrypted, so its head is not used before all of it was checked"
+        )
+    read = b""
+    with buffered(repository.read(manifest, "database.dump", keyring)) as stream:
+        while (size := toc_size(io.BytesIO(read))) is None:
+            more = stream.read(max(_FIRST_BYTES, len(read)))
+            if not more or len(read) > _MOST_BYTES:
+                raise BackupError("the head of the dump is not as pg_dump writes it")
+            read += more
+    return read[:size]

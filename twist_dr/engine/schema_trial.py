@@ -1,0 +1,53 @@
+"""A schema restored for a trial: its statements are what versions of PostgreSQL differ in, and without rows it takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.dump_internals import leave_out_internals
+from twist_dr.engine.postgres.restore_place import RestorePlace
+from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.engine.streams import write_new
+from twist_dr.errors import ProcessFailed
+
+_FOLDER = "schema-"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """``version`` of the server that it was tried on; ``complaint``: what PostgreSQL said, None when it took all."""
+
+    version: str
+    complaint: str | None
+
+
+def try_schema(dump: bytes, base: Path, open_place: Callable[[], RestorePlace], tools: Tools | None = None) -> Trial:
+    """Restore the schema of a dump, or of the head of one, in a place that is opened for it, with ``tools`` or the place's own.
+
+    ``base`` takes the file. Raises what opening the place raises, and ``StagingFull``.
+    """
+    clear_left_over(base, _FOLDER)
+    with ScratchFolder(base, _FOLDER) as folder:
+        file = folder / "schema.dump"
+        write_new(file, [dump], durable=False)
+        leave_out_internals(file)
+        place = open_place()
+        with place:
+            try:
+                restore_database(
+                    place.cluster,
+                    tools or place.tools,
+                    place.database,
+                    file,
+                    jobs=1,
+                    keep_owners=place.keep_owners,
+                    subscriptions=False,
+                    schema_only=True,
+                )
+            except ProcessFailed as error:
+                return Trial(place.version, str(error).removesuffix("."))
+    return Trial(place.version, None)
