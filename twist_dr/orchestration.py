@@ -183,17 +183,28 @@ def operation(context: Context, settings: Settings, *, retry: bool = False) -> I
         state: AttemptState = "failed" if isinstance(error, Exception) else "cancelled"
         said, name = _reason(error)
         recorder.end(state, last=last, step=step, error=said, error_type=name)
-        if isinstance(error, Exception) and (told := _quotes_secret(error)):
-            raise dg.Failure(told, metadata={"error": name}, allow_retries=False) from None
+        if isinstance(error, Exception) and (instead := _instead(error)) is not None:
+            raise instead from None
         raise
     recorder.end("succeeded", last=last)
 
 
-def _quotes_secret(error: Exception) -> str | None:
-    """What to say in the place of an error that nobody expected, whose text, or that of its causes, Dagster must not keep."""
-    whole = "".join(traceback.format_exception(error))
-    told = leaving(whole)
-    return None if told == whole else told
+def _instead(error: Exception) -> dg.Failure | None:
+    """A failure in the place of an error that nobody expected, where its text, or that of its causes, quotes a secret: Dagster keeps all of it."""
+    said = [line for each in _chain(error) for line in (str(each), *getattr(each, "__notes__", ()))]
+    if isinstance(error, dg.Failure) or all(leaving(line) == line for line in said):
+        return None
+    return dg.Failure(
+        leaving("".join(traceback.format_exception(error))),
+        metadata={"error": type(error).__name__},
+        allow_retries=False,
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _reason(error: BaseException) -> tuple[str | None, str]:

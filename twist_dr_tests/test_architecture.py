@@ -19,6 +19,7 @@ PACKAGE = Path(twist_dr.__file__).parent
 #: Each room, and those that it may import from. Modules at the top of the package count as rooms of their own.
 MAY_IMPORT = {
     "redaction": set(),
+    "metadata": {"redaction"},
     "errors": {"redaction"},
     "storage": {"errors"},
     "engine": {"redaction", "errors", "storage"},
@@ -79,6 +80,7 @@ MAY_IMPORT = {
     "orchestration": {"redaction", "errors", "engine", "catalog", "settings", "backups", "runs", "audit"},
     "restores": {"errors", "engine", "catalog", "settings", "backups"},
     "assets": {
+        "metadata",
         "errors",
         "engine",
         "storage",
@@ -94,6 +96,7 @@ MAY_IMPORT = {
         "audit",
     },
     "jobs": {
+        "metadata",
         "errors",
         "engine",
         "catalog",
@@ -110,10 +113,20 @@ MAY_IMPORT = {
         "choosing",
         "wal",
     },
-    "automation": {"redaction", "engine", "catalog", "settings", "orchestration", "wal", "runs", "schedules"},
+    "automation": {
+        "metadata",
+        "redaction",
+        "engine",
+        "catalog",
+        "settings",
+        "orchestration",
+        "wal",
+        "runs",
+        "schedules",
+    },
     "definitions": {"engine", "catalog", "resources", "settings", "assets", "jobs", "automation"},
 }
-DAGSTER_ROOMS = {"orchestration", "assets", "jobs", "automation", "definitions"}
+DAGSTER_ROOMS = {"metadata", "orchestration", "assets", "jobs", "automation", "definitions"}
 
 
 def _modules() -> list[Path]:

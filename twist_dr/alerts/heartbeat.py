@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from twist_dr import __version__
 from twist_dr.engine.patience import bounded
+from twist_dr.engine.web import is_web_address
 from twist_dr.errors import TargetUnavailable
 from twist_dr.redaction import hiding_url
 
@@ -28,15 +29,12 @@ def beat(url: SecretStr | str, timeout_seconds: float, *, body: str | None = Non
     The error names the server and nothing else of the URL, whose path is what makes it secret. Proxies are those of the environment.
     """
     secret = url.get_secret_value() if isinstance(url, SecretStr) else url
-    try:
-        parts = urlsplit(secret)
-        server, _ = parts.hostname, parts.port
-    except ValueError:
-        server = None
-    if server is None or parts.scheme not in ("http", "https"):
+    if not is_web_address(secret, login=True):
         return (
-            "the heartbeat's url must begin with http:// or https:// and name a server; correct alerts.heartbeat.url."
+            "the heartbeat's url must begin with http:// or https:// and name a server, with %40 for an @ and %2F for a / in user "
+            "or password; correct alerts.heartbeat.url."
         )
+    server = urlsplit(secret).hostname
     try:
         bounded(lambda: _call(secret, timeout_seconds, body), timeout_seconds, "heartbeat")
     except (TargetUnavailable, TimeoutError):

@@ -6,6 +6,7 @@ import dagster as dg
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import human_bytes
+from twist_dr.metadata import in_markdown, in_words
 
 
 def metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
@@ -18,8 +19,8 @@ def metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
         for artifact in manifest.artifacts
     ]
     return {
-        "backup_id": dg.MetadataValue.text(manifest.backup_id),
-        "label": dg.MetadataValue.text(manifest.label),
+        "backup_id": in_words(manifest.backup_id),
+        "label": in_words(manifest.label),
         "plain_bytes": dg.MetadataValue.int(manifest.plain_bytes),
         "dagster/size_bytes": dg.MetadataValue.int(stored),
         "rows": dg.MetadataValue.int(sum(manifest.tables.values())),
@@ -27,7 +28,7 @@ def metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
         "duration_seconds": dg.MetadataValue.float(manifest.durations["total"]),
         "ratio": dg.MetadataValue.float(round(manifest.plain_bytes / stored, 2) if stored else 0.0),
         "warnings": dg.MetadataValue.int(len(manifest.warnings)),
-        "artifacts": dg.MetadataValue.md("\n".join(["| artifact | plain | stored |", "| --- | --- | --- |", *rows])),
+        "artifacts": in_markdown("\n".join(["| artifact | plain | stored |", "| --- | --- | --- |", *rows])),
     }
 
 
@@ -38,5 +39,5 @@ def nothing_left_out(manifest: Manifest) -> dg.AssetCheckResult:
         check_name="nothing_left_out",
         passed=not manifest.warnings,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"warnings": dg.MetadataValue.md(warnings)},
+        metadata={"warnings": in_markdown(warnings)},
     )

@@ -21,6 +21,7 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
+from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP, exclusively, note_key_use, operation
 from twist_dr.settings import Settings
 
@@ -115,11 +116,11 @@ def _metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
     assert base is not None
     return {
         **metadata(manifest),
-        "type": dg.MetadataValue.text("incremental" if base.incremental else "full"),
+        "type": in_words("incremental" if base.incremental else "full"),
         "chain_length": dg.MetadataValue.int(len(base.chain)),
-        "start_lsn": dg.MetadataValue.text(base.start_lsn),
-        "stop_lsn": dg.MetadataValue.text(base.stop_lsn),
+        "start_lsn": in_words(base.start_lsn),
+        "stop_lsn": in_words(base.stop_lsn),
         "timeline": dg.MetadataValue.int(base.timeline),
-        "restore_point": dg.MetadataValue.text(base.restore_point or "none"),
+        "restore_point": in_words(base.restore_point or "none"),
         "copy_seconds": dg.MetadataValue.float(manifest.durations["cluster"]),
     }

@@ -18,6 +18,7 @@ from twist_dr.engine.repository import Repository, form_named
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import BackupNotFound, TwistDRError
+from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP, operation
 from twist_dr.room import record_room
 from twist_dr.settings import Settings
@@ -184,9 +185,9 @@ def _materialization(
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "backup_id": dg.MetadataValue.text(manifest.backup_id),
-            "location": dg.MetadataValue.text(target.location),
-            "form": dg.MetadataValue.text(_form(copy.form, manifest.kind).name),
+            "backup_id": in_words(manifest.backup_id),
+            "location": in_words(target.location),
+            "form": in_words(_form(copy.form, manifest.kind).name),
             "dagster/size_bytes": dg.MetadataValue.int(copy.bytes),
             "duration_seconds": dg.MetadataValue.float(copy.seconds),
             "ratio": dg.MetadataValue.float(round(manifest.plain_bytes / copy.bytes, 2)),

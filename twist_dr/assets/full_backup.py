@@ -15,6 +15,7 @@ from twist_dr.engine.backup import ALL_PARTS, take_full_backup
 from twist_dr.engine.manifest import Label, Manifest, Part
 from twist_dr.engine.staging import StagingArea
 from twist_dr.errors import BackupError
+from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP, exclusively, note_key_use, operation
 from twist_dr.settings import Settings
 
@@ -95,5 +96,5 @@ def _metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
         **metadata(manifest),
         "files": dg.MetadataValue.int(sum(manifest.files.values())),
         "dump_seconds": dg.MetadataValue.float(manifest.durations.get("database", 0.0)),
-        "db_schema_version": dg.MetadataValue.text(manifest.db_schema_version or "unknown"),
+        "db_schema_version": in_words(manifest.db_schema_version or "unknown"),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from twist_dr.catalog import Catalog
+from twist_dr.metadata import in_markdown, in_words
 from twist_dr.orchestration import RUN_BACKUP, operation
 from twist_dr.settings import Settings
 
@@ -39,7 +40,7 @@ def report_asset(settings: Settings) -> dg.AssetsDefinition:
             (told.info if status.state == "safe" else told.warning)(headline(status))
             return dg.MaterializeResult(
                 metadata={
-                    "report": dg.MetadataValue.md(markdown(status, drawn)),
+                    "report": in_markdown(markdown(status, drawn)),
                     "file": dg.MetadataValue.path(path),
                     **numbers(status),
                 }
@@ -52,7 +53,7 @@ def numbers(status: "Status") -> dict[str, dg.MetadataValue]:
     """What people want to see over time: bare numbers, so that the page plots them."""
     point, rate = status.recovery_point, status.success_rate
     return {
-        "state": dg.MetadataValue.text(status.state),
+        "state": in_words(status.state),
         "health_score": dg.MetadataValue.int(status.score),
         "alerts": dg.MetadataValue.int(len(status.alerts)),
         **({"recovery_point_age_seconds": dg.MetadataValue.float(point.age)} if point else {}),

@@ -30,6 +30,7 @@ from twist_dr.errors import (
     VerificationFailed,
     WalError,
 )
+from twist_dr.metadata import in_markdown, in_words
 from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation
 from twist_dr.runs import heartbeat
 from twist_dr.settings import Settings
@@ -98,9 +99,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 asset_key=key,
                 check_name="restored_equals_recorded",
                 passed=result.verified,
-                metadata={
-                    "differences": dg.MetadataValue.md("\n".join(f"- {line}" for line in result.differences) or "none")
-                },
+                metadata={"differences": in_markdown("\n".join(f"- {line}" for line in result.differences) or "none")},
             )
             of_data = kind_of(backup_id) != "configuration"
             if not result.verified:
@@ -255,15 +254,15 @@ def record_verification(catalog: Catalog, result: VerificationResult, started_at
 
 def _metadata(result: VerificationResult) -> dict[str, dg.MetadataValue]:
     return {
-        "backup_id": dg.MetadataValue.text(result.backup_id),
-        "target": dg.MetadataValue.text(result.target),
+        "backup_id": in_words(result.backup_id),
+        "target": in_words(result.target),
         "tables": dg.MetadataValue.int(result.tables),
         "rows": dg.MetadataValue.int(result.rows),
         "files": dg.MetadataValue.int(result.files),
         "duration_seconds": dg.MetadataValue.float(result.seconds["total"]),
         "restore_seconds": dg.MetadataValue.float(result.seconds.get("restore", 0.0)),
-        "server_version": dg.MetadataValue.text(result.server_version or "no database part"),
-        "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in result.notes) or "none"),
+        "server_version": in_words(result.server_version or "no database part"),
+        "notes": in_markdown("\n".join(f"- {note}" for note in result.notes) or "none"),
     }
 
 

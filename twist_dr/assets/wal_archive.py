@@ -11,6 +11,7 @@ from twist_dr.assets.freshness import fresh_within
 from twist_dr.catalog import Catalog, CatalogUnavailable
 from twist_dr.engine.wal.frontier import Outcome, Shipped
 from twist_dr.engine.wal.names import format_lsn
+from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP, operation
 from twist_dr.settings import Settings
 from twist_dr.wal import Shipping, gaps_after_newest_base, raise_failures, spool_warnings, wal_settings
@@ -80,7 +81,7 @@ def _materialization(
     frontier = outcome.frontier
     assert frontier is not None
     metadata: dict[str, dg.MetadataValue] = {
-        "frontier": dg.MetadataValue.text(format_lsn(frontier.lsn)),
+        "frontier": in_words(format_lsn(frontier.lsn)),
         "frontier_lsn": dg.MetadataValue.int(frontier.lsn),
         "timeline": dg.MetadataValue.int(frontier.timeline),
         "segments": dg.MetadataValue.int(outcome.segments),
@@ -99,7 +100,7 @@ def _materialization(
                 asset_key=key,
                 check_name="no_gap",
                 passed=not gaps,
-                metadata={"gaps": dg.MetadataValue.text("; ".join(gaps) or "none")},
+                metadata={"gaps": in_words("; ".join(gaps) or "none")},
             )
         ],
     )

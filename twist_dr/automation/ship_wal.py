@@ -10,6 +10,7 @@ import dagster as dg
 from twist_dr.catalog import Catalog, CatalogUnavailable, WalFrontierRow
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.spool import Spool
+from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP
 from twist_dr.settings import Settings
 from twist_dr.wal import gaps_after_newest_base, is_anybody_shipping, wal_settings
@@ -64,7 +65,7 @@ def _events(row: WalFrontierRow, gaps: Sequence[str]) -> Iterator[dg.AssetMateri
     key = dg.AssetKey([row.application, "wal_archive", row.target])
     assert row.lsn is not None and row.timeline is not None
     metadata: dict[str, dg.MetadataValue] = {
-        "frontier": dg.MetadataValue.text(row.lsn),
+        "frontier": in_words(row.lsn),
         "frontier_lsn": dg.MetadataValue.int(parse_lsn(row.lsn)),
         "timeline": dg.MetadataValue.int(row.timeline),
         "spool_bytes": dg.MetadataValue.int(row.spool_bytes),
@@ -78,7 +79,7 @@ def _events(row: WalFrontierRow, gaps: Sequence[str]) -> Iterator[dg.AssetMateri
         asset_key=key,
         check_name="no_gap",
         passed=not gaps,
-        metadata={"gaps": dg.MetadataValue.text("; ".join(gaps) or "none")},
+        metadata={"gaps": in_words("; ".join(gaps) or "none")},
     )
 
 

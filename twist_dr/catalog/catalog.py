@@ -32,6 +32,7 @@ from twist_dr.catalog.upserts import upsert
 from twist_dr.engine.collector import paused_collector
 from twist_dr.engine.manifest import Kind, Label, Manifest, Part
 from twist_dr.errors import BackupError, BackupNotFound
+from twist_dr.redaction import leaving
 
 #: Candidates that a message names.
 _NAMED = 3
@@ -160,8 +161,8 @@ class Catalog(Operations, Summaries):
             "rows": rows,
             "files": files,
             "server_version": server_version,
-            "differences": differences,
-            "notes": notes,
+            "differences": [leaving(line) for line in differences],
+            "notes": [leaving(line) for line in notes],
             "run_id": run_id,
         }
         with self._database.writing() as connection:

@@ -79,6 +79,7 @@ class Operations:
     def save_alert(self, row: AlertRow) -> AlertRow:
         """Insert an alert, or write what became of it. Of two processes that raise the same cause, one gets what the other wrote."""
         values = _without_id(row)
+        values["message"] = leaving(row.message)
         values["open_cause"] = None if row.state == "resolved" else row.cause
         with self._database.writing() as connection:
             if row.id is not None:
@@ -269,7 +270,8 @@ class Operations:
     def record_delivery(self, row: DeliveryRow) -> None:
         """Record how the last message through a channel fared."""
         with self._database.writing() as connection:
-            upsert(connection, Delivery, asdict(row), key=("application", "channel"))
+            values = {**asdict(row), "error": None if row.error is None else one_line(row.error)}
+            upsert(connection, Delivery, values, key=("application", "channel"))
 
     def deliveries(self, application: str) -> list[DeliveryRow]:
         """How the last message through each channel fared, by name."""

@@ -13,6 +13,7 @@ from twist_dr.backups import chosen_targets, copies_name, who
 from twist_dr.catalog import Catalog, CatalogUnavailable
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.errors import SettingsError, StorageError, TwistDRError
+from twist_dr.metadata import in_markdown
 from twist_dr.orchestration import RUN_BACKUP, exclusively, operation, run_tags
 from twist_dr.resources.restores import surroundings
 from twist_dr.resources.targets import build_targets
@@ -95,7 +96,7 @@ def _remove_replaced(
     log = Log(settings, catalog, report, who(), context.run.run_id)
     replaced = Replaced(surroundings(settings), log, datetime.now(timezone.utc), allow_clock=config.allow_clock)
     done = replaced.show() if config.dry_run else replaced.remove()
-    metadata = {"plan": dg.MetadataValue.md(done.table()), "removed": dg.MetadataValue.int(done.removed)}
+    metadata = {"plan": in_markdown(done.table()), "removed": dg.MetadataValue.int(done.removed)}
     context.add_output_metadata(metadata)
     report.info(f"{done.removed} of {len(done.kept)} kept things removed" + (" (dry run)" if config.dry_run else ""))
     return done.problems
@@ -121,7 +122,7 @@ def _clean_target(
         return [f"{name}: nothing was deleted: {str(error).removeprefix(f'{name}: ')}"]
     # Before anything goes: whoever kills the run sees what it was about to do.
     report.info(f"the plan for {planned.name}\n{planned.markdown()}")
-    _show(context, settings, name, {"plan": dg.MetadataValue.md(planned.markdown())}, report)
+    _show(context, settings, name, {"plan": in_markdown(planned.markdown())}, report)
     for line in planned.facts.warnings:
         report.warning(line)
     if config.dry_run:

@@ -24,6 +24,7 @@ from twist_dr.engine.restore.sources import CORRUPT
 from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.verification import VerificationResult
 from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
+from twist_dr.metadata import in_markdown, in_words
 from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation, run_tags
 from twist_dr.settings import Settings
 
@@ -259,13 +260,13 @@ class Drill:
 def _metadata(drill: Drill) -> dict[str, dg.MetadataValue]:
     wanted = drill.settings.objectives.recovery_time
     found: dict[str, dg.MetadataValue] = {
-        "target": dg.MetadataValue.text(drill.target or "none"),
-        "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in drill.notes) or "none"),
+        "target": in_words(drill.target or "none"),
+        "notes": in_markdown("\n".join(f"- {note}" for note in drill.notes) or "none"),
     }
     if wanted is not None:
         found["objective_seconds"] = dg.MetadataValue.float(wanted.total_seconds())
     for way in drill.ways:
-        found[f"{way.name}_backup_id"] = dg.MetadataValue.text(way.backup_id)
+        found[f"{way.name}_backup_id"] = in_words(way.backup_id)
         found[f"{way.name}_total_seconds"] = dg.MetadataValue.float(way.seconds)
         for phase, seconds in way.phases.items():
             found[f"{way.name}_{phase}_seconds"] = dg.MetadataValue.float(seconds)

@@ -13,6 +13,7 @@ from twist_dr.backups import who
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.record import Record
 from twist_dr.errors import RecoveryPointInvalid, RestoreRefused, RestoreUndone, TwistDRError
+from twist_dr.metadata import in_markdown, in_words
 from twist_dr.orchestration import note_key_use
 from twist_dr.restores import RestoreLog
 from twist_dr.settings import Settings
@@ -20,24 +21,24 @@ from twist_dr.settings import Settings
 
 def metadata(record: Record) -> dict[str, dg.MetadataValue]:
     """Bare numbers, which the page plots over time; sentences and tables for people."""
-    found: dict[str, dg.MetadataValue] = {"result": dg.MetadataValue.text(record.error or record.result)}
+    found: dict[str, dg.MetadataValue] = {"result": in_words(record.error or record.result)}
     # What somebody who decides wants to read stands first.
     for name, table in (("recovery", record.recovery), ("impact", record.impact), ("gate", record.gate)):
         if table:
-            found[name] = dg.MetadataValue.md(table)
+            found[name] = in_markdown(table)
     if record.seconds_locked_out is not None:
         found["seconds_locked_out"] = dg.MetadataValue.float(record.seconds_locked_out)
     if record.mode == "plan" and record.state == "done":
         config = _recovery_config(record) if record.recovery_point else _run_config(record)
-        found["run_config_to_cut_over"] = dg.MetadataValue.md(config)
+        found["run_config_to_cut_over"] = in_markdown(config)
     if record.recovery_point:
-        found["recovery_point"] = dg.MetadataValue.text(record.recovery_point)
+        found["recovery_point"] = in_words(record.recovery_point)
     found |= {
-        "restore_id": dg.MetadataValue.text(record.restore_id),
-        "backup_id": dg.MetadataValue.text(record.backup_id or "-"),
-        "mode": dg.MetadataValue.text(record.mode),
-        "reason": dg.MetadataValue.text(record.reason),
-        "source": dg.MetadataValue.text(", ".join(record.sources) or "-"),
+        "restore_id": in_words(record.restore_id),
+        "backup_id": in_words(record.backup_id or "-"),
+        "mode": in_words(record.mode),
+        "reason": in_words(record.reason),
+        "source": in_words(", ".join(record.sources) or "-"),
     }
     for name, lines in (
         ("passed_over", record.passed_over),
@@ -45,9 +46,9 @@ def metadata(record: Record) -> dict[str, dg.MetadataValue]:
         ("replaced", record.replaced),
     ):
         if lines:
-            found[name] = dg.MetadataValue.md("\n".join(f"- {line}" for line in lines))
+            found[name] = in_markdown("\n".join(f"- {line}" for line in lines))
     if record.pre_restore_backup:
-        found["pre_restore_backup"] = dg.MetadataValue.text(record.pre_restore_backup)
+        found["pre_restore_backup"] = in_words(record.pre_restore_backup)
     found |= {
         "tables": dg.MetadataValue.int(record.tables),
         "rows": dg.MetadataValue.int(record.rows),
@@ -105,7 +106,7 @@ def told(
         record.end(state, error=str(error))  # type: ignore[arg-type]
         log.note(record)
         observe(context, settings, record, report)
-        found = {"error": dg.MetadataValue.text(type(error).__name__), **metadata(record)}
+        found = {"error": in_words(type(error).__name__), **metadata(record)}
         raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
     except BaseException as error:
         # Where it had switched already, what is live is what was restored: the log must not leave that out.

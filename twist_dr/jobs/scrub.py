@@ -11,6 +11,7 @@ from twist_dr.assets.copies import repositories_of, target_resource
 from twist_dr.backups import chosen_targets
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.metadata import in_markdown
 from twist_dr.orchestration import RUN_BACKUP, operation, run_tags
 from twist_dr.settings import Settings
 
@@ -75,7 +76,7 @@ def _metadata(result: "ScrubResult") -> dict[str, dg.MetadataValue]:
         "mended": dg.MetadataValue.int(result.count("mended")),
         "duration_seconds": dg.MetadataValue.float(result.seconds),
         "oldest_unread_days": dg.MetadataValue.float(round(oldest, 2)),
-        "found": dg.MetadataValue.md(_table(result)),
+        "found": in_markdown(_table(result)),
     }
 
 

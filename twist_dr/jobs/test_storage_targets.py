@@ -12,6 +12,7 @@ from twist_dr.catalog import Catalog
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.target_test import TargetTest, run_target_test
 from twist_dr.errors import TargetUnavailable
+from twist_dr.metadata import in_words
 from twist_dr.orchestration import CONFIGURE_BACKUP, operation, run_tags
 from twist_dr.settings import Settings
 
@@ -38,7 +39,7 @@ def test_storage_targets_job(settings: Settings) -> dg.JobDefinition:
                     seconds=test.seconds,
                 )
                 (report.info if test.ok else report.warning)(_line(test))
-            context.add_output_metadata({test.target: dg.MetadataValue.text(_line(test)) for test in tests})
+            context.add_output_metadata({test.target: in_words(_line(test)) for test in tests})
             if failed := [test for test in tests if not test.ok]:
                 raise TargetUnavailable(
                     f"{len(failed)} of {len(tests)} storage targets cannot be used. {' '.join(str(test.error) for test in failed)}"

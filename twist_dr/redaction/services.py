@@ -92,6 +92,9 @@ def server_of(url: str) -> str | None:
         # A slash in a password that nobody encoded: what stands before it is the user's name, not a server's.
         if "@" not in parts.netloc and "@" in parts.path and not (parts.netloc.rpartition(":")[2] or "0").isdigit():
             return host if ":" not in parts.netloc else None
+        # Two of them, where neither is a mail address: what stands after the first may be the rest of a password.
+        if "@" in parts.netloc and "@" in parts.path + parts.query and not schema.startswith("mailto"):
+            return None
     except ValueError:
         return None
     return host

@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from twist_dr.settings.values import (
-    HTTP_PATTERN,
     TABLE_PATTERN,
     Duration,
     PostgresUrl,
     Section,
     SettingsPath,
+    WebAddress,
     absolute,
 )
 
@@ -101,7 +101,7 @@ class MaintenanceSettings(Section):
 class HealthSettings(Section):
     """How it is seen that the application works: ``url`` answers 200 to 299, ``command`` ends with 0, within ``timeout_seconds``."""
 
-    url: str | None = Field(None, pattern=HTTP_PATTERN)
+    url: WebAddress | None = None
     command: Command | None = None
     timeout_seconds: float = Field(30, gt=0)
 

@@ -10,10 +10,10 @@ from twist_dr.engine.compression import Compression
 from twist_dr.engine.streams import Form
 from twist_dr.settings.unattended import RetentionSettings
 from twist_dr.settings.values import (
-    HTTP_PATTERN,
     Duration,
     Section,
     SettingsPath,
+    WebAddress,
 )
 
 
@@ -65,7 +65,7 @@ class S3TargetSettings(_TargetSettings):
     type: Literal["s3"]
     bucket: str = Field(min_length=3)
     prefix: str = Field("", pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
-    endpoint_url: str | None = Field(None, pattern=HTTP_PATTERN)
+    endpoint_url: WebAddress | None = None
     region: str | None = None
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None

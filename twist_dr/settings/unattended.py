@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from twist_dr.engine.manifest import Kind, Label
 from twist_dr.engine.severity import Severity
-from twist_dr.settings.values import HTTP_PATTERN, Duration, Name, Section, SettingsPath
+from twist_dr.engine.web import is_web_address
+from twist_dr.settings.values import Duration, Name, Section, SettingsPath, WebAddress
 
 
 def _cron(text: str) -> str:
@@ -127,6 +128,8 @@ class HeartbeatSettings(Section):
     def _is_http(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(("http://", "https://")):
             raise ValueError("a text that begins with http:// or https://")
+        if not is_web_address(url.get_secret_value(), login=True):
+            raise ValueError("https://host/path, with %40 for an @ and %2F for a / in user or password")
         return url
 
 
@@ -145,7 +148,7 @@ class AlertSettings(Section):
     duration_factor: float = Field(3, gt=1)
     repeat: Duration = timedelta(days=1)
     staging_free: float = Field(0.1, ge=0, lt=1)
-    dagster_url: str | None = Field(None, pattern=HTTP_PATTERN)
+    dagster_url: WebAddress | None = None
 
 
 class MetricsSettings(Section):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
 from twist_dr.engine.postgres.url import WORDS, is_postgres_url
+from twist_dr.engine.web import is_web_address
 
 #: Names become asset keys, resource names and folders on storage targets.
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
@@ -51,3 +52,13 @@ def _postgres_url(url: SecretStr) -> SecretStr:
 
 #: A URL of PostgreSQL that means the same to libpq, to SQLAlchemy and to its reader.
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+
+
+def _web_address(url: str) -> str:
+    if not is_web_address(url):
+        raise ValueError("http://host:port/path, without user and password, and with %40 for an @")
+    return url
+
+
+#: An address that is called without a login.
+WebAddress = Annotated[str, Field(pattern=HTTP_PATTERN), AfterValidator(_web_address)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, first_line
 from twist_dr.engine.postgres.sessions import APPLYING
+from twist_dr.engine.web import web_place
 from twist_dr.errors import CutoverFailed, ProcessFailed, TwistDRError
 
 #: No command of a cutover may take longer: the application is down meanwhile.
@@ -127,6 +128,7 @@ def _probe_url(url: str) -> str | None:
     import urllib.error
     import urllib.request
 
+    place = web_place(url)
     # A proxy of the environment is for the world outside, not for the application beside us.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -134,7 +136,10 @@ def _probe_url(url: str) -> str | None:
             status = answer.status
     except urllib.error.HTTPError as error:
         status = error.code
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        # The last two: what answers there speaks no HTTP, or not to its end.
-        return f"{url} does not answer ({getattr(error, 'reason', error) or type(error).__name__})"
-    return None if 200 <= status < 300 else f"{url} answers {status}"
+    except (ValueError, http.client.InvalidURL) as error:
+        # It would quote a piece of the address.
+        return f"{place} cannot be called ({type(error).__name__}); correct restore.health.url"
+    except (OSError, http.client.HTTPException) as error:
+        # The last one: what answers there speaks no HTTP, or not to its end.
+        return f"{place} does not answer ({getattr(error, 'reason', error) or type(error).__name__})"
+    return None if 200 <= status < 300 else f"{place} answers {status}"
