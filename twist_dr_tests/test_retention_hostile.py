@@ -16,7 +16,9 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.retention.holds import HoldNote
 from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.sealing import seal
+from twist_dr.errors import BackupNotFound, TargetUnavailable
 from twist_dr.rebuild import rebuild_catalog
+from twist_dr.recover.place import choose_application
 from twist_dr.resources.targets import build_targets
 from twist_dr_tests.retention_site import NOW, RetentionSite, bury, made_up, store
 
@@ -231,3 +233,16 @@ def test_two_targets_that_are_one_folder_lose_nothing(tmp_path: Path) -> None:
     site.site.save()
     outcome = site.clean(targets=build_targets(site.site.settings()))
     assert outcome.deleted == [] and "is the same folder as" in outcome.problems[0] and site.listed() == ids
+
+
+@pytest.mark.parametrize("where", ["", "/backups"])
+def test_a_target_whose_backups_are_led_away_is_told_as_that_and_not_as_empty(site: RetentionSite, where: str) -> None:
+    """An administrator may have done it: the folder that is meant is the target's own path."""
+    place = site.folder / "targets" / "office" / f"erp{where}"
+    place.rename(site.folder / "moved")
+    place.symlink_to(site.folder / "moved")
+    with pytest.raises(TargetUnavailable, match=f"holds none now. 'erp{where}' is a symbolic link, and nothing below"):
+        site.retention().plan("office", NOW)
+    if not where:
+        with pytest.raises(BackupNotFound, match="'erp' is a symbolic link, and no link or mount is followed there"):
+            choose_application(site.targets["office"], None)

@@ -232,6 +232,15 @@ def test_media_folders_within_each_other_are_refused() -> None:
     assert parsed(good(media={"one": "/srv/media", "two": "/srv/media2"}))
 
 
+def test_two_targets_in_one_place_of_a_bucket_are_refused() -> None:
+    cloud = {"type": "s3", "bucket": "backups", "prefix": "erp", "endpoint_url": "https://s3.example.org"}
+    again = {**cloud, "endpoint_url": "https://S3.example.org/"}
+    told = mistakes(good(storage_targets={"cloud": cloud, "again": again}))[1]
+    assert "storage_targets.again and storage_targets.cloud are one" in told
+    assert parsed(good(storage_targets={"cloud": cloud, "again": {**again, "enabled": False}}))
+    assert parsed(good(storage_targets={"cloud": cloud, "other": {**cloud, "prefix": "other"}}))
+
+
 def test_no_storage_target_is_a_mistake_and_a_disabled_one_is_left_out() -> None:
     assert mistakes(good(storage_targets={}))[1].startswith("storage_targets: expected")
     targets = {"a": {"type": "local", "path": "/a"}, "b": {"type": "local", "path": "/b", "enabled": False}}

@@ -88,10 +88,7 @@ def _refuse_emptied(repository: Repository) -> None:
             f"{name}: it held backups before, and now: {str(error).removeprefix(f'{name}: ')}"
         ) from error
     if emptied:
-        raise TargetUnavailable(
-            f"{name}: it held backups before and holds none now; mount its disk or find out who emptied it. "
-            f"If they were removed on purpose, run: twist-dr catalog rebuild --from {name}"
-        )
+        raise repository.emptied()
 
 
 def _sweep(target: StorageTarget, report: Report) -> None:

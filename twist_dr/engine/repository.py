@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from twist_dr.engine.chunks import counted, hashed, prefetch, read_chunks
 from twist_dr.engine.compression import decompress
+from twist_dr.engine.emptied import emptied
 from twist_dr.engine.encryption import associated_data, decrypt
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import (
@@ -26,7 +27,7 @@ from twist_dr.engine.manifest import (
 )
 from twist_dr.engine.patience import bounded, watched
 from twist_dr.engine.streams import Form, write_new
-from twist_dr.errors import BackupNotFound, ManifestInvalid, ObjectCorrupt, ObjectMissing
+from twist_dr.errors import BackupNotFound, ManifestInvalid, ObjectCorrupt, ObjectMissing, TargetUnavailable
 from twist_dr.storage.base import Progress, StorageTarget, no_progress
 
 T = TypeVar("T")
@@ -60,6 +61,11 @@ class Repository:
 
     def has_manifest(self, backup_id: str) -> bool:
         return self.target.stat(self.key(backup_id, MANIFEST_NAME)) is not None
+
+    def emptied(self) -> TargetUnavailable:
+        """What to raise where this target lists no backups though it held some: it may not be mounted, or somebody emptied it."""
+        rebuild = f"run: twist-dr catalog rebuild --from {self.target.name}"
+        return emptied(self.target, self.application, self.patience, held="backups", on_purpose=rebuild)
 
     def latest(self, kind: str) -> str | None:
         """The newest id of a kind that has a manifest."""

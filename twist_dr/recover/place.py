@@ -19,7 +19,7 @@ from twist_dr.recover.arguments import KEYRING_VARIABLE
 from twist_dr.resources.targets import build_target
 from twist_dr.settings import TargetSettings
 from twist_dr.settings.reading import explain, fill
-from twist_dr.storage.base import StorageTarget
+from twist_dr.storage.base import StorageTarget, first_strangers, told_of
 
 _IN_URLS = ("endpoint_url", "region")
 _APPLICATION = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -124,7 +124,13 @@ def choose_application(target: StorageTarget, wanted: str | None) -> Repository:
     if len(held) > 1 or (held and wanted):
         asked = f"{target.name} holds no backups of {wanted}, but" if wanted else f"{target.name} holds"
         raise BackupNotFound(f"{asked} those of {', '.join(held)}; say whose with --application NAME.")
-    above = " It looks like the folder of one application: name the one above it." if "backups" in names else ""
+    led_away = first_strangers(target, "")
+    above = (
+        f" {told_of(led_away)}, and no link or mount is followed there: name the folder that is meant."
+        if led_away
+        else ""
+    )
+    above += " It looks like the folder of one application: name the one above it." if "backups" in names else ""
     raise BackupNotFound(
         f"{target.name} holds no backups; correct --from-target (it names what the settings call path, or bucket and prefix).{above}"
     )

@@ -20,7 +20,7 @@ from twist_dr.engine.retention.remains import Remains, find_remains, id_time
 from twist_dr.engine.retention.use import used_now
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.wal.objects import WalArchive
-from twist_dr.errors import TargetUnavailable, TwistDRError
+from twist_dr.errors import TwistDRError
 from twist_dr.retention.suspicious import suspicious
 from twist_dr.settings import Settings
 from twist_dr.storage.base import StorageTarget, Stranger
@@ -92,10 +92,7 @@ class Looking:
         staged = self._staged()
         ground = survey(repository, self._keyring, whole)
         if whole and not ground.sealed:
-            raise TargetUnavailable(
-                f"{target.name}: it held backups before and holds none now; mount its disk or find out who emptied it. "
-                f"If they were removed on purpose, run: twist-dr catalog rebuild --from {target.name}"
-            )
+            raise repository.emptied()
         bases = read_bases(repository, ground.sealed, self._keyring)
         backups, in_use = self._assemble(rows, ground, bases, staged, {})
         notes = HoldNotes(repository, self._keyring)

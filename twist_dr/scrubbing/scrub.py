@@ -31,7 +31,6 @@ from twist_dr.errors import (
     ManifestForeign,
     ManifestInvalid,
     StorageError,
-    TargetUnavailable,
     TwistDRError,
 )
 from twist_dr.scrubbing.found import Found, ScrubOrder, ScrubResult
@@ -249,7 +248,4 @@ def _refuse_emptied(repository: Repository, rows: list[RetentionRow]) -> None:
         return
     name, patience = repository.target.name, repository.patience
     if not (repository.backup_ids() if patience is None else bounded(repository.backup_ids, patience, name)):
-        raise TargetUnavailable(
-            f"{name}: it held backups before and holds none now; mount its disk or find out who emptied it. "
-            f"If they were removed on purpose, run: twist-dr catalog rebuild --from {name}"
-        )
+        raise repository.emptied()

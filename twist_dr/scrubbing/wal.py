@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 
 from twist_dr.catalog import Catalog
+from twist_dr.engine.emptied import emptied
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
@@ -33,7 +34,7 @@ from twist_dr.engine.scrub.wal import (
 )
 from twist_dr.engine.wal.names import Segment, parse_lsn
 from twist_dr.engine.wal.objects import Holdings, WalArchive
-from twist_dr.errors import ObjectMissing, StorageError, TargetUnavailable
+from twist_dr.errors import ObjectMissing, StorageError
 from twist_dr.scrubbing.found import Found, ScrubOrder
 from twist_dr.settings import Settings
 
@@ -148,10 +149,8 @@ class WalScrub:
         """By cluster, what this target has lost and another holds."""
         name, reached = archive.target.name, self._reached(archive.target.name)
         if reached is not None and not clusters and not archive.clusters():
-            raise TargetUnavailable(
-                f"{name}: it held write-ahead log before and holds none now; mount its disk or find out who emptied it. "
-                "If it was removed on purpose, take a new base backup, with which its archive begins anew."
-            )
+            anew = "take a new base backup, with which its archive begins anew"
+            raise emptied(archive.target, self._application, archive.patience, held="write-ahead log", on_purpose=anew)
         lost = [lost_wal(each, self._held_by(others, each), reached) for each in clusters]
         if policies := self._settings.storage_targets[name].policies:
             leave_deleted(lost, clusters, longest_window(policies), datetime.now(timezone.utc))

@@ -95,6 +95,19 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _buckets_apart(self) -> Settings:
+        """As with folders: two enabled targets in one place would be one copy."""
+        seen: dict[tuple[str, str, str], str] = {}
+        for name, target in self.enabled_targets.items():
+            if target.type == "s3":
+                place = (target.endpoint_url or "").rstrip("/").lower(), target.bucket, target.prefix
+                if (other := seen.setdefault(place, name)) != name:
+                    raise ValueError(
+                        f"buckets or prefixes that differ, but storage_targets.{other} and storage_targets.{name} are one"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _required_targets_exist(self) -> Settings:
         required = self.wal.required_targets if self.wal else None
         if unknown := [name for name in required or () if name not in self.enabled_targets]:

@@ -27,6 +27,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +42,8 @@ _KEY = re.compile(r"^(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-
 
 #: Strangers that a sentence names.
 _NAMED = 3
+#: So many of them and of the signs between them take a moment, whatever lies on a target.
+_FIRST = 200
 
 #: Bytes moved at a time wherever a target streams.
 CHUNK = 1 << 20
@@ -83,6 +86,11 @@ class Stranger:
 
     def __str__(self) -> str:
         return f"{self.path!r} is {self.what}"
+
+
+def first_strangers(target: StorageTarget, prefix: str) -> builtins.list[Stranger]:
+    """Those that are found at once: why somebody may miss what he expects below ``prefix``. Raises storage errors."""
+    return [each for each in islice(target.strangers(prefix), _FIRST) if each is not None]
 
 
 def told_of(strangers: Sequence[Stranger]) -> str:

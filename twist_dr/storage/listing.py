@@ -55,7 +55,7 @@ def strangers_at(root: Folder, parts: Sequence[str]) -> Iterator[Stranger | None
     """
     try:
         with root.chain(parts) as chain:
-            yield from _strangers(chain[-1], f"{'/'.join(parts)}/")
+            yield from _strangers(chain[-1], "".join(f"{part}/" for part in parts))
     except FileNotFoundError:
         return
     except NoFolder as error:

@@ -155,7 +155,7 @@ class LocalTarget(StorageTarget):
         return sorted(names)
 
     def strangers(self, prefix: str) -> Iterator[Stranger | None]:
-        parts = self._parts(prefix)
+        parts = self._parts(prefix) if prefix else []
         with os_errors(self.name, self.path / prefix), self._root() as root:
             yield from strangers_at(root, parts)
 

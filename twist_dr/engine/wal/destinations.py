@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from twist_dr.engine.emptied import emptied
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import Report
 from twist_dr.engine.streams import Form
@@ -23,7 +24,7 @@ from twist_dr.engine.wal.names import timeline_of
 from twist_dr.engine.wal.objects import HISTORY_FORM, WalArchive
 from twist_dr.engine.wal.packing import read_file
 from twist_dr.engine.wal.spool import Spool, SpoolFile
-from twist_dr.errors import ObjectExists, StorageError, TargetUnavailable, TwistDRError, WalConflict
+from twist_dr.errors import ObjectExists, StorageError, TwistDRError, WalConflict
 from twist_dr.storage.base import Digest
 
 T = TypeVar("T")
@@ -121,10 +122,8 @@ class Destinations:
         archive = self[name].archive
         with self.failures_of(name):
             if frontier is not None and frontier.system_identifier not in archive.clusters():
-                raise TargetUnavailable(
-                    f"{name}: it held WAL before and holds none now; mount its disk or find out who emptied it. If it was removed on purpose, "
-                    f"remove {name} from {self._spool.state_path} and take a new base backup."
-                )
+                anew = f"remove {name} from {self._spool.state_path} and take a new base backup"
+                raise emptied(archive.target, archive.application, archive.patience, held="WAL", on_purpose=anew)
             archive.prepare()
             self._ready.add(name)
 
