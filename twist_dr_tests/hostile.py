@@ -96,7 +96,7 @@ BEGIN
         EXCEPTION WHEN OTHERS THEN NULL;
         END;
     END LOOP;
-    EXECUTE format('CREATE FUNCTION public.look_at(relation text) RETURNS bool LANGUAGE plpgsql AS %%L',
+    EXECUTE format('CREATE FUNCTION public.look_at(relation text) RETURNS bool LANGUAGE plpgsql SET search_path = pg_catalog AS %%L',
                    format('BEGIN EXECUTE format(''COPY (SELECT 1) TO %%%%L'', %%L || ''/'' || relation); RETURN true; END', %(folder)s::text));
     FOR f IN SELECT c.relname, (SELECT string_agg(quote_ident(a.attname), ', ') FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND t.typtype <> 'p') AS columns

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from twist_dr.catalog.errors import CatalogUnavailable, driver_error, named
 from twist_dr.catalog.location import Location
 from twist_dr.catalog.schema import ensure_schema
+from twist_dr.engine.postgres.sessions import COMMANDS, known_to
 
 #: How long a call waits for another process's lock before it says so.
 LOCK_SECONDS = 15.0
@@ -109,6 +110,21 @@ def _sqlite_engine(location: Location) -> Engine:
     return engine
 
 
+#: Our tables lie where the database or the role has them looked for. But PostgreSQL's own functions come first: without its name in
+#: the path, pg_catalog is searched before all.
+_SEARCH_PATH = """pg_catalog.set_config('search_path', coalesce((
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(name), ',')
+      FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS path (name, place)
+     WHERE name OPERATOR(pg_catalog.<>) 'pg_catalog'), ''), false)"""
+
+
+def _session(version: int) -> str:
+    """The statement with which a session begins: nobody else's time-outs, and a commit that is told is durable."""
+    ours = {**COMMANDS, "lock_timeout": f"{int(LOCK_SECONDS * 1000)}ms", "default_transaction_read_only": "off"}
+    settings = [f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in known_to(version, ours).items()]
+    return f"SELECT {', '.join([*settings, _SEARCH_PATH])}"
+
+
 def _postgres_engine(location: Location) -> Engine:
     # Prepared statements and start-up options do not pass poolers such as PgBouncer.
     arguments: dict[str, Any] = {"prepare_threshold": None, "application_name": "twist-dr"}
@@ -120,7 +136,7 @@ def _postgres_engine(location: Location) -> Engine:
     def connected(connection: Any, record: object) -> None:
         # Outside a transaction, or the first rollback would undo it.
         connection.autocommit = True
-        connection.execute(f"SET lock_timeout = '{int(LOCK_SECONDS * 1000)}ms'")
+        connection.execute(_session(connection.info.server_version))
         connection.autocommit = False
 
     return engine

@@ -15,6 +15,7 @@ from twist_dr.engine.postgres.cluster import (
     read_system_identifier,
     read_tables,
 )
+from twist_dr.engine.postgres.login_triggers import login_triggers
 from twist_dr.engine.postgres.tools import NEWEST_MAJOR, OLDEST_MAJOR
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.words import few
@@ -100,6 +101,7 @@ def check_database(cluster: Cluster) -> Check[DatabaseSeen | None]:
         for name, check in (
             ("standby", _standby),
             ("rights", _rights),
+            ("login triggers", _login_triggers),
             ("sequences", _sequences),
             ("large objects", _large_objects),
             ("role passwords", _role_passwords),
@@ -181,6 +183,12 @@ def _rights(connection: Connection) -> Check[None]:
         )
     elif not filtered and not closed:
         yield ok("rights", f"role {role} may read every row of {counted(len(tables), 'table')}")
+
+
+def _login_triggers(connection: Connection) -> Check[None]:
+    for trigger in login_triggers(connection):
+        tell = warning if trigger.trusted else problem
+        yield tell("login triggers", str(trigger), trigger.remedy)
 
 
 def _grant_all(connection: Connection, role: str) -> str:

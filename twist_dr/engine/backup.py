@@ -34,6 +34,7 @@ from twist_dr.engine.manifest import (
 )
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.postgres.dump import dump_database, dump_roles
+from twist_dr.engine.postgres.login_triggers import login_triggers
 from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.staging import StagingArea
@@ -251,6 +252,9 @@ class _Work(Making):
             self.snapshot_at = snapshot.taken_at
             facts = self.postgres = snapshot.facts(tools.version)
             staging.need(self.room_needed(self.plan.last_stored_bytes, facts.database_size, media_size))
+            for trigger in login_triggers(snapshot.connection):
+                if not trigger.trusted:
+                    self.warn(f"database: {trigger}; {trigger.remedy}")
             tables = snapshot.tables()
             if not tables:
                 raise BackupError(

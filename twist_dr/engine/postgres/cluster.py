@@ -258,6 +258,11 @@ class Snapshot:
     def may_read_role_passwords(self) -> bool:
         return bool(query(self._connection, "SELECT has_table_privilege('pg_authid', 'SELECT')")[0][0])
 
+    @property
+    def connection(self) -> Connection:
+        """In the snapshot's transaction. Not for others while rows are counted."""
+        return self._connection
+
     def facts(self, client_version: str) -> PostgresFacts:
         with named_errors("to describe the server"):
             return read_facts(self._connection, client_version)

@@ -224,6 +224,12 @@ def drop(connection: Connection, name: str) -> None:
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def make_durable(connection: Connection) -> None:
+    """Have all that was committed so far, by whomever, on the server's disk: a commit that is waited for brings all before it there."""
+    # PostgreSQL, "Asynchronous Commit". A transaction that writes nothing waits for nothing; this message reaches nobody.
+    query(connection, "SELECT pg_logical_emit_message(true, 'twist-dr', '')::text")
+
+
 # -- switching --------------------------------------------------------------------------------------------------------
 
 

@@ -64,8 +64,8 @@ APPLYING: Settings = {
     "default_transaction_read_only": "off",
 }
 
-#: Sessions of pg_restore. Commits are not waited for: whoever makes the database live commits after them, and a commit is durable with
-#: all before it.
+#: Sessions of pg_restore. Commits are not waited for: whoever tells of the database commits after them (``databases.make_durable``), and
+#: a commit is durable with all before it.
 LOADING: Settings = {**APPLYING, "synchronous_commit": "off"}
 
 #: Sessions of others' commands, and of replication, which has no database.
@@ -135,6 +135,11 @@ def start_options(known: Mapping[str, str], settings: Settings) -> str:
 def spared_login_triggers(connection: psycopg.Connection[Any]) -> bool:
     """Whether sessions of the connection's role are spared triggers on login in every database."""
     return connection.info.server_version < _EVENT_TRIGGERS or _may_silence(connection)
+
+
+def known_to(version: int, settings: Settings) -> Settings:
+    """The part of ``settings`` that a server of this version knows and every role may set."""
+    return {name: value for name, value in settings.items() if _Server(version).takes(name)}
 
 
 def _options(known: Mapping[str, str], settings: Settings, server: _Server) -> str:

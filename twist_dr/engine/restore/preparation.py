@@ -91,14 +91,18 @@ class Preparation:
             record.database = names.incoming
             if wish.tables:
                 self._restore_tables(names, tools, dump)
-                return
-            with record.timed("restore"):
-                for line in phase_one.restore_dump(
-                    cluster, tools, names.incoming, dump, manifest, jobs=place.jobs, report=report
-                ):
-                    self._warn(line)
+            else:
+                with record.timed("restore"):
+                    for line in phase_one.restore_dump(
+                        cluster, tools, names.incoming, dump, manifest, jobs=place.jobs, report=report
+                    ):
+                        self._warn(line)
         with phase_one.full_disk_named():
-            self._make_ready(names)
+            if not wish.tables:
+                self._make_ready(names)
+            # Its makers did not wait for their commits. A sandbox is told of without another one.
+            with closing(databases.connect_for_maintenance(cluster)) as connection:
+                databases.make_durable(connection)
 
     def _create(self, connection: Connection, names: DatabaseSwitch, facts: PostgresFacts) -> None:
         names.incoming_oid = databases.create_closed(connection, names.incoming, names.live, facts)

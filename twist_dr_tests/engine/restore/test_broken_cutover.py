@@ -174,6 +174,30 @@ def test_a_server_that_restarts_in_the_middle_is_waited_for(tmp_path: Path, monk
             each.close()
 
 
+def test_a_switch_is_on_the_disk_before_it_is_told_though_commits_are_not_waited_for(tmp_path: Path) -> None:
+    """Killed right after "switched", a server that writes its log seconds later has the switch all the same; and so the way back."""
+    slow = {"fsync": "off", "synchronous_commit": "off", "wal_writer_delay": "10s"}
+    with PostgresServer(TOOLS[max(TOOLS)], tmp_path / "server", settings=slow) as server:
+        scene = Scene(server, tmp_path)
+        with server.cluster().connect() as connection:
+            for whose in ("DATABASE postgres", "ROLE postgres", "ROLE postgres IN DATABASE postgres"):
+                connection.execute(f"ALTER {whose} SET synchronous_commit = off")
+
+        def crash(line: str) -> None:
+            if line.startswith("switched"):
+                server.crash()
+
+        Cutover(scene.journal(), scene.around, Report(crash)).run()
+        server.start(slow)
+        assert scene.serves() == "restored"
+        assert scene.databases()[1].startswith("_replaced_")
+        with suppress(RestoreInterrupted):
+            undo_restore("latest", scene.around, Report(crash), reason="test")
+        server.start(slow)
+        settle_interrupted(scene.around, Report())
+        assert scene.serves() == "live"
+
+
 def test_clients_that_come_back_in_a_storm_keep_no_cutover_from_happening(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
