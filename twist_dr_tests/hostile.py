@@ -123,6 +123,12 @@ class HostileDatabase:
         self._called = server.base / f"called_{name}"
         self._called.mkdir(mode=0o777)
         self._called.chmod(0o777)
+        self._whose = (f"DATABASE {name}", f"ROLE {self.role}", f"ROLE {self.role} IN DATABASE {name}")
+        self._settings = dict(_SETTINGS)
+        if server.major >= 14:
+            self._settings["idle_session_timeout"] = "1"
+        if server.major >= 17:
+            self._settings["transaction_timeout"] = "1"
         with server.cluster(name).connect(settings=LOOKING) as connection:
             self._make_look_alikes(connection)
             self._set_badly(connection)
@@ -138,6 +144,14 @@ class HostileDatabase:
         for path in self._called.iterdir():
             path.unlink()
         return found
+
+    def without_time_outs(self) -> None:
+        """As hostile as before, but for who cannot send options with the start-up packet."""
+        with self.server.cluster().connect() as connection:
+            for name in ("statement_timeout", "idle_session_timeout", "transaction_timeout"):
+                if name in self._settings:
+                    for whose in self._whose:
+                        connection.execute(f"ALTER {whose} RESET {name}")
 
     def close(self) -> None:
         """Nothing of it stays on the server but the database."""
@@ -160,14 +174,8 @@ class HostileDatabase:
         connection.execute(statement.encode())
 
     def _set_badly(self, connection: Connection) -> None:
-        version = connection.info.server_version
-        settings = dict(_SETTINGS)
-        if version >= 140000:
-            settings["idle_session_timeout"] = "1"
-        if version >= 170000:
-            settings["transaction_timeout"] = "1"
         connection.execute(f"CREATE ROLE {self.role} LOGIN SUPERUSER PASSWORD 'backup'")
-        for name, value in settings.items():
+        for name, value in self._settings.items():
             literal = sql.SQL(value if name == "search_path" else "{}").format(sql.Literal(value)).as_string(connection)
-            for whose in (f"DATABASE {self.name}", f"ROLE {self.role}", f"ROLE {self.role} IN DATABASE {self.name}"):
+            for whose in self._whose:
                 connection.execute(f"ALTER {whose} SET {name} TO {literal}".encode())

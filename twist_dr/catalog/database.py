@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from twist_dr.catalog.errors import CatalogUnavailable, driver_error, named
 from twist_dr.catalog.location import Location
 from twist_dr.catalog.schema import ensure_schema
-from twist_dr.engine.postgres.sessions import COMMANDS, known_to
+from twist_dr.engine.postgres.sessions import LOOKING, known_to
 
 #: How long a call waits for another process's lock before it says so.
 LOCK_SECONDS = 15.0
@@ -119,9 +119,9 @@ _SEARCH_PATH = """pg_catalog.set_config('search_path', coalesce((
 
 
 def _session(version: int) -> str:
-    """The statement with which a session begins: nobody else's time-outs, and a commit that is told is durable."""
-    ours = {**COMMANDS, "lock_timeout": f"{int(LOCK_SECONDS * 1000)}ms", "default_transaction_read_only": "off"}
-    settings = [f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in known_to(version, ours).items()]
+    """The statement with which a session begins: as all that look and act for us, but for where tables are looked for."""
+    ours = {**known_to(version, LOOKING), "lock_timeout": f"{int(LOCK_SECONDS * 1000)}ms"}
+    settings = [f"pg_catalog.set_config('{name}', '{ours[name]}', false)" for name in ours if name != "search_path"]
     return f"SELECT {', '.join([*settings, _SEARCH_PATH])}"
 
 
@@ -132,7 +132,8 @@ def _postgres_engine(location: Location) -> Engine:
         arguments["connect_timeout"] = _CONNECT_TIMEOUT_SECONDS
     engine = create_engine(location.url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
 
-    @event.listens_for(engine, "connect")
+    # Before SQLAlchemy's own questions to a new connection.
+    @event.listens_for(engine, "connect", insert=True)
     def connected(connection: Any, record: object) -> None:
         # Outside a transaction, or the first rollback would undo it.
         connection.autocommit = True

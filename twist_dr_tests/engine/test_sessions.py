@@ -9,10 +9,18 @@ from urllib.parse import quote
 
 import pytest
 
+from twist_dr.catalog import Catalog
 from twist_dr.doctor.database import check_database
 from twist_dr.doctor.findings import Finding
+from twist_dr.doctor.wal import check_wal_server
+from twist_dr.engine.base.configuration import server_document
+from twist_dr.engine.base.restore_point import make_restore_point
+from twist_dr.engine.base.server import read_server
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.sessions import COMMANDS, LOOKING, _known_servers
+from twist_dr.engine.snapshots import PostgresTables, dump_tables
+from twist_dr.engine.wal.primary import Primary
+from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.engine.test_verification import taken, verified
 from twist_dr_tests.hostile import HostileDatabase
@@ -151,13 +159,44 @@ def test_nothing_of_a_hostile_database_is_called_by_backup_verification_restore_
     hostile_site: tuple[Site, HostileDatabase],
 ) -> None:
     site, hostile = hostile_site
+    told = site.cli("doctor").text
+    assert hostile.called() == [], told
+    assert "itself broke" not in told and "problem  database" not in told
     for step in (
-        lambda: site.cli("doctor"),
         lambda: site.backup().expect(0),
         lambda: site.verify().expect(0),
         lambda: site.restore(mode="plan", backup="latest").expect(0),
+        lambda: site.replace(mode="schema", tables="billing_invoice", confirm="").expect(0),
         lambda: site.replace().expect(0),
         lambda: site.undo().expect(0),
     ):
         outcome = step()
         assert hostile.called() == [], outcome.text
+
+
+def test_nothing_of_a_hostile_database_is_called_where_log_base_backups_and_catalogs_are_asked_for(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    server.create_database("hostile")
+    hostile = HostileDatabase(server, "hostile")
+    cluster, heard = hostile.cluster, list[str]()
+    try:
+        with cluster.connect(settings=LOOKING) as connection:
+            read_server(connection)
+            server_document(cluster, connection, [], heard.append)
+        assert make_restore_point(cluster, "point", "18", heard.append) is not None
+        primary = Primary(cluster, "slot")
+        primary.ask()
+        primary.close()
+        findings = list(check_wal_server(cluster, "receive", "slot", [], "database.url"))
+        assert not any("itself broke" in finding.found for finding in findings)
+        # A catalog may lie behind a pooler, which lets no options pass.
+        hostile.without_time_outs()
+        catalog = Catalog(hostile.url)
+        record(catalog)
+        assert [row.application for row in catalog.backups(application="erp")] == ["erp"]
+        dump_tables(PostgresTables(cluster, ("backups",), "catalog"), [], lambda chunk: None)
+        assert hostile.called() == []
+        assert heard == []
+    finally:
+        hostile.close()
