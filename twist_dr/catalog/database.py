@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from twist_dr.catalog.errors import CatalogUnavailable, driver_error, named
 from twist_dr.catalog.location import Location
 from twist_dr.catalog.schema import ensure_schema
-from twist_dr.engine.postgres.sessions import LOOKING, known_to
+from twist_dr.engine.postgres.sessions import CATALOG_FIRST, LOOKING, known_to
 
 #: How long a call waits for another process's lock before it says so.
 LOCK_SECONDS = 15.0
@@ -110,19 +110,11 @@ def _sqlite_engine(location: Location) -> Engine:
     return engine
 
 
-#: Our tables lie where the database or the role has them looked for. But PostgreSQL's own functions come first: without its name in
-#: the path, pg_catalog is searched before all.
-_SEARCH_PATH = """pg_catalog.set_config('search_path', coalesce((
-    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(name), ',')
-      FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS path (name, place)
-     WHERE name OPERATOR(pg_catalog.<>) 'pg_catalog'), ''), false)"""
-
-
 def _session(version: int) -> str:
     """The statement with which a session begins: as all that look and act for us, but for where tables are looked for."""
     ours = {**known_to(version, LOOKING), "lock_timeout": f"{int(LOCK_SECONDS * 1000)}ms"}
     settings = [f"pg_catalog.set_config('{name}', '{ours[name]}', false)" for name in ours if name != "search_path"]
-    return f"SELECT {', '.join([*settings, _SEARCH_PATH])}"
+    return f"SELECT {', '.join([*settings, CATALOG_FIRST])}"
 
 
 def _postgres_engine(location: Location) -> Engine:

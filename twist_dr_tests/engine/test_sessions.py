@@ -18,6 +18,8 @@ from twist_dr.engine.base.restore_point import make_restore_point
 from twist_dr.engine.base.server import read_server
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.sessions import COMMANDS, LOOKING, _known_servers
+from twist_dr.engine.restore.database import run_statements
+from twist_dr.engine.restore.hooks import Maintenance
 from twist_dr.engine.snapshots import PostgresTables, dump_tables
 from twist_dr.engine.wal.primary import Primary
 from twist_dr_tests.catalog.examples import record
@@ -174,7 +176,7 @@ def test_nothing_of_a_hostile_database_is_called_by_backup_verification_restore_
         assert hostile.called() == [], outcome.text
 
 
-def test_nothing_of_a_hostile_database_is_called_where_log_base_backups_and_catalogs_are_asked_for(
+def test_nothing_of_a_hostile_database_is_called_where_log_base_backups_catalogs_and_sql_of_the_settings_come_to_it(
     server: PostgresServer, tmp_path: Path
 ) -> None:
     server.create_database("hostile")
@@ -190,6 +192,13 @@ def test_nothing_of_a_hostile_database_is_called_where_log_base_backups_and_cata
         primary.close()
         findings = list(check_wal_server(cluster, "receive", "slot", [], "database.url"))
         assert not any("itself broke" in finding.found for finding in findings)
+        with cluster.connect(settings=LOOKING) as connection:
+            connection.execute("CREATE TABLE public.mails (id int)")
+        statement = "INSERT INTO mails SELECT 1 WHERE 1 = 1 AND current_database() IS NOT NULL"
+        Maintenance(sql_on=statement).on(cluster)
+        run_statements(cluster, "hostile", [statement])
+        with cluster.connect(settings=LOOKING) as connection:
+            assert connection.execute("SELECT count(*) FROM public.mails").fetchone() == (2,)
         # A catalog may lie behind a pooler, which lets no options pass.
         hostile.without_time_outs()
         catalog = Catalog(hostile.url)

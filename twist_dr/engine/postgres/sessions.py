@@ -71,6 +71,13 @@ LOADING: Settings = {**APPLYING, "synchronous_commit": "off"}
 #: Sessions of others' commands, and of replication, which has no database.
 COMMANDS: Settings = {**_TIME_OUTS, "synchronous_commit": "on"}
 
+#: An expression that leaves tables where the database or the role has them looked for, and puts PostgreSQL's own functions before
+#: others': without its name in the path, pg_catalog is searched before all.
+CATALOG_FIRST = """pg_catalog.set_config('search_path', coalesce((
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(name), ',')
+      FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS path (name, place)
+     WHERE name OPERATOR(pg_catalog.<>) 'pg_catalog'), ''), false)"""
+
 #: Versions, as server_version_num has them, that know a parameter which older ones do not.
 _SINCE = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
 #: The minor release of each major that brought restrict_nonsystem_relation_kind.
@@ -135,6 +142,11 @@ def start_options(known: Mapping[str, str], settings: Settings) -> str:
 def spared_login_triggers(connection: psycopg.Connection[Any]) -> bool:
     """Whether sessions of the connection's role are spared triggers on login in every database."""
     return connection.info.server_version < _EVENT_TRIGGERS or _may_silence(connection)
+
+
+def open_for_settings(connection: psycopg.Connection[Any]) -> None:
+    """Before SQL of the settings, which names tables without a schema, runs in a database that somebody else owns."""
+    connection.execute(f"SELECT {CATALOG_FIRST}".encode())
 
 
 def known_to(version: int, settings: Settings) -> Settings:

@@ -16,7 +16,7 @@ from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database, without_system_grants
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.roles import missing_roles
-from twist_dr.engine.postgres.sessions import APPLYING
+from twist_dr.engine.postgres.sessions import APPLYING, open_for_settings
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.errors import ProcessFailed, RestoreFailed, TwistDRError
@@ -139,6 +139,7 @@ def run_statements(cluster: Cluster, name: str, statements: Iterable[str]) -> No
     import psycopg
 
     with cluster.connect(name, autocommit=False, settings=APPLYING) as connection:
+        open_for_settings(connection)
         for place, statement in enumerate(statements, 1):
             try:
                 connection.execute(statement.encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, first_line
-from twist_dr.engine.postgres.sessions import APPLYING
+from twist_dr.engine.postgres.sessions import APPLYING, open_for_settings
 from twist_dr.engine.web import web_place
 from twist_dr.errors import CutoverFailed, ProcessFailed, TwistDRError
 
@@ -87,6 +87,7 @@ def _execute(cluster: Cluster, statement: str) -> None:
 
     with cluster.connect(settings=APPLYING) as connection:
         try:
+            open_for_settings(connection)
             connection.execute(statement.encode())
         except psycopg.Error as error:
             raise ProcessFailed(f"the statement of restore.maintenance failed: {first_line(error)}") from error
