@@ -84,13 +84,14 @@ def chosen(catalog: Catalog, application: str, text: str) -> SealedBackup:
 def compare(before: Manifest, after: Manifest) -> Difference:
     """What differs, as far as manifests tell."""
     old, new = _migrations(before), _migrations(after)
-    tables = _changes(before.tables, after.tables)
+    rows_before, rows_after = _rows(before, after), _rows(after, before)
+    tables = _changes(rows_before, rows_after)
     return Difference(
         before=before.backup_id,
         after=after.backup_id,
         facts=tuple(_changes(_facts(before), _facts(after))),
         tables=tuple(tables),
-        same_tables=len(before.tables.keys() | after.tables.keys()) - len(tables),
+        same_tables=len(rows_before.keys() | rows_after.keys()) - len(tables),
         migrations_added=tuple(sorted(new - old)),
         migrations_removed=tuple(sorted(old - new)),
         extensions=tuple(_changes(_extensions(before), _extensions(after))),
@@ -192,6 +193,18 @@ def _entries(lines: Iterable[bytes]) -> Iterator[Entry]:
 def _changes(before: Mapping[str, int | str], after: Mapping[str, int | str]) -> list[Change]:
     names = sorted(before.keys() | after.keys())
     return [Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+
+
+def _rows(manifest: Manifest, other: Manifest) -> dict[str, int]:
+    """Rows by label. A name that format 1.0 leaves open goes by the one table of the other backup that it can be."""
+    rows = {}
+    for name, count in manifest.rows.items():
+        label = name.label
+        if not name.schema:
+            bearers = [each.label for each in other.rows if each.schema and each.plain == name.name]
+            label = bearers[0] if len(bearers) == 1 else f"{name.name} (which table of this name was not recorded)"
+        rows[label] = count
+    return rows
 
 
 def _facts(manifest: Manifest) -> dict[str, int | str]:

@@ -346,7 +346,9 @@ def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
             base = (
                 Base(facts.incremental, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain)) if facts else None
             )
-            return _Details(dict(manifest.tables) if row.kind == "full" else {}, base)
+            # What format 1.0 leaves open is nobody's: by that name a newer backup has none.
+            rows = {name.label: rows for name, rows in manifest.rows.items() if name.schema}
+            return _Details(rows if row.kind == "full" else {}, base)
     return _Details({}, None)
 
 

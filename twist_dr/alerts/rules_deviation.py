@@ -12,6 +12,7 @@ from twist_dr.catalog import BackupRow
 from twist_dr.engine.manifest import Kind
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.severity import Severity
+from twist_dr.engine.table_names import table_name
 from twist_dr.settings import Settings
 
 #: How many backups of a kind are "the last ones", and how few tell anything.
@@ -121,7 +122,7 @@ def rows(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     newest, compared = counted[0], [*counted[1:], *facts.before.get(ROWS_LOST, ())]
     before = _rows_before(facts, counted[1:])
     after = facts.tables[newest.backup_id]
-    key_tables = {name if "." in name else f"public.{name}" for name in settings.verification.key_tables}
+    key_tables = {table_name(text).label for text in settings.verification.key_tables}
     told: list[str] = []
     about: set[str] = set()
     worst = 0

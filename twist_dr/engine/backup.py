@@ -39,6 +39,7 @@ from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, fi
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import ArtifactWriter, Form
+from twist_dr.engine.table_names import TableName
 from twist_dr.engine.tools_proof import ToolsProof
 from twist_dr.errors import BackupError, ClientToolsMissing, SourceUnreadable
 
@@ -135,7 +136,7 @@ class Making:
         self.snapshot_at: datetime | None = None
         self.postgres: PostgresFacts | None = None
         self.migrations: dict[str, list[str]] = {}
-        self.tables: dict[str, int] = {}
+        self.rows: dict[TableName, int] = {}
         self.large_objects = 0
         self._key = keyring.primary
         self._started_at = datetime.now(timezone.utc)
@@ -211,7 +212,7 @@ class Making:
             postgres=self.postgres,
             db_schema_version=schema_version(self.migrations),
             migrations=self.migrations,
-            tables=self.tables,
+            tables={table.label: rows for table, rows in self.rows.items()},
             large_objects=self.large_objects,
             artifacts=self._artifacts,
             files=self._files,
@@ -272,7 +273,7 @@ class _Work(Making):
             )
             with self.timed("database"), self.artifact("database.dump", "database") as write:
                 said = dump_database(self._cluster, tools, snapshot.id, tables, write)
-            self.tables, self.large_objects = counting.wait()
+            self.rows, self.large_objects = counting.wait()
         if not with_passwords:
             self.warn(
                 f"database: role {facts.dumped_as} may not read role passwords, so roles.sql has none; set them after a restore"

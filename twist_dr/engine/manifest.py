@@ -19,11 +19,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.sealing import canonical, fits, mac_of
 from twist_dr.engine.streams import Form
+from twist_dr.engine.table_names import TableName, from_label, from_plain
 from twist_dr.errors import BackupError, ManifestForeign, ManifestInvalid, ManifestTooNew
 from twist_dr.storage.base import Digest
 
 FORMAT_MAJOR = 1
-FORMAT_VERSION = f"{FORMAT_MAJOR}.0"
+#: 1.1: the keys of ``tables`` are labels that no two tables share; those of 1.0 had no quotes.
+FORMAT_MINOR = 1
+FORMAT_VERSION = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME = "manifest.json"
 _KIND = "manifest"
 #: A manifest names every table and migration, no files: 64 MiB is far more than any has. Whoever can write to a target could grow one.
@@ -181,7 +184,7 @@ class KeyName(_Model):
 
 
 class Manifest(_Model):
-    """See the module's docstring. Times are UTC, durations seconds, sizes bytes."""
+    """See the module's docstring. Times are UTC, durations seconds, sizes bytes. ``tables`` as written; :attr:`rows` reads every format."""
 
     format_version: str
     application: str
@@ -208,6 +211,15 @@ class Manifest(_Model):
     warnings: list[str]
     key: KeyName
     base: BaseFacts | None = None
+
+    @property
+    def rows(self) -> dict[TableName, int]:
+        """Rows by table. Of format 1.0 some names are left open (see :class:`TableName`). Raises ``ManifestInvalid``."""
+        read = from_plain if self.format_version == f"{FORMAT_MAJOR}.0" else from_label
+        try:
+            return {read(label): rows for label, rows in self.tables.items()}
+        except ValueError as error:
+            raise _invalid(self.backup_id, f"garbles tables: {error}") from None
 
     def artifact(self, name: str) -> Artifact | None:
         """The artifact of that name, if the backup has it."""

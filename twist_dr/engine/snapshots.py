@@ -16,6 +16,7 @@ from twist_dr.engine.postgres.dump import Write, custom_dump
 from twist_dr.engine.postgres.sessions import APPLYING
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.processes import run
+from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError, ProcessFailed, SourceUnreadable, StagingFull
 
 #: How long a database that somebody else keeps locked is waited for.
@@ -132,12 +133,11 @@ def _searched(cluster: Cluster) -> list[str]:
 
 def _dump(cluster: Cluster, tools: Tools, tables: Sequence[tuple[str, str]], write: Write) -> list[str]:
     options = [f"--table={_quoted(schema)}.{_quoted(name)}" for schema, name in tables]
-    heard = custom_dump(cluster, tools, [f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s", *options], write)
-    if lacking := sorted({f"{schema}.{name}" for schema, name in tables} - heard.dumped):
-        raise ProcessFailed(
-            f"pg_dump reported success but left out {', '.join(lacking[:3])}; check the rights of the role."
-        )
-    return heard.warnings
+    dumped = custom_dump(cluster, tools, [f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s", *options], write)
+    # Names of tables of ours and of Dagster are ASCII in any encoding; their schema's need not be.
+    if lacking := sorted({name for _, name in tables} - {name.decode(errors="replace") for _, name in dumped.tables}):
+        raise ProcessFailed(f"pg_dump reported success but left out {few(lacking)}; check the rights of the role.")
+    return dumped.warnings
 
 
 def dump_damage(dump: Path, client_tools: Sequence[Path]) -> str | None:

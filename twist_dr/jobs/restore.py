@@ -14,6 +14,7 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Part
 from twist_dr.engine.restore.plan import RestoreWish
 from twist_dr.engine.restore.restore import Restore
+from twist_dr.engine.table_names import split_names
 from twist_dr.errors import RestoreRefused
 from twist_dr.jobs.restore_page import told
 from twist_dr.jobs.restoring import alone, refuse_careless
@@ -40,7 +41,11 @@ class RestoreConfig(dg.Config):
         "all",
         description="all that the backup has, or some of: database, media, configuration (which is only unpacked into a folder)",
     )
-    tables: str = Field("", description="some tables only, separated by commas; for the modes sandbox and schema")
+    tables: str = Field(
+        "",
+        description='some tables only, separated by commas; a name with a comma or dot in it in double quotes: public.a, "with,comma", "a"."b.c"; '
+        "for the modes sandbox and schema",
+    )
     run_migrations: bool = Field(
         True, description="Run the code's newer migrations in the restored database before it is live."
     )
@@ -124,7 +129,10 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
 
 def _check(config: RestoreConfig, settings: Settings) -> tuple[tuple[Part, ...] | None, tuple[str, ...]]:
     """The parts and tables of the config, when it makes sense; parts None stands for all that the backup has."""
-    tables = tuple(table.strip() for table in config.tables.split(",") if table.strip())
+    try:
+        tables = tuple(split_names(config.tables))
+    except ValueError as error:
+        raise RestoreRefused(f"tables: {error}.") from None
     wanted = [part.strip() for part in config.parts.split(",") if part.strip()]
     if not wanted or (wanted != ["all"] and any(part not in ALL_PARTS for part in wanted)):
         raise RestoreRefused(

@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from twist_dr.settings.values import (
-    TABLE_PATTERN,
     Duration,
     PostgresUrl,
     Section,
     SettingsPath,
+    TableText,
     WebAddress,
     absolute,
 )
@@ -62,14 +62,14 @@ class VerificationSettings(Section):
     """How backups are proven.
 
     ``server``: URL of an existing server to restore into, for machines without server programs; never the production server.
-    ``key_tables``: tables (``schema.table``, or ``table`` in public) that must exist and hold rows.
+    ``key_tables``: tables (``schema.table``, or ``table`` in public; ``"a.b".c`` where a name has a dot in it) that must exist and hold rows.
     ``jobs``: parallel restore jobs. ``scratch``: folder for the scratch server and the dump. ``isolation``: whether servers with the
     database's own code, recovered ones too, are refused where they cannot be kept away from files and network (``required``), or
     run with what is to be had (``where-possible``).
     """
 
     server: PostgresUrl | None = None
-    key_tables: list[Annotated[str, Field(pattern=TABLE_PATTERN)]] = []
+    key_tables: list[TableText] = []
     jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
     scratch: SettingsPath | None = None
     isolation: Literal["required", "where-possible"] = "required"

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
 from twist_dr.engine.postgres.url import WORDS, is_postgres_url
+from twist_dr.engine.table_names import table_name
 from twist_dr.engine.web import is_web_address
 
 #: Names become asset keys, resource names and folders on storage targets.
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 NAME_WORDS = "a name of at most 40 lower-case letters, digits and '_' that starts with a letter"
 HTTP_PATTERN = r"^https?://"
-TABLE_PATTERN = r"^[^.\s]+(\.[^.\s]+)?$"
 _DURATION = re.compile(r"(\d{1,6}) (second|minute|hour|day|week)s?")
 
 
@@ -34,6 +34,16 @@ def _duration(value: Any) -> timedelta:
     return timedelta(**{f"{match[2]}s": int(match[1])})
 
 
+def _one_table(text: str) -> str:
+    try:
+        table_name(text)
+    except ValueError:
+        raise ValueError("""a table as in SQL: 'orders', 'accounting.ledger', '"a.b".c'""") from None
+    return text
+
+
+#: One table, as :func:`table_name` reads it.
+TableText = Annotated[str, AfterValidator(_one_table)]
 #: A number and a unit, as in ``7 days``.
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 SettingsPath = Annotated[Path, AfterValidator(absolute)]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from twist_dr.engine.keys import Key, Keyring
+from twist_dr.engine.table_names import TableName
 from twist_dr.storage.base import Digest
 
 KEY = Key("k20260101", bytes(range(32)))
@@ -177,3 +178,7 @@ def _kill_before(step: int) -> None:
 
     for name in ("unlink", "remove", "rmdir", "rename", "replace"):
         setattr(os, name, counted(getattr(os, name)))
+
+
+def by_label(counts: dict[TableName, int]) -> dict[str, int]:
+    return {name.label: rows for name, rows in counts.items()}

@@ -24,7 +24,9 @@ from twist_dr.engine.postgres.cluster import (
     read_facts,
     read_migrations,
     read_tables,
+    unlogged_tables,
 )
+from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
 from twist_dr.errors import Cancelled
 
@@ -41,13 +43,13 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RestorePoint:
-    """``lsn`` as text, where its record ends. Counts by ``schema.table``."""
+    """``lsn`` as text, where its record ends. ``rows`` by table."""
 
     name: str
     lsn: str
     at: datetime
     postgres: PostgresFacts
-    tables: dict[str, int]
+    rows: dict[TableName, int]
     large_objects: int
     migrations: dict[str, list[str]]
 
@@ -79,7 +81,7 @@ def make_restore_point(
             lsn=lsn,
             at=at,
             postgres=read_facts(connection, client_version),
-            tables=counts,
+            rows=counts,
             large_objects=int(query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]),
             migrations=read_migrations(connection),
         )
@@ -94,10 +96,12 @@ def _countable(connection: Connection, warn: Warn) -> list[Table] | None:
         )
         return None
     # After a recovery an unlogged table is empty, whatever was in it.
-    unlogged = {row[0] for row in query(connection, _UNLOGGED)}
-    tables = [table for table in read_tables(connection) if table.label not in unlogged]
+    unlogged = unlogged_tables(connection)
+    tables = [table for table in read_tables(connection) if table.key not in unlogged]
     if unlogged:
-        warn(f"cluster: {few(sorted(unlogged))} is unlogged, so it comes back empty from a base backup")
+        warn(
+            f"cluster: {few(name.label for name in sorted(unlogged))} is unlogged, so it comes back empty from a base backup"
+        )
     if closed := [table.label for table in tables if table.filtered or not table.readable]:
         warn(
             f"cluster: the role may not read all rows of {few(closed)}, so no rows are recorded for this base backup; grant it "
@@ -105,12 +109,6 @@ def _countable(connection: Connection, warn: Warn) -> list[Table] | None:
         )
         return None
     return tables
-
-
-_UNLOGGED = """
-    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND c.relpersistence = 'u'
-"""
 
 
 def _quiet_point(connection: Connection, name: str, stopped: Callable[[], bool]) -> tuple[str, str, datetime] | None:

@@ -287,7 +287,7 @@ class _Work(Making):
             return
         self._restore_point = point.name, point.lsn
         self.snapshot_at = point.at
-        self.tables, self.large_objects, self.migrations = point.tables, point.large_objects, point.migrations
+        self.rows, self.large_objects, self.migrations = point.rows, point.large_objects, point.migrations
         assert self.postgres is not None
         self.postgres = point.postgres.model_copy(update={"system_identifier": self.postgres.system_identifier})
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from twist_dr.engine.manifest import Extension, PostgresFacts
 from twist_dr.engine.postgres.sessions import LOOKING, Settings, open_replication, open_session, start_options
 from twist_dr.engine.postgres.url import WORDS, is_postgres_url
+from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
 from twist_dr.redaction import keep_url
@@ -48,12 +49,16 @@ class Table:
     readable: bool
     filtered: bool
     """Row-level security would hide rows from this role."""
-    raw: bytes
-    """The label in the database's own encoding, as pg_dump says it."""
+    raw: tuple[bytes, bytes]
+    """Schema and name in the database's own encoding, as a dump has them."""
+
+    @property
+    def key(self) -> TableName:
+        return TableName(self.schema, self.name)
 
     @property
     def label(self) -> str:
-        return f"{self.schema}.{self.name}"
+        return self.key.label
 
 
 @dataclass(frozen=True)
@@ -302,14 +307,14 @@ class RowCount:
     """Row counts in the making."""
 
     def __init__(self, connection: Connection, tables: list[Table]) -> None:
-        self._result: dict[str, int] = {}
+        self._result: dict[TableName, int] = {}
         self._large_objects = 0
         self._error: BaseException | None = None
         self.thread = threading.Thread(target=self._work, args=(connection, tables), name="row counts", daemon=True)
         self.thread.start()
 
-    def wait(self) -> tuple[dict[str, int], int]:
-        """Rows by ``schema.table``, and the number of large objects."""
+    def wait(self) -> tuple[dict[TableName, int], int]:
+        """Rows by table, and the number of large objects."""
         self.thread.join()
         if self._error is not None:
             raise self._error
@@ -324,11 +329,11 @@ class RowCount:
             self._error = error
 
 
-def count_rows(connection: Connection, tables: list[Table]) -> dict[str, int]:
+def count_rows(connection: Connection, tables: list[Table]) -> dict[TableName, int]:
     """Rows of each table. ``ONLY``, as the dump has it: rows of inheriting tables count with those."""
     from psycopg import sql
 
-    counts: dict[str, int] = {}
+    counts: dict[TableName, int] = {}
     for start in range(0, len(tables), _COUNT_AT_ONCE):
         some = tables[start : start + _COUNT_AT_ONCE]
         parts = [
@@ -341,13 +346,14 @@ def count_rows(connection: Connection, tables: list[Table]) -> dict[str, int]:
         # With thousands of tables the server's lock table would be full, for the application as well.
         with connection.transaction(force_rollback=True):
             rows = connection.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall()
-        counts.update({some[place].label: int(rows_in_it) for place, rows_in_it in rows})
+        counts.update({some[place].key: int(rows_in_it) for place, rows_in_it in rows})
     return counts
 
 
 _TABLES = """
     SELECT n.nspname, c.relname, has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
-           row_security_active(c.oid), convert_to(n.nspname || '.' || c.relname, getdatabaseencoding())
+           row_security_active(c.oid),
+           convert_to(n.nspname, getdatabaseencoding()), convert_to(c.relname, getdatabaseencoding())
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery())
        AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -359,7 +365,21 @@ _TABLES = """
 
 def read_tables(connection: Connection) -> list[Table]:
     """Ordinary tables and leaf partitions outside the system schemas; an extension's own tables belong to the extension."""
-    return [Table(*row) for row in query(connection, _TABLES)]
+    return [
+        Table(schema, name, readable, filtered, (raw_schema, raw_name))
+        for schema, name, readable, filtered, raw_schema, raw_name in query(connection, _TABLES)
+    ]
+
+
+def unlogged_tables(connection: Connection) -> set[TableName]:
+    """Tables that come back empty from a standby or a recovered server."""
+    return {TableName(*row) for row in query(connection, _UNLOGGED)}
+
+
+_UNLOGGED = """
+    SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relpersistence = 'u' AND c.relkind = 'r'
+"""
 
 
 def read_migrations(connection: Connection) -> dict[str, list[str]]:

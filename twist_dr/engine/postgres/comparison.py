@@ -15,18 +15,16 @@ from twist_dr.engine.postgres.cluster import (
     read_extensions,
     read_migrations,
     read_tables,
+    unlogged_tables,
 )
 from twist_dr.engine.progress import LOG_EVERY_SECONDS, Report
+from twist_dr.engine.table_names import TableName, table_name
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
 #: Tables counted between two looks at the clock.
 _COUNT_AT_ONCE = 20
-_UNLOGGED = """
-    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relpersistence = 'u' AND c.relkind = 'r'
-"""
 
 
 @dataclass
@@ -52,7 +50,7 @@ def compare_database(
     found = Comparison()
     with named_errors("to compare the restored database"):
         counts = _count(connection, report, unlogged=manifest.kind != "base" and not facts.in_recovery)
-        found.differences += _compare_rows(manifest.tables, counts)
+        _compare_rows(manifest.rows, counts, found)
         objects = query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]
         if objects != manifest.large_objects:
             found.differences.append(f"large objects: {objects} restored where {manifest.large_objects} were recorded")
@@ -67,20 +65,20 @@ def compare_database(
                 f"extension {extension.name}: {restored[extension.name]} here, {extension.version} where it was backed up"
             )
     for table in key_tables:
-        label = table if "." in table else f"public.{table}"
-        if not counts.get(label):
-            found.differences.append(f"key table {label} is {'empty' if label in counts else 'missing'}")
+        name = table_name(table)
+        if not counts.get(name):
+            found.differences.append(f"key table {name.label} is {'empty' if name in counts else 'missing'}")
     found.tables, found.rows = len(counts), sum(counts.values())
     return found
 
 
-def _count(connection: Connection, report: Report, *, unlogged: bool) -> dict[str, int]:
+def _count(connection: Connection, report: Report, *, unlogged: bool) -> dict[TableName, int]:
     tables = read_tables(connection)
     if not unlogged:
         # A standby and a recovered server have no rows of unlogged tables, so none were recorded.
-        names = {name for (name,) in query(connection, _UNLOGGED)}
-        tables = [table for table in tables if table.label not in names]
-    counts: dict[str, int] = {}
+        without_rows = unlogged_tables(connection)
+        tables = [table for table in tables if table.key not in without_rows]
+    counts: dict[TableName, int] = {}
     told = time.monotonic()
     for start in range(0, len(tables), _COUNT_AT_ONCE):
         if time.monotonic() - told >= LOG_EVERY_SECONDS:
@@ -90,12 +88,21 @@ def _count(connection: Connection, report: Report, *, unlogged: bool) -> dict[st
     return counts
 
 
-def _compare_rows(recorded: dict[str, int], restored: dict[str, int]) -> list[str]:
-    differences = []
-    for table, rows in sorted(recorded.items()):
-        if table not in restored:
-            differences.append(f"table {table} is missing after the restore ({rows} rows were recorded)")
-        elif restored[table] != rows:
-            differences.append(f"table {table}: {restored[table]} rows restored where {rows} were recorded")
-    differences += [f"table {table} was restored but not recorded" for table in sorted(set(restored) - set(recorded))]
-    return differences
+def _compare_rows(recorded: dict[TableName, int], restored: dict[TableName, int], found: Comparison) -> None:
+    bearers: dict[TableName, list[TableName]] = {}
+    for name in restored:
+        bearers.setdefault(name.among(recorded), []).append(name)
+    for name, rows in sorted(recorded.items()):
+        counts = [restored[each] for each in bearers.get(name, [])]
+        if not counts:
+            found.differences.append(f"table {name.label} is missing after the restore ({rows} rows were recorded)")
+        elif rows not in counts:
+            told = " and ".join(map(str, counts))
+            found.differences.append(f"table {name.label}: {told} rows restored where {rows} were recorded")
+        elif len(counts) > 1:
+            told = " and ".join(each.label for each in bearers[name])
+            found.notes.append(
+                f"{told} were restored, which the backup records as one, {name.label}, with {rows} rows: it does not tell the other's"
+            )
+    for name in sorted(bearers.keys() - recorded.keys()):
+        found.differences.append(f"table {name.label} was restored but not recorded")

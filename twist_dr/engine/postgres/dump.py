@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster, Table
+from twist_dr.engine.postgres.dump_reader import DumpReader
+from twist_dr.engine.postgres.dump_toc import UnknownDump
 from twist_dr.engine.postgres.sessions import LOADING
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child, run
 from twist_dr.engine.streams import write_new
+from twist_dr.engine.words import few
 from twist_dr.errors import ProcessFailed
 
 #: pg_dump gives up when another session keeps a table locked (ALTER TABLE in a forgotten transaction) for so long.
 _LOCK_WAIT_SECONDS = 300
 #: The header of a custom-format dump alone is larger than this.
 _LEAST_DUMP = 512
-_DUMP_MAGIC = b"PGDMP"
 _LEAST_ROLES = 100
 _SYSTEM_GRANT = re.compile(rb"\d+; \d+ \d+ ACL pg_catalog (.*)")
 #: Megabytes for building indexes, all restore jobs together. The default of 64 each makes a restore a fifth slower.
 _INDEX_MEMORY = 1024
 _WARNING = re.compile(r"^pg_dump(?:all)?: (warning: .*)$")
-_DUMPING = re.compile(r'dumping contents of table "(.*)"$')
 
 Write = Callable[[bytes], None]
 
 
-class Heard:
-    """What a dumping program says: which tables it dumps, and what it warns of."""
+class _Warnings:
+    """What a dumping program warns of."""
 
     def __init__(self) -> None:
-        self.dumped: set[str] = set()
-        self.warnings: list[str] = []
+        self.sentences: list[str] = []
 
     def __call__(self, line: str) -> None:
-        if match := _DUMPING.search(line):
-            self.dumped.add(match[1])
-        elif match := _WARNING.match(line):
-            self.warnings.append(match[1])
+        if match := _WARNING.match(line):
+            self.sentences.append(match[1])
 
 
 def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iterable[Table], write: Write) -> list[str]:
@@ -48,14 +47,13 @@ def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iter
     Raises ``ProcessFailed`` when pg_dump fails, writes what is no dump, or leaves out one of ``tables``.
     """
     options = [f"--snapshot={snapshot_id}", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s"]
-    heard = custom_dump(cluster, tools, options, write)
-    # Compared as the listener decodes what pg_dump says, which is in the database's encoding.
-    if missing := sorted(table.label for table in tables if table.raw.decode(errors="replace") not in heard.dumped):
+    dumped = custom_dump(cluster, tools, options, write)
+    if missing := sorted(table.label for table in tables if table.raw not in dumped.tables):
         raise ProcessFailed(
-            f"pg_dump reported success but left out {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}; "
+            f"pg_dump reported success but left out {few(missing)}; "
             "check the rights of the role, and that no table was dropped meanwhile, then run the backup again."
         )
-    return heard.warnings
+    return dumped.warnings
 
 
 def dump_schema(cluster: Cluster, tools: Tools, snapshot_id: str, write: Write) -> None:
@@ -64,47 +62,62 @@ def dump_schema(cluster: Cluster, tools: Tools, snapshot_id: str, write: Write) 
     custom_dump(cluster, tools, options, write)
 
 
-def custom_dump(cluster: Cluster, tools: Tools, options: Sequence[str], write: Write) -> Heard:
-    """Write a custom-format dump, uncompressed; returns what pg_dump said. Raises ``ProcessFailed`` when it fails or writes what is no dump."""
-    heard = Heard()
-    arguments: list[str | Path] = [
-        tools.program("pg_dump"), "--format=custom", "--compress=0", "--no-password", "--verbose", *options,
-    ]  # fmt: skip
-    wrote, head = 0, b""
-    with Child(arguments, environment=cluster.environment(), on_line=heard) as child:
-        for chunk in child.bulk_output():
-            head = head or chunk[: len(_DUMP_MAGIC)]
-            wrote += len(chunk)
-            write(chunk)
-        child.finish(_LEAST_DUMP, wrote)
-    if head != _DUMP_MAGIC:
+@dataclass(frozen=True)
+class Dumped:
+    """``tables``: schema and name of those whose rows are in the dump, to the last, in its encoding."""
+
+    tables: set[tuple[bytes, bytes]]
+    warnings: list[str]
+
+
+def custom_dump(cluster: Cluster, tools: Tools, options: Sequence[str], write: Write) -> Dumped:
+    """Write a custom-format dump, uncompressed. Raises ``ProcessFailed`` when pg_dump fails or writes what is no whole dump."""
+    warnings, reader = _Warnings(), DumpReader()
+    program = tools.program("pg_dump")
+    arguments: list[str | Path] = [program, "--format=custom", "--compress=0", "--no-password", *options]
+    wrote = 0
+    try:
+        with Child(arguments, environment=cluster.environment(), on_line=warnings) as child:
+            for chunk in child.bulk_output():
+                wrote += len(chunk)
+                reader.feed(chunk)
+                write(chunk)
+            child.finish(_LEAST_DUMP, wrote)
+    except UnknownDump:
         raise ProcessFailed(
-            f"{tools.program('pg_dump')} wrote something that is no dump; put PostgreSQL's own client tools in its place."
-        )
-    return heard
+            f"{program} wrote something that is no dump, or none as pg_dump 12 to 18 write them; put PostgreSQL's own client tools of "
+            "such a version in its place."
+        ) from None
+    if not reader.at_end:
+        raise ProcessFailed(f"{program} reported success but its dump breaks off; run the backup again.")
+    return Dumped(reader.tables, warnings.sentences)
+
+
+def connection_string(database: str) -> str:
+    """A database's name for the options of client programs, which take one with ``=`` or ``://`` in it for a connection string: so they
+    are given one (PostgreSQL, "Connection Strings")."""
+    from psycopg.conninfo import make_conninfo
+
+    return make_conninfo(dbname=database)
 
 
 def dump_roles(cluster: Cluster, tools: Tools, with_passwords: bool, write: Write) -> list[str]:
     """Write the cluster's roles and tablespaces as SQL, which a dump of one database lacks; returns what pg_dumpall warned of."""
-    from psycopg.conninfo import make_conninfo
-
     environment = cluster.environment()
-    # pg_dumpall asks the server for its maintenance database unless told one that we may certainly open. It takes a
-    # name with a = in it for a connection string, so it is given one.
-    database = make_conninfo(dbname=environment["PGDATABASE"])
+    # pg_dumpall asks the server for its maintenance database unless told one that we may certainly open.
     arguments: list[str | Path] = [
-        tools.program("pg_dumpall"), "--globals-only", "--no-password", f"--database={database}",
+        tools.program("pg_dumpall"), "--globals-only", "--no-password", f"--database={connection_string(environment['PGDATABASE'] or '')}",
     ]  # fmt: skip
     if not with_passwords:
         arguments.append("--no-role-passwords")
-    heard = Heard()
+    warnings = _Warnings()
     wrote = 0
-    with Child(arguments, environment=environment, on_line=heard) as child:
+    with Child(arguments, environment=environment, on_line=warnings) as child:
         for chunk in child.bulk_output():
             wrote += len(chunk)
             write(chunk)
         child.finish(_LEAST_ROLES, wrote)
-    return heard.warnings
+    return warnings.sentences
 
 
 def restore_database(
@@ -125,7 +138,7 @@ def restore_database(
     """
     arguments: list[str | Path] = [
         tools.program("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password", "--no-tablespaces",
-        f"--dbname={database}",
+        f"--dbname={connection_string(database)}",
     ]  # fmt: skip
     if not keep_owners:
         arguments += ["--no-owner", "--no-privileges"]

@@ -1,4 +1,4 @@
-"""The table of contents of a custom-format dump, read where it lies, so that it can be changed there.
+"""The table of contents of a custom-format dump, read where it lies, so that it can be changed there, or as it comes.
 
 The format is PostgreSQL's own, of pg_backup_archiver.c (``WriteHead``, ``WriteToc``) and pg_backup_custom.c.
 """
@@ -38,11 +38,17 @@ class Header:
 
 @dataclass(frozen=True)
 class TocEntry:
-    """One entry. ``definition``: the SQL that makes it, read for the kinds that were asked for; ``*_at``: where in the file it stands."""
+    """One entry. ``definition``: the SQL that makes it, read for the kinds that were asked for; ``*_at``: where in the file it stands.
+
+    ``schema`` and ``name`` are in the dump's encoding. Only here are they told apart for certain: in what pg_dump and pg_restore write
+    for people a space or line break of a name is like any other.
+    """
 
     number: int
     has_rows: int
     kind: bytes
+    schema: bytes
+    name: bytes
     definition: bytes
     definition_at: int
     flag: int
@@ -57,7 +63,7 @@ def read_header(file: BinaryIO) -> Header:
     if version not in _VERSIONS or _take(file, 3) != _SIZES_AND_FORMAT:
         raise UnknownDump
     minor = version[1]
-    compression = _integer(file) if minor == _WITH_LONG_COMPRESSION else _take(file, 1)[0]
+    compression = read_integer(file) if minor == _WITH_LONG_COMPRESSION else _take(file, 1)[0]
     _take(file, 5 * 7)  # the time
     _skip_texts(file, 3)  # names of the database and of both versions
     return Header(minor, compression)
@@ -65,8 +71,8 @@ def read_header(file: BinaryIO) -> Header:
 
 def read_entries(file: BinaryIO, header: Header, definitions_of: Collection[bytes] = ()) -> Iterator[TocEntry]:
     """The entries that follow the header; after the last, the file stands at the first block of rows. Raises ``UnknownDump``."""
-    for _ in range(_integer(file)):
-        yield _entry(file, definitions_of, has_relation_kind=header.minor >= _WITH_RELATION_KIND)
+    for _ in range(read_integer(file)):
+        yield read_entry(file, header, definitions_of)
 
 
 def toc_size(file: BinaryIO) -> int | None:
@@ -79,26 +85,30 @@ def toc_size(file: BinaryIO) -> int | None:
     return file.tell()
 
 
-def _entry(file: BinaryIO, definitions_of: Collection[bytes], *, has_relation_kind: bool) -> TocEntry:
-    number, has_rows = _integer(file), _integer(file)
-    _skip_texts(file, 3)  # both oids, name
-    kind = _take(file, _integer(file))
-    _integer(file)  # section
+def read_entry(file: BinaryIO, header: Header, definitions_of: Collection[bytes] = ()) -> TocEntry:
+    """The entry at which the file stands. Raises ``UnknownDump``."""
+    number, has_rows = read_integer(file), read_integer(file)
+    _skip_texts(file, 2)  # both oids
+    name = _text(file)
+    kind = _take(file, read_integer(file))
+    read_integer(file)  # section
     definition, definition_at = b"", file.tell()
-    if kind in definitions_of and (length := _integer(file)) > 0:
+    if kind in definitions_of and (length := read_integer(file)) > 0:
         definition_at = file.tell()
         definition = _take(file, length, _LONGEST_DEFINITION)
     elif kind not in definitions_of:
         _skip_texts(file, 1)
-    _skip_texts(file, 5)  # DROP, COPY, schema, tablespace, access method
-    if has_relation_kind:
-        _integer(file)
+    _skip_texts(file, 2)  # DROP, COPY
+    schema = _text(file)
+    _skip_texts(file, 2)  # tablespace, access method
+    if header.minor >= _WITH_RELATION_KIND:
+        read_integer(file)
     _skip_texts(file, 2)  # owner, WITH OIDS
     while _skip_text(file):  # dependencies, up to a NULL
         pass
     flag_at = file.tell()
     flag, _ = FLAG_AND_OFFSET.unpack(_take(file, FLAG_AND_OFFSET.size))
-    return TocEntry(number, has_rows, kind, definition, definition_at, flag, flag_at)
+    return TocEntry(number, has_rows, kind, schema, name, definition, definition_at, flag, flag_at)
 
 
 def _take(file: BinaryIO, size: int, most: int = _LONGEST_KIND) -> bytes:
@@ -107,15 +117,21 @@ def _take(file: BinaryIO, size: int, most: int = _LONGEST_KIND) -> bytes:
     return taken
 
 
-def _integer(file: BinaryIO) -> int:
+def read_integer(file: BinaryIO) -> int:
+    """An integer of the format: its sign, then four bytes."""
     taken = _take(file, 5)
     value = int.from_bytes(taken[1:], "little")
     return -value if taken[0] else value
 
 
+def _text(file: BinaryIO) -> bytes:
+    """Empty for a NULL, which has a length below zero."""
+    return _take(file, max(0, read_integer(file)), _LONGEST_DEFINITION)
+
+
 def _skip_text(file: BinaryIO) -> bool:
     """Whether there was one: a NULL has a length below zero."""
-    length = _integer(file)
+    length = read_integer(file)
     if length > 0:
         file.seek(length, os.SEEK_CUR)
     return length >= 0

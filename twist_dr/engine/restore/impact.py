@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import counted
 from twist_dr.errors import Cancelled
 
@@ -28,13 +29,17 @@ class TableImpact:
     ``newer_rows`` have a time later than the backup's snapshot; None where no column tells.
     """
 
-    label: str
+    table: TableName
     rows_now: int | None
     rows_then: int | None
     estimated: bool = False
     newest_column: str | None = None
     newest: datetime | date | None = None
     newer_rows: int | None = None
+
+    @property
+    def label(self) -> str:
+        return self.table.label
 
     @property
     def at_stake(self) -> int:
@@ -133,7 +138,7 @@ class Impact:
 
 
 def _tables_markdown(tables: Sequence[TableImpact]) -> list[str]:
-    differing = sorted((t for t in tables if t.differs), key=lambda table: (-table.at_stake, table.label))
+    differing = sorted((t for t in tables if t.differs), key=lambda each: (-each.at_stake, each.table))
     shown = differing + [table for table in tables if table.estimated and not table.differs]
     blocks = []
     if shown:

@@ -13,6 +13,7 @@ from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Table, first_line, named_errors, query, read_tables
 from twist_dr.engine.restore.impact import TableImpact, go_on_unless
 from twist_dr.engine.restore.newest_columns import COLUMNS, Column, moment, newer_than, possible
+from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseRightsMissing
 
@@ -41,7 +42,7 @@ class _Live:
 def database_impact(
     connection: Connection, manifest: Manifest, *, large_bytes: int = 1 << 30, stop: threading.Event | None = None
 ) -> tuple[list[TableImpact], list[str]]:
-    """Every table of the live database or the backup, by label, and notes on what could not be compared.
+    """Every table of the live database or the backup, by name, and notes on what could not be compared.
 
     All is read in one transaction of its own on an idle ``connection``. Tables of ``large_bytes`` and more (without
     indexes and TOAST) are estimated, not counted. Times without a zone are taken to be in the session's time zone.
@@ -60,9 +61,10 @@ def database_impact(
         reading = _Reading(connection, manifest, manifest.snapshot_at, large_bytes, stop)
         reading.read_all(_read_live(connection))
     found = reading.found
-    for label in manifest.tables.keys() - found.keys() - reading.unread:
-        found[label] = TableImpact(label, None, manifest.tables[label])
-    return [found[label] for label in sorted(found)], reading.notes
+    there = {name.among(manifest.rows) for name in found} | reading.unread
+    for name in manifest.rows.keys() - there:
+        found[name] = TableImpact(name, None, manifest.rows[name])
+    return [found[name] for name in sorted(found)], reading.notes
 
 
 @contextmanager
@@ -133,12 +135,12 @@ class _Reading:
         stop: threading.Event | None,
     ) -> None:
         self._connection = connection
-        self._then = manifest.tables
+        self._then = manifest.rows
         self._since = snapshot_at.isoformat()
         self._large_bytes = large_bytes
         self._stop = stop
-        self.found: dict[str, TableImpact] = {}
-        self.unread: set[str] = set()
+        self.found: dict[TableName, TableImpact] = {}
+        self.unread: set[TableName] = set()
         self.notes: list[str] = []
 
     def read_all(self, tables: Sequence[_Live]) -> None:
@@ -162,11 +164,11 @@ class _Reading:
                 for each in some:
                     self._read_or_note([each])
             elif not isinstance(error, psycopg.errors.UndefinedTable):  # that one was dropped just now
-                label = some[0].table.label
-                self.unread.add(label)
-                self.notes.append(f"{label} cannot be read and was not compared: {first_line(error)}")
+                table = some[0].table
+                self.unread.add(table.key.among(self._then))
+                self.notes.append(f"{table.label} cannot be read and was not compared: {first_line(error)}")
             return
-        self.found.update({impact.label: impact for impact in found})
+        self.found.update({impact.table: impact for impact in found})
 
     def _read(self, some: Sequence[_Live]) -> list[TableImpact]:
         # Not in the statement that lists the tables: this waits for locks.
@@ -217,14 +219,14 @@ class _Reading:
     def _impact(
         self, live: _Live, count: int, newest: int | None, newer: int | None, *, estimated: bool = False
     ) -> TableImpact:
-        label, column = live.table.label, live.column
+        column = live.column
         # Rows of the snapshot's own day may be from before it or after it: none of a later day tells nothing.
         if column is not None and column.type == "date":
             newer = newer or None
         return TableImpact(
-            label=label,
+            table=live.table.key,
             rows_now=count,
-            rows_then=self._then.get(label),
+            rows_then=self._then.get(live.table.key.among(self._then)),
             estimated=estimated,
             newest_column=column.name if column else None,
             newest=moment(newest, column.type) if column and newest is not None else None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import query
+from twist_dr.engine.table_names import TableName
 from twist_dr.errors import RestoreFailed
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ class Relation:
     unlogged: bool
 
     @property
+    def key(self) -> TableName:
+        return TableName(self.schema, self.name)
+
+    @property
     def label(self) -> str:
-        return f"{self.schema}.{self.name}"
+        return self.key.label
 
     @property
     def identifier(self) -> Identifier:

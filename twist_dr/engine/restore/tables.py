@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, count_rows, first_line, query, read_tables
+from twist_dr.engine.postgres.dump import connection_string
 from twist_dr.engine.postgres.dump_list import (
     ListEntry,
     contents_of,
@@ -34,6 +35,7 @@ from twist_dr.engine.restore.table_family import (
     read_family,
     with_large_objects,
 )
+from twist_dr.engine.table_names import TableName, readings
 from twist_dr.errors import ProcessFailed, RestoreFailed
 
 if TYPE_CHECKING:
@@ -45,9 +47,9 @@ _NEVER = {"FK CONSTRAINT": "foreign keys of and to them", "TRIGGER": "triggers",
 
 @dataclass(frozen=True)
 class RestoredTables:
-    """``rows`` by ``schema.table`` as the backup calls it; ``sentence`` says where they are; ``notes`` what a person should know."""
+    """``rows`` by table as the backup calls it; ``sentence`` says where they are; ``notes`` what a person should know."""
 
-    rows: dict[str, int]
+    rows: dict[TableName, int]
     sentence: str
     notes: list[str]
 
@@ -126,7 +128,7 @@ class _Tables:
             self._name,
             live,
             schema,
-            {each.name: rows[each.label] for each in ordinary},
+            {each.name: rows[each.key] for each in ordinary},
             backup_id=self._manifest.backup_id,
             report=self._report,
         )
@@ -145,18 +147,16 @@ class _Tables:
     def _list(self, *options: str) -> bytes:
         return run([self._tools.program("pg_restore"), "--list", *options, self._dump], environment={"LC_ALL": "C"})
 
-    def _find(self, connection: Connection, wanted: str) -> tuple[str, str]:
-        """Schema and name of a table that a person named. A dot may divide the two, or be part of either."""
-        dots = [place for place, letter in enumerate(wanted) if letter == "."]
-        readings = [(wanted[:place], wanted[place + 1 :]) for place in dots]
-        found = [reading for reading in readings if all(reading) and self._numbers(connection, [reading])]
+    def _find(self, connection: Connection, wanted: str) -> TableName:
+        """Schema and name of a table that a person named. A dot outside quotes may divide the two, or be part of either."""
+        found = [reading for reading in readings(wanted) if self._numbers(connection, [reading])]
         if not found and self._numbers(connection, [("public", wanted)]):
-            found = [("public", wanted)]
+            found = [TableName("public", wanted)]
         if len(found) == 1:
             return found[0]
         if found:
-            told = " and ".join(f'"{schema}"."{name}"' for schema, name in found)
-            raise RestoreFailed(f"{wanted} may mean {told} of {self._manifest.backup_id}; restore into a sandbox.")
+            told = " or ".join(each.label for each in found)
+            raise RestoreFailed(f"{wanted} may mean {told} of {self._manifest.backup_id}; write the one that is meant.")
         raise RestoreFailed(
             f"{self._manifest.backup_id} has no table {wanted}; see what it has with: twist-dr show {self._manifest.backup_id} --json"
         )
@@ -178,23 +178,23 @@ class _Tables:
             file.flush()
             arguments: list[str | Path] = [
                 self._tools.program("pg_restore"), "--exit-on-error", "--no-password", "--no-tablespaces", "--no-owner",
-                "--no-privileges", "--no-security-labels", f"--dbname={self._name}", option, f"--use-list={file.name}",
+                "--no-privileges", "--no-security-labels", f"--dbname={connection_string(self._name)}", option, f"--use-list={file.name}",
             ]  # fmt: skip
             run([*arguments, self._dump], environment=self._cluster.environment(self._name, LOADING))
 
     # -- what came of it -------------------------------------------------------------------------------------------------
 
-    def _compare(self, connection: Connection, relations: list[Relation]) -> dict[str, int]:
-        facts, recorded = self._manifest.postgres, self._manifest.tables
+    def _compare(self, connection: Connection, relations: list[Relation]) -> dict[TableName, int]:
+        facts, recorded = self._manifest.postgres, self._manifest.rows
         assert facts is not None
         oids = {(each.schema, each.name) for each in relations}
         rows = count_rows(connection, [each for each in read_tables(connection) if (each.schema, each.name) in oids])
         # A standby has no rows of unlogged tables, so none were recorded.
-        known = {each.label: 0 for each in relations if each.unlogged and facts.in_recovery} | recorded
+        known = {each.key: 0 for each in relations if each.unlogged and facts.in_recovery} | recorded
         different = [
-            f"table {label} has {count} rows where {known.get(label, 'none')} were recorded"
-            for label, count in rows.items()
-            if known.get(label) != count
+            f"table {name.label} has {count} rows where {known.get(name.among(recorded), 'none')} were recorded"
+            for name, count in rows.items()
+            if known.get(name.among(recorded)) != count
         ]
         if different:
             raise RestoreFailed(

@@ -17,7 +17,7 @@ import pytest
 import twist_dr.engine.restore.impact_database as database_module
 from twist_dr.engine.archive import Entry, archive_media, read_index
 from twist_dr.engine.backup import BackupPlan, take_full_backup
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.manifest import FORMAT_VERSION, Manifest
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.impact import Files, Impact, MediaImpact, TableImpact
@@ -25,6 +25,7 @@ from twist_dr.engine.restore.impact_database import database_impact
 from twist_dr.engine.restore.impact_media import media_impact
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
+from twist_dr.engine.table_names import TableName
 from twist_dr.errors import ArtifactInvalid, Cancelled, DatabaseRightsMissing
 from twist_dr_tests.engine.helpers import AS_USER, KEYRING, NOBODY, said_by_python, wait_until
 from twist_dr_tests.engine.test_manifest import document
@@ -58,7 +59,13 @@ def recorded(cluster: Cluster) -> Manifest:
     """What a backup would record now."""
     with Snapshot(cluster) as snapshot:
         counts, _ = snapshot.count_rows(snapshot.tables()).wait()
-        return Manifest.model_validate(document(tables=counts, snapshot_at=snapshot.taken_at))
+        return Manifest.model_validate(
+            document(
+                format_version=FORMAT_VERSION,
+                tables={each.label: rows for each, rows in counts.items()},
+                snapshot_at=snapshot.taken_at,
+            )
+        )
 
 
 def compared(cluster: Cluster, manifest: Manifest, **how: int) -> tuple[dict[str, TableImpact], list[str]]:
@@ -84,7 +91,7 @@ def test_a_database_that_nobody_touched_shows_no_difference(database: Cluster) -
     tables, notes = compared(database, recorded(database))
     assert (differing(tables), notes) == (set(), [])
     assert tables.keys() == {
-        "public.invoice", "public.kind", "public.entry_2025", 'Ten.ant |1.odd "name" `é`',
+        "public.invoice", "public.kind", "public.entry_2025", '"Ten.ant |1"."odd ""name"" `é`"',
     }  # fmt: skip
 
 
@@ -100,9 +107,9 @@ def test_rows_that_came_after_the_backup_are_counted_and_the_newest_is_dated(dat
     assert differing(tables) == {"public.invoice", "public.kind", "public.entry_2025"}
     # As many rows as before, and three of them are others: only the column tells.
     assert tables["public.invoice"] == TableImpact(
-        "public.invoice", 10, 10, newest_column="created_at", newest=newest, newer_rows=3
+        TableName("public", "invoice"), 10, 10, newest_column="created_at", newest=newest, newer_rows=3
     )
-    assert tables["public.kind"] == TableImpact("public.kind", 3, 2)
+    assert tables["public.kind"] == TableImpact(TableName("public", "kind"), 3, 2)
     assert (tables["public.kind"].at_stake, tables["public.invoice"].at_stake) == (1, 3)
 
 
@@ -121,8 +128,8 @@ def test_tables_that_came_and_went_since_the_backup_are_told_apart(database: Clu
     tables, notes = compared(database, manifest)
     assert notes == []
     assert differing(tables) == {"public.kind", "public.refund"}
-    assert tables["public.kind"] == TableImpact("public.kind", None, 2)
-    assert tables["public.refund"] == TableImpact("public.refund", 7, None)
+    assert tables["public.kind"] == TableImpact(TableName("public", "kind"), None, 2)
+    assert tables["public.refund"] == TableImpact(TableName("public", "refund"), 7, None)
     assert tables["public.refund"].at_stake == 7
 
 
@@ -233,7 +240,7 @@ def test_a_role_that_row_level_security_filters_is_refused_and_never_told_fewer_
         with pytest.raises(DatabaseRightsMissing, match=r"public\.invoice.*ALTER ROLE impact_reader BYPASSRLS"):
             compared(reader, manifest)
         run(database, "ALTER ROLE impact_reader BYPASSRLS")
-        with pytest.raises(DatabaseRightsMissing, match=r"may not read Ten\.ant .*GRANT pg_read_all_data"):
+        with pytest.raises(DatabaseRightsMissing, match=r'may not read "Ten\.ant .*GRANT pg_read_all_data'):
             compared(reader, manifest)
         run(database, 'GRANT USAGE ON SCHEMA "Ten.ant |1" TO impact_reader')
         run(database, 'GRANT SELECT ON ALL TABLES IN SCHEMA "Ten.ant |1" TO impact_reader')
@@ -495,13 +502,18 @@ def impact(tables: list[TableImpact], media: list[MediaImpact] | None = None, no
     return Impact(NOON, NOON - timedelta(hours=3, minutes=20), tables, media or [], notes or [])
 
 
-SAME = [TableImpact(f"public.same{number}", 5, 5, newest_column="created_at", newer_rows=0) for number in range(7)]
+SAME = [
+    TableImpact(TableName("public", f"same{number}"), 5, 5, newest_column="created_at", newer_rows=0)
+    for number in range(7)
+]
 
 
 def test_the_summary_is_one_sentence() -> None:
-    invoice = TableImpact("public.invoice", 1310, 1000, newest_column="created_at", newest=NOON, newer_rows=330)
-    lines = TableImpact("public.line", 2011, 2000)
-    fewer = TableImpact("public.session", 1, 100)
+    invoice = TableImpact(
+        TableName("public", "invoice"), 1310, 1000, newest_column="created_at", newest=NOON, newer_rows=330
+    )
+    lines = TableImpact(TableName("public", "line"), 2011, 2000)
+    fewer = TableImpact(TableName("public", "session"), 1, 100)
     media = MediaImpact("uploads", gone=Files(4, 10, []), back=Files(1, 1, []))
     found = impact([*SAME, invoice, lines, fewer], [media, MediaImpact("thumbs")])
     assert found.age_seconds == 12_000
@@ -518,10 +530,10 @@ def test_the_summary_is_one_sentence() -> None:
 
 
 def test_the_report_shows_what_differs_first_and_counts_the_rest() -> None:
-    few = TableImpact("public.few", 6, 5)
-    many = TableImpact("public.many", 1310, 1000, newest_column="created_at", newest=NOON, newer_rows=330)
-    large = TableImpact("public.large", 20_000_000, 19_000_000, estimated=True)
-    text = impact([*SAME, few, large, many, TableImpact("public.dropped", None, 9)]).markdown()
+    few = TableImpact(TableName("public", "few"), 6, 5)
+    many = TableImpact(TableName("public", "many"), 1310, 1000, newest_column="created_at", newest=NOON, newer_rows=330)
+    large = TableImpact(TableName("public", "large"), 20_000_000, 19_000_000, estimated=True)
+    text = impact([*SAME, few, large, many, TableImpact(TableName("public", "dropped"), None, 9)]).markdown()
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows == [
         "| `public.many` | 1,310 | 1,000 | 330 | 2026-11-21 12:00:00 UTC | `created_at` |",
@@ -534,7 +546,7 @@ def test_the_report_shows_what_differs_first_and_counts_the_rest() -> None:
 
 
 def test_a_report_of_very_many_tables_ends_after_two_hundred() -> None:
-    text = impact([TableImpact(f"public.t{number:03}", 2, 1) for number in range(250)]).markdown()
+    text = impact([TableImpact(TableName("public", f"t{number:03}"), 2, 1) for number in range(250)]).markdown()
     assert len([line for line in text.splitlines() if line.startswith("| `")]) == 200
     assert "and 50 more tables" in text
 
@@ -551,6 +563,6 @@ def test_no_name_breaks_the_report(database: Cluster, media: Path) -> None:
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(columns) == 1
-    assert '| `` Ten.ant \\|1.odd "name" `é` `` | 1 | 0 |' in text
+    assert '| `` "Ten.ant \\|1"."odd ""name"" `é`" `` | 1 | 0 |' in text
     assert "- would come back: `uploads/line\\nbreak`, `` uploads/z/caf\\xe9\\|`.txt ``" in text
     assert "- the table \\<script\\>\\|x is \\*closed\\*" in text
