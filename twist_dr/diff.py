@@ -15,6 +15,7 @@ from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import BackupError, BackupNotFound, TwistDRError
 from twist_dr.listing import table
+from twist_dr.redaction import one_line
 from twist_dr.storage.base import StorageTarget
 
 #: Parts whose files an index names.
@@ -124,14 +125,16 @@ def render(difference: Difference) -> str:
     lines = [f"from {difference.before} to {difference.after}"]
     if difference.same:
         return f"{lines[0]}: nothing differs that the manifests record"
-    lines += [f"  {change.name}: {_shown(change.before)} -> {_shown(change.after)}" for change in difference.facts]
+    lines += [
+        f"  {one_line(change.name)}: {_shown(change.before)} -> {_shown(change.after)}" for change in difference.facts
+    ]
     for title, names in (
         ("applied", difference.migrations_added),
         ("no longer applied", difference.migrations_removed),
     ):
-        lines += [f"  migration {title}: {name}" for name in names]
+        lines += [f"  migration {title}: {one_line(name)}" for name in names]
     lines += [
-        f"  extension {change.name}: {_shown(change.before)} -> {_shown(change.after)}"
+        f"  extension {one_line(change.name)}: {_shown(change.before)} -> {_shown(change.after)}"
         for change in difference.extensions
     ]
     if difference.tables:
@@ -160,7 +163,7 @@ def render(difference: Difference) -> str:
             f"files of {part}: {len(files.added)} added, {len(files.removed)} removed, {len(files.changed)} changed",
         ]
         for sign, names in (("+", files.added), ("-", files.removed), ("~", files.changed)):
-            lines += [f"  {sign} {_printable(name)}" for name in names[:_SHOWN]]
+            lines += [f"  {sign} {one_line(name)}" for name in names[:_SHOWN]]
             if len(names) > _SHOWN:
                 lines.append(f"  {sign} and {len(names) - _SHOWN} more; --json names all")
     return "\n".join(lines)
@@ -246,7 +249,7 @@ def _other_bytes(before: Manifest, after: Manifest) -> tuple[str, ...]:
 
 
 def _shown(value: int | str | None) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else one_line(str(value))
 
 
 def _signed(change: Change) -> str:
@@ -255,8 +258,3 @@ def _signed(change: Change) -> str:
     if change.after is None:
         return "removed"
     return f"{int(change.after) - int(change.before):+d}"
-
-
-def _printable(name: str) -> str:
-    """A file's name may hold line breaks and bytes that are no text."""
-    return name if name.isprintable() else ascii(name)

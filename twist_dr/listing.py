@@ -12,11 +12,12 @@ from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.recovery.sandbox import ClusterSandbox
 from twist_dr.engine.restore.restored_configuration import RestoredConfiguration
 from twist_dr.engine.restore.settle import Kept
+from twist_dr.redaction import one_line
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be, two spaces apart."""
-    lines = [head, *rows]
+    """Columns as wide as they need to be, two spaces apart; a row is a line, whatever its cells hold."""
+    lines = [[one_line(cell) for cell in line] for line in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -50,12 +51,12 @@ def backup_table(rows: Sequence[BackupRow]) -> str:
 def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> str:
     """Everything about one backup."""
     manifest = row.manifest
-    lines = [f"{row.backup_id}  {row.kind}, {row.label}" + (f", {row.reason}" if row.reason else "")]
+    lines = [f"{row.backup_id}  {row.kind}, {row.label}" + (f", {one_line(row.reason)}" if row.reason else "")]
     lines.append(
-        f"taken {_minute(row.started_at)} UTC by {row.who} in {human_seconds(manifest.durations.get('total', 0.0))}, parts: {', '.join(manifest.parts)}"
+        f"taken {_minute(row.started_at)} UTC by {one_line(row.who)} in {human_seconds(manifest.durations.get('total', 0.0))}, parts: {', '.join(manifest.parts)}"
     )
     lines.append(
-        f"application {row.application} {row.app_version or '(version unknown)'}, schema {row.db_schema_version or 'unknown'}, key {manifest.key.id}"
+        f"application {row.application} {one_line(row.app_version or '(version unknown)')}, schema {row.db_schema_version or 'unknown'}, key {manifest.key.id}"
     )
     if manifest.postgres is not None:
         facts = manifest.postgres
@@ -77,7 +78,7 @@ def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> 
             or ["never verified; do it with: dagster job execute -m twist_dr.definitions -j verify_backup"]
         ),
     ]
-    lines += [f"warning: {warning}" for warning in manifest.warnings]
+    lines += [f"warning: {one_line(warning)}" for warning in manifest.warnings]
     return "\n".join(lines)
 
 
@@ -136,9 +137,11 @@ def restore_table(rows: Sequence[RestoreRow]) -> str:
 def restore_page(row: RestoreRow) -> str:
     """Everything about one restore."""
     what = row.kind if row.kind == "undo" else f"{row.kind}, {row.mode}"
-    lines = [f"{row.restore_id}  {what}, {_outcome(row)}" + (f", {row.reason}" if row.reason else "")]
+    lines = [f"{row.restore_id}  {what}, {_outcome(row)}" + (f", {one_line(row.reason)}" if row.reason else "")]
     ended = f"ended {_minute(row.finished_at)} UTC" if row.finished_at else "no end recorded"
-    lines.append(f"begun {_minute(row.started_at)} UTC by {row.who}, {ended}, parts: {', '.join(row.parts) or 'none'}")
+    lines.append(
+        f"begun {_minute(row.started_at)} UTC by {one_line(row.who)}, {ended}, parts: {', '.join(row.parts) or 'none'}"
+    )
     if row.undone_id is not None:
         lines.append(f"undoes {row.undone_id}")
     if row.backup_id is not None:
@@ -147,15 +150,15 @@ def restore_page(row: RestoreRow) -> str:
     if row.kind == "restore":
         lines.append(f"{row.rows} rows in {row.tables} tables, {row.files} files")
     if row.database is not None:
-        lines.append(f"database {row.database}")
+        lines.append(f"database {one_line(row.database)}")
     if row.seconds_locked_out is not None:
         lines.append(f"locked out for {human_seconds(row.seconds_locked_out)}")
     if row.recovery_point is not None:
-        lines.append(f"aimed at {row.recovery_point}")
+        lines.append(f"aimed at {one_line(row.recovery_point)}")
     if row.run_id is not None:
         lines.append(f"run {row.run_id}")
-    lines += [f"passed over {line}" for line in row.passed_over]
-    lines += [f"kept {line}" for line in row.replaced]
+    lines += [f"passed over {one_line(line)}" for line in row.passed_over]
+    lines += [f"kept {one_line(line)}" for line in row.replaced]
     if row.seconds:
         phases = [(phase, human_seconds(spent)) for phase, spent in row.seconds.items()]
         lines += ["", table(("PHASE", "TOOK"), phases)]

@@ -40,8 +40,8 @@ MAY_IMPORT = {
     "scrubbing": {"errors", "engine", "storage", "catalog", "settings", "backups", "audit"},
     "status": {"redaction", "errors", "engine", "catalog", "settings", "schedules", "alerts", "listing"},
     "runs": {"redaction", "engine", "catalog", "settings", "alerts", "audit", "status"},
-    "diff": {"errors", "engine", "storage", "catalog", "listing"},
-    "listing": {"engine", "catalog"},
+    "diff": {"redaction", "errors", "engine", "storage", "catalog", "listing"},
+    "listing": {"redaction", "engine", "catalog"},
     "init": {"errors", "engine", "settings"},
     "doctor": {"redaction", "errors", "engine", "storage", "catalog", "resources", "settings", "alerts", "schedules"},
     "commands": {

@@ -279,3 +279,21 @@ def test_a_hold_that_ran_out_is_gone_with_its_backup(two: RetentionSite) -> None
     assert planned.facts.used_bytes == sum(each.size for each in two.targets["office"].list("erp"))
     outcome = two.clean(allow_clock=True)
     assert outcome.deleted == [old] and not path.exists() and len(_notes(two, "archive")) == 1
+
+
+def test_a_forged_reason_writes_nothing_of_its_own_to_the_terminal(
+    two: RetentionSite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = two.listed()[0]
+    assert main(["hold", old, "--reason", "the audit"]) == 0
+    _lose_the_catalog(two)
+    note = _notes(two, "office")[0]
+    forged = "\x1b[2J\x1b]0;all is well\x07\rnothing is held\nnothing is held\u202e\x9b"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "reason": forged, "who": "\x1b[1A"}))
+    capsys.readouterr()
+    assert main(["hold"]) == 0
+    told = capsys.readouterr()
+    for text in (told.out, told.err):
+        assert all(letter == "\n" or letter.isprintable() for letter in text)
+        assert not any(line.startswith("nothing is held") for line in text.splitlines())
+    assert "\\x1b[2J" in told.out

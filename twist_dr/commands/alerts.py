@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.errors import TwistDRError
+from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.catalog import AlertRow, Catalog
@@ -101,11 +102,11 @@ def _page(rows: list[AlertRow]) -> str:
         since = f"since {_minute(row.raised_at)} UTC  {row.state}" if row.id is not None else "found now, not told yet"
         head = f"{'-' if row.id is None else row.id}  {row.severity.upper()}  {kind_in_words(row.kind)}  {since}"
         if row.state == "acknowledged" and row.acknowledged_at:
-            head += f" {_minute(row.acknowledged_at)} by {row.acknowledged_by}"
+            head += f" {_minute(row.acknowledged_at)} by {one_line(row.acknowledged_by or 'somebody')}"
         if row.state == "resolved" and row.resolved_at:
-            head += f" {_minute(row.resolved_at)} by {row.resolved_by}"
+            head += f" {_minute(row.resolved_at)} by {one_line(row.resolved_by or 'itself')}"
         advice = [] if row.state == "resolved" else [f"    -> {row.advice}"]
-        blocks.append("\n".join([head, f"    {row.message}", *advice]))
+        blocks.append("\n".join([head, f"    {one_line(row.message)}", *advice]))
     return "\n".join(blocks)
 
 
@@ -128,7 +129,7 @@ def _acknowledge(options: argparse.Namespace) -> None:
         for row in changed:
             catalog.save_alert(replace(row, state="acknowledged", acknowledged_at=now, acknowledged_by=by))
             _audit(settings, catalog, me, "acknowledge_alert", row, {"note": options.note} if options.note else {})
-            print(f"acknowledged {row.id}: {row.message}")
+            print(f"acknowledged {row.id}: {one_line(row.message)}")
     if not changed:
         print("nothing to acknowledge")
 
@@ -143,7 +144,7 @@ def _resolve(options: argparse.Namespace) -> None:
         row = _one(settings, catalog.open_alerts(settings.application), options.alert)
         catalog.save_alert(replace(row, state="resolved", resolved_at=now, resolved_by=me))
         _audit(settings, catalog, me, "resolve_alert", row, {})
-    print(f"resolved {row.id}: {row.message}")
+    print(f"resolved {row.id}: {one_line(row.message)}")
 
 
 def _one(settings: Settings, rows: list[AlertRow], number: str) -> AlertRow:

@@ -8,6 +8,8 @@ import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from twist_dr.redaction import one_line
+
 if TYPE_CHECKING:
     from twist_dr.catalog import Catalog, HoldRow
     from twist_dr.engine.retention.holds import HoldNotes
@@ -137,7 +139,7 @@ def _enabled(settings: Settings) -> dict[str, HoldNotes]:
 
 
 def _warn(sentence: str) -> None:
-    print(f"warning: {sentence}", file=sys.stderr)
+    print(f"warning: {one_line(sentence)}", file=sys.stderr)
 
 
 def parse_until(text: str, now: datetime) -> datetime:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.errors import Cancelled
-from twist_dr.redaction import leaving
+from twist_dr.redaction import leaving, one_line
+from twist_dr.redaction.stream import bare
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -67,7 +68,7 @@ class Report:
     def _aside(self, tell: Callable[[str], None], line: str) -> None:
         if self._shown is not None:
             self._shown.clear()
-        tell(leaving(line))
+        tell(one_line(leaving(line)))
 
     @contextmanager
     def part(self, name: str, expected: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -77,7 +78,13 @@ class Report:
             from tqdm import tqdm
 
             self._shown = meter.bar = tqdm(
-                total=expected, desc=name, unit="B", unit_scale=True, leave=False, file=sys.stderr, disable=None
+                total=expected,
+                desc=one_line(leaving(name)),
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                file=bare(sys.stderr),
+                disable=None,
             )
         try:
             yield meter.advance

@@ -1,7 +1,8 @@
 """Names of tables: a schema and a name, never one text in which nobody can tell which dot divides the two.
 
 As text they are written as in SQL: ``public.invoice``, ``"a.b".c``, ``public."with,comma"``. Quotes stand where the parts could not be told
-without them. Unlike in SQL upper and lower case are kept, quoted or not, and a name without quotes may hold spaces.
+without them, and what is not seen is an escape: ``U&"new\\000Aline"``. Unlike in SQL upper and lower case are kept, quoted or not, and a
+name without quotes may hold spaces.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import re
 from collections.abc import Container
 from typing import NamedTuple
 
+from twist_dr.redaction import one_line
+
 _DEFAULT_SCHEMA = "public"
-_PART = r'(?:"(?:[^"]|"")+"|[^.,"\s][^.,]*)'
+_PART = r'(?:(?:U&)?"(?:[^"]|"")+"|[^.,"\s][^.,]*)'
 _ITEM = re.compile(rf"\s*({_PART}(?:\.\s*{_PART})*)\s*(?:,|\Z)")
 _PARTS = re.compile(rf"\s*({_PART})\s*(?:\.|\Z)")
 _NOTHING = re.compile(r"[\s,]*")
+_ESCAPE = re.compile(r"\\(\\|[0-9A-Fa-f]{4})")
 _NEEDS_QUOTES = re.compile(r'[.,"]|^\s|\s$')
 
 
@@ -99,8 +103,21 @@ def _skip(text: str, place: int) -> int:
 
 
 def _quoted(part: str) -> str:
-    return '"' + part.replace('"', '""') + '"' if _NEEDS_QUOTES.search(part) else part
+    """As SQL quotes identifiers (PostgreSQL, "Identifiers and Key Words"), where that is needed."""
+    doubled = part.replace('"', '""')
+    if one_line(part) != part:
+        return f'U&"{"".join(map(_escaped, doubled))}"'
+    return f'"{doubled}"' if _NEEDS_QUOTES.search(part) else part
+
+
+def _escaped(letter: str) -> str:
+    if letter == "\\":
+        return "\\\\"
+    return letter if one_line(letter) == letter else f"\\{ord(letter):04X}"
 
 
 def _unquoted(part: str) -> str:
+    if part.startswith('U&"'):
+        text = part[3:-1].replace('""', '"')
+        return _ESCAPE.sub(lambda found: "\\" if found[1] == "\\" else chr(int(found[1], 16)), text)
     return part[1:-1].replace('""', '"') if part.startswith('"') else part

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
+
+from twist_dr.redaction import one_line
 
 
 def few(names: Iterable[str], most: int = 3) -> str:
     """``a, b, c and 4 more``."""
-    every = list(names)
+    every = [one_line(name) for name in names]
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
@@ -18,5 +19,5 @@ def counted(count: int, noun: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A path in words: names need not be UTF-8, and neither manifests nor logs take what is not."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """A path in words: names need not be UTF-8, and neither manifests nor logs take what is not; and they may hold line breaks."""
+    return one_line(path)

@@ -13,6 +13,7 @@ from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, ObjectCorrupt, ObjectMissing
+from twist_dr.redaction import one_line
 
 #: Manifests read side by side: over a network each takes its time.
 _AT_ONCE = 8
@@ -101,6 +102,7 @@ def backup_table(found: Sequence[Found]) -> str:
 
 def table(lines: Sequence[tuple[str, ...]]) -> str:
     """Columns below each other; the first line is their heads."""
+    lines = [tuple(map(one_line, line)) for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(told)
@@ -108,7 +110,7 @@ def table(lines: Sequence[tuple[str, ...]]) -> str:
 
 def with_problems(text: str, found: Sequence[Found]) -> str:
     """A table, and below it a sentence for each backup that is not whole."""
-    problems = [f"{each.backup_id}: {each.problem}" for each in found if each.problem]
+    problems = [f"{each.backup_id}: {one_line(each.problem)}" for each in found if each.problem]
     return "\n".join([text, *([""] if problems else []), *problems])
 
 

@@ -21,6 +21,7 @@ from twist_dr.redaction.contexts import (
     url_parts,
 )
 from twist_dr.redaction.services import server_of, tokens_of
+from twist_dr.redaction.visible import visible
 
 #: From here on a secret is hidden wherever it stands; a shorter one where it stands alone, or it would blot out parts of other words.
 _LONG = 8
@@ -104,8 +105,9 @@ _known = _Known()
 
 
 def leaving(text: str) -> str:
-    """A text as it may leave us: with ``***`` for every secret that this process knows, and where a secret would stand."""
-    return hide_contexts(_known.hide(text))
+    """A text as it may leave us: with ``***`` for every secret that this process knows, and where a secret would stand, and with
+    escapes for what is not seen."""
+    return visible(hide_contexts(_known.hide(text)))
 
 
 def keep_secret(*secrets: str) -> None:

@@ -24,6 +24,11 @@ def leaving_terminal() -> Iterator[None]:
         sys.stderr = before[1]
 
 
+def bare(stream: TextIO) -> TextIO:
+    """The terminal itself, for a progress bar of ours, which moves the cursor."""
+    return stream._stream if isinstance(stream, _Leaving) else stream
+
+
 class _Leaving:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

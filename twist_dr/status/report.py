@@ -7,10 +7,11 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from html import escape
+from html import escape as quoted
 from pathlib import Path
 
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.redaction import visible
 from twist_dr.settings import Settings
 from twist_dr.status.model import Status
 from twist_dr.status.plots import Plot
@@ -55,6 +56,11 @@ def markdown(status: Status, drawn: Sequence[Plot]) -> str:
             _md(plot.told),
         ]
     return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """A text as HTML shows it, with escapes for what would not be seen."""
+    return quoted(visible(text))
 
 
 def html(status: Status, drawn: Sequence[Plot]) -> str:

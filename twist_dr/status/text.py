@@ -7,6 +7,7 @@ from datetime import datetime
 
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.listing import table
+from twist_dr.redaction import one_line
 from twist_dr.status.collect import drill_time
 from twist_dr.status.model import Status, TargetStatus
 from twist_dr.status.score import span
@@ -19,7 +20,7 @@ def headline(status: Status) -> str:
     if status.reasons:
         others = len(status.reasons) - 1
         more = f" (and {others} more {'reason' if others == 1 else 'reasons'})" if others else ""
-        return f"{status.state.upper()}  {status.application}: {status.reasons[0].text}{more}"
+        return f"{status.state.upper()}  {status.application}: {one_line(status.reasons[0].text)}{more}"
     point = status.recovery_point
     assert point is not None, "safe without a recovery point"
     return (
@@ -30,7 +31,7 @@ def headline(status: Status) -> str:
 def render(status: Status) -> str:
     """The whole status."""
     lines = [headline(status)]
-    lines += [f"  {reason.state}: {reason.text}" for reason in status.reasons[1:]]
+    lines += [f"  {reason.state}: {one_line(reason.text)}" for reason in status.reasons[1:]]
     lines += [
         "",
         f"health {status.score} of 100: "
@@ -41,7 +42,7 @@ def render(status: Status) -> str:
         oldest = f", the oldest since {span(status.spool_oldest)}" if status.spool_oldest else ""
         lines += ["", f"spool of write-ahead log: {human_bytes(status.spool_bytes)}{oldest}"]
     lines += ["", *_alerts(status)]
-    lines += [f"running: {run.job} since {_time(run.since)} UTC, by {run.who}" for run in status.running]
+    lines += [f"running: {run.job} since {_time(run.since)} UTC, by {one_line(run.who)}" for run in status.running]
     if status.next_runs:
         lines += ["", "next:", *(f"  {_time(run.at)} UTC  {run.name}" for run in status.next_runs[:_NEXT_RUNS])]
     else:
@@ -131,10 +132,10 @@ def _alerts(status: Status) -> Iterator[str]:
     yield "alerts:"
     for alert in status.alerts:
         number = f" [{alert.id}]" if alert.id is not None else ""
-        known = f" (acknowledged by {alert.acknowledged_by})" if alert.acknowledged_by else ""
-        yield f"  {alert.severity}{number}: {alert.message}{known}"
+        known = f" (acknowledged by {one_line(alert.acknowledged_by)})" if alert.acknowledged_by else ""
+        yield f"  {alert.severity}{number}: {one_line(alert.message)}{known}"
         if alert.advice:
-            yield f"      {alert.advice}"
+            yield f"      {one_line(alert.advice)}"
 
 
 def _time(moment: datetime) -> str:

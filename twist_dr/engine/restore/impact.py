@@ -16,6 +16,7 @@ from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import counted
 from twist_dr.errors import Cancelled
+from twist_dr.redaction import one_line
 
 #: Nobody reads the two hundred and first row on a run's page.
 _MOST_ROWS = 200
@@ -187,19 +188,15 @@ def _time(moment: datetime | date) -> str:
     return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
 def _code(name: str) -> str:
     """A name between backticks, also inside a table; names may hold whatever people and attackers put into them."""
     fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
     space = " " if "`" in name or name != name.strip() else ""
-    return f"{fence}{space}{_printable(name)}{space}{fence}".replace("|", "\\|")
+    return f"{fence}{space}{one_line(name)}{space}{fence}".replace("|", "\\|")
 
 
 def _text(sentence: str) -> str:
-    return re.sub(r"([\\`*_<>\[\]|~])", r"\\\1", _printable(sentence))
+    return re.sub(r"([\\`*_<>\[\]|~])", r"\\\1", one_line(sentence))
 
 
 def go_on_unless(stop: threading.Event | None) -> None:
