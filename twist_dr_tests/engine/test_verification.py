@@ -25,6 +25,7 @@ from twist_dr.engine.verification import VerificationPlan, VerificationResult, v
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING, wait_until
+from twist_dr_tests.engine.test_dump_internals import keeps_internals
 from twist_dr_tests.servers import PostgresServer
 
 FORM = Form("zstd", True)
@@ -63,6 +64,7 @@ def test_a_backup_taken_by_newer_tools_than_its_server_is_verified(
     assert manifest.postgres is not None and manifest.postgres.client_version == NEWEST.version
     result = verified(cluster, manifest, repository, tmp_path)
     assert result.differences == []
+    assert bool([note for note in result.notes if "pg_attver was left out" in note]) == keeps_internals(server)
     assert result.server_version is not None and result.server_version.startswith(str(NEWEST.major))
 
 

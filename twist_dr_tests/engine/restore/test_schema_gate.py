@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine import backup
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.copies import store_copy
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.plan import Mode, RestoreWish
@@ -20,11 +22,13 @@ from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import RestoreFailed
 from twist_dr.recover.database import recover_database
+from twist_dr.recover.files import recover_dump
 from twist_dr.recover.server import look
 from twist_dr.resources.restores import restore_place, surroundings
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
+from twist_dr_tests.engine.test_dump_internals import keeps_internals
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 
@@ -42,6 +46,7 @@ class Upgraded:
         self._before = before
         self._folder = folder
         self.lines: list[str] = []
+        self.keeps_internals = keeps_internals(before)
         self.report = Report(self.lines.append, self.lines.append)
         self.repository = Repository(LocalTarget("office", folder / "office"), "erp")
         now.create_database("upgraded")
@@ -61,10 +66,10 @@ class Upgraded:
             store_copy(manifest, staged, self.repository, form, Report())
         return manifest
 
-    def restore(self, manifest: Manifest, mode: Mode) -> Record:
+    def restore(self, manifest: Manifest, mode: Mode, *tables: str) -> Record:
         settings = self._site.settings()
         place = restore_place(settings, surroundings(settings), [self.repository], KEYRING, mode)
-        wish = RestoreWish(manifest.backup_id, mode=mode, parts=("database",))
+        wish = RestoreWish(manifest.backup_id, mode=mode, parts=("database",), tables=tables)
         return Restore(wish, replace(place, media={}, key_tables=["t"]), self.report).run()
 
     def told(self, words: str) -> bool:
@@ -130,3 +135,30 @@ def test_recover_ends_at_such_a_statement_before_it_loads_a_row(upgraded: Upgrad
         recover_database(new, upgraded.repository, manifest, KEYRING, jobs=1, report=upgraded.report)
     assert not upgraded.told("restoring into")
     assert upgraded.databases() == []
+
+
+def test_what_newer_tools_dumped_comes_back_in_every_mode_and_what_is_internal_is_left_out_with_a_word(
+    upgraded: Upgraded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(backup, "find_tools", lambda folders: [TOOLS[max(TOOLS)]])
+        manifest = upgraded.backup()
+    assert manifest.postgres is not None and manifest.postgres.major == min(TOOLS)
+    word = "internal column option pg_attver was left out of 1 columns"
+    wishes: list[tuple[Mode, tuple[str, ...]]] = [
+        ("sandbox", ()),
+        ("sandbox", ("public.t",)),
+        ("schema", ("public.t",)),
+        ("replace", ()),
+    ]
+    for mode, tables in wishes:
+        record = upgraded.restore(manifest, mode, *tables)
+        assert any(word in line for line in record.warnings) == upgraded.keeps_internals, (mode, tables)
+    with upgraded.now.cluster("upgraded").connect() as connection:
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (10,)
+    new = look(upgraded.now.url("upgraded_recovered"), manifest.postgres)
+    recover_database(new, upgraded.repository, manifest, KEYRING, jobs=1, report=upgraded.report)
+    recover_dump(tmp_path / "by_hand.dump", upgraded.repository, manifest, KEYRING, upgraded.report)
+    assert len([line for line in upgraded.lines if word in line]) == (6 if upgraded.keeps_internals else 0)
+    upgraded.now.create_database("upgraded_by_hand")
+    restore_database(upgraded.now.cluster(), TOOLS[max(TOOLS)], "upgraded_by_hand", tmp_path / "by_hand.dump", jobs=1)
