@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from twist_dr.catalog import Catalog, SealedBackup
-from twist_dr.engine.archive import Entry
+from twist_dr.engine.archive import read_index
 from twist_dr.engine.chunks import buffered
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
@@ -181,16 +180,12 @@ def _index(
         try:
             manifest = repository.manifest(backup.backup_id, keyring)
             with buffered(repository.read(manifest, name, keyring)) as lines:
-                return {entry.path: (entry.kind, entry.size, entry.sha256) for entry in _entries(lines)}
+                return {entry.path: (entry.kind, entry.size, entry.sha256) for entry in read_index(lines)}
         except TwistDRError as error:
             failures.append(f"{target_name}: {error}")
     raise BackupError(
         f"No storage target gives {name} of {backup.backup_id}, so its files cannot be compared. {' '.join(failures)}"
     )
-
-
-def _entries(lines: Iterable[bytes]) -> Iterator[Entry]:
-    return (Entry(**json.loads(line)) for line in lines)
 
 
 def _changes(before: Mapping[str, int | str], after: Mapping[str, int | str]) -> list[Change]:

@@ -12,6 +12,7 @@ from twist_dr.alerts.channels import deliver_all
 from twist_dr.alerts.telling import ITSELF, channels, passed, telling
 from twist_dr.alerts.words import compose
 from twist_dr.catalog import AlertRow, CatalogUnavailable
+from twist_dr.engine.documents import NOTE, read_file, read_mapping
 from twist_dr.engine.progress import Report
 from twist_dr.errors import Busy
 from twist_dr.settings import Settings
@@ -95,7 +96,7 @@ def _catalog_alert(settings: Settings, message: str, since: datetime, now: datet
 
 def _recall(path: Path) -> dict[str, str]:
     with suppress(OSError, ValueError):
-        known = json.loads(path.read_text())
+        known = read_mapping(read_file(path, NOTE.size), NOTE)
         datetime.fromisoformat(known["since"])
         return dict(known)
     return _REMEMBERED.get(path, {})

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from twist_dr.engine.documents import LINE, DocumentInvalid, read_mapping
 from twist_dr.engine.words import shown
 from twist_dr.errors import ArchiveInvalid, SourceUnreadable
 from twist_dr.storage.base import CHUNK
@@ -294,10 +295,23 @@ def archive_configuration(patterns: Sequence[str], write: Write, write_index: Wr
 
 def read_index(lines: BinaryIO) -> Iterator[Entry]:
     """Entries of an index. Raises ``ArchiveInvalid``."""
-    for line in lines:
+    while line := lines.readline(LINE.size + 1):
         try:
-            yield Entry(**json.loads(line))
-        except (ValueError, TypeError):
-            raise ArchiveInvalid(
-                "The archive's index is damaged; take the backup from another storage target."
-            ) from None
+            entry = Entry(**read_mapping(line, LINE))
+        except (DocumentInvalid, TypeError):
+            entry = None
+        if entry is None or not _is_sound(entry):
+            raise ArchiveInvalid("The archive's index is damaged; take the backup from another storage target.")
+        yield entry
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether each field is what its type says: a dataclass takes anything."""
+    return (
+        isinstance(entry.path, str)
+        and entry.kind in ("file", "folder", "link")
+        and isinstance(entry.size, int)
+        and entry.size >= 0
+        and isinstance(entry.sha256, (str, type(None)))
+        and isinstance(entry.modified, (int, float))
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ from twist_dr.engine.chunks import read_chunks
 from twist_dr.engine.words import shown
 from twist_dr.errors import ArchiveInvalid
 from twist_dr.storage.base import CHUNK
+
+#: Headers before a member that hold its long name, and far more than any of them has, bytes.
+_EXTENSIONS = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_LARGEST_EXTENSION = 1 << 20
+_FOREIGN = (tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_SPARSE)
 
 
 def read_archive(stream: BinaryIO, what: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
@@ -30,12 +36,13 @@ def read_archive(stream: BinaryIO, what: str) -> Iterator[tuple[tarfile.TarInfo,
                 archive.members.clear()  # type: ignore[attr-defined]
                 _refuse_dangerous(member, links, what)
                 yield member, archive.extractfile(member) if member.isreg() else None
-    except (tarfile.TarError, EOFError) as error:
+    # What tarfile itself stumbles over: numbers that are none, thousands of headers that each announce the next.
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise ArchiveInvalid(f"{what} is damaged ({error}); take the backup from another storage target.") from error
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """Where tarfile takes a damaged or missing header for the archive's end, this one refuses."""
+    """Where tarfile takes a damaged or missing header for the archive's end, this one refuses; so too what our archives never hold."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictTarInfo:
@@ -46,6 +53,20 @@ class _StrictTarInfo(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
 
+    def _proc_member(self, archive: tarfile.TarFile) -> _StrictTarInfo:
+        # tarfile reads these headers whole, keeps global ones for ever, and a map of holes may be as long as it says.
+        if self.type in _EXTENSIONS and not 0 <= self.size <= _LARGEST_EXTENSION:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        if self.type in _FOREIGN or self.size < 0:
+            raise tarfile.ReadError("a header of a kind that backups do not hold")
+        found: _StrictTarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+    def _refuse_holes(self, *arguments: object) -> None:
+        raise tarfile.ReadError("a file with holes, which backups do not hold")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_holes
+
 
 def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> None:
     # As strings: PurePosixPath would take a third of the time of reading a million small files.
@@ -54,7 +75,7 @@ def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> No
         raise ArchiveInvalid(
             f"{what} has an entry that leads outside ({member.name!r}) and was not made by twist-dr; do not restore it."
         )
-    if not (member.isreg() or member.isdir() or member.issym()):
+    if not (member.isreg() or member.isdir() or member.issym()) or not math.isfinite(member.mtime):
         raise ArchiveInvalid(
             f"{what} has an entry of a kind that backups do not hold ({member.name!r}); do not restore it."
         )

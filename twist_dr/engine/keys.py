@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from twist_dr.engine.documents import YamlInvalid, read_yaml
+from twist_dr.engine.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 from twist_dr.errors import KeyMissing, KeyringInvalid, WrongKey
 from twist_dr.redaction import keep_secret
 
@@ -164,10 +164,14 @@ def load_keyring(location: str) -> Keyring:
         return parse_keyring(text, location)
     path = Path(location)
     try:
-        return parse_keyring(path.read_text(encoding="utf-8"), str(path))
+        return parse_keyring(read_file(path, BY_HAND.size).decode(), str(path))
     except FileNotFoundError:
         raise KeyringInvalid(
             f"There is no keyring {path}; restore it from your copy (only before the first backup, make one: twist-dr keys new)."
+        ) from None
+    except DocumentInvalid as error:
+        raise KeyringInvalid(
+            f"The keyring {path} cannot be read: {error.problem}; restore it from your copy."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise KeyringInvalid(

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+from twist_dr.engine.documents import NOTE, read_file, read_mapping
 from twist_dr.errors import Busy
 
 _TRY_AGAIN_SECONDS = 0.05
@@ -78,7 +79,7 @@ def application_lock(
 
 def _holder(path: Path) -> str:
     try:
-        note = json.loads(path.read_text())
+        note = read_mapping(read_file(path, NOTE.size), NOTE)
         return f"{note['operation']} (process {note['process']} on {note['host']}, since {note['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another operation"

@@ -8,7 +8,6 @@ format and refuse a newer major one.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from typing import Any, Literal, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from twist_dr.engine.documents import DocumentInvalid, Limits, read_mapping, refuse_beyond
 from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.sealing import canonical, fits, mac_of
 from twist_dr.engine.streams import Form
@@ -29,8 +29,9 @@ FORMAT_MINOR = 1
 FORMAT_VERSION = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME = "manifest.json"
 _KIND = "manifest"
-#: A manifest names every table and migration, no files: 64 MiB is far more than any has. Whoever can write to a target could grow one.
-MOST_BYTES = 64 << 20
+#: A manifest names every table and migration, no files: half a million is far more than any has. Whoever can write to a target could grow one.
+LIMITS = Limits(size=32 << 20, values=500_000)
+MOST_BYTES = LIMITS.size
 
 Kind = Literal["full", "base", "tenant", "configuration"]
 Label = Literal["manual", "scheduled", "weekly", "monthly", "pre-update", "pre-restore"]
@@ -238,11 +239,13 @@ class Manifest(_Model):
         # Only manifests of base backups have the field: all others are as older versions write them.
         document = self.model_dump(mode="json", exclude={"base"} if self.base is None else None)
         sealed = canonical({**document, "mac": mac_of(document, key, _KIND)})
-        if len(sealed) > MOST_BYTES:
+        try:
+            refuse_beyond(sealed, LIMITS)
+        except DocumentInvalid:
             raise BackupError(
                 f"{self.backup_id}: the manifest has {len(sealed)} bytes and may have {MOST_BYTES}, with {len(self.tables)} tables and "
                 f"{len(self.warnings)} warnings; see to what the warnings name, or divide the database."
-            )
+            ) from None
         return sealed
 
 
@@ -283,11 +286,9 @@ def open_manifest(data: bytes, keyring: Keyring, *, application: str, backup_id:
 
 def _parse(data: bytes, what: str) -> dict[str, Any]:
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise _invalid(what, "is not JSON: truncated or overwritten")
+        document = read_mapping(data, LIMITS)
+    except DocumentInvalid as error:
+        raise _invalid(what, f"cannot be read: {error.problem}") from None
     version = str(document.get("format_version", ""))
     major = version.partition(".")[0]
     if not re.fullmatch("[0-9]{1,9}", major):

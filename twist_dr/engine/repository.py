@@ -27,10 +27,20 @@ from twist_dr.engine.manifest import (
 )
 from twist_dr.engine.patience import bounded, watched
 from twist_dr.engine.streams import Form, write_new
-from twist_dr.errors import BackupNotFound, ManifestInvalid, ObjectCorrupt, ObjectMissing, TargetUnavailable
+from twist_dr.errors import (
+    ArtifactInvalid,
+    BackupNotFound,
+    ManifestInvalid,
+    ObjectCorrupt,
+    ObjectMissing,
+    TargetUnavailable,
+)
 from twist_dr.storage.base import Progress, StorageTarget, no_progress
 
 T = TypeVar("T")
+
+#: Of what is held in memory whole (roles.sql, server.json), bytes: a hundred thousand roles.
+_MOST_SMALL = 64 << 20
 
 _FORMS = {form.name: form for form in (Form(c, e) for c in ("zstd", "gzip", "none") for e in (True, False))}
 
@@ -74,13 +84,8 @@ class Repository:
 
     def manifest_bytes(self, backup_id: str) -> bytes:
         """Raises ``BackupNotFound`` when there is none."""
-
-        def read() -> bytes:
-            with self.target.open(self.key(backup_id, MANIFEST_NAME)) as stream:
-                return stream.read(MOST_BYTES + 1)
-
         try:
-            data = self._bounded(read)
+            data = self.document(self.key(backup_id, MANIFEST_NAME), MOST_BYTES)
         except ObjectMissing:
             raise BackupNotFound(
                 f"{self.target.name} holds no backup {backup_id} of {self.application}; see what there is with: twist-dr list"
@@ -90,6 +95,18 @@ class Repository:
                 f"{self._place(backup_id, MANIFEST_NAME)}: larger than any manifest; take the backup from another storage target."
             )
         return data
+
+    def document(self, key: str, most: int) -> bytes:
+        """A small object's bytes: ``most`` of them, and one more where there are more, so that none is read without an end.
+
+        Raises ``ObjectMissing`` and storage errors.
+        """
+
+        def read() -> bytes:
+            with self.target.open(key) as stream:
+                return stream.read(most + 1)
+
+        return self._bounded(read)
 
     def manifest(self, backup_id: str, keyring: Keyring) -> Manifest:
         """The authenticated manifest. Raises the errors of :func:`twist_dr.engine.manifest.open_manifest`."""
@@ -154,7 +171,12 @@ class Repository:
         return call() if self.patience is None else bounded(call, self.patience, self.target.name)
 
     def read_small(self, manifest: Manifest, name: str, keyring: Keyring) -> bytes:
-        """A small artifact whole. Nothing is given before all of it was checked."""
+        """A small artifact whole. Nothing is given before all of it was checked. Raises also ``ArtifactInvalid`` when it is not small."""
+        artifact = manifest.artifact(name)
+        if artifact is not None and artifact.size > _MOST_SMALL:
+            raise ArtifactInvalid(
+                f"{self._place(manifest.backup_id, name)}: {artifact.size} bytes, which none of ours has; restore another backup."
+            )
         return b"".join(self.read(manifest, name, keyring))
 
     def fetch(

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from twist_dr.engine.documents import YamlInvalid, read_yaml
+from twist_dr.engine.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 from twist_dr.engine.keys import Keyring, load_keyring
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import BackupNotFound, SettingsError
@@ -83,10 +83,12 @@ def _s3_target(place: str) -> StorageTarget:
 
 def _described_target(path: Path, environment: Mapping[str, str]) -> StorageTarget:
     try:
-        document = read_yaml(path.read_text(encoding="utf-8"))
+        document = read_yaml(read_file(path, BY_HAND.size).decode())
     except YamlInvalid as error:
         place = f"line {error.line}" if error.line else "somewhere"
         raise SettingsError(f"{path} is not YAML: {place}: {error.problem}.") from None
+    except DocumentInvalid as error:
+        raise SettingsError(f"{path} cannot be read: {error.problem}; correct it.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"{path} cannot be read ({type(error).__name__}); mend its permissions or encoding."

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from twist_dr.engine.documents import YamlInvalid, read_yaml
+from twist_dr.engine.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 from twist_dr.errors import SettingsError
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.settings.values import HTTP_PATTERN, NAME_PATTERN, NAME_WORDS
@@ -31,11 +31,13 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     """Read, fill in and validate the settings. Raises ``SettingsError`` with all mistakes."""
     path = (path or settings_file()).absolute()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, BY_HAND.size).decode()
     except FileNotFoundError:
         raise SettingsError(
             f"There is no {path}; write one with: twist-dr init NAME, or name yours in the environment variable {CONFIG_VARIABLE}."
         ) from None
+    except DocumentInvalid as error:
+        raise SettingsError(f"{path} cannot be read: {error.problem}; correct it.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"{path} cannot be read ({type(error).__name__}); mend its permissions or encoding."

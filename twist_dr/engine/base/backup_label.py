@@ -5,10 +5,10 @@ https://www.postgresql.org/docs/current/backup-manifest-format.html
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
+from twist_dr.engine.documents import NOTE, read_mapping
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.errors import BackupError
 
@@ -72,7 +72,7 @@ class ManifestTail:
                 raise ValueError("it ends too early")
             ranges = [
                 WalRange(int(each["Timeline"]), parse_lsn(each["Start-LSN"]), parse_lsn(each["End-LSN"]))
-                for each in json.loads(b"{" + self._tail[place:])["WAL-Ranges"]
+                for each in read_mapping(b"{" + self._tail[place:], NOTE)["WAL-Ranges"]
             ]
         except (ValueError, KeyError, TypeError) as error:
             raise BackupError(

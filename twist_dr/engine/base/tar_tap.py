@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from twist_dr.errors import BackupError
 
 _BLOCK = 512
-_PAX_SIZE = re.compile(rb"\d+ size=(\d+)\n")
+_PAX_SIZE = re.compile(rb"\d+ size=(\d{1,20})\n")
 _PAX_PATH = re.compile(rb"\d+ path=([^\n]*)\n")
 #: Far more than any extended header holds; it is kept in memory.
 _LARGEST_EXTENSION = 1 << 20
@@ -83,7 +83,10 @@ class TarTap:
         if self._zero_blocks or not _checksum_fits(header):
             raise BackupError(f"{self._what} is no tar archive any more at one of its members; run the backup again.")
         kind = header[156:157]
-        size = _number(header[124:136])
+        try:
+            size = _number(header[124:136])
+        except ValueError:
+            raise BackupError(f"{self._what} has a member of no size; run the backup again.") from None
         if kind in (b"L", b"K", b"x", b"g"):  # GNU's long name and long link, POSIX's extended and global header
             if size > _LARGEST_EXTENSION:
                 raise BackupError(f"{self._what} holds a header of {size} bytes, which no archive of ours has.")

@@ -82,7 +82,9 @@ def _unpack(source: Sources, keyring: Keyring, folder: Path, owner: Owner, repor
     (partial / "data").rename(folder / "data")
     partial.rmdir()
     if not (folder / "data" / _MANIFEST).exists():
-        _write_manifest(folder / "data" / _MANIFEST, source.read_small(_MANIFEST), owner)
+        # It names every file of the cluster, and may be large.
+        source.fetch(_MANIFEST, folder / "data" / _MANIFEST)
+        owner.take(folder / "data" / _MANIFEST)
     return folder / "data"
 
 
@@ -120,12 +122,6 @@ def _make_links(data: Path, links: Mapping[int, Path], backup_id: str) -> None:
         link = data / "pg_tblspc" / str(oid)
         if not link.is_symlink():
             link.symlink_to(place)
-
-
-def _write_manifest(path: Path, data: bytes, owner: Owner) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(data)
-    owner.take(path)
 
 
 def _combine(

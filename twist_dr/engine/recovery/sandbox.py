@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from twist_dr.engine.documents import NOTE, DocumentInvalid, read_file, read_mapping
 from twist_dr.engine.lock import try_lock
 from twist_dr.engine.postgres.confinement import run_lasting
 from twist_dr.engine.postgres.dead_servers import end_server_of, is_alive
@@ -121,14 +123,14 @@ class ClusterSandbox:
 
     def where(self) -> str:
         """How to reach it on this machine, as its superuser, without a password."""
-        noted = json.loads((self.folder / _NOTE).read_text())
+        noted = _noted(self.folder)
         where = f"host={socket_folder(self.folder)} port={self.port} user={noted['user']} dbname={noted['database']}"
         return f"psql {shlex.quote(where)}"
 
     @property
     def point(self) -> str:
         """What was recovered."""
-        return str(json.loads((self.folder / _NOTE).read_text())["point"])
+        return str(_noted(self.folder)["point"])
 
     def _release_locks_of_the_dead(self, sockets: Path) -> None:
         """Where process 1 reaps nothing (many containers), a dead server keeps its number, which PostgreSQL takes for alive."""
@@ -151,6 +153,15 @@ class ClusterSandbox:
         lines = [line for line in path.read_text().splitlines(keepends=True) if not _RECOVERY_LINE.match(line)]
         path.write_text("".join([*lines, f"port = '{self.port}'\n", "listen_addresses = '127.0.0.1'\n"]))
         (settings / "pg_hba.conf").write_text(_HBA)
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    try:
+        return read_mapping(read_file(folder / _NOTE, NOTE.size), NOTE)
+    except (DocumentInvalid, OSError) as error:
+        raise RecoveryFailed(
+            f"{folder / _NOTE} cannot be read ({error}); stop that server, and remove the folder by hand."
+        ) from None
 
 
 @contextmanager
@@ -184,7 +195,7 @@ def clear_unfinished(base: Path) -> None:
 def sandboxes(base: Path) -> Iterator[ClusterSandbox]:
     """Those that lie below ``base``, oldest first."""
     for note in sorted(base.glob(f"*/{_NOTE}")):
-        noted = json.loads(note.read_text())
+        noted = _noted(note.parent)
         folder = Path(noted["tools"])
         # Without its programs, after an upgrade say, it cannot be started any more, but seen and removed.
         gone = Tools(folder, 0, "unknown", server=False)

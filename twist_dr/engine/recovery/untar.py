@@ -135,8 +135,11 @@ def _next_member(stream: _Stream, what: str) -> tarfile.TarInfo | None:
             return None
         raise ArchiveInvalid(f"{what}: the archive has no end; take the backup from another storage target.")
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        if member.size < 0:
+            raise ValueError("negative size")
+        return member
+    except (tarfile.HeaderError, ValueError) as error:
         raise ArchiveInvalid(
             f"{what}: not a tar archive, or damaged ({error}); take the backup from another storage target."
         ) from None

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from twist_dr.engine.documents import NOTE, DocumentInvalid, read_file, read_mapping
 from twist_dr.engine.staging import fsync_folder
 from twist_dr.engine.streams import full_disk_named
 from twist_dr.errors import RestoreError, RestoreInterrupted
@@ -121,12 +122,12 @@ class Journals:
     def load(self, restore_id: str) -> Journal:
         """Raises ``RestoreError`` when there is none of that id."""
         try:
-            return Journal.model_validate_json(self._path(restore_id).read_bytes())
+            return Journal.model_validate(read_mapping(read_file(self._path(restore_id), NOTE.size), NOTE))
         except FileNotFoundError:
             raise RestoreError(
                 f"There is no restore {restore_id} to be found in {self._folder}; see what is kept with: twist-dr list --replaced"
             ) from None
-        except ValidationError:
+        except (ValidationError, DocumentInvalid):
             raise RestoreInterrupted(
                 f"The journal {self._path(restore_id)} is damaged, or was written by a newer twist-dr; upgrade twist-dr, or look "
                 "at the databases and folders that it names, and move it away when they are as they should be."

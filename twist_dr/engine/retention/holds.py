@@ -9,7 +9,6 @@ ever: whoever can write to a target may have changed until when, and who placed 
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
+from twist_dr.engine.documents import NOTE, read_mapping
 from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.manifest import is_backup_id
 from twist_dr.engine.patience import bounded
@@ -35,7 +35,6 @@ _KIND = "hold"
 #: What folders are called in which a hold is written.
 SCRATCH = "hold-"
 #: A reason that a person wrote is shorter.
-_MOST_BYTES = 1 << 20
 
 
 def holds_folder(application: str) -> str:
@@ -139,11 +138,11 @@ class HoldNotes:
     def _note(self, stored: StoredObject) -> HoldNote:
         def read() -> bytes:
             with self._repository.target.open(stored.key) as stream:
-                return stream.read(_MOST_BYTES)
+                return stream.read(NOTE.size + 1)
 
         backup_id = stored.key.removeprefix(f"{holds_folder(self._repository.application)}/").partition("/")[0]
         try:
-            values = json.loads(self._patiently(read))
+            values = read_mapping(self._patiently(read), NOTE)
             note = _parsed(values, backup_id)
         except ObjectMissing:
             raise

@@ -7,20 +7,17 @@ One that bears no MAC of ours deletes nothing, and is in nobody's way.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from twist_dr.engine.documents import NOTE, DocumentInvalid, read_mapping
 from twist_dr.engine.keys import Key, Keyring
-from twist_dr.engine.patience import bounded
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.sealing import is_genuine, seal
 from twist_dr.errors import ObjectMissing
 
 FORMAT = 1
 _KIND = "tombstone"
-#: A reason is half a sentence.
-_MOST_BYTES = 1 << 20
 
 
 def tombstone_folder(application: str) -> str:
@@ -51,22 +48,14 @@ class Tombstone:
 
 def has_genuine_tombstone(repository: Repository, backup_id: str, keyring: Keyring) -> bool:
     """Whether we began to delete that backup there: its tombstone is there, and it is of our making. Raises storage errors."""
-    key = tombstone_key(repository.application, backup_id)
-
-    def read() -> bytes:
-        with repository.target.open(key) as stream:
-            return stream.read(_MOST_BYTES)
-
-    patience = repository.patience
     try:
-        document = json.loads(read() if patience is None else bounded(read, patience, repository.target.name))
-    except (ObjectMissing, ValueError, RecursionError):
+        document = read_mapping(repository.document(tombstone_key(repository.application, backup_id), NOTE.size), NOTE)
+    except (ObjectMissing, DocumentInvalid):
         return False
-    return (
-        isinstance(document, dict)
-        and (document.get("application"), document.get("backup_id")) == (repository.application, backup_id)
-        and is_genuine(document, keyring, _KIND)
-    )
+    return (document.get("application"), document.get("backup_id")) == (
+        repository.application,
+        backup_id,
+    ) and is_genuine(document, keyring, _KIND)
 
 
 def is_being_deleted(repository: Repository, backup_id: str, keyring: Keyring) -> bool:

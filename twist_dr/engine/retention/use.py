@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+from twist_dr.engine.documents import NOTE, read_file, read_mapping
 from twist_dr.engine.lock import application_lock, try_lock
 
 #: How long one waits while a backup's fate is being decided: one tombstone, one look, one deletion of a manifest.
@@ -60,7 +61,7 @@ def used_now(folder: Path, application: str) -> dict[str, str]:
                 if try_lock(descriptor):
                     path.unlink()
                     continue
-                note = json.loads(path.read_text())
+                note = read_mapping(read_file(path, NOTE.size), NOTE)
                 found |= dict.fromkeys(note["backups"], note["what"])
             finally:
                 os.close(descriptor)

@@ -19,7 +19,7 @@ from twist_dr.engine.retention.wal_plan import plan_wal
 from twist_dr.engine.scrub.repair import put_anew
 from twist_dr.engine.scrub.rotation import KeyedObject
 from twist_dr.engine.streams import Form, write_new
-from twist_dr.engine.wal.history import MOST_BYTES, parse_history
+from twist_dr.engine.wal.history import joined_history, parse_history
 from twist_dr.engine.wal.names import Segment, history_name, kind_of, parse_lsn, timeline_of
 from twist_dr.engine.wal.objects import HISTORY_FORM, Holdings, WalArchive, associated_data
 from twist_dr.engine.wal.packing import pack
@@ -183,9 +183,7 @@ def read_wal(archive: WalArchive, each: WalObject, key: str, keyring: Keyring, t
     """
     what = f"{archive.target.name}: {key}"
     if each.is_history:
-        data = b"".join(archive.read(each.system_identifier, key, keyring))
-        if len(data) > MOST_BYTES:
-            raise ArtifactInvalid(f"{what}: larger than any timeline history.")
+        data = joined_history(archive.read(each.system_identifier, key, keyring), what)
         parse_history(data, timeline_of(each.name), what)
         if to is not None:
             write_new(to, [data], durable=False)

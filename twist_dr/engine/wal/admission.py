@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from twist_dr.engine.documents import DocumentInvalid, read_file
 from twist_dr.engine.progress import Report
-from twist_dr.engine.wal.history import parse_history
+from twist_dr.engine.wal.history import MOST_BYTES, parse_history
 from twist_dr.engine.wal.names import Segment, timeline_of
 from twist_dr.engine.wal.spool import Spool, SpoolFile, first_page
 from twist_dr.engine.wal.state import State
@@ -90,8 +91,8 @@ class Admission:
         """Why a file is not admitted; empty when that cannot be told yet; None when it is."""
         if file.kind == "history":
             try:
-                parse_history(file.path.read_bytes(), timeline_of(file.name), file.name)
-            except WalInvalid:
+                parse_history(read_file(file.path, MOST_BYTES), timeline_of(file.name), file.name)
+            except (WalInvalid, DocumentInvalid):
                 return "it is no timeline history"
             return "" if file.system_identifier is None else None
         if file.system_identifier is None:

@@ -7,13 +7,18 @@ https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELIN
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twist_dr.engine.wal.names import parse_lsn
+from twist_dr.engine.words import few
 from twist_dr.errors import WalInvalid
 
 #: A history has a line per promotion: what is larger is none.
 MOST_BYTES = 1 << 20
+#: Timelines are counted in 32 bits.
+_TIMELINE = re.compile("[0-9]{1,10}")
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,16 @@ class Ancestor:
 
     timeline: int
     switched_at: int
+
+
+def joined_history(chunks: Iterable[bytes], what: str) -> bytes:
+    """A history file's bytes, no more of them than one has. Raises ``WalInvalid``, naming ``what``."""
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) > MOST_BYTES:
+            raise WalInvalid(f"{what}: larger than any timeline history; take the file from another storage target.")
+    return bytes(data)
 
 
 def parse_history(data: bytes, timeline: int, what: str) -> list[Ancestor]:
@@ -34,6 +49,8 @@ def parse_history(data: bytes, timeline: int, what: str) -> list[Ancestor]:
         if not words or words[0].startswith("#"):
             continue
         try:
+            if not _TIMELINE.fullmatch(words[0]):
+                raise ValueError
             ancestors.append(Ancestor(int(words[0]), parse_lsn(words[1])))
         except (ValueError, IndexError):
             raise WalInvalid(
@@ -42,6 +59,6 @@ def parse_history(data: bytes, timeline: int, what: str) -> list[Ancestor]:
     numbers = [ancestor.timeline for ancestor in ancestors]
     if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] >= timeline:
         raise WalInvalid(
-            f"{what}: not the history of timeline {timeline}: its ancestors are {numbers}; take the file from another storage target."
+            f"{what}: not the history of timeline {timeline}: its ancestors are {few(map(str, numbers))}; take the file from another storage target."
         )
     return ancestors

@@ -26,7 +26,7 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.patience import bounded, watched
 from twist_dr.engine.streams import Form
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.history import MOST_BYTES, Ancestor, parse_history
+from twist_dr.engine.wal.history import Ancestor, joined_history, parse_history
 from twist_dr.engine.wal.names import SEGMENT_NAME, Segment, history_name, kind_of, timeline_of
 from twist_dr.engine.wal.opening import opened
 from twist_dr.engine.wal.pages import read_first_page
@@ -200,10 +200,7 @@ class WalArchive:
     def history_bytes(self, system_identifier: str, timeline: int, keyring: Keyring) -> bytes:
         """A history file as PostgreSQL wrote it."""
         key = self.history_key(system_identifier, timeline)
-        data = b"".join(self.read(system_identifier, key, keyring))
-        if len(data) > MOST_BYTES:
-            raise ArtifactInvalid(f"{self.target.name}: {key}: larger than any timeline history.")
-        return data
+        return joined_history(self.read(system_identifier, key, keyring), f"{self.target.name}: {key}")
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from twist_dr.engine.documents import Limits, read_file, read_mapping
 from twist_dr.engine.staging import fsync_folder
 from twist_dr.engine.streams import full_disk_named
 from twist_dr.engine.wal.names import Kind, Segment, kind_of
@@ -30,6 +31,8 @@ from twist_dr.engine.wal.state import State
 from twist_dr.errors import WalError, WalInvalid
 
 _STATE = "state.json"
+#: Heads and gaps of a long outage are all noted.
+_LIMITS = Limits(size=16 << 20, values=500_000)
 #: In the place of a target's name, and none: those do not begin with a dot.
 _KEPT = ".kept"
 
@@ -180,8 +183,7 @@ class Spool:
     def load_state(self) -> State:
         """An unreadable one counts as none: it can be found out again."""
         try:
-            document = json.loads(self.state_path.read_text())
-            state = State(**document)
+            state = State(**read_mapping(read_file(self.state_path, _LIMITS.size), _LIMITS))
             state.claims = [(str(at), int(lsn)) for at, lsn in state.claims]
             return state
         except (OSError, ValueError, TypeError):
@@ -227,4 +229,4 @@ def written(path: Path, segment: Segment) -> int:
     recovery tells where the last whole record ends.
     """
     with open(path, "rb") as file:
-        return pages_written(file.read(), segment)
+        return pages_written(file.read(segment.size), segment)
