@@ -1,11 +1,13 @@
-# make help says what there is. PYTHON chooses the interpreter (3.10 or newer), PORT the one of the web page.
+# make help says what there is. PYTHON chooses the interpreter (3.10 or newer), PORT the one of the web page,
+# HOURS how long to fuzz.
 PYTHON ?= python3
 PORT ?= 3000
+HOURS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
-.PHONY: help demo ui test check bench servers clean
+.PHONY: help demo ui test check bench fuzz servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +29,9 @@ check: $(VENV)/.test ## style and types
 
 bench: $(VENV)/.test ## measure speed and memory, as ratios; writes .bench/results.json
 	$(BIN)/python -m twist_dr_tests.bench
+
+fuzz: $(VENV)/.test ## give every reader of bytes from outside bad ones, new ones each time, for an hour (HOURS=...)
+	$(BIN)/python -m twist_dr_tests.fuzz --hours $(HOURS)
 
 clean: ## remove what these targets made (.venv, .demo, .bench)
 	@if [ -x $(BIN)/python ] && [ -d .demo ]; then $(BIN)/python -m twist_dr_tests.demo --remove; fi

@@ -71,10 +71,10 @@ class ManifestTail:
             if place < 0:
                 raise ValueError("it ends too early")
             ranges = [
-                WalRange(int(each["Timeline"]), parse_lsn(each["Start-LSN"]), parse_lsn(each["End-LSN"]))
+                WalRange(int(each["Timeline"]), parse_lsn(str(each["Start-LSN"])), parse_lsn(str(each["End-LSN"])))
                 for each in read_mapping(b"{" + self._tail[place:], NOTE)["WAL-Ranges"]
             ]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
             raise BackupError(
                 f"The backup_manifest of this base backup cannot be read ({error}); run the backup again."
             ) from None

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from twist_dr.engine.documents import NOTE, read_file, read_mapping
+from twist_dr.engine.documents import NOTE, DocumentInvalid, read_file, read_mapping
 from twist_dr.engine.lock import application_lock, try_lock
+from twist_dr.errors import Busy
 
 #: How long one waits while a backup's fate is being decided: one tombstone, one look, one deletion of a manifest.
 _PATIENCE_SECONDS = 120.0
@@ -52,7 +53,10 @@ def in_use(folder: Path, application: str, backup_ids: Sequence[str], what: str)
 
 
 def used_now(folder: Path, application: str) -> dict[str, str]:
-    """Ids of the backups that somebody reads now, with what he does. Files of those who died are removed."""
+    """Ids of the backups that somebody reads now, with what he does. Files of those who died are removed.
+
+    Raises ``Busy`` when it cannot be told of somebody what he reads.
+    """
     found: dict[str, str] = {}
     for path in sorted((folder / f"{application}.uses").glob("*.json")):
         with suppress(FileNotFoundError):
@@ -61,8 +65,17 @@ def used_now(folder: Path, application: str) -> dict[str, str]:
                 if try_lock(descriptor):
                     path.unlink()
                     continue
-                note = read_mapping(read_file(path, NOTE.size), NOTE)
-                found |= dict.fromkeys(note["backups"], note["what"])
+                found |= _noted(path)
             finally:
                 os.close(descriptor)
     return found
+
+
+def _noted(path: Path) -> dict[str, str]:
+    try:
+        note = read_mapping(read_file(path, NOTE.size), NOTE)
+        return {str(backup_id): str(note["what"]) for backup_id in list(note["backups"])}
+    except (DocumentInvalid, LookupError, TypeError):
+        raise Busy(
+            f"Somebody reads backups, and {path}, which should say which, is damaged; wait until he has ended, then run again."
+        ) from None
