@@ -118,10 +118,10 @@ def _too_many(limits: Limits) -> DocumentInvalid:
 
 def _width(data: bytes) -> int:
     """Bytes that Python may take for each character of a text, and of each string in it: one of them widens all."""
-    ascii_only, escapes = data.isascii(), rb"\u" in data
-    if (not ascii_only and re.search(rb"[\xf0-\xff]", data)) or (escapes and re.search(rb"\\u[dD]", data)):
+    escapes, ascii_only = rb"\u" in data, data.isascii()
+    if (escapes and re.search(rb"\\u[dD]", data)) or (not ascii_only and re.search(rb"[\xf0-\xff]", data)):
         return 4
-    return 2 if escapes or not ascii_only else 1
+    return 2 if escapes or (not ascii_only and re.search(rb"[\xc4-\xef]", data)) else 1
 
 
 def _integer(digits: str) -> int:

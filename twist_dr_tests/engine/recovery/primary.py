@@ -233,8 +233,9 @@ class Base:
     def stored_size(self, name: str) -> int:
         return (self.folder / name).stat().st_size
 
-    def read_small(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+    def fetch(self, name: str, path: Path) -> None:
+        path.touch(0o600)
+        path.write_bytes((self.folder / name).read_bytes())
 
     def attempt(self, work: Callable[[Base], T]) -> T:
         return work(self)
