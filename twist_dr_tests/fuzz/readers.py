@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,11 @@ from twist_dr.engine.postgres.statements import statements
 from twist_dr.engine.recovery.untar import Owner, untar
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.journal import Journal, Journals
-from twist_dr.engine.retention.holds import HoldNotes
+from twist_dr.engine.retention.holds import HoldNote, HoldNotes
+from twist_dr.engine.retention.model import Hold
+from twist_dr.engine.retention.tombstones import Tombstone, has_genuine_tombstone
 from twist_dr.engine.retention.use import used_now
+from twist_dr.engine.sealing import mac_of
 from twist_dr.engine.unpack import unpack
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import parse_history
@@ -83,6 +88,7 @@ def in_folder(read: Callable[[Path, bytes], object]) -> Callable[[bytes], object
 
 # -- documents --------------------------------------------------------------------------------------------------------
 
+NOON = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
 MANIFEST = Manifest.model_validate(document()).seal(KEY)
 
 
@@ -92,31 +98,35 @@ def read_manifest(data: bytes) -> object:
 
 def sealed_anew(changed: Any) -> bytes:
     """As whoever has the key would write it: what lies behind the MAC is read too."""
-    from twist_dr.engine.manifest import _mac
+    return sealed_as("manifest", changed)
 
+
+def sealed_as(kind: str, changed: Any) -> bytes:
     with suppress(ValueError, TypeError, AttributeError):
         changed.pop("mac", None)
-        return json.dumps({**changed, "mac": _mac(changed, KEY)}).encode()
+        return json.dumps({**changed, "mac": mac_of(changed, KEY, kind)}).encode()
     return json.dumps(changed).encode()
 
 
-HOLD = json.dumps(
-    {"format_version": "1", "backup_id": BACKUP, "who": "a@b", "reason": "audit", "placed_at": "2026-11-21T10:00:00+00:00",
-     "until": "2026-12-21T10:00:00+00:00", "mac": "0" * 64, "key": {"id": KEY.id, "check_value": KEY.check_value}}
-).encode()  # fmt: skip
+HOLD = HoldNote(Hold(BACKUP, "a@b", "audit", NOON), NOON).document("erp", KEY)
 
 
 def read_hold(folder: Path, data: bytes) -> object:
     place = folder / "erp" / "holds" / BACKUP
     place.mkdir(parents=True)
     (place / "20261121T100000Z-00000000.json").write_bytes(data)
-    notes = holds_of(Repository(LocalTarget("nas", folder), "erp"))
+    notes = HoldNotes(Repository(LocalTarget("nas", folder), "erp"), KEYRING)
     assert len(notes.all()) == 1, "a hold that cannot be read still holds"
     return notes
 
 
-def holds_of(repository: Repository) -> HoldNotes:
-    return HoldNotes(repository)
+TOMBSTONE = Tombstone(BACKUP, "a@b", "older than 7 days", NOON).document("erp", KEY)
+
+
+def read_tombstone(folder: Path, data: bytes) -> object:
+    (folder / "erp" / "tombstones").mkdir(parents=True)
+    (folder / "erp" / "tombstones" / f"{BACKUP}.json").write_bytes(data)
+    return has_genuine_tombstone(Repository(LocalTarget("nas", folder), "erp"), BACKUP, KEYRING)
 
 
 JOURNAL = Journal.model_validate(
@@ -341,7 +351,7 @@ READERS: dict[str, Reader] = {
     "dump's list": Reader(read_listing, [LISTING]),
     "encrypted stream": Reader(read_encrypted, [_encrypted()]),
     "gzip": Reader(read_packed("gzip"), [packed("gzip")]),
-    "hold": Reader(in_folder(read_hold), [HOLD], inputs=[documents([HOLD])]),
+    "hold": Reader(in_folder(read_hold), [HOLD], inputs=[documents([HOLD]), documents([HOLD], partial(sealed_as, "hold"))]),
     "JSON": Reader(lambda data: read_json(data, NOTE), [HOLD, TAIL], (DocumentInvalid,)),
     "keyring": Reader(lambda data: parse_keyring(data.decode(errors="replace"), "it"), [KEYRING_TEXT]),
     "manifest": Reader(read_manifest, [MANIFEST], inputs=[documents([MANIFEST]), documents([MANIFEST], sealed_anew)]),
@@ -352,6 +362,7 @@ READERS: dict[str, Reader] = {
     "settings": Reader(read_settings, [_settings_text("erp", "DATABASE_URL").encode()]),
     "state of the spool": Reader(in_folder(read_state), [STATE], inputs=[documents([STATE])]),
     "timeline history": Reader(lambda data: parse_history(data, 3, "it"), [HISTORY]),
+    "tombstone": Reader(in_folder(read_tombstone), [TOMBSTONE], inputs=[documents([TOMBSTONE]), documents([TOMBSTONE], partial(sealed_as, "tombstone"))]),
     "unpacked media": Reader(in_folder(read_unpacked), [MEDIA], inputs=[changed([MEDIA], with_checksums)]),
     "use of a backup": Reader(in_folder(read_use), [b'{"backups": ["a"], "what": "it is read"}'], inputs=[documents([b'{"backups": ["a"], "what": "b"}'])]),
     "WAL segment": Reader(read_segment, [_segment()]),

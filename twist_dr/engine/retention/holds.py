@@ -34,7 +34,6 @@ FORMAT = 1
 _KIND = "hold"
 #: What folders are called in which a hold is written.
 SCRATCH = "hold-"
-#: A reason that a person wrote is shorter.
 
 
 def holds_folder(application: str) -> str:
@@ -136,13 +135,9 @@ class HoldNotes:
         ]
 
     def _note(self, stored: StoredObject) -> HoldNote:
-        def read() -> bytes:
-            with self._repository.target.open(stored.key) as stream:
-                return stream.read(NOTE.size + 1)
-
         backup_id = stored.key.removeprefix(f"{holds_folder(self._repository.application)}/").partition("/")[0]
         try:
-            values = read_mapping(self._patiently(read), NOTE)
+            values = read_mapping(self._repository.document(stored.key, NOTE.size), NOTE)
             note = _parsed(values, backup_id)
         except ObjectMissing:
             raise
