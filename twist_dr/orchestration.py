@@ -189,6 +189,17 @@ def operation(context: Context, settings: Settings, *, retry: bool = False) -> I
     recorder.end("succeeded", last=last)
 
 
+@contextmanager
+def without_secrets() -> Iterator[None]:
+    """Around what Dagster calls and keeps the errors of: one that quotes a secret becomes a failure that does not."""
+    try:
+        yield
+    except Exception as error:
+        if (instead := _instead(error)) is not None:
+            raise instead from None
+        raise
+
+
 def _instead(error: Exception) -> dg.Failure | None:
     """A failure in the place of an error that nobody expected, where its text, or that of its causes, quotes a secret: Dagster keeps all of it."""
     said = [line for each in _chain(error) for line in (str(each), *getattr(each, "__notes__", ()))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +205,9 @@ def test_the_command_line_does_not_import_dagster() -> None:
         check=True,
     )
     assert done.stdout.strip() == "False"
+
+
+def test_what_a_page_shows_in_words_goes_through_one_place() -> None:
+    """Whoever makes metadata of a text by another way would show what must not leave us."""
+    makers = re.compile(r"MetadataValue\.(text|md|json)\b")
+    assert [path.name for path in _modules() if makers.search(path.read_text())] == ["metadata.py"]

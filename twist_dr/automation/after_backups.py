@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable
-from twist_dr.orchestration import RUN_BACKUP
+from twist_dr.orchestration import RUN_BACKUP, without_secrets
 from twist_dr.runs import SCHEDULED_FOR
 from twist_dr.settings import ScheduleSettings, Settings
 
@@ -35,6 +35,7 @@ def after_backups_sensor(settings: Settings, wanted: ScheduleSettings, jobs: Seq
         description="Verifies each scheduled full backup as soon as it is there, cleans up after scheduled backups, and draws the report.",
         owners=[RUN_BACKUP],
     )
+    @without_secrets()
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
             requests = list(_requests(catalog, settings.application, wanted))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from twist_dr.engine.progress import Report
-from twist_dr.orchestration import RUN_BACKUP, reap_dead_runs, settle_attempts
+from twist_dr.orchestration import RUN_BACKUP, reap_dead_runs, settle_attempts, without_secrets
 from twist_dr.runs import note_killed
 from twist_dr.settings import Settings
 
@@ -20,6 +20,7 @@ def dead_runs_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Marks runs as failed whose process was killed; otherwise they would be shown as going on for ever.",
         owners=[RUN_BACKUP],
     )
+    @without_secrets()
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         reaped = reap_dead_runs(context.instance)
         told: list[str] = []

@@ -11,7 +11,7 @@ from twist_dr.catalog import Catalog, CatalogUnavailable, WalFrontierRow
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.spool import Spool
 from twist_dr.metadata import in_words
-from twist_dr.orchestration import RUN_BACKUP
+from twist_dr.orchestration import RUN_BACKUP, without_secrets
 from twist_dr.settings import Settings
 from twist_dr.wal import gaps_after_newest_base, is_anybody_shipping, wal_settings
 
@@ -30,6 +30,7 @@ def ship_wal_sensor(settings: Settings, job: dg.UnresolvedAssetJobDefinition) ->
         description="Ships write-ahead log when there is some in the spool. Where twist-dr wal ship --follow does it, its frontiers are shown here.",
         owners=[RUN_BACKUP],
     )
+    @without_secrets()
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason | dg.SensorResult:
         if is_anybody_shipping(settings):
             return _told_by_the_resident(settings, context.cursor or "")

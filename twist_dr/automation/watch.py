@@ -6,7 +6,7 @@ import dagster as dg
 
 from twist_dr.catalog import Catalog, CatalogUnavailable
 from twist_dr.engine.progress import Report
-from twist_dr.orchestration import APPLICATION_TAG, RUN_BACKUP, attempt_of
+from twist_dr.orchestration import APPLICATION_TAG, RUN_BACKUP, attempt_of, without_secrets
 from twist_dr.runs import look_after
 from twist_dr.settings import Settings
 
@@ -22,6 +22,7 @@ def watch_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Looks whether everything is as it should be, and tells people when it is not: silence is an alarm.",
         owners=[RUN_BACKUP],
     )
+    @without_secrets()
     def watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         told: list[str] = []
         look_after(settings, catalog, Report(told.append, told.append))
@@ -43,6 +44,7 @@ def failed_runs_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Records runs that failed without a word of their own, with the step, the reason and a link in the alert.",
     )
+    @without_secrets()
     def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason:
         run = context.dagster_run
         try:

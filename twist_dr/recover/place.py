@@ -19,6 +19,7 @@ from twist_dr.recover.arguments import KEYRING_VARIABLE
 from twist_dr.resources.targets import build_target
 from twist_dr.settings import TargetSettings
 from twist_dr.settings.reading import explain, fill
+from twist_dr.settings.secrets import keep_settings
 from twist_dr.storage.base import StorageTarget, first_strangers, told_of
 
 _IN_URLS = ("endpoint_url", "region")
@@ -111,6 +112,7 @@ def _target(document: dict[str, Any], source: str, folder: Path) -> StorageTarge
     except ValidationError as error:
         lines = [line.replace("storage_targets.target", "target", 1) for _, line in explain(error, whole)]
         raise SettingsError(f"{source} does not describe a storage target:\n  " + "\n  ".join(lines)) from None
+    keep_settings(target, os.environ)
     # Its messages call it by where it is: it has no name of its own here.
     return build_target(str(target.path) if target.type != "s3" else f"s3://{target.bucket}", target)
 

@@ -32,6 +32,8 @@ _SHORTEST = 4
 #: Words of letters, and numbers: every sentence is made of them. As a password they are hidden where a password stands.
 _ORDINARY = re.compile(r"[A-Za-z]?[a-z]{0,6}|[0-9]{1,5}")
 _ORDINARY_LONG = re.compile(r"[A-Za-z]?[a-z-]+")
+#: What a variable such as PASSWORD_RESET_ENABLED holds.
+_SWITCH = re.compile(r"(?i)true|false|yes|no|on|off|none|null|[0-9]{1,3}")
 _OUR_WORDS = frozenset(
     ("password", "passwort", "database", "postgres", "postgresql", "recovery", "restored", "application", "production")
 )
@@ -118,7 +120,10 @@ def keep_secret(*secrets: str) -> None:
 def keep_url(*urls: str) -> None:
     """Remember what is secret of URLs (the password, tokens among the options), and what is a name (user, host, database)."""
     for url in urls:
-        _known.add(*url_parts(url))
+        if "://" in url:
+            _known.add(*url_parts(url))
+        else:  # libpq takes "host=... password=..." in the place of a URL
+            keep_text(url)
 
 
 def keep_text(*texts: str) -> None:
@@ -146,7 +151,7 @@ def keep_environment(environment: Mapping[str, str | None], *, names: bool = Fal
     ``names``: the others are names, if they do not look like a token.
     """
     for name, value in environment.items():
-        if not value:
+        if not value or _SWITCH.fullmatch(value):
             continue
         if "://" in value:
             keep_text(value)

@@ -11,7 +11,7 @@ from html import escape as quoted
 from pathlib import Path
 
 from twist_dr.engine.progress import human_bytes, human_seconds
-from twist_dr.redaction import visible
+from twist_dr.redaction import leaving, visible
 from twist_dr.settings import Settings
 from twist_dr.status.model import Status
 from twist_dr.status.plots import Plot
@@ -95,7 +95,7 @@ def write_report(settings: Settings, page: str) -> Path:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             # Names of files may hold bytes that are no text.
-            file.write(page.encode("utf-8", "backslashreplace"))
+            file.write(leaving(page).encode("utf-8", "backslashreplace"))
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
