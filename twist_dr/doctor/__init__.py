@@ -124,7 +124,8 @@ class _Examination:
         place = "wal.replication_url" if wal.replication_url else "database.url"
         folders = settings.database.client_tools
         seen: WalSeen | None = yield from guarded(
-            "wal", check_wal_server(cluster, wal.source, settings.wal_slot, folders, place)
+            "wal",
+            check_wal_server(cluster, wal.source, settings.wal_slot, folders, place, apart=cluster != self._cluster),
         )
         if seen is not None:
             yield from guarded("archiver", check_archiver(cluster, seen, wal.source, spool, wal.warn_after))
@@ -161,7 +162,7 @@ class _Examination:
         yield from guarded("restore settings", check_restore_settings(around, settings.media, can_migrate=can_migrate))
         if self._seen is not None:
             yield from guarded("replaced", check_kept(settings, around))
-            yield from guarded("restore rights", check_restore_rights(around))
+            yield from guarded("restore rights", check_restore_rights(around, apart=around.cluster != self._cluster))
 
     def _room(self) -> Iterator[Finding]:
         settings, seen, media = self._settings, self._seen, self._media

@@ -101,7 +101,7 @@ def check_database(cluster: Cluster) -> Check[DatabaseSeen | None]:
         for name, check in (
             ("standby", _standby),
             ("rights", _rights),
-            ("login triggers", _login_triggers),
+            ("login triggers", check_login_triggers),
             ("sequences", _sequences),
             ("large objects", _large_objects),
             ("role passwords", _role_passwords),
@@ -185,7 +185,8 @@ def _rights(connection: Connection) -> Check[None]:
         yield ok("rights", f"role {role} may read every row of {counted(len(tables), 'table')}")
 
 
-def _login_triggers(connection: Connection) -> Check[None]:
+def check_login_triggers(connection: Connection) -> Check[None]:
+    """Code of the database that runs in our sessions there, as the connection's role."""
     for trigger in login_triggers(connection):
         tell = warning if trigger.trusted else problem
         yield tell("login triggers", str(trigger), trigger.remedy)

@@ -7,6 +7,7 @@ from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
+from twist_dr.doctor.database import check_login_triggers
 from twist_dr.doctor.findings import Check, from_sentence, ok, problem, warning
 from twist_dr.engine.exchange import check_exchangeable
 from twist_dr.engine.lock import application_lock
@@ -67,10 +68,16 @@ def check_kept(settings: Settings, around: Surroundings, now: datetime | None = 
         yield ok(check, f"{few(str(each) for each in every)} are kept; see twist-dr list --replaced")
 
 
-def check_restore_rights(around: Surroundings) -> Check[None]:
-    """Whether the role that restores may make databases beside the live one and switch, and whether anything forbids that."""
+def check_restore_rights(around: Surroundings, *, apart: bool) -> Check[None]:
+    """Whether the role that restores may make databases beside the live one and switch, and whether anything forbids that.
+
+    ``apart``: it is not the role that backs up.
+    """
     check = "restore rights"
-    live = databases.live_name(around.cluster)
+    with closing(around.cluster.connect()) as connection:
+        live = connection.info.dbname
+        if apart:
+            yield from check_login_triggers(connection)
     with closing(databases.connect_for_maintenance(around.cluster)) as connection:
         missing = databases.missing_rights(connection, live)
         obstacles = databases.obstacles(connection, live)

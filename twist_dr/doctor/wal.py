@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.doctor.database import explain_connection
+from twist_dr.doctor.database import check_login_triggers, explain_connection
 from twist_dr.doctor.findings import Check, from_error, guarded, ok, problem, warning
 from twist_dr.engine.base.server import INCREMENTAL_MAJOR, base_tools
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
@@ -71,9 +71,9 @@ class WalSeen:
 
 
 def check_wal_server(
-    cluster: Cluster, source: str, slot: str, folders: Sequence[Path], setting: str
+    cluster: Cluster, source: str, slot: str, folders: Sequence[Path], setting: str, *, apart: bool = False
 ) -> Check[WalSeen | None]:
-    """The server, asked as the role that replicates. ``setting``: where its URL stands. Returns ``None`` when it cannot be asked."""
+    """The server, asked as the role that replicates. ``setting``: where its URL stands. ``apart``: it is not the role that backs up. Returns ``None`` when it cannot be asked."""
     try:
         connection = cluster.connect()
     except DatabaseError as error:
@@ -84,6 +84,8 @@ def check_wal_server(
         seen = yield from guarded("wal", _look(connection, cluster, slot))
         if seen is None:
             return None
+        if apart:
+            yield from guarded("login triggers", check_login_triggers(connection))
         yield from _level(seen)
         # In this order: the replication connection takes a sender for a moment.
         yield from guarded("wal senders", _senders(connection, seen, source))

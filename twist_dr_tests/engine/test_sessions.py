@@ -21,11 +21,13 @@ from twist_dr.engine.postgres.sessions import COMMANDS, LOOKING, _known_servers
 from twist_dr.engine.restore.database import run_statements
 from twist_dr.engine.restore.hooks import Maintenance
 from twist_dr.engine.snapshots import PostgresTables, dump_tables
+from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.primary import Primary
 from twist_dr_tests.catalog.examples import record
-from twist_dr_tests.conftest import make_site
+from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.engine.test_verification import taken, verified
 from twist_dr_tests.hostile import HostileDatabase
+from twist_dr_tests.recorded import resident, wait_until_archived
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 
@@ -209,3 +211,22 @@ def test_nothing_of_a_hostile_database_is_called_where_log_base_backups_catalogs
         assert heard == []
     finally:
         hostile.close()
+
+
+def test_nothing_of_a_hostile_database_is_called_where_a_recovery_to_a_point_brings_it_back(tmp_path: Path) -> None:
+    with PostgresServer(TOOLS[max(TOOLS)], tmp_path / "server", settings={"fsync": "off"}) as server:
+        (tmp_path / "site").mkdir()
+        site = make_site(server, tmp_path / "site")
+        site.set(wal={"follow_seconds": 0.2})
+        hostile = HostileDatabase(server, site.database_url.rpartition("/")[2])
+        site.database_url = hostile.url
+        with resident(site, "wal", "receive"), resident(site, "wal", "ship", "--follow"):
+            site.job("backup_base").expect(0)
+            with server.cluster().connect() as connection:
+                [[lsn]] = connection.execute("SELECT pg_switch_wal()::text").fetchall()
+            wait_until_archived(site, parse_lsn(lsn))
+        changing = {"mode": "replace", "reason": "test", "confirm": "erp", "pre_restore_backup": False}
+        for config in ({}, changing):
+            outcome = site.job("restore_to_time", {"recover_to_point": {"config": config}} if config else None)
+            assert hostile.called() == [], outcome.text
+            outcome.expect(0)

@@ -191,6 +191,14 @@ def test_a_switch_is_on_the_disk_before_it_is_told_though_commits_are_not_waited
         server.start(slow)
         assert scene.serves() == "restored"
         assert scene.databases()[1].startswith("_replaced_")
+        with psycopg.connect(scene.cluster.url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE made AS SELECT 1 AS one")
+        with closing(databases.connect_for_maintenance(scene.cluster)) as connection:
+            databases.make_durable(connection)
+        server.crash()
+        server.start(slow)
+        with scene.cluster.connect() as connection:
+            assert query(connection, "SELECT one FROM made") == [(1,)]
         with suppress(RestoreInterrupted):
             undo_restore("latest", scene.around, Report(crash), reason="test")
         server.start(slow)
