@@ -645,6 +645,14 @@ def test_a_target_whose_settings_contradict_each_other_is_named(tmp_path: Path) 
     assert only(findings, "target disk").status == "ok"
 
 
+def test_a_target_that_lies_inside_media_by_a_link_is_named(tmp_path: Path) -> None:
+    (tmp_path / "media" / "backups").mkdir(parents=True)
+    (tmp_path / "disk").symlink_to(tmp_path / "media" / "backups")
+    places = {"disk": TargetPlace("local", True, tmp_path / "disk")}
+    found = findings_of(check_places(places, tmp_path, {"uploads": tmp_path / "media"}))
+    assert any("disk lies inside media.uploads" in each.found and each.status == "problem" for each in found)
+
+
 def test_what_others_put_on_a_target_is_named_and_so_are_two_targets_that_are_one(tmp_path: Path) -> None:
     more = "\n".join(["storage_targets:", "  again: {type: local, path: again}", "  other: {type: local, path: other}"])
     write_initial_files(tmp_path, application="erp")

@@ -117,12 +117,20 @@ def check_places(places: Mapping[str, TargetPlace], work_folder: Path, media: Ma
                 f"storage_targets: {{{name}: {{encrypt: true}}}}  # in twist-dr.yaml",
             )
         for media_name, folder in media.items():
-            if place.folder is not None and place.folder.is_relative_to(folder):
+            if place.folder is not None and _lies_in(place, folder):
                 yield problem(
                     "targets",
                     f"{name} lies inside media.{media_name} ({folder}): each backup would hold all backups before it",
                     f"set storage_targets.{name}.path to a folder outside {folder}",
                 )
+
+
+def _lies_in(place: TargetPlace, folder: Path) -> bool:
+    """By its path, and on this machine, where no share can hang, by what links lead to as well."""
+    assert place.folder is not None
+    if place.folder.is_relative_to(folder):
+        return True
+    return place.kind == "local" and place.folder.resolve().is_relative_to(folder.resolve())
 
 
 def _on_disk_of(folder: Path | None, other: Path) -> bool:

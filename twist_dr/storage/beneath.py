@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-#: Enough to name entries by; O_PATH needs no right to read the folder.
-_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+#: Enough to name entries by: O_PATH, where it is known, needs no right to read the folder.
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
+_STEP = _FOLDER | os.O_NOFOLLOW
 #: Without O_NONBLOCK, opening a named pipe that was put in a file's place waits for a writer for ever.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -65,7 +66,7 @@ class Folder:
     @classmethod
     def at(cls, path: Path) -> Folder:
         """The folder that a path leads to, through links and mounts."""
-        return cls(os.open(path, os.O_PATH | os.O_DIRECTORY))
+        return cls(os.open(path, _FOLDER))
 
     def __enter__(self) -> Folder:
         return self

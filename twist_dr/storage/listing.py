@@ -11,15 +11,22 @@ from twist_dr.storage.base import StoredObject, Stranger
 from twist_dr.storage.beneath import A_FILE, A_FOLDER, Entry, Folder, NoFolder
 
 _PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
-#: Folders within each other. Keys of ours have six parts at most; whoever can write to a target can make so many that no walk ends.
+#: Parts of a key. Ours have six at most; whoever can write to a target can make so many folders within each other that no walk ends.
 DEEPEST = 16
+#: A day from the ends of the calendar, so that every time zone has them.
+_FIRST, _LAST = datetime(1, 1, 2, tzinfo=timezone.utc), datetime(9999, 12, 30, tzinfo=timezone.utc)
 #: Entries between two signs that a walk goes on.
 _SIGN_OF_LIFE = 500
 
 
 def stored(key: str, status: stat_result) -> StoredObject:
     """The object under ``key``."""
-    return StoredObject(key, status.st_size, datetime.fromtimestamp(status.st_mtime, timezone.utc))
+    return StoredObject(key, status.st_size, _moment(status.st_mtime))
+
+
+def _moment(seconds: float) -> datetime:
+    """Whoever can write to a target can give a file a time that no calendar has: it is taken for the nearest."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST.timestamp()), _LAST.timestamp()), timezone.utc)
 
 
 def entries(folder: Folder) -> list[Entry]:
@@ -39,7 +46,7 @@ def walk(folder: Folder, prefix: str, listed: Sequence[Entry] | None = None) -> 
             status = folder.file(entry.name)
             if status is not None:  # else deleted, or exchanged, meanwhile
                 yield stored(prefix + entry.name, status)
-        elif prefix.count("/") < DEEPEST:
+        elif prefix.count("/") + 1 < DEEPEST:
             try:
                 child = folder.child(entry.name)
             except (FileNotFoundError, NoFolder):
@@ -68,7 +75,7 @@ def _strangers(folder: Folder, prefix: str) -> Iterator[Stranger | None]:
             yield None
         try:
             what = folder.kind(name)
-            if what == A_FOLDER and prefix.count("/") < DEEPEST:
+            if what == A_FOLDER and prefix.count("/") + 1 < DEEPEST:
                 with folder.child(name) as child:
                     yield from _strangers(child, f"{prefix}{name}/")
                 continue

@@ -17,6 +17,7 @@ import pytest
 
 from twist_dr.errors import ObjectMissing, StorageError, TargetRefused
 from twist_dr.resources.targets import keep_apart
+from twist_dr.storage import beneath
 from twist_dr.storage.base import Stranger
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.nas import NasTarget
@@ -179,6 +180,19 @@ def test_what_is_no_regular_file_is_no_object_and_is_neither_opened_nor_replaced
     assert os.path.lexists(place) and _everything(victim) == before
 
 
+@pytest.mark.parametrize("seconds", [-(1 << 40), 1 << 40])
+def test_a_file_with_a_time_that_no_calendar_has_is_listed_all_the_same(
+    tmp_path: Path, make_file: MakeFile, seconds: int
+) -> None:
+    source, digest = make_file()
+    with mounted_tmpfs(tmp_path / "office") as folder:
+        target = LocalTarget("office", folder)
+        target.put(source, KEY, digest)
+        os.utime(folder / KEY, (seconds, seconds))
+        (entry,) = target.list("")
+        assert entry == target.stat(KEY) and entry.modified.year in (1, 9999)
+
+
 def test_a_file_that_is_a_mount_is_no_object(target: LocalTarget, victim: Path) -> None:
     place = target.path / KEY
     place.parent.mkdir(parents=True)
@@ -191,6 +205,22 @@ def test_a_file_that_is_a_mount_is_no_object(target: LocalTarget, victim: Path) 
         assert place.read_text() == "somebody else's"
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_where_the_kernel_does_not_tell_of_mounts_another_file_system_is_one(
+    tmp_path: Path, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels before 5.8, and containers whose seccomp profile is older than statx(2)."""
+    monkeypatch.setattr(beneath, "_told_mount", lambda folder, name: None)
+    source, digest = make_file()
+    target = LocalTarget("office", tmp_path / "office")
+    target.prepare()
+    target.put(source, KEY, digest)
+    assert target.stat(KEY) is not None and _strangers(target) == []
+    with mounted_tmpfs(target.path / "erp" / "wal") as folder:
+        (folder / "manifest.json").write_text("somebody else's")
+        assert [each.key for each in target.list("")] == [KEY] and target.stat("erp/wal/manifest.json") is None
+        assert _strangers(target) == [Stranger("erp/wal", "a mount point")]
 
 
 def test_the_targets_own_folder_may_be_a_link_and_hard_links_are_files(tmp_path: Path, make_file: MakeFile) -> None:

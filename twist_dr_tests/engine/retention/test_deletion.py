@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import uuid
@@ -19,10 +20,12 @@ from twist_dr.engine.manifest import MANIFEST_NAME
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.deletion import Deletion
 from twist_dr.engine.retention.ground import survey
-from twist_dr.engine.retention.tombstones import Tombstone
+from twist_dr.engine.retention.holds import HoldNote, HoldNotes
+from twist_dr.engine.retention.model import Hold
+from twist_dr.engine.retention.tombstones import Tombstone, tombstone_key
 from twist_dr.engine.retention.use import in_use, used_now
 from twist_dr.errors import TargetRefused
-from twist_dr.storage.base import StorageTarget, StoredObject
+from twist_dr.storage.base import Digest, StorageTarget, StoredObject
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.engine.helpers import KEYRING, next_line, python, wait_until
 from twist_dr_tests.retention_site import NOW, Killer, child, made_up, store
@@ -76,6 +79,30 @@ def test_a_deleted_copy_leaves_nothing_and_the_others_everything(target: Storage
     assert len(repository.held(repository.manifest(new.backup_id, KEYRING))) == 2
     ground = survey(repository, KEYRING)
     assert ground.sealed == [new.backup_id] and ground.tombstones == set()
+
+
+def _put(repository: Repository, key: str, content: bytes, folder: Path) -> None:
+    path = folder / uuid.uuid4().hex
+    path.write_bytes(content)
+    repository.target.put(path, key, Digest(len(content), hashlib.sha256(content).hexdigest()))
+
+
+def test_what_others_wrote_is_told_from_what_is_ours_wherever_it_lies(target: StorageTarget, tmp_path: Path) -> None:  # noqa: F811
+    repository, stranger = Repository(target, "erp", 60), new_key("k2")
+    ours, theirs, none = (made_up(KEYRING, days).backup_id for days in (40, 30, 20))
+    _put(repository, tombstone_key("erp", ours), _tombstone(ours).document("erp", KEYRING.primary), tmp_path)
+    _put(repository, tombstone_key("erp", theirs), _tombstone(theirs).document("erp", stranger), tmp_path)
+    _put(repository, tombstone_key("erp", none), b"", tmp_path)
+    ground = survey(repository, KEYRING)
+    assert (ground.tombstones, ground.forged) == ({ours}, {theirs, none})
+    notes, others = HoldNotes(repository, KEYRING), Keyring("k2", {"k2": stranger}, "another keyring")
+    yesterday = NOW - timedelta(days=1)
+    notes.place(HoldNote(Hold(ours, "eva", "the audit", yesterday), NOW), tmp_path)
+    HoldNotes(repository, others).place(HoldNote(Hold(theirs, "eve", "the audit", yesterday), NOW), tmp_path)
+    mine, forged = sorted(notes.all(), key=lambda note: bool(note.doubt))
+    assert mine.binding == Hold(ours, "eva", "the audit", yesterday)
+    assert forged.binding.until is None and "is not authentic" in forged.binding.reason
+    assert notes.remove(theirs) == 1, "a person may release it"
 
 
 def _delete_and_die(repository: Repository, backup_id: str, folder: Path, noted: Path, killer: Killer) -> None:
