@@ -56,6 +56,8 @@ _SETTINGS = {
     # Files in the data folder, which go with it: those of "posix" stay in /dev/shm when the server is killed.
     "dynamic_shared_memory_type": "mmap",
 }
+#: Roles of a moment.
+_MAKER, _HELPER = "twist_dr_maker", "twist_dr_helper"
 
 
 class ScratchServer:
@@ -68,6 +70,8 @@ class ScratchServer:
         self, tools: Tools, base: Path, superuser: str = "postgres", *, isolation: Isolation = "required"
     ) -> None:
         self.superuser = superuser
+        # initdb does not double a quote in the name (initdb.c, setup_auth and others), so such a role gets its name afterwards.
+        self._made_by = _MAKER if '"' in superuser else superuser
         base = scratch_base(base)
         self.tools = reachable_tools(tools, base, some_server_user())
         self._confinement = Confinement(base, isolation)
@@ -91,8 +95,11 @@ class ScratchServer:
 
     def cluster(self, database: str = "postgres") -> Cluster:
         """How to connect as the superuser."""
+        return self._cluster_as(self.superuser, database)
+
+    def _cluster_as(self, role: str, database: str = "postgres") -> Cluster:
         return Cluster(
-            f"postgresql://{quote(self.superuser, safe='')}@/{quote(database, safe='')}"
+            f"postgresql://{quote(role, safe='')}@/{quote(database, safe='')}"
             f"?host={quote(str(self._sockets), safe='')}&port={_PORT}",
             # Roles are made here: no variable of the environment may lead that to another server.
             isolated=True,
@@ -122,7 +129,7 @@ class ScratchServer:
                 os.chown(folder, user, -1 if group is None else group)
         run(
             [
-                self.tools.program("initdb"), f"--pgdata={self._data}", f"--username={self.superuser}", "--auth=trust",
+                self.tools.program("initdb"), f"--pgdata={self._data}", f"--username={self._made_by}", "--auth=trust",
                 "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
             ],
             environment={"LC_ALL": "C"}, user=user, group=group, folder=self._data,
@@ -143,13 +150,28 @@ class ScratchServer:
             if self._child.process.poll() is not None:
                 raise ProcessFailed(f"The scratch server did not start: {self._child.complaint()}.")
             with suppress(DatabaseUnreachable):
-                self.cluster().connect().close()
+                self._cluster_as(self._made_by).connect().close()
+                if self._made_by != self.superuser:
+                    self._rename()
                 return
             if time.monotonic() > deadline:
                 raise DatabaseError(
                     f"The scratch server gave no answer within {_START_SECONDS:.0f} s; see the load and the disk of this machine."
                 )
             time.sleep(0.02)
+
+    def _rename(self) -> None:
+        """Give the bootstrap role its name. Nobody can rename himself, so another one does."""
+        from psycopg import sql
+
+        helper, maker, wanted = map(sql.Identifier, (_HELPER, self._made_by, self.superuser))
+        for role, statement in (
+            (self._made_by, sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(helper)),
+            (_HELPER, sql.SQL("ALTER ROLE {} RENAME TO {}").format(maker, wanted)),
+            (self.superuser, sql.SQL("DROP ROLE {}").format(helper)),
+        ):
+            with self._cluster_as(role).connect() as connection:
+                connection.execute(statement)
 
 
 def scratch_base(wanted: Path) -> Path:

@@ -60,15 +60,17 @@ def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
 
     warnings = []
     for role in missing_roles(connection, roles):
+        # As it is to be pasted, whatever the name holds.
+        name = sql.Identifier(role).as_string(connection)
         try:
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
         except psycopg.Error as error:
             raise RestoreFailed(
                 f"The server lacks the role {role}, which the backup's had, and it could not be made: {first_line(error)}; "
-                f"as a superuser: CREATE ROLE {role} NOLOGIN, or restore as a role with CREATEROLE."
+                f"as a superuser: CREATE ROLE {name} NOLOGIN, or restore as a role with CREATEROLE."
             ) from error
         warnings.append(
-            f"the role {role} was missing and was made without login; if it is to log in: ALTER ROLE {role} LOGIN"
+            f"the role {role} was missing and was made without login; if it is to log in: ALTER ROLE {name} LOGIN"
         )
     return warnings
 
