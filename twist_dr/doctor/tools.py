@@ -15,9 +15,9 @@ from twist_dr.engine.postgres.confinement import Isolation, is_kept_away, way, w
 from twist_dr.engine.postgres.scratch import ScratchServer
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools, serves
 from twist_dr.engine.progress import human_seconds
-from twist_dr.engine.tools_proof import ToolsProof, what_they_cannot
+from twist_dr.engine.tools_proof import CANNOT_BE_TRIED, ToolsProof, what_they_cannot
 from twist_dr.engine.words import few
-from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseError, ProcessFailed, StagingFull
+from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseError, ProcessFailed
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -125,7 +125,7 @@ def check_dumps(cluster: Cluster, folders: Sequence[Path], major: int, proof: To
         except BackupError as error:
             yield problem("dumps", str(error).rpartition("; ")[0], remedy)
             return
-        except (DatabaseError, StagingFull) as error:
+        except CANNOT_BE_TRIED as error:
             why = str(error).removesuffix(".")
             found = f"whether the dumps of pg_dump {chosen.version} come back could not be tried: {why}"
     if serves(chosen, major):

@@ -12,7 +12,7 @@ from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.streams import write_new
-from twist_dr.errors import ProcessFailed
+from twist_dr.errors import ProcessFailed, StagingFull
 
 _FOLDER = "schema-"
 
@@ -49,5 +49,8 @@ def try_schema(dump: bytes, base: Path, open_place: Callable[[], RestorePlace], 
                     schema_only=True,
                 )
             except ProcessFailed as error:
+                if "No space left on device" in str(error):
+                    # That says nothing about the schema.
+                    raise StagingFull(f"The disk of {base} filled up; free room there.") from error
                 return Trial(place.version, str(error).removesuffix("."))
     return Trial(place.version, None)

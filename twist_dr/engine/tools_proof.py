@@ -16,8 +16,10 @@ from twist_dr.engine.postgres.tools import Tools, serves
 from twist_dr.engine.progress import Report
 from twist_dr.engine.schema_trial import try_schema
 from twist_dr.engine.verification import VerificationPlan, open_place, verification_base
-from twist_dr.errors import BackupError, DatabaseError, StagingFull
+from twist_dr.errors import BackupError, DatabaseError, RestoreError, StagingFull
 
+#: These say nothing about the tools.
+CANNOT_BE_TRIED = (DatabaseError, RestoreError, StagingFull)
 #: In the name of the database that is made on an existing server.
 _NAME = "tools"
 
@@ -45,7 +47,7 @@ class ToolsProof:
             return warnings
         try:
             version = self.prove(source, tools, snapshot)
-        except (DatabaseError, StagingFull) as error:
+        except CANNOT_BE_TRIED as error:
             why = str(error).removesuffix(".")
             return [*warnings, f"whether the dumps of pg_dump {tools.version} come back could not be tried: {why}"]
         report.info(f"the schema that pg_dump {tools.version} writes came back in PostgreSQL {version}")
@@ -57,7 +59,7 @@ class ToolsProof:
         """Dump the schema and restore it where a verification would; returns that server's version.
 
         Raises ``BackupError`` with what PostgreSQL said when it does not come back. When it could not be tried, raises what
-        dumping it and opening the place raise: kinds of ``DatabaseError``, and ``StagingFull``.
+        dumping it and opening the place raise: :data:`CANNOT_BE_TRIED`.
         """
         facts = snapshot.facts(tools.version)
         pieces: list[bytes] = []

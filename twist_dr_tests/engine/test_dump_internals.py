@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.dump import custom_dump, restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
+from twist_dr.engine.postgres.dump_toc import read_entries, read_header
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import run
 from twist_dr_tests.conftest import TOOLS
@@ -108,3 +111,61 @@ def test_what_is_no_dump_that_we_know_is_left_alone(tmp_path: Path, content: byt
     dump.write_bytes(content)
     assert leave_out_internals(dump) == []
     assert dump.read_bytes() == content
+
+
+def _text(text: bytes | None) -> bytes:
+    return bytes([1]) + (1).to_bytes(4, "little") if text is None else _number(len(text)) + text
+
+
+def _number(value: int) -> bytes:
+    return bytes([0]) + value.to_bytes(4, "little")
+
+
+def archive(definition: bytes) -> bytes:
+    """A custom-format dump of one table, as pg_dump 18 lays it out."""
+    head = b"PGDMP" + bytes([1, 16, 0, 4, 8, 1, 0]) + 7 * _number(0) + _text(b"db") + _text(b"15.20") + _text(b"18.6")
+    entry = _number(1) + _number(0) + _text(b"1259") + _text(b"1") + _text(b"t") + _text(b"TABLE") + _number(2)
+    entry += _text(definition) + _text(b"DROP") + _text(None) + _text(b"public") + _text(b"") + _text(b"heap")
+    entry += _number(0) + _text(b"owner") + _text(b"false") + _text(None) + bytes([3]) + bytes(8)
+    return head + _number(1) + entry + b"rows"
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+WORDS = st.sampled_from(
+    [STATEMENT, ";", "'", '"', "$$", "--", "/*", "*/", "\n", " SET (pg_attver=1);", "é", "😀", "(", ")"]
+)
+NAMES = st.lists(
+    st.one_of(WORDS, st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(schema=NAMES, table=NAMES, column=NAMES, literal=NAMES)
+def test_only_the_option_goes_whatever_names_and_texts_are_like(
+    tmp_path: Path, schema: list[str], table: list[str], column: list[str], literal: list[str]
+) -> None:
+    relation, name = f"{quoted(''.join(schema))}.{quoted(''.join(table))}", quoted("".join(column))
+    text = "'" + "".join(literal).replace("'", "''") + "'"
+    before = f"CREATE TABLE {relation} (\n    {name} text DEFAULT {text},\n    b integer\n);\n"
+    begin = f"ALTER TABLE ONLY {relation} ALTER COLUMN"
+    internal = f"{begin} {name} SET (pg_attver=22300824);"
+    mixed = f"{begin} b SET (n_distinct=5, pg_attver=7, n_distinct_inherited=-0.5);"
+    kept = f"{begin} b SET (n_distinct=5, n_distinct_inherited=-0.5"
+    dump = tmp_path / "database.dump"
+    dump.write_bytes(archive(f"{before}{internal}\n{mixed}\n".encode()))
+    size = dump.stat().st_size
+    (warning,) = leave_out_internals(dump)
+    assert "left out of 2 columns" in warning
+    assert dump.stat().st_size == size
+    with dump.open("rb") as file:
+        (entry,) = read_entries(file, read_header(file), [b"TABLE"])
+    padding = "pg_attver=7, "
+    assert entry.definition.decode() == f"{before}{' ' * len(internal.encode())}\n{kept}{' ' * len(padding)});\n"
+    assert dump.read_bytes().endswith(b"rows")

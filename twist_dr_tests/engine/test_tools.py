@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.engine.postgres.tools import Tools, choose_serving, choose_tools, find_tools
 from twist_dr.errors import ClientToolsMissing
 from twist_dr_tests.engine.helpers import program
 
@@ -101,3 +101,22 @@ def test_too_old_tools_are_said_with_what_is_there_and_what_to_install(install: 
 def test_no_tools_at_all_are_said() -> None:
     with pytest.raises(ClientToolsMissing, match=r"this machine has none at all; install postgresql-18"):
         choose_tools([], 18, server=True, purpose="verify")
+
+
+@pytest.mark.parametrize(
+    ("server", "dump", "expected"), [(15, 15, 16), (16, 16, 16), (17, 15, 16), (17, 17, 18), (18, 16, 16), (18, 18, 18)]
+)
+def test_a_restore_takes_tools_that_read_the_dump_and_serve_the_server(
+    install: Install, server: int, dump: int, expected: int
+) -> None:
+    known = found(install("c", "18.6"), install("b", "16.3"))
+    assert choose_serving(known, server, dump).major == expected
+
+
+@pytest.mark.parametrize("server", [13, 15, 16])
+def test_a_dump_that_no_tools_restore_into_so_old_a_server_is_told_so(install: Install, server: int) -> None:
+    known = found(install("c", "18.6"), install("b", "16.3"))
+    with pytest.raises(ClientToolsMissing) as caught:
+        choose_serving(known, server, 18)
+    assert f"goes into PostgreSQL 17 and newer, not into {server}" in str(caught.value)
+    assert f"postgresql-client-{server}" in str(caught.value)

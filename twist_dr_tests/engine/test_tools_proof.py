@@ -170,3 +170,17 @@ def test_the_doctor_and_the_backup_use_the_settings_place_for_the_proof(older: P
     )
     assert plan.proof is not None and plan.proof.plan.scratch == settings.scratch_dir
     assert plan.proof.proven.is_relative_to(settings.work_dir)
+
+
+def test_tools_that_serve_the_server_are_a_warning_when_what_they_write_comes_back(
+    older: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = database(older)
+    # As if these programs were of the version that follows the server's.
+    next_version = Tools(NEWEST.folder, OLDEST.major + 1, f"{OLDEST.major + 1}.3", server=True)
+    for module in (verification, doctor_tools):
+        monkeypatch.setattr(module, "find_tools", lambda folders: [next_version])
+    (finding,) = examined(cluster, tmp_path)
+    assert finding.status == "warning"
+    assert f"a server is best dumped by tools of its own version {older.major}" in finding.found
+    assert finding.remedy is not None and f"postgresql-client-{older.major}" in finding.remedy

@@ -21,7 +21,7 @@ from twist_dr.engine.restore.gate import Gate
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.schema_trial import try_schema
-from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseError, RestoreFailed
+from twist_dr.errors import BackupError, Cancelled, ClientToolsMissing, TwistDRError
 
 #: Bytes that are fetched before the first look whether that is all of the head; then as many again, each time.
 _FIRST_BYTES = 1 << 20
@@ -45,7 +45,9 @@ def look_at_schema(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: 
         head = sources.attempt(lambda repository: _head(repository, sources.manifest, place.keyring))
         opened = partial(scratch_server, server, place.scratch, facts, sources.read_small("roles.sql"))
         found = try_schema(head, scratch_base(place.scratch), opened, gate.tools)
-    except (DatabaseError, BackupError, RestoreFailed) as error:
+    except Cancelled:
+        raise
+    except TwistDRError as error:
         gate.warnings.append(
             f"whether PostgreSQL {gate.server_major} takes the schema of {facts.version} could not be tried: {error}".rstrip(
                 "."
