@@ -30,7 +30,7 @@ from twist_dr.doctor.machine import (
     check_work_folder,
 )
 from twist_dr.doctor.targets import TargetPlace, check_places, check_targets
-from twist_dr.doctor.tools import check_client_tools, check_verification
+from twist_dr.doctor.tools import check_client_tools, check_isolation, check_verification
 from twist_dr.doctor.wal import WalSeen, check_programs, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
 from twist_dr.engine.backup import BackupPlan, take_full_backup
@@ -569,6 +569,19 @@ def test_a_manage_py_that_relied_on_our_environment_is_told_which_variable_to_na
     assert "django.environment" in found.found
     named = DjangoApplication(manage, tmp_path, {"SHOP_SETTINGS": "shop.settings"}, None)
     assert only(findings_of(check_django(named, None)), "django").status == "ok"
+
+
+@pytest.mark.parametrize(("way", "meaning"), [("user", "can reach the network"), ("nothing", "keys and settings too")])
+def test_a_machine_that_cannot_keep_code_of_the_database_away_says_what_that_means_and_what_accepts_it(
+    monkeypatch: pytest.MonkeyPatch, way: str, meaning: str
+) -> None:
+    assert only(findings_of(check_isolation("required")), "isolation").status == "ok"
+    monkeypatch.setattr("twist_dr.engine.postgres.confinement.way", lambda: way)
+    refused = only(findings_of(check_isolation("required")), "isolation")
+    assert refused.status == "problem" and meaning in refused.found
+    assert "apt install bubblewrap" in remedy(refused) and "verification.isolation: where-possible" in remedy(refused)
+    accepted = only(findings_of(check_isolation("where-possible")), "isolation")
+    assert accepted.status == "warning" and meaning in accepted.found
 
 
 # -- the machine --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from twist_dr.errors import IsolationMissing, ProcessFailed
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import (
     AS_USER,
+    NOBODY,
     killed_at,
     next_line,
     postmaster_of,
@@ -266,18 +267,48 @@ def segments() -> set[str]:
     return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
 
 
+#: What another user could not load from root's folders any more.
+WARM = (
+    "from twist_dr.engine.postgres.cluster import Cluster\n"
+    "import encodings.idna\n"
+    "try: Cluster('postgresql://a@/a?host=/nowhere').connect()\n"
+    "except Exception: pass\n"
+)
+
+
+def test_files_of_an_ordinary_user_are_out_of_reach_for_its_server_too_or_it_is_refused(base: Path) -> None:
+    base.mkdir()
+    os.chown(base, NOBODY, NOBODY)
+    begin, _ = STAY.split("with ScratchServer", 1)
+    code = (
+        f"{begin}{WARM}{AS_USER.format(NOBODY)}"
+        "keyring = Path(sys.argv[1]) / 'keyring.yaml'\n"
+        "keyring.write_text('canary')\n"
+        "keyring.chmod(0o600)\n"
+        "with ScratchServer(tools, Path(sys.argv[1])) as server, server.cluster().connect() as connection:\n"
+        "    for statement in (f\"SELECT pg_read_file('{keyring}')\", f\"COPY (SELECT 1) TO PROGRAM 'cp {keyring} {server.folder}/data/seen'\"):\n"
+        "        try: print('did', connection.execute(statement).statusmessage)\n"
+        "        except Exception as error: print(type(error).__name__)\n"
+        "    print(os.readlink(f'/proc/{postmaster_of(server.folder / \"data\")}/ns/net') == os.readlink('/proc/self/ns/net'))\n"
+        "from twist_dr.engine.postgres import confinement\n"
+        "from twist_dr.errors import IsolationMissing\n"
+        "os.environ['PATH'] = '/nowhere'\n"
+        "confinement.way.cache_clear()\n"
+        "try: ScratchServer(tools, Path(sys.argv[1]))\n"
+        "except IsolationMissing as error: print(error)\n"
+    )
+    *tries, shares_network, refusal = said_by_python(code, base, max(TOOLS)).splitlines()
+    assert len(tries) == 2 and not any(word.startswith("did") for word in tries)
+    assert shares_network == "False"
+    assert "can read all that we can, keys and settings too" in refusal and "apt install bubblewrap" in refusal
+
+
 @pytest.mark.parametrize("user", ["postgres", "nobody"])
 def test_an_ordinary_user_can_run_one_too(base: Path, user: str) -> None:
     entry = pwd.getpwnam(user)
     base.mkdir()
     os.chown(base, entry.pw_uid, entry.pw_gid)
-    warm = (
-        "from twist_dr.engine.postgres.cluster import Cluster\n"
-        "import encodings.idna\n"
-        "try: Cluster('postgresql://a@/a?host=/nowhere').connect()\n"
-        "except Exception: pass\n"
-    )
-    code = STAY.replace("with ScratchServer", warm + AS_USER.format(entry.pw_uid) + "with ScratchServer", 1)
+    code = STAY.replace("with ScratchServer", WARM + AS_USER.format(entry.pw_uid) + "with ScratchServer", 1)
     said = said_by_python(code, base, max(TOOLS), "leave")
     folder, sockets, process = said.split("\t")
     assert servers_below(base) == []

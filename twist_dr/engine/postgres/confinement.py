@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, ClassVar, Literal
 
 from twist_dr.engine.postgres.server_user import ServerUser, some_server_user
 from twist_dr.engine.postgres.tools import Tools
@@ -56,6 +56,8 @@ def way() -> Way:
         ("bubblewrap", "bubblewrap as root", "unshare") if user is not None else ("bubblewrap", "unshare")
     )
     for each in ways:
+        if shutil.which(_Prefix.PROGRAMS[each]) is None:
+            continue
         with suppress(ProcessFailed):
             prefix = _Prefix(each, user, [], [], shell=True, network=False, lasting=False)
             run(
@@ -206,22 +208,21 @@ class _Prefix:
     network: bool
     lasting: bool
 
+    PROGRAMS: ClassVar[dict[str, str]] = {"bubblewrap": "bwrap", "bubblewrap as root": "bwrap", "unshare": "unshare"}
+
+    def _program(self) -> str:
+        name = self.PROGRAMS[self.way]
+        return shutil.which(name) or name
+
     @property
     def started_as(self) -> int | None:
         return None if self.way == "bubblewrap as root" else self.user
 
     def arguments(self) -> list[str]:
         if self.way == "unshare":
-            namespaces = [
-                "--user",
-                "--map-current-user",
-                "--pid",
-                "--ipc",
-                "--uts",
-                *([] if self.network else ["--net"]),
-            ]
-            return ["unshare", *namespaces, "--fork", "--kill-child"]
-        if self.way not in ("bubblewrap", "bubblewrap as root"):
+            namespaces = ["--user", "--map-current-user", "--pid", "--ipc", "--uts"]
+            return [self._program(), *namespaces, *([] if self.network else ["--net"]), "--fork", "--kill-child"]
+        if self.way not in self.PROGRAMS:
             return []
         seen = [
             path for path in (*self.readable, *_library_folders()) if path.is_dir() and not path.is_relative_to("/usr")
@@ -231,7 +232,7 @@ class _Prefix:
             options += ["--ro-bind", str(path), str(path)]
         for path in self.writable:
             options += ["--bind-try", str(path), str(path)]
-        return ["bwrap", *options, "--remount-ro", "/", *self._become()]
+        return [self._program(), *options, "--remount-ro", "/", *self._become()]
 
     def _namespaces(self) -> list[str]:
         """All end with the program, and it ends with whoever started it, however that ends."""
