@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import time
@@ -11,14 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.server_user import is_server_user
 from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.engine.processes import run
 from twist_dr.engine.wal.names import format_lsn, parse_lsn
 from twist_dr.errors import DatabaseUnreachable
 from twist_dr_tests.conftest import TOOLS, make_site
+from twist_dr_tests.engine.helpers import postmaster_of
 from twist_dr_tests.recorded import RecordedLoad, Written, recovered_numbers, resident, wait_until_archived
 from twist_dr_tests.servers import PostgresServer, standby_of
 from twist_dr_tests.site import Outcome, Site
@@ -234,7 +238,23 @@ def test_a_sandbox_is_a_server_of_its_own_that_can_be_removed(newest: Recorded) 
         assert connection.execute("SHOW archive_mode").fetchall() == [("off",)]
         # It is a server like any other: it can be written to.
         connection.execute("INSERT INTO numbered VALUES (0)")
+        # But it gets at nothing of ours: its user owns nothing else, it has no file but its own, and none of our environment.
+        (data,) = connection.execute("SHOW data_directory").fetchone() or ("",)
+        process = postmaster_of(Path(data))
+        assert is_server_user(os.stat(f"/proc/{process}").st_uid)
+        for path in (site.keyring_path, "/etc/shadow", "/etc/hostname", "/proc/self/environ"):
+            with pytest.raises(psycopg.Error, match="No such file"):
+                connection.execute("SELECT pg_read_file(%s)", [str(path)])
+        with pytest.raises(psycopg.Error, match="could not"):
+            connection.execute("COPY (SELECT 1) TO PROGRAM 'env'")
+    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    assert not [each for each in variables if each.startswith((b"SITE_", b"HOME=", b"DAGSTER", b"TWIST"))]
     (name,) = [line.split()[0] for line in site.cli("sandboxes").expect(0).text.splitlines()[1:]]
+    # The same when a person starts it again.
+    site.cli("sandboxes", "stop", name).expect(0)
+    site.cli("sandboxes", "start", name).expect(0)
+    with Cluster(beside).connect() as connection, pytest.raises(psycopg.Error, match="No such file"):
+        connection.execute("SELECT pg_read_file(%s)", [str(site.keyring_path)])
     site.cli("sandboxes", "remove", name).expect(0)
     with pytest.raises(DatabaseUnreachable):
         Cluster(beside).connect()

@@ -83,8 +83,8 @@ def what_is_missing() -> str:
         else "this machine lets nobody make namespaces, as most containers do"
     )
     if way() == "user":
-        return f"{why}: code of the database that runs in a verification has a user that owns nothing, but can reach the network"
-    return f"{why}: code of the database that runs in a verification can read all that {_ourselves()} can, keys and settings too"
+        return f"{why}: code of the database that runs in scratch and recovered servers has a user that owns nothing, but can reach the network"
+    return f"{why}: code of the database that runs in scratch and recovered servers can read all that we can, keys and settings too"
 
 
 class Confinement:
@@ -96,8 +96,9 @@ class Confinement:
 
     def __init__(self, base: Path, isolation: Isolation) -> None:
         if isolation == "required" and not is_kept_away():
+            missing = what_is_missing()
             raise IsolationMissing(
-                f"{what_is_missing()[0].upper()}{what_is_missing()[1:]}; install bubblewrap (apt install bubblewrap), name a server of its own in "
+                f"{missing[0].upper()}{missing[1:]}; install bubblewrap (apt install bubblewrap), name a server of its own in "
                 "verification.server, or accept that with verification.isolation: where-possible."
             )
         self._user = ServerUser(base)
@@ -192,10 +193,6 @@ def _environment() -> dict[str, str | None]:
     return nothing_but({**_ENVIRONMENT, **inherited(("LD_LIBRARY_PATH",))})
 
 
-def _ourselves() -> str:
-    return "we" if os.geteuid() else "root"
-
-
 @dataclass(frozen=True)
 class _Prefix:
     """What stands before a program's own arguments."""
@@ -248,6 +245,8 @@ class _Prefix:
     def _system(self) -> list[str]:
         """The system's libraries and data, read only, and no programs but a shell, where one is needed."""
         options = ["--ro-bind", "/usr", "/usr", "--dev", "/dev"]
+        if self.way == "bubblewrap as root":
+            options += ["--perms", "1777", "--tmpfs", "/dev/shm"]
         if self.shell:
             options += ["--ro-bind", os.path.realpath(_SHELL), _SHELL]
         for name in _LIBRARIES:

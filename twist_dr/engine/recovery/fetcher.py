@@ -72,7 +72,7 @@ class Fetcher:
         self._patience = patience
         self._durable = durable
         self._ready = folder / "ready"
-        owner.make_folder(self._ready)
+        self._ready.mkdir(mode=0o700)
         heads = {plan.head.segment: plan.head} if plan.head is not None else {}
         self._heads = {segment: head for segment, head in heads.items() if segment not in plan.segments}
         self._segments: list[Segment] = [*plan.segments, *self._heads]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.confinement import Confinement, Isolation
+from twist_dr.engine.postgres.confinement import Confinement, Isolation, is_kept_away, what_is_missing
 from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import Tools
@@ -118,6 +118,8 @@ def recovered_in(
     owner = Owner(confinement.user, confinement.user)
     if confinement.user is not None:
         work.chmod(0o711)
+    if not is_kept_away():
+        report.warning(f"{what_is_missing()}; install bubblewrap (apt install bubblewrap)")
     facts = base_facts(plan.chain[-1])
     need_room(work, plan)
     clock = _Clock()

@@ -1,13 +1,24 @@
-"""A sandbox is there whole, or is cleared by the next recovery."""
+"""A sandbox is there whole, or is cleared by the next recovery; and it can be started in every way that a machine allows."""
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
+import psycopg
+import pytest
+
+from twist_dr.engine.postgres import confinement
+from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.server_user import some_server_user
 from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.postgres.unprivileged import give_tree, reachable_tools, unprivileged
+from twist_dr.engine.processes import run
 from twist_dr.engine.recovery.sandbox import ClusterSandbox, clear_unfinished, sandboxes, unfinished
 from twist_dr.engine.recovery.untar import Owner
+from twist_dr.recoveries import free_port
+from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import killed_at
 
 NAMES = ("20260101T020000Z-restore-0000", "20260102T020000Z-restore-0000")
@@ -41,3 +52,38 @@ def test_a_removal_that_is_killed_at_any_point_is_finished_by_the_next_recovery(
             sandbox.remove()
         assert {entry.name for entry in base.iterdir()} == {NAMES[0], "notes-of-an-administrator"}, f"step {step}"
     assert [each.folder for each in sandboxes(base)] == [kept.folder]
+
+
+@pytest.mark.parametrize("way", ["bubblewrap", "bubblewrap as root", "user"])
+def test_a_sandbox_starts_in_every_way_and_with_bubblewrap_sees_no_file_but_its_own(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch, way: confinement.Way
+) -> None:
+    monkeypatch.setattr(confinement, "way", lambda: way)
+    user = some_server_user()
+    tools = reachable_tools(TOOLS[max(TOOLS)], open_folder, user)
+    sandbox = ClusterSandbox(open_folder / "box", tools, Owner(user, user), free_port())
+    for folder in (sandbox.folder, sandbox.data, settings := sandbox.folder / "settings"):
+        folder.mkdir(mode=0o711)
+    by, group = unprivileged()
+    Owner(by, group).take(sandbox.data)
+    run(
+        [tools.program("initdb"), "--no-sync", "--username=erp", "--auth=trust", f"--pgdata={sandbox.data}"],
+        user=by, group=group, folder=sandbox.data,
+    )  # fmt: skip
+    if user is not None:
+        give_tree(sandbox.data, user, user)
+    (settings / "postgresql.conf").write_text(f"unix_socket_directories = '{sandbox.folder / 'socket'}'\n")
+    (settings / "pg_ident.conf").touch()
+    sandbox.start()
+    try:
+        assert sandbox.runs
+        url = f"postgresql://erp@/postgres?host={sandbox.folder / 'socket'}&port={sandbox.port}"
+        with Cluster(url, isolated=True).connect() as connection:
+            sees = way == "user"
+            with nullcontext() if sees else pytest.raises(psycopg.Error, match="No such file"):
+                connection.execute("SELECT pg_read_file('/etc/hostname')")
+            with nullcontext() if sees else pytest.raises(psycopg.Error, match="failed"):
+                connection.execute("COPY (SELECT 1) TO PROGRAM 'env >/dev/null'")
+    finally:
+        sandbox.stop()
+    assert not sandbox.runs
