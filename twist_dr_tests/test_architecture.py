@@ -211,3 +211,23 @@ def test_what_a_page_shows_in_words_goes_through_one_place() -> None:
     """Whoever makes metadata of a text by another way would show what must not leave us."""
     makers = re.compile(r"MetadataValue\.(text|md|json)\b")
     assert [path.name for path in _modules() if makers.search(path.read_text())] == ["metadata.py"]
+
+
+def test_every_child_is_given_its_environment() -> None:
+    """None inherits ours, which holds secrets: one place makes the short list (``child_environment``)."""
+    makers = {"Popen", "run", "call", "check_call", "check_output"}
+    others = ("os.system(", "os.popen(", "os.exec", "os.spawn", "os.posix_spawn", "getoutput(", "import pty")
+    found = 0
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert not [word for word in others if word in text], path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in makers:
+                if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "subprocess"):
+                    continue
+                found += 1
+                given = [keyword.value for keyword in node.keywords if keyword.arg == "env"]
+                assert [ast.unparse(each).partition("(")[0] for each in given] == ["child_environment"], (
+                    f"{path}:{node.lineno}"
+                )
+    assert found >= 3

@@ -245,7 +245,7 @@ def test_a_sandbox_is_a_server_of_its_own_that_can_be_removed(newest: Recorded) 
         for path in (site.keyring_path, "/etc/shadow", "/etc/hostname", "/proc/self/environ"):
             with pytest.raises(psycopg.Error, match="No such file"):
                 connection.execute("SELECT pg_read_file(%s)", [str(path)])
-        with pytest.raises(psycopg.Error, match="could not"):
+        with pytest.raises(psycopg.Error, match="failed"):
             connection.execute("COPY (SELECT 1) TO PROGRAM 'env'")
     variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     assert not [each for each in variables if each.startswith((b"SITE_", b"HOME=", b"DAGSTER", b"TWIST"))]

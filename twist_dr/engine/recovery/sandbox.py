@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from twist_dr.engine.documents import NOTE, DocumentInvalid, read_file, read_mapping
+from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.lock import try_lock
 from twist_dr.engine.postgres.confinement import run_lasting
 from twist_dr.engine.postgres.dead_servers import end_server_of, is_alive
@@ -54,8 +55,11 @@ class ClusterSandbox:
         settings = self.folder / "settings"
         self._open_to_loopback(settings)
         sockets = socket_folder(self.folder)
-        sockets.mkdir(mode=0o700, exist_ok=True)
-        self._release_locks_of_the_dead(sockets)
+        if not self.runs:
+            # A new one: where the path is long it lies in the system's temporary folder, and anybody may have made one there.
+            remove_tree(sockets)
+        sockets.mkdir(mode=0o700, exist_ok=self.runs)
+        self._release_lock_of_the_dead()
         self.owner.take(sockets)
         # The folder is ours, so that nothing in it can be exchanged for a link; its server finds its log there.
         log = self.folder / _LOG
@@ -132,13 +136,13 @@ class ClusterSandbox:
         """What was recovered."""
         return str(_noted(self.folder)["point"])
 
-    def _release_locks_of_the_dead(self, sockets: Path) -> None:
+    def _release_lock_of_the_dead(self) -> None:
         """Where process 1 reaps nothing (many containers), a dead server keeps its number, which PostgreSQL takes for alive."""
-        for lock in (self.data / "postmaster.pid", *sockets.glob(".s.PGSQL.*.lock")):
-            with suppress(OSError, ValueError):
-                process = int(lock.read_text().split("\n")[0])
-                if Path(f"/proc/{process}").exists() and not is_alive(process):
-                    lock.unlink()
+        lock = self.data / "postmaster.pid"
+        with suppress(OSError, ValueError):
+            process = int(lock.read_text().split("\n")[0])
+            if Path(f"/proc/{process}").exists() and not is_alive(process):
+                lock.unlink()
 
     def _complaint(self) -> str:
         """The last reason that is in its log."""
