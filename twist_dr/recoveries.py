@@ -40,6 +40,7 @@ from twist_dr.storage.local import LocalTarget
 
 #: What holds the dump that a replaced database comes from, below the work folder.
 _DUMPED = "recovered-"
+_PLANNING = "planning-"
 #: The one storage target that it has.
 _RECOVERED = "recovered"
 
@@ -97,9 +98,10 @@ class Recovery:
         self._note(record)
         work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with record.timed("total"):
+            clear_left_over(work_dir, _PLANNING)
             if self._order.mode != "plan":
                 self._clear_remains()
-            with ScratchFolder(work_dir, "planning-") as folder, record.timed("plan"):
+            with ScratchFolder(work_dir, _PLANNING) as folder, record.timed("plan"):
                 planned = plan_recovery(
                     self._order.wish,
                     self._repositories,
@@ -126,8 +128,7 @@ class Recovery:
 
     def _clear_remains(self) -> None:
         """What killed recoveries left: servers died with them, folders stayed."""
-        for prefix in (_DUMPED, "planning-"):
-            clear_left_over(self._settings.work_dir, prefix)
+        clear_left_over(self._settings.work_dir, _DUMPED)
         clear_recovery_remains(self._base())
         clear_unfinished(sandbox_base(self._settings))
 

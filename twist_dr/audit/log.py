@@ -30,6 +30,7 @@ from pydantic import BaseModel, SecretStr
 
 from twist_dr.catalog import AuditRow, Catalog
 from twist_dr.catalog.operations import one_line
+from twist_dr.engine.documents import NOTE, read_file, read_mapping
 from twist_dr.engine.lock import application_lock
 from twist_dr.errors import Busy
 from twist_dr.redaction import leaving
@@ -174,7 +175,7 @@ def waiting(places: Places) -> list[Line]:
 def read_anchor(places: Places) -> Anchor | None:
     """The last line that this machine wrote; None when there is none. Raises ``ValueError`` for what is no anchor."""
     try:
-        document = json.loads(places.anchor.read_text())
+        document = read_mapping(read_file(places.anchor, NOTE.size), NOTE)
         return Anchor(int(document["seq"]), str(document["digest"]))
     except FileNotFoundError:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -10,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from twist_dr.engine.manifest import Kind, Label, Manifest, Part
+from twist_dr.engine.documents import read_mapping
+from twist_dr.engine.manifest import LIMITS, Kind, Label, Manifest, Part
 from twist_dr.engine.severity import Severity
 from twist_dr.errors import ManifestInvalid
 
@@ -112,7 +112,7 @@ class SealedBackup(BackupRow):
     def manifest(self) -> Manifest:
         """The manifest, to show and to plan with. Its MAC was not checked here: a restore reads that of a target."""
         try:
-            document: dict[str, Any] = json.loads(self.sealed)
+            document = read_mapping(self.sealed, LIMITS)
             document.pop("mac", None)
             return Manifest.model_validate(document)
         except (ValueError, AttributeError, ValidationError):

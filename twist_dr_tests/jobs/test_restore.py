@@ -290,6 +290,9 @@ def test_some_parts_only(backed_up: Site) -> None:
     assert {path.stat().st_mode & 0o777 for path in (base, *base.rglob("*")) if path.is_dir()} == {0o700}
     assert {path.stat().st_mode & 0o777 for path in base.rglob("*") if path.is_file()} == {0o600}
     assert str(folder) in site.cli("list", "--replaced").expect(0).text
+    # The same for all else that backups, restores and their logs leave on this machine.
+    work = [path for path in (site.folder / "work").rglob("*") if not path.is_symlink() and not path.is_socket()]
+    assert [str(path) for path in work if path.is_file() and path.stat().st_mode & 0o077] == []
     assert [path.read_text() for path in folder.rglob("site.conf")] == ["SECRET_KEY=configured\n"]
     assert (site.folder / "site.conf").read_text() == "SECRET_KEY=configured\n"
 
