@@ -14,6 +14,7 @@ from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.bases import by_cluster, find_bases
 from twist_dr.engine.recovery.coverage import Range, gap_words, gaps, recoverable
+from twist_dr.engine.recovery.vanished import Known, Vanished
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.wal.frontier import Frontier
 from twist_dr.engine.wal.names import format_lsn
@@ -29,11 +30,14 @@ from twist_dr.wal import archives, spool_warnings, wal_settings
 
 @dataclass
 class TargetStatus:
-    """One target. ``ranges`` and ``gaps`` are those of the cluster whose bases are newest; ``row`` is what was recorded of the last round."""
+    """One target. ``ranges`` and ``gaps`` are those of the cluster whose bases are newest; ``vanished``: what is said of
+    WAL at its end that was there and is not. ``row`` is what was recorded of the last round.
+    """
 
     name: str
     ranges: list[Range] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
+    vanished: str = ""
     frontier: Frontier | None = None
     row: WalFrontierRow | None = None
     error: str | None = None
@@ -149,11 +153,24 @@ def _look_at_target(
             target.error = held.unreachable[target.name]
             return
         target.ranges = recoverable(newest, held)
+        target.vanished = _vanished(target, held)
         target.gaps = [gap_words(*gap) for gap in gaps(newest, held, since=since)]
         if not target.ranges:
             target.error = "no base backup has the WAL that it needs, so nothing can be recovered; see the gaps, and launch the job backup_base"
     except TwistDRError as error:
         target.error = str(error)
+
+
+def _vanished(target: TargetStatus, held: Archives) -> str:
+    """What of the WAL that was shipped there last is not there; empty when all of it is."""
+    frontier = target.frontier
+    if frontier is None or frontier.system_identifier != held.system_identifier:
+        return ""
+    end = held.end_on(frontier.timeline)
+    if end >= frontier.lsn:
+        return ""
+    known = Known("what was shipped there", frontier.system_identifier, frontier.timeline, frontier.lsn, frontier.at)
+    return Vanished(known, end, None).sentence()
 
 
 def _look_at_primary(settings: Settings, status: WalStatus) -> None:
@@ -185,6 +202,8 @@ def _judge(target: TargetStatus, most_seconds: float, status: WalStatus) -> None
             f"{target.name}: the last round failed: {target.row.error.removeprefix(f'{target.name}: ')}"
         )
     status.warnings += [f"{target.name}: {gap}" for gap in target.gaps]
+    if target.vanished:
+        status.warnings.append(f"{target.name}: {target.vanished}")
     age = frontier_age(target, status.at)
     if age is None:
         status.warnings.append(f"{target.name}: until when can be recovered is not known")
@@ -259,6 +278,7 @@ def _target_document(target: TargetStatus) -> dict[str, Any]:
             for each in target.ranges
         ],
         "gaps": target.gaps,
+        "vanished": target.vanished or None,
         "frontier": None
         if frontier is None
         else {

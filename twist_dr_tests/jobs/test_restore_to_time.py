@@ -318,3 +318,35 @@ def test_wal_status_tells_from_which_second_to_which_each_target_recovers(newest
         (only,) = target["ranges"]
         assert only["from"] < newest.written[-1].committed_at.isoformat() <= only["until"]
         assert target["gaps"] == []
+
+
+@pytest.fixture
+def end_removed(newest: Recorded, tmp_path: Path) -> Iterator[Site]:
+    """The last two whole segments of every target, and the open one, are somewhere else for a while."""
+    moved: dict[Path, Path] = {}
+    for name in newest.site.settings().enabled_targets:
+        files = sorted((newest.site.folder / "targets" / name / "erp" / "wal").rglob("0*.enc"))
+        whole = [path for path in files if ".partial." not in path.name]
+        for path in [*whole[-2:], *(path for path in files if ".partial." in path.name)]:
+            moved[path] = tmp_path / f"{name}-{path.name}"
+            path.rename(moved[path])
+    yield newest.site
+    for path, kept in moved.items():
+        kept.rename(path)
+
+
+@pytest.mark.promise(10)
+def test_latest_is_refused_when_archived_wal_has_vanished_and_what_is_there_can_be_had_in_words(
+    end_removed: Site,
+) -> None:
+    site = end_removed
+    refused = _recover(site).expect(1).text
+    assert "Archived write-ahead log has vanished: by" in refused
+    (words,) = set(re.findall(r"accept_loss: (lsn:[0-9A-F]+/[0-9A-F]+)", refused))
+    accepted = _recover(site, accept_loss=words).expect(0).text
+    assert "| would be lost | Archived write-ahead log has vanished" in accepted and " s of it" in accepted
+    status = site.cli("wal", "status").expect(1).text
+    assert "office: Archived write-ahead log has vanished: what was shipped there reached" in status
+    # The next round of shipping finds it, too: from then on the status says it, and no recovery point counts on that log.
+    assert "lacks WAL from" in site.job("ship_wal").expect(1).text
+    assert "lacks WAL from" in site.cli("status").expect(2).text

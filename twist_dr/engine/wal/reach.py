@@ -55,6 +55,32 @@ class Reach:
             frontier = replace(frontier, at=head.claim or frontier.at, head=key)
         self.frontiers[name] = frontier
 
+    def look_back(self, name: str) -> None:
+        """The last whole segment that the target was given must be there still; where somebody has removed it, that is a gap.
+
+        A cleanup removes the oldest first, so what it has removed has nothing older beside it. Raises storage errors.
+        """
+        frontier, size = self.frontiers[name], self._state.segment_size
+        if frontier is None or size is None or self._state.clusters[-1:] != [frontier.system_identifier]:
+            return
+        last = Segment(frontier.timeline, frontier.lsn // size - 1, size)
+        archive, identifier = self._destinations[name].archive, frontier.system_identifier
+        if last.number < 0 or archive.has(
+            archive.key(identifier, last.timeline, last.name, self._destinations[name].form)
+        ):
+            return
+        known = (gap for gap in self._state.known_gaps() if gap.target == name and gap.system_identifier == identifier)
+        if any(gap.begin <= last.start < gap.end for gap in known):
+            return
+        # Listed by their names: the form may have changed, and a timeline that began later has it under the older one's.
+        older = [each for each in archive.holdings(identifier, size).segments if each.number <= last.number]
+        if any(each.number == last.number for each in older):
+            return
+        began_here = frontier.lsn > last.end and (frontier.head is None or archive.has(frontier.head))
+        if older or not began_here:
+            begin = max((each.end for each in older), default=last.start)
+            self._note_gap(Gap(name, identifier, begin, last.end, datetime.now(timezone.utc)))
+
     def conclude(self, outcomes: dict[str, Outcome]) -> None:
         """Write what was reached into the outcomes, and into the state."""
         for name, frontier in self.frontiers.items():

@@ -6,6 +6,7 @@ target is contiguous up to its frontier, and a hole is seen where it arises.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,9 @@ from twist_dr.engine.wal.reach import Reach
 from twist_dr.engine.wal.spool import Spool, SpoolFile
 from twist_dr.engine.wal.state import State
 from twist_dr.errors import StagingFull, WalInvalid
+
+#: How often it is looked whether what was shipped last is there still: a request per target.
+_LOOK_BACK_SECONDS = 60.0
 
 
 class Shipper:
@@ -65,6 +69,7 @@ class Shipper:
         )
         self._packers = ThreadPoolExecutor(workers, thread_name_prefix="pack WAL")
         self._begun = False
+        self._looked_back_at = -math.inf
 
     def close(self) -> None:
         """End the threads."""
@@ -90,6 +95,9 @@ class Shipper:
         self._destinations.each(
             lambda name: self._destinations.prepare(name, reach.frontiers[name]), self._destinations
         )
+        if time.monotonic() - self._looked_back_at > _LOOK_BACK_SECONDS:
+            self._destinations.each(partial(self._look_back, reach), self._destinations)
+            self._looked_back_at = time.monotonic()
         admission = Admission(self._spool, state, self._report)
         self._ship_whole(admission)
         for name in self._destinations:
@@ -108,6 +116,11 @@ class Shipper:
         if unsaved:
             self._spool.save_state(state)
         return self._shipped(reach, admission, state, time.monotonic() - begun)
+
+    def _look_back(self, reach: Reach, name: str) -> None:
+        if not self._destinations.is_down(name):
+            with self._destinations.failures_of(name):
+                reach.look_back(name)
 
     def _shipped(self, reach: Reach, admission: Admission, state: State, seconds: float) -> Shipped:
         waiting = self._spool.waiting()
