@@ -14,7 +14,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.bases import find_bases
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT
-from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
+from twist_dr.errors import BackupNotFound, StorageError, TwistDRError, VerificationFailed
 
 #: States of a copy that is there, or should be: nobody deleted it from here, and it did get there.
 THERE = ("stored", "checked", "corrupt")
@@ -39,6 +39,16 @@ def choose_newest(
     Copies that the catalog knows and that are not there are recorded as corrupt, so that the status says it from now on. Raises
     ``BackupNotFound`` when the targets hold none and should not, ``VerificationFailed`` when they should, and the storage error of a single target.
     """
+    names = [repository.target.name for repository in repositories]
+    application = repositories[0].application
+    away: dict[str, StorageError] = {}
+    for repository in repositories:
+        try:
+            repository.target.prepare()
+        except StorageError as error:
+            away[repository.target.name] = error
+            report.warning(f"passed over {repository.target.name}: {error}")
+    repositories = [repository for repository in repositories if repository.target.name not in away]
     usable = anything
     if kind == "full":
         usable = with_database
@@ -47,10 +57,9 @@ def choose_newest(
         usable = lambda manifest: manifest.backup_id in whole  # noqa: E731
     found = find_newest(repositories, keyring, kind, report, usable=usable)
     chosen = found.chosen if found.chosen is not None and (kind != "base" or usable(found.chosen)) else None
-    names = [repository.target.name for repository in repositories]
-    if len(found.away) == len(repositories) == 1:
+    found.away |= away
+    if len(found.away) == len(names) == 1:
         raise next(iter(found.away.values()))
-    application = repositories[0].application
     rows = _known_newer(catalog, application, kind, chosen, names)
     missing = [
         *(_said_unauthentic(found, backup_id, rows, catalog) for backup_id in found.unauthentic),

@@ -229,21 +229,24 @@ def _frontier_row(application: str, target: str, shipped: Shipped) -> WalFrontie
     )
 
 
-def known_reach(settings: Settings, catalog: Catalog, report: Report) -> list[Known]:
-    """How far each target's archive was known to reach: by the catalog, and by what shipping remembers here. None of them is needed to recover."""
+def known_reach(settings: Settings, catalog: Catalog, report: Report, target: str | None = None) -> list[Known]:
+    """How far each target's archive (or that of one) was known to reach: by the catalog, and by what shipping remembers here.
+
+    Recovering needs none of them: a catalog that does not answer is only said.
+    """
     if settings.wal is None:
         return []
     found = []
     try:
         for row in catalog.wal_frontiers(settings.application):
-            if row.system_identifier and row.timeline and row.lsn:
+            if row.system_identifier and row.timeline and row.lsn and target in (None, row.target):
                 lsn = parse_lsn(row.lsn)
                 found.append(Known(f"by the catalog {row.target}", row.system_identifier, row.timeline, lsn, row.at))
     except CatalogUnavailable as unavailable:
         report.warning(f"how far archives were known to reach is not known: {unavailable}")
     state = Spool(settings.wal_spool).load_state()
     for name in state.frontiers:
-        if (frontier := state.frontier(name)) is not None:
+        if target in (None, name) and (frontier := state.frontier(name)) is not None:
             by = f"by what was shipped {name}"
             found.append(Known(by, frontier.system_identifier, frontier.timeline, frontier.lsn, frontier.at))
     return found

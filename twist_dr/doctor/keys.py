@@ -9,6 +9,8 @@ from pathlib import Path
 from twist_dr.doctor.findings import Check, command, counted, from_error, guarded, ok, problem, warning
 from twist_dr.engine.archive import match_configuration
 from twist_dr.engine.keys import Keyring, load_keyring
+from twist_dr.engine.newest import find_newest
+from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import TwistDRError
 
@@ -59,13 +61,18 @@ def check_newest_backup(repositories: Sequence[Repository], keyring: Keyring) ->
     for repository in repositories:
         check = f"newest on {repository.target.name}"
         try:
-            newest = repository.latest("full")
+            found = find_newest([repository], keyring, "full", Report())
+            for error in found.away.values():
+                raise error
+            for backup_id in found.unauthentic:
+                yield from_error(check, next(iter(found.bad[backup_id].values())))
+            newest = found.chosen
             if newest is None:
-                yield ok(check, f"no backup of {repository.application} there yet")
+                if not found.unauthentic:
+                    yield ok(check, f"no backup of {repository.application} there yet")
                 continue
-            manifest = repository.manifest(newest, keyring)
-            repository.held(manifest)
+            repository.held(newest)
         except TwistDRError as error:
             yield from_error(check, error)
         else:
-            yield ok(check, f"{newest} opens with key {manifest.key.id} and is all there")
+            yield ok(check, f"{newest.backup_id} opens with key {newest.key.id} and is all there")

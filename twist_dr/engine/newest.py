@@ -58,7 +58,6 @@ def find_newest(
     places: dict[str, list[Repository]] = {}
     for repository in repositories:
         try:
-            repository.target.prepare()
             for backup_id in repository.backup_ids():
                 if kind_of(backup_id) == kind:
                     places.setdefault(backup_id, []).append(repository)

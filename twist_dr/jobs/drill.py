@@ -3,7 +3,7 @@
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -27,6 +27,7 @@ from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
 from twist_dr.metadata import in_markdown, in_words
 from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation, run_tags
 from twist_dr.settings import Settings
+from twist_dr.wal import known_reach
 
 #: A note of the catalog: what the last drill measured, see ``Drill.note``.
 DRILL_MARK = "drill"
@@ -175,9 +176,9 @@ class Drill:
             return
 
         def work(manifest: Manifest) -> VerificationResult:
-            return rehearse(
-                rehearsal_plan(self.settings, to="latest"), manifest, repository, self._keyring, self._report
-            )
+            known = known_reach(self.settings, self._catalog, self._report, repository.target.name)
+            plan = replace(rehearsal_plan(self.settings, to="latest"), known=known)
+            return rehearse(plan, manifest, repository, self._keyring, self._report)
 
         base = repository.manifest(backup_id, self._keyring).base
         result = self._rehearsed(repository, backup_id, base.chain if base else [backup_id], work)

@@ -72,11 +72,13 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 recover_cluster(wish, options.cluster_to, repository, keyring, report)
             return 0
         if options.backup:
-            manifest = choose_backup(repository, keyring, options.backup)
+            manifest = choose_backup(repository, keyring, options.backup, report)
             _Recovery(options, repository, manifest, keyring, report).run()
             return 0
         if options.check:
-            return _check(repository, choose_backup(repository, keyring, options.check), keyring, report, options.json)
+            return _check(
+                repository, choose_backup(repository, keyring, options.check, report), keyring, report, options.json
+            )
         return _list(repository, keyring, options.json)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.progress import human_bytes
+from twist_dr.engine.manifest import Kind, Manifest, kind_of
+from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
-from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, ObjectCorrupt, ObjectMissing
+from twist_dr.engine.retention.remains import id_time
+from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, ObjectCorrupt, ObjectMissing, TwistDRError
 from twist_dr.redaction import one_line
 
+#: So much may a clock have been ahead of this one's.
+_CLOCKS = timedelta(days=1)
 #: Manifests read side by side: over a network each takes its time.
 _AT_ONCE = 8
 
@@ -59,16 +62,16 @@ def find_backup(repository: Repository, keyring: Keyring, backup_id: str) -> Fou
     return Found(backup_id, manifest)
 
 
-def choose_backup(repository: Repository, keyring: Keyring, wanted: str) -> Manifest:
+def choose_backup(repository: Repository, keyring: Keyring, wanted: str, report: Report) -> Manifest:
     """The manifest of ``latest`` (a full backup), of ``latest-configuration``, of an id or of the only id that begins so.
 
     Raises ``BackupNotFound``, and what :meth:`Repository.manifest` raises. An older backup is never taken by itself: how
-    much may be lost is for a person to say.
+    much may be lost is for a person to say. Only what cannot have been a backup is passed over, and said.
     """
     ids = repository.backup_ids()
     where = f"{repository.target.name} holds"
     if wanted == "latest":
-        newest = repository.latest("full")
+        newest = _newest(repository, keyring, "full", report)
         if newest is None:
             bases = (
                 ", but base backups: name one of them, or recover with --to"
@@ -76,14 +79,14 @@ def choose_backup(repository: Repository, keyring: Keyring, wanted: str) -> Mani
                 else "; name another target"
             )
             raise BackupNotFound(f"{where} no full backup of {repository.application} that was finished{bases}.")
-        return repository.manifest(newest, keyring)
+        return newest
     if wanted == "latest-configuration":
-        newest = repository.latest("configuration")
+        newest = _newest(repository, keyring, "configuration", report)
         if newest is None:
             raise BackupNotFound(
                 f"{where} no configuration backup of {repository.application} that was finished; a full backup has the configured files, too."
             )
-        return repository.manifest(newest, keyring)
+        return newest
     fitting = [wanted] if wanted in ids else [each for each in ids if wanted and each.startswith(wanted)]
     if len(fitting) > 1:
         raise BackupNotFound(f"{where} {len(fitting)} backups that begin with {wanted}; name one of them whole.")
@@ -92,6 +95,36 @@ def choose_backup(repository: Repository, keyring: Keyring, wanted: str) -> Mani
             f"{where} no backup {wanted} of {repository.application}; see what there is with the same command without --backup and --check."
         )
     return repository.manifest(fitting[0], keyring)
+
+
+def _newest(repository: Repository, keyring: Keyring, kind: Kind, report: Report) -> Manifest | None:
+    """The newest finished backup of a kind. Raises what its manifest raises, with the newest that is authentic in its words.
+
+    No catalog tells whether one that is not authentic was put there or damaged. But what is dated in the future was never taken.
+    """
+    first: TwistDRError | None = None
+    soon = datetime.now(timezone.utc) + _CLOCKS
+    for backup_id in reversed(repository.backup_ids()):
+        if kind_of(backup_id) != kind:
+            continue
+        try:
+            manifest = repository.manifest(backup_id, keyring)
+        except BackupNotFound:  # never finished
+            continue
+        except (BackupError, EncryptionError) as error:
+            if id_time(backup_id) > soon:
+                report.warning(f"passed over {backup_id}, which is dated in the future: {error}")
+            else:
+                first = first or error
+            continue
+        if first is not None:
+            raise type(first)(
+                f"{first} An older backup is not taken by itself; the newest one here that is authentic is {backup_id}: name it in the place of latest."
+            )
+        return manifest
+    if first is not None:
+        raise first
+    return None
 
 
 def backup_table(found: Sequence[Found]) -> str:

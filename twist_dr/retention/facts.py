@@ -262,9 +262,11 @@ def _verified_since(row: BackupRow, moment: datetime) -> bool:
 
 
 def _known(row: RetentionRow, size: int, bases: Bases) -> BackupFacts:
+    """What the catalog knows; but one whose manifest is not authentic is none to rely on, whatever was known of it."""
+    state: CopyState = "corrupt" if row.backup_id in bases.unreadable and row.state in INTACT else row.state
     base = bases.manifests[row.backup_id].base if row.backup_id in bases.manifests else None
     return BackupFacts(
-        row.backup_id, row.kind, row.label, row.started_at, row.state, row.verified, size,
+        row.backup_id, row.kind, row.label, row.started_at, state, row.verified, size,
         tuple(base.chain) if base else row.chain, base.stopped_at if base else None,
     )  # fmt: skip
 

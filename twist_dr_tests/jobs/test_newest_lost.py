@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from twist_dr.choosing import choose_newest
+from twist_dr.doctor.keys import check_newest_backup
 from twist_dr.engine.manifest import Kind
 from twist_dr.engine.progress import Report
-from twist_dr_tests.retention_site import RetentionSite
+from twist_dr.errors import ManifestInvalid
+from twist_dr.recover.found import choose_backup
+from twist_dr_tests.retention_site import NOW, RetentionSite
 from twist_dr_tests.site import Site
 from twist_dr_tests.test_retention_stayed import _base as base
 
@@ -107,3 +110,46 @@ def test_of_every_kind_the_newest_that_is_known_must_be_there_and_what_is_forged
     # What was deleted from here is not missed.
     assert deleted not in " ".join(choice.missing)
     assert {copy.state for copy in site.catalog.copies(newest)} == {"corrupt"}
+
+
+@pytest.mark.promise(5)
+@pytest.mark.parametrize("kind", ["full", "base"])
+def test_what_only_claims_to_be_a_backup_pushes_no_good_one_out(tmp_path: Path, kind: Kind) -> None:
+    site = RetentionSite(tmp_path, {"office": {"max_count": 2}}, cleanup={"max_delete_fraction": 1})
+    older, newer, newest = (
+        base(site, days) if kind == "base" else site.backup(days, kind=kind, verified=True) for days in (3, 2, 1)
+    )
+    forged = [f"99991231T235959Z-{kind}-fff{number}" for number in range(3)]
+    sealed = (_folder(site.site, "office", newest) / "manifest.json").read_bytes()
+    for backup_id, manifest in zip(forged, (b"{}", sealed, b"[]"), strict=True):
+        _forge(site.site, backup_id, manifest)
+    if kind == "base":
+        # A known one whose manifest was overwritten is none to rely on, either.
+        (_folder(site.site, "office", newest) / "manifest.json").write_bytes(b"{}")
+        site.clean()
+        assert {older, newer, newest, *forged} <= set(site.listed())
+        return
+    site.clean()
+    assert set(site.listed()) == {newer, newest, *forged}
+
+
+def test_doctor_names_what_is_forged_and_looks_at_the_newest_genuine_one(retained: RetentionSite) -> None:
+    genuine = retained.backup(1)
+    _forge(retained.site, "99991231T235959Z-full-ffff")
+    found = list(check_newest_backup([retained.repository()], retained.keyring))
+    assert found[0].status != "ok" and found[1].status == "ok" and genuine in found[1].found
+
+
+@pytest.mark.promise(9)
+def test_recover_passes_over_what_is_dated_in_the_future_and_never_takes_an_older_one_by_itself(
+    retained: RetentionSite,
+) -> None:
+    genuine, repository, said = retained.backup(1), retained.repository(), list[str]()
+    report = Report(said.append, said.append)
+    _forge(retained.site, "99991231T235959Z-full-ffff")
+    assert choose_backup(repository, retained.keyring, "latest", report).backup_id == genuine
+    assert "passed over 99991231T235959Z-full-ffff, which is dated in the future" in said[0]
+    _forge(retained.site, f"{NOW:%Y%m%dT%H%M%SZ}-full-eeee")
+    with pytest.raises(ManifestInvalid, match=f"the newest one here that is authentic is {genuine}: name it"):
+        choose_backup(repository, retained.keyring, "latest", report)
+    assert choose_backup(repository, retained.keyring, genuine, report).backup_id == genuine

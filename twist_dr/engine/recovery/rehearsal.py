@@ -14,6 +14,7 @@ from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.recovery.planning import RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.recover import Recovered, recover
+from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.scratch_folder import ScratchFolder
@@ -26,7 +27,7 @@ class RehearsalPlan:
     """``scratch``: a folder for the server and its files, which the server's user can enter. ``key_tables`` as in verifications.
 
     ``to``: what to recover to, as people write it, in the place of the point whose rows the backup counted. No rows are compared there, and no
-    indexes checked: what it takes to get there is what counts.
+    indexes checked: what it takes to get there is what counts. ``known``: how far the target's archive was known to reach.
     """
 
     scratch: Path
@@ -35,6 +36,7 @@ class RehearsalPlan:
     patience: float | None = None
     to: str | None = None
     isolation: Isolation = "required"
+    known: Sequence[Known] = ()
 
 
 def rehearse(
@@ -54,7 +56,7 @@ def rehearse(
     with result.timed("total"), ScratchFolder(plan.scratch, "planning-") as folder:
         planned = plan_recovery(
             RecoveryWish(to, base=manifest.backup_id, timeline=timeline), [repository], keyring, plan.client_tools, folder, report,
-            now=datetime.now(timezone.utc),
+            now=datetime.now(timezone.utc), known=plan.known,
         )  # fmt: skip
         sources = [
             Sources(link.backup_id, [repository], keyring, report, patience=plan.patience)
