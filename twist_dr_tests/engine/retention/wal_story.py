@@ -82,6 +82,7 @@ def names(objects: tuple[Stored, ...]) -> list[str]:
 def reached(cluster: ClusterWal, base: WalBase, timeline: int) -> int:
     """The LSN to which real recovery from a base on a timeline's line leads; -1 when it is not on it, or cannot become consistent."""
     archives = SimpleNamespace(
+        is_genuine=lambda source: True,
         segment_size=SIZE,
         segments=cluster.holdings.segments,
         heads=sorted(cluster.holdings.heads, key=lambda head: head.end),
