@@ -150,9 +150,31 @@ def test_a_name_that_begins_with_a_secret_stays_whole() -> None:
     assert leaving("pretix-2026 and pretix-20") == "pretix-2026 and ***"
 
 
+def test_what_programs_are_made_of_is_left_as_it_is() -> None:
+    for sentence in (
+        "sorted(rows, key=name)",
+        "models.AutoField(primary_key=True)",
+        "Key (id)=(5) is not there",
+        "key_id=k20261121",
+    ):
+        assert leaving(sentence) == sentence
+    for secret in (
+        "STRIPE_KEY=x1",
+        "secret_access_key='x1'",
+        '"api_key": "x1"',
+        "http://h.example/?key=x1",
+        "Authorization: Bearer x1.y2.z3",
+    ):
+        assert "x1" not in leaving(secret), secret
+
+
 def test_our_own_example_of_a_url_is_left_as_it_is() -> None:
-    sentence = "write postgresql://user:password@host:5432/database"
-    assert leaving(sentence) == sentence
+    for sentence in (
+        "write postgresql://user:password@host:5432/database",
+        "postgresql://USER:PASSWORD@HOST:5432/NEW_DATABASE",
+        "or create it: CREATE ROLE name LOGIN PASSWORD '...'",
+    ):
+        assert leaving(sentence) == quoting(sentence) == sentence
 
 
 def test_variables_that_only_speak_of_secrets_are_none() -> None:

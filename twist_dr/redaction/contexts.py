@@ -18,6 +18,7 @@ _ABOUT_ONE = re.compile(
     r"(?i)(?<![a-z])(?:file|path|dir|folder|id|name|host|port|user|module|class|backend|engine|hashers|validators|age|timeout|ttl|"
     r"algorithm|header|length|keyring|sock)s?$"
 )
+_PLAIN_KEY = re.compile(r"(?<!api)(?<!access)(?<!private)(?<!secret)(?:^|[_.-])(?:key|auth|sig)$")
 _LOOKS_RANDOM = re.compile(r"(?=[^0-9]*[0-9])(?=[^A-Za-z]*[A-Za-z])[\w+/=~-]{16,}")
 
 _WELL_FORMED = re.compile(
@@ -35,7 +36,7 @@ _VALUE = r"(?P<secret>'(?:[^'\\]|\\.)+'|\"(?:[^\"\\]|\\.)+\"|[^\s&'\",;)\]}]+)"
 _ASSIGNED = re.compile(
     rf"(?P<before>(?P<name>[A-Za-z_][\w.-]*)(?:=|[\"']\s*[:=]\s*(?=[\"']))){_VALUE}",
 )
-_SQL_PASSWORD = re.compile(r"(?i)(?P<before>\bpassword\s+)(?P<secret>'(?:[^']|'')+')")
+_SQL_PASSWORD = re.compile(r"(?i)(?P<before>\bpassword\s+)(?P<secret>(?!'\.\.\.')'(?:[^']|'')+')")
 _AUTHORIZATION = re.compile(r"(?i)(?P<before>\bauthorization:\s*(?:\w+\s+)?|\bbearer\s+)(?P<secret>[\w.~+/=-]{6,})")
 #: What our own sentences write where a person puts a password.
 _EXAMPLES = ("password@", "PASSWORD@")
@@ -62,13 +63,19 @@ def hide_contexts(text: str) -> str:
         text = _URL_PASSWORD.sub(_in_url, text)
         text = _URL_OPTION.sub(_named, text)
     if "=" in text or ":" in text:
-        text = _ASSIGNED.sub(_named, text)
+        text = _ASSIGNED.sub(_assigned, text)
         text = _AUTHORIZATION.sub(rf"\g<before>{HIDDEN}", text)
     return _SQL_PASSWORD.sub(rf"\g<before>{HIDDEN}", text)
 
 
 def _in_url(match: re.Match[str]) -> str:
     return match[0] if match["secret"] in _EXAMPLES else f"{match['before']}{HIDDEN}@"
+
+
+def _assigned(match: re.Match[str]) -> str:
+    # primary_key=..., key=... are what programs are made of; variables in capitals are not.
+    plain = match["name"].islower() and _PLAIN_KEY.search(match["name"])
+    return match[0] if plain else _named(match)
 
 
 def _named(match: re.Match[str]) -> str:
@@ -104,7 +111,9 @@ def url_parts(url: str) -> tuple[set[str], set[str]]:
 
 def _malformed(rest: str) -> tuple[set[str], set[str]]:
     before = rest.rpartition("@")[0] or rest
-    user, _, password = before.partition(":")
+    user, colon, password = before.partition(":")
+    if not colon:
+        user, password = "", before
     pieces = {password, *re.split(r"[/@:?#%]", password)}
     return {form for piece in pieces for form in (piece, unquote(piece))} - {""}, {user} - {""}
 
