@@ -16,7 +16,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.retention.holds import HoldNote
 from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.sealing import seal
-from twist_dr.errors import BackupNotFound, TargetUnavailable
+from twist_dr.errors import BackupNotFound, TargetRefused, TargetUnavailable
 from twist_dr.rebuild import rebuild_catalog
 from twist_dr.recover.place import choose_application
 from twist_dr.resources.targets import build_targets
@@ -221,7 +221,28 @@ def test_a_named_pipe_in_any_place_is_told_and_stops_nothing(site: RetentionSite
     outcome = site.clean()
     assert any("is a named pipe" in line for line in outcome.problems) and pipe.is_fifo()
     # Without its manifest the newest is none, and the last good one stays.
-    assert outcome.deleted == ([] if "manifest" in place or "tombstones" in place else [old])
+    # What should be a hold holds, and without its tombstone nothing goes.
+    assert outcome.deleted == ([old] if "wal" in place else [])
+
+
+@pytest.mark.promise(5)
+@pytest.mark.parametrize("where", ["holds/{old}/1.json", "holds/{old}", "holds"])
+def test_a_link_in_the_place_of_a_hold_does_not_end_it(site: RetentionSite, victim: Path, where: str) -> None:
+    old, new = site.listed()
+    link = _erp(site) / where.format(old=old)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(victim)
+    if where == "holds":
+        with pytest.raises(
+            TargetRefused, match="'erp/holds' is a symbolic link, so nobody can tell what is held there"
+        ):
+            site.retention().plan("office", NOW)
+    else:
+        assert site.clean().deleted == []
+        assert any(
+            old in line and "cannot be read" in line for line in site.retention().plan("office", NOW).facts.warnings
+        )
+    assert site.listed() == [old, new]
 
 
 @pytest.mark.promise(5)

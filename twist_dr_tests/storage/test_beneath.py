@@ -8,12 +8,15 @@ import shutil
 import socket
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from twist_dr.errors import ObjectMissing, StorageError, TargetRefused
 from twist_dr.resources.targets import keep_apart
@@ -351,3 +354,59 @@ def test_a_target_that_is_away_keeps_no_other_from_being_used(tmp_path: Path, ma
     office.prepare()
     office.put(source, KEY, digest)
     office.check(KEY, digest)
+
+
+_PARTS = st.sampled_from(
+    ["erp", "backups", "wal", "holds", "20260101T000000Z-full-0001", "manifest.json", ".incoming", OLD, "a b"]
+)
+_PATHS = st.lists(_PARTS, min_size=1, max_size=4).map(tuple)
+_KINDS = st.sampled_from(["file", "folder", "link", "link in", "pipe", "device", "hard link"])
+
+
+def _plant(place: Path, kind: str, victim: Path) -> None:
+    if kind == "file":
+        place.write_text("a file")
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "device":
+        _device(place, victim)
+    elif kind == "hard link":
+        os.link(victim / "manifest.json", place)
+    else:
+        place.symlink_to(victim if kind == "link" else victim / "manifest.json")
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(planted=st.lists(st.tuples(_PATHS, _KINDS), max_size=8))
+def test_whatever_lies_there_nothing_of_a_victims_is_read_changed_or_removed_through_it(
+    tmp_path: Path, victim: Path, make_file: MakeFile, planted: list[tuple[tuple[str, ...], str]]
+) -> None:
+    source, digest = make_file()
+    target = LocalTarget("office", tmp_path / uuid.uuid4().hex)
+    target.path.mkdir()
+    for path, kind in planted:
+        place = target.path.joinpath(*path)
+        # Made as far as it can be: below what was planted before, too, but for what leads to the victim.
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if place.parent.resolve().is_relative_to(target.path) and not os.path.lexists(place):
+                _plant(place, kind, victim)
+    before, names = _everything(victim), sorted(str(path) for path in victim.rglob("*"))
+    keys = {"/".join(path) for path, _ in planted if path[0] != ".incoming" and "a b" not in path} | {KEY}
+    for entry in target.list(""):
+        with target.open(entry.key) as stream:
+            assert len(stream.read()) == entry.size
+        assert (target.path / entry.key).resolve() == target.path / entry.key, "reached through no link"
+        keys.add(entry.key)
+    strange = {each.path for each in target.strangers("") if each is not None}
+    assert strange.isdisjoint(entry.key for entry in target.list(""))
+    for key in sorted(keys):
+        for use in (target.stat, target.children, lambda key: target.put(source, key, digest), target.delete):
+            with suppress(StorageError):
+                use(key)
+    with suppress(StorageError):
+        target.sweep(timedelta(0))
+    assert _everything(victim) == before and sorted(str(path) for path in victim.rglob("*")) == names
+    assert {path for path in strange if not os.path.lexists(target.path / path)} == set(), "each is left alone"

@@ -114,12 +114,12 @@ def listed(repository: Repository, prefix: str) -> Iterator[StoredObject]:
         yield from portion
 
 
-def strangers(repository: Repository) -> list[Stranger]:
-    """What others put among an application's objects; the first of them. Raises storage errors, as :func:`listed` does."""
+def strangers(repository: Repository, prefix: str | None = None) -> list[Stranger]:
+    """What others put among an application's objects, or below ``prefix``; the first of them. Raises storage errors, as :func:`listed` does."""
     name, patience = repository.target.name, repository.patience
 
     def some() -> Iterator[Stranger | None]:
-        return repository.target.strangers(repository.application)
+        return repository.target.strangers(prefix or repository.application)
 
     found = some() if patience is None else watched(some, patience, name)
     return list(islice((each for each in found if each is not None), _MOST_STRANGERS))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,11 +21,11 @@ from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.manifest import is_backup_id
 from twist_dr.engine.patience import bounded
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.ground import listed
+from twist_dr.engine.retention.ground import listed, strangers
 from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.sealing import is_genuine, seal
-from twist_dr.errors import ObjectMissing, StorageError
+from twist_dr.errors import ObjectMissing, StorageError, TargetRefused
 from twist_dr.storage.base import Digest, StoredObject
 
 T = TypeVar("T")
@@ -94,7 +94,18 @@ class HoldNotes:
             except ObjectMissing:  # released since it was listed
                 continue
         self._read = {key: note for key, note in found.items() if not note.doubt}
-        return list(found.values())
+        return [*found.values(), *self._led_away()]
+
+    def _led_away(self) -> Iterator[HoldNote]:
+        """Whoever puts a link or a pipe in the place of a hold does not end it."""
+        folder = holds_folder(self._repository.application)
+        for stranger in strangers(self._repository, folder):
+            backup_id = stranger.path.removeprefix(f"{folder}/").partition("/")[0]
+            if is_backup_id(backup_id):
+                told = f"its hold on {self.target} cannot be read: {stranger}; look at that, and remove it"
+                yield HoldNote(Hold(backup_id, "somebody", ""), datetime.now(timezone.utc), told)
+            elif folder.startswith(stranger.path):
+                raise TargetRefused(f"{self.target}: {stranger}, so nobody can tell what is held there; move it away.")
 
     @property
     def stored_bytes(self) -> int:
