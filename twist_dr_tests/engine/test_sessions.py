@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from twist_dr.catalog import Catalog
@@ -16,7 +17,7 @@ from twist_dr.doctor.wal import check_wal_server
 from twist_dr.engine.base.configuration import server_document
 from twist_dr.engine.base.restore_point import make_restore_point
 from twist_dr.engine.base.server import read_server
-from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.cluster import Cluster, count_rows, read_tables
 from twist_dr.engine.postgres.sessions import COMMANDS, LOOKING, _known_servers
 from twist_dr.engine.restore.database import run_statements
 from twist_dr.engine.restore.hooks import Maintenance
@@ -230,3 +231,16 @@ def test_nothing_of_a_hostile_database_is_called_where_a_recovery_to_a_point_bri
             outcome = site.job("restore_to_time", {"recover_to_point": {"config": config}} if config else None)
             assert hostile.called() == [], outcome.text
             outcome.expect(0)
+
+
+def test_a_view_put_in_the_place_of_a_table_between_two_looks_is_not_read(server: PostgresServer) -> None:
+    """Its functions would run as our role: an owner can swap the two again and again, until one falls between list and count."""
+    cluster = server.create_database("swapped")
+    with cluster.connect() as connection:
+        connection.execute("CREATE TABLE bait (); CREATE SEQUENCE called")
+    with cluster.connect(settings=LOOKING) as connection:
+        tables = read_tables(connection)
+        connection.execute("DROP TABLE public.bait; CREATE VIEW public.bait AS SELECT nextval('public.called')")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="non-system view"):
+            count_rows(connection, tables)
+        assert connection.execute("SELECT last_value, is_called FROM public.called").fetchone() == (1, False)

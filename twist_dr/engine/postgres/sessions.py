@@ -116,7 +116,7 @@ def open_session(known: Mapping[str, str], settings: Settings) -> psycopg.Connec
             connection = _connect(known, settings, server)
         except psycopg.OperationalError as error:
             # The server is an older one by now, or the role was a superuser.
-            if not any(f'"{name}"' in str(error) for name in settings if not _Server().takes(name)):
+            if not any(name in str(error) for name in settings if not _Server().takes(name)):
                 raise
         else:
             if not _is_stale(server, connection):
