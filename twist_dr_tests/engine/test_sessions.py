@@ -151,6 +151,9 @@ def test_what_was_learnt_of_a_server_is_learnt_again_when_the_role_or_the_server
         with server.cluster().connect() as connection:
             connection.execute(f"ALTER ROLE changing {superuser}")
         assert begins_well() is silent
+    with server.cluster().connect() as connection:
+        connection.execute("ALTER ROLE changing SET role = pg_monitor")
+    assert begins_well()
     [key] = [key for key in _known_servers if ("user", "changing") in key and ("port", str(server.port)) in key]
     for version in (130000, 190000):
         _known_servers[key] = replace(_known_servers[key], version=version, silences=version > 170000)

@@ -167,11 +167,11 @@ def _escaped(value: str) -> str:
 def _connect(known: Mapping[str, str], settings: Settings, server: _Server) -> psycopg.Connection[Any]:
     connection = _begin(known, settings, server)
     # Again: PGDATESTYLE comes after the options, and a trigger on login that could not be switched off may have set anything.
-    ours = (
-        f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings.items() if server.takes(name)
-    )
+    # Not those triggers themselves: a role that is set for the session may lack the right, and they are off.
+    ours = {name: value for name, value in settings.items() if server.takes(name) and name != "event_triggers"}
+    told = (f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in ours.items())
     try:
-        connection.execute(f"SELECT {', '.join(ours)}".encode())
+        connection.execute(f"SELECT {', '.join(told)}".encode())
     except BaseException:
         connection.close()
         raise
@@ -211,7 +211,9 @@ def _is_superuser(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _may_silence(connection: psycopg.Connection[Any]) -> bool:
-    row = connection.execute("SELECT pg_catalog.has_parameter_privilege('event_triggers', 'SET')").fetchone()
+    row = connection.execute(
+        "SELECT pg_catalog.has_parameter_privilege(session_user, 'event_triggers', 'SET')"
+    ).fetchone()
     return bool(row and row[0])
 
 
