@@ -115,6 +115,7 @@ def test_its_superuser_gets_at_nothing_that_is_not_its_own(
         assert is_server_user(data.stat().st_uid) and os.stat(f"/proc/{process}").st_uid == data.stat().st_uid
         environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
         assert {line.partition(b"=")[0].decode() for line in environment} <= {"", "PATH", "LC_ALL", "TZ", "PWD"}
+        assert "NoNewPrivs:\t1" in Path(f"/proc/{process}/status").read_text()
         assert os.readlink(f"/proc/{process}/ns/net") != os.readlink("/proc/self/ns/net")
         assert Path(f"/proc/{process}/net/route").read_text().splitlines()[1:] == []
         with server.cluster().connect() as connection:

@@ -189,6 +189,11 @@ def _setpriv() -> Path:
     return Path(os.path.realpath(shutil.which("setpriv") or "/usr/bin/setpriv"))
 
 
+def _without_new_rights() -> list[str]:
+    """No program with another user's rights (su, sudo) gives them to whoever starts it; bubblewrap sees to that by itself."""
+    return [str(_setpriv()), "--no-new-privs"] if shutil.which("setpriv") else []
+
+
 def _environment() -> dict[str, str | None]:
     return nothing_but({**_ENVIRONMENT, **inherited(("LD_LIBRARY_PATH",))})
 
@@ -218,9 +223,10 @@ class _Prefix:
     def arguments(self) -> list[str]:
         if self.way == "unshare":
             namespaces = ["--user", "--map-current-user", "--pid", "--ipc", "--uts"]
-            return [self._program(), *namespaces, *([] if self.network else ["--net"]), "--fork", "--kill-child"]
+            network = [] if self.network else ["--net"]
+            return [self._program(), *namespaces, *network, "--fork", "--kill-child", *_without_new_rights()]
         if self.way not in self.PROGRAMS:
-            return []
+            return _without_new_rights()
         seen = [
             path for path in (*self.readable, *_library_folders()) if path.is_dir() and not path.is_relative_to("/usr")
         ]
