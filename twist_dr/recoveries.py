@@ -146,7 +146,10 @@ class Recovery:
         record.backup_id = plan.base.backup_id
         record.recovery_point = _said(planned)
         record.recovery = plan.markdown()
-        self._report.info(f"\n{record.recovery}" if self._order.mode == "plan" else _said(planned))
+        if self._order.mode == "plan":
+            self._report.page(f"\n{record.recovery}")
+        else:
+            self._report.info(_said(planned))
         for line in plan.warnings:
             record.warnings.append(line)
             self._report.warning(line)

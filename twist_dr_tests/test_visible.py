@@ -12,6 +12,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.table_names import TableName, from_label, split_names, table_name
 from twist_dr.errors import RestoreFailed
 from twist_dr.listing import table
+from twist_dr.metadata import in_list
 from twist_dr.redaction import leaving, one_line, visible
 from twist_dr.redaction.stream import leaving_terminal
 
@@ -48,6 +49,12 @@ def test_nothing_raw_leaves_by_a_terminal_a_log_an_error_or_a_table(capsys: pyte
     written = [*lines, *capsys.readouterr().out.split("\n"), str(RestoreFailed(f"no {WILD}")), leaving(WILD)]
     assert len(lines) == 2 and all(not UNSEEN.search(line) for line in written)
     assert not any(line.startswith("SAFE") for text in written for line in text.split("\n"))
+
+
+def test_a_name_makes_no_picture_link_or_cell_of_a_page() -> None:
+    name = 'x](http://evil) ![p](http://evil/p.png) <img src="http://evil"> `a` | b\n# head'
+    (line,) = str(in_list([f"table {name} is missing"]).value).splitlines()
+    assert line.startswith("- table x") and not re.search(r"(?<!\\)[\[\]<>`|]", line)
 
 
 NAMES = st.text(

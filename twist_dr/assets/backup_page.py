@@ -6,7 +6,7 @@ import dagster as dg
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import human_bytes
-from twist_dr.metadata import in_markdown, in_words
+from twist_dr.metadata import in_list, in_markdown, in_words
 
 
 def metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
@@ -34,10 +34,9 @@ def metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
 
 def nothing_left_out(manifest: Manifest) -> dg.AssetCheckResult:
     """The check of that name: a backup with warnings is one, and says so."""
-    warnings = "\n".join(f"- {line}" for line in manifest.warnings) or "none"
     return dg.AssetCheckResult(
         check_name="nothing_left_out",
         passed=not manifest.warnings,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"warnings": in_markdown(warnings)},
+        metadata={"warnings": in_list(manifest.warnings)},
     )

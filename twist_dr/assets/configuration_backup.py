@@ -21,7 +21,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.verification import VerificationResult
 from twist_dr.errors import VerificationFailed
-from twist_dr.metadata import in_markdown
+from twist_dr.metadata import in_list
 from twist_dr.orchestration import RUN_BACKUP, exclusively, note_key_use, operation
 from twist_dr.settings import Settings, settings_file
 
@@ -144,7 +144,7 @@ def _read_back(key: dg.AssetKey, found: VerificationResult) -> dg.AssetCheckResu
         check_name="read_back",
         passed=found.verified,
         metadata={
-            "differences": in_markdown("\n".join(f"- {line}" for line in found.differences) or "none"),
+            "differences": in_list(found.differences),
             "duration_seconds": dg.MetadataValue.float(found.seconds["total"]),
         },
     )

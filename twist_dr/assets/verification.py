@@ -30,7 +30,7 @@ from twist_dr.errors import (
     VerificationFailed,
     WalError,
 )
-from twist_dr.metadata import in_markdown, in_words
+from twist_dr.metadata import in_list, in_words
 from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation
 from twist_dr.runs import heartbeat
 from twist_dr.settings import Settings
@@ -99,7 +99,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 asset_key=key,
                 check_name="restored_equals_recorded",
                 passed=result.verified,
-                metadata={"differences": in_markdown("\n".join(f"- {line}" for line in result.differences) or "none")},
+                metadata={"differences": in_list(result.differences)},
             )
             of_data = kind_of(backup_id) != "configuration"
             if not result.verified:
@@ -262,7 +262,7 @@ def _metadata(result: VerificationResult) -> dict[str, dg.MetadataValue]:
         "duration_seconds": dg.MetadataValue.float(result.seconds["total"]),
         "restore_seconds": dg.MetadataValue.float(result.seconds.get("restore", 0.0)),
         "server_version": in_words(result.server_version or "no database part"),
-        "notes": in_markdown("\n".join(f"- {note}" for note in result.notes) or "none"),
+        "notes": in_list(result.notes),
     }
 
 

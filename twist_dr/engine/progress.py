@@ -65,10 +65,14 @@ class Report:
     def warning(self, line: str) -> None:
         self._aside(self._warning, line)
 
-    def _aside(self, tell: Callable[[str], None], line: str) -> None:
+    def page(self, text: str) -> None:
+        """A text of several lines of ours, in which names are shown already."""
+        self._aside(self._info, text, whole=True)
+
+    def _aside(self, tell: Callable[[str], None], text: str, *, whole: bool = False) -> None:
         if self._shown is not None:
             self._shown.clear()
-        tell(one_line(leaving(line)))
+        tell(leaving(text) if whole else one_line(leaving(text)))
 
     @contextmanager
     def part(self, name: str, expected: int | None = None) -> Iterator[Callable[[int], None]]:

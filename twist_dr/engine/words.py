@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from twist_dr.redaction import one_line
@@ -16,6 +17,11 @@ def few(names: Iterable[str], most: int = 3) -> str:
 def counted(count: int, noun: str) -> str:
     """``1 table``, ``1,200 tables``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def unmarked(text: str) -> str:
+    """A text inside Markdown, on one line: no link, picture, HTML, code or cell of a table that it would make by itself."""
+    return re.sub(r"([\\`<>\[\]|])", r"\\\1", one_line(text))
 
 
 def shown(path: str) -> str:

@@ -121,7 +121,7 @@ def _clean_target(
     except TwistDRError as error:
         return [f"{name}: nothing was deleted: {str(error).removeprefix(f'{name}: ')}"]
     # Before anything goes: whoever kills the run sees what it was about to do.
-    report.info(f"the plan for {planned.name}\n{planned.markdown()}")
+    report.page(f"the plan for {planned.name}\n{planned.markdown()}")
     _show(context, settings, name, {"plan": in_markdown(planned.markdown())}, report)
     for line in planned.facts.warnings:
         report.warning(line)

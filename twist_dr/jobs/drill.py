@@ -24,7 +24,7 @@ from twist_dr.engine.restore.sources import CORRUPT
 from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.verification import VerificationResult
 from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
-from twist_dr.metadata import in_markdown, in_words
+from twist_dr.metadata import in_list, in_words
 from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation, run_tags
 from twist_dr.settings import Settings
 from twist_dr.wal import known_reach
@@ -262,7 +262,7 @@ def _metadata(drill: Drill) -> dict[str, dg.MetadataValue]:
     wanted = drill.settings.objectives.recovery_time
     found: dict[str, dg.MetadataValue] = {
         "target": in_words(drill.target or "none"),
-        "notes": in_markdown("\n".join(f"- {note}" for note in drill.notes) or "none"),
+        "notes": in_list(drill.notes),
     }
     if wanted is not None:
         found["objective_seconds"] = dg.MetadataValue.float(wanted.total_seconds())

@@ -13,7 +13,7 @@ from twist_dr.backups import who
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.record import Record
 from twist_dr.errors import RecoveryPointInvalid, RestoreRefused, RestoreUndone, TwistDRError
-from twist_dr.metadata import in_markdown, in_words
+from twist_dr.metadata import in_list, in_markdown, in_words
 from twist_dr.orchestration import note_key_use
 from twist_dr.restores import RestoreLog
 from twist_dr.settings import Settings
@@ -46,7 +46,7 @@ def metadata(record: Record) -> dict[str, dg.MetadataValue]:
         ("replaced", record.replaced),
     ):
         if lines:
-            found[name] = in_markdown("\n".join(f"- {line}" for line in lines))
+            found[name] = in_list(lines)
     if record.pre_restore_backup:
         found["pre_restore_backup"] = in_words(record.pre_restore_backup)
     found |= {

@@ -11,6 +11,7 @@ from twist_dr.assets.copies import repositories_of, target_resource
 from twist_dr.backups import chosen_targets
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.engine.words import unmarked
 from twist_dr.metadata import in_markdown
 from twist_dr.orchestration import RUN_BACKUP, operation, run_tags
 from twist_dr.settings import Settings
@@ -88,5 +89,5 @@ def _table(result: "ScrubResult") -> str:
     if not rows:
         return "everything that was read is as it was recorded"
     lines = ["| what | target | found | result |", "| --- | --- | --- | --- |"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows[:_SHOWN]]
+    lines += ["| " + " | ".join(map(unmarked, row)) + " |" for row in rows[:_SHOWN]]
     return "\n".join(lines) + (f"\n\nand {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else "")

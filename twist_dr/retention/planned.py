@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.retention.model import BackupFacts, Doubt, Policy, TargetPlan, WalPlan, WalStretch
 from twist_dr.engine.wal.objects import Stored
+from twist_dr.engine.words import unmarked
 from twist_dr.retention.facts import Facts
 from twist_dr.settings import RetentionSettings, Settings
 
@@ -83,7 +84,7 @@ class Planned:
         decisions = sorted(self.plan.decisions, key=lambda each: each.keep)
         rows = [_backup_row(each.backup, each.keep, each.reason) for each in decisions]
         rows += [
-            f"| {each.folder.backup_id} | broken remains | {_decision(each.keep)} | {human_bytes(each.folder.size)} | {each.reason} |"
+            f"| {each.folder.backup_id} | broken remains | {_decision(each.keep)} | {human_bytes(each.folder.size)} | {unmarked(each.reason)} |"
             for each in self.facts.remains
         ]
         lines.append(_table("| backup | | | stored | why |", rows) if rows else "no backups")
@@ -108,21 +109,16 @@ def _table(head: str, rows: Sequence[str]) -> str:
 def _backup_row(backup: BackupFacts, keep: bool, reason: str) -> str:
     size = human_bytes(backup.stored_bytes) if backup.stored_bytes is not None else "-"
     state = backup.state if backup.verified is None else "verified" if backup.verified else "NOT verified"
-    return f"| {backup.id} | {backup.label}, {state} | {_decision(keep)} | {size} | {_cell(reason)} |"
+    return f"| {backup.id} | {backup.label}, {state} | {_decision(keep)} | {size} | {unmarked(reason)} |"
 
 
 def _wal_row(stretch: WalStretch) -> str:
     segments = stretch.first if stretch.first == stretch.last else f"{stretch.first} to {stretch.last}"
     return (
         f"| {stretch.system_identifier} | {stretch.timeline} | {segments} | {_decision(stretch.keep)} | {human_bytes(stretch.stored_bytes)} | "
-        f"{_cell(stretch.reason)} |"
+        f"{unmarked(stretch.reason)} |"
     )
 
 
 def _decision(keep: bool) -> str:
     return "keep" if keep else "**delete**"
-
-
-def _cell(text: str) -> str:
-    """Reasons of holds are what people wrote."""
-    return " ".join(text.replace("|", "/").split())

@@ -13,6 +13,7 @@ from twist_dr.engine.restore.restored_configuration import RestoredConfiguration
 from twist_dr.engine.restore.settle import Kept, half_removed, remove_kept, settle_interrupted
 from twist_dr.engine.retention.doubts import set_back, set_forward
 from twist_dr.engine.retention.model import Doubt
+from twist_dr.engine.words import unmarked
 from twist_dr.errors import Cancelled, TwistDRError
 from twist_dr.retention.planned import calendar_zone
 from twist_dr.retention.telling import Log
@@ -34,7 +35,7 @@ class ReplacedOutcome:
     def table(self) -> str:
         """All of it as a table."""
         rows = [
-            f"| {each.restore_id} | {each} | {'remove' if each in self.due else 'keep'} | {_until(each)} |"
+            f"| {each.restore_id} | {unmarked(str(each))} | {'remove' if each in self.due else 'keep'} | {_until(each)} |"
             for each in self.kept
         ]
         lines = [f"**Not carried out:** {doubt}\n" for doubt in self.doubts]

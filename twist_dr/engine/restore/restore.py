@@ -158,7 +158,10 @@ class Restore:
         )
         self.record.impact = impact.markdown()
         # Who plans in a terminal has no page to look at.
-        self._report.info(f"\n{self.record.impact}" if wish.mode == "plan" else impact.summary())
+        if wish.mode == "plan":
+            self._report.page(f"\n{self.record.impact}")
+        else:
+            self._report.info(impact.summary())
 
     # -- phase one, and the switch -----------------------------------------------------------------------------------
 
