@@ -29,6 +29,7 @@ from twist_dr.engine.documents import NOTE, DocumentInvalid, read_json, read_yam
 from twist_dr.engine.encryption import Encryptor, decrypt
 from twist_dr.engine.keys import Keyring, parse_keyring
 from twist_dr.engine.manifest import Manifest, open_manifest
+from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_list import definitions_of, parse_list
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
 from twist_dr.engine.postgres.statements import statements
@@ -318,12 +319,17 @@ def _dump() -> bytes:
         _integer(7) + _integer(1) + _text(b"0") * 3 + _text(b"TABLE DATA") + _integer(3) + _text(b"") * 6 + _integer(1)
     )
     entry += _text(b"erp") + _text(b"false") + _text(b"5") + _integer(-1) + b"\1" + bytes(8)
-    return head + _integer(1) + entry + bytes([1, 0]) + _integer(7)[1:] + _integer(4) + b"row\n" + _integer(0)
+    options = b"CREATE TABLE t (a text);\nALTER TABLE ONLY public.t ALTER COLUMN a SET (pg_attver=7, n_distinct=5);\n"
+    table = (
+        _integer(3) + _integer(0) + _text(b"0") * 3 + _text(b"TABLE") + _integer(2) + _text(options) + _text(b"") * 5
+    )
+    table += _integer(0) + _text(b"erp") + _text(b"false") + _integer(-1) + b"\3" + bytes(8)
+    return head + _integer(2) + table + entry + bytes([1, 0]) + _integer(7)[1:] + _integer(4) + b"row\n" + _integer(0)
 
 
 def read_dump(folder: Path, data: bytes) -> object:
     (folder / "dump").write_bytes(data)
-    return fill_in_offsets(folder / "dump", 0)
+    return fill_in_offsets(folder / "dump", 0), leave_out_internals(folder / "dump")
 
 
 LISTING = b"; Archive\n7; 1259 16384 TABLE public a erp\n;\tdepends on: 3 4\n8; 0 16384 TABLE DATA public a erp\n;\tdepends on: 7\n"

@@ -52,7 +52,7 @@ def leave_out_internals(dump: Path) -> list[str]:
     if edits:
         _write(dump, edits)
     return [
-        f"the internal column option {option.decode()} was left out of {count} columns: {INTERNAL_COLUMN_OPTIONS[option]}"
+        f"the internal column option {option.decode()} was left out of {count} column{'' if count == 1 else 's'}: {INTERNAL_COLUMN_OPTIONS[option]}"
         for option, count in found.items()
     ]
 

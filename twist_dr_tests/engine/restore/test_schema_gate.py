@@ -144,7 +144,7 @@ def test_what_newer_tools_dumped_comes_back_in_every_mode_and_what_is_internal_i
         patched.setattr(backup, "find_tools", lambda folders: [TOOLS[max(TOOLS)]])
         manifest = upgraded.backup()
     assert manifest.postgres is not None and manifest.postgres.major == min(TOOLS)
-    word = "internal column option pg_attver was left out of 1 columns"
+    word = "internal column option pg_attver was left out of 1 column:"
     wishes: list[tuple[Mode, tuple[str, ...]]] = [
         ("sandbox", ()),
         ("sandbox", ("public.t",)),
