@@ -130,8 +130,8 @@ def test_errors_stand_on_one_line_that_any_database_takes(catalog: Catalog) -> N
     row = restore(error="no\n  room: \udcff\0 on nas", result="it\nfailed", passed_over=("office:\n gone \udcff\0",))
     catalog.record_restore(row)
     (found,) = catalog.restores("erp")
-    assert (found.error, found.result) == ("no room: \\udcff on nas", "it failed")
-    assert found.passed_over == ("office: gone \\udcff",)
+    assert (found.error, found.result) == ("no room: \\xff\\x00 on nas", "it failed")
+    assert found.passed_over == ("office: gone \\xff\\x00",)
 
 
 # -- the latest verified backup ---------------------------------------------------------------------------------------

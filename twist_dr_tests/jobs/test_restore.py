@@ -198,7 +198,10 @@ def test_a_sandbox_is_left_beside_the_live_database_and_says_how_to_get_there(ba
     assert site.query("SELECT count(*) > 0 FROM billing_invoice", name) == [(True,)]
     sandbox = site.folder / "work" / "sandboxes" / row.restore_id / "attachments"
     assert sandbox.is_dir() and not (sandbox / "later.txt").exists()
-    assert site.cli("list", "--replaced").expect(0).text.strip() == "nothing is kept"
+    (kept,) = json.loads(site.cli("list", "--replaced", "--json").expect(0).text)
+    assert (kept["database"], kept["folders"]) == (None, []), "nothing was replaced"
+    # A sandbox has the configuration beside it to look at, and it is as secret as a replaced one.
+    assert kept["configuration"].endswith(row.restore_id)
 
 
 def test_some_tables_come_into_a_schema_of_their_own_in_the_live_database(backed_up: Site) -> None:
