@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.errors import DatabaseRefused, SettingsError, TwistDRError
-from twist_dr.redaction import forget, keep_environment, keep_names, keep_secret, keep_url, leaving, quoting
+from twist_dr.redaction import forget, hiding_url, keep_environment, keep_names, keep_secret, keep_url, leaving, quoting
 from twist_dr.settings import Settings, parse_settings
 
 PASSWORD = "Tr0ub4dor & 3+/x?"
@@ -248,3 +248,26 @@ def test_pieces_of_a_malformed_url_are_hidden_in_what_others_say_of_it() -> None
     assert leaving('could not translate host name "keeper", port "s0me", database "p1ece@db.example"') == (
         'could not translate host name "keeper", port "***", database "***@db.example"'
     )
+
+
+@pytest.mark.parametrize("word", ["a", "a.", "://a", "a://", "x='"])
+def test_a_word_of_a_megabyte_is_read_in_a_moment(word: str) -> None:
+    """Whoever owns the database can have an error say anything: a search that takes the square of its length would not end today."""
+    long = word * (1_000_000 // len(word))
+    told = leaving(f"{long} password=hidden-0 postgresql://keeper:hidden-1@db/shop")
+    assert "hidden-" not in told and told.startswith(long[:1000])
+    assert "hidden-" not in hiding_url("https://hooks.example/hidden-2")(f"{long} https://hooks.example/hidden-2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--password=hidden",
+        "1=password=hidden",
+        "\u00e9password=hidden",
+        "x.y-token='hidden'",
+        f"{'a' * 500}_token=hidden",
+    ],
+)
+def test_a_name_is_known_for_one_of_a_secret_whatever_it_begins_with(text: str) -> None:
+    assert leaving(text) == text.replace("hidden", "***")

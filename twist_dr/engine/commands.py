@@ -21,8 +21,9 @@ _KEEP_LINES = 200
 _LONGEST_LINE = 1 << 24
 #: The last line of a traceback that says something: what PostgreSQL adds (DETAIL, LINE 1, a caret) comes after it.
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*: \S|[A-Za-z_]\w*(?:Error|Exception): \S")
-#: What programs begin an error with, PostgreSQL's among them; a hint may come after it.
+#: An environment variable's name, as programs complain of one.
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]{2,}\b")
+#: What programs begin an error with, PostgreSQL's among them; a hint may come after it.
 _ERROR = re.compile(r"error:|ERROR:|FATAL:")
 
 
@@ -37,8 +38,8 @@ def run_command(
 ) -> None:
     """Run a command to its end, for ``seconds`` at most; ``None`` waits for ever. What it leaves in the background is ended with it.
 
-    ``environment`` is added to the short list of :func:`twist_dr.engine.processes.child_environment`; ``None`` removes a variable. ``on_line`` is called, in this thread, with each line of its standard
-    output, as it is; what it raises ends the command.
+    ``environment`` is added to the short list of :func:`twist_dr.engine.processes.child_environment`; ``None`` removes a variable.
+    ``on_line`` is called, in this thread, with each line of its standard output, as it is; what it raises ends the command.
 
     Raises ``ProcessFailed``, in which it is ``called`` so: with its last words; when the time was not enough, then it, and all that it
     started in its process group, are ended; and, caused by an ``OSError``, when it cannot be started.

@@ -28,13 +28,17 @@ _WELL_FORMED = re.compile(
 _PAIR = re.compile(r"([^?&#=]+)=([^&#]*)")
 
 _END = r"\s'\"<>"
+#: Whoever owns the database can have an error quote a word of a megabyte. So what is looked for begins where a word begins: a search from each
+#: letter of it would take hours.
+_TO_LAST_AT = re.compile(rf"(?<![^{_END}])[^{_END}]*@")
+_NAME = r"(?<![\w.-])(?=[\w.-]*[A-Za-z_])[\w.-]+"
 #: Up to the last ``@`` before the options: what nobody encoded may hold one itself.
 _URL_PASSWORD = re.compile(rf"(?P<before>://[^:/@{_END}]*:)(?P<secret>(?:[^@?{_END}]*@)+|[^@{_END}]*@)")
 _URL_OPTION = re.compile(rf"(?P<before>[?&#](?P<name>[\w.+-]+)=)(?P<secret>[^&#{_END}]+)")
 _VALUE = r"(?P<secret>'(?:[^'\\]|\\.)+'|\"(?:[^\"\\]|\\.)+\"|[^\s&'\",;)\]}]+)"
 #: ``password=x``, and ``"password": "x"`` as Python and JSON write it.
 _ASSIGNED = re.compile(
-    rf"(?P<before>(?P<name>[A-Za-z_][\w.-]*)(?:=|[\"']\s*[:=]\s*(?=[\"']))){_VALUE}",
+    rf"(?P<before>(?P<name>{_NAME})(?:=|[\"']\s*[:=]\s*(?=[\"']))){_VALUE}",
 )
 _SQL_PASSWORD = re.compile(r"(?i)(?P<before>\bpassword\s+)(?P<secret>(?!'\.\.\.')'(?:[^']|'')+')")
 _AUTHORIZATION = re.compile(r"(?i)(?P<before>\bauthorization:\s*(?:\w+\s+)?|\bbearer\s+)(?P<secret>[\w.~+/=-]{6,})")
@@ -60,12 +64,16 @@ def looks_random(word: str) -> bool:
 def hide_contexts(text: str) -> str:
     """The text with ``***`` for what stands where secrets stand."""
     if "://" in text:
-        text = _URL_PASSWORD.sub(_in_url, text)
+        text = _TO_LAST_AT.sub(_in_word, text)
         text = _URL_OPTION.sub(_named, text)
     if "=" in text or ":" in text:
         text = _ASSIGNED.sub(_assigned, text)
         text = _AUTHORIZATION.sub(rf"\g<before>{HIDDEN}", text)
     return _SQL_PASSWORD.sub(rf"\g<before>{HIDDEN}", text)
+
+
+def _in_word(match: re.Match[str]) -> str:
+    return _URL_PASSWORD.sub(_in_url, match[0])
 
 
 def _in_url(match: re.Match[str]) -> str:

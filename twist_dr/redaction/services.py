@@ -64,7 +64,7 @@ _PLAIN_OPTIONS = frozenset(
     )
 )
 _LONG = 6
-_ANY_URL = re.compile(r"""(?i)\b[a-z][a-z0-9+.-]*://[^\s'"<>]+|(?<=with url: )\S+""")
+_ANY_URL = re.compile(r"""(?i)[a-z][a-z0-9+.-]{0,99}://[^\s'"<>]+|(?<=with url: )\S+""")
 
 
 @lru_cache(maxsize=256)
