@@ -54,12 +54,13 @@ _NOT_BRACKETS = b","
 _MOST_DIGITS = 40
 
 
-def read_file(path: Path, most: int) -> bytes:
+def read_file(path: Path, most: int, *, links: bool = True) -> bytes:
     """A small file whole. Raises ``DocumentInvalid`` when it has more than ``most`` bytes or is none, and ``OSError``.
 
-    It never waits: opening a FIFO, or reading a device such as /proc/kmsg, could for ever.
+    It never waits: opening a FIFO, or reading a device such as /proc/kmsg, could for ever. ``links``: whether a link in the last place is
+    followed, which it must not be where others may have put one.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | (0 if links else os.O_NOFOLLOW))
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DocumentInvalid("it is no regular file")

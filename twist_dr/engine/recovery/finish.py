@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twist_dr.engine.documents import DocumentInvalid, read_file
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.confinement import Confinement, Isolation
 from twist_dr.engine.postgres.server_user import some_server_user
@@ -41,6 +42,10 @@ _ELSEWHERE = re.compile(r"^\s*(data_directory|hba_file|ident_file|external_pid_f
 #: A restored cluster must not archive where the old one did, nor wait for standbys that are gone.
 _DELIBERATE = {"archive_mode": "off", "synchronous_standby_names": "", "primary_conninfo": "", "restore_command": ""}
 _HBA = "local all all peer\nhost all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n"
+
+
+#: Bytes. A postgresql.conf with all its comments has 30 KB.
+_MOST_SETTINGS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def leave_for_pg_ctl(data: Path, least: Mapping[str, int], owner: Owner) -> list
         "Archiving is off (archive_mode in postgresql.auto.conf): give the cluster an archive of its own, then take a base backup."
     ]
     kept = data / BASES_OWN_SETTINGS
-    lines = kept.read_text(errors="surrogateescape").splitlines() if kept.exists() else []
+    lines = _server_wrote(kept).splitlines() if kept.exists() else []
     settings = [line for line in lines if not _AIMED.match(line.strip())]
     settings += [f"{name} = '{value}'" for name, value in _DELIBERATE.items()]
     _write(data / "postgresql.auto.conf", "".join(f"{line}\n" for line in settings), owner)
@@ -150,7 +155,7 @@ def _main_settings(data: Path, least: Mapping[str, int], owner: Owner) -> list[s
     """See that there is a postgresql.conf with which this folder, and no other, is started."""
     path = data / "postgresql.conf"
     if path.exists():
-        if not (match := _ELSEWHERE.search(path.read_text(errors="surrogateescape"))):
+        if not (match := _ELSEWHERE.search(_server_wrote(path))):
             return [
                 f"Settings are those of the base ({path}): look at port and listen_addresses where another server runs."
             ]
@@ -160,6 +165,14 @@ def _main_settings(data: Path, least: Mapping[str, int], owner: Owner) -> list[s
         why = "The base holds no postgresql.conf"
     _write(path, "".join(f"{name} = {value}\n" for name, value in least.items()), owner)
     return [f"{why}: one was made with the settings that replay needed. Put the application's own settings there."]
+
+
+def _server_wrote(path: Path) -> str:
+    """A file of settings in the data folder. While the server ran, code of the database could put a link there, to a file that only we may read."""
+    try:
+        return read_file(path, _MOST_SETTINGS, links=False).decode(errors="surrogateescape")
+    except (DocumentInvalid, OSError) as error:
+        raise RecoveryFailed(f"{path} cannot be read ({error}); it may be a link or no file. Recover again.") from error
 
 
 def _write(path: Path, text: str, owner: Owner) -> None:

@@ -86,7 +86,7 @@ def _last_transaction_differs(found: datetime | None, planned: datetime | None) 
     ]
 
 
-def promote(cluster: Cluster, plan: RecoveryPlan, data: Path) -> int:
+def promote(cluster: Cluster, plan: RecoveryPlan) -> int:
     """Make a proved server writable; returns its new timeline. Raises ``RecoveryFailed``."""
     with cluster.connect() as connection, named_errors("to end the recovery"):
         # To go on from the target is to be promoted. pg_promote() would do the same, but is heard once a second only.
@@ -99,9 +99,11 @@ def promote(cluster: Cluster, plan: RecoveryPlan, data: Path) -> int:
                 )
             time.sleep(0.01)
         [(name,)] = query(connection, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
-    timeline = int(name[:8], 16)
-    history = data / "pg_wal" / history_name(timeline)
-    last = parse_history(history.read_bytes(), timeline, str(history))[-1]
+        timeline = int(name[:8], 16)
+        history = f"pg_wal/{history_name(timeline)}"
+        # By the server, as its own user: whatever code of the database puts in its folder leads us, who may be root, nowhere.
+        [(data,)] = query(connection, "SELECT pg_read_binary_file(%(history)s)", {"history": history})
+    last = parse_history(data, timeline, history)[-1]
     # PostgreSQL's own record of where the new timeline left the old one.
     if not _left_as_planned(last, plan):
         raise RecoveryFailed(

@@ -137,7 +137,7 @@ def recovered_in(
             clock.lap("replay")
             prove(server.cluster(), plan, _system_identifier(plan), restarted=server.restarted)
             clock.lap("prove")
-            timeline = promote(server.cluster(), plan, data)
+            timeline = promote(server.cluster(), plan)
             clock.lap("promote")
             recovered = Recovered(server, data, timeline, clock.seconds, fetcher.served.warnings)
             if len(plan.chain) > 1:

@@ -29,6 +29,8 @@ from twist_dr.errors import ProcessFailed, RecoveryFailed
 
 _LOG = "server.log"
 _NOTE = "sandbox.json"
+#: Bytes of postmaster.pid that are read; it has eight short lines (miscadmin.h).
+_MOST_NOTED = 1 << 16
 #: So are they called: by their restore's id.
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z]+-[0-9a-f]{4}")
 _START_SECONDS = 120
@@ -107,11 +109,15 @@ class ClusterSandbox:
     def runs(self) -> bool:
         """Whether its server runs. The file that names its process stays behind when the server or the machine dies."""
         try:
-            process = int((self.data / "postmaster.pid").read_text().split("\n")[0])
+            process = self._postmaster()
             # The number may be another's by now; a server works in its data folder (ChangeToDataDir in miscinit.c).
             return os.path.samefile(f"/proc/{process}/cwd", self.data)
         except (OSError, ValueError):
             return False
+
+    def _postmaster(self) -> int:
+        """The process that its server noted. Raises ``OSError`` or ``ValueError``: code of the database can put anything there."""
+        return int(read_file(self.data / "postmaster.pid", _MOST_NOTED, links=False).split(b"\n")[0])
 
     def note(self, *, user: str, database: str, point: str) -> None:
         """Write down what it is, for those who find it."""
@@ -140,7 +146,7 @@ class ClusterSandbox:
         """Where process 1 reaps nothing (many containers), a dead server keeps its number, which PostgreSQL takes for alive."""
         lock = self.data / "postmaster.pid"
         with suppress(OSError, ValueError):
-            process = int(lock.read_text().split("\n")[0])
+            process = self._postmaster()
             if Path(f"/proc/{process}").exists() and not is_alive(process):
                 lock.unlink()
 

@@ -9,7 +9,8 @@ import pytest
 from twist_dr.engine.postgres.unprivileged import unprivileged
 from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
-from twist_dr.engine.recovery.finish import finish_cluster
+from twist_dr.engine.recovery.finish import finish_cluster, leave_for_pg_ctl
+from twist_dr.engine.recovery.untar import Owner
 from twist_dr.errors import RecoveryFailed
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.recovery.primary import World, archives_of
@@ -78,3 +79,14 @@ def test_a_folder_that_holds_something_is_left_alone(newest_world: World, open_f
             open_folder / "scratch", Report(),
         )  # fmt: skip
     assert (open_folder / "used" / "precious").exists()
+
+
+@pytest.mark.parametrize("name", ["postgresql.conf", "postgresql.auto.conf.base"])
+def test_a_link_that_code_of_the_database_left_gives_its_settings_nothing_of_ours(tmp_path: Path, name: str) -> None:
+    secret, data = tmp_path / "shadow", tmp_path / "data"
+    secret.write_text("include = 'root:$6$hash'\n")
+    data.mkdir()
+    (data / name).symlink_to(secret)
+    with pytest.raises(RecoveryFailed, match=name):
+        leave_for_pg_ctl(data, {}, Owner())
+    assert not [path for path in data.iterdir() if not path.is_symlink() and "hash" in path.read_text()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -86,4 +87,11 @@ def test_a_sandbox_starts_in_every_way_and_with_bubblewrap_sees_no_file_but_its_
                 connection.execute("COPY (SELECT 1) TO PROGRAM 'env >/dev/null'")
     finally:
         sandbox.stop()
+    assert not sandbox.runs
+
+
+def test_a_pipe_in_the_place_of_a_servers_mark_keeps_nobody_waiting(tmp_path: Path) -> None:
+    sandbox = ClusterSandbox(tmp_path / "box", NOWHERE, Owner(None, None), 5433)
+    sandbox.data.mkdir(parents=True)
+    os.mkfifo(sandbox.data / "postmaster.pid")
     assert not sandbox.runs
