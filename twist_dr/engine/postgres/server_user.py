@@ -79,9 +79,11 @@ def _lock_folder() -> Path:
 
 def _owners(base: Path) -> set[int]:
     """Who owns something directly below ``base``: what killed servers left, and sandboxes."""
-    with suppress(FileNotFoundError):
-        return {entry.stat(follow_symlinks=False).st_uid for entry in os.scandir(base)}
-    return set()
+    owners = set()
+    for entry in os.scandir(base) if base.is_dir() else ():
+        with suppress(FileNotFoundError):  # removed just now; the others count all the same
+            owners.add(entry.stat(follow_symlinks=False).st_uid)
+    return owners
 
 
 def _has_a_name(user: int) -> bool:
