@@ -139,12 +139,13 @@ class Looking:
         lying = (note.hold if note.hold in placed else note.binding for note in notes.all())
         return list(dict.fromkeys([*placed, *lying]))
 
-    def _placed(self) -> list[Hold]:
-        return [
+    def _placed(self) -> dict[Hold, None]:
+        """Those of the catalog, in its order."""
+        return dict.fromkeys(
             Hold(row.backup_id, row.who, row.reason, row.until)
             for row in self._catalog.holds(self._application)
             if row.released_at is None
-        ]
+        )
 
     def unproven(self, kinds: Collection[Kind]) -> list[Kind]:
         """Those of which none was found good since the catalog was rebuilt, if it was: what was known of good ones may be lost."""
