@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 
 from twist_dr import audit
 from twist_dr.catalog import AttemptRow, AttemptState, Catalog, CatalogUnavailable
-from twist_dr.catalog.operations import one_line
+from twist_dr.catalog.operations import recordable
 from twist_dr.engine.progress import Report
 from twist_dr.settings import Settings
 
@@ -104,7 +104,7 @@ class Recorder:
         last = next(iter(self._catalog.attempts(self._settings.application, job=ROUTINE_JOB, limit=1)), None)
         if state == "succeeded":
             return last is not None and last.state != "succeeded"
-        return last is None or (last.state, last.error) != (state, None if error is None else one_line(error))
+        return last is None or (last.state, last.error) != (state, None if error is None else recordable(error))
 
     def _audit(self, action: str, result: str) -> None:
         attempt = self._attempt

@@ -29,7 +29,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from twist_dr.catalog import AuditRow, Catalog
-from twist_dr.catalog.operations import one_line
+from twist_dr.catalog.operations import recordable
 from twist_dr.engine.documents import NOTE, read_file, read_mapping
 from twist_dr.engine.lock import application_lock
 from twist_dr.errors import Busy
@@ -112,7 +112,12 @@ def record(
     try:
         plain = _plain(json.loads(json.dumps(dict(details or {}), default=str)))
         line = Line(
-            datetime.now(timezone.utc).isoformat(), one_line(who), action, one_line(subject), one_line(result), plain
+            datetime.now(timezone.utc).isoformat(),
+            recordable(who),
+            action,
+            recordable(subject),
+            recordable(result),
+            plain,
         )
         return _write(places(settings), settings.lock_dir, catalog, line)
     except Exception as error:

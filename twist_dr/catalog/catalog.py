@@ -13,7 +13,7 @@ from twist_dr.catalog import queries
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalFrontier
-from twist_dr.catalog.operations import Operations, one_line
+from twist_dr.catalog.operations import Operations, recordable
 from twist_dr.catalog.rows import (
     BackupRow,
     CopyRow,
@@ -124,7 +124,7 @@ class Catalog(Operations, Summaries):
             "seconds": seconds,
             "updated_at": now,
             "checked_at": now if state == "checked" else None,
-            "error": None if error is None else one_line(error),
+            "error": None if error is None else recordable(error),
             "run_id": run_id,
         }
         with self._database.writing() as connection:
@@ -186,7 +186,7 @@ class Catalog(Operations, Summaries):
             "ok": ok,
             "location": location,
             "capabilities": None if capabilities is None else dict(capabilities),
-            "error": None if error is None else one_line(error),
+            "error": None if error is None else recordable(error),
             "seconds": seconds,
         }
         with self._database.writing() as connection:
@@ -196,16 +196,16 @@ class Catalog(Operations, Summaries):
         """Record a restore as far as it has come, in the place of what was recorded of it before."""
         values = asdict(row)
         for name in ("reason", "result", "error"):
-            values[name] = None if values[name] is None else one_line(values[name])
+            values[name] = None if values[name] is None else recordable(values[name])
         for name in ("passed_over", "replaced"):
-            values[name] = [one_line(line) for line in values[name]]
+            values[name] = [recordable(line) for line in values[name]]
         with self._database.writing() as connection:
             upsert(connection, Restore, values, key=("restore_id",))
 
     def record_wal_frontier(self, row: WalFrontierRow) -> None:
         """Record how far a target's archive of WAL reaches now, in the place of what was recorded before."""
         values = asdict(row)
-        values["error"] = None if row.error is None else one_line(row.error)
+        values["error"] = None if row.error is None else recordable(row.error)
         with self._database.writing() as connection:
             upsert(connection, WalFrontier, values, key=("application", "target"))
 

@@ -146,7 +146,7 @@ class Operations:
             "state": state,
             "finished_at": _now(),
             "step": step,
-            "error": None if error is None else one_line(error),
+            "error": None if error is None else recordable(error),
             "error_type": error_type,
         }
         ended = Attempt.state.in_(["running", "succeeded"])
@@ -214,10 +214,10 @@ class Operations:
                     "seq": seq,
                     "application": application,
                     "at": at.isoformat(),
-                    "who": one_line(who),
+                    "who": recordable(who),
                     "action": action,
-                    "subject": one_line(subject),
-                    "result": one_line(result),
+                    "subject": recordable(subject),
+                    "result": recordable(result),
                     "details": dict(details or {}),
                 },
                 sort_keys=True,
@@ -270,7 +270,7 @@ class Operations:
     def record_delivery(self, row: DeliveryRow) -> None:
         """Record how the last message through a channel fared."""
         with self._database.writing() as connection:
-            values = {**asdict(row), "error": None if row.error is None else one_line(row.error)}
+            values = {**asdict(row), "error": None if row.error is None else recordable(row.error)}
             upsert(connection, Delivery, values, key=("application", "channel"))
 
     def deliveries(self, application: str) -> list[DeliveryRow]:
@@ -305,7 +305,7 @@ def audit_digest(previous: str, document: str) -> str:
     return hashlib.sha256(f"{previous}\n{document}".encode()).hexdigest()
 
 
-def one_line(text: str) -> str:
+def recordable(text: str) -> str:
     """A text on one line that may be kept, and that any database takes: names of files may hold bytes that are no text."""
     return " ".join(leaving(text).replace("\0", " ").split()).encode("utf-8", "backslashreplace").decode()
 
