@@ -16,9 +16,10 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, NamedTuple
 
 from twist_dr.engine.documents import LINE, DocumentInvalid, read_mapping
+from twist_dr.engine.folders import FOLDER_ITSELF
 from twist_dr.engine.words import shown
 from twist_dr.errors import ArchiveInvalid, SourceUnreadable
 from twist_dr.storage.base import CHUNK
@@ -83,6 +84,15 @@ class ArchiveReport:
         return sentences
 
 
+class _Entered(NamedTuple):
+    """A folder that is being read. ``name``: in the archive."""
+
+    descriptor: int
+    path: Path
+    name: str
+    children: Iterator[str]
+
+
 class ArchiveWriter:
     """Writes the archive through ``write`` and a JSON line per entry through ``write_index``."""
 
@@ -103,7 +113,7 @@ class ArchiveWriter:
         disk = _identity(real)
         report = self.report
         files, vanished, seen = report.files, len(report.vanished), self._seen
-        self._add(Path(real), name, real)
+        self._add_all(Path(real), name, real)
         vanished, seen = len(report.vanished) - vanished, self._seen - seen
         # To the walk, a disk that goes away looks like files that were deleted.
         if disk is None or _identity(real) != disk:
@@ -121,27 +131,44 @@ class ArchiveWriter:
     def add_path(self, path: Path) -> None:
         """Add one path, and all below it, under its absolute name without the leading slash. A link stays one, and is named."""
         within = path.absolute() if path.is_symlink() else path.resolve()
-        self._add(path, str(path.absolute()).lstrip("/"), str(within))
+        self._add_all(path, str(path.absolute()).lstrip("/"), str(within))
 
     def close(self) -> None:
         """Write the archive's end: two empty blocks."""
         self._put(bytes(2 * _BLOCK))
         self._flush()
 
-    def _add(self, path: Path, name: str, root: str) -> None:
+    def _add_all(self, path: Path, name: str, root: str) -> None:
+        """Add what lies at ``path``, a folder with all below it. All but ``path`` itself goes by the folders that are held open: whoever
+        writes there may exchange a folder for a link at any moment, and nothing outside may get into the archive."""
+        entered: list[_Entered] = []
+        try:
+            self._add(None, str(path), path, name, root, entered)
+            while entered:
+                folder = entered[-1]
+                if (child := next(folder.children, None)) is None:
+                    os.close(entered.pop().descriptor)
+                else:
+                    where = folder.path / child
+                    self._add(folder.descriptor, child, where, f"{folder.name}/{child}", root, entered)
+        finally:
+            for folder in entered:
+                os.close(folder.descriptor)
+
+    def _add(self, above: int | None, leaf: str, path: Path, name: str, root: str, entered: list[_Entered]) -> None:
+        """Add the entry ``leaf`` of the open folder ``above``, which lies at ``path``; a folder's own entries are left to the caller."""
         self._seen += 1
         try:
-            status = path.lstat()
+            status = os.stat(leaf, dir_fd=above, follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                self._add_link(path, name, status, root)
+                self._add_link(os.readlink(leaf, dir_fd=above), path, name, status, root)
             elif stat.S_ISDIR(status.st_mode):
-                children = sorted(os.listdir(path))
+                descriptor = os.open(leaf, FOLDER_ITSELF, dir_fd=above)
+                entered.append(_Entered(descriptor, path, name, iter(sorted(os.listdir(descriptor)))))
                 self._header(name, status, tarfile.DIRTYPE)
                 self._record(Entry(name, "folder", 0, None, status.st_mtime))
-                for child in children:
-                    self._add(path / child, f"{name}/{child}", root)
             elif stat.S_ISREG(status.st_mode):
-                self._add_file(path, name)
+                self._add_file(above, leaf, name)
             else:
                 self.report.skipped.append(name)
         except OSError as error:
@@ -152,8 +179,7 @@ class ArchiveWriter:
                 return
             raise _unreadable(path, error) from error
 
-    def _add_link(self, path: Path, name: str, status: os.stat_result, root: str) -> None:
-        target = os.readlink(path)
+    def _add_link(self, target: str, path: Path, name: str, status: os.stat_result, root: str) -> None:
         led_to = os.path.realpath(path)
         if led_to != root and not led_to.startswith(root.rstrip("/") + "/"):
             self.report.leading_outside.append(name)
@@ -161,8 +187,9 @@ class ArchiveWriter:
         digest = hashlib.sha256(os.fsencode(target)).hexdigest()
         self._record(Entry(name, "link", 0, digest, status.st_mtime))
 
-    def _add_file(self, path: Path, name: str) -> None:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
+    def _add_file(self, above: int | None, leaf: str, name: str) -> None:
+        opened = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=above)
+        with open(opened, "rb", buffering=0) as file:
             before = os.fstat(file.fileno())
             head = _head(file)
             # A small file is in our hands now, whatever size it was said to have; a larger one must keep its size.

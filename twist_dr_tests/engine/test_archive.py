@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -268,6 +269,45 @@ def test_files_that_vanish_meanwhile_are_named_and_do_not_stop_the_backup(tmp_pa
     assert made.names() == ["media", "media/a large"]
     assert made.compared() == (1, [])
     assert "media: media/b small vanished while the backup was made" in made.report.warnings("media")
+
+
+def test_a_folder_exchanged_for_a_link_while_it_is_read_leads_to_nothing_outside(tmp_path: Path) -> None:
+    secret = tmp_path / "outside"
+    secret.mkdir()
+    for name in ("b", "c", "d"):
+        (secret / name).write_text("secret")
+    folder = tmp_path / "media" / "folder"
+    folder.mkdir(parents=True)
+    # The first is so large that the archive's writer is called before the others are looked at.
+    (folder / "a").write_bytes(noise(5_000_000))
+    for name in ("b", "c"):
+        (folder / name).write_text("ours")
+
+    def exchange() -> None:
+        folder.rename(tmp_path / "media" / "moved")
+        folder.symlink_to(secret)
+
+    made = archive(tmp_path / "media", Once(exchange))
+    assert made.contents()["media/folder/b"] == made.contents()["media/folder/c"] == b"ours"
+
+
+def test_media_nested_too_deeply_to_be_read_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    descriptor = os.open(tmp_path / "media", os.O_RDONLY)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        with pytest.raises(SourceUnreadable, match="Too many open files"):
+            archive(tmp_path / "media")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        subprocess.run(["rm", "-rf", tmp_path / "media"], check=True)
 
 
 def test_a_media_disk_that_goes_away_while_it_is_read_fails_the_backup(tmp_path: Path) -> None:
