@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.manifest import Extension, PostgresFacts
 from twist_dr.engine.postgres.sessions import LOOKING, Settings, open_replication, open_session, start_options
+from twist_dr.engine.postgres.unplanned import PLANNING_RUNS_CODE, count_unplanned, read_unplanned
 from twist_dr.engine.postgres.url import WORDS, is_postgres_url
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
@@ -51,6 +52,8 @@ class Table:
     """Row-level security would hide rows from this role."""
     raw: tuple[bytes, bytes]
     """Schema and name in the database's own encoding, as a dump has them."""
+    unplanned: bool
+    """A query of it would run code of users while it is planned: see :mod:`~twist_dr.engine.postgres.unplanned`."""
 
     @property
     def key(self) -> TableName:
@@ -334,8 +337,9 @@ def count_rows(connection: Connection, tables: list[Table]) -> dict[TableName, i
     from psycopg import sql
 
     counts: dict[TableName, int] = {}
-    for start in range(0, len(tables), _COUNT_AT_ONCE):
-        some = tables[start : start + _COUNT_AT_ONCE]
+    planned = [table for table in tables if not table.unplanned]
+    for start in range(0, len(planned), _COUNT_AT_ONCE):
+        some = planned[start : start + _COUNT_AT_ONCE]
         parts = [
             sql.SQL("SELECT {}::int, count(*) FROM ONLY {}").format(
                 sql.Literal(place), sql.Identifier(table.schema, table.name)
@@ -347,13 +351,17 @@ def count_rows(connection: Connection, tables: list[Table]) -> dict[TableName, i
         with connection.transaction(force_rollback=True):
             rows = connection.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall()
         counts.update({some[place].key: int(rows_in_it) for place, rows_in_it in rows})
+    for table in tables:
+        if table.unplanned:
+            with connection.transaction(force_rollback=True):
+                counts[table.key] = count_unplanned(connection, table.key)
     return counts
 
 
-_TABLES = """
+_TABLES = f"""
     SELECT n.nspname, c.relname, has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
            row_security_active(c.oid),
-           convert_to(n.nspname, getdatabaseencoding()), convert_to(c.relname, getdatabaseencoding())
+           convert_to(n.nspname, getdatabaseencoding()), convert_to(c.relname, getdatabaseencoding()), {PLANNING_RUNS_CODE}
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery())
        AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -366,8 +374,8 @@ _TABLES = """
 def read_tables(connection: Connection) -> list[Table]:
     """Ordinary tables and leaf partitions outside the system schemas; an extension's own tables belong to the extension."""
     return [
-        Table(schema, name, readable, filtered, (raw_schema, raw_name))
-        for schema, name, readable, filtered, raw_schema, raw_name in query(connection, _TABLES)
+        Table(schema, name, readable, filtered, (raw_schema, raw_name), unplanned)
+        for schema, name, readable, filtered, raw_schema, raw_name, unplanned in query(connection, _TABLES)
     ]
 
 
@@ -388,15 +396,14 @@ def read_migrations(connection: Connection) -> dict[str, list[str]]:
     The table is found wherever it is, whatever the search path. Where several schemas have one (a schema per tenant),
     apps outside ``public`` are called ``schema.app``.
     """
-    from psycopg import sql
-
     schemas = [row[0] for row in query(connection, _MIGRATION_TABLES)]
     applied: dict[str, list[str]] = {}
     for schema in schemas:
         prefix = "" if len(schemas) == 1 or schema == "public" else f"{schema}."
-        statement = sql.SQL("SELECT app, name FROM {} ORDER BY id").format(sql.Identifier(schema, "django_migrations"))
-        for app, name in connection.execute(statement).fetchall():
-            applied.setdefault(prefix + app, []).append(name)
+        rows = read_unplanned(connection, TableName(schema, "django_migrations"), "id", "app", "name")
+        # Of two numbers in digits the longer is the greater.
+        for _, app, name in sorted(rows, key=lambda row: (len(row[0] or ""), row[0] or "")):
+            applied.setdefault(f"{prefix}{app}", []).append(str(name))
     return applied
 
 

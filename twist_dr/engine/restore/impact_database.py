@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Table, first_line, named_errors, query, read_tables
+from twist_dr.engine.postgres.unplanned import count_unplanned
 from twist_dr.engine.restore.impact import TableImpact, go_on_unless
 from twist_dr.engine.restore.newest_columns import COLUMNS, Column, moment, newer_than, possible
 from twist_dr.engine.table_names import TableName
@@ -180,9 +181,11 @@ class _Reading:
             )
         )
         # An empty table has nothing to estimate, and the planner would make up some rows.
-        large = [each for each in some if (sizes[each.oid] or 0) >= max(self._large_bytes, 1)]
-        small = [each for each in some if each not in large]
-        return self._count(small) + [self._estimate(each) for each in large]
+        unplanned = [each for each in some if each.table.unplanned]
+        planned = [each for each in some if not each.table.unplanned]
+        large = [each for each in planned if (sizes[each.oid] or 0) >= max(self._large_bytes, 1)]
+        small = [each for each in planned if each not in large]
+        return [*self._count(small), *map(self._estimate, large), *map(self._count_unplanned, unplanned)]
 
     def _count(self, small: Sequence[_Live]) -> list[TableImpact]:
         from psycopg import sql
@@ -215,6 +218,16 @@ class _Reading:
         if newer == _MOST_NEWER:
             self.notes.append(f"{live.table.label} has {_MOST_NEWER:,} newer rows, or more: counting stopped there")
         return self._impact(live, count, newest, newer, estimated=True)
+
+    def _count_unplanned(self, live: _Live) -> TableImpact:
+        if live.column is not None:
+            self.notes.append(
+                f"{live.table.label} has an index or statistics with functions of users, which a search for its newest rows would run as "
+                "our role: its rows were only counted"
+            )
+        return self._impact(
+            _Live(live.table, live.oid, None), count_unplanned(self._connection, live.table.key), None, None
+        )
 
     def _impact(
         self, live: _Live, count: int, newest: int | None, newer: int | None, *, estimated: bool = False
