@@ -25,6 +25,7 @@ from twist_dr.engine.wal.primary import Primary, Sample
 from twist_dr.engine.wal.receiving import Receiver
 from twist_dr.engine.wal.shipping import Shipper
 from twist_dr.engine.wal.spool import Spool
+from twist_dr.engine.words import counted
 from twist_dr.errors import (
     Busy,
     Cancelled,
@@ -143,7 +144,7 @@ class Shipping:
                 for name, outcome in shipped.targets.items():
                     if outcome.segments:
                         self._report.info(
-                            f"{name}: {outcome.segments} segments, {human_bytes(outcome.stored_bytes)}, in {human_seconds(shipped.seconds)}"
+                            f"{name}: {counted(outcome.segments, 'segment')}, {human_bytes(outcome.stored_bytes)}, in {human_seconds(shipped.seconds)}"
                         )
                 stop.wait(max(0.0, self._wal.follow_seconds - (time.monotonic() - begun)))
 

@@ -53,6 +53,7 @@ def _ship(options: argparse.Namespace) -> None:
     from twist_dr.catalog import Catalog
     from twist_dr.engine.keys import load_keyring
     from twist_dr.engine.wal.names import format_lsn
+    from twist_dr.engine.words import counted
     from twist_dr.resources.targets import build_targets
     from twist_dr.settings import load_settings
     from twist_dr.wal import Shipping, raise_failures, spool_warnings, wal_settings
@@ -78,7 +79,9 @@ def _ship(options: argparse.Namespace) -> None:
                 if outcome.frontier.at
                 else ""
             )
-            print(f"{name}: {outcome.segments} segments shipped, frontier {format_lsn(outcome.frontier.lsn)}{at}")
+            print(
+                f"{name}: {counted(outcome.segments, 'segment')} shipped, frontier {format_lsn(outcome.frontier.lsn)}{at}"
+            )
     raise_failures(shipped)
 
 

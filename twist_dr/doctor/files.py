@@ -157,7 +157,11 @@ def check_django(application: DjangoApplication, applied: frozenset[str] | None)
             yield problem("django", f"{manage[0]} cannot be run: {cause.strerror}", "correct django.manage")
             return
         found = str(error).removesuffix(".")
-        yield problem("django", found, f"mend what it says, then try by hand: {by_hand}")
+        yield problem(
+            "django",
+            found,
+            f"mend what it says (manage.py gets no other variables of ours than django.environment names), then try by hand: {by_hand}",
+        )
         return
     lines = [line.split() for line in output]
     done = {line[1] for line in lines if line[0:1] == ["[X]"] and len(line) > 1}

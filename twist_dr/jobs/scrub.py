@@ -50,7 +50,7 @@ def scrub_job(settings: Settings) -> dg.JobDefinition:
             context.add_output_metadata(_metadata(result))
             report.info(
                 f"{result.copies} copies and {result.wal_objects} objects of archived WAL read, {human_bytes(result.bytes)} in "
-                f"{human_seconds(result.seconds)}; {result.bad} were bad, {result.count('mended')} of them are mended"
+                f"{human_seconds(result.seconds)}; {result.bad} bad, {result.count('mended')} of them mended"
             )
             raise_failures(result)
 

@@ -516,7 +516,7 @@ def test_the_job_mends_and_shows_what_it_found_and_fails_when_it_cannot(site: Si
     good = objects(site)
     rot(site.stored("office", "database.dump"))
     text = site.job("scrub", {"read_again": {"config": {"all": True}}}).expect(0).text
-    assert "is mended from archive" in text and "1 were bad, 1 of them are mended" in text
+    assert "is mended from archive" in text and "1 bad, 1 of them mended" in text
     assert objects(site) == good
     site.verify(target="office").expect(0)
     for target in BOTH:

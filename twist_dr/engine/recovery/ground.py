@@ -13,7 +13,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.bases import by_cluster
 from twist_dr.engine.recovery.coverage import Stretch, lineage_of, recoverable, stretches, timelines, whole_chains
-from twist_dr.engine.recovery.lineage import Lineage, Run, facts, start_of
+from twist_dr.engine.recovery.lineage import Lineage, Run, facts, start_of, stop_of
 from twist_dr.engine.recovery.reader import Reader
 from twist_dr.engine.recovery.search import last_ending
 from twist_dr.engine.recovery.target import RecoveryTarget, moment
@@ -206,7 +206,7 @@ class Ground:
         """A gap: the first missing segment, until when the stretch before it leads, and the next base backup behind it."""
         run = stretch.run
         with self.reader(lineage, run) as reader:
-            last = last_ending(reader, run.end)
+            last, whole = last_ending(reader, run.end), reader.last_record()
         until = f", the transaction of {moment(last.at)}" if last else ""
         words = f"The segment {run.missing.name} is on no storage target, though later WAL is: replay leads no further than {format_lsn(run.end)}{until}."
         later = [base for base in self._whole if start_of(base) >= run.end]
@@ -214,4 +214,7 @@ class Ground:
             words += f" The next base backup behind the gap is {later[0].backup_id}, complete at {moment(facts(later[0]).stopped_at)}."
         else:
             words += " There is no base backup behind the gap: take one."
+        # A record that goes on in the missing segment is not there: what can be asked for is the end of the one before it.
+        if whole is not None and any(stop_of(base) <= whole.end(self.size) for base in stretch.bases):
+            words += f" For the last state before the gap: to: lsn:{format_lsn(whole.end(self.size))}."
         return words

@@ -158,7 +158,7 @@ class _Tables:
             told = " or ".join(each.label for each in found)
             raise RestoreFailed(f"{wanted} may mean {told} of {self._manifest.backup_id}; write the one that is meant.")
         raise RestoreFailed(
-            f"{self._manifest.backup_id} has no table {wanted}; see what it has with: twist-dr show {self._manifest.backup_id} --json"
+            f"{self._manifest.backup_id} has no table {wanted} (a name with a comma is written in double quotes); see what it has with: twist-dr show {self._manifest.backup_id} --json"
         )
 
     def _numbers(self, connection: Connection, tables: Iterable[tuple[str, str]]) -> set[int]:

@@ -133,7 +133,7 @@ def _good_bytes(
         yield from repository.read(manifest, name, keyring, progress)
     elif any(target.stat(repository.key(manifest.backup_id, each.name)) for each in artifact.stored.values()):
         raise CopyFailed(
-            f"{target.name}: it holds {name} in another form, and bytes made anew would not be those that the manifest names."
+            f"{target.name}: it holds {name} in another form, and bytes made anew would not be those that the manifest names: take a new backup."
         )
     else:
         raise ObjectMissing(f"{target.name}: it does not hold {name} of {manifest.backup_id}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from datetime import datetime, timedelta, timezone
@@ -188,8 +189,13 @@ def test_a_gap_is_named_with_what_leads_there_and_what_begins_behind(story: Stor
     material.object(missing.name).unlink()
     words = f"{missing.name} is on no storage target.*leads no further than.*transaction of.*next base backup behind the gap is {SECOND}"
     for to in (between(story.rows[26], story.rows[27]), f"lsn:{format_lsn(story.rows[27].before)}"):
-        with pytest.raises(RecoveryPointInvalid, match=words):
+        with pytest.raises(RecoveryPointInvalid, match=words) as refused:
             material.plan(to)
+    # What the refusal says leads to the last state before it.
+    before = re.search(r"For the last state before the gap: to: (lsn:[0-9A-F/]+)\.", str(refused.value))
+    assert before is not None
+    last = max((row for row in story.rows if row.after <= missing.start), key=lambda row: row.after)
+    ended(material.plan(before[1]), last)
     # Before it, and from the base behind it, all goes on.
     ended(material.plan(between(story.rows[15], story.rows[16])), story.rows[15], story.rows[16])
     ended(material.plan(f"xid:{story.rows[12].xid}"), story.rows[12], story.rows[13])
