@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.tools_proof import CANNOT_BE_TRIED, ToolsProof, what_they_cannot
 from twist_dr.engine.words import few
 from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseError, ProcessFailed
+from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -247,8 +249,8 @@ def _extensions(available: frozenset[str], seen: DatabaseSeen) -> Check[None]:
     for name in missing:
         yield warning(
             "extensions",
-            f"the database uses {name}, which the server that verifies lacks: backups hold it, but cannot be verified",
-            f"apt-get install {_package(name, seen.major)}  # the package's name may differ on your system",
+            f"the database uses {one_line(name)}, which the server that verifies lacks: backups hold it, but cannot be verified",
+            f"apt-get install {shlex.quote(_package(name, seen.major))}  # the package's name may differ on your system",
         )
     if not missing:
         yield ok("extensions", f"{few(seen.extensions)} can be restored here" if seen.extensions else "none are used")
@@ -257,4 +259,5 @@ def _extensions(available: frozenset[str], seen: DatabaseSeen) -> Check[None]:
 def _package(extension: str, major: int) -> str:
     if extension in _CONTRIB:
         return f"postgresql-{major}"
-    return _PACKAGES.get(extension, "postgresql-{major}-" + extension.replace("_", "-")).format(major=major)
+    known = _PACKAGES.get(extension)
+    return known.format(major=major) if known else f"postgresql-{major}-{extension.replace('_', '-')}"

@@ -73,15 +73,15 @@ def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> No
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if member.name.startswith("/") or ".." in parts or not parts:
         raise ArchiveInvalid(
-            f"{what} has an entry that leads outside ({member.name!r}) and was not made by twist-dr; do not restore it."
+            f"{what} has an entry that leads outside ({shown(member.name)}) and was not made by twist-dr; do not restore it."
         )
     if not (member.isreg() or member.isdir() or member.issym()) or not math.isfinite(member.mtime):
         raise ArchiveInvalid(
-            f"{what} has an entry of a kind that backups do not hold ({member.name!r}); do not restore it."
+            f"{what} has an entry of a kind that backups do not hold ({shown(member.name)}); do not restore it."
         )
     if links and any("/".join(parts[:depth]) in links for depth in range(1, len(parts) + 1)):
         raise ArchiveInvalid(
-            f"{what} has an entry in the place of a link or below one ({member.name!r}) and was not made by twist-dr; do not restore it."
+            f"{what} has an entry in the place of a link or below one ({shown(member.name)}) and was not made by twist-dr; do not restore it."
         )
     if member.issym():
         links.add("/".join(parts))
@@ -97,10 +97,10 @@ def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tupl
     for member, content in read_archive(stream, what):
         entry = next(index, None)
         if entry is None or entry.path != member.name:
-            recorded = entry.path if entry else "nothing more"
+            recorded = shown(entry.path) if entry else "nothing more"
             return compared, [
                 *differences,
-                f"{what}: holds {member.name} where the index has {recorded}; the rest was not compared",
+                f"{what}: holds {shown(member.name)} where the index has {recorded}; the rest was not compared",
             ]
         digest = hashlib.sha256()
         if content is not None:
@@ -114,9 +114,9 @@ def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tupl
         elif member.issym():
             digest.update(os.fsencode(member.linkname))
         if entry.sha256 is not None and entry.sha256 != digest.hexdigest():
-            differences.append(f"{what}: {member.name} has other bytes than were recorded")
+            differences.append(f"{what}: {shown(member.name)} has other bytes than were recorded")
         compared += member.isreg()
-    differences += [f"{what}: {entry.path} is missing from the archive" for entry in index]
+    differences += [f"{what}: {shown(entry.path)} is missing from the archive" for entry in index]
     return compared, differences
 
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from twist_dr.redaction import one_line
 
+#: An underscore between letters or digits is none (CommonMark 6.2), and names are full of those.
+_MARKUP = re.compile(r"[\\`*<>\[\]|~#&]|(?<![^\W_])_|_(?![^\W_])")
+
 
 def few(names: Iterable[str], most: int = 3) -> str:
     """``a, b, c and 4 more``."""
@@ -20,8 +23,8 @@ def counted(count: int, noun: str) -> str:
 
 
 def unmarked(text: str) -> str:
-    """A text inside Markdown, on one line: no link, picture, HTML, code or cell of a table that it would make by itself."""
-    return re.sub(r"([\\`<>\[\]|])", r"\\\1", one_line(text))
+    """A text inside Markdown, on one line: no link, picture, HTML, code, emphasis or cell of a table that it would make by itself."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 def shown(path: str) -> str:

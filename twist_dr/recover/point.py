@@ -23,6 +23,7 @@ from twist_dr.engine.restore.sources import CORRUPT, Sources
 from twist_dr.engine.streams import write_new
 from twist_dr.recover.files import look_at_folder
 from twist_dr.recover.scratch import scratch_base, scratch_folder
+from twist_dr.redaction import one_line
 
 #: What the base backup knows of the old server's settings and of files that lay outside its data folder.
 _SERVER = "server.json"
@@ -46,7 +47,7 @@ def plan_words(plan: RecoveryPlan) -> str:
     """The plan for a terminal."""
     rows = plan.rows()
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {text.replace('`', '')}" for name, text in rows)
+    return "\n".join(f"{name:<{width}}  {one_line(text)}" for name, text in rows)
 
 
 def recover_cluster(wish: RecoveryWish, folder: Path, repository: Repository, keyring: Keyring, report: Report) -> None:

@@ -11,6 +11,7 @@ from twist_dr.engine.postgres.cluster import Cluster, named_errors, query
 from twist_dr.engine.postgres.databases import find_oid
 from twist_dr.engine.postgres.restore_place import restoring_major
 from twist_dr.engine.postgres.tools import Tools, choose_serving, find_tools
+from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseRefused, RestoreRefused
 from twist_dr.recover.arguments import DATABASE_VARIABLE
 
@@ -118,7 +119,7 @@ def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
     if missing := [extension.name for extension in facts.extensions if extension.name not in available]:
         major = connection.info.server_version // 10000
         raise RestoreRefused(
-            f"The server lacks the extensions {', '.join(missing)} that the backup uses; install their packages for PostgreSQL {major} there, then run again."
+            f"The server lacks the extensions {few(missing, 20)} that the backup uses; install their packages for PostgreSQL {major} there, then run again."
         )
 
 

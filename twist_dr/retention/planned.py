@@ -80,7 +80,7 @@ class Planned:
     def markdown(self) -> str:
         """The whole plan as tables: what goes first, then what stays, the newest first."""
         lines = [f"**{self.sentence()}.**"]
-        lines += [f"**Not carried out:** {doubt}" for doubt in self.forbidden]
+        lines += [f"**Not carried out:** {unmarked(str(doubt))}" for doubt in self.forbidden]
         decisions = sorted(self.plan.decisions, key=lambda each: each.keep)
         rows = [_backup_row(each.backup, each.keep, each.reason) for each in decisions]
         rows += [
@@ -89,7 +89,7 @@ class Planned:
         ]
         lines.append(_table("| backup | | | stored | why |", rows) if rows else "no backups")
         if self.facts.wal_doubt:
-            lines.append(f"All WAL stays: {self.facts.wal_doubt}")
+            lines.append(f"All WAL stays: {unmarked(self.facts.wal_doubt)}")
         elif self.wal.stretches:
             lines.append(
                 _table(

@@ -198,7 +198,7 @@ def test_launched_as_it_is_it_plans_the_latest_state_and_changes_nothing(newest:
     before = newest.site.databases()
     outcome = _recover(newest.site).expect(0)
     assert (
-        "| recovery point | `latest` |" in outcome.text
+        "| recovery point | latest |" in outcome.text
         and "| would be lost | nothing in the archive was committed after it |" in outcome.text
     )
     assert "nothing was changed. Set mode to sandbox, replace or cluster" in outcome.text

@@ -19,6 +19,7 @@ from twist_dr.engine.postgres.cluster import (
 )
 from twist_dr.engine.progress import LOG_EVERY_SECONDS, Report
 from twist_dr.engine.table_names import TableName, table_name
+from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -59,10 +60,12 @@ def compare_database(
         restored = {extension.name: extension.version for extension in read_extensions(connection)}
     for extension in facts.extensions:
         if extension.name not in restored:
-            found.differences.append(f"extension {extension.name} is missing after the restore")
+            found.differences.append(f"extension {one_line(extension.name)} is missing after the restore")
         elif restored[extension.name] != extension.version:
             found.notes.append(
-                f"extension {extension.name}: {restored[extension.name]} here, {extension.version} where it was backed up"
+                one_line(
+                    f"extension {extension.name}: {restored[extension.name]} here, {extension.version} where it was backed up"
+                )
             )
     for table in key_tables:
         name = table_name(table)

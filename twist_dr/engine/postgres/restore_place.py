@@ -15,6 +15,7 @@ from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.roles import apply_roles, client_major, missing_roles, scratch_roles
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
 from twist_dr.engine.postgres.tools import Tools, oldest_served
+from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
     if missing := [extension.name for extension in facts.extensions if extension.name not in available]:
         major = connection.info.server_version // 10000
         raise DatabaseError(
-            f"The backup uses {', '.join(missing)}, which the server that verifies (PostgreSQL {major}) lacks, so nothing "
+            f"The backup uses {few(missing, 20)}, which the server that verifies (PostgreSQL {major}) lacks, so nothing "
             f"can be said about the backup; install the packages of {'these extensions' if len(missing) > 1 else 'this extension'} "
             f"for PostgreSQL {major} there (twist-dr doctor names them), then verify again."
         )

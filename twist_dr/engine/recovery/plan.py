@@ -25,7 +25,7 @@ from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import Ancestor
 from twist_dr.engine.wal.names import Segment, format_lsn
-from twist_dr.engine.words import counted
+from twist_dr.engine.words import counted, unmarked
 
 __all__ = ["Lost", "RecoveryPlan", "Stop", "make_plan"]
 
@@ -70,27 +70,27 @@ class RecoveryPlan:
         )
 
     def rows(self) -> list[tuple[str, str]]:
-        """The plan, name and text of each of its parts. Names of things stand between backquotes."""
+        """The plan, name and text of each of its parts."""
         base, stop = (
             facts(self.base),
             "behind the record at" if self.stop.inclusive else "before the record at or behind",
         )
-        chain = " ← ".join(f"`{link.backup_id}`" for link in self.chain)
+        chain = " ← ".join(link.backup_id for link in self.chain)
         wal = (
-            f"`{self.segments[0].name}` to `{self.segments[-1].name}`, {counted(len(self.segments), 'segment')}"
+            f"{self.segments[0].name} to {self.segments[-1].name}, {counted(len(self.segments), 'segment')}"
             if self.segments
             else "no whole segment"
         )
         return [
-            ("recovery point", f"`{self.target.text}`"),
-            ("base backup", f"`{self.base.backup_id}`, complete at {moment(base.stopped_at)}, {base.stop_lsn}"),
+            ("recovery point", self.target.text),
+            ("base backup", f"{self.base.backup_id}, complete at {moment(base.stopped_at)}, {base.stop_lsn}"),
             ("chain", chain),
             (
                 "timeline",
                 f"{self.timeline}"
                 + "".join(f"; {each.timeline} was left at {format_lsn(each.switched_at)}" for each in self.ancestors),
             ),
-            ("WAL", wal + (f", and `{self.head.segment.name}` up to {format_lsn(self.head.end)}" if self.head else "")),
+            ("WAL", wal + (f", and {self.head.segment.name} up to {format_lsn(self.head.end)}" if self.head else "")),
             ("to fetch", human_bytes(self.stored_bytes)),
             ("stop", f"{stop} {format_lsn(self.stop.lsn)}; replay ends at {format_lsn(self.end_lsn)}"),
             ("last transaction", moment(self.last_commit_at) if self.last_commit_at else "none near the stop"),
@@ -102,9 +102,11 @@ class RecoveryPlan:
         lines = [
             "| | |",
             "|---|---|",
-            *(f"| {name} | {text.replace('|', chr(92) + '|')} |" for name, text in self.rows()),
+            *(f"| {name} | {unmarked(text)} |" for name, text in self.rows()),
         ]
-        return "\n".join(lines + ([""] if self.warnings else []) + [f"- **Warning:** {each}" for each in self.warnings])
+        return "\n".join(
+            lines + ([""] if self.warnings else []) + [f"- **Warning:** {unmarked(each)}" for each in self.warnings]
+        )
 
     def _lost_words(self) -> str:
         lost = self.lost

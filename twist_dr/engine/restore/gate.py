@@ -22,7 +22,7 @@ from twist_dr.engine.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.schema import DjangoCode, compare_schema
-from twist_dr.engine.words import few
+from twist_dr.engine.words import few, unmarked
 from twist_dr.errors import ClientToolsMissing, ProcessFailed, TwistDRError
 
 if TYPE_CHECKING:
@@ -52,11 +52,7 @@ class Gate:
         """A table for the run's page."""
         rows = [("refused", text) for text in self.refusals] + [("warning", text) for text in self.warnings]
         rows += [("passed", text) for text in self.passed]
-        return "\n".join(["| gate | |", "| --- | --- |", *(f"| {state} | {_cell(text)} |" for state, text in rows)])
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+        return "\n".join(["| gate | |", "| --- | --- |", *(f"| {state} | {unmarked(text)} |" for state, text in rows)])
 
 
 def look(wish: RestoreWish, place: RestorePlace, manifest: Manifest) -> Gate:
@@ -114,7 +110,7 @@ class _Looking:
         missing = [extension.name for extension in facts.extensions if extension.name not in available]
         if missing:
             gate.refusals.append(
-                f"the server lacks the extensions {', '.join(missing)} that the backup uses; install their packages there"
+                f"the server lacks the extensions {few(missing, 20)} that the backup uses; install their packages there"
             )
         else:
             gate.passed.append("every extension of the backup is available on the server")

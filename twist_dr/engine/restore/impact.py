@@ -14,7 +14,7 @@ from datetime import date, datetime, timezone
 
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.table_names import TableName
-from twist_dr.engine.words import counted
+from twist_dr.engine.words import counted, unmarked
 from twist_dr.errors import Cancelled
 from twist_dr.redaction import one_line
 
@@ -134,7 +134,7 @@ class Impact:
         if self.media:
             blocks += _media_markdown(self.media)
         if notes := self.all_notes:
-            blocks.append("\n".join(f"- {_text(note)}" for note in notes))
+            blocks.append("\n".join(f"- {unmarked(note)}" for note in notes))
         return "\n\n".join(blocks) + "\n"
 
 
@@ -193,10 +193,6 @@ def _code(name: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
     space = " " if "`" in name or name != name.strip() else ""
     return f"{fence}{space}{one_line(name)}{space}{fence}".replace("|", "\\|")
-
-
-def _text(sentence: str) -> str:
-    return re.sub(r"([\\`*_<>\[\]|~])", r"\\\1", one_line(sentence))
 
 
 def go_on_unless(stop: threading.Event | None) -> None:
