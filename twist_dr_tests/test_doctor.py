@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -415,11 +416,17 @@ def test_a_machine_that_cannot_run_a_server_of_that_version_is_told_what_to_inst
 def test_an_extension_that_the_verifying_server_lacks_is_named_with_its_package(small: Cluster, tmp_path: Path) -> None:
     _, seen = drain(check_database(small))
     assert seen is not None
-    findings = findings_of(check_verification([], tmp_path, None, replace(seen, extensions=("plpgsql", "postgis"))))
-    found = only(findings, "extensions")
+    odd = "x; $(id) {y}\n'z'"
+    findings = findings_of(
+        check_verification([], tmp_path, None, replace(seen, extensions=("plpgsql", "postgis", odd)))
+    )
+    found, other = (finding for finding in findings if finding.check == "extensions")
     assert found.status == "warning"
     assert "uses postgis" in found.found
     assert f"postgresql-{seen.major}-postgis-3" in remedy(found)
+    # Whoever pastes what doctor says runs nothing that a name says.
+    assert other.found.startswith("the database uses x; $(id) {y}\\n'z', which")
+    assert shlex.split(remedy(other), comments=True) == ["apt-get", "install", f"postgresql-{seen.major}-{odd}"]
 
 
 def test_no_scratch_server_is_left_over(small: Cluster, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from html import escape as quoted
 from pathlib import Path
 
 from twist_dr.engine.progress import human_bytes, human_seconds
-from twist_dr.engine.words import unmarked
 from twist_dr.redaction import leaving, visible
 from twist_dr.settings import Settings
 from twist_dr.status.model import Status
@@ -38,27 +37,23 @@ figure { margin: 1rem 0; break-inside: avoid; } figure svg { width: 100%; height
 
 def markdown(status: Status, drawn: Sequence[Plot]) -> str:
     """For Dagster's page, which shows pictures inside Markdown only as data."""
-    lines = [f"# {unmarked(headline(status))}", "", f"{_time(status.now)} UTC. Health {status.score} of 100.", ""]
-    lines += [f"- **{reason.state}**: {unmarked(reason.text)}" for reason in status.reasons]
+    lines = [f"# {_md(headline(status))}", "", f"{_time(status.now)} UTC. Health {status.score} of 100.", ""]
+    lines += [f"- **{reason.state}**: {_md(reason.text)}" for reason in status.reasons]
     for title, head, rows in _tables(status):
         lines += ["", f"## {title}", ""]
         if not rows:
             lines.append("none")
             continue
-        lines += [
-            _md_row(head),
-            _md_row(["---"] * len(head)),
-            *(_md_row([unmarked(cell) for cell in row]) for row in rows),
-        ]
+        lines += [_md_row(head), _md_row(["---"] * len(head)), *(_md_row([_md(cell) for cell in row]) for row in rows)]
     for plot in drawn:
         data = base64.b64encode(plot.svg.encode()).decode()
         lines += [
             "",
             f"## {plot.title}",
             "",
-            f"![{unmarked(plot.told)}](data:image/svg+xml;base64,{data})",
+            f"![{_md(plot.told)}](data:image/svg+xml;base64,{data})",
             "",
-            unmarked(plot.told),
+            _md(plot.told),
         ]
     return "\n".join(lines) + "\n"
 
@@ -177,6 +172,14 @@ def _html_table(table: _Table) -> list[str]:
 def _html_plot(plot: Plot) -> list[str]:
     named = plot.svg.replace("<svg", f'<svg role="img" aria-label="{escape(plot.title)}"', 1)
     return ["<figure>", named, f"<figcaption>{escape(plot.title)}: {escape(plot.told)}</figcaption>", "</figure>"]
+
+
+def _md(text: str) -> str:
+    """Text that Markdown and the HTML in it leave as it is, on one line."""
+    line = " ".join(text.split())
+    for each in "\\`*_[]<>|#&":
+        line = line.replace(each, f"\\{each}" if each not in "<>&" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[each])
+    return line
 
 
 def _md_row(cells: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -71,9 +72,13 @@ def test_a_dump_by_newer_tools_does_not_go_into_a_server_that_those_tools_do_not
 
 
 def test_missing_extensions_are_all_named(backed_up: Site) -> None:
-    extensions = [Extension(name=name, version="1") for name in ("postgis", "plpgsql", "timescaledb")]
-    (refusal,) = _look(backed_up, _with_facts(extensions=extensions)).refusals
-    assert "postgis, timescaledb" in refusal and "plpgsql" not in refusal
+    extensions = [
+        Extension(name=name, version="1") for name in ("postgis", "plpgsql", "timescaledb", "x\n| passed | all\x1b[2J")
+    ]
+    found = _look(backed_up, _with_facts(extensions=extensions))
+    (refusal,) = found.refusals
+    assert "postgis, timescaledb, x\\n| passed" in refusal and "plpgsql" not in refusal
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in found.markdown().splitlines())
 
 
 def test_too_little_room_is_refused_with_figures(backed_up: Site) -> None:
