@@ -27,6 +27,7 @@ from twist_dr.catalog.rows import (
 from twist_dr.catalog.upserts import upsert
 from twist_dr.errors import BackupNotFound
 from twist_dr.redaction import leaving
+from twist_dr.redaction import one_line as shown
 
 #: What stands before the first line of an audit log.
 NO_DIGEST = "0" * 64
@@ -51,7 +52,7 @@ class Operations:
         self, application: str, backup_id: str, *, who: str, reason: str, until: datetime | None = None
     ) -> HoldRow:
         """Forbid the deletion of a backup. A backup may have several holds; each must end."""
-        row = HoldRow(None, application, backup_id, who, reason, _now(), until)
+        row = _seen(HoldRow(None, application, backup_id, who, reason, _now(), until))
         with self._database.writing() as connection:
             number = connection.execute(insert(Hold).values(_without_id(row)).returning(Hold.id)).scalar_one()
         return replace(row, id=number)
@@ -71,7 +72,7 @@ class Operations:
         """Holds, oldest first; with ``active_at``, those that forbid deletion then."""
         query = select(*_HOLD).where(Hold.application == application).order_by(Hold.placed_at, Hold.id)
         with self._database.reading() as connection:
-            rows = [HoldRow(*row) for row in connection.execute(query)]
+            rows = [_seen(HoldRow(*row)) for row in connection.execute(query)]
         return rows if active_at is None else [row for row in rows if row.active(active_at)]
 
     # -- alerts ----------------------------------------------------------------------------------------------------
@@ -308,6 +309,11 @@ def audit_digest(previous: str, document: str) -> str:
 def recordable(text: str) -> str:
     """A text on one line that may be kept, and that any database takes: names of files may hold bytes that are no text."""
     return " ".join(leaving(text).replace("\0", " ").split()).encode("utf-8", "backslashreplace").decode()
+
+
+def _seen(row: HoldRow) -> HoldRow:
+    """A hold in the words in which it is read from a storage target, so that both are known for one: no database takes a byte that is no text."""
+    return replace(row, who=shown(row.who), reason=shown(row.reason))
 
 
 def _audit_row(at: datetime, document: str, previous: str, digest: str) -> AuditRow:

@@ -26,6 +26,7 @@ from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.sealing import is_genuine, seal
 from twist_dr.errors import ObjectMissing, StorageError, TargetRefused
+from twist_dr.redaction import one_line
 from twist_dr.storage.base import Digest, StoredObject
 
 T = TypeVar("T")
@@ -173,7 +174,8 @@ def _parsed(values: Any, backup_id: str) -> HoldNote:
     if values["format_version"] != FORMAT or values["backup_id"] != backup_id:
         raise ValueError
     until = None if values["until"] is None else _moment(values["until"])
-    return HoldNote(Hold(backup_id, str(values["who"]), str(values["reason"]), until), _moment(values["placed_at"]))
+    who, reason = one_line(str(values["who"])), one_line(str(values["reason"]))
+    return HoldNote(Hold(backup_id, who, reason, until), _moment(values["placed_at"]))
 
 
 def _moment(text: str) -> datetime:
