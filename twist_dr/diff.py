@@ -195,11 +195,11 @@ def _changes(before: Mapping[str, int | str], after: Mapping[str, int | str]) ->
 
 def _rows(manifest: Manifest, other: Manifest) -> dict[str, int]:
     """Rows by label. A name that format 1.0 leaves open goes by the one table of the other backup that it can be."""
-    rows = {}
+    rows, others = {}, other.rows
     for name, count in manifest.rows.items():
         label = name.label
         if not name.schema:
-            bearers = [each.label for each in other.rows if each.schema and each.plain == name.name]
+            bearers = [each.label for each in others if each.schema and each.plain == name.name]
             label = bearers[0] if len(bearers) == 1 else f"{name.name} (which table of this name was not recorded)"
         rows[label] = count
     return rows

@@ -61,10 +61,10 @@ def database_impact(
         connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         reading = _Reading(connection, manifest, manifest.snapshot_at, large_bytes, stop)
         reading.read_all(_read_live(connection))
-    found = reading.found
-    there = {name.among(manifest.rows) for name in found} | reading.unread
-    for name in manifest.rows.keys() - there:
-        found[name] = TableImpact(name, None, manifest.rows[name])
+    found, then = reading.found, manifest.rows
+    there = {name.among(then) for name in found} | reading.unread
+    for name in then.keys() - there:
+        found[name] = TableImpact(name, None, then[name])
     return [found[name] for name in sorted(found)], reading.notes
 
 
