@@ -26,8 +26,7 @@ from twist_dr.catalog.rows import (
 )
 from twist_dr.catalog.upserts import upsert
 from twist_dr.errors import BackupNotFound
-from twist_dr.redaction import leaving
-from twist_dr.redaction import one_line as shown
+from twist_dr.redaction import leaving, one_line
 
 #: What stands before the first line of an audit log.
 NO_DIGEST = "0" * 64
@@ -313,7 +312,7 @@ def recordable(text: str) -> str:
 
 def _seen(row: HoldRow) -> HoldRow:
     """A hold in the words in which it is read from a storage target, so that both are known for one: no database takes a byte that is no text."""
-    return replace(row, who=shown(row.who), reason=shown(row.reason))
+    return replace(row, who=one_line(row.who), reason=one_line(row.reason))
 
 
 def _audit_row(at: datetime, document: str, previous: str, digest: str) -> AuditRow:
