@@ -20,6 +20,7 @@ from twist_dr.engine.recovery.tablespace_guard import across, created_tablespace
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.engine.wal.names import Segment, history_name, kind_of
 from twist_dr.errors import RecoveryFailed, TwistDRError, WalMissing
+from twist_dr.storage.beneath import Folder
 
 if TYPE_CHECKING:
     from twist_dr.engine.recovery.archives import Archives
@@ -195,10 +196,12 @@ class Fetcher:
                 raise WalMissing(
                     f"The server asked for {name[:80]} to be put to {path[:80]}, which this version does not know."
                 )
-            if name in self._places:
-                self._hand_over(name, self._data / path)
-            elif kind_of(name) == "history":
-                return self._give_history(name, self._data / path)
+            if name in self._places or kind_of(name) == "history":
+                # By its descriptor: the server's user could put a link in the folder's place, which would have us write elsewhere.
+                with Folder.at(self._data) as data, data.child("pg_wal") as folder:
+                    if name not in self._places:
+                        return self._give_history(name, folder, Path(path).name)
+                    self._hand_over(name, folder, Path(path).name)
             elif kind_of(name) == "segment":
                 return NOT_NEEDED  # past the plan's last, or of a timeline that does not reach so far
             else:
@@ -208,14 +211,14 @@ class Fetcher:
             return FAILED
         return GIVEN
 
-    def _hand_over(self, name: str, to: Path) -> None:
+    def _hand_over(self, name: str, folder: Folder, to: str) -> None:
         place = self._places[name]
-        kept = self._data / "pg_wal" / name
-        to.unlink(missing_ok=True)
+        folder.unlink(to)
         # Asked for again, as at the start and at the end: it is still the file that we gave, until PostgreSQL reuses it under another name.
         with suppress(OSError):
-            if kept.stat(follow_symlinks=False).st_ino == self._handed.get(name, -1):
-                os.link(kept, to)
+            if folder.status(name).st_ino == self._handed.get(name, -1):
+                descriptor = folder.descriptor
+                os.link(name, to, src_dir_fd=descriptor, dst_dir_fd=descriptor, follow_symlinks=False)
                 return
         with self._change:
             self._wanted = place
@@ -234,7 +237,7 @@ class Fetcher:
         self._look_across(place)
         ready = self._ready / name
         status = ready.stat()
-        ready.rename(to)
+        os.rename(ready, to, dst_dir_fd=folder.descriptor)
         self._handed[name] = status.st_ino
         with self._change:
             self._state[place] = _State(taken=True)
@@ -244,10 +247,10 @@ class Fetcher:
         self.served.bytes += status.st_size
         self.served.last = name
 
-    def _give_history(self, name: str, to: Path) -> int:
+    def _give_history(self, name: str, folder: Folder, to: str) -> int:
         """A history of the plan must be there. Others are asked for so that the new timeline gets a number that nobody has."""
         timeline = int(name[:8], 16)
-        to.unlink(missing_ok=True)
+        folder.unlink(to)
         partial = self._ready / f"{history_name(timeline)}.part"
         partial.unlink(missing_ok=True)
         try:
@@ -262,7 +265,7 @@ class Fetcher:
                 )
             return NOT_NEEDED
         self._owner.take(partial)
-        partial.rename(to)
+        os.rename(partial, to, dst_dir_fd=folder.descriptor)
         return GIVEN
 
 

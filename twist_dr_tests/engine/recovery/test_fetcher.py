@@ -84,6 +84,22 @@ def test_what_the_server_still_has_is_not_fetched_again(asked: Asked, newest_wor
     assert asked.given.stat().st_size == MB
 
 
+def test_a_link_in_the_place_of_the_servers_log_has_nothing_put_or_removed_elsewhere(
+    asked: Asked, newest_world: World, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("RECOVERYXLOG", "RECOVERYHISTORY"):
+        (elsewhere / name).write_text("not ours")
+    (asked.data / "pg_wal").rename(asked.data / "moved")
+    (asked.data / "pg_wal").symlink_to(elsewhere)
+    assert asked.ask(newest_world.plan().segments[0].name) == 255
+    assert asked.ask("00000002.history", "pg_wal/RECOVERYHISTORY") == 255
+    assert {path.name: path.read_text() for path in elsewhere.iterdir()} == dict.fromkeys(
+        ("RECOVERYXLOG", "RECOVERYHISTORY"), "not ours"
+    )
+
+
 def test_only_as_many_as_wished_lie_ready(asked: Asked, newest_world: World) -> None:
     time.sleep(0.3)
     assert len(list(asked.ready.iterdir())) == 2
