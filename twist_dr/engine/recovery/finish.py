@@ -25,7 +25,7 @@ from twist_dr.engine.postgres.unprivileged import (
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.files import sync_folder
 from twist_dr.engine.recovery.recover import recovered_in
-from twist_dr.engine.recovery.server_settings import BASES_OWN_SETTINGS
+from twist_dr.engine.recovery.server_settings import BASES_OWN_SETTINGS, new_file
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.errors import RecoveryFailed
@@ -136,16 +136,16 @@ def leave_for_pg_ctl(data: Path, least: Mapping[str, int], owner: Owner) -> list
     lines = _server_wrote(kept).splitlines() if kept.exists() else []
     settings = [line for line in lines if not _AIMED.match(line.strip())]
     settings += [f"{name} = '{value}'" for name, value in _DELIBERATE.items()]
-    _write(data / "postgresql.auto.conf", "".join(f"{line}\n" for line in settings), owner)
+    new_file(data / "postgresql.auto.conf", "".join(f"{line}\n" for line in settings), owner)
     kept.unlink(missing_ok=True)
     notes += _main_settings(data, least, owner)
     if not (data / "pg_hba.conf").exists():
-        _write(data / "pg_hba.conf", _HBA, owner)
+        new_file(data / "pg_hba.conf", _HBA, owner)
         notes.append(
             "The base holds no pg_hba.conf: one was made that lets local users in as themselves, and passwords from this host."
         )
     if not (data / "pg_ident.conf").exists():
-        _write(data / "pg_ident.conf", "", owner)
+        new_file(data / "pg_ident.conf", "", owner)
     for name in ("recovery.signal", "standby.signal", "backup_manifest"):
         (data / name).unlink(missing_ok=True)
     return notes
@@ -163,7 +163,7 @@ def _main_settings(data: Path, least: Mapping[str, int], owner: Owner) -> list[s
         why = f"The base's own names other places ({match[1]}) and was kept as postgresql.conf.base"
     else:
         why = "The base holds no postgresql.conf"
-    _write(path, "".join(f"{name} = {value}\n" for name, value in least.items()), owner)
+    new_file(path, "".join(f"{name} = {value}\n" for name, value in least.items()), owner)
     return [f"{why}: one was made with the settings that replay needed. Put the application's own settings there."]
 
 
@@ -173,10 +173,3 @@ def _server_wrote(path: Path) -> str:
         return read_file(path, _MOST_SETTINGS, links=False).decode(errors="surrogateescape")
     except (DocumentInvalid, OSError) as error:
         raise RecoveryFailed(f"{path} cannot be read ({error}); it may be a link or no file. Recover again.") from error
-
-
-def _write(path: Path, text: str, owner: Owner) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(text, errors="surrogateescape")
-    owner.take(path)

@@ -5,6 +5,7 @@ Its settings are ours alone: what was in the base's configuration files may arch
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -117,11 +118,15 @@ def _lent_file(path: Path, text: str, owner: Owner) -> None:
 
 
 def new_file(path: Path, text: str, owner: Owner) -> None:
-    """A file that only the server's user can read, in the place of one that may be there."""
+    """A file that only the server's user can read, in the place of one that may be there. Raises ``OSError``.
+
+    It lies where that user may write: a link that one of its processes puts there meanwhile is not written through, nor given away.
+    """
     path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(text)
-    owner.take(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", errors="surrogateescape") as file:
+        file.write(text)
+        owner.take(descriptor)
 
 
 def _quoted(value: str) -> str:

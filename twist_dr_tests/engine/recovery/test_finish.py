@@ -90,3 +90,24 @@ def test_a_link_that_code_of_the_database_left_gives_its_settings_nothing_of_our
     with pytest.raises(RecoveryFailed, match=name):
         leave_for_pg_ctl(data, {}, Owner())
     assert not [path for path in data.iterdir() if not path.is_symlink() and "hash" in path.read_text()]
+
+
+def test_a_link_put_there_while_settings_are_written_is_not_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that code of the database left behind can do so where nothing but its user confines it."""
+    data, ours = tmp_path / "data", tmp_path / "ours"
+    data.mkdir()
+    ours.write_text("ours")
+    user, group = unprivileged()
+    unlink = Path.unlink
+
+    def exchanged(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        path.symlink_to(ours)
+
+    with monkeypatch.context() as patch, pytest.raises(FileExistsError):
+        patch.setattr(Path, "unlink", exchanged)
+        leave_for_pg_ctl(data, {}, Owner(user, group))
+    assert ours.read_text() == "ours"
+    assert ours.stat().st_uid == tmp_path.stat().st_uid
