@@ -13,8 +13,10 @@ import psycopg
 import pytest
 
 from twist_dr.engine.postgres import confinement
+from twist_dr.engine.postgres.cluster import Cluster, read_system_identifier
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
 from twist_dr.engine.postgres.server_user import is_server_user
+from twist_dr.engine.postgres.unprivileged import door_folder, socket_folder
 from twist_dr.engine.processes import run
 from twist_dr.errors import IsolationMissing, ProcessFailed
 from twist_dr_tests.conftest import TOOLS
@@ -96,6 +98,29 @@ def test_a_scratch_server_is_empty_private_and_leaves_nothing(base: Path, major:
     assert servers_below(base) == []
     assert not sockets.exists()
     assert not any(path.exists() for path in shared)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_link_in_the_place_of_its_socket_leads_us_to_no_other_server(
+    base: Path, newest_server: PostgresServer, long: bool
+) -> None:
+    """Code of the database can write to the socket's folder, and we may be somebody whom another server lets in."""
+    with ScratchServer(NEWEST, base / ("b" * 60) if long else base) as server:
+        known = system_identifier(server.cluster())
+        socket = Path(setting(server, "unix_socket_directories")) / ".s.PGSQL.5432"
+        assert (socket.parent.parent == server.folder) is not long
+        socket.unlink()
+        socket.symlink_to(socket_folder(newest_server.base) / f".s.PGSQL.{newest_server.port}")
+        elsewhere = f"postgresql://postgres:{newest_server.url().partition('postgres:')[2].partition('@')[0]}@/postgres?host={socket.parent}&port=5432"
+        assert system_identifier(Cluster(elsewhere)) == system_identifier(newest_server.cluster()) != known
+        assert system_identifier(server.cluster()) == known
+        door = door_folder(server.folder)
+    assert not door.exists()
+
+
+def system_identifier(cluster: Cluster) -> str | None:
+    with cluster.connect() as connection:
+        return read_system_identifier(connection)
 
 
 @pytest.mark.parametrize("way", ["bubblewrap", "bubblewrap as root", "unshare"])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.postgres.server_user import is_server_user
-from twist_dr.engine.postgres.unprivileged import socket_folder, unprivileged
+from twist_dr.engine.postgres.unprivileged import door_folder, socket_folder, unprivileged
 
 _SEGMENTS = Path("/proc/sysvipc/shm")
 #: PGShmemHeader in pg_shmem.h: the magic number, then the process that made the segment.
@@ -32,6 +32,7 @@ def end_server_of(folder: Path) -> None:
     Raises ``RestoreError`` when the socket folder cannot be removed.
     """
     _end_processes(folder / "data")
+    remove_tree(door_folder(folder))
     remove_tree(socket_folder(folder))
     release_segments_of_the_dead()
 

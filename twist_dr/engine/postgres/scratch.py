@@ -20,7 +20,9 @@ from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.server_user import some_server_user
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import (
+    door_folder,
     give_tree,
+    open_door,
     reachable_base,
     reachable_tools,
     socket_folder,
@@ -79,6 +81,7 @@ class ScratchServer:
         self.folder = self._scratch.path
         self._data = self.folder / "data"
         self._sockets = socket_folder(self.folder)
+        self._reached_at = self._sockets
         self._child: Child | None = None
         try:
             self._prepare()
@@ -100,7 +103,7 @@ class ScratchServer:
     def _cluster_as(self, role: str, database: str = "postgres") -> Cluster:
         return Cluster(
             f"postgresql://{quote(role, safe='')}@/{quote(database, safe='')}"
-            f"?host={quote(str(self._sockets), safe='')}&port={_PORT}",
+            f"?host={quote(str(self._reached_at), safe='')}&port={_PORT}",
             # Roles are made here: no variable of the environment may lead that to another server.
             isolated=True,
         )
@@ -151,6 +154,8 @@ class ScratchServer:
                 raise ProcessFailed(f"The scratch server did not start: {self._child.complaint()}.")
             with suppress(DatabaseUnreachable):
                 self._cluster_as(self._made_by).connect().close()
+                open_door(self.folder, _PORT)
+                self._reached_at = door_folder(self.folder)
                 if self._made_by != self.superuser:
                     self._rename()
                 return

@@ -131,3 +131,24 @@ def socket_folder(folder: Path) -> Path:
     if len(os.fsencode(inside)) <= _LONGEST_SOCKET_FOLDER:
         return inside
     return Path(tempfile.gettempdir()) / f"twist-dr-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+
+
+def door_folder(folder: Path) -> Path:
+    """Where the socket of the server in ``folder`` has a second name, in a folder of ours: see :func:`open_door`."""
+    sockets = socket_folder(folder)
+    return folder / "door" if sockets.parent == folder else sockets.with_name(f"{sockets.name}-door")
+
+
+def open_door(folder: Path, port: int) -> bool:
+    """Give the server's socket a second name where its user cannot exchange it; False while there is no socket. Raises ``OSError``.
+
+    A database's code that writes to the socket's own folder could put a link there which leads our next connection, and what it
+    restores, to another server. So this is done before any of that code runs, and from then on we come by this way alone.
+    """
+    name = f".s.PGSQL.{port}"
+    if not (socket := socket_folder(folder) / name).exists():
+        return False
+    door = door_folder(folder)
+    door.mkdir(mode=0o700)
+    os.link(socket, door / name, follow_symlinks=False)
+    return True

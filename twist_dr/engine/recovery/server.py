@@ -20,7 +20,7 @@ from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.confinement import Confinement, signal_server
 from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import socket_folder
+from twist_dr.engine.postgres.unprivileged import door_folder, open_door, socket_folder
 from twist_dr.engine.processes import Child
 from twist_dr.engine.progress import LOG_EVERY_SECONDS, Report
 from twist_dr.engine.recovery.fetcher import Fetcher
@@ -82,6 +82,7 @@ class RecoveringServer:
         self._work = work
         self._tablespaces = work / "tablespaces"
         self._sockets = socket_folder(work)
+        self._door = door_folder(work)
         self._least: dict[str, int] = {}
         self._child: Child | None = None
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -96,7 +97,7 @@ class RecoveringServer:
         """How to connect as the superuser, by the socket."""
         return Cluster(
             f"postgresql://{quote(self.superuser, safe='')}@/{quote(database, safe='')}"
-            f"?host={quote(str(self._sockets), safe='')}&port={self.port}",
+            f"?host={quote(str(self._door), safe='')}&port={self.port}",
             isolated=True,
         )
 
@@ -212,6 +213,8 @@ class RecoveringServer:
 
         paused = "pg_get_wal_replay_pause_state() = 'paused'" if self.tools.major >= 14 else "pg_is_wal_replay_paused()"
         stands_there = f"CASE WHEN pg_is_in_recovery() THEN {paused} ELSE true END"
+        if not self._door.exists() and not open_door(self._work, self.port):
+            return None, False
         try:
             with self.cluster().connect() as connection:
                 [(lsn, stands)] = query(connection, f"SELECT pg_last_wal_replay_lsn()::text, {stands_there}")
