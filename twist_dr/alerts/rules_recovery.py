@@ -108,7 +108,7 @@ def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[F
         if gaps:
             yield Finding(
                 f"wal_gap:{name}", "wal_gap", "critical",
-                f"{some(gaps)}, and nothing has it any more: no recovery leads across, until a newer base backup.",
+                f"{some(gaps)}, and no storage target has it any more: no recovery leads across, until a newer base backup.",
                 f"Take a new base backup at once: {launch('backup_base')}", about=frozenset(gaps),
             )  # fmt: skip
         if row.error is not None and _CONFLICT in row.error:

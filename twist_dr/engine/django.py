@@ -24,6 +24,8 @@ _ASK_SECONDS = 120.0
 _MARKER = "twist-dr says: "
 
 #: What libpq, dj-database-url, django-environ and SQLAlchemy (with its +driver) call PostgreSQL.
+#: What PostgreSQL says where a role may not; in other languages than English the remedy stays away.
+_FORBIDDEN = re.compile(r"permission denied|must be owner of")
 _POSTGRES_URL = re.compile(r"(?i)(postgres|postgresql|psql|pgsql|postgis|timescale|timescalegis)(\+\w+)?://")
 
 
@@ -198,7 +200,10 @@ def migrate(application: DjangoApplication, database: str, live: str, *, on_line
                 "nothing was migrated; set django.database_variable to the variable from which its settings take the database, and "
                 "see that the command django.manage passes its environment on."
             ) from None
-        raise ProcessFailed(f"The migrations did not run in {database}: {error}") from None
+        words = f"The migrations did not run in {database}: {error}"
+        if _FORBIDDEN.search(words):
+            words += f" The role in {application.database_variable} must own the tables: name the application's own URL for it under django.environment."
+        raise ProcessFailed(words) from None
 
 
 def _shell(

@@ -426,6 +426,20 @@ def test_a_password_with_signs_and_a_name_with_signs_lead_there(place: Place) ->
     assert has_reminder(place.side) and not has_reminder(place.live)
 
 
+def test_a_role_that_may_only_read_is_told_which_one_migrates(place: Place) -> None:
+    role = f"reader_{place.names[1]}"
+    change(place.live, f"CREATE ROLE {role} LOGIN PASSWORD 'reads' IN ROLE pg_read_all_data")
+    place.add_reminder()
+    known = place.live.parameters
+    url = f"postgres://{role}:reads@127.0.0.1:{known['port']}/{known['dbname']}"
+    application = replace(place.application, environment={**place.application.environment, VARIABLE: url})
+    with pytest.raises(
+        ProcessFailed, match=r"must own the tables: name the application's own URL.*django\.environment"
+    ) as caught:
+        migrate(application, *place.names, on_line=lambda line: None)
+    assert VARIABLE in str(caught.value) and not has_reminder(place.side)
+
+
 def test_a_migration_that_fails_is_quoted_and_keeps_its_secrets(place: Place) -> None:
     word = place.live.parameters["password"]
     failing = REMINDER.replace(

@@ -48,7 +48,7 @@ class Vanished:
     @property
     def remedy(self) -> str:
         return (
-            "Find out who removed it, and whether another storage target or a copy of one still has it. To go to the end of what is there all the "
+            "Find out who removed it, and whether another storage target, a copy of one or the spool still has it. To go to the end of what is there all the "
             f"same, accept that loss: accept_loss: lsn:{format_lsn(self.end)}"
         )
 

@@ -122,7 +122,9 @@ class Reach:
             self.gaps.append(gap)
         # Older heads may hold the only bytes before the gap: forgotten, they are not removed.
         self._state.heads.pop(gap.target, None)
-        self._report.warning(f"{gap}, and nothing has it any more: no recovery leads across; take a new base backup.")
+        self._report.warning(
+            f"{gap}, and no storage target has it any more: no recovery leads across; take a new base backup."
+        )
 
     def _until_fork(self, name: str, frontier: Frontier, timeline: int) -> int:
         """How far what the target has is also the history of ``timeline``."""
