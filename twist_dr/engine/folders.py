@@ -29,7 +29,8 @@ def remove_tree(path: Path) -> None:
                 _remove_folder(str(path), None)
             else:
                 path.unlink()
-    except OSError as error:
+    # The last one: folders in folders, a thousand deep.
+    except (OSError, RecursionError) as error:
         raise RestoreError(
             f"{path} could not be removed whole ({error}); mend that and run again, or remove it by hand."
         ) from error

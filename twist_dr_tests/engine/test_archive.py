@@ -25,8 +25,9 @@ from twist_dr.engine.archive import (
     read_index,
 )
 from twist_dr.engine.archive_reading import compare_archive, read_archive
+from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.manifest import Manifest
-from twist_dr.errors import ArchiveInvalid, SourceUnreadable
+from twist_dr.errors import ArchiveInvalid, RestoreError, SourceUnreadable
 from twist_dr_tests.engine.helpers import AS_USER, NOBODY, digest_of, noise, said_by_python
 from twist_dr_tests.engine.test_manifest import document
 
@@ -291,7 +292,7 @@ def test_a_folder_exchanged_for_a_link_while_it_is_read_leads_to_nothing_outside
     assert made.contents()["media/folder/b"] == made.contents()["media/folder/c"] == b"ours"
 
 
-def test_media_nested_too_deeply_to_be_read_are_refused_in_words(tmp_path: Path) -> None:
+def test_media_nested_too_deeply_to_be_read_are_refused_in_words_and_so_is_their_removal(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     descriptor = os.open(tmp_path / "media", os.O_RDONLY)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -305,6 +306,11 @@ def test_media_nested_too_deeply_to_be_read_are_refused_in_words(tmp_path: Path)
     try:
         with pytest.raises(SourceUnreadable, match="Too many open files"):
             archive(tmp_path / "media")
+        with pytest.raises(RestoreError, match="could not be removed whole"):
+            remove_tree(tmp_path / "media")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, limits[1]), limits[1]))
+        with pytest.raises(RestoreError, match="could not be removed whole"):
+            remove_tree(tmp_path / "media")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         subprocess.run(["rm", "-rf", tmp_path / "media"], check=True)
