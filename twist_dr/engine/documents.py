@@ -78,7 +78,7 @@ def read_json(data: bytes, limits: Limits) -> Any:
     """Parse. Raises ``DocumentInvalid``: no JSON, or beyond the limits, of which nothing was parsed then."""
     refuse_beyond(data, limits)
     try:
-        return json.loads(data, parse_int=_integer, parse_constant=_no_number)
+        return _DECODER.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except (ValueError, RecursionError):
         raise DocumentInvalid("it is not JSON: truncated or overwritten") from None
 
@@ -133,6 +133,10 @@ def _integer(digits: str) -> int:
 
 def _no_number(word: str) -> Any:
     raise ValueError(word)  # NaN and infinities
+
+
+#: One for all: to make it takes longer than to read a line of an index with it.
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_no_number)
 
 
 def read_yaml(text: str) -> Any:
