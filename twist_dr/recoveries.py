@@ -15,7 +15,7 @@ from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.confinement import Confinement, Isolation
+from twist_dr.engine.postgres.confinement import Confinement, Isolation, need_isolation
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.engine.progress import Report, human_bytes
@@ -34,6 +34,7 @@ from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
+from twist_dr.errors import IsolationMissing
 from twist_dr.resources.restores import restore_place, surroundings
 from twist_dr.settings import Settings
 from twist_dr.storage.local import LocalTarget
@@ -100,6 +101,7 @@ class Recovery:
         with record.timed("total"):
             clear_left_over(work_dir, _PLANNING)
             if self._order.mode != "plan":
+                need_isolation(self._isolation)  # now, rather than when all has been planned
                 self._clear_remains()
             with ScratchFolder(work_dir, _PLANNING) as folder, record.timed("plan"):
                 planned = plan_recovery(
@@ -150,11 +152,18 @@ class Recovery:
             self._report.page(f"\n{record.recovery}")
         else:
             self._report.info(_said(planned))
-        for line in plan.warnings:
+        for line in (*plan.warnings, *self._isolation_warnings()):
             record.warnings.append(line)
             self._report.warning(line)
         self._note_passed_over(planned)
         self._note(record)
+
+    def _isolation_warnings(self) -> Iterator[str]:
+        """Why what is planned would be refused."""
+        try:
+            need_isolation(self._isolation)
+        except IsolationMissing as missing:
+            yield f"this machine would refuse to do it: {missing}"
 
     def _note_passed_over(self, planned: Planned) -> None:
         """Storage targets that gave nothing, and what was bad on those that did, of the WAL as of the base backups."""

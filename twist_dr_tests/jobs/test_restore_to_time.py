@@ -15,12 +15,19 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from twist_dr.engine.keys import load_keyring
+from twist_dr.engine.postgres import confinement
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.server_user import is_server_user
 from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.engine.processes import run
+from twist_dr.engine.progress import Report
+from twist_dr.engine.recovery.planning import RecoveryWish
+from twist_dr.engine.repository import Repository
 from twist_dr.engine.wal.names import format_lsn, parse_lsn
-from twist_dr.errors import DatabaseUnreachable
+from twist_dr.errors import DatabaseUnreachable, IsolationMissing
+from twist_dr.recoveries import Recovery, RecoveryOrder
+from twist_dr.resources.targets import build_targets
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.engine.helpers import postmaster_of
 from twist_dr_tests.recorded import RecordedLoad, Written, recovered_numbers, resident, wait_until_archived
@@ -302,6 +309,20 @@ def test_a_cluster_made_ready_is_started_by_pg_ctl_and_has_every_row(newest: Rec
             group=group,
             folder=folder,
         )
+
+
+def test_a_machine_that_keeps_a_server_away_from_nothing_says_so_in_the_plan_and_before_it_begins(
+    newest: Recorded, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confinement, "way", lambda: "nothing")
+    settings = newest.site.settings()
+    repositories = [Repository(each, settings.application) for each in build_targets(settings).values()]
+    keyring, report = load_keyring(settings.encryption.keyring), Report()
+    plan = Recovery(settings, RecoveryOrder(RecoveryWish()), repositories, keyring, report).run()
+    assert any("would refuse to do it" in line and "isolation: where-possible" in line for line in plan.warnings)
+    order = RecoveryOrder(RecoveryWish(), "cluster", "the server is gone", open_folder / "cluster")
+    with pytest.raises(IsolationMissing):
+        Recovery(settings, order, [], keyring, report).run()
 
 
 def test_a_base_backup_is_verified_by_a_recovery_whose_rows_are_those_of_its_restore_point(newest: Recorded) -> None:

@@ -87,20 +87,25 @@ def what_is_missing() -> str:
     return f"{why}: code of the database that runs in scratch and recovered servers can read all that we can, keys and settings too"
 
 
+def need_isolation(isolation: Isolation) -> None:
+    """Raise ``IsolationMissing`` where ``isolation`` is required and not to be had."""
+    if isolation == "required" and not is_kept_away():
+        missing = what_is_missing()
+        raise IsolationMissing(
+            f"{missing[0].upper()}{missing[1:]}; install bubblewrap (apt install bubblewrap), name a server of its own in "
+            "verification.server, or accept that with verification.isolation: where-possible."
+        )
+
+
 class Confinement:
     """A place for one server: whom its files belong to, and how its programs are started. A context manager.
 
     ``base``: the folder in which its folder lies. ``user``: whose its files are, which is its group's number, too; None for ourselves.
-    Raises ``IsolationMissing`` where ``isolation`` is required and not to be had.
+    Raises as :func:`need_isolation`.
     """
 
     def __init__(self, base: Path, isolation: Isolation) -> None:
-        if isolation == "required" and not is_kept_away():
-            missing = what_is_missing()
-            raise IsolationMissing(
-                f"{missing[0].upper()}{missing[1:]}; install bubblewrap (apt install bubblewrap), name a server of its own in "
-                "verification.server, or accept that with verification.isolation: where-possible."
-            )
+        need_isolation(isolation)
         self._user = ServerUser(base)
         self.user = self._user.id
 
