@@ -268,6 +268,13 @@ def test_only_the_dump_for_those_who_restore_by_hand(
     dump, roles = machine.home / "erp.dump", machine.home / "roles.sql"
     assert {path.stat().st_mode & 0o777 for path in (dump, roles)} == {0o600}
     assert "CREATE ROLE erp_web;" in roles.read_text()
+    # psql runs nothing on this machine that a script says: as its user would call it, with an order in the place of the roles.
+    first, _, _ = roles.read_text().partition("\n")
+    assert re.fullmatch(r"\\restrict [0-9a-f]{32}", first)
+    script = f"{first}\n\\restrict x\n\\! touch ran\n\\unrestrict x\n\\unrestrict `touch ran`\n\\! touch ran\nSELECT 'the end';\n"
+    psql = [TOOLS[max(TOOLS)].program("psql"), "-X", empty_server.url()]
+    found = subprocess.run(psql, input=script, cwd=machine.home, capture_output=True, text=True, check=True)
+    assert "the end" in found.stdout and not (machine.home / "ran").exists()
     listed = subprocess.run(
         [TOOLS[max(TOOLS)].program("pg_restore"), "--list", dump], capture_output=True, text=True, check=True
     )

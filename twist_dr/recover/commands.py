@@ -234,7 +234,7 @@ class _Recovery:
         options, steps = self._options, []
         if options.dump_to and not options.database:
             steps.append(
-                f"as a superuser: psql -f {ROLES} postgres (roles that exist already are errors to pass over), createdb -T template0 NEW_DATABASE, "
+                f"as a superuser: psql -X -f {ROLES} postgres (roles that exist already are errors to pass over), createdb -T template0 NEW_DATABASE, "
                 f"pg_restore -d NEW_DATABASE {options.dump_to.name}; then remove both files"
             )
         if options.configuration_to and self._manifest.kind == "configuration":

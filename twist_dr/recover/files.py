@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.media import restore_configuration, unpack_media
 from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.streams import write_new
 from twist_dr.engine.unpack import Unpacked, unpack
 from twist_dr.errors import RestoreRefused
 from twist_dr.recover.scratch import need_room
@@ -135,10 +137,14 @@ def _history(folder: Path, repository: Repository, manifest: Manifest, keyring: 
 
 
 def recover_dump(file: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report) -> Path:
-    """Write the plain dump and the roles' SQL beside it, mode 0600; gives the latter's path. Both or none."""
+    """Write the plain dump and the roles' SQL beside it, mode 0600; gives the latter's path. Both or none.
+
+    psql runs orders of its own that a script holds, such as ``\\!``, unless it was restricted with a key that the script cannot know.
+    """
     roles = file.with_name(ROLES)
     stored = repository.held(manifest)["database.dump"][1].size
-    repository.fetch(manifest, ROLES, keyring, roles)
+    restricted = f"\\restrict {secrets.token_hex(16)}\n".encode()
+    write_new(roles, [restricted, repository.read_small(manifest, ROLES, keyring)])
     try:
         with report.part("database.dump", stored) as advance:
             repository.fetch(manifest, "database.dump", keyring, file, advance)

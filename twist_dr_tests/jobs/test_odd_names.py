@@ -1,4 +1,4 @@
-"""The nastiest names through one whole pass of commands: backup, verification, single tables, a cutover, a new server, the list."""
+"""The nastiest names through one whole pass of commands: backup, verification, single tables, a cutover, a new machine, the list."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from twist_dr_tests.conftest import make_site
 from twist_dr_tests.engine.test_names import DATABASES, TABLES, make
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
+from twist_dr_tests.test_recover import Machine
 
 FILES = ["new\nline.txt", "-rf", "\x1b[31mred", "a,b;c", "$(id)", "\u202egnp.exe", "%s{}", os.fsdecode(b"\xff\xfe")]
 
@@ -65,6 +66,28 @@ def test_odd_names_go_through_a_whole_pass(newest_server: PostgresServer, tmp_pa
     site.replace(backup=first).expect(0)
     assert (site.media / FILES[0] / FILES[0]).read_text() == repr(FILES[0])
     assert site.query('SELECT count(*) FROM "new\nline"') == [(made["public", "new\nline"],)]  # type: ignore[index]
+
+    (home := tmp_path / "home").mkdir()
+    bare = Machine(
+        home, {"TWIST_DR_KEYRING": str(site.keyring_path), "TWIST_DR_DATABASE_URL": newest_server.url(DATABASES[2])}
+    )
+    target = site.folder / "targets" / "office"
+    text = (
+        bare.recover("--from-target", target, "--backup", first, "--database", "--media-to", home / "media")
+        .expect(0)
+        .text
+    )
+    assert readable(text)
+    with newest_server.cluster(DATABASES[2]).connect() as connection:
+        (counts,) = connection.execute(
+            sql.SQL("SELECT {}").format(
+                sql.SQL(", ").join(sql.SQL("(SELECT count(*) FROM {})").format(sql.Identifier(*name)) for name in made)
+            )
+        )
+        assert counts == tuple(made.values())
+    assert {path.read_text() for path in (home / "media").rglob("*/*/*") if path.name in FILES} >= set(map(repr, FILES))
+
     with newest_server.cluster().connect() as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(DATABASES[2])))
         after = {name for (name,) in query(connection, "SELECT relname FROM pg_class WHERE oid >= 16384")}
     assert after == before, "nothing went into another database"

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from twist_dr.engine.keys import load_keyring
 from twist_dr.engine.postgres import confinement
@@ -30,6 +32,8 @@ from twist_dr.recoveries import Recovery, RecoveryOrder
 from twist_dr.resources.targets import build_targets
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.engine.helpers import postmaster_of
+from twist_dr_tests.engine.test_names import TABLES, make
+from twist_dr_tests.jobs.test_odd_names import odd_site
 from twist_dr_tests.recorded import RecordedLoad, Written, recovered_numbers, resident, wait_until_archived
 from twist_dr_tests.servers import PostgresServer, standby_of
 from twist_dr_tests.site import Outcome, Site
@@ -64,11 +68,13 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     yield from _record(request.param, tmp_path_factory.mktemp(f"recorded{request.param}"), rows=60)
 
 
-def _record(major: int, folder: Path, rows: int) -> Iterator[Recorded]:
+def _record(major: int, folder: Path, rows: int, *, odd: bool = False) -> Iterator[Recorded]:
     """A load of some seconds between and after two base backups, all of it archived; the second is incremental where that can be."""
     with PostgresServer(TOOLS[major], folder / "server", settings=_settings(major)) as server:
         (folder / "site").mkdir()
-        site = make_site(server, folder / "site")
+        site = (odd_site if odd else make_site)(server, folder / "site")
+        if odd:
+            make(Cluster(site.database_url), TABLES)
         site.set(wal={"follow_seconds": 0.2})
         with resident(site, "wal", "receive"), resident(site, "wal", "ship", "--follow"):
             with RecordedLoad(site.database_url, seconds=0.02) as load:
@@ -197,8 +203,8 @@ def _recover(site: Site, **config: object) -> Outcome:
 
 @pytest.fixture(scope="module")
 def newest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    """A recorded site for the job, on the newest server."""
-    yield from _record(max(TOOLS), tmp_path_factory.mktemp("job"), rows=40)
+    """A recorded site for the job, on the newest server, with the nastiest names."""
+    yield from _record(max(TOOLS), tmp_path_factory.mktemp("job"), rows=40, odd=True)
 
 
 def test_launched_as_it_is_it_plans_the_latest_state_and_changes_nothing(newest: Recorded) -> None:
@@ -277,6 +283,10 @@ def test_replace_makes_the_database_of_then_live_and_undo_brings_back_the_one_of
     ).expect(0)
     assert f"the recovery to {to} is live; locked out for" in outcome.text
     assert site.query("SELECT max(number) FROM numbered") == [(row.number,)]
+    odd = [sql.Identifier("public", name) for name in TABLES]
+    counted = sql.SQL("SELECT ") + sql.SQL(", ").join(sql.SQL("(SELECT count(*) FROM {})").format(name) for name in odd)
+    with Cluster(site.database_url).connect() as connection:
+        assert connection.execute(counted).fetchall() == [tuple(range(1, 2 * len(TABLES), 2))]
     logged = site.cli("restores", "latest").expect(0).text
     assert "-base-" in logged and f"aimed at {to}" in logged
     site.undo().expect(0)
@@ -297,7 +307,7 @@ def test_a_cluster_made_ready_is_started_by_pg_ctl_and_has_every_row(newest: Rec
     )  # fmt: skip
     try:
         parameters = Cluster(newest.site.database_url).parameters
-        url = f"postgresql://{parameters['user']}:{parameters['password']}@/{parameters['dbname']}?host={folder}&port=5477"
+        url = f"postgresql://{parameters['user']}:{parameters['password']}@/{quote(str(parameters['dbname']), safe='')}?host={folder}&port=5477"
         with Cluster(url).connect() as connection:
             assert connection.execute("SELECT count(*) FROM numbered").fetchall() == [(len(newest.written),)]
             assert connection.execute("SHOW archive_mode").fetchall() == [("off",)]
