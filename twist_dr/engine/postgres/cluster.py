@@ -18,7 +18,7 @@ from twist_dr.engine.postgres.url import WORDS, is_postgres_url
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
-from twist_dr.redaction import keep_url
+from twist_dr.redaction import keep_url, one_line
 
 if TYPE_CHECKING:
     import psycopg
@@ -100,7 +100,9 @@ class Cluster:
         """For people: ``erp at db.example:5432``. No password."""
         known = self.parameters
         host = known.get("host") or os.environ.get("PGHOST") or "the local socket"
-        return f"{known.get('dbname') or 'the default database'} at {host}:{known.get('port') or os.environ.get('PGPORT') or 5432}"
+        return one_line(
+            f"{known.get('dbname') or 'the default database'} at {host}:{known.get('port') or os.environ.get('PGPORT') or 5432}"
+        )
 
     def environment(self, database: str | None = None, settings: Settings = LOOKING) -> dict[str, str | None]:
         """The libpq environment that leads a child process where :meth:`connect` leads; ``None`` removes a variable.

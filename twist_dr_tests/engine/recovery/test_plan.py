@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from twist_dr.engine.postgres.unprivileged import unprivileged
 from twist_dr.engine.recovery.lineage import stop_of
 from twist_dr.engine.recovery.plan import RecoveryPlan
+from twist_dr.engine.recovery.target import RecoveryTarget
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
 from twist_dr.errors import RecoveryPointInvalid, WalMissing
@@ -268,6 +270,15 @@ def test_a_plan_says_it_in_words(story: Story, tmp_path: Path) -> None:
     ):
         assert words in page
     assert "19 transactions committed after it in the whole cluster" in plan.sentence()
+    # A restore point's name is whatever those who may make one like.
+    name = "x | `y` ![p](http://evil/p.png) <b>\n| would be lost | nothing |"
+    odd = replace(plan, target=RecoveryTarget("name", f"name:{name}", name=name), warnings=(name,)).markdown()
+    assert sum("would be lost" in line for line in odd.splitlines()) == 3, (
+        "the row, and the name twice on its own lines"
+    )
+    table = [line for line in odd.splitlines() if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in table)
+    assert not re.search(r"(?<!\\)[`\[<]", odd)
 
 
 def replayed(story: Story, plan: RecoveryPlan, folder: Path, material: Material) -> tuple[int, list[int]]:
