@@ -149,6 +149,8 @@ def open_door(folder: Path, port: int) -> bool:
     if not (socket := socket_folder(folder) / name).exists():
         return False
     door = door_folder(folder)
-    door.mkdir(mode=0o700)
+    door.mkdir(mode=0o711)
+    # Programs that we run as the server's user come by it, too; the socket's own mode lets in nobody else.
+    door.chmod(0o711)
     os.link(socket, door / name, follow_symlinks=False)
     return True
