@@ -230,10 +230,12 @@ def _frontier_row(application: str, target: str, shipped: Shipped) -> WalFrontie
     )
 
 
-def known_reach(settings: Settings, catalog: Catalog, report: Report, target: str | None = None) -> list[Known]:
+def known_reach(
+    settings: Settings, catalog: Catalog, report: Report, target: str | None = None, source: str = "any"
+) -> list[Known]:
     """How far each target's archive (or that of one) was known to reach: by the catalog, and by what shipping remembers here.
 
-    Recovering needs none of them: a catalog that does not answer is only said.
+    ``source``: the only target that a recovery reads, or ``any``. Recovering needs none of them: a catalog that does not answer is only said.
     """
     if settings.wal is None:
         return []
@@ -242,14 +244,18 @@ def known_reach(settings: Settings, catalog: Catalog, report: Report, target: st
         for row in catalog.wal_frontiers(settings.application):
             if row.system_identifier and row.timeline and row.lsn and target in (None, row.target):
                 lsn = parse_lsn(row.lsn)
-                found.append(Known(f"by the catalog {row.target}", row.system_identifier, row.timeline, lsn, row.at))
+                asked = source in ("any", row.target)
+                found.append(
+                    Known(f"by the catalog {row.target}", row.system_identifier, row.timeline, lsn, row.at, asked)
+                )
     except CatalogUnavailable as unavailable:
         report.warning(f"how far archives were known to reach is not known: {unavailable}")
     state = Spool(settings.wal_spool).load_state()
     for name in state.frontiers:
         if target in (None, name) and (frontier := state.frontier(name)) is not None:
             by = f"by what was shipped {name}"
-            found.append(Known(by, frontier.system_identifier, frontier.timeline, frontier.lsn, frontier.at))
+            asked = source in ("any", name)
+            found.append(Known(by, frontier.system_identifier, frontier.timeline, frontier.lsn, frontier.at, asked))
     return found
 
 

@@ -320,11 +320,15 @@ class WritingClient:
         self._pending = asked
         try:
             answer = ask(self._url, "POST", path, body, company=company, timeout=self._timeout)
-        except (OSError, http.client.HTTPException) as error:
+            said = answer.json() if answer.status == 201 else {}
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+        ) as error:  # the last: a server that is restarted cuts its answer
             done = replace(asked, gave_up=time.monotonic(), error=type(error).__name__)
         else:
             ended = time.monotonic()
-            said = answer.json() if answer.status == 201 else {}
             done = replace(
                 asked, ended=ended, status=answer.status, identifier=said.get("id"), number=said.get("number")
             )

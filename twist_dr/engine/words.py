@@ -23,7 +23,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def unmarked(text: str) -> str:
-    """A text inside Markdown, on one line: no link, picture, HTML, code, emphasis or cell of a table that it would make by itself."""
+    """A text inside Markdown, on one line: no picture, HTML, code, emphasis or cell of a table that it would make by itself."""
     return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 

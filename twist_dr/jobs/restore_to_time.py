@@ -85,7 +85,7 @@ def restore_to_time_job(settings: Settings) -> dg.JobDefinition:
                     [repositories[name] for name in names if config.source in ("any", name)],
                     keyring,
                     report,
-                    known=known_reach(settings, catalog, report),
+                    known=known_reach(settings, catalog, report, source=config.source),
                     back_up=back_up if order.mode == "replace" and config.pre_restore_backup else None,
                     note=log.note_recovery,
                 )

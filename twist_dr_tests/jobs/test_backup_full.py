@@ -108,7 +108,7 @@ def test_one_broken_target_stops_no_other_and_fails_the_run(site: Site, tmp_path
         site.document["storage_targets"] |= {
             "cloud": {**common, "bucket": "bucket"},
             "no_bucket": {**common, "bucket": "missing"},
-            "wrong_key": {**common, "bucket": "bucket", "secret_access_key": "wrong-secret-key"},
+            "wrong_key": {**common, "bucket": "bucket", "prefix": "other", "secret_access_key": "wrong-secret-key"},
             "unmounted": {
                 "type": "nas",
                 "path": str(tmp_path / "mnt" / "backups"),

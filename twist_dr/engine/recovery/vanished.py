@@ -16,13 +16,17 @@ from twist_dr.errors import RecoveryPointInvalid
 
 @dataclass(frozen=True)
 class Known:
-    """How far an archive was known to reach: ``lsn`` on ``timeline``, and everything committed before ``at``. ``by``: who says so, for sentences."""
+    """How far an archive was known to reach: ``lsn`` on ``timeline``, and everything committed before ``at``. ``by``: who says so, for sentences.
+
+    ``asked``: whether this recovery reads that archive; one that it was told to leave aside may well have it.
+    """
 
     by: str
     system_identifier: str
     timeline: int
     lsn: int
     at: datetime | None = None
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,21 @@ class Vanished:
         lost = "what was committed in between is lost"
         if known.at is not None and self.until is not None and known.at > self.until:
             lost += f", {human_seconds((known.at - self.until).total_seconds())} of it"
+        what = (
+            "Archived write-ahead log has vanished"
+            if known.asked
+            else "A storage target that is not asked may have more"
+        )
         return (
-            f"Archived write-ahead log has vanished: {known.by} reached {format_lsn(known.lsn)} on timeline {known.timeline}{committed}; what is there "
+            f"{what}: {known.by} reached {format_lsn(known.lsn)} on timeline {known.timeline}{committed}; what is there "
             f"ends at {format_lsn(self.end)}{held}: {lost}."
         )
 
     @property
     def remedy(self) -> str:
+        found = "Find out who removed it, and whether another storage target, a copy of one or the spool still has it."
         return (
-            "Find out who removed it, and whether another storage target, a copy of one or the spool still has it. To go to the end of what is there all the "
+            f"{found if self.known.asked else 'Let source be any, so that it is asked.'} To go to the end of what is there all the "
             f"same, accept that loss: accept_loss: lsn:{format_lsn(self.end)}"
         )
 
@@ -91,7 +101,7 @@ def known_by_bases(bases: Iterable[Manifest]) -> list[Known]:
 def furthest_beyond(known: Sequence[Known], system_identifier: str, lineage: Lineage, end: int) -> Known | None:
     """Of what was known of a cluster, the furthest that lies beyond ``end`` (LSN) of a line of timelines; None when all of it is there."""
     beyond = [each for each in known if each.system_identifier == system_identifier and _is_beyond(each, lineage, end)]
-    return max(beyond, key=lambda each: (each.timeline, each.lsn), default=None)
+    return max(beyond, key=lambda each: (each.asked, each.timeline, each.lsn), default=None)
 
 
 def _is_beyond(known: Known, lineage: Lineage, end: int) -> bool:

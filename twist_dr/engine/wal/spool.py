@@ -185,8 +185,11 @@ class Spool:
         try:
             state = State(**read_mapping(read_file(self.state_path, _LIMITS.size), _LIMITS))
             state.claims = [(str(at), int(lsn)) for at, lsn in state.claims]
+            for target in state.frontiers:
+                state.frontier(target)
+            state.known_gaps()
             return state
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, KeyError):
             return State()
 
     def save_state(self, state: State) -> None:

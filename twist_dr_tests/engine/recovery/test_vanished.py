@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def test_the_latest_state_is_refused_when_more_was_known_to_be_archived_and_said
             material.wished(RecoveryWish("latest", accept_loss=not_enough), known=known)
     with pytest.raises(RecoveryPointInvalid, match="does not say how far"):
         material.wished(RecoveryWish("latest", accept_loss="latest"), known=known)
+    # Of a target that was left aside nobody knows that it lost anything; one that was asked did.
+    aside = [replace(each, asked=False) for each in known]
+    with pytest.raises(WalVanished, match=r"A storage target that is not asked may have more: .* Let source be any"):
+        material.wished(RecoveryWish("latest"), known=aside)
+    with pytest.raises(WalVanished, match="has vanished: by the catalog office"):
+        material.wished(RecoveryWish("latest"), known=[*aside, *known])
     # What lies before is as it was.
     row = story.rows[25]
     ended(material.wished(RecoveryWish(between(row, story.rows[26])), known=known), row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -710,6 +711,15 @@ def test_killed_when_a_file_has_just_left_the_spool_nothing_counts_as_missing(ro
     round_.archive(wal.paths[3])
     assert not round_.ship().gaps and not round_.warnings
     assert round_.held("office", wal.identifier) == names(wal, 0, 1, 2, 3)
+
+
+def test_a_state_that_is_damaged_inside_counts_as_none(round_: Round, wal: Wal) -> None:
+    round_.archive(wal.paths[0])
+    round_.ship()
+    whole = json.loads(round_.spool.state_path.read_text())
+    for damaged in ({"frontiers": {"office": {}}}, {"gaps": [{}]}, {"frontiers": {"office": 7}}):
+        round_.spool.state_path.write_text(json.dumps({**whole, **damaged}))
+        assert round_.spool.load_state().frontier("office") is None and not round_.spool.load_state().known_gaps()
 
 
 def test_what_a_target_holds_is_no_gap_though_the_state_in_the_spool_is_older(round_: Round, wal: Wal) -> None:
