@@ -114,8 +114,13 @@ def resident(site: Site, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         log.close()
 
 
-def wait_until_archived(site: Site, lsn: int, seconds: float = 60, *, timeline: int = 1) -> None:
-    """Until every target's frontier is at or behind an LSN of that timeline or a later one, by what the resident processes wrote down."""
+def wait_until_archived(
+    site: Site, lsn: int, seconds: float = 60, *, timeline: int = 1, at: datetime | None = None
+) -> None:
+    """Until every target's frontier is at or behind an LSN of that timeline or a later one, by what the resident processes wrote down.
+
+    ``at``: and until everything committed by then is known to be there, which may take a round more: the server is asked for its clock first.
+    """
     from twist_dr.engine.wal.spool import Spool
 
     spool = Spool(site.settings().wal_spool)
@@ -123,7 +128,11 @@ def wait_until_archived(site: Site, lsn: int, seconds: float = 60, *, timeline: 
     deadline = time.monotonic() + seconds
     while True:
         frontiers = spool.load_state().frontiers
-        if names <= {name for name, each in frontiers.items() if each["lsn"] >= lsn and each["timeline"] >= timeline}:
+        reached = {name for name, each in frontiers.items() if each["lsn"] >= lsn and each["timeline"] >= timeline}
+        if at is not None:
+            claims = {name: frontiers[name]["at"] for name in reached}
+            reached = {name for name, claim in claims.items() if claim and datetime.fromisoformat(claim) >= at}
+        if names <= reached:
             return
         assert time.monotonic() < deadline, f"the frontiers stay at {frontiers}"
         time.sleep(0.05)

@@ -84,7 +84,8 @@ def _record(major: int, folder: Path, rows: int, *, odd: bool = False) -> Iterat
                 site.query("SELECT pg_create_restore_point('before_import')")
                 site.job("backup_base").expect(0)
                 load.wait_for(len(load.written) + rows)
-            wait_until_archived(site, load.written[-1].lsn)
+            last = load.written[-1]
+            wait_until_archived(site, last.lsn, at=last.committed_at + timedelta(milliseconds=1))
         yield Recorded(site, server, load.written)
 
 
