@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.postgres.tools import Tools, find_tools
+from twist_dr.redaction import known
 from twist_dr_tests import site as commands
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.preloaded import Preloaded, usable
@@ -87,6 +88,17 @@ def _preloaded() -> Iterator[None]:
     yield
     commands.preloaded = None
     process.close()
+
+
+@pytest.fixture(autouse=True)
+def _secrets_of_one_test_alone() -> Iterator[None]:
+    """What a test taught this process to hide, or to take for a name, is an ordinary word of the next one's."""
+    registry = known._known
+    secrets, names = set(registry.secrets), set(registry.names)
+    yield
+    if (secrets, names) != (registry.secrets, registry.names):
+        registry.clear()
+        registry.add(secrets, names)
 
 
 @pytest.fixture
