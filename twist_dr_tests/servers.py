@@ -28,7 +28,8 @@ def _connect_as_the_application(connect: Callable[..., Any]) -> Callable[..., An
     """``Cluster.connect``, but what tests themselves open begins with the database's own settings: their SQL names tables without a schema."""
 
     def connecting(cluster: Cluster, database: str | None = None, **how: Any) -> Any:
-        ours = sys._getframe(1).f_globals["__name__"].startswith("twist_dr_tests.")
+        caller = sys._getframe(1).f_globals["__name__"]
+        ours = caller == "__main__" or caller.startswith("twist_dr_tests.")  # the first: the demo
         return connect(cluster, database, **{"settings": APPLYING if ours else LOOKING, **how})
 
     return connecting
