@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import twist_dr
-from twist_dr_tests.site import Site
+from twist_dr_tests.site import ROOT, Site
 
 PACKAGE = Path(twist_dr.__file__).parent
 
@@ -231,3 +232,10 @@ def test_every_child_is_given_its_environment() -> None:
                     f"{path}:{node.lineno}"
                 )
     assert found >= 3
+
+
+def test_what_no_test_runs_can_be_imported() -> None:
+    """The demo, the benchmarks and the long fuzzing: a name that went is else met by whoever runs them."""
+    folder = ROOT / "twist_dr_tests"
+    for path in (folder / "demo.py", *(folder / "bench").glob("*.py"), *(folder / "fuzz").glob("*.py")):
+        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))

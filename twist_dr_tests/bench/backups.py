@@ -11,7 +11,7 @@ from twist_dr.engine.keys import new_key
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.postgres.dump import dump_database
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.processes import merged_environment
+from twist_dr.engine.processes import child_environment
 from twist_dr.engine.streams import ArtifactWriter, Form
 from twist_dr_tests.bench.measure import BENCH, Application, Row, fresh_folder, median_seconds
 from twist_dr_tests.servers import PostgresServer
@@ -102,5 +102,5 @@ def pipe(cluster: Cluster, tools: Tools, dump_options: str, rest: str) -> None:
     out = fresh_folder(BENCH / "artifact") / "dump"
     command = f"set -o pipefail; '{tools.program('pg_dump')}' {dump_options} | {rest} > '{out}' && sync '{out}'"
     subprocess.run(
-        ["bash", "-c", command], env=merged_environment({**cluster.environment(), "BENCH_PASS": "bench"}), check=True
+        ["bash", "-c", command], env=child_environment({**cluster.environment(), "BENCH_PASS": "bench"}), check=True
     )
