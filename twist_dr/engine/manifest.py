@@ -24,8 +24,9 @@ from twist_dr.errors import BackupError, ManifestForeign, ManifestInvalid, Manif
 from twist_dr.storage.base import Digest
 
 FORMAT_MAJOR = 1
-#: 1.1: the keys of ``tables`` are labels that no two tables share; those of 1.0 had no quotes.
-FORMAT_MINOR = 1
+#: 1.1: the keys of ``tables`` are labels that no two tables share; those of 1.0 had no quotes. 1.2: what a backup says beyond rows, in
+#: fields with defaults, so that whatever an older version wrote is read.
+FORMAT_MINOR = 2
 FORMAT_VERSION = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME = "manifest.json"
 _KIND = "manifest"
@@ -236,8 +237,13 @@ class Manifest(_Model):
 
     def seal(self, key: Key) -> bytes:
         """The bytes to store. Raises ``BackupError`` when they are more than any reader takes."""
-        # Only manifests of base backups have the field: all others are as older versions write them.
-        document = self.model_dump(mode="json", exclude={"base"} if self.base is None else None)
+        # What says nothing is left out: only base backups have ``base``.
+        silent = {
+            name
+            for name, field in Manifest.model_fields.items()
+            if not field.is_required() and getattr(self, name) == field.get_default(call_default_factory=True)
+        }
+        document = self.model_dump(mode="json", exclude=silent)
         sealed = canonical({**document, "mac": mac_of(document, key, _KIND)})
         try:
             refuse_beyond(sealed, LIMITS)
