@@ -18,7 +18,7 @@ STEPS = (
     "twist_dr.engine.restore.journal:Journals.save",
     "twist_dr.engine.postgres.databases:create_closed",
     "twist_dr.engine.restore.database:restore_dump",
-    "twist_dr.engine.restore.database:analyze",
+    "twist_dr.engine.restore.preparation:analyze",
     "twist_dr.engine.postgres.databases:take_after",
     "twist_dr.engine.restore.preparation:unpack_media",
     "twist_dr.engine.restore.hooks:Maintenance.on",

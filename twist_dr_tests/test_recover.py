@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -24,9 +25,13 @@ from twist_dr.engine.keys import Keyring, new_key, save_keyring
 from twist_dr.engine.manifest import Extension
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.roles import roles_to_make, without_password
+from twist_dr.engine.progress import Report
 from twist_dr.engine.wal.frontier import Frontier
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.spool import Spool
+from twist_dr.errors import RestoreFailed
+from twist_dr.recover import database, server
+from twist_dr.recover.place import choose_application, open_target
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.engine.helpers import wait_until
 from twist_dr_tests.erp import fixtures
@@ -60,6 +65,15 @@ STUBBORN = """
     END $$;
     CREATE TABLE public.stubborn (id int CHECK (public.stubborn()));
     INSERT INTO public.stubborn VALUES (1);
+"""
+#: A partition elsewhere, whose server lets nobody in: ANALYZE of the whole table fails.
+FAR = """
+    CREATE FOREIGN DATA WRAPPER nobody;
+    CREATE SERVER elsewhere FOREIGN DATA WRAPPER nobody;
+    CREATE TABLE public.measured (id int) PARTITION BY RANGE (id);
+    CREATE TABLE public.measured_near PARTITION OF public.measured FOR VALUES FROM (0) TO (10);
+    CREATE FOREIGN TABLE public.measured_far PARTITION OF public.measured FOR VALUES FROM (10) TO (20) SERVER elsewhere;
+    INSERT INTO public.measured VALUES (1);
 """
 
 
@@ -109,6 +123,7 @@ def lost(newest_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
         f"COMMENT ON DATABASE {name} IS 'the books'",
         f"ALTER DATABASE {name} OWNER TO recovered_owner",
         STUBBORN,
+        FAR,
     ):
         site.query(statement)
     site.backup().expect(0)
@@ -209,9 +224,10 @@ def test_the_database_comes_back_under_another_name_with_its_owner_grants_and_se
     lost: Site, target: Path, machine: Machine, empty_server: PostgresServer
 ) -> None:
     url = empty_server.url('Books "2"')
-    machine.recover(
+    text = machine.recover(
         "--from-target", target, "--backup", "latest", "--database", TWIST_DR_DATABASE_URL=url
-    ).expect(0)  # fmt: skip
+    ).expect(0).text  # fmt: skip
+    assert "public.measured got no statistics for the planner" in text and "then run ANALYZE" in text
     with empty_server.cluster('Books "2"').connect() as connection:
         found = connection.execute(
             """SELECT pg_get_userbyid(datdba), shobj_description(oid, 'pg_database'), datacl::text,
@@ -219,8 +235,9 @@ def test_the_database_comes_back_under_another_name_with_its_owner_grants_and_se
                  FROM pg_database d WHERE datname = current_database()"""
         ).fetchone()
         assert connection.execute(
-            "SELECT count(*) FROM pg_stat_user_tables WHERE last_analyze IS NOT NULL"
-        ).fetchone() != (0,)
+            """SELECT count(*) FROM pg_stat_user_tables WHERE last_analyze IS NOT NULL
+                AND relname IN ('billing_invoice', 'measured_near')"""
+        ).fetchone() == (2,)
     assert found is not None
     owner, comment, grants, settings = found
     assert (owner, comment) == ("recovered_owner", "the books")
@@ -299,6 +316,46 @@ def test_roles_that_are_there_are_left_as_they_are(
         with psycopg.connect(server.url("erp", "erp_web", "of this server")) as connection:
             # A member again of the role that was made.
             assert connection.execute("SELECT count(*) > 0 FROM django_migrations").fetchone() == (True,)
+
+
+def test_what_was_compared_stays_when_it_cannot_be_opened(
+    lost: Site, target: Path, machine: Machine, empty_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role of the grants is renamed in the last moment."""
+    keyring, repository = lost.keyring, choose_application(open_target(str(target)), "erp")
+    manifest = lost.manifest()
+    assert manifest.postgres is not None
+    new = server.look(machine.variables["TWIST_DR_DATABASE_URL"], manifest.postgres)
+    compare = database._compare
+
+    def compare_and_rename(*arguments: Any) -> Any:
+        found = compare(*arguments)
+        with empty_server.cluster().connect() as connection:
+            connection.execute("ALTER ROLE erp_app RENAME TO erp_gone")
+        return found
+
+    monkeypatch.setattr(database, "_compare", compare_and_rename)
+    try:
+        with pytest.raises(RestoreFailed, match=r"is restored, compared .* and stays\. .*erp_app.* by hand"):
+            database.recover_database(new, repository, manifest, keyring, jobs=1, report=Report())
+    finally:
+        with empty_server.cluster().connect() as connection:
+            connection.execute("ALTER ROLE erp_gone RENAME TO erp_app")
+    with empty_server.cluster(new.name).connect() as connection:
+        assert connection.execute(
+            """SELECT count(*) > 0, (SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database())
+                 FROM billing_invoice"""
+        ).fetchone() == (True, None)
+
+
+def test_a_part_that_fails_leaves_those_that_are_finished_and_says_so(target: Path, machine: Machine) -> None:
+    harm(artifact(target, "media.tar"))
+    text = machine.recover(
+        "--from-target", target, "--backup", "latest", "--database", "--media-to", "media"
+    ).expect(1).text  # fmt: skip
+    assert "this stays: database: erp_" in text and "take the backup from another storage target" in text
+    with psycopg.connect(machine.variables["TWIST_DR_DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT count(*) > 0 FROM billing_invoice").fetchone() == (True,)
 
 
 # -- listing and checking ----------------------------------------------------------------------------------------------

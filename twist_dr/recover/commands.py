@@ -167,7 +167,14 @@ class _Recovery:
         self._report.info(
             f"{self._manifest.backup_id} of {self._repository.application}, taken {when}, from {self._repository.target.location}"
         )
-        told = [each() for each in work]
+        told: list[str] = []
+        try:
+            for each in work:
+                told.append(each())
+        except BaseException:
+            for line in told:
+                self._report.warning(f"what follows failed, and this stays: {line}")
+            raise
         print("\n" + "\n".join(told) + f"\n\nThis is the state of {when}. Next:\n" + "\n".join(self._next()))
 
     def _look(self) -> list[Callable[[], str]]:

@@ -30,7 +30,7 @@ from twist_dr.engine.postgres.statements import statements
 from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.database import analyze
+from twist_dr.engine.restore.statistics import analyze
 from twist_dr.errors import ProcessFailed, RestoreFailed
 from twist_dr.recover.scratch import scratch_folder
 from twist_dr.recover.server import UNFINISHED, NewDatabase
@@ -61,8 +61,8 @@ def recover_database(
 ) -> RecoveredDatabase:
     """Fetch, make roles and database, restore, compare, and let people in.
 
-    After an error the database is gone again; roles that were made stay, and were told to ``report``. Raises
-    ``RestoreFailed``, and what reading from the target and connecting to the server raise.
+    After an error the database is gone again, unless it is restored and compared: then it stays, and the error says what it lacks. Roles that
+    were made stay, and were told to ``report``. Raises ``RestoreFailed``, and what reading from the target and connecting to the server raise.
     """
     facts = manifest.postgres
     assert facts is not None
@@ -89,9 +89,11 @@ def recover_database(
             _give(new, properties, rehearse=True)
             _restore(new, dump, manifest, jobs, report)
             found = _compare(new, manifest, report)
-            report.info("analyzing")
-            analyze(new.cluster, new.name, jobs)
-            _give(new, properties, rehearse=False)
+        # From here on it is what was recorded, and stays whatever comes.
+        _open(new, properties)
+        report.info("analyzing")
+        for line in analyze(new.cluster, new.name, jobs):
+            report.warning(line)
     return RecoveredDatabase(found, time.monotonic() - begun, made)
 
 
@@ -171,6 +173,22 @@ def _properties(new: NewDatabase, dump: Path, folder: Path) -> _Properties:
     ]
     encoding = next(match[1] for each in statements(script) if (match := _ENCODING.match(each)))
     return _Properties(b"\n".join([*first, *wanted]), encoding.decode())
+
+
+def _open(new: NewDatabase, properties: _Properties) -> None:
+    """Let people in, as into the database that was dumped. Raises ``RestoreFailed``, and leaves what was restored."""
+    from psycopg import sql
+
+    try:
+        with new.maintenance() as connection:
+            # Before all else: nobody shall be asked to drop it as a recovery that was cut short.
+            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(sql.Identifier(new.name)))
+        _give(new, properties, rehearse=False)
+    except Exception as error:
+        raise RestoreFailed(
+            f"The database {new.cluster.place} is restored, compared with what was recorded, and stays. Yet nobody else may connect to it: {first_line(error)}. "
+            "Give it its owner and grants by hand."
+        ) from error
 
 
 def _give(new: NewDatabase, properties: _Properties, *, rehearse: bool) -> None:

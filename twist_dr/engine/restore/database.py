@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import queue
 import re
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +23,6 @@ if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
 _FULL = re.compile(r"No space left on device|could not extend file|disk full", re.IGNORECASE)
-_ANALYZED = """
-    SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
-       AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> 'information_schema'
-     ORDER BY pg_total_relation_size(c.oid) DESC
-"""
 
 
 @contextmanager
@@ -151,34 +143,3 @@ def run_statements(cluster: Cluster, name: str, statements: Iterable[str]) -> No
                     "then restore again."
                 ) from error
         connection.commit()
-
-
-def analyze(cluster: Cluster, name: str, jobs: int) -> None:
-    """Statistics for the planner, of all tables, several at a time: without them the first queries are slow. Raises ``RestoreFailed``."""
-    waiting: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-    with cluster.connect(name) as connection:
-        for row in query(connection, _ANALYZED):
-            waiting.put(row)
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        from psycopg import sql
-
-        try:
-            with cluster.connect(name) as connection:
-                connection.execute("SET synchronous_commit = off")
-                while not errors:
-                    table = waiting.get_nowait()
-                    connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(*table)))
-        except queue.Empty:
-            pass
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, name=f"analyze {number}", daemon=True) for number in range(jobs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise RestoreFailed(f"ANALYZE of the restored database {name} failed: {first_line(errors[0])}.") from errors[0]

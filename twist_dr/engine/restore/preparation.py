@@ -25,6 +25,7 @@ from twist_dr.engine.restore.media import unpack_media
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.restore.statistics import analyze
 from twist_dr.engine.restore.tables import restore_tables
 from twist_dr.engine.schema import compare_schema
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
@@ -129,7 +130,8 @@ class Preparation:
         with record.timed("after_restore"):
             self._run_after(names)
         with record.timed("analyze"):
-            phase_one.analyze(cluster, names.incoming, place.jobs)
+            for line in analyze(cluster, names.incoming, place.jobs):
+                self._warn(line)
         with closing(databases.connect_for_maintenance(cluster)) as connection:
             databases.take_after(connection, names.incoming, names.live)
 
