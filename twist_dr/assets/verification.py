@@ -78,6 +78,8 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
             )
         ],
         required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, settings.enabled_targets)},
+        # Dagster asks for every check of a step that cannot be subset, and a configuration backup has nothing to say for this one.
+        can_subset=True,
     )
     def verify(
         context: dg.AssetExecutionContext, config: VerifyBackupConfig
@@ -110,7 +112,11 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                     f"Make a new backup now, and keep this one until the cause is known. {summed_up(choice.missing)}".rstrip()
                 )
             if of_data:
-                yield dg.MaterializeResult(asset_key=key, metadata=_metadata(result), check_results=[check])
+                proven: dg.MaterializeResult[None] = dg.MaterializeResult(
+                    asset_key=key, metadata=_metadata(result), check_results=[check]
+                )
+                # Whoever launches the check alone on its page gets it alone.
+                yield proven if context.selected_asset_keys else check
                 heartbeat(settings, catalog, report)
             else:
                 read = dg.AssetKey([settings.application, "configuration_backup"])

@@ -243,6 +243,7 @@ def test_it_is_never_taken_for_a_full_backup(site: Site) -> None:
 def test_a_copy_gone_bad_is_found_and_passed_over(site: Site) -> None:
     back_up(site).expect(0)
     row = latest(site)
+    site.verify(backup="latest-configuration").expect(0)
     stored = site.stored("office", "dagster.tar")
     content = bytearray(stored.read_bytes())
     content[len(content) // 2] ^= 1

@@ -208,14 +208,30 @@ def test_a_gap_of_the_cluster_before_is_none_of_the_new_one(gapped: tuple[WalSit
     assert [row.gaps for row in rows] == [(), ()]
 
 
-def no_gap_by_run(site: WalSite) -> dict[str, bool]:
-    """What the check says on each target's page after a run of the job."""
+def test_a_round_without_anything_to_ship_tells_its_check_and_succeeds(
+    primary: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with wal_site(primary, tmp_path, source="archive") as site:
+        for name, value in site.site.environment.items():
+            monkeypatch.setenv(name, value)
+        assert [ran(site) for _ in range(3)] == [(True, {"office": True, "archive": True}, set())] * 3
+        (tmp_path / "wal").mkdir()
+        wal = make_wal(primary, tmp_path / "wal", 1)
+        archived(site, wal, 0)
+        assert ran(site) == (True, {"office": True, "archive": True}, {"office", "archive"})
+        assert ran(site) == (True, {"office": True, "archive": True}, set())
+
+
+def ran(site: WalSite) -> tuple[bool, dict[str, bool], set[str]]:
+    """Whether a run of the job succeeded, what its checks told of each target, and which assets it materialized."""
     from twist_dr.definitions import build_definitions
 
     job = build_definitions(site.site.settings()).resolve_job_def("ship_wal")
     with dg.DagsterInstance.ephemeral() as instance:
         done = job.execute_in_process(instance=instance, raise_on_error=False)
-        return {each.asset_key.path[-1]: each.passed for each in done.get_asset_check_evaluations()}
+    told = {each.asset_key.path[-1]: each.passed for each in done.get_asset_check_evaluations()}
+    shown = [event.asset_key for event in done.get_asset_materialization_events()]
+    return done.success, told, {key.path[-1] for key in shown if key is not None}
 
 
 def no_gap_by_sensor(site: WalSite) -> dict[str, bool]:
@@ -242,16 +258,16 @@ def test_the_check_stays_red_while_there_is_a_gap_and_no_newer_base(
         monkeypatch.setenv(name, value)
     red, green = {"office": True, "archive": False}, {"office": True, "archive": True}
     based(site, wal, 0)
-    assert no_gap_by_run(site) == red == no_gap_by_sensor(site)
+    assert ran(site)[1] == red == no_gap_by_sensor(site)
     archived(site, wal, 4)
-    assert no_gap_by_run(site) == red == no_gap_by_sensor(site)
+    assert ran(site)[1] == red == no_gap_by_sensor(site)
     # A base of another cluster begins no stretch of this one; one behind the gap does.
     based(site, wal, 5, identifier="7")
     assert no_gap_by_sensor(site) == red
     based(site, wal, 3)
     assert no_gap_by_sensor(site) == green
     archived(site, wal, 5)
-    assert no_gap_by_run(site) == green
+    assert ran(site)[1] == green
 
 
 def test_one_ships_at_a_time_and_the_resident_process_ends_when_asked(installed: WalSite) -> None:
