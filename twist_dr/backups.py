@@ -48,7 +48,7 @@ def plan_backup(
     targets: Mapping[str, Form],
 ) -> BackupPlan:
     """What to back up now, with what the last backup tells about its size."""
-    last = _comparable(catalog.latest(application=settings.application), parts, targets)
+    last = _comparable(catalog.latest(settings.application, damaged=False), parts, targets)
     return BackupPlan(
         application=settings.application,
         targets=targets,

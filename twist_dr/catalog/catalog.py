@@ -274,10 +274,13 @@ class Catalog(Operations, Summaries):
                 )
             raise self._not_found(connection, application, text)
 
-    def latest(self, application: str, kind: Kind = "full") -> SealedBackup | None:
-        """The newest backup of a kind, whatever became of its copies."""
+    def latest(self, application: str, kind: Kind = "full", *, damaged: bool = True) -> SealedBackup | None:
+        """The newest backup of a kind, whatever became of its copies. ``damaged``: also one made before a restore, of whatever there was."""
+        conditions = [Backup.application == application, Backup.kind == kind]
+        if not damaged:
+            conditions.append(Backup.label != "pre-restore")
         with self._database.reading() as connection:
-            return queries.newest(connection, Backup.application == application, Backup.kind == kind)
+            return queries.newest(connection, *conditions)
 
     def latest_verified(
         self, application: str, kind: Kind = "full", *, part: Part | None = None

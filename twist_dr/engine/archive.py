@@ -58,6 +58,8 @@ class ArchiveReport:
     skipped: list[str] = field(default_factory=list)
     leading_outside: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    """Sentences about what would have ended a backup that does not take things as they are."""
 
     def warnings(self, part: str) -> list[str]:
         """One sentence per path, for manifest and log; one for all the others where a finding has many."""
@@ -76,7 +78,9 @@ class ArchiveReport:
             ),
             (self.empty, "holds no files", "folders hold no files"),
         ]
-        sentences = []
+        sentences = [f"{part}: {sentence}" for sentence in self.damage[:_MOST_NAMED]]
+        if (more := len(self.damage) - _MOST_NAMED) > 0:
+            sentences.append(f"{part}: {more} more could not be read and are not in this backup")
         for paths, of_one, of_more in findings:
             sentences += [f"{part}: {shown(path)} {of_one}" for path in sorted(paths)[:_MOST_NAMED]]
             if len(paths) > _MOST_NAMED:
@@ -94,9 +98,13 @@ class _Entered(NamedTuple):
 
 
 class ArchiveWriter:
-    """Writes the archive through ``write`` and a JSON line per entry through ``write_index``."""
+    """Writes the archive through ``write`` and a JSON line per entry through ``write_index``.
 
-    def __init__(self, write: Write, write_index: Write) -> None:
+    ``as_it_is``: what is missing or cannot be read is named in the report, and does not raise.
+    """
+
+    def __init__(self, write: Write, write_index: Write, *, as_it_is: bool = False) -> None:
+        self._as_it_is = as_it_is
         self._write = write
         self._write_index = write_index
         self._pending = bytearray()
@@ -106,7 +114,13 @@ class ArchiveWriter:
 
     def add_tree(self, root: Path, name: str) -> None:
         """Add a folder and all below it as ``name/...``. Raises ``SourceUnreadable``."""
-        if not root.is_dir():
+        try:
+            self._add_tree(root, name)
+        except SourceUnreadable as error:
+            self._refuse(error)
+
+    def _add_tree(self, root: Path, name: str) -> None:
+        if not os.path.isdir(root):
             raise SourceUnreadable(f"The media folder {root} is not there; correct media.{name}, or mount it.")
         # The media folder itself may be a link to where the disk is; in the archive it is a folder.
         real = os.path.realpath(root)
@@ -177,7 +191,12 @@ class ArchiveWriter:
             if error.errno in _GONE:
                 self.report.vanished.append(name)
                 return
-            raise _unreadable(path, error) from error
+            self._refuse(_unreadable(path, error))
+
+    def _refuse(self, error: SourceUnreadable) -> None:
+        if not self._as_it_is:
+            raise error
+        self.report.damage.append(str(error))
 
     def _add_link(self, target: str, path: Path, name: str, status: os.stat_result, root: str) -> None:
         led_to = os.path.realpath(path)
@@ -196,7 +215,7 @@ class ArchiveWriter:
             size = len(head) if len(head) <= _SMALL else before.st_size
             self._header(name, before, tarfile.REGTYPE, size=size)
             digest, written = hashlib.sha256(), 0
-            for chunk in _limited(head, file, size):
+            for chunk in self._readable(_limited(head, file, size), name):
                 self._put(chunk)
                 digest.update(chunk)
                 written += len(chunk)
@@ -210,6 +229,18 @@ class ArchiveWriter:
         if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or written != before.st_size:
             self.report.changed.append(name)
         self._record(Entry(name, "file", size, digest.hexdigest(), before.st_mtime))
+
+    def _readable(self, chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+        """The header stands already, so what a bad block of the disk keeps from us is filled with zeros, where damage is taken as it is."""
+        try:
+            yield from chunks
+        except OSError as error:
+            if not self._as_it_is:
+                raise
+            why = os.strerror(error.errno or 0)
+            self.report.damage.append(
+                f"{name} cannot be read to its end ({why}); the rest of it is zeros in this backup."
+            )
 
     def _header(self, name: str, status: os.stat_result, kind: bytes, *, size: int = 0, target: str = "") -> None:
         header = tarfile.TarInfo(name)
@@ -279,9 +310,11 @@ def _limited(head: bytes, file: IO[bytes], size: int) -> Iterator[bytes]:
         left -= len(chunk)
 
 
-def archive_media(folders: Mapping[str, Path], write: Write, write_index: Write) -> ArchiveReport:
-    """Archive media folders, each under its name in the settings."""
-    writer = ArchiveWriter(write, write_index)
+def archive_media(
+    folders: Mapping[str, Path], write: Write, write_index: Write, *, as_it_is: bool = False
+) -> ArchiveReport:
+    """Archive media folders, each under its name in the settings. ``as_it_is``: see :class:`ArchiveWriter`."""
+    writer = ArchiveWriter(write, write_index, as_it_is=as_it_is)
     for name, folder in sorted(folders.items()):
         writer.add_tree(folder, name)
     writer.close()
@@ -310,9 +343,11 @@ def _with_real_parents(match: str) -> Path:
     return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
 
 
-def archive_configuration(patterns: Sequence[str], write: Write, write_index: Write) -> tuple[ArchiveReport, list[str]]:
-    """Archive what the patterns find; returns also a warning for each pattern that finds nothing."""
-    writer = ArchiveWriter(write, write_index)
+def archive_configuration(
+    patterns: Sequence[str], write: Write, write_index: Write, *, as_it_is: bool = False
+) -> tuple[ArchiveReport, list[str]]:
+    """Archive what the patterns find; returns also a warning for each pattern that finds nothing. ``as_it_is``: see :class:`ArchiveWriter`."""
+    writer = ArchiveWriter(write, write_index, as_it_is=as_it_is)
     paths, empty = match_configuration(patterns)
     for path in paths:
         writer.add_path(path)

@@ -81,6 +81,11 @@ class BackupPlan:
     last_files: Mapping[str, int] = field(default_factory=dict)
     """Number of files in the last backup by part: media that had some and now have none are taken for lost."""
 
+    @property
+    def as_it_is(self) -> bool:
+        """Whether damage is backed up too: that may be why somebody restores, so what refuses an ordinary backup only warns."""
+        return self.label == "pre-restore"
+
 
 def take_full_backup(
     plan: BackupPlan, cluster: Cluster, keyring: Keyring, staging: StagingArea, report: Report
@@ -154,6 +159,12 @@ class Making:
     def warn(self, sentence: str) -> None:
         self._warnings.append(sentence)
         self.report.warning(sentence)
+
+    def refuse(self, part: Part, error: BackupError) -> None:
+        """Raise what would make this a backup of damage, or warn of it where just that is wanted."""
+        if not self.plan.as_it_is:
+            raise error
+        self.warn(f"{part}: {error}")
 
     def room_needed(self, known: int | None, database_size: int, media_size: int = 0) -> int:
         """Bytes that staging must have free: from what the last backup of the same kind took, if that is known, else a cautious guess."""
@@ -258,10 +269,8 @@ class _Work(Making):
                     self.warn(f"database: {trigger}; {trigger.remedy}")
             tables = snapshot.tables()
             if not tables:
-                raise BackupError(
-                    f"The database {facts.database} holds no tables, so its backup would be empty; correct database.url, "
-                    "or run the application's migrations first."
-                )
+                sentence = f"The database {facts.database} holds no tables, so its backup would be empty; correct database.url, "
+                self.refuse("database", BackupError(f"{sentence}or run the application's migrations first."))
             self.migrations = snapshot.migrations()
             if not self.migrations:
                 self.warn("database: there is no django_migrations table with rows, so the schema version is unknown")
@@ -289,12 +298,10 @@ class _Work(Making):
             self.artifact("media.tar", "media") as write,
             self.artifact("media.files.jsonl", "media", quiet=True) as write_index,
         ):
-            found = archive_media(self.plan.media, write, write_index)
+            found = archive_media(self.plan.media, write, write_index, as_it_is=self.plan.as_it_is)
         if not found.files and (had := self.plan.last_files.get("media")):
-            raise SourceUnreadable(
-                f"The media folders hold no files, and in the last backup they held {had}; mount them, or correct media "
-                "(put one file there if they were emptied on purpose)."
-            )
+            sentence = f"The media folders hold no files, and in the last backup they held {had}; mount them, or correct media "
+            self.refuse("media", SourceUnreadable(f"{sentence}(put one file there if they were emptied on purpose)."))
         self._note_files("media", found)
 
     def back_up_configuration(self) -> None:
@@ -303,7 +310,9 @@ class _Work(Making):
             self.artifact("configuration.tar", "configuration", quiet=True) as write,
             self.artifact("configuration.files.jsonl", "configuration", quiet=True) as write_index,
         ):
-            found, empty_patterns = archive_configuration(self.plan.configuration, write, write_index)
+            found, empty_patterns = archive_configuration(
+                self.plan.configuration, write, write_index, as_it_is=self.plan.as_it_is
+            )
         self._note_files("configuration", found)
         for sentence in empty_patterns:
             self.warn(sentence)

@@ -138,6 +138,30 @@ def check_exchangeable(live: Path) -> str | None:
     return None
 
 
+def is_missing(live: Path) -> bool:
+    """Whether there is nothing at all where the media folder, or what a link in its place leads to, should be."""
+    try:
+        os.lstat(_real(live))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def check_creatable(live: Path) -> str | None:
+    """Why a media folder that is missing cannot be made anew, and what to do; None when it can."""
+    above = _real(live).parent
+    if not above.is_dir():
+        return f"The media folder {live} is not there, nor is the folder {above} above it; mount or make that one, or correct media in the settings."
+    if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+        return (
+            f"The media folder {live} is not there, and the user that runs twist-dr (uid {os.geteuid()}) may not make it in {above}; "
+            "let it write there, or make the folder."
+        )
+    return None
+
+
 def mounts_within(folder: Path) -> list[Path]:
     """Mount points at a folder or below it, as this process sees them. ``os.path.ismount`` does not know bind mounts."""
     real = _real(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -443,6 +444,58 @@ def test_an_unreadable_file_or_folder_fails_the_backup_by_name(open_folder: Path
         )
         assert str(secret) in said
         assert "Permission denied" in said
+
+
+def test_before_a_restore_what_cannot_be_read_is_named_and_the_rest_is_archived(open_folder: Path) -> None:
+    root = open_folder / "media"
+    (root / "closed folder").mkdir(parents=True)
+    for name in ("a", "closed", "z", "closed folder/child"):
+        (root / name).write_text(name)
+    (root / "closed").chmod(0)
+    (root / "closed folder").chmod(0o444)
+    root.chmod(0o755)
+    said = said_by_python(
+        "import io, sys\n"
+        "from pathlib import Path\n"
+        "from twist_dr.engine.archive import archive_media, read_index\n"
+        "from twist_dr.engine.archive_reading import compare_archive\n"
+        + AS_USER.format(NOBODY)
+        + "archive, index = bytearray(), bytearray()\n"
+        "folders = {'gone': Path(sys.argv[1], 'gone'), 'media': Path(sys.argv[1])}\n"
+        "report = archive_media(folders, archive.extend, index.extend, as_it_is=True)\n"
+        "print(*report.warnings('media'), sep='\\n')\n"
+        "print(*(entry.path for entry in read_index(io.BytesIO(index))))\n"
+        "print(compare_archive(io.BytesIO(archive), read_index(io.BytesIO(index)), 'media.tar'))\n",
+        root,
+    ).splitlines()
+    assert said[0].startswith(f"media: The media folder {root / 'gone'} is not there")
+    assert said[1].startswith(f"media: {root / 'closed'} cannot be read (Permission denied)")
+    assert said[2].startswith(f"media: {root / 'closed folder/child'} cannot be read (Permission denied)")
+    assert said[3:] == ["media media/a media/closed folder media/z", "(2, [])"]
+
+
+def test_before_a_restore_a_file_that_breaks_off_is_named_and_filled_with_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = busy_folder(tmp_path)
+
+    def broken(head: bytes, file: Any, size: int) -> Iterator[bytes]:
+        yield head[:size]
+        if size > len(head):
+            raise OSError(errno.EIO, "bad block")
+
+    monkeypatch.setattr(archive_module, "_limited", broken)
+    with pytest.raises(SourceUnreadable, match="Input/output error"):
+        archive(root)
+    parts: list[bytes] = []
+    report = archive_media({"media": root}, parts.append, lambda line: None, as_it_is=True)
+    assert [sentence for sentence in report.damage if "a large" in sentence and "zeros" in sentence]
+    content = {
+        member.name: file.read() for member, file in read_archive(io.BytesIO(b"".join(parts)), "media.tar") if file
+    }
+    whole = (root / "a large").read_bytes()
+    kept = content["media/a large"]
+    assert len(kept) == len(whole) and kept.startswith(whole[: 1 << 20]) and not any(kept[(1 << 20) + 1 :])
 
 
 def test_a_failing_disk_behind_the_archive_is_not_taken_for_an_unreadable_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import twist_dr.engine.backup as backup_module
 from twist_dr.engine.backup import BackupPlan, take_full_backup
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.manifest import Label, Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.staging import StagingArea
@@ -68,6 +68,32 @@ def test_an_empty_media_folder_is_named_in_the_first_backup(take: Take, media: P
     manifest = take(parts=("media",), media={"uploads": media})
     assert manifest.files == {"media": 0}
     assert manifest.warnings == ["media: uploads holds no files"]
+
+
+@pytest.mark.parametrize("label", ["pre-update", "pre-restore"])
+def test_before_a_restore_what_refuses_other_backups_is_taken_as_it_is(
+    newest_server: PostgresServer, take: Take, staging: StagingArea, media: Path, label: Label
+) -> None:
+    cluster = newest_server.create_database(f"nothing {label}")
+    (media / "logo.png").unlink()
+    folders = {"gone": media / "gone", "uploads": media}
+
+    def damage() -> Manifest:
+        return take(cluster, media=folders, label=label, last_files={"media": 1})
+
+    if label == "pre-update":
+        with pytest.raises(BackupError):
+            damage()
+        assert staging.sealed() == []
+        return
+    warnings = damage().warnings
+    for guard in (
+        "holds no tables",
+        f"{media / 'gone'} is not there",
+        "uploads holds no files",
+        "last backup they held 1",
+    ):
+        assert [warning for warning in warnings if guard in warning], (guard, warnings)
 
 
 def test_media_that_had_files_in_the_last_backup_and_has_none_now_fail_the_backup(

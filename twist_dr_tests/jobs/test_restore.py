@@ -111,10 +111,43 @@ def test_before_a_cutover_a_backup_labelled_pre_restore_is_made(backed_up: Site)
 
 def test_when_the_backup_before_it_fails_the_restore_does_not_start(backed_up: Site) -> None:
     site = backed_up
-    site.set(media={"attachments": str(site.media), "gone": str(site.folder / "gone")})
-    text = site.replace(pre_restore_backup=True, parts="database").expect(1).text
+    site.query("CREATE FUNCTION lost() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    site.query("CREATE TABLE damaged (id int DEFAULT lost())")
+    # A damaged catalog, which pg_dump cannot read through.
+    site.query("SET allow_system_table_mods = on; DELETE FROM pg_proc WHERE proname = 'lost'")
+    text = site.replace(pre_restore_backup=True, parts="media").expect(1).text
     assert "so the restore was not started" in text
     assert _state(site) == "now" and site.databases() == [""]
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["emptied", "removed"])
+def test_when_all_media_are_gone_the_backup_before_it_warns_and_the_media_come_back(
+    backed_up: Site, removed: bool
+) -> None:
+    site = backed_up
+    first = site.latest()
+    shutil.rmtree(site.media)
+    if not removed:
+        site.media.mkdir()
+    text = site.replace(backup=first.backup_id, pre_restore_backup=True).expect(0).text
+    restored = sum(path.is_file() and not path.is_symlink() for path in site.media.rglob("*"))
+    assert restored == first.manifest.files["media"]
+    damage = site.latest().manifest
+    assert damage.label == "pre-restore" and damage.files["media"] == 0
+    assert any("hold no files" in warning or "is not there" in warning for warning in damage.warnings)
+    assert ("is made anew; if a disk belongs there, mount it first" in text) == removed
+    # What is missing after a restore of damage is still missed by the next ordinary backup, which is compared with an ordinary one.
+    shutil.rmtree(site.media)
+    site.media.mkdir()
+    assert f"in the last backup they held {first.manifest.files['media']}" in site.backup().expect(1).text
+
+
+def test_a_restore_that_fails_leaves_no_media_folder_where_there_was_none(backed_up: Site) -> None:
+    site = backed_up
+    shutil.rmtree(site.media)
+    site.set(restore={"after_restore_sql": ["SELECT no_such_function()"]})
+    site.replace().expect(1)
+    assert not site.media.exists() and site.databases() == [""]
 
 
 @pytest.mark.promise(7)

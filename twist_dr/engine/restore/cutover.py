@@ -230,6 +230,7 @@ class Cutover:
                 _drop_incoming(connection, self._around.cluster, journal.database)
         for folder in journal.folders:
             _remove_incoming(folder)
+            folder.unmake()
         if journal.sandbox is not None:
             remove_tree(journal.sandbox)
 

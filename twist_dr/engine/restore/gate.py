@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.django import read_code
-from twist_dr.engine.exchange import check_exchangeable
+from twist_dr.engine.exchange import check_creatable, check_exchangeable, is_missing
 from twist_dr.engine.manifest import Manifest, PostgresFacts
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, query, read_migrations, read_tables
@@ -281,9 +281,14 @@ class _Looking:
         if not self._place.media:
             gate.refusals.append("the settings name no media folders; set media, or leave media out of parts")
         for name, folder in self._place.media.items():
-            if (why := check_exchangeable(folder)) is not None:
+            gone = is_missing(folder)
+            if (why := check_creatable(folder) if gone else check_exchangeable(folder)) is not None:
                 gate.refusals.append(f"media.{name}: {why}".rstrip("."))
             else:
+                if gone:
+                    gate.warnings.append(
+                        f"media.{name}: there is no folder {folder}, so it is made anew; if a disk belongs there, mount it first"
+                    )
                 what = f"a second copy of {folder}"
                 self._compare_room(Path(os.path.realpath(folder)).parent, archive.size, f"the disk of {folder}", what)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -43,7 +44,10 @@ class DatabaseSwitch(BaseModel):
 
 
 class FolderSwitch(BaseModel):
-    """A media folder of a cutover. Identities are device and inode; ``aside`` is a name for a moment, between two renames."""
+    """A media folder of a cutover. Identities are device and inode; ``aside`` is a name for a moment, between two renames.
+
+    ``made``: there was none at the live path, so an empty one was made to change places with.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,6 +58,13 @@ class FolderSwitch(BaseModel):
     incoming_identity: tuple[int, int] | None = None
     kept: Path
     aside: Path
+    made: bool = False
+
+    def unmake(self) -> None:
+        """Remove the live folder if it was made for the restore and has nothing in it."""
+        if self.made:
+            with suppress(OSError):
+                self.live.rmdir()
 
 
 class Journal(BaseModel):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twist_dr.engine.archive import read_index
 from twist_dr.engine.chunks import buffered, read_out
-from twist_dr.engine.exchange import free_path, identity
+from twist_dr.engine.exchange import Identity, free_path, identity
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
@@ -21,13 +21,15 @@ from twist_dr.errors import RestoreFailed
 
 
 def plan_folders(media: Mapping[str, Path], stamp: str) -> list[FolderSwitch]:
-    """The names that a restore gives its folders: hidden ones beside the real live folder, on the same file system."""
+    """The names that a restore gives its folders: hidden ones beside the real live folder, on the same file system.
+
+    A live folder that is missing is made, empty: what is restored changes places with it.
+    """
     folders = []
     for name, path in media.items():
         live = Path(os.path.realpath(path))
-        found = identity(live)
-        if found is None:
-            raise RestoreFailed(f"The media folder {live} is not there; make it, or correct media.{name}.")
+        if made := (found := identity(live)) is None:
+            found = _make(live, name)
         folders.append(
             FolderSwitch(
                 name=name,
@@ -36,9 +38,24 @@ def plan_folders(media: Mapping[str, Path], stamp: str) -> list[FolderSwitch]:
                 incoming=free_path(live.with_name(f".{live.name}.restore-{stamp}")),
                 kept=free_path(live.with_name(f".{live.name}.replaced-{stamp}")),
                 aside=free_path(live.with_name(f".{live.name}.aside-{stamp}")),
+                made=made,
             )
         )
     return folders
+
+
+def _make(live: Path, name: str) -> Identity:
+    try:
+        above = os.stat(live.parent)
+        os.mkdir(live, 0o755)
+        if os.geteuid() == 0:  # an undo brings it back, and then the application should be able to write into it
+            os.chown(live, above.st_uid, above.st_gid)
+        status = os.stat(live)
+    except OSError as error:
+        raise RestoreFailed(
+            f"The media folder {live} is not there and cannot be made ({error.strerror}); make it, or correct media.{name}."
+        ) from error
+    return status.st_dev, status.st_ino
 
 
 def unpack_media(sources: Sources, keyring: Keyring, places: Mapping[str, Path], report: Report) -> Unpacked:

@@ -238,6 +238,7 @@ class Preparation:
             if folder.incoming_identity is None:
                 # The backup has no folder of that name: what is live stays.
                 self._warn(f"the backup has no media of {folder.name}; {folder.live} stays as it is")
+                folder.unmake()
                 journal.folders.remove(folder)
         if self._wish.mode == "replace" and not journal.folders and journal.database is None:
             raise RestoreFailed(

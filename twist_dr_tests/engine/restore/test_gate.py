@@ -134,7 +134,7 @@ def test_all_reasons_are_told_at_once(backed_up: Site) -> None:
     site = backed_up
     site.set(
         restore={"validators": [["sh", "-c", "echo on Fridays never >&2; exit 1"]]},
-        media={"attachments": str(site.folder / "gone")},
+        media={"attachments": str(site.folder / "gone" / "media")},
     )
     with pytest.raises(RestoreRefused) as refused:
         Restore(RestoreWish(site.latest().backup_id), _place(site), Report()).run()
