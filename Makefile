@@ -56,7 +56,7 @@ $(VENV)/.test: $(VENV)/.demo
 # Elsewhere they run on the wheel's alone, and CI insists on both. What they ran on, conftest.py says at their begin.
 servers:
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-15 bubblewrap; } \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-15 bubblewrap locales; } \
 	    || echo "apt-get gave no packages: the tests run on what is here"; \
 	fi
 	@ls /usr/lib/postgresql/15/bin/postgres >/dev/null 2>&1 || echo "no PostgreSQL 15 here: the tests run on the wheel's PostgreSQL 18 only"

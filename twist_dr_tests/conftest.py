@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -105,6 +106,18 @@ def _secrets_of_one_test_alone() -> Iterator[None]:
 def real_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command starts as a shell starts it."""
     monkeypatch.setattr(commands, "preloaded", None)
+
+
+@pytest.fixture(scope="session")
+def comma_locale() -> str:
+    """A locale in which an amount of money has a comma where that of C has a point. Made if this machine has not got it."""
+    name = "es_EC.UTF-8"
+    if "es_EC.utf8" not in subprocess.run(["locale", "-a"], capture_output=True, text=True, check=True).stdout.split():
+        made = subprocess.run(["localedef", "-i", "es_EC", "-f", "UTF-8", name], capture_output=True, text=True)
+        if made.returncode and not os.environ.get("CI"):
+            pytest.skip(f"there is no locale {name}, and it cannot be made: {made.stderr.strip()}")
+        assert made.returncode == 0, made.stderr
+    return name
 
 
 _TEMPLATE = "erp_template"

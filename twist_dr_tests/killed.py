@@ -16,10 +16,11 @@ from typing import Any
 #: Every call of a restore or an undo that changes something outside the process.
 STEPS = (
     "twist_dr.engine.restore.journal:Journals.save",
-    "twist_dr.engine.postgres.databases:create_closed",
+    "twist_dr.engine.postgres.making:make_to_serve",
     "twist_dr.engine.restore.database:restore_dump",
     "twist_dr.engine.restore.preparation:analyze",
-    "twist_dr.engine.postgres.databases:take_after",
+    "twist_dr.engine.postgres.making:give_last",
+    "twist_dr.engine.postgres.making:take_after",
     "twist_dr.engine.restore.preparation:unpack_media",
     "twist_dr.engine.restore.hooks:Maintenance.on",
     "twist_dr.engine.postgres.databases:close",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
+from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
@@ -25,7 +26,9 @@ class Trial:
     complaint: str | None
 
 
-def try_schema(dump: bytes, base: Path, open_place: Callable[[], RestorePlace], tools: Tools | None = None) -> Trial:
+def try_schema(
+    dump: bytes, base: Path, open_place: Callable[[OwnSettings], RestorePlace], tools: Tools | None = None
+) -> Trial:
     """Restore the schema of a dump, or of the head of one, in a place that is opened for it, with ``tools`` or the place's own.
 
     ``base`` takes the file. Raises what opening the place raises, and ``StagingFull``.
@@ -35,7 +38,7 @@ def try_schema(dump: bytes, base: Path, open_place: Callable[[], RestorePlace], 
         file = folder / "schema.dump"
         write_new(file, [dump], durable=False)
         leave_out_internals(file)
-        place = open_place()
+        place = open_place(own_settings_of(file))
         with place:
             try:
                 restore_database(

@@ -7,11 +7,12 @@ pg_dump of another major version takes for the application's. So the schema, whi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.postgres.dump import dump_roles, dump_schema
+from twist_dr.engine.postgres.own_settings import OwnSettings
+from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.tools import Tools, serves
 from twist_dr.engine.progress import Report
 from twist_dr.engine.schema_trial import try_schema
@@ -67,7 +68,10 @@ class ToolsProof:
         roles: list[bytes] = []
         dump_roles(source, tools, False, roles.append)
         base = verification_base(self.plan.scratch, server_here=self.plan.server is None)
-        opened = partial(open_place, self.plan, facts, b"".join(roles), _NAME)
+
+        def opened(own: OwnSettings) -> RestorePlace:
+            return open_place(self.plan, facts, b"".join(roles), own, _NAME)
+
         found = try_schema(b"".join(pieces), base, opened)
         if found.complaint is not None:
             raise BackupError(

@@ -21,6 +21,7 @@ from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, restoring_major, scratch_server
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.scratch import scratch_base
@@ -151,9 +152,10 @@ class _Verification:
                 self._repository.fetch(manifest, "database.dump", self._keyring, dump, advance, durable=False)
                 fill_in_offsets(dump, manifest.large_objects)
                 self._result.notes += leave_out_internals(dump)
+                own = own_settings_of(dump)
                 roles = self._repository.read_small(manifest, "roles.sql", self._keyring)
             with self._result.timed("scratch server"):
-                opened = open_place(plan, facts, roles, manifest.backup_id)
+                opened = open_place(plan, facts, roles, own, manifest.backup_id)
             with opened as place:
                 self._result.server_version = place.version
                 self._result.notes += place.notes
@@ -194,18 +196,18 @@ class _Verification:
         result.tables, result.rows = found.tables, found.rows
 
 
-def open_place(plan: VerificationPlan, facts: PostgresFacts, roles: bytes, name: str) -> RestorePlace:
-    """Where what these facts describe is restored to be verified, ready. ``name`` is part of that of a database on an existing server.
+def open_place(plan: VerificationPlan, facts: PostgresFacts, roles: bytes, own: OwnSettings, name: str) -> RestorePlace:
+    """Where what these facts describe is restored to be verified, ready and set to ``own``. ``name`` is part of that of a database on an existing server.
 
     Raises kinds of ``DatabaseError`` when this machine or that server lacks what it needs.
     """
     tools, major = find_tools(plan.client_tools), restoring_major(facts)
     if plan.server is not None:
         client = choose_tools(tools, major, purpose="restore")
-        return existing_server(plan.server, plan.live, facts, roles, client, name)
+        return existing_server(plan.server, plan.live, facts, roles, client, name, own)
     # pg_restore 17 and newer cannot restore into older servers, so the server follows the newer of the two as well.
     server_tools = choose_tools(tools, major, server=True, purpose="verify")
-    return scratch_server(server_tools, plan.scratch, facts, roles, isolation=plan.isolation)
+    return scratch_server(server_tools, plan.scratch, facts, roles, own, isolation=plan.isolation)
 
 
 def verification_base(scratch: Path, *, server_here: bool) -> Path:

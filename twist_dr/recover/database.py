@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.postgres import databases
+from twist_dr.engine.manifest import Manifest, PostgresFacts
+from twist_dr.engine.postgres import databases, making
 from twist_dr.engine.postgres.cluster import first_line, named_errors
 from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import versions_differ
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.roles import (
@@ -37,10 +38,9 @@ from twist_dr.recover.server import UNFINISHED, NewDatabase
 
 #: Entries of a dump that speak of the database as a whole; pg_restore leaves them out unless it makes the database itself.
 _OF_DATABASE = re.compile(r"^\d+; \d+ \d+ (?:DATABASE|DATABASE PROPERTIES|(?:ACL|COMMENT) - DATABASE) ")
-#: Statements about the database, split where its name stands.
+#: Statements about the database, split where its name stands; not what it is set to, which comes before its rows.
 _NAMED = re.compile(
-    rb"""^((?:ALTER|COMMENT\ ON)\ DATABASE\ |(?:GRANT|REVOKE)\ [A-Z, ]+\ ON\ DATABASE\ |ALTER\ ROLE\ (?:"(?:[^"]|"")*"|[^" ]+)\ IN\ DATABASE\ )
-        (?:"(?:[^"]|"")*"|[^" ]+)(\ .*)$""",
+    rb"""^((?:ALTER|COMMENT\ ON)\ DATABASE\ |(?:GRANT|REVOKE)\ [A-Z, ]+\ ON\ DATABASE\ )(?:"(?:[^"]|"")*"|[^" ]+)(\ (?!SET\ ).*)$""",
     re.DOTALL | re.VERBOSE,
 )
 _ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$")
@@ -77,20 +77,23 @@ def recover_database(
             report.warning(line)
         roles = repository.read_small(manifest, "roles.sql", keyring)
         made = _make_roles(new, roles, report)
+        own = own_settings_of(dump)
         if versions_differ(facts, new.major):
             # Now, rather than after hours: does this server take every statement?
-            with _made(new, manifest, report):
+            with _made(new, facts, own, report):
                 _restore(new, dump, manifest, 1, report, schema_only=True)
             with new.maintenance() as connection:
                 databases.drop(connection, new.name)
-        with _made(new, manifest, report):
+        with _made(new, facts, own, report) as notes:
+            for line in notes:
+                report.warning(line)
             properties = _properties(new, dump, folder)
             # Now, rather than after hours: can they be given at all?
             _give(new, properties, rehearse=True)
             _restore(new, dump, manifest, jobs, report)
             found = _compare(new, manifest, report)
         # From here on it is what was recorded, and stays whatever comes.
-        _open(new, properties)
+        _open(new, properties, own)
         report.info("analyzing")
         for line in analyze(new.cluster, new.name, jobs):
             report.warning(line)
@@ -121,19 +124,17 @@ def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
 
 
 @contextmanager
-def _made(new: NewDatabase, manifest: Manifest, report: Report) -> Iterator[None]:
-    """The new empty database, closed to others, marked as unfinished; dropped again when the block raises."""
+def _made(new: NewDatabase, facts: PostgresFacts, own: OwnSettings, report: Report) -> Iterator[list[str]]:
+    """The new empty database, closed to others, marked as unfinished; dropped again when the block raises. Gives what it lacks."""
     from psycopg import sql
 
-    facts = manifest.postgres
-    assert facts is not None
     with new.maintenance() as connection:
-        databases.create_closed(connection, new.name, None, facts)
+        made = making.make_to_serve(connection, new.name, facts, own)
     try:
         with new.maintenance() as connection, named_errors("to mark the new database"):
             mark = sql.SQL("COMMENT ON DATABASE {} IS {}")
             connection.execute(mark.format(sql.Identifier(new.name), sql.Literal(UNFINISHED)))
-        yield
+        yield made.notes
     except BaseException:
         try:
             with new.maintenance() as connection:
@@ -149,7 +150,7 @@ def _made(new: NewDatabase, manifest: Manifest, report: Report) -> Iterator[None
 
 @dataclass(frozen=True)
 class _Properties:
-    """SQL that gives the new database owner, grants, settings, limit and comment of the one that was dumped."""
+    """SQL that gives the new database owner, grants, limit and comment of the one that was dumped."""
 
     script: bytes
     encoding: str
@@ -166,7 +167,7 @@ def _properties(new: NewDatabase, dump: Path, folder: Path) -> _Properties:
     wanted = [match[1] + quoted + match[2] for each in statements(script) if (match := _NAMED.match(each))]
     # Who gave a database away may not change it any more, so that comes last.
     wanted.sort(key=lambda each: each.startswith(b"ALTER DATABASE " + quoted + b" OWNER TO "))
-    # Everybody may connect to a database until that is revoked; create_closed did, the backup's own REVOKE may follow.
+    # Everybody may connect to a database until that is revoked; make_to_serve did, the backup's own REVOKE may follow.
     first = [
         b"COMMENT ON DATABASE " + quoted + b" IS NULL;",
         b"GRANT CONNECT, TEMPORARY ON DATABASE " + quoted + b" TO PUBLIC;",
@@ -175,7 +176,7 @@ def _properties(new: NewDatabase, dump: Path, folder: Path) -> _Properties:
     return _Properties(b"\n".join([*first, *wanted]), encoding.decode())
 
 
-def _open(new: NewDatabase, properties: _Properties) -> None:
+def _open(new: NewDatabase, properties: _Properties, own: OwnSettings) -> None:
     """Let people in, as into the database that was dumped. Raises ``RestoreFailed``, and leaves what was restored."""
     from psycopg import sql
 
@@ -183,6 +184,7 @@ def _open(new: NewDatabase, properties: _Properties) -> None:
         with new.maintenance() as connection:
             # Before all else: nobody shall be asked to drop it as a recovery that was cut short.
             connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(sql.Identifier(new.name)))
+            making.give_last(connection, new.name, own)
         _give(new, properties, rehearse=False)
     except Exception as error:
         raise RestoreFailed(
@@ -202,7 +204,7 @@ def _give(new: NewDatabase, properties: _Properties, *, rehearse: bool) -> None:
                 connection.execute(properties.script)
         except psycopg.Error as error:
             raise RestoreFailed(
-                f"The owner, grants and settings of the database could not be given to {new.name}: {first_line(error)}; mend that, or restore as a superuser."
+                f"The owner and grants of the database could not be given to {new.name}: {first_line(error)}; mend that, or restore as a superuser."
             ) from error
 
 

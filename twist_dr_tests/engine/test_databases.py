@@ -14,6 +14,8 @@ import pytest
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, query, read_facts
+from twist_dr.engine.postgres.making import make_to_serve, take_after
+from twist_dr.engine.postgres.own_settings import NO_SETTINGS
 from twist_dr.errors import CutoverFailed, DatabaseRefused, RestoreFailed
 from twist_dr_tests.servers import PostgresServer
 
@@ -46,24 +48,19 @@ def test_a_database_takes_after_the_live_one_in_all_that_a_dump_lacks(server: Po
             f"ALTER DATABASE {quoted} OWNER TO {role}",
             f"REVOKE ALL ON DATABASE {quoted} FROM PUBLIC",
             f'GRANT CONNECT ON DATABASE {quoted} TO "{reader} x" WITH GRANT OPTION',
-            f'ALTER DATABASE {quoted} SET search_path TO "$user", "My Schema", public',
-            f"ALTER DATABASE {quoted} SET statement_timeout TO '7min'",
-            f"ALTER DATABASE {quoted} SET erp.company_id TO 'it''s one'",
-            f"ALTER ROLE \"{reader} x\" IN DATABASE {quoted} SET work_mem TO '9MB'",
             f"ALTER DATABASE {quoted} CONNECTION LIMIT 77",
             f"COMMENT ON DATABASE {quoted} IS 'the real one'",
         ):
             connection.execute(statement)
         other = databases.free_name(connection, name, "restore", NOW)
-        databases.create_closed(connection, other, name, _facts(live))
+        make_to_serve(connection, other, _facts(live), NO_SETTINGS, live=name)
         assert databases.free_name(connection, name, "restore", NOW).endswith("t140001")
-        databases.take_after(connection, other, name)
+        take_after(connection, other, name)
         looks = [
             query(
                 connection,
                 """SELECT pg_get_userbyid(d.datdba), d.datconnlimit, shobj_description(d.oid, 'pg_database'), d.encoding, d.datcollate,
-                          (SELECT array_agg(a::text ORDER BY a::text) FROM aclexplode(d.datacl) a),
-                          (SELECT array_agg(setrole::regrole::text || s.setconfig::text ORDER BY setrole) FROM pg_db_role_setting s WHERE setdatabase = d.oid)
+                          (SELECT array_agg(a::text ORDER BY a::text) FROM aclexplode(d.datacl) a)
                      FROM pg_database d WHERE d.datname = %(name)s""",
                 {"name": each},
             )
@@ -79,7 +76,7 @@ def test_a_database_in_the_making_lets_no_other_role_in(server: PostgresServer, 
     with server.cluster().connect() as connection:
         connection.execute(f"CREATE ROLE {guest} LOGIN PASSWORD 'guest'")
         name = databases.free_name(connection, live.parameters["dbname"], "restore", NOW)
-        databases.create_closed(connection, name, live.parameters["dbname"], _facts(live))
+        make_to_serve(connection, name, _facts(live), NO_SETTINGS, live=live.parameters["dbname"])
     with pytest.raises(DatabaseRefused, match="permission denied"):
         Cluster(server.url(name, guest, "guest")).connect()
 
@@ -92,7 +89,7 @@ def test_a_locale_that_the_server_lacks_is_named(server: PostgresServer, live: C
         server.cluster().connect() as connection,
         pytest.raises(RestoreFailed, match=r"xx_YY.UTF-8.*install that locale"),
     ):
-        databases.create_closed(connection, "nowhere", live.parameters["dbname"], facts)
+        make_to_serve(connection, "nowhere", facts, NO_SETTINGS, live=live.parameters["dbname"])
 
 
 def test_a_switch_that_fails_before_its_commit_renames_nothing(server: PostgresServer, live: Cluster) -> None:

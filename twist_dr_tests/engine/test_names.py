@@ -12,8 +12,9 @@ from twist_dr.diff import compare
 from twist_dr.engine.manifest import Manifest, open_manifest
 from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.comparison import compare_database
-from twist_dr.engine.postgres.databases import create_closed
 from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.making import make_to_serve
+from twist_dr.engine.postgres.own_settings import NO_SETTINGS
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.impact_database import database_impact
 from twist_dr.engine.restore.tables import restore_tables
@@ -68,7 +69,7 @@ def test_the_name_of_a_database_never_leads_to_another_one(server: PostgresServe
     repository.fetch(manifest, "database.dump", KEYRING, dump)
     with server.cluster().connect() as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(restored)))
-        create_closed(connection, restored, name, manifest.postgres)
+        make_to_serve(connection, restored, manifest.postgres, NO_SETTINGS, live=name)
     restore_database(server.cluster(), TOOLS[server.major], restored, dump, jobs=2)
     with server.cluster(restored).connect() as connection:
         assert compare_database(connection, manifest, Report()).differences == []
@@ -82,7 +83,7 @@ def test_the_name_of_a_database_never_leads_to_another_one(server: PostgresServe
     assert [table_name(each) for each in wanted] == list(made)
     with server.cluster().connect() as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(restored)))
-        create_closed(connection, restored, name, manifest.postgres)
+        make_to_serve(connection, restored, manifest.postgres, NO_SETTINGS, live=name)
     some = [each.label for each in list(made)[: 2 if server.major < max(TOOLS) else 8]]
     found = restore_tables(
         server.cluster(), TOOLS[server.major], restored, dump, manifest, some, schema="s", live=None, jobs=1, report=Report()

@@ -5,7 +5,6 @@ Names change hands in a cutover, OIDs never: what is to be found again after a c
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,13 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
-from twist_dr.errors import CutoverFailed, DatabaseError, DatabaseRefused, RestoreFailed
+from twist_dr.errors import CutoverFailed, DatabaseError, DatabaseRefused
 
 if TYPE_CHECKING:
-    from psycopg.sql import Composable, Composed
-
     from twist_dr.engine.postgres.cluster import Connection
 
 #: Names are cut to so many bytes by the server, silently (PostgreSQL, "Identifiers and Key Words").
@@ -30,8 +26,6 @@ _LOOK_AGAIN_SECONDS = 0.002
 _END_SECONDS = 10.0
 #: How long a statement about a database waits for another session's lock on it: the application may be locked out meanwhile.
 _LOCK_SECONDS = 10
-#: Settings whose value is a list of quoted names (pg_dump's variable_is_guc_list_quote).
-_LISTS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
 
 
 def name_beside(live: str, purpose: str, when: datetime) -> str:
@@ -95,126 +89,7 @@ def is_empty(cluster: Cluster, name: str) -> bool:
         return not query(connection, "SELECT 1 FROM pg_class WHERE oid >= 16384 LIMIT 1")
 
 
-# -- making -----------------------------------------------------------------------------------------------------------
-
-
-def create_closed(connection: Connection, name: str, live: str | None, facts: PostgresFacts) -> int:
-    """Create an empty database as the backup's was (encoding, locale), that nobody else may use yet; returns its OID.
-
-    Owner and tablespace are those of the database ``live``. Raises ``RestoreFailed``.
-    """
-    import psycopg
-    from psycopg import sql
-
-    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
-        sql.Identifier(name), sql.Literal(facts.encoding), sql.Literal(facts.collate), sql.Literal(facts.ctype)
-    )
-    if facts.locale_provider == "icu":
-        create += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(facts.locale))
-    elif facts.locale_provider == "builtin":
-        create += sql.SQL(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(facts.locale))
-    if live is not None:
-        owner, tablespace = query(
-            connection,
-            """SELECT pg_get_userbyid(d.datdba), CASE WHEN d.dattablespace <> t.dattablespace THEN s.spcname END
-                 FROM pg_database d JOIN pg_tablespace s ON s.oid = d.dattablespace, pg_database t
-                WHERE d.datname = %(live)s AND t.datname = 'template0'""",
-            {"live": live},
-        )[0]
-        # From the start: the schema public belongs to whoever owns the database, and what is restored into it to that role.
-        create += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
-        # Where it is named, an ordinary role needs a right to it, also to the one that it would get anyhow.
-        if tablespace is not None:
-            create += sql.SQL(" TABLESPACE {}").format(sql.Identifier(tablespace))
-    try:
-        connection.execute(create)
-        connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
-    except psycopg.Error as error:
-        locale = facts.locale or facts.collate
-        raise RestoreFailed(
-            f"The database {name} (encoding {facts.encoding}, locale {locale} of {facts.locale_provider}) could not be made: "
-            f"{first_line(error)}; grant the role that restores CREATEDB, or install that locale on the server."
-        ) from error
-    oid = find_oid(connection, name)
-    assert oid is not None
-    return oid
-
-
-def take_after(connection: Connection, name: str, live: str) -> None:
-    """Give a database what the live one has and no dump of one database holds: owner, grants, settings, limit, comment.
-
-    Raises ``RestoreFailed``.
-    """
-    import psycopg
-
-    try:
-        for statement in _properties(connection, name, live):
-            connection.execute(statement)
-    except psycopg.Error as error:
-        raise RestoreFailed(
-            f"Owner, grants and settings of {live} could not be given to {name}: {first_line(error)}; restore as a superuser, or as a "
-            "role that is a member of the database's owner."
-        ) from error
-
-
-def _properties(connection: Connection, name: str, live: str) -> list[Composed]:
-    from psycopg import sql
-
-    database = sql.Identifier(name)
-    (oid, owner, limit, comment), *_ = query(
-        connection,
-        """SELECT oid::bigint, pg_get_userbyid(datdba), datconnlimit, shobj_description(oid, 'pg_database')
-             FROM pg_database WHERE datname = %(live)s""",
-        {"live": live},
-    )
-    statements: list[Composed] = []
-    grants = query(
-        connection,
-        """SELECT CASE WHEN a.grantee = 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable
-             FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
-            WHERE d.datname = %(live)s AND a.grantee <> d.datdba""",
-        {"live": live},
-    )
-    for grantee, privilege, grantable in grants:
-        statements.append(
-            sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
-                sql.SQL(privilege),
-                database,
-                sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee),
-                sql.SQL(" WITH GRANT OPTION" if grantable else ""),
-            )
-        )
-    settings = query(
-        connection,
-        """SELECT CASE WHEN s.setrole = 0 THEN NULL ELSE pg_get_userbyid(s.setrole) END, unnest(s.setconfig)
-             FROM pg_db_role_setting s WHERE s.setdatabase = %(oid)s""",
-        {"oid": oid},
-    )
-    for role, setting in settings:
-        key, _, value = setting.partition("=")
-        whose = (
-            sql.SQL("DATABASE {}").format(database)
-            if role is None
-            else sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), database)
-        )
-        parts = [sql.Identifier(part) for part in key.split(".")]
-        statements.append(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.SQL(".").join(parts), _value(key, value)))
-    if limit != -1:
-        statements.append(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, sql.Literal(limit)))
-    if comment is not None:
-        statements.append(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(comment)))
-    # Last: whoever gave it away may not do the others any more.
-    statements.append(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(owner)))
-    return statements
-
-
-def _value(key: str, value: str) -> Composable:
-    from psycopg import sql
-
-    if key.lower() not in _LISTS:
-        return sql.Literal(value)
-    names = [quoted.replace('""', '"') or bare for quoted, bare in re.findall(r'"((?:[^"]|"")*)"|([^\s,]+)', value)]
-    return sql.SQL(", ").join(map(sql.Literal, names)) if names else sql.Literal("")
+# -- going ------------------------------------------------------------------------------------------------------------
 
 
 def drop(connection: Connection, name: str) -> None:

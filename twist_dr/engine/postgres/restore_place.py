@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.confinement import Isolation
+from twist_dr.engine.postgres.making import make_to_look
+from twist_dr.engine.postgres.own_settings import NO_SETTINGS, OwnSettings
 from twist_dr.engine.postgres.roles import apply_roles, client_major, missing_roles, scratch_roles
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
 from twist_dr.engine.postgres.tools import Tools, oldest_served
@@ -60,9 +62,15 @@ def restoring_major(facts: PostgresFacts) -> int:
 
 
 def scratch_server(
-    tools: Tools, base: Path, facts: PostgresFacts, roles: bytes, *, isolation: Isolation = "required"
+    tools: Tools,
+    base: Path,
+    facts: PostgresFacts,
+    roles: bytes,
+    own: OwnSettings = NO_SETTINGS,
+    *,
+    isolation: Isolation = "required",
 ) -> RestorePlace:
-    """A new server with the backup's roles and an empty database of the same encoding and locale.
+    """A new server with the backup's roles and an empty database of the same encoding and locale, set to ``own``.
 
     Raises ``DatabaseError`` when it lacks an extension of the backup, ``ProcessFailed`` when the roles cannot be made.
     """
@@ -74,15 +82,21 @@ def scratch_server(
         with cluster.connect() as connection, named_errors("to make the scratch database"):
             _need_extensions(connection, facts)
             apply_roles(cluster, scratch_roles(roles, facts, tools.major))
-            notes = _create_database(connection, _RESTORED, facts)
+            notes = make_to_look(connection, _RESTORED, facts, own).notes
             version = query(connection, "SELECT current_setting('server_version')")[0][0]
         return RestorePlace(server.cluster(_RESTORED), _RESTORED, tools, version, True, notes, stack.pop_all().close)
 
 
 def existing_server(
-    server: Cluster, live: Cluster, facts: PostgresFacts, roles: bytes, tools: Tools, backup_id: str
+    server: Cluster,
+    live: Cluster,
+    facts: PostgresFacts,
+    roles: bytes,
+    tools: Tools,
+    backup_id: str,
+    own: OwnSettings = NO_SETTINGS,
 ) -> RestorePlace:
-    """A database of its own on a server that is not the live one. Roles that policies name are made without login.
+    """A database of its own, set to ``own``, on a server that is not the live one. Roles that policies name are made without login.
 
     Raises ``DatabaseError`` when that server may be the live one: it is another one only where its system identifier is
     known, and so is at least one of the live server's (the manifest's or the one it tells now), and none is the same. Also
@@ -107,7 +121,7 @@ def existing_server(
         created = False
         try:
             _make_roles(connection, missing_roles(connection, roles))
-            notes = _create_database(connection, name, facts)
+            notes = make_to_look(connection, name, facts, own).notes
             created = True
             # A session in the database while it is used tells it from what a killed run left.
             guard = server.connect(name)
@@ -202,27 +216,3 @@ def _make_roles(connection: Connection, roles: list[str]) -> None:
     for role in roles:
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
         connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(_ROLE_MARK)))
-
-
-def _create_database(connection: Connection, name: str, facts: PostgresFacts) -> list[str]:
-    """Create it as the backup's was, or with locale C where this server lacks the locale; returns a note then."""
-    import psycopg
-    from psycopg import sql
-
-    begin = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(
-        sql.Identifier(name), sql.Literal(facts.encoding)
-    )
-    locale = sql.SQL(" LC_COLLATE {} LC_CTYPE {}").format(sql.Literal(facts.collate), sql.Literal(facts.ctype))
-    if facts.locale_provider == "icu":
-        locale += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(facts.locale))
-    elif facts.locale_provider == "builtin":
-        locale += sql.SQL(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(facts.locale))
-    try:
-        connection.execute(begin + locale)
-    except psycopg.Error:
-        connection.execute(begin + sql.SQL(" LC_COLLATE 'C' LC_CTYPE 'C'"))
-        wanted = facts.locale or facts.collate
-        return [
-            f"the locale {wanted} ({facts.locale_provider}) is not available here, so the database was restored with locale C"
-        ]
-    return []

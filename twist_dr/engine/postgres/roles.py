@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, query
-from twist_dr.engine.postgres.statements import NAME, statements
+from twist_dr.engine.postgres.statements import NAME, statements, unquoted
 from twist_dr.errors import ProcessFailed
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def scratch_roles(roles: bytes, facts: PostgresFacts, major: int) -> bytes:
     kept = []
     for statement in statements(roles):
         match = _CREATE_ROLE.match(statement) or _ALTER_ROLE.match(statement)
-        if _TABLESPACE.match(statement) or (match and _unquoted(match[1]) == facts.bootstrap_role):
+        if _TABLESPACE.match(statement) or (match and unquoted(match[1]) == facts.bootstrap_role):
             continue
         # Before 16 nobody checked the grantor, so it may be one whom a newer server refuses.
         ungranted = _GRANTED_BY.fullmatch(statement) if free_grantors else None
@@ -67,7 +67,7 @@ def roles_to_make(roles: bytes, missing: Collection[str]) -> bytes:
         named: tuple[bytes, ...] = role.groups() if role else membership.groups() if membership else ()
         if parameter := _PARAMETER.match(statement):
             named = parameter.groups()
-        if statement.startswith(b"SET ") or any(_unquoted(name) in missing for name in named):
+        if statement.startswith(b"SET ") or any(unquoted(name) in missing for name in named):
             bare = _ATTRIBUTES.sub(lambda found: _HAS_NOT.sub(b"", found[0]), statement)
             kept.append(_GRANTOR.sub(b";", statement) if membership else bare)
     return b"\n".join([*kept, b""])
@@ -76,7 +76,7 @@ def roles_to_make(roles: bytes, missing: Collection[str]) -> bytes:
 def without_password(roles: bytes) -> list[str]:
     """Roles that the SQL lets log in and gives no password."""
     return [
-        _unquoted(match[1])
+        unquoted(match[1])
         for statement in statements(roles)
         if (match := _LOGIN.match(statement)) and b" PASSWORD '" not in match["rest"]
     ]
@@ -106,9 +106,4 @@ def missing_roles(connection: Connection, roles: bytes) -> list[str]:
 
 def role_names(roles: bytes) -> list[str]:
     """Roles that the SQL makes."""
-    return [_unquoted(match[1]) for statement in statements(roles) if (match := _CREATE_ROLE.match(statement))]
-
-
-def _unquoted(identifier: bytes) -> str:
-    text = identifier.decode(errors="surrogateescape")
-    return text[1:-1].replace('""', '"') if text.startswith('"') else text
+    return [unquoted(match[1]) for statement in statements(roles) if (match := _CREATE_ROLE.match(statement))]

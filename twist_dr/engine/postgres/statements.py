@@ -47,6 +47,12 @@ def spans(script: bytes) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
+def unquoted(identifier: bytes) -> str:
+    """The name that an identifier in SQL stands for."""
+    text = identifier.decode(errors="surrogateescape")
+    return text[1:-1].replace('""', '"') if text.startswith('"') else text
+
+
 def _begin(script: bytes, place: int) -> int:
     while True:
         found = _BETWEEN.match(script, place)

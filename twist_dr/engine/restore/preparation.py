@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.django import migrate, read_code
 from twist_dr.engine.exchange import identity
-from twist_dr.engine.postgres import databases
+from twist_dr.engine.postgres import databases, making
 from twist_dr.engine.postgres.cluster import read_migrations
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import versions_differ
 from twist_dr.engine.postgres.sessions import COMMANDS
 from twist_dr.engine.postgres.tools import Tools
@@ -32,7 +33,6 @@ from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import ProcessFailed, RestoreFailed
 
 if TYPE_CHECKING:
-    from twist_dr.engine.manifest import PostgresFacts
     from twist_dr.engine.postgres.cluster import Connection
 
 _FETCHED = "fetched-"
@@ -84,11 +84,13 @@ class Preparation:
             with closing(databases.connect_for_maintenance(cluster)) as connection:
                 for line in phase_one.make_missing_roles(connection, self._sources.read_small("roles.sql")):
                     self._warn(line)
+                own = own_settings_of(dump)
                 if not wish.tables and versions_differ(manifest.postgres, self._gate.server_major):
-                    self._create(connection, names, manifest.postgres)
+                    self._make(connection, names, own)
                     self._try_schema(names, tools, dump)
                     databases.drop(connection, names.incoming)
-                self._create(connection, names, manifest.postgres)
+                for line in self._make(connection, names, own):
+                    self._warn(line)
             record.database = names.incoming
             if wish.tables:
                 self._restore_tables(names, tools, dump)
@@ -103,11 +105,18 @@ class Preparation:
                 self._make_ready(names)
             # Its makers did not wait for their commits. A sandbox is told of without another one.
             with closing(databases.connect_for_maintenance(cluster)) as connection:
+                if not wish.tables:
+                    making.give_last(connection, names.incoming, own)
+                    making.take_after(connection, names.incoming, names.live)
                 databases.make_durable(connection)
 
-    def _create(self, connection: Connection, names: DatabaseSwitch, facts: PostgresFacts) -> None:
-        names.incoming_oid = databases.create_closed(connection, names.incoming, names.live, facts)
+    def _make(self, connection: Connection, names: DatabaseSwitch, own: OwnSettings) -> list[str]:
+        facts = self._sources.manifest.postgres
+        assert facts is not None
+        made = making.make_to_serve(connection, names.incoming, facts, own, live=names.live)
+        names.incoming_oid = made.oid
         self._place.around.journals.save(self._journal)
+        return made.notes
 
     def _try_schema(self, names: DatabaseSwitch, tools: Tools, dump: Path) -> None:
         """Now, rather than after hours: a statement that this server does not take ends the restore before it loads a row."""
@@ -132,8 +141,6 @@ class Preparation:
         with record.timed("analyze"):
             for line in analyze(cluster, names.incoming, place.jobs):
                 self._warn(line)
-        with closing(databases.connect_for_maintenance(cluster)) as connection:
-            databases.take_after(connection, names.incoming, names.live)
 
     def _restore_tables(self, names: DatabaseSwitch, tools: Tools, dump: Path) -> None:
         wish, record = self._wish, self._record

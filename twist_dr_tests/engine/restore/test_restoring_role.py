@@ -15,6 +15,8 @@ from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
 from twist_dr.engine.postgres.dump import restore_database, without_system_grants
+from twist_dr.engine.postgres.making import make_to_serve, take_after
+from twist_dr.engine.postgres.own_settings import NO_SETTINGS
 from twist_dr.engine.processes import run
 from twist_dr.errors import ProcessFailed, SettingsError
 from twist_dr_tests.servers import PostgresServer
@@ -61,12 +63,12 @@ def test_it_restores_what_belongs_to_the_owner_and_switches(ordinary: Ordinary) 
     incoming, kept = f"{ordinary.name}_incoming", f"{ordinary.name}_kept"
     with closing(databases.connect_for_maintenance(ordinary.cluster)) as connection:
         assert databases.missing_rights(connection, ordinary.name) == []
-        databases.create_closed(connection, incoming, ordinary.name, ordinary.facts())
+        make_to_serve(connection, incoming, ordinary.facts(), NO_SETTINGS, live=ordinary.name)
         with ordinary.cluster.connect(incoming) as restoring:
             # As pg_restore does it: to give a table away, its new owner must be allowed to make tables there.
             restoring.execute("CREATE TABLE invoice AS SELECT 1 AS number")
             restoring.execute(f"ALTER TABLE invoice OWNER TO {ordinary.owner}")
-        databases.take_after(connection, incoming, ordinary.name)
+        take_after(connection, incoming, ordinary.name)
         databases.close(connection, ordinary.name)
         databases.switch(connection, live=ordinary.name, incoming=incoming, kept=kept)
     with psycopg.connect(ordinary.cluster.url) as live:
@@ -132,12 +134,12 @@ def test_grants_on_postgresql_s_own_functions_do_not_keep_it_from_restoring(ordi
     assert sorted(left_out) == ["FUNCTION pg_create_restore_point(text)", "FUNCTION pg_switch_wal()"]
     incoming = f"{ordinary.name}_incoming"
     with closing(databases.connect_for_maintenance(ordinary.cluster)) as connection:
-        databases.create_closed(connection, incoming, ordinary.name, ordinary.facts())
+        make_to_serve(connection, incoming, ordinary.facts(), NO_SETTINGS, live=ordinary.name)
     with pytest.raises(ProcessFailed, match="permission denied for function"):
         restore_database(ordinary.cluster, tools, incoming, dump, jobs=1)
     with closing(databases.connect_for_maintenance(ordinary.cluster)) as connection:
         databases.drop(connection, incoming)
-        databases.create_closed(connection, incoming, ordinary.name, ordinary.facts())
+        make_to_serve(connection, incoming, ordinary.facts(), NO_SETTINGS, live=ordinary.name)
     restore_database(ordinary.cluster, tools, incoming, dump, jobs=1, entries=entries)
     with ordinary.cluster.connect(incoming) as restored:
         granted = restored.execute("SELECT has_table_privilege(%s, 'invoice', 'SELECT')", [archiver]).fetchall()

@@ -13,7 +13,8 @@ import pytest
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, query
-from twist_dr.engine.postgres.databases import create_closed
+from twist_dr.engine.postgres.making import make_to_serve
+from twist_dr.engine.postgres.own_settings import NO_SETTINGS
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.tables import RestoredTables, restore_tables
@@ -122,7 +123,7 @@ class Backup:
         cluster = cluster or self.server.cluster()
         with cluster.connect("postgres") as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {side} WITH (FORCE)")
-            create_closed(connection, side, None, self.manifest.postgres)
+            make_to_serve(connection, side, self.manifest.postgres, NO_SETTINGS)
         try:
             found = restore_tables(
                 cluster, tools or self.tools, side, self.dump, manifest or self.manifest, tables,
