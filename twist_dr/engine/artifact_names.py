@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _ARTIFACT = re.compile(
-    r"database\.dump|roles\.sql|(?:media|configuration|dagster)\.(?:tar|files\.jsonl)"  # full, configuration
+    r"database\.dump|roles\.sql|extension-(?:rows\.(?:sql|json)|members\.dump)|(?:media|configuration|dagster)\.(?:tar|files\.jsonl)"  # full, configuration
     r"|contents\.json|catalog\.(?:sqlite|dump)|dagster(?:-[0-9]{1,4})?\.dump"  # configuration
     r"|base\.tar|[0-9]{1,10}\.tar|backup_manifest|server\.json"  # base; tablespaces go by their OIDs
 )

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from twist_dr.engine.manifest import (
     Artifact,
     ArtifactForm,
     BaseFacts,
+    ExtensionRows,
     KeyName,
     Kind,
     Label,
@@ -32,8 +33,10 @@ from twist_dr.engine.manifest import (
     new_backup_id,
     schema_version,
 )
-from twist_dr.engine.postgres.cluster import Cluster, Snapshot
-from twist_dr.engine.postgres.dump import dump_database, dump_roles
+from twist_dr.engine.postgres.cluster import Cluster, Snapshot, named_errors
+from twist_dr.engine.postgres.dump import dump_database, dump_members, dump_roles
+from twist_dr.engine.postgres.extension_members import KEPT, MEMBERS, ROWS, read_kept
+from twist_dr.engine.postgres.extension_rows import write_rows
 from twist_dr.engine.postgres.login_triggers import login_triggers
 from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
@@ -143,6 +146,7 @@ class Making:
         self.migrations: dict[str, list[str]] = {}
         self.rows: dict[TableName, int] = {}
         self.large_objects = 0
+        self.extension_rows: list[ExtensionRows] = []
         self._key = keyring.primary
         self._started_at = datetime.now(timezone.utc)
         self._artifacts: list[Artifact] = []
@@ -225,6 +229,7 @@ class Making:
             migrations=self.migrations,
             tables={table.label: rows for table, rows in self.rows.items()},
             large_objects=self.large_objects,
+            extension_rows=self.extension_rows,
             artifacts=self._artifacts,
             files=self._files,
             storage_targets={name: form.name for name, form in plan.targets.items()},
@@ -283,6 +288,7 @@ class _Work(Making):
             with self.timed("database"), self.artifact("database.dump", "database") as write:
                 said = dump_database(self._cluster, tools, snapshot.id, tables, write)
             self.rows, self.large_objects = counting.wait()
+            said += self._keep_members(snapshot, tools)
         if not with_passwords:
             self.warn(
                 f"database: role {facts.dumped_as} may not read role passwords, so roles.sql has none; set them after a restore"
@@ -291,6 +297,29 @@ class _Work(Making):
             said += dump_roles(self._cluster, tools, with_passwords, write)
         for line in said:
             self.warn(f"database: {line}")
+
+    def _keep_members(self, snapshot: Snapshot, tools: Tools) -> list[str]:
+        """What the dump leaves out of extensions: rows, and what somebody made a member. Returns what pg_dump warned of."""
+        with named_errors("to look at what belongs to extensions"):
+            kept = read_kept(snapshot.connection)
+        said = []
+        if kept.members:
+            with self.artifact(MEMBERS, "database", quiet=True) as write:
+                said += dump_members(self._cluster, tools, snapshot.id, kept.extensions, write)
+        if kept.members or kept.tables or kept.sequences:
+            with (
+                self.timed("extension_rows"),
+                self.artifact(ROWS, "database") as write,
+                named_errors("to read rows of extensions' tables"),
+            ):
+                kept = replace(kept, tables=write_rows(snapshot.connection, kept.tables, kept.sequences, write))
+            with self.artifact(KEPT, "database", quiet=True) as write:
+                write(kept.to_json())
+        self.extension_rows = [
+            ExtensionRows(extension=each.extension, table=each.key.label, rows=each.rows, content=each.content)
+            for each in kept.tables
+        ]
+        return said
 
     def back_up_media(self) -> None:
         with (

@@ -178,6 +178,15 @@ class BaseFacts(_Model):
         return self.restore_point_lsn or self.stop_lsn
 
 
+class ExtensionRows(_Model):
+    """Rows of a table that belongs to an extension, which are in ``extension-rows.sql``. ``content``: see ``postgres/extension_rows.py``."""
+
+    extension: str
+    table: str
+    rows: int = Field(ge=0)
+    content: str
+
+
 class KeyName(_Model):
     """Which key a backup was written with."""
 
@@ -213,6 +222,7 @@ class Manifest(_Model):
     warnings: list[str]
     key: KeyName
     base: BaseFacts | None = None
+    extension_rows: list[ExtensionRows] = []
 
     @property
     def rows(self) -> dict[TableName, int]:

@@ -21,6 +21,7 @@ from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, restoring_major, scratch_server
 from twist_dr.engine.postgres.restore_progress import restore_progress
@@ -153,17 +154,21 @@ class _Verification:
                 fill_in_offsets(dump, manifest.large_objects)
                 self._result.notes += leave_out_internals(dump)
                 own = own_settings_of(dump)
+                kept = fetch_kept(manifest, folder, self._fetch)
                 roles = self._repository.read_small(manifest, "roles.sql", self._keyring)
             with self._result.timed("scratch server"):
                 opened = open_place(plan, facts, roles, own, manifest.backup_id)
             with opened as place:
                 self._result.server_version = place.version
                 self._result.notes += place.notes
-                self._restore(place, dump, facts.database_size)
+                self._restore(place, dump, kept, facts.database_size)
                 with self._result.timed("compare"), place.connect() as connection:
                     self._compare(connection)
 
-    def _restore(self, place: RestorePlace, dump: Path, expected: int) -> None:
+    def _fetch(self, name: str, path: Path) -> None:
+        self._repository.fetch(self._manifest, name, self._keyring, path, durable=False)
+
+    def _restore(self, place: RestorePlace, dump: Path, kept: KeptFiles | None, expected: int) -> None:
         client = place.tools
         self._report.info(
             f"restoring into PostgreSQL {place.version} with pg_restore {client.version}, {self._plan.jobs} jobs"
@@ -171,7 +176,7 @@ class _Verification:
         progress = restore_progress(place.cluster, place.database, expected, self._report)
         with self._result.timed("restore"), progress:
             try:
-                restore_database(
+                self._result.notes += restore_database(
                     place.cluster,
                     client,
                     place.database,
@@ -179,6 +184,7 @@ class _Verification:
                     jobs=self._plan.jobs,
                     keep_owners=place.keep_owners,
                     subscriptions=False,
+                    kept=kept,
                 )
             except ProcessFailed as error:
                 if "No space left on device" in str(error):

@@ -17,6 +17,7 @@ from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import versions_differ
 from twist_dr.engine.postgres.restore_progress import restore_progress
@@ -75,13 +76,16 @@ def recover_database(
         fill_in_offsets(dump, manifest.large_objects)
         for line in leave_out_internals(dump):
             report.warning(line)
+        kept = fetch_kept(
+            manifest, folder, lambda name, path: repository.fetch(manifest, name, keyring, path, durable=False)
+        )
         roles = repository.read_small(manifest, "roles.sql", keyring)
         made = _make_roles(new, roles, report)
         own = own_settings_of(dump)
         if versions_differ(facts, new.major):
             # Now, rather than after hours: does this server take every statement?
             with _made(new, facts, own, report):
-                _restore(new, dump, manifest, 1, report, schema_only=True)
+                _restore(new, dump, kept, manifest, 1, report, schema_only=True)
             with new.maintenance() as connection:
                 databases.drop(connection, new.name)
         with _made(new, facts, own, report) as notes:
@@ -90,7 +94,7 @@ def recover_database(
             properties = _properties(new, dump, folder)
             # Now, rather than after hours: can they be given at all?
             _give(new, properties, rehearse=True)
-            _restore(new, dump, manifest, jobs, report)
+            _restore(new, dump, kept, manifest, jobs, report)
             found = _compare(new, manifest, report)
         # From here on it is what was recorded, and stays whatever comes.
         _open(new, properties, own)
@@ -209,7 +213,14 @@ def _give(new: NewDatabase, properties: _Properties, *, rehearse: bool) -> None:
 
 
 def _restore(
-    new: NewDatabase, dump: Path, manifest: Manifest, jobs: int, report: Report, *, schema_only: bool = False
+    new: NewDatabase,
+    dump: Path,
+    kept: KeptFiles | None,
+    manifest: Manifest,
+    jobs: int,
+    report: Report,
+    *,
+    schema_only: bool = False,
 ) -> None:
     facts = manifest.postgres
     assert facts is not None
@@ -218,13 +229,22 @@ def _restore(
     )
     with restore_progress(new.cluster, new.name, facts.database_size, report):
         try:
-            restore_database(
-                new.cluster, new.tools, new.name, dump, jobs=jobs, subscriptions=False, schema_only=schema_only
+            notes = restore_database(
+                new.cluster,
+                new.tools,
+                new.name,
+                dump,
+                jobs=jobs,
+                subscriptions=False,
+                schema_only=schema_only,
+                kept=kept,
             )
         except ProcessFailed as error:
             raise RestoreFailed(
                 f"{manifest.backup_id} could not be restored: {error}; mend that on the server, then run again, or take --dump-to and restore by hand."
             ) from error
+    for line in notes:
+        report.warning(line)
 
 
 def _compare(new: NewDatabase, manifest: Manifest, report: Report) -> Comparison:

@@ -17,8 +17,10 @@ from twist_dr.engine.postgres.cluster import (
     read_tables,
     unlogged_tables,
 )
+from twist_dr.engine.postgres.extension_members import MemberTable, columns_of
+from twist_dr.engine.postgres.extension_rows import as_written, read_content
 from twist_dr.engine.progress import LOG_EVERY_SECONDS, Report
-from twist_dr.engine.table_names import TableName, table_name
+from twist_dr.engine.table_names import TableName, from_label, table_name
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
@@ -41,10 +43,9 @@ class Comparison:
 def compare_database(
     connection: Connection, manifest: Manifest, report: Report, *, key_tables: Sequence[str] = ()
 ) -> Comparison:
-    """Compare rows of every table, large objects, migrations and extensions.
+    """Compare rows of every table, large objects, migrations and extensions, and the content of extensions' tables that was kept.
 
-    Not compared: the rows of tables that belong to an extension, including those that it marked with
-    pg_extension_config_dump, which a dump holds in part (the rows that its condition selects). Raises ``DatabaseError``.
+    Not compared: the rows of tables that an extension declared as its configuration without a condition. Raises ``DatabaseError``.
     """
     facts = manifest.postgres
     assert facts is not None
@@ -58,6 +59,7 @@ def compare_database(
         if read_migrations(connection) != manifest.migrations:
             found.differences.append("django_migrations: other migrations are applied than were recorded")
         restored = {extension.name: extension.version for extension in read_extensions(connection)}
+        _compare_kept(connection, manifest, restored, found)
     for extension in facts.extensions:
         if extension.name not in restored:
             found.differences.append(f"extension {one_line(extension.name)} is missing after the restore")
@@ -89,6 +91,26 @@ def _count(connection: Connection, report: Report, *, unlogged: bool) -> dict[Ta
             report.info(f"comparing: rows of {len(counts)} of {len(tables)} tables are counted")
         counts.update(count_rows(connection, tables[start : start + _COUNT_AT_ONCE]))
     return counts
+
+
+def _compare_kept(connection: Connection, manifest: Manifest, versions: dict[str, str], found: Comparison) -> None:
+    """The content of extensions' tables. Another version of an extension may have other tables: that is told, and no difference."""
+    assert manifest.postgres is not None
+    recorded = {extension.name: extension.version for extension in manifest.postgres.extensions}
+    for kept in manifest.extension_rows:
+        name = from_label(kept.table)
+        told = found.differences if versions.get(kept.extension) == recorded.get(kept.extension) else found.notes
+        what = f"table {name.label} of the extension {one_line(kept.extension)}"
+        columns = columns_of(connection, name)
+        if columns is None:
+            told.append(f"{what} is missing after the restore ({kept.rows} rows were recorded)")
+            continue
+        with as_written(connection):
+            content = read_content(connection, MemberTable(kept.extension, name.schema, name.name, "", columns))
+        if content.rows != kept.rows:
+            told.append(f"{what}: {content.rows} rows restored where {kept.rows} were recorded")
+        elif content.number != kept.content:
+            told.append(f"{what}: its {kept.rows} rows are not those that were recorded")
 
 
 def _compare_rows(recorded: dict[TableName, int], restored: dict[TableName, int], found: Comparison) -> None:

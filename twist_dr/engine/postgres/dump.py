@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from twist_dr.engine.postgres.cluster import Cluster, Table
 from twist_dr.engine.postgres.dump_reader import DumpReader
 from twist_dr.engine.postgres.dump_toc import UnknownDump
+from twist_dr.engine.postgres.extension_restore import KeptFiles, MembersRestore
 from twist_dr.engine.postgres.sessions import LOADING
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child, run
@@ -60,6 +62,28 @@ def dump_schema(cluster: Cluster, tools: Tools, snapshot_id: str, write: Write) 
     """Write a custom-format dump of the snapshot without its rows. Raises ``ProcessFailed``."""
     options = [f"--snapshot={snapshot_id}", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s", "--schema-only"]
     custom_dump(cluster, tools, options, write)
+
+
+def dump_members(
+    cluster: Cluster, tools: Tools, snapshot_id: str, extensions: Iterable[str], write: Write
+) -> list[str]:
+    """Write a custom-format dump of the definitions of all members of those extensions, and of nothing else; returns what pg_dump warned of.
+
+    Only for pg_upgrade does pg_dump tell what an extension's members are, one by one. Raises ``ProcessFailed``.
+    """
+    options = [
+        f"--snapshot={snapshot_id}",
+        f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s",
+        "--binary-upgrade",
+        "--schema-only",
+    ]
+    options += ["--exclude-schema=*", *(f"--extension={_exactly(name)}" for name in extensions)]
+    return custom_dump(cluster, tools, options, write).warnings
+
+
+def _exactly(name: str) -> str:
+    """A pattern that fits this name alone (psql, "Patterns")."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True)
@@ -131,25 +155,43 @@ def restore_database(
     subscriptions: bool = True,
     entries: Path | None = None,
     schema_only: bool = False,
-) -> None:
-    """Restore a custom-format dump into an existing empty database. Raises ``ProcessFailed`` at the first error.
+    kept: KeptFiles | None = None,
+) -> list[str]:
+    """Restore a custom-format dump into an existing empty database, and what it left out of extensions; returns notes for people.
 
-    ``entries``: a file with the entries to restore, as :func:`without_system_grants` writes it.
+    ``entries``: a file with the entries to restore, as :func:`without_system_grants` writes it. Raises ``ProcessFailed`` at the first
+    error.
     """
     arguments: list[str | Path] = [
-        tools.program("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--no-password", "--no-tablespaces",
+        tools.program("pg_restore"), "--exit-on-error", "--no-password", "--no-tablespaces",
         f"--dbname={connection_string(database)}",
     ]  # fmt: skip
     if not keep_owners:
         arguments += ["--no-owner", "--no-privileges"]
     if not subscriptions:
         arguments.append("--no-subscriptions")
-    if entries is not None:
-        arguments.append(f"--use-list={entries}")
     if schema_only:
         arguments.append("--schema-only")
     settings = {**LOADING, "maintenance_work_mem": f"{max(64, _INDEX_MEMORY // jobs)}MB"}
-    run([*arguments, dump], environment=cluster.environment(database, settings))
+
+    def restore(jobs: int, entries: Path | None) -> None:
+        chosen = [] if entries is None else [f"--use-list={entries}"]
+        run([*arguments, f"--jobs={jobs}", *chosen, dump], environment=cluster.environment(database, settings))
+
+    if kept is None:
+        restore(jobs, entries)
+        return []
+    listed = run([tools.program("pg_restore"), "--list", dump]) if entries is None else entries.read_bytes()
+    members = MembersRestore(cluster, tools, database, kept, keep_owners=keep_owners, rows=not schema_only)
+    with TemporaryDirectory(prefix="members-", dir=dump.parent) as folder:
+        first, rest = Path(folder, "first.list"), Path(folder, "rest.list")
+        for path, lines in zip((first, rest), members.divide(listed), strict=True):
+            path.write_bytes(b"".join(lines))
+        restore(1, first)
+        members.make()
+        restore(jobs, rest)
+    members.finish()
+    return members.notes
 
 
 def without_system_grants(tools: Tools, dump: Path, entries: Path) -> list[str]:

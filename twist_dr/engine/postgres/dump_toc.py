@@ -46,11 +46,16 @@ class TocEntry:
 
     number: int
     has_rows: int
+    catalog: bytes
+    oid: bytes
+    """What it is in the server that was dumped, in digits: the catalog's OID and its own there; of what stands in none, zeros."""
     kind: bytes
     schema: bytes
     name: bytes
     definition: bytes
     definition_at: int
+    needs: frozenset[int]
+    """Numbers of the entries that must be restored before it; some may be left out of the dump."""
     flag: int
     flag_at: int
 
@@ -88,7 +93,7 @@ def toc_size(file: BinaryIO) -> int | None:
 def read_entry(file: BinaryIO, header: Header, definitions_of: Collection[bytes] = ()) -> TocEntry:
     """The entry at which the file stands. Raises ``UnknownDump``."""
     number, has_rows = read_integer(file), read_integer(file)
-    _skip_texts(file, 2)  # both oids
+    catalog, oid = _text(file), _text(file)
     name = _text(file)
     kind = _take(file, read_integer(file))
     read_integer(file)  # section
@@ -104,11 +109,15 @@ def read_entry(file: BinaryIO, header: Header, definitions_of: Collection[bytes]
     if header.minor >= _WITH_RELATION_KIND:
         read_integer(file)
     _skip_texts(file, 2)  # owner, WITH OIDS
-    while _skip_text(file):  # dependencies, up to a NULL
-        pass
+    needs = []
+    while (length := read_integer(file)) >= 0:  # up to a NULL
+        needs.append(_take(file, length))
     flag_at = file.tell()
     flag, _ = FLAG_AND_OFFSET.unpack(_take(file, FLAG_AND_OFFSET.size))
-    return TocEntry(number, has_rows, kind, schema, name, definition, definition_at, flag, flag_at)
+    needed = frozenset(int(each) for each in needs if each.isdigit())
+    return TocEntry(
+        number, has_rows, catalog, oid, kind, schema, name, definition, definition_at, needed, flag, flag_at
+    )
 
 
 def _take(file: BinaryIO, size: int, most: int = _LONGEST_KIND) -> bytes:

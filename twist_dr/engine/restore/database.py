@@ -12,6 +12,7 @@ from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
 from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database, without_system_grants
+from twist_dr.engine.postgres.extension_restore import KeptFiles
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.roles import missing_roles
 from twist_dr.engine.postgres.sessions import APPLYING, open_for_settings
@@ -76,6 +77,7 @@ def restore_dump(
     *,
     jobs: int,
     report: Report,
+    kept: KeptFiles | None = None,
     schema_only: bool = False,
 ) -> list[str]:
     """Restore into the empty database ``name``; returns warnings. Subscriptions are left out: they would pull data at once.
@@ -94,7 +96,7 @@ def restore_dump(
     report.info(f"{what} in {name} with pg_restore {tools.version}, {jobs} jobs")
     with restore_progress(cluster, name, facts.database_size, report):
         try:
-            restore_database(
+            notes = restore_database(
                 cluster,
                 tools,
                 name,
@@ -103,12 +105,13 @@ def restore_dump(
                 subscriptions=False,
                 entries=entries if grants else None,
                 schema_only=schema_only,
+                kept=kept,
             )
         except ProcessFailed as error:
             raise RestoreFailed(
                 f"{manifest.backup_id} could not be restored: {error}; nothing was changed in the live database."
             ) from error
-    return [
+    return notes + [
         f"grants on {grant} were left out, for only a superuser can give them; give them again if they are wanted"
         for grant in grants
     ]

@@ -14,6 +14,7 @@ from twist_dr.engine.postgres import databases, making
 from twist_dr.engine.postgres.cluster import read_migrations
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import versions_differ
 from twist_dr.engine.postgres.sessions import COMMANDS
@@ -81,13 +82,14 @@ class Preparation:
         cluster, manifest, tools = place.around.cluster, self._sources.manifest, self._gate.tools
         assert tools is not None and manifest.postgres is not None
         with self._fetched() as dump, phase_one.full_disk_named():
+            kept = None if wish.tables else fetch_kept(manifest, dump.parent, self._sources.fetch)
             with closing(databases.connect_for_maintenance(cluster)) as connection:
                 for line in phase_one.make_missing_roles(connection, self._sources.read_small("roles.sql")):
                     self._warn(line)
                 own = own_settings_of(dump)
                 if not wish.tables and versions_differ(manifest.postgres, self._gate.server_major):
                     self._make(connection, names, own)
-                    self._try_schema(names, tools, dump)
+                    self._try_schema(names, tools, dump, kept)
                     databases.drop(connection, names.incoming)
                 for line in self._make(connection, names, own):
                     self._warn(line)
@@ -97,7 +99,7 @@ class Preparation:
             else:
                 with record.timed("restore"):
                     for line in phase_one.restore_dump(
-                        cluster, tools, names.incoming, dump, manifest, jobs=place.jobs, report=report
+                        cluster, tools, names.incoming, dump, manifest, jobs=place.jobs, report=report, kept=kept
                     ):
                         self._warn(line)
         with phase_one.full_disk_named():
@@ -118,12 +120,12 @@ class Preparation:
         self._place.around.journals.save(self._journal)
         return made.notes
 
-    def _try_schema(self, names: DatabaseSwitch, tools: Tools, dump: Path) -> None:
+    def _try_schema(self, names: DatabaseSwitch, tools: Tools, dump: Path, kept: KeptFiles | None) -> None:
         """Now, rather than after hours: a statement that this server does not take ends the restore before it loads a row."""
         with self._record.timed("try_schema"):
             cluster, manifest = self._place.around.cluster, self._sources.manifest
             phase_one.restore_dump(
-                cluster, tools, names.incoming, dump, manifest, jobs=1, report=self._report, schema_only=True
+                cluster, tools, names.incoming, dump, manifest, jobs=1, report=self._report, kept=kept, schema_only=True
             )
 
     def _make_ready(self, names: DatabaseSwitch) -> None:
