@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from typing import Literal
+from datetime import datetime, timedelta, timezone, tzinfo
+from itertools import takewhile
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 from twist_dr.engine.manifest import Label
 from twist_dr.settings import Settings
+
+if TYPE_CHECKING:
+    from cronsim import CronSim
 
 EntryName = Literal["full", "configuration", "base", "base_incremental", "drill", "scrub"]
 
@@ -23,8 +27,12 @@ _JOBS: dict[EntryName, str] = {
 }
 #: Those that only a database with archived write-ahead log has.
 _WITH_WAL: frozenset[EntryName] = frozenset({"base", "base_incremental"})
-#: More than any clock is put forward or back for summer.
-_SUMMER = timedelta(hours=3)
+#: More than any clock is put forward or back at once.
+_CHANGE = timedelta(hours=4)
+#: Hours in which Dagster looks whether a clock is put forward or back (dagster/_utils/schedules.py, DAYLIGHT_SAVINGS_HOURS).
+_NIGHT = frozenset({1, 2, 3})
+#: How far is looked at first: what is due each minute has few due times in it. Each further look is four times as long.
+_FIRST_LOOK, _LONGEST_LOOK = timedelta(hours=2), timedelta(days=60 * 366)
 
 
 @dataclass(frozen=True)
@@ -69,17 +77,26 @@ def entries(settings: Settings) -> list[Entry]:
 
 def last_due(entry: Entry, now: datetime) -> datetime | None:
     """When it was due last, UTC: ``now`` at the latest. None when that is more than fifty years ago."""
-    return next((due for due in _walk(entry, now + _SUMMER, back=True) if due <= now), None)
+    return next(dues_before(entry, now), None)
 
 
 def dues_before(entry: Entry, now: datetime) -> Iterator[datetime]:
-    """When it was due, UTC, newest first, from ``now`` back; without an end."""
-    return (due for due in _walk(entry, now + _SUMMER, back=True) if due <= now)
+    """When it was due, UTC, newest first, from ``now`` back for more than fifty years."""
+    end, span = now, _FIRST_LOOK
+    while span < _LONGEST_LOOK:
+        # Both ends are looked at whole, so that no due time falls between two looks.
+        yield from reversed(_between(entry, end - span, end))
+        end, span = end - span, 4 * span
 
 
 def next_due(entry: Entry, now: datetime) -> datetime | None:
     """When it is due next, UTC, after ``now``. None when that is more than fifty years away."""
-    return next((due for due in _walk(entry, now - _SUMMER, back=False) if due > now), None)
+    start, span = now, _FIRST_LOOK
+    while span < _LONGEST_LOOK:
+        if found := _between(entry, start, start + span):
+            return found[0]
+        start, span = start + span, 4 * span
+    return None
 
 
 def period(entry: Entry, now: datetime) -> timedelta:
@@ -103,12 +120,84 @@ def label_of(entry: Entry, due: datetime) -> Label:
     return "scheduled" if earlier.isocalendar()[:2] == today.isocalendar()[:2] else "weekly"
 
 
-def _walk(entry: Entry, start: datetime, *, back: bool) -> Iterator[datetime]:
+# -- as the orchestrator launches ---------------------------------------------------------------------------------------
+
+
+def _between(entry: Entry, after: datetime, until: datetime) -> list[datetime]:
+    """When it is due, UTC, later than ``after`` and not later than ``until``; in order."""
     from cronsim import CronSim
 
-    zone = ZoneInfo(entry.time_zone)
-    minutes, hours = entry.cron.split()[:2]
-    fixed = not minutes.startswith("*") and not hours.startswith("*")
-    for due in CronSim(entry.cron, start.astimezone(zone).replace(microsecond=0), reverse=back):
-        # An hour that comes twice: Dagster launches in the second one, CronSim names the first.
-        yield (due.replace(fold=1) if fixed else due).astimezone(timezone.utc)
+    zone: tzinfo = ZoneInfo(entry.time_zone)
+    cron = CronSim(_as_orchestrator_reads(entry.cron), _clock(after, zone) - _CHANGE)
+    if _is_hourly(cron) and not datetime.now(zone).utcoffset() % timedelta(hours=1):  # type: ignore[operator]
+        zone = timezone.utc
+        cron.dt = _clock(after, zone)
+    end = _clock(until, zone) + _CHANGE
+    found: list[datetime] = []
+    for wall in takewhile(lambda wall: wall <= end, cron):
+        moments = [moment.astimezone(timezone.utc) for moment in _moments(cron, wall, zone)]
+        # Where a clock was put forward, a later time of it may come earlier; it is not gone back to.
+        found += moments if _every_hour(cron) else [each for each in moments if not found or each > found[-1]]
+    return sorted(moment for moment in set(found) if after < moment <= until)
+
+
+def _clock(moment: datetime, zone: tzinfo) -> datetime:
+    return moment.astimezone(zone).replace(microsecond=0, tzinfo=None)
+
+
+def _as_orchestrator_reads(cron: str) -> str:
+    """Of day and weekday either suffices, but where one is any: ``*/2`` is not any day, as it would be to Debian's cron, which CronSim follows."""
+    minute, hour, day, month, weekday = cron.split()
+    return " ".join((minute, hour, day.replace("*/", "1-31/"), month, weekday.replace("*/", "0-6/")))
+
+
+def _moments(cron: CronSim, wall: datetime, zone: tzinfo) -> Iterator[datetime]:
+    """The moments at which it is due that the clock shows as ``wall``, by the rules of Dagster's iterator (dagster/_utils/schedules.py)."""
+    moment = wall.replace(tzinfo=zone)
+    exists = moment.astimezone(timezone.utc).astimezone(zone).replace(tzinfo=None) == wall
+    if _every_hour(cron):
+        # Each hour that passes counts, and no other.
+        yield from _both(moment) if exists else ()
+        return
+    if not exists and wall.hour in _NIGHT:
+        moment = moment.replace(minute=0) + (zone.dst(moment + timedelta(hours=1)) or timedelta())
+        late = _once_a_day(cron) and moment.hour in _NIGHT
+    else:
+        late = exists and (wall.hour in _NIGHT or not _once_a_day(cron))
+    yield _both(moment)[-1] if late else moment
+
+
+def _both(moment: datetime) -> list[datetime]:
+    """The moment, and where the clock shows it twice the second one; where it is never shown, by the clock before and by the one after."""
+    second = moment.replace(fold=1)
+    return [moment] if moment.utcoffset() == second.utcoffset() else [moment, second]
+
+
+def _every_hour(cron: CronSim) -> bool:
+    return len(cron.hours) == 24
+
+
+def _is_hourly(cron: CronSim) -> bool:
+    """Whether only its minutes are chosen: it is then launched by the minutes of UTC, where the zone's hours begin with those of UTC today."""
+    return len(cron.minutes) < 60 and _every_hour(cron) and _any_month(cron) and _any_day(cron) and _any_weekday(cron)
+
+
+def _once_a_day(cron: CronSim) -> bool:
+    """Whether it is one of daily, weekly and monthly, which Dagster has rules of its own for."""
+    if len(cron.minutes) != 1 or len(cron.hours) != 1 or not _any_month(cron):
+        return False
+    if _any_day(cron):
+        return all(isinstance(each, int) for each in cron.weekdays)
+    return len(cron.days) == 1 and 1 <= min(cron.days) <= 28 and _any_weekday(cron)
+
+
+def _any_month(cron: CronSim) -> bool:
+    return len(cron.months) == 12
+
+
+def _any_day(cron: CronSim) -> bool:
+    return len(cron.days) == 31
+
+
+def _any_weekday(cron: CronSim) -> bool:
+    return cron.weekdays >= set(range(7))
