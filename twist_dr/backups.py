@@ -29,7 +29,7 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.snapshots import PostgresTables, SqliteDatabase
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
-from twist_dr.errors import BackupError, CopyFailed, CopyFailedForNow, TwistDRError
+from twist_dr.errors import CopyFailed, CopyFailedForNow, LaunchRefused, TwistDRError
 from twist_dr.settings import DjangoSettings, Settings
 from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
@@ -212,11 +212,11 @@ def libpq_url(url: str) -> str:
 
 
 def chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:
-    """The enabled storage targets that ``wanted`` names (``all``, or names with commas between), with their forms. Raises ``BackupError``."""
+    """The enabled storage targets that ``wanted`` names (``all``, or names with commas between), with their forms. Raises ``LaunchRefused``."""
     enabled = {name: target.form for name, target in settings.enabled_targets.items()}
     names = list(enabled) if wanted.strip() == "all" else [name.strip() for name in wanted.split(",") if name.strip()]
     if unknown := [name for name in names if name not in enabled]:
-        raise BackupError(
+        raise LaunchRefused(
             f"{', '.join(unknown)} is no enabled storage target; choose among {', '.join(enabled)}, or write 'all' in targets."
         )
     return {name: enabled[name] for name in names}

@@ -33,6 +33,10 @@ class Busy(TwistDRError):
     """Another operation on the same application is going on."""
 
 
+class LaunchRefused(TwistDRError):
+    """A launch asks for what there is not: a part, a storage target, a number. Nothing was begun."""
+
+
 class Cancelled(TwistDRError):
     """The operation was asked to stop; what it had begun was removed."""
 

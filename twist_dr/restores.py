@@ -184,9 +184,8 @@ def end_killed(catalog: Catalog, application: str, journals: Journals, report: R
             catalog.record_restore(
                 replace(
                     row,
-                    state="done" if done else "failed",
-                    result=told if done else row.result,
-                    error=None if done else told,
+                    state="done" if done else "settled",
+                    result=told,
                     finished_at=row.finished_at or datetime.now(timezone.utc),
                 )
             )

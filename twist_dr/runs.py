@@ -66,6 +66,8 @@ class Recorder:
         """A step has ended, ``last``: and the run with it, if all went well."""
         if state == "succeeded" and not last:
             return
+        if state == "failed" and self._attempt.is_refused_by(error_type):
+            state = "refused"
         # Where it did not answer when the run began, it may now.
         self._away = None
         with self._tolerantly("this run's end could not be recorded"):

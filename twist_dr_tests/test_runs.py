@@ -10,13 +10,19 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from twist_dr.alerts.reconcile import reconcile
 from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable
 from twist_dr.engine.manifest import new_backup_id
 from twist_dr.engine.progress import Report
+from twist_dr.engine.restore.journal import Journal, Journals
+from twist_dr.engine.restore.record import Record
 from twist_dr.orchestration import MATERIALIZED, attempt_of, settle_attempts
 from twist_dr.redaction import leaving
+from twist_dr.restores import RestoreLog, end_killed
 from twist_dr.runs import ROUTINE_JOB, Recorder, heartbeat
 from twist_dr.settings import Settings, parse_settings
+from twist_dr.status import metrics
+from twist_dr.status.collect import collect
 from twist_dr_tests.alerts.mailbox import Webhook, webhook
 from twist_dr_tests.catalog.examples import record
 
@@ -67,6 +73,55 @@ def test_a_run_that_failed_once_stays_failed_and_tells_no_secret(settings: Setti
     assert (row.state, row.step) == ("failed", "full_backup")
     assert row.error is not None and "pass@word" not in row.error
     assert "pass@word" not in str(Catalog(settings.catalog_url).audit("erp"))
+
+
+@pytest.mark.parametrize(
+    ("who", "error_type", "state"),
+    [
+        ("ops@host", "RestoreRefused", "refused"),
+        ("ops@host", "LaunchRefused", "refused"),
+        ("ops@host", "RestoreFailed", "failed"),
+        ("schedule full_schedule", "SettingsError", "failed"),
+        ("sensor after_backups", "Busy", "failed"),
+    ],
+)
+def test_what_somebody_asked_for_in_vain_is_no_failed_run(
+    settings: Settings, who: str, error_type: str, state: str
+) -> None:
+    recorder = Recorder(settings, replace(_attempt(job="drill"), who=who), Report())
+    recorder.begin()
+    recorder.end("failed", last=False, step="drill", error="it cannot be", error_type=error_type)
+    catalog = Catalog(settings.catalog_url)
+    assert [row.state for row in catalog.attempts("erp")] == [state]
+    assert catalog.audit("erp")[-1].result == f"{state}: it cannot be"
+    status = collect(settings, catalog, datetime.now(timezone.utc))
+    assert (status.success_rate, [each.state for each in status.attempts]) == (
+        None if state == "refused" else 0,
+        [state],
+    )
+    assert any(alert.cause == "job_failed:drill" for alert in status.alerts) == (state == "failed")
+    samples = metrics.text(settings, catalog)
+    assert f'twist_dr_attempts{{application="erp",job="drill",state="{state}"}} 1.0' in samples
+
+
+def test_a_restore_that_was_killed_is_told_until_it_is_settled_and_not_later(settings: Settings) -> None:
+    catalog, journals = Catalog(settings.catalog_url), Journals(settings.restores_dir)
+    note = RestoreLog(catalog, "erp", "r1", Report(), verified=True).note
+    note(Record("cut", "restore", "replace", "why", "b"))
+    journal = Journal(restore_id="cut", kind="restore", application="erp", began_at=NOW, phase="switching")
+    journals.save(journal)
+    catalog.begin_attempt(_attempt(job="restore"))
+    catalog.end_attempt("r1", state="killed")
+
+    def told() -> list[str]:
+        reconcile(settings, catalog, datetime.now(timezone.utc), Report())
+        return [row.cause for row in catalog.open_alerts("erp") if row.kind.startswith("restore_")]
+
+    assert told() == ["restore_interrupted:cut"]
+    journals.save(journal.model_copy(update={"phase": "reverted"}))
+    assert told() == []
+    end_killed(catalog, "erp", journals, Report())
+    assert told() == []
 
 
 def test_a_run_that_began_while_the_catalog_did_not_answer_is_recorded_when_it_ends(settings: Settings) -> None:

@@ -25,8 +25,9 @@ from twist_dr.catalog import (
 )
 from twist_dr.engine.manifest import Kind
 from twist_dr.engine.patience import bounded
+from twist_dr.engine.restore.journal import Journals
 from twist_dr.engine.wal.names import parse_lsn
-from twist_dr.errors import ManifestInvalid, TwistDRError
+from twist_dr.errors import ManifestInvalid, RestoreInterrupted, TwistDRError
 from twist_dr.schedules import entries
 from twist_dr.settings import Settings
 
@@ -103,7 +104,7 @@ class Facts:
     ``since``: when we were first here; ``schedules_since`` and ``targets_since``: since when a schedule and a target are as they are.
     ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_base``: the newest full
     and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest backup with a checked copy, by target. ``future``: the newest backup dated in the future.
-    ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
+    ``journals``: restores that have one, by id: what it means that it is not at its end, None for one that is. ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
     """
 
     since: datetime
@@ -129,6 +130,7 @@ class Facts:
     deliveries: Sequence[DeliveryRow] = ()
     repairs: Sequence[Repair] = ()
     bad_wal: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    journals: Mapping[str, str | None] = field(default_factory=dict)
     open: Mapping[str, AlertRow] = field(default_factory=dict)
     catalog_lost: bool = False
     note: Mapping[str, Any] | None = None
@@ -181,6 +183,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         deliveries=catalog.deliveries(application),
         repairs=_repairs(catalog.mark(application, "repairs")),
         bad_wal=_bad_wal(settings, catalog),
+        journals=_journals(settings),
         open=alerts,
         catalog_lost=is_lost(settings, catalog),
         note=None if known == noted else known,
@@ -237,6 +240,18 @@ def _bad_wal(settings: Settings, catalog: Catalog) -> dict[str, list[str]]:
         return {}
     noted = {name: catalog.mark(settings.application, f"scrub:wal:{name}") for name in settings.enabled_targets}
     return {name: sorted(mark["bad"]) for name, mark in noted.items() if mark and mark.get("bad")}
+
+
+def _journals(settings: Settings) -> dict[str, str | None]:
+    """By the journals: the log of restores may not have been written when it mattered."""
+    with suppress(OSError):
+        try:
+            journals = Journals(settings.restores_dir).all()
+        except RestoreInterrupted as damaged:
+            return {"journal": str(damaged)}
+        cut = "The {0.kind} {0.restore_id} was cut short and is not settled"
+        return {each.restore_id: cut.format(each) if each.interrupted else None for each in journals}
+    return {}
 
 
 def watched(settings: Settings, known: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:

@@ -24,6 +24,7 @@ RULES: tuple[Rule, ...] = (
     rules_backups.partial,
     rules_backups.missed,
     rules_backups.verification_failed,
+    rules_operations.restore_interrupted,
     rules_operations.restore_failed,
     rules_targets.integrity,
     rules_targets.mended,

@@ -14,7 +14,6 @@ from twist_dr.alerts.rules_common import (
     launch,
     shortened,
     some,
-    was_refused,
     what_failed,
 )
 from twist_dr.catalog import AttemptRow, BackupRow, CopyRow
@@ -105,7 +104,7 @@ def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
 def _last_begun(facts: Facts, entry: Entry) -> datetime | None:
     """The latest due time that was met: a run that was launched for it, or any that began later."""
     # Nor does anybody who was refused, or thought better of it: no backup came of that, and no rule tells of it.
-    known = [each for each in facts.attempts.get(entry.job, ()) if not (was_refused(each) or _was_stopped(each))]
+    known = [each for each in facts.attempts.get(entry.job, ()) if not (each.was_refused or _was_stopped(each))]
     # Two schedules may launch one job: a daily incremental base backup does not stand for the weekly full one.
     attempts = [each for each in known if not each.who.startswith("schedule ") or each.who == entry.launcher]
     begun = [attempt.started_at for attempt in attempts]

@@ -38,22 +38,13 @@ class Finding:
 Rule = Callable[[Facts, Settings, datetime], Iterator[Finding]]
 
 
-#: What somebody at a keyboard is told at once: it says nothing of the backups.
-_REFUSALS = frozenset(("Busy", "SettingsError", "RestoreRefused", "RecoveryPointInvalid"))
-
-
-def was_refused(attempt: AttemptRow) -> bool:
-    """Whether somebody launched it and was told at once that it cannot be now."""
-    return attempt.error_type in _REFUSALS and attempt.scheduled_for is None
-
-
 def failures(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:
     """The runs that failed since the last success, newest first. One that a person stopped says nothing."""
     failed: list[AttemptRow] = []
     for attempt in attempts:
         if attempt.state == "succeeded":
             break
-        if attempt.state in ("failed", "killed") and not was_refused(attempt):
+        if attempt.state in ("failed", "killed") and not attempt.was_refused:
             failed.append(attempt)
     return failed
 

@@ -28,16 +28,36 @@ _OTHERS_TELL = frozenset(
     )
 )
 _SERIOUS = frozenset(("drill", "scrub"))
-#: A person stands before these, and was told.
-_REFUSALS = frozenset(("RestoreRefused", "Busy", "SettingsError", "BackupNotFound", "RecoveryPointInvalid"))
+
+
+def restore_interrupted(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """A restore was cut short, and nobody has finished or reverted it."""
+    if any(facts.running(job) for job in _RESTORE_JOBS):
+        return
+    rows = {row.restore_id: row for row in facts.restores}
+    for restore_id, told in facts.journals.items():
+        if told is None:
+            continue
+        row = rows.get(restore_id)
+        why = f": {shortened(row.error)}" if row is not None and row.error else ""
+        yield Finding(
+            f"restore_interrupted:{restore_id}", "restore_interrupted", "critical", sentence(told + why),
+            "Finish or revert what was cut short: twist-dr settle", row.run_id if row is not None else None,
+        )  # fmt: skip
 
 
 def restore_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """A restore failed and none has succeeded since. Plans, and what the gate refused, are not told: nothing was touched."""
+    """A restore failed and none has succeeded since. Not told: plans and what the gate refused, which touched nothing, and what was settled."""
+    attempts = [attempt for job in _RESTORE_JOBS for attempt in facts.attempts.get(job, ())]
+    cut = {each.run_id for each in attempts if each.state == "killed" or each.error_type == "RestoreInterrupted"}
     told: set[str | None] = set()
     for row in facts.restores:
-        told.add(row.run_id)
-        if row.mode == "plan" or row.state in ("refused", "running"):
+        if row.state != "running" or row.restore_id in facts.journals:
+            told.add(row.run_id)
+        if row.mode == "plan" or row.state in ("refused", "running", "settled"):
+            continue
+        # What was cut short is told by its journal, for as long as it is not settled.
+        if row.state == "failed" and row.run_id in cut:
             continue
         if row.state == "done" or now - row.started_at > _RESTORES_TOLD:
             break
@@ -51,14 +71,11 @@ def restore_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[
         )  # fmt: skip
     for job in _RESTORE_JOBS:
         for attempt in failures(facts.attempts.get(job, ()))[:1]:
-            known = attempt.run_id in told and attempt.state != "killed" and attempt.error_type != "RestoreInterrupted"
-            if known or attempt.error_type in _REFUSALS or now - attempt.started_at > _RESTORES_TOLD:
+            if attempt.run_id in told or now - attempt.started_at > _RESTORES_TOLD:
                 continue
-            cut = attempt.state == "killed" or attempt.error_type == "RestoreInterrupted"
             yield Finding(
-                f"restore_failed:{job}", "restore_failed", "critical" if cut else "error", what_failed(attempt),
-                "Finish or revert what was cut short: twist-dr settle" if cut else "Look at the run, then start it again.",
-                attempt.run_id, once=True,
+                f"restore_failed:{job}", "restore_failed", "error", what_failed(attempt),
+                "Look at the run, then start it again.", attempt.run_id, once=True,
             )  # fmt: skip
 
 

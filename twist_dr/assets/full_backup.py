@@ -14,7 +14,7 @@ from twist_dr.catalog import Catalog
 from twist_dr.engine.backup import ALL_PARTS, take_full_backup
 from twist_dr.engine.manifest import Label, Manifest, Part
 from twist_dr.engine.staging import StagingArea
-from twist_dr.errors import BackupError
+from twist_dr.errors import LaunchRefused
 from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP, exclusively, note_key_use, operation
 from twist_dr.settings import Settings
@@ -83,7 +83,7 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
 def _chosen_parts(wanted: str) -> list[Part]:
     names = list(ALL_PARTS) if wanted.strip() == "all" else _names(wanted)
     if not names or any(name not in ALL_PARTS for name in names):
-        raise BackupError(f"{wanted!r} names no parts; write 'all', or some of {', '.join(ALL_PARTS)} in parts.")
+        raise LaunchRefused(f"{wanted!r} names no parts; write 'all', or some of {', '.join(ALL_PARTS)} in parts.")
     return [part for part in ALL_PARTS if part in names]
 
 

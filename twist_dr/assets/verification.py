@@ -26,6 +26,7 @@ from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.verification import VerificationResult, verify_backup
 from twist_dr.errors import (
     BackupNotFound,
+    LaunchRefused,
     StorageError,
     VerificationFailed,
     WalError,
@@ -140,7 +141,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
 def _repositories(context: dg.AssetExecutionContext, settings: Settings, wanted: str) -> list[Repository]:
     names = list(settings.enabled_targets)
     if wanted not in ("any", *names):
-        raise BackupNotFound(
+        raise LaunchRefused(
             f"{wanted!r} is no enabled storage target; choose among {', '.join(names)}, or write 'any' in target."
         )
     places = repositories_of(context, settings)

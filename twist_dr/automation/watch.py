@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from twist_dr.catalog import Catalog, CatalogUnavailable
+from twist_dr.catalog import AttemptState, Catalog, CatalogUnavailable
 from twist_dr.engine.progress import Report
 from twist_dr.orchestration import APPLICATION_TAG, RUN_BACKUP, attempt_of, without_secrets
 from twist_dr.runs import look_after
@@ -50,9 +50,11 @@ def failed_runs_sensor(settings: Settings) -> dg.SensorDefinition:
         try:
             if catalog.attempt(run.run_id) is None and not _is_ours(run, settings.application):
                 return dg.SkipReason(f"{run.run_id} is not ours")
-            catalog.begin_attempt(attempt_of(run, settings.application))
+            attempt = attempt_of(run, settings.application)
+            catalog.begin_attempt(attempt)
             step, reason, name = _cause(context)
-            catalog.end_attempt(run.run_id, state="failed", step=step, error=reason, error_type=name)
+            state: AttemptState = "refused" if attempt.is_refused_by(name) else "failed"
+            catalog.end_attempt(run.run_id, state=state, step=step, error=reason, error_type=name)
         except CatalogUnavailable as unavailable:
             # Dagster does not tell of this run again; the sensor dead_runs asks for all that have no end.
             return dg.SkipReason(str(unavailable))

@@ -18,10 +18,20 @@ CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "delete
 VerificationState = Literal["verified", "unverified"]
 RestoreKind = Literal["restore", "undo"]
 RestoreMode = Literal["plan", "sandbox", "replace", "schema", "cluster"]
-AttemptState = Literal["running", "succeeded", "failed", "cancelled", "killed"]
+#: ``refused``: whoever launched it was told at once that it cannot be.
+AttemptState = Literal["running", "succeeded", "refused", "failed", "cancelled", "killed"]
 AlertState = Literal["active", "acknowledged", "resolved"]
-#: ``undone``: the application was not healthy afterwards, and it was taken back at once.
-RestoreState = Literal["running", "done", "refused", "failed", "undone"]
+#: ``undone``: the application was not healthy afterwards, and it was taken back at once. ``settled``: it was killed before its switch, and reverted later.
+RestoreState = Literal["running", "done", "refused", "failed", "undone", "settled"]
+
+
+#: Errors of ours, and what Dagster calls a run config that does not fit.
+_REFUSALS = frozenset(
+    (
+        *("Busy", "LaunchRefused", "SettingsError", "BackupNotFound", "RestoreRefused", "RecoveryPointInvalid"),
+        "DagsterInvalidConfigError",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -282,6 +292,17 @@ class AttemptRow:
     step: str | None = None
     error: str | None = None
     error_type: str | None = None
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether somebody launched it and was told at once that it cannot be."""
+        # Earlier versions wrote such runs as failed.
+        return self.state == "refused" or (self.state == "failed" and self.is_refused_by(self.error_type))
+
+    def is_refused_by(self, error_type: str | None) -> bool:
+        """Whether a run that fails so is a refusal: the error says what somebody at a keyboard asked for in vain, and nothing of the backups."""
+        by_itself = self.scheduled_for is not None or self.who.startswith(("schedule ", "sensor "))
+        return error_type in _REFUSALS and not by_itself
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from pydantic import Field
 from twist_dr.backups import chosen_targets, copies_name, who
 from twist_dr.catalog import Catalog, CatalogUnavailable
 from twist_dr.engine.progress import Report, human_bytes
-from twist_dr.errors import SettingsError, StorageError, TwistDRError
+from twist_dr.errors import LaunchRefused, StorageError, TwistDRError
 from twist_dr.metadata import in_markdown
 from twist_dr.orchestration import RUN_BACKUP, exclusively, operation, run_tags
 from twist_dr.resources.restores import surroundings
 from twist_dr.resources.targets import build_targets
+from twist_dr.restores import end_killed
 from twist_dr.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
             names = list(chosen_targets(settings, config.targets))
             targets = build_targets(settings)
             if not 0 <= config.allow_delete_fraction <= 1:
-                raise SettingsError("allow_delete_fraction is a fraction from 0 to 1; 0 means that of the settings.")
+                raise LaunchRefused("allow_delete_fraction is a fraction from 0 to 1; 0 means that of the settings.")
             catalog: Catalog = context.resources.catalog
             problems = list(_remove_replaced(context, settings, config, catalog, report))
             retention = Retention(
@@ -96,6 +97,8 @@ def _remove_replaced(
     log = Log(settings, catalog, report, who(), context.run.run_id)
     replaced = Replaced(surroundings(settings), log, datetime.now(timezone.utc), allow_clock=config.allow_clock)
     done = replaced.show() if config.dry_run else replaced.remove()
+    if not config.dry_run:
+        end_killed(catalog, settings.application, surroundings(settings).journals, report)
     metadata = {"plan": in_markdown(done.table()), "removed": dg.MetadataValue.int(done.removed)}
     context.add_output_metadata(metadata)
     report.info(f"{done.removed} of {len(done.kept)} kept things removed" + (" (dry run)" if config.dry_run else ""))

@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.restore.plan import Mode
-from twist_dr.errors import BackupNotFound, RestoreRefused
+from twist_dr.errors import LaunchRefused, RestoreRefused
 from twist_dr.settings import Settings
 
 
 def refuse_careless(settings: Settings, what: str, *, source: str, mode: Mode, reason: str, confirm: str) -> None:
-    """Raise ``BackupNotFound`` or ``RestoreRefused`` unless the target exists and whoever asks shows that it is meant. ``what``: "A restore"."""
+    """Raise ``LaunchRefused`` or ``RestoreRefused`` unless the target exists and whoever asks shows that it is meant. ``what``: "A restore"."""
     if source not in ("any", *settings.enabled_targets):
-        raise BackupNotFound(
+        raise LaunchRefused(
             f"{source!r} is no enabled storage target; choose among {', '.join(settings.enabled_targets)}, or write 'any' in source."
         )
     if mode != "plan" and not reason.strip():

@@ -13,7 +13,7 @@ from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.jobs.restore_page import metadata, observe
 from twist_dr.orchestration import RESTORE_BACKUP, operation, run_tags
 from twist_dr.resources.restores import django_application, surroundings
-from twist_dr.restores import RestoreLog
+from twist_dr.restores import RestoreLog, end_killed
 from twist_dr.settings import Settings
 
 
@@ -52,6 +52,9 @@ def undo_restore_job(settings: Settings) -> dg.JobDefinition:
                     config.restore, surroundings(settings), report,
                     reason=config.reason, django=django_application(settings), confirmed=confirmed, note=note,
                 )  # fmt: skip
+                end_killed(
+                    catalog, settings.application, surroundings(settings).journals, report, but=record.restore_id
+                )
             except BaseException as error:
                 for record in seen:
                     undone = isinstance(error, RestoreUndone)

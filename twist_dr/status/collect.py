@@ -148,7 +148,7 @@ def _running(row: AttemptRow) -> RunningAttempt:
 def _success(counts: Sequence[AttemptCount]) -> tuple[DaySuccess, ...]:
     days: dict[date, Counter[str]] = defaultdict(Counter)
     for each in counts:
-        if each.job not in _NOT_RATED and each.state not in ("running", "cancelled"):
+        if each.job not in _NOT_RATED and each.state not in ("running", "cancelled", "refused"):
             days[each.day]["succeeded" if each.state == "succeeded" else "failed"] += each.count
     return tuple(DaySuccess(day, ended["succeeded"], ended["failed"]) for day, ended in sorted(days.items()))
 

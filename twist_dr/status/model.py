@@ -155,7 +155,7 @@ class NextRun:
 
 @dataclass(frozen=True)
 class DaySuccess:
-    """Runs of a day that ended; cancelled ones do not count."""
+    """Runs of a day that ended; cancelled and refused ones do not count."""
 
     day: date
     succeeded: int

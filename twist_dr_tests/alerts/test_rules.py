@@ -106,6 +106,16 @@ def took(time: timedelta) -> Facts:
     return with_fulls(replace(NEWEST, finished_at=NEWEST.started_at + time))
 
 
+SETTLED = "20261121T040000Z-restore"
+
+
+def cut_short(logged: Any, **changes: Any) -> Facts:
+    """A restore whose run was killed, as the log of restores has it; then somebody made a plan."""
+    cut = attempt("restore", NOW - HOUR, **{"state": "killed", "run_id": restore().run_id, **MANUAL, **changes})
+    plan = attempt("restore", NOW - 30 * MINUTE, **MANUAL)
+    return with_attempts("restore", plan, cut, restores=[restore(mode="plan"), restore(state=logged)])
+
+
 def killed_at(at: datetime) -> Facts:
     return with_attempts("backup_full", attempt(at=at, state="killed", error_type=None, error=None, step=None))
 
@@ -434,9 +444,14 @@ CASES = [
         lambda: healthy(restores=[restore(state="refused", error="wrong schema"), restore(mode="plan", state="failed")]), says="was taken back",
     ),
     Case(
-        "a restore that was killed", "restore_failed:restore", "critical",
+        "a restore that was killed before anything was begun", "restore_failed:restore", "error",
         lambda: with_attempts("restore", attempt("restore", state="killed", **MANUAL), restores=[restore(state="running")]),
-        lambda: with_attempts("restore", attempt("restore", state="failed", error_type="RestoreRefused", **MANUAL)), says="was killed",
+        lambda: with_attempts("restore", attempt("restore", state="refused", error_type="RestoreRefused", **MANUAL)), says="was killed",
+    ),
+    Case(
+        "a restore that was cut short, and a plan that was made since", "restore_interrupted:20261121T040000Z-restore", "critical",
+        lambda: replace(cut_short("running"), journals={SETTLED: f"The restore {SETTLED} was cut short and is not settled"}),
+        lambda: cut_short("settled"), says="was cut short and is not settled.",
     ),
     Case(
         "a scrub that failed", "job_failed:scrub", "error",
@@ -520,16 +535,32 @@ def test_a_backup_that_was_launched_late_is_not_missed(made_up: Any) -> None:
         attempt(at=NOW - HOUR, state="failed", error_type="Busy", who="ops@host", scheduled_for=None),
         attempt(at=NOW - HOUR, state="failed", error_type="SettingsError", who="ops@host", scheduled_for=None),
         attempt(at=NOW - HOUR, state="cancelled", who="ops@host", scheduled_for=None),
+        attempt(at=NOW - HOUR, state="refused", error_type="LaunchRefused", who="ops@host", scheduled_for=None),
     ],
-    ids=["refused", "wrong settings", "cancelled"],
+    ids=["refused by an earlier version", "wrong settings", "cancelled", "refused"],
 )
 def test_a_person_who_was_refused_or_thought_better_of_it_does_not_stand_for_the_schedule(tried: Any) -> None:
     facts = without_tonight()
     facts = replace(facts, attempts={**facts.attempts, "backup_full": [tried, *facts.attempts["backup_full"]]})
     assert found(facts, now=LATE)["missed:full"].severity == "error"
-    launched = replace(tried, scheduled_for=TONIGHT, who="schedule full_schedule")
+    launched = replace(tried, scheduled_for=TONIGHT, who="schedule full_schedule", state="failed")
     facts = replace(facts, attempts={**facts.attempts, "backup_full": [launched, *facts.attempts["backup_full"]]})
     assert "missed:full" not in found(facts, now=LATE)
+
+
+@pytest.mark.parametrize("error_type", ["RestoreInterrupted", None])
+@pytest.mark.parametrize("state", ["settled", "failed"])
+def test_a_restore_that_was_settled_raises_no_alarm_later(state: str, error_type: str | None) -> None:
+    how = {"state": "failed", "error_type": error_type} if error_type else {}
+    facts = cut_short(state, **how)
+    facts = replace(facts, attempts={"restore": facts.attempts["restore"][1:]})
+    assert not [cause for cause in found(facts) if cause.startswith("restore_")]
+    # Until then it is told, whatever else was launched meanwhile; not while somebody is at it.
+    open_ = replace(cut_short("running", **how), journals={SETTLED: "The restore was cut short and is not settled"})
+    assert found(open_)[f"restore_interrupted:{SETTLED}"].severity == "critical"
+    again = attempt("restore_to_time", state="running", **MANUAL)
+    at_it = replace(open_, attempts={**open_.attempts, "restore_to_time": [again]})
+    assert not [cause for cause in found(at_it) if cause.startswith("restore_")]
 
 
 def test_a_backup_whose_forerunner_still_goes_on_is_not_missed_until_another_period_has_passed() -> None:

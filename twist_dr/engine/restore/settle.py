@@ -17,7 +17,7 @@ from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.restore.cutover import Cutover, Surroundings
 from twist_dr.engine.restore.hooks import Health
 from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journal, new_restore_id
-from twist_dr.errors import RestoreError, RestoreInterrupted, RestoreUndone, TwistDRError
+from twist_dr.errors import RestoreError, RestoreInterrupted, RestoreRefused, RestoreUndone, TwistDRError
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -68,12 +68,12 @@ def _still_there(connection: Connection, journal: Journal) -> Kept | None:
 
 
 def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
-    """The journal of undoing a restore: ``latest``, or its id. Raises ``RestoreError`` when what it replaced is not there any more."""
+    """The journal of undoing a restore: ``latest``, or its id. Raises ``RestoreRefused`` when what it replaced is not there any more."""
     there = list(kept(around))
     chosen = [each for each in there if wanted in ("latest", each.journal.restore_id)][-1:]
     if not chosen:
         have = ", ".join(each.journal.restore_id for each in there) or "nothing"
-        raise RestoreError(
+        raise RestoreRefused(
             f"There is nothing kept of {'any restore' if wanted == 'latest' else wanted} that could be put back; kept is {have}. "
             "Restore a backup instead: the one labelled pre-restore, say."
         )
