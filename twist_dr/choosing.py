@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from twist_dr.backups import backup_job
 from twist_dr.catalog import BackupRow, Catalog, CopyRow
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Kind, Manifest
+from twist_dr.engine.labels import SET_ASIDE
+from twist_dr.engine.manifest import Kind, Label, Manifest
 from twist_dr.engine.newest import Newest, anything, find_newest, with_database
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.bases import find_bases
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT
+from twist_dr.engine.words import few
 from twist_dr.errors import BackupNotFound, StorageError, TwistDRError, VerificationFailed
 
 #: States of a copy that is there, or should be: nobody deleted it from here, and it did get there.
@@ -32,9 +34,14 @@ class Choice:
 
 
 def choose_newest(
-    kind: Kind, repositories: Sequence[Repository], keyring: Keyring, catalog: Catalog, report: Report
+    kind: Kind,
+    repositories: Sequence[Repository],
+    keyring: Keyring,
+    catalog: Catalog,
+    report: Report,
+    label: Label | None = None,
 ) -> Choice:
-    """The newest genuine backup of a kind on any of the targets, and what of newer ones must be said.
+    """The newest genuine backup of a kind on any of the targets, and what of newer ones must be said. ``label`` as in ``is_meant``.
 
     Copies that the catalog knows and that are not there are recorded as corrupt, so that the status says it from now on. Raises
     ``BackupNotFound`` when the targets hold none and should not, ``VerificationFailed`` when they should, and the storage error of a single target.
@@ -55,7 +62,7 @@ def choose_newest(
     elif kind == "base":
         whole = {base.backup_id for base in find_bases(repositories, keyring, report)}
         usable = lambda manifest: manifest.backup_id in whole  # noqa: E731
-    found = find_newest(repositories, keyring, kind, report, usable=usable)
+    found = find_newest(repositories, keyring, kind, report, usable=usable, label=label)
     chosen = found.chosen if found.chosen is not None and (kind != "base" or usable(found.chosen)) else None
     found.away |= away
     if len(found.away) == len(names) == 1:
@@ -69,17 +76,30 @@ def choose_newest(
         missing += [
             f"{backup_id} is there, but not the whole chain that it builds upon."
             for backup_id in found.genuine
-            if chosen is None or backup_id > chosen.backup_id
+            if backup_id not in found.set_aside and (chosen is None or backup_id > chosen.backup_id)
         ]
     if chosen is None and missing:
         raise VerificationFailed(f"No storage target has a good copy of a {kind} backup. {summed_up(missing)}")
     if chosen is None:
         raise BackupNotFound(
-            f"No storage target that answers holds a {kind} backup; launch the job {backup_job(kind)} first."
+            f"No storage target that answers holds a {kind} backup{_beside(found, label)}; launch the job {backup_job(kind)} first."
         )
+    if found.set_aside and label is None:
+        report.info(f"passed over {few(found.set_aside)}, labelled {SET_ASIDE}: what a restore was about to replace")
     for sentence in missing:
         report.warning(sentence)
     return Choice(chosen.backup_id, tuple(missing))
+
+
+def _beside(found: Newest, label: Label | None) -> str:
+    """What there is beside the backup that was looked for, in words."""
+    if label is not None:
+        return f" labelled {label}"
+    return (
+        f" beside {few(found.set_aside)}, which a restore was about to replace (latest:{SET_ASIDE} names it)"
+        if found.set_aside
+        else ""
+    )
 
 
 def summed_up(missing: Sequence[str]) -> str:

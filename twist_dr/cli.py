@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     settle.set_defaults(run=_settle)
 
     show = commands.add_parser("show", help="show one backup: artifacts, copies, verifications")
-    show.add_argument("backup", help="latest, an id, or the beginning of one")
+    show.add_argument("backup", help="latest, latest:LABEL, an id, or the beginning of one")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(run=_show)
 
@@ -231,20 +231,11 @@ def _settle(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     from twist_dr import listing
     from twist_dr.catalog import Catalog
-    from twist_dr.errors import BackupNotFound
     from twist_dr.settings import load_settings
 
     settings = load_settings()
     catalog = Catalog(settings.catalog_url)
-    if options.backup == "latest":
-        row = catalog.latest(application=settings.application)
-        if row is None:
-            raise BackupNotFound(
-                f"The catalog knows no backup of {settings.application}; make one with: "
-                "dagster job execute -m twist_dr.definitions -j backup_full"
-            )
-    else:
-        row = catalog.find(settings.application, options.backup)
+    row = catalog.meant(settings.application, options.backup)
     verifications = catalog.verifications(row.backup_id)
     if options.json:
         print(json.dumps(listing.full_document(row, verifications), indent=2))

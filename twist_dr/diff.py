@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from twist_dr.catalog import Catalog, SealedBackup
+from twist_dr.catalog import SealedBackup
 from twist_dr.engine.archive import read_index
 from twist_dr.engine.chunks import buffered
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.repository import Repository
-from twist_dr.errors import BackupError, BackupNotFound, TwistDRError
+from twist_dr.errors import BackupError, TwistDRError
 from twist_dr.listing import table
 from twist_dr.redaction import one_line
 from twist_dr.storage.base import StorageTarget
@@ -67,18 +67,6 @@ class Difference:
         changes = (self.facts, self.tables, self.migrations_added, self.migrations_removed, self.extensions)
         files = any(each.added or each.removed or each.changed for each in self.files.values())
         return not (any(changes) or self.artifacts or self.other_bytes or self.file_counts or files)
-
-
-def chosen(catalog: Catalog, application: str, text: str) -> SealedBackup:
-    """The backup that a person means: ``latest``, an id, or the beginning of one. Raises ``BackupNotFound``."""
-    if text != "latest":
-        return catalog.find(application, text)
-    row = catalog.latest(application)
-    if row is None:
-        raise BackupNotFound(
-            f"The catalog knows no full backup of {application}; make one with: dagster job execute -m twist_dr.definitions -j backup_full"
-        )
-    return row
 
 
 def compare(before: Manifest, after: Manifest) -> Difference:

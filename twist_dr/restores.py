@@ -11,7 +11,8 @@ from twist_dr.backups import Copying, clear_staging, plan_backup, record_sealed,
 from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, RestoreRow
 from twist_dr.engine.backup import ALL_PARTS, take_full_backup
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Part
+from twist_dr.engine.labels import SET_ASIDE, is_meant, split_label
+from twist_dr.engine.manifest import Label, Part
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
@@ -19,7 +20,7 @@ from twist_dr.engine.restore.journal import Journals
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.staging import StagingArea
-from twist_dr.errors import RestoreRefused, TwistDRError
+from twist_dr.errors import BackupNotFound, RestoreRefused, TwistDRError
 from twist_dr.settings import Settings
 
 LATEST_VERIFIED = "latest-verified"
@@ -35,35 +36,48 @@ _INSTEAD = {
 class Chosen:
     """A backup to restore. ``parts`` that it has, of those that were asked for; None while only its id is known.
 
-    ``newer``: what must be said of a newer one that is not taken; empty when there is none.
+    ``newer``: what must be said of a newer one that is not taken; empty when there is none. ``label``: None while only its id is known.
     """
 
     backup_id: str
     verified: bool
     parts: tuple[Part, ...] | None
     newer: str = ""
+    label: Label | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a person must be told before this one is restored."""
+        told = (
+            []
+            if self.verified
+            else [f"{self.backup_id} was never verified by a restore, or its last verification failed"]
+        )
+        if self.label == SET_ASIDE:
+            told.append(
+                f"{self.backup_id} is labelled {SET_ASIDE}: it holds what a restore was about to replace, damage included"
+            )
+        return [*told, *([self.newer] if self.newer else [])]
 
 
 def choose_backup(
     catalog: Catalog, application: str, wanted: str, parts: tuple[Part, ...] | None, *, allow_unverified: bool
 ) -> Chosen:
-    """The backup that ``wanted`` names: ``latest-verified``, ``latest``, or an id. ``parts`` None asks for all that it has.
+    """The backup that ``wanted`` names: ``latest-verified``, ``latest``, one of these with a label behind a colon, or an id. ``parts`` None asks for all that it has.
 
-    Raises ``RestoreRefused`` when it is not known to be verified and that is not allowed, ``BackupNotFound``, ``CatalogUnavailable``.
+    Without a label what a restore was about to replace is passed over: it is mostly what somebody wanted to be rid of. Raises ``RestoreRefused`` when it is not known to be verified and that is not allowed, ``BackupNotFound``, ``CatalogUnavailable``.
     """
     needed: Part = "database" if parts is None or "database" in parts else parts[0]
-    if wanted == LATEST_VERIFIED:
-        row = catalog.latest_verified(application, part=needed)
+    word, label = split_label(wanted)
+    if word == LATEST_VERIFIED:
+        row = catalog.latest_verified(application, part=needed, label=label)
         if row is None:
-            raise RestoreRefused(
-                f"No backup of {application} with a {needed} is verified; launch the job verify_backup, or name a backup and set allow_unverified: true."
-            )
-    elif wanted == LATEST:
-        row = catalog.latest(application)
-        if row is None:
-            raise RestoreRefused(
-                f"The catalog knows no backup of {application}; name one, or run: twist-dr catalog rebuild --from TARGET"
-            )
+            raise RestoreRefused(_none_verified(catalog, application, needed, label))
+    elif word == LATEST:
+        try:
+            row = catalog.meant(application, wanted)
+        except BackupNotFound as none:
+            raise RestoreRefused(f"{none} Or name one, or run: twist-dr catalog rebuild --from TARGET") from None
     else:
         try:
             row = catalog.backup(application, wanted)
@@ -88,14 +102,32 @@ def choose_backup(
         row.backup_id,
         verified,
         tuple(part for part in ALL_PARTS if part in row.parts) if parts is None else parts,
-        _newer_words(catalog, application, row, needed) if wanted == LATEST_VERIFIED else "",
+        _newer_words(catalog, application, row, needed) if word == LATEST_VERIFIED and label is None else "",
+        row.label,
     )
+
+
+def _none_verified(catalog: Catalog, application: str, needed: Part, label: Label | None) -> str:
+    """That nothing is there for ``latest-verified``, and what to do."""
+    labelled = f" labelled {label}" if label else ""
+    told = f"No backup of {application} with a {needed}{labelled} is verified"
+    aside = None if label else catalog.latest_verified(application, part=needed, label=SET_ASIDE)
+    if aside is not None:
+        told += f" but {aside.backup_id}, which holds what a restore was about to replace (latest-verified:{SET_ASIDE} names it)"
+    return f"{told}; launch the job verify_backup, or name a backup and set allow_unverified: true."
 
 
 def _newer_words(catalog: Catalog, application: str, row: BackupRow, needed: Part) -> str:
     """That an older backup is taken than the newest that is known, and why."""
     rows = catalog.backups(application=application, kind="full", since=row.started_at)
-    newest = next((each for each in rows if each.backup_id > row.backup_id and needed in each.parts), None)
+    newest = next(
+        (
+            each
+            for each in rows
+            if each.backup_id > row.backup_id and needed in each.parts and is_meant(each.label, None)
+        ),
+        None,
+    )
     if newest is None:
         return ""
     bad = [f"{copy.target}: {copy.error}" for copy in newest.copies if copy.state == "corrupt" and copy.error]

@@ -23,6 +23,7 @@ from twist_dr.catalog import (
     TargetTestRow,
     WalFrontierRow,
 )
+from twist_dr.engine.labels import is_meant
 from twist_dr.engine.manifest import Kind
 from twist_dr.engine.patience import bounded
 from twist_dr.engine.restore.journal import Journals
@@ -192,7 +193,8 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
 
 def _older_verified(catalog: Catalog, application: str, kind: Kind, recent: Sequence[BackupRow]) -> BackupRow | None:
     """The newest backup of a kind that was found good, where none of the recent ones was."""
-    if not recent or any(row.last_verification and row.last_verification.verified for row in recent):
+    proven = (row for row in recent if row.last_verification and row.last_verification.verified)
+    if not recent or any(is_meant(row.label, None) for row in proven):
         return None
     return catalog.latest_verified(application, kind)
 
@@ -208,7 +210,7 @@ def _before(catalog: Catalog, alerts: Mapping[str, AlertRow]) -> dict[str, list[
         kind = "full" if cause == ROWS_LOST else kind
         if kind is not None and alert.state == "active":
             rows = catalog.backups(application=alert.application, kind=kind, until=alert.raised_at, limit=_RECENT)
-            rows = [row for row in rows if row.label != "pre-restore"]
+            rows = [row for row in rows if is_meant(row.label, None)]
             counted = [row for row in rows if "database" in row.parts][:TABLES_OF]
             found[cause] = counted if cause == ROWS_LOST else rows
     return found
@@ -217,7 +219,11 @@ def _before(catalog: Catalog, alerts: Mapping[str, AlertRow]) -> dict[str, list[
 def _chain_on(
     settings: Settings, catalog: Catalog, rows: Sequence[BackupRow], bases: Mapping[str, Base]
 ) -> dict[str, frozenset[str]]:
-    proven = (row for row in rows if row.last_verification is not None and row.last_verification.verified)
+    proven = (
+        row
+        for row in rows
+        if is_meant(row.label, None) and row.last_verification is not None and row.last_verification.verified
+    )
     newest = next((row for row in proven if any(copy.state == "checked" for copy in row.copies)), None)
     if newest is None or newest.backup_id not in bases:
         return {}
@@ -328,7 +334,7 @@ def _checked(
 
 
 def _holds(row: BackupRow, target: str) -> bool:
-    return any(copy.target == target and copy.state == "checked" for copy in row.copies)
+    return is_meant(row.label, None) and any(copy.target == target and copy.state == "checked" for copy in row.copies)
 
 
 @dataclass(frozen=True)

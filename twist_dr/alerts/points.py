@@ -9,6 +9,7 @@ from typing import Literal
 
 from twist_dr.alerts.facts import SKEW, Facts
 from twist_dr.catalog import BackupRow
+from twist_dr.engine.labels import BEFORE_A_CHANGE, is_meant
 from twist_dr.engine.wal.frontier import gaps_after
 from twist_dr.settings import Settings
 
@@ -26,13 +27,27 @@ class Point:
         return f"{self.backup_id}{' and write-ahead log' if self.through == 'wal' else ''} on {', '.join(self.targets)}"
 
 
-def newest_point(facts: Facts, settings: Settings, now: datetime) -> Point | None:
-    """The newest one: a verified full backup with the database in it, or WAL over a verified base backup."""
-    return max(_points(facts, settings, now), key=lambda point: point.at, default=None)
+def newest_point(facts: Facts, settings: Settings, now: datetime, *, lasting: bool = False) -> Point | None:
+    """The newest one: a verified full backup with the database in it, or WAL over a verified base backup.
+
+    ``lasting``: of those that a retention keeps as a night's, not for a while as what was there before an update.
+    """
+    return max(_points(facts, settings, now, lasting), key=lambda point: point.at, default=None)
 
 
-def _points(facts: Facts, settings: Settings, now: datetime) -> Iterator[Point]:
+def set_aside(facts: Facts) -> tuple[str, ...]:
+    """Ids of verified backups that do not count, newest first: they hold what restores were about to replace."""
+    return tuple(
+        row.backup_id
+        for row in facts.backups.get("full", ())
+        if not is_meant(row.label, None) and row.last_verification is not None and row.last_verification.verified
+    )
+
+
+def _points(facts: Facts, settings: Settings, now: datetime, lasting: bool) -> Iterator[Point]:
     for row in [*facts.backups.get("full", ()), *([facts.verified] if facts.verified else [])]:
+        if lasting and row.label in BEFORE_A_CHANGE:
+            continue
         if is_proven(row, settings) and "database" in row.parts:
             yield Point(row.started_at, row.backup_id, "backup", good_on(row, settings))
     # A verification of a base replays WAL over its whole chain, so the newest proven one is the one to start from.
@@ -50,8 +65,9 @@ def _points(facts: Facts, settings: Settings, now: datetime) -> Iterator[Point]:
 
 
 def is_proven(row: BackupRow, settings: Settings) -> bool:
-    """Whether its last verification found it good, and an enabled target has a checked copy of it."""
-    return row.last_verification is not None and row.last_verification.verified and bool(good_on(row, settings))
+    """Whether it counts by itself, its last verification found it good, and an enabled target has a checked copy of it."""
+    proof = row.last_verification
+    return is_meant(row.label, None) and proof is not None and proof.verified and bool(good_on(row, settings))
 
 
 def good_on(row: BackupRow, settings: Settings) -> tuple[str, ...]:

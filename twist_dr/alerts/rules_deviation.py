@@ -9,6 +9,7 @@ from statistics import median
 from twist_dr.alerts.facts import KINDS, ROWS_LOST, TABLES_OF, Facts
 from twist_dr.alerts.rules_common import Finding, human, some
 from twist_dr.catalog import BackupRow
+from twist_dr.engine.labels import is_meant
 from twist_dr.engine.manifest import Kind
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.severity import Severity
@@ -28,7 +29,7 @@ _FARTHEST = 1000
 
 def _ordinary(facts: Facts, kind: Kind) -> list[BackupRow]:
     """Those that say something about the next one: a backup before a restore holds what somebody is about to put right."""
-    return [row for row in facts.settled(kind) if row.label != "pre-restore"]
+    return [row for row in facts.settled(kind) if is_meant(row.label, None)]
 
 
 def _sort(facts: Facts, row: BackupRow) -> tuple[tuple[str, ...], bool]:

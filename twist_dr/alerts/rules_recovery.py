@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from twist_dr.alerts.facts import SKEW, Facts
-from twist_dr.alerts.points import newest_point
+from twist_dr.alerts.points import Point, newest_point, set_aside
 from twist_dr.alerts.rules_common import Finding, human, launch, sentence, shortened, some
 from twist_dr.catalog import WalFrontierRow
 from twist_dr.engine.progress import human_bytes
@@ -24,11 +24,14 @@ def recovery_point(facts: Facts, settings: Settings, now: datetime) -> Iterator[
     most = settings.objectives.recovery_point
     point = newest_point(facts, settings, now)
     if point is not None and now - point.at <= most:
+        yield from _short_lived(facts, settings, now, point)
         return
+    aside = set_aside(facts)
     message = (
         f"The newest verified recovery point is {human(now - point.at)} old ({point})"
         if point
         else "There is no verified recovery point"
+        + (f": {some(aside)} was verified, and holds what a restore was about to replace" if aside else "")
     )
     # Whoever has just set it up knows that there is nothing yet.
     fresh = point is None and now - _begun(facts) <= most
@@ -37,6 +40,16 @@ def recovery_point(facts: Facts, settings: Settings, now: datetime) -> Iterator[
         "no_recovery_point", "no_recovery_point", severity, f"{message}; {human(most)} is the objective.",
         f"Make a backup and prove it: {launch('backup_full')} && {launch('verify_backup')}",
     )  # fmt: skip
+
+
+def _short_lived(facts: Facts, settings: Settings, now: datetime, point: Point) -> Iterator[Finding]:
+    """All that is proven was made before an update: a retention does not keep that for long."""
+    if newest_point(facts, settings, now, lasting=True) is None:
+        yield Finding(
+            "only_pre_update", "no_recovery_point", "warning",
+            f"The only verified recovery point ({point}) was made before an update, and takes no place in a retention's days, weeks and months.",
+            f"Make a backup and prove it: {launch('backup_full')} && {launch('verify_backup')}",
+        )  # fmt: skip
 
 
 def _begun(facts: Facts) -> datetime:

@@ -15,6 +15,7 @@ from twist_dr.catalog import Catalog
 from twist_dr.choosing import THERE, Choice, choose_newest, lacks, note_bad, summed_up
 from twist_dr.engine.configuration_check import check_configuration
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.labels import is_meant, split_label
 from twist_dr.engine.manifest import Kind, Manifest, kind_of
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.scratch import scratch_base
@@ -44,7 +45,7 @@ class VerifyBackupConfig(dg.Config):
     backup: str = Field(
         "latest",
         description="latest, latest-base (recovers the newest base backup and replays WAL), latest-configuration (reads it whole, opens its databases), "
-        "or a backup's id",
+        "or a backup's id. What a restore was about to replace is passed over unless it is named: latest:pre-restore, or any other label so",
     )
     target: str = Field(
         "any",
@@ -67,7 +68,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 kinds={"postgres"},
                 owners=[RUN_BACKUP],
                 freshness_policy=fresh_within(settings.objectives.recovery_point),
-                # A configuration backup that was read back proves nothing about the data.
+                # A configuration backup that was read back proves nothing about the data, and one from before a restore nothing of use.
                 skippable=True,
             )
         ],
@@ -105,6 +106,9 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 metadata={"differences": in_list(result.differences)},
             )
             of_data = kind_of(backup_id) != "configuration"
+            known = catalog.backup(settings.application, backup_id)
+            # A proof of what a restore was about to replace is none of a state that somebody would want back.
+            counts = of_data and (known is None or is_meant(known.label, None))
             if not result.verified:
                 if of_data:
                     yield check
@@ -117,7 +121,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                     asset_key=key, metadata=_metadata(result), check_results=[check]
                 )
                 # Whoever launches the check alone on its page gets it alone.
-                yield proven if context.selected_asset_keys else check
+                yield proven if counts and context.selected_asset_keys else check
                 heartbeat(settings, catalog, report)
             else:
                 read = dg.AssetKey([settings.application, "configuration_backup"])
@@ -185,8 +189,9 @@ _NEWEST: Mapping[str, Kind] = {"latest": "full", "latest-base": "base", "latest-
 
 
 def _chosen(wanted: str, repositories: list[Repository], keyring: Keyring, catalog: Catalog, report: Report) -> Choice:
-    kind = _NEWEST.get(wanted)
-    return Choice(wanted) if kind is None else choose_newest(kind, repositories, keyring, catalog, report)
+    word, label = split_label(wanted)
+    kind = _NEWEST.get(word)
+    return Choice(wanted) if kind is None else choose_newest(kind, repositories, keyring, catalog, report, label)
 
 
 def _verify_first_good(

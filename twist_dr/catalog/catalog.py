@@ -30,6 +30,7 @@ from twist_dr.catalog.rows import (
 from twist_dr.catalog.summaries import Summaries
 from twist_dr.catalog.upserts import upsert
 from twist_dr.engine.collector import paused_collector
+from twist_dr.engine.labels import split_label
 from twist_dr.engine.manifest import Kind, Label, Manifest, Part
 from twist_dr.errors import BackupError, BackupNotFound
 from twist_dr.redaction import leaving
@@ -274,21 +275,44 @@ class Catalog(Operations, Summaries):
                 )
             raise self._not_found(connection, application, text)
 
+    def meant(self, application: str, text: str) -> SealedBackup:
+        """The backup that a person means: ``latest`` (a full one that is no ``pre-restore``), ``latest:LABEL``, an id or the beginning of one.
+
+        Raises ``BackupNotFound``.
+        """
+        word, label = split_label(text)
+        if word != "latest":
+            return self.find(application, text)
+        with self._database.reading() as connection:
+            conditions = (Backup.application == application, Backup.kind == "full", queries.meant(label))
+            found = queries.newest(connection, *conditions)
+        if found is None:
+            what = f"labelled {label}" if label else "to be taken by itself"
+            raise BackupNotFound(
+                f"The catalog knows no full backup of {application} {what}; see all with twist-dr list, or make one with: "
+                "dagster job execute -m twist_dr.definitions -j backup_full"
+            )
+        return found
+
     def latest(self, application: str, kind: Kind = "full", *, damaged: bool = True) -> SealedBackup | None:
         """The newest backup of a kind, whatever became of its copies. ``damaged``: also one made before a restore, of whatever there was."""
         conditions = [Backup.application == application, Backup.kind == kind]
         if not damaged:
-            conditions.append(Backup.label != "pre-restore")
+            conditions.append(queries.meant(None))
         with self._database.reading() as connection:
             return queries.newest(connection, *conditions)
 
     def latest_verified(
-        self, application: str, kind: Kind = "full", *, part: Part | None = None
+        self, application: str, kind: Kind = "full", *, part: Part | None = None, label: Label | None = None
     ) -> SealedBackup | None:
-        """The newest backup of a kind whose last verification found it good; with ``part``, of those that have it."""
+        """The newest backup of a kind whose last verification found it good; with ``part``, of those that have it. ``label`` as in ``is_meant``."""
         with self._database.reading() as connection:
             return queries.newest(
-                connection, Backup.application == application, Backup.kind == kind, queries.proven(part)
+                connection,
+                Backup.application == application,
+                Backup.kind == kind,
+                queries.meant(label),
+                queries.proven(part),
             )
 
     def restores(

@@ -36,7 +36,8 @@ from twist_dr.catalog.rows import (
     VerificationRow,
     WalFrontierRow,
 )
-from twist_dr.engine.manifest import Part
+from twist_dr.engine.labels import SET_ASIDE
+from twist_dr.engine.manifest import Label, Part
 
 #: Ids in one statement; SQLite takes 999 parameters in its oldest builds.
 _AT_ONCE = 500
@@ -217,6 +218,11 @@ def _from_text(value: str) -> datetime:
 
 def _in_utc(value: datetime) -> datetime:
     return value.astimezone(timezone.utc)
+
+
+def meant(asked: Label | None) -> ColumnElement[bool]:
+    """The condition that the newest of some backups may be this one: ``engine.newest.is_meant`` in SQL."""
+    return Backup.label != SET_ASIDE if asked is None else Backup.label == asked
 
 
 def proven(part: Part | None) -> ColumnElement[bool]:

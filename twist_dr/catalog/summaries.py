@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.models import Attempt, Backup, Copy
+from twist_dr.catalog.queries import meant
 from twist_dr.catalog.rows import AttemptState, CopyState
 from twist_dr.engine.manifest import Kind
 
@@ -72,7 +73,7 @@ class Summaries:
     def newest_checked(
         self, application: str, target: str, *, kinds: Sequence[Kind], until: datetime
     ) -> NewestCopy | None:
-        """The newest backup of some kinds, begun before ``until``, of which a target has a checked copy."""
+        """The newest backup of some kinds, begun before ``until``, of which a target has a checked copy. What was set aside does not count."""
         query = (
             select(Backup.backup_id, Backup.kind, Backup.started_at)
             .join(Copy, Copy.backup_id == Backup.backup_id)
@@ -82,6 +83,7 @@ class Summaries:
                 Backup.started_at < until,
                 Copy.target == target,
                 Copy.state == "checked",
+                meant(None),
             )
             .order_by(Backup.started_at.desc(), Backup.backup_id.desc())
             .limit(1)

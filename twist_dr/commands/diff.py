@@ -10,7 +10,7 @@ from typing import Any
 def add_commands(commands: Any) -> None:
     """Add ``diff`` to the parsers of :mod:`twist_dr.cli`."""
     diff = commands.add_parser("diff", help="compare two backups: rows per table, migrations, schema, sizes, files")
-    diff.add_argument("before", help="latest, an id, or the beginning of one")
+    diff.add_argument("before", help="latest, latest:LABEL, an id, or the beginning of one")
     diff.add_argument("after", help="the same, of the other one")
     diff.add_argument(
         "--files", action="store_true", help="name the files that differ; reads their indexes from a storage target"
@@ -23,12 +23,12 @@ def _diff(options: argparse.Namespace) -> None:
     from dataclasses import asdict, replace
 
     from twist_dr.catalog import Catalog
-    from twist_dr.diff import chosen, compare, compare_files, render
+    from twist_dr.diff import compare, compare_files, render
     from twist_dr.settings import load_settings
 
     settings = load_settings()
     catalog = Catalog(settings.catalog_url)
-    before, after = (chosen(catalog, settings.application, text) for text in (options.before, options.after))
+    before, after = (catalog.meant(settings.application, text) for text in (options.before, options.after))
     difference = compare(before.manifest, after.manifest)
     if options.files:
         from twist_dr.engine.keys import load_keyring

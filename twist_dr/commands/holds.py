@@ -22,7 +22,7 @@ _PATIENCE_SECONDS = 20.0
 def add_commands(commands: Any) -> None:
     """Add ``hold`` and ``release`` to the parsers of :mod:`twist_dr.cli`."""
     hold = commands.add_parser("hold", help="forbid the deletion of a backup; without an id, list what is held")
-    hold.add_argument("backup", nargs="?", help="latest, an id, or the beginning of one")
+    hold.add_argument("backup", nargs="?", help="latest, latest:LABEL, an id, or the beginning of one")
     hold.add_argument(
         "--until", metavar="WHEN", help="2027-12-31, a time in ISO 8601, or '90 days' (default: for ever)"
     )
@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
     hold.add_argument("--json", action="store_true", help="list as JSON")
     hold.set_defaults(run=_hold)
     release = commands.add_parser("release", help="end all holds of a backup")
-    release.add_argument("backup", help="latest, an id, or the beginning of one")
+    release.add_argument("backup", help="latest, latest:LABEL, an id, or the beginning of one")
     release.set_defaults(run=_release)
 
 
@@ -51,7 +51,7 @@ def _hold(options: argparse.Namespace) -> None:
         raise SettingsError("A hold needs its reason: twist-dr hold ID --reason 'the audit of 2026'.")
     now = datetime.now(timezone.utc)
     until = parse_until(options.until, now) if options.until else None
-    backup_id = _named(settings, catalog, options.backup)
+    backup_id = catalog.meant(settings.application, options.backup).backup_id
     # Never between a cleanup's last look and its deletion: then this would say that something is kept which is gone.
     with deciding(settings.lock_dir, settings.application, "Placing a hold"):
         _require_held(settings, catalog, backup_id)
@@ -73,7 +73,11 @@ def _release(options: argparse.Namespace) -> None:
     settings = load_settings()
     catalog = Catalog(settings.catalog_url)
     # What the catalog lost can be held still, and a target's holds outlive it.
-    backup_id = options.backup if is_backup_id(options.backup) else _named(settings, catalog, options.backup)
+    backup_id = (
+        options.backup
+        if is_backup_id(options.backup)
+        else catalog.meant(settings.application, options.backup).backup_id
+    )
     missing, count = None, 0
     try:
         count = catalog.release_hold(settings.application, backup_id, who=who())
@@ -164,17 +168,6 @@ def parse_until(text: str, now: datetime) -> datetime:
     if until <= now:
         raise SettingsError(f"A hold until {until:%Y-%m-%d %H:%M} would hold nothing: that is past; name a later time.")
     return until
-
-
-def _named(settings: Settings, catalog: Catalog, text: str) -> str:
-    from twist_dr.errors import BackupNotFound
-
-    if text != "latest":
-        return catalog.find(settings.application, text).backup_id
-    row = catalog.latest(application=settings.application)
-    if row is None:
-        raise BackupNotFound(f"The catalog knows no backup of {settings.application}; see twist-dr list")
-    return row.backup_id
 
 
 def _require_held(settings: Settings, catalog: Catalog, backup_id: str) -> None:

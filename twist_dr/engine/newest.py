@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Kind, Manifest, kind_of
+from twist_dr.engine.labels import is_meant
+from twist_dr.engine.manifest import Kind, Label, Manifest, kind_of
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, StorageError, TwistDRError
@@ -17,12 +18,13 @@ class Newest:
     """What a look at some targets found of one kind, newest first, until something usable came.
 
     ``chosen``: the newest that is usable; None without any. ``genuine``: by id, all that were authenticated on the way, ``chosen`` among
-    them. ``bad``: by id and target, why a manifest is not one of ours, or cannot be told from one. ``away``: by target, why it could not be
+    them. ``set_aside``: ids of those of them that are genuine and are not meant, by their label. ``bad``: by id and target, why a manifest is not one of ours, or cannot be told from one. ``away``: by target, why it could not be
     asked; what it holds is not known.
     """
 
     chosen: Manifest | None = None
     genuine: dict[str, Manifest] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
     bad: dict[str, dict[str, TwistDRError]] = field(default_factory=dict)
     away: dict[str, StorageError] = field(default_factory=dict)
 
@@ -48,8 +50,9 @@ def find_newest(
     report: Report,
     *,
     usable: Callable[[Manifest], bool] = anything,
+    label: Label | None = None,
 ) -> Newest:
-    """The newest usable backup of a kind on any of the targets; without a usable one, the newest genuine one.
+    """The newest usable backup of a kind on any of the targets; without a usable one, the newest genuine one. ``label`` as in :func:`is_meant`.
 
     Whoever can write to a target can put any id and any manifest there: what is not authentic is passed over and said, and so is a target
     that does not answer.
@@ -68,10 +71,12 @@ def find_newest(
         if manifest is None:
             continue
         found.genuine[backup_id] = manifest
-        if usable(manifest):
+        if not is_meant(manifest.label, label):
+            found.set_aside.append(backup_id)
+        elif usable(manifest):
             found.chosen = manifest
             return found
-    found.chosen = next(iter(found.genuine.values()), None)
+    found.chosen = next((each for each in found.genuine.values() if each.backup_id not in found.set_aside), None)
     return found
 
 

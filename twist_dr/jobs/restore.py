@@ -27,7 +27,11 @@ from twist_dr.settings import Settings
 class RestoreConfig(dg.Config):
     """All have safe defaults: launched as it is, nothing changes."""
 
-    backup: str = Field("latest-verified", description="latest-verified, latest, or a backup's id (twist-dr list)")
+    backup: str = Field(
+        "latest-verified",
+        description="latest-verified, latest, or a backup's id (twist-dr list). What a restore was about to replace is passed over unless it is named: "
+        "by its id, or latest:pre-restore",
+    )
     source: str = Field(
         "any",
         description="any (the first storage target with a good copy, in the order of the settings), or one by name",
@@ -75,12 +79,8 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
                 chosen = choose_backup(
                     catalog, settings.application, config.backup, parts, allow_unverified=config.allow_unverified
                 )
-                if not chosen.verified:
-                    report.warning(
-                        f"{chosen.backup_id} was never verified by a restore, or its last verification failed"
-                    )
-                if chosen.newer:
-                    report.warning(chosen.newer)
+                for line in chosen.doubts:
+                    report.warning(line)
                 sources = [repositories[name] for name in names if config.source in ("any", name)]
                 wish = RestoreWish(
                     backup_id=chosen.backup_id,
@@ -103,7 +103,7 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
                     back_up=back_up if config.mode == "replace" and config.pre_restore_backup else None,
                     note=log.note,
                 )
-                restore.record.warnings += [chosen.newer] if chosen.newer else []
+                restore.record.warnings += chosen.doubts
                 with told(context, settings, restore.record, log, report):
                     try:
                         restore.run()

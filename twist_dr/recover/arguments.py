@@ -50,10 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON (with a list or --check)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--check", metavar="BACKUP", help="read all of a backup to its end: latest, latest-configuration, or an id"
+        "--check",
+        metavar="BACKUP",
+        help="read all of a backup to its end: latest, latest-configuration, latest:LABEL, or an id",
     )
     which.add_argument(
-        "--backup", metavar="BACKUP", help="restore from this one: latest, latest-configuration, or an id"
+        "--backup", metavar="BACKUP", help="restore from this one: latest, latest-configuration, latest:LABEL, or an id"
     )
     which.add_argument(
         "--to", metavar="POINT",

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Kind, Manifest, kind_of
+from twist_dr.engine.labels import SET_ASIDE, is_meant, split_label
+from twist_dr.engine.manifest import Kind, Label, Manifest, kind_of
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.remains import id_time
@@ -63,25 +64,32 @@ def find_backup(repository: Repository, keyring: Keyring, backup_id: str) -> Fou
 
 
 def choose_backup(repository: Repository, keyring: Keyring, wanted: str, report: Report) -> Manifest:
-    """The manifest of ``latest`` (a full backup), of ``latest-configuration``, of an id or of the only id that begins so.
+    """The manifest of ``latest`` (a full backup), of ``latest-configuration``, of an id or of the only id that begins so. ``latest:LABEL`` is the newest of
+    that label; without one, what a restore was about to replace is passed over, and said.
 
     Raises ``BackupNotFound``, and what :meth:`Repository.manifest` raises. An older backup is never taken by itself: how
     much may be lost is for a person to say. Only what cannot have been a backup is passed over, and said.
     """
     ids = repository.backup_ids()
     where = f"{repository.target.name} holds"
-    if wanted == "latest":
-        newest = _newest(repository, keyring, "full", report)
+    word, label = split_label(wanted)
+    if word == "latest":
+        newest = _newest(repository, keyring, "full", report, label)
         if newest is None:
             bases = (
                 ", but base backups: name one of them, or recover with --to"
                 if repository.latest("base")
                 else "; name another target"
             )
-            raise BackupNotFound(f"{where} no full backup of {repository.application} that was finished{bases}.")
+            which = (
+                f" labelled {label}"
+                if label
+                else f" that is not labelled {SET_ASIDE} (latest:{SET_ASIDE} is the newest of these)"
+            )
+            raise BackupNotFound(f"{where} no full backup of {repository.application} that was finished{which}{bases}.")
         return newest
-    if wanted == "latest-configuration":
-        newest = _newest(repository, keyring, "configuration", report)
+    if word == "latest-configuration":
+        newest = _newest(repository, keyring, "configuration", report, label)
         if newest is None:
             raise BackupNotFound(
                 f"{where} no configuration backup of {repository.application} that was finished; a full backup has the configured files, too."
@@ -97,8 +105,10 @@ def choose_backup(repository: Repository, keyring: Keyring, wanted: str, report:
     return repository.manifest(fitting[0], keyring)
 
 
-def _newest(repository: Repository, keyring: Keyring, kind: Kind, report: Report) -> Manifest | None:
-    """The newest finished backup of a kind. Raises what its manifest raises, with the newest that is authentic in its words.
+def _newest(
+    repository: Repository, keyring: Keyring, kind: Kind, report: Report, label: Label | None
+) -> Manifest | None:
+    """The newest finished backup of a kind; ``label`` as in ``is_meant``. Raises what its manifest raises, with the newest that is authentic in its words.
 
     No catalog tells whether one that is not authentic was put there or damaged. But what is dated in the future was never taken.
     """
@@ -116,6 +126,12 @@ def _newest(repository: Repository, keyring: Keyring, kind: Kind, report: Report
                 report.warning(f"passed over {backup_id}, which is dated in the future: {error}")
             else:
                 first = first or error
+            continue
+        if not is_meant(manifest.label, label):
+            if label is None:
+                report.warning(
+                    f"passed over {backup_id}, labelled {manifest.label}: it holds what a restore was about to replace; its id names it"
+                )
             continue
         if first is not None:
             raise type(first)(

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from twist_dr.alerts.facts import gather as alert_facts
+from twist_dr.alerts.points import set_aside
 from twist_dr.catalog import AttemptRow, BackupRow, Catalog, CatalogUnavailable
 from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.summaries import AttemptCount
@@ -83,6 +84,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         next_runs=_next_runs(settings, now),
         success=_success(counts),
         attempts=_totals(counts),
+        set_aside=set_aside(known),
         ahead=tuple(
             row.backup_id for row in catalog.backups(application=application, since=now + CLOCK_TOLERANCE, limit=3)
         ),

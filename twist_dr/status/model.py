@@ -204,6 +204,8 @@ class Facts:
     attempts: tuple[AttemptTotal, ...]
     ahead: tuple[str, ...]
     """Backups that begin in the future, as this machine's clock has it."""
+    set_aside: tuple[str, ...] = ()
+    """Verified backups that do not count: they hold what restores were about to replace."""
 
     @property
     def success_rate(self) -> float | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
+from twist_dr.engine.labels import SET_ASIDE
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.severity import at_least
+from twist_dr.engine.words import few
 from twist_dr.status.model import STATES, ActiveAlert, Facts, Reason, ScorePart, State, Status, TargetStatus
 
 #: What the parts of the score count, 100 together.
@@ -90,6 +92,8 @@ def _about_recovery_point(facts: Facts) -> Iterator[tuple[str, Reason]]:
     cause = "no_recovery_point"
     if point is None:
         why = "verified backups are on no enabled storage target" if facts.last_verified else "no backup was verified"
+        if facts.set_aside and not facts.last_verified:
+            why += f" but {few(facts.set_aside)}, labelled {SET_ASIDE}: what a restore was about to replace"
         made = why if facts.backups else "no backup was ever made"
         yield cause, Reason("unsafe", f"there is no verified recovery point: {made}")
     elif point.age > objective:

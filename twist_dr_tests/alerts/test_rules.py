@@ -418,6 +418,18 @@ CASES = [
         lambda: healthy(backups={"full": [replace(NEWEST, last_verification=None)]}), healthy, says="There is no verified recovery point",
     ),
     Case(
+        "nothing proven but what a restore replaced", "no_recovery_point", "critical",
+        lambda: healthy(backups={"full": [replace(NEWEST, label="pre-restore")]}),
+        lambda: healthy(backups={"full": [replace(NEWEST, label="pre-restore"), *nights(3)[1:]]}),
+        settings={"objectives": {"recovery_point": "40 hours"}}, says="holds what a restore was about to replace",
+    ),
+    Case(
+        "nothing proven but what an update changed", "only_pre_update", "warning",
+        lambda: healthy(backups={"full": [replace(NEWEST, label="pre-update")]}),
+        lambda: healthy(backups={"full": [replace(NEWEST, label="pre-update"), *nights(3)[1:]]}),
+        settings={"objectives": {"recovery_point": "40 hours"}}, says="made before an update",
+    ),
+    Case(
         "a proven backup that no target holds any more", "no_recovery_point", "critical",
         lambda: with_fulls(*[with_copy(with_copy(row, "office", "deleted"), "cloud", "corrupt") for row in nights(12)]),
         lambda: with_fulls(*[with_copy(row, "office", "deleted") for row in nights(12)]),

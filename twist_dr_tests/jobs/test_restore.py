@@ -107,6 +107,11 @@ def test_before_a_cutover_a_backup_labelled_pre_restore_is_made(backed_up: Site)
         newest.manifest.tables["public.outbox_outboxmessage"]
         == site.query("SELECT count(*) FROM outbox_outboxmessage")[0][0] + 7
     )
+    # It holds the damage, however well it restores: proven too, it is not what the next restore proposes.
+    site.verify(backup="latest:pre-restore").expect(0)
+    site.verify(backup=first).expect(0)
+    plan = site.restore().expect(0).text
+    assert f"From {first}, labelled manual, " in plan and newest.backup_id not in plan
 
 
 def test_when_the_backup_before_it_fails_the_restore_does_not_start(backed_up: Site) -> None:

@@ -100,6 +100,21 @@ def test_each_situation_has_its_exit_status_and_says_why(
 
 
 @pytest.mark.promise(11)
+def test_what_a_restore_was_about_to_replace_is_nothing_to_be_safe_with(story: Story) -> None:
+    damaged = story.backup(2, label="pre-restore")
+    unsafe = story.status()
+    assert (unsafe.state, unsafe.recovery_point, unsafe.last_verified) == ("unsafe", None, None)
+    assert any(damaged in reason.text and "about to replace" in reason.text for reason in unsafe.reasons)
+    assert "holds no checked copy" in " ".join(reason.text for reason in unsafe.reasons)
+    story.attempt()
+    night = story.backup(20)
+    safe = story.status()
+    assert safe.state == "safe" and safe.recovery_point is not None
+    assert safe.recovery_point.backup_id == night
+    assert {target.newest_backup_id for target in safe.targets} == {night}
+
+
+@pytest.mark.promise(11)
 def test_a_lost_catalog_is_unsafe_and_not_made_anew(story: Story) -> None:
     healthy(story)
     shutil.rmtree(story.site.folder / "work")

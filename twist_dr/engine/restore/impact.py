@@ -81,13 +81,14 @@ class MediaImpact:
 
 @dataclass(frozen=True)
 class Impact:
-    """All of it. Times in UTC; ``taken_at`` is when it was looked at, ``snapshot_at`` when the backup was."""
+    """All of it. Times in UTC; ``taken_at`` is when it was looked at, ``snapshot_at`` when the backup was; ``backup``: its id and label for people."""
 
     taken_at: datetime
     snapshot_at: datetime
     tables: list[TableImpact]
     media: list[MediaImpact]
     notes: list[str] = field(default_factory=list)
+    backup: str = "the backup"
 
     @property
     def age_seconds(self) -> float:
@@ -128,7 +129,10 @@ class Impact:
     def markdown(self) -> str:
         """For the run's page, in GitHub's flavour."""
         sentence = self.summary()
-        blocks = [f"{sentence[0].upper()}{sentence[1:]}. The backup is of {_time(self.snapshot_at)}."]
+        blocks = [
+            f"From {unmarked(self.backup)}, {human_seconds(self.age_seconds)} old. The backup is of {_time(self.snapshot_at)}.",
+            f"{sentence[0].upper()}{sentence[1:]}.",
+        ]
         if self.tables:
             blocks += _tables_markdown(self.tables)
         if self.media:

@@ -116,7 +116,7 @@ class Restore:
         parts = " and ".join(self._wish.parts)
         also = f", then run {len(gate.forward)} migrations in it" if gate.forward else ""
         return (
-            f"a restore of {manifest.backup_id} would put back {parts} as of {manifest.snapshot_at or manifest.started_at:%Y-%m-%d %H:%M:%S} UTC{also}; "
+            f"a restore of {manifest.backup_id} ({manifest.label}) would put back {parts} as of {manifest.snapshot_at or manifest.started_at:%Y-%m-%d %H:%M:%S} UTC{also}; "
             "nothing was changed. Set mode to sandbox or replace to do it."
         )
 
@@ -154,6 +154,7 @@ class Restore:
             snapshot_at=wish.as_of or manifest.snapshot_at or manifest.started_at,
             tables=tables,
             media=media,
+            backup=f"{wish.called}, labelled {manifest.label}" if not wish.name else wish.name,
             notes=notes,
         )
         self.record.impact = impact.markdown()
