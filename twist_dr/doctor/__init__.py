@@ -22,7 +22,13 @@ from twist_dr.doctor.machine import (
     check_system_clock,
     check_work_folder,
 )
-from twist_dr.doctor.restores import check_interrupted, check_kept, check_restore_rights, check_restore_settings
+from twist_dr.doctor.restores import (
+    check_interrupted,
+    check_kept,
+    check_restorable,
+    check_restore_rights,
+    check_restore_settings,
+)
 from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolation, check_verification
 from twist_dr.doctor.unattended import check_alerts, check_schedules
@@ -163,6 +169,8 @@ class _Examination:
         if self._seen is not None:
             yield from guarded("replaced", check_kept(settings, around))
             yield from guarded("restore rights", check_restore_rights(around, apart=around.cluster != self._cluster))
+            restorable = check_restorable(around, self._cluster, settings.database.client_tools)
+            yield from guarded("restorable", restorable)
 
     def _room(self) -> Iterator[Finding]:
         settings, seen, media = self._settings, self._seen, self._media

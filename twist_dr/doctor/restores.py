@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,8 +12,12 @@ from twist_dr.doctor.findings import Check, from_sentence, ok, problem, warning
 from twist_dr.engine.exchange import check_exchangeable
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres import databases
+from twist_dr.engine.postgres.cluster import Cluster, Snapshot
+from twist_dr.engine.postgres.dump import dump_schema
+from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr.engine.restore.cutover import Surroundings
 from twist_dr.engine.restore.restored_configuration import everything_kept
+from twist_dr.engine.restore.rights_gate import missing_rights
 from twist_dr.engine.restore.settle import half_removed, interrupted
 from twist_dr.engine.words import few
 from twist_dr.errors import Busy
@@ -92,6 +96,26 @@ def check_restore_rights(around: Surroundings, *, apart: bool) -> Check[None]:
         yield from_sentence(check, f"a restore would be refused: {line}", "warning")
     if not missing and not obstacles:
         yield ok(check, f"a database can be restored beside {live}, and switched in")
+
+
+def check_restorable(around: Surroundings, backing_up: Cluster, folders: Sequence[Path]) -> Check[None]:
+    """Whether the role that restores may make all that the database holds now: told from a dump of the schema, as a backup's would be."""
+    check = "restorable"
+
+    def head() -> bytes:
+        pieces: list[bytes] = []
+        with Snapshot(backing_up) as snapshot:
+            tools = choose_tools(find_tools(folders), snapshot.connection.info.server_version // 10000)
+            dump_schema(backing_up, tools, snapshot.id, pieces.append)
+        return b"".join(pieces)
+
+    found = missing_rights(around.cluster, databases.live_name(around.cluster), head)
+    for lines, what in ((found.refusals, "would be refused"), (found.doubts, "may fail")):
+        for line in lines:
+            reason, _, remedy = line.partition("; ")
+            yield warning(check, f"a restore {what}: {reason}", remedy)
+    if not found.refusals and not found.doubts:
+        yield ok(check, "the role that restores may make all that the database holds")
 
 
 def check_restore_settings(around: Surroundings, media: Mapping[str, Path], *, can_migrate: bool) -> Check[None]:

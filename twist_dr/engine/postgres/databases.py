@@ -83,6 +83,12 @@ def find_name(connection: Connection, oid: int) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
+def owner_of(connection: Connection, name: str) -> str:
+    """The owner of a database; of one that is not there, who would make it: the role of the connection."""
+    rows = query(connection, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %(name)s", {"name": name})
+    return str(rows[0][0] if rows else connection.info.user)
+
+
 def is_empty(cluster: Cluster, name: str) -> bool:
     """Whether a database holds nothing but what the server itself puts there. Raises what connecting raises."""
     with cluster.connect(name) as connection:
@@ -171,19 +177,6 @@ def missing_rights(connection: Connection, live: str) -> list[str]:
             f"only a superuser may end the sessions of {name} in {live}; end them, or restore as a superuser"
         )
     return missing
-
-
-def foreign_owners(connection: Connection) -> list[str]:
-    """Owners in the connection's database to whom its role may give nothing: a restore of what is theirs fails. Extensions' objects aside."""
-    rows = query(
-        connection,
-        """SELECT DISTINCT pg_get_userbyid(o.owner)::text
-             FROM (SELECT oid, relowner FROM pg_class UNION ALL SELECT oid, proowner FROM pg_proc
-                   UNION ALL SELECT oid, nspowner FROM pg_namespace UNION ALL SELECT oid, defaclrole FROM pg_default_acl) o(oid, owner)
-            WHERE o.oid >= 16384 AND NOT pg_has_role(o.owner, 'MEMBER')
-              AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = o.oid AND d.deptype = 'e') ORDER BY 1""",
-    )
-    return [str(name) for (name,) in rows]
 
 
 @dataclass(frozen=True)

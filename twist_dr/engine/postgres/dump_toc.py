@@ -40,7 +40,7 @@ class Header:
 class TocEntry:
     """One entry. ``definition``: the SQL that makes it, read for the kinds that were asked for; ``*_at``: where in the file it stands.
 
-    ``schema`` and ``name`` are in the dump's encoding. Only here are they told apart for certain: in what pg_dump and pg_restore write
+    ``schema``, ``name`` and ``owner`` are in the dump's encoding. Only here are they told apart for certain: in what pg_dump and pg_restore write
     for people a space or line break of a name is like any other.
     """
 
@@ -52,6 +52,7 @@ class TocEntry:
     kind: bytes
     schema: bytes
     name: bytes
+    owner: bytes
     definition: bytes
     definition_at: int
     needs: frozenset[int]
@@ -108,7 +109,8 @@ def read_entry(file: BinaryIO, header: Header, definitions_of: Collection[bytes]
     _skip_texts(file, 2)  # tablespace, access method
     if header.minor >= _WITH_RELATION_KIND:
         read_integer(file)
-    _skip_texts(file, 2)  # owner, WITH OIDS
+    owner = _text(file)
+    _skip_texts(file, 1)  # WITH OIDS
     needs = []
     while (length := read_integer(file)) >= 0:  # up to a NULL
         needs.append(_take(file, length))
@@ -116,7 +118,7 @@ def read_entry(file: BinaryIO, header: Header, definitions_of: Collection[bytes]
     flag, _ = FLAG_AND_OFFSET.unpack(_take(file, FLAG_AND_OFFSET.size))
     needed = frozenset(int(each) for each in needs if each.isdigit())
     return TocEntry(
-        number, has_rows, catalog, oid, kind, schema, name, definition, definition_at, needed, flag, flag_at
+        number, has_rows, catalog, oid, kind, schema, name, owner, definition, definition_at, needed, flag, flag_at
     )
 
 

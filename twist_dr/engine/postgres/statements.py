@@ -53,6 +53,22 @@ def unquoted(identifier: bytes) -> str:
     return text[1:-1].replace('""', '"') if text.startswith('"') else text
 
 
+def without_texts(statement: bytes) -> bytes:
+    """A statement of pg_dump's without what its strings and bodies hold: what is left was written by the program, names aside."""
+    kept, place = [], 0
+    while found := _TOKEN.match(statement, place):
+        place = found.end()
+        if found["tag"] is not None:
+            closing = statement.find(found[0], place)
+            place = len(statement) if closing < 0 else closing + len(found[0])
+            kept.append(b"''")
+        elif found["comment"]:
+            place = _end_of_comment(statement, found.start())
+        else:
+            kept.append(found[0] if not found["quoted"] or found[0][:1] == b'"' else b"''")
+    return b"".join(kept)
+
+
 def _begin(script: bytes, place: int) -> int:
     while True:
         found = _BETWEEN.match(script, place)

@@ -176,13 +176,7 @@ class _Looking:
         wish, gate, manifest = self._wish, self._gate, self._manifest
         with cluster.connect() as connection:
             gate.live_migrations = read_migrations(connection)
-            owners = databases.foreign_owners(connection)
             filtered = [table.label for table in read_tables(connection) if table.filtered]
-        if owners:
-            gate.warnings.append(
-                f"the role that restores is no member of {few(owners)}, and where the backup too has something of theirs, the restore will "
-                "fail, with nothing changed; give those objects another owner, or restore as a superuser"
-            )
         if filtered:
             gate.refusals.append(
                 f"row-level security hides rows of {few(filtered)} from the role that restores, so it could not tell whether all came "

@@ -26,6 +26,7 @@ from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.preparation import Preparation, clear_fetched
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.restored_configuration import configuration_folder
+from twist_dr.engine.restore.rights_gate import look_at_rights
 from twist_dr.engine.restore.schema_gate import look_at_schema
 from twist_dr.engine.restore.settle import check_health, settle_interrupted
 from twist_dr.engine.restore.sources import Sources
@@ -105,6 +106,7 @@ class Restore:
                 wish.backup_id, place.repositories, place.keyring, self._report, patience=place.patience
             )
             gate = gates.look(wish, place, sources.manifest)
+            look_at_rights(gate, wish, place, sources)
             look_at_schema(gate, wish, place, sources)
         for line in gate.warnings:
             self._warn(line)

@@ -6,27 +6,20 @@ server may have files and locales that this machine lacks. There, the schema is 
 
 from __future__ import annotations
 
-import io
 from functools import partial
 
-from twist_dr.engine.chunks import buffered
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.postgres.dump_toc import toc_size
 from twist_dr.engine.postgres.restore_place import scratch_server, versions_differ
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.dump_head import need_authentic, read_head
 from twist_dr.engine.restore.gate import Gate
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.schema_trial import try_schema
-from twist_dr.errors import BackupError, Cancelled, ClientToolsMissing, TwistDRError
-
-#: Bytes that are fetched before the first look whether that is all of the head; then as many again, each time.
-_FIRST_BYTES = 1 << 20
-#: Tables by the hundred thousand have less.
-_MOST_BYTES = 256 << 20
+from twist_dr.errors import Cancelled, ClientToolsMissing, TwistDRError
 
 
 def look_at_schema(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources) -> None:
@@ -42,7 +35,7 @@ def look_at_schema(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: 
         )
         if server.major != gate.server_major:
             raise ClientToolsMissing(f"this machine has no server programs of PostgreSQL {gate.server_major}")
-        head = sources.attempt(lambda repository: _head(repository, sources.manifest, place.keyring))
+        head = sources.attempt(lambda repository: _authentic_head(repository, sources.manifest, place.keyring))
         opened = partial(scratch_server, server, place.scratch, facts, sources.read_small("roles.sql"))
         found = try_schema(head, scratch_base(place.scratch), opened, gate.tools)
     except Cancelled:
@@ -64,19 +57,6 @@ def look_at_schema(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: 
         )
 
 
-def _head(repository: Repository, manifest: Manifest, keyring: Keyring) -> bytes:
-    """The dump up to its rows. Raises ``BackupError`` when that is not to be had, and what reading raises."""
-    form, _ = repository.held(manifest)["database.dump"]
-    if not form.encrypted:
-        # Encrypted bytes are authentic piece by piece, others not before all of them were read.
-        raise BackupError(
-            f"the copy on {repository.target.name} is not encrypted, so its head is not used before all of it was checked"
-        )
-    read = b""
-    with buffered(repository.read(manifest, "database.dump", keyring)) as stream:
-        while (size := toc_size(io.BytesIO(read))) is None:
-            more = stream.read(max(_FIRST_BYTES, len(read)))
-            if not more or len(read) > _MOST_BYTES:
-                raise BackupError("the head of the dump is not as pg_dump writes it")
-            read += more
-    return read[:size]
+def _authentic_head(repository: Repository, manifest: Manifest, keyring: Keyring) -> bytes:
+    need_authentic(repository, manifest)
+    return read_head(repository, manifest, keyring)

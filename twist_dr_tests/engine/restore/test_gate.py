@@ -130,6 +130,26 @@ def test_a_role_that_row_level_security_filters_is_refused(backed_up: Site) -> N
     site.query("REVOKE postgres FROM filtered")
 
 
+def test_what_the_role_may_not_make_is_told_of_the_backup_with_everything_else(backed_up: Site) -> None:
+    """The site belongs to a superuser."""
+    site = backed_up
+    site.query("DO $$ BEGIN CREATE ROLE made_by_readme; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    site.query(
+        "ALTER ROLE made_by_readme LOGIN CREATEDB BYPASSRLS PASSWORD 'r'; GRANT pg_read_all_data TO made_by_readme"
+    )
+    site.variables["RESTORER"] = site.database_url.replace(
+        site.database_url.partition("://")[2].rpartition("@")[0], "made_by_readme:r"
+    )
+    site.set(restore={"database_url": "${RESTORER}", "validators": [["sh", "-c", "echo on Fridays never >&2; exit 1"]]})
+    with pytest.raises(RestoreRefused) as refused:
+        Restore(RestoreWish(site.latest().backup_id), _place(site), Report()).run()
+    told = str(refused.value)
+    assert "made_by_readme is no member of postgres with all its rights, which owns public." in told
+    assert "GRANT postgres TO made_by_readme" in told and "on Fridays never" in told
+    for name in site.settings().enabled_targets:
+        assert site.held(name) == [site.latest().backup_id]
+
+
 def test_all_reasons_are_told_at_once(backed_up: Site) -> None:
     site = backed_up
     site.set(

@@ -75,16 +75,6 @@ def test_it_restores_what_belongs_to_the_owner_and_switches(ordinary: Ordinary) 
         assert live.execute("SELECT number FROM invoice").fetchall() == [(1,)]
 
 
-def test_owners_to_whom_it_may_give_nothing_are_named(ordinary: Ordinary) -> None:
-    with ordinary.cluster.connect() as connection:
-        assert databases.foreign_owners(connection) == []
-        with ordinary.server.cluster(ordinary.name).connect() as superuser:
-            superuser.execute("CREATE EXTENSION pg_trgm")
-            assert databases.foreign_owners(connection) == []
-            superuser.execute("CREATE TABLE theirs (id int)")
-        assert databases.foreign_owners(connection) == ["postgres"]
-
-
 def test_a_membership_that_gives_no_rights_is_named_before_anything_is_fetched(ordinary: Ordinary) -> None:
     ordinary.as_superuser(f"ALTER ROLE {ordinary.role} NOINHERIT")
     if ordinary.server.major >= 16:

@@ -1,0 +1,115 @@
+"""The gate's look at the role that restores: may it make all that the backup holds, and give it to whom it belongs?
+
+pg_restore meets what a role may not do in the middle of its work, and after hours. Here it is told from the dump's table of contents, before
+anything else is fetched. Where that is not authentic yet (a copy that is not encrypted), it decides nothing but what is said.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection
+from contextlib import closing, suppress
+from dataclasses import dataclass
+
+from twist_dr.engine.postgres import databases
+from twist_dr.engine.postgres.cluster import Cluster, named_errors, query
+from twist_dr.engine.postgres.dump_toc import UnknownDump
+from twist_dr.engine.postgres.own_settings import OwnSettings, read_own_settings
+from twist_dr.engine.postgres.restoring_needs import missing_for_dump
+from twist_dr.engine.postgres.restoring_role import SUPERUSER, RestoringRole
+from twist_dr.engine.postgres.roles import missing_roles
+from twist_dr.engine.postgres.statements import unquoted
+from twist_dr.engine.restore.dump_head import read_head
+from twist_dr.engine.restore.gate import Gate
+from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
+from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.words import few
+from twist_dr.errors import BackupError, DatabaseError, RestoreFailed
+
+
+@dataclass(frozen=True)
+class MissingRights:
+    """Sentences. ``doubts``: of a role whose provider's own rules may allow what PostgreSQL does not."""
+
+    refusals: list[str]
+    doubts: list[str]
+
+
+def look_at_rights(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources) -> None:
+    """Add to the gate what it finds. Costs a superuser nothing."""
+    if "database" not in wish.parts or wish.tables or sources.manifest.postgres is None:
+        return
+
+    def head() -> bytes:
+        return sources.attempt(lambda repository: read_head(repository, sources.manifest, place.keyring))
+
+    def roles() -> bytes:
+        return sources.read_small("roles.sql")
+
+    try:
+        found = missing_rights(place.around.cluster, gate.live, head, roles)
+    except UnknownDump:
+        gate.warnings.append(
+            "what the role that restores lacks cannot be told: the dump is none as pg_dump 12 to 18 write them"
+        )
+    except (BackupError, RestoreFailed) as error:
+        gate.refusals.append(f"what the backup needs of the role that restores cannot be read: {error}".rstrip("."))
+    else:
+        gate.refusals += found.refusals
+        gate.warnings += found.doubts
+        if not found.refusals and not found.doubts:
+            gate.passed.append("the role that restores may make all that the backup holds")
+
+
+def missing_rights(
+    cluster: Cluster, live: str, head: Callable[[], bytes], roles: Callable[[], bytes] = lambda: b""
+) -> MissingRights:
+    """What keeps the role of ``cluster`` from restoring a dump beside ``live``. ``head`` and ``roles`` (the SQL of the backup's) are asked for
+    only when that role is no superuser. Raises what connecting raises, what these two raise, and ``UnknownDump``."""
+    with (
+        closing(databases.connect_for_maintenance(cluster)) as connection,
+        named_errors("to look at the role that restores"),
+    ):
+        role = RestoringRole.of(connection, databases.owner_of(connection, live))
+        if role.superuser:
+            return MissingRights([], [])
+        dump = head()
+        lines = missing_for_dump(io.BytesIO(dump), role, _label_providers(cluster))
+        lines += _missing_for_roles(role, missing_roles(connection, roles()))
+        lines += _missing_for_settings(role, read_own_settings(io.BytesIO(dump)))
+    return MissingRights([], lines) if role.provided else MissingRights(lines, [])
+
+
+def _missing_for_roles(role: RestoringRole, missing: Collection[str]) -> list[str]:
+    if not missing or role.makes_roles:
+        return []
+    statements = "; ".join(f"CREATE ROLE {role.in_sql(name)} NOLOGIN" for name in missing)
+    return [
+        f"the server lacks the roles {few(missing)} of the backup's, and role {role.name} may make none; as a superuser: {statements}"
+    ]
+
+
+def _missing_for_settings(role: RestoringRole, own: OwnSettings) -> list[str]:
+    """What the backup's database is set to, by ALTER DATABASE and ALTER ROLE IN DATABASE."""
+    allowed = role.may_set({setting.name for setting in own.settings}) if own.settings else set()
+    told = []
+    for setting in own.settings:
+        if setting.role is not None and not role.may_alter(unquoted(setting.role)):
+            told.append(f"role {role.name} may not set {setting}, as the backup's database has it; {SUPERUSER}")
+        elif setting.name not in allowed:
+            told.append(
+                f"role {role.name} may not set {setting}, as the backup's database has it; {role.granting(setting.name)}"
+            )
+    return told
+
+
+def _label_providers(cluster: Cluster) -> set[str]:
+    """Those of which the live database has labels: the server has them loaded."""
+    with suppress(DatabaseError), cluster.connect() as connection, named_errors("to list the security labels"):
+        return {
+            str(name)
+            for (name,) in query(
+                connection, "SELECT provider FROM pg_seclabel UNION SELECT provider FROM pg_shseclabel"
+            )
+        }
+    return set()
