@@ -9,19 +9,20 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
-import json
 import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
-from twist_dr.engine.documents import LINE, DocumentInvalid, read_mapping
+from twist_dr.engine.archive_index import Entry
+from twist_dr.engine.archive_report import ArchiveReport
+from twist_dr.engine.attributes import digest, read_attributes, to_headers
 from twist_dr.engine.folders import FOLDER_ITSELF
-from twist_dr.engine.words import shown
-from twist_dr.errors import ArchiveInvalid, SourceUnreadable
+from twist_dr.engine.holes import Run, data_runs, map_text
+from twist_dr.errors import SourceUnreadable
 from twist_dr.storage.base import CHUNK
 
 Write = Callable[[bytes], None]
@@ -29,63 +30,12 @@ Write = Callable[[bytes], None]
 #: Files up to this size (bytes) are read whole before their header is written, so that size and bytes agree.
 _SMALL = 1 << 20
 _BLOCK = 512
+_ZEROS = bytes(CHUNK)
 _GONE = (errno.ENOENT, errno.ENOTDIR)
-#: So many paths are named per finding; a manifest is no list of files, and nobody reads the hundred-and-first.
-_MOST_NAMED = 100
+#: Files of several names that are remembered at a time, until all their names were met: some 40 MB.
+_MOST_NAMED_AT_ONCE = 100_000
 #: Fewer files than this may all vanish from a folder in the ordinary course of things.
 _FEW_VANISHED = 20
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the index. ``kind`` is file, folder or link; ``sha256`` of a link is that of its target's name."""
-
-    path: str
-    kind: str
-    size: int
-    sha256: str | None
-    modified: float
-
-
-@dataclass
-class ArchiveReport:
-    """What was found while archiving. Paths are those in the archive."""
-
-    files: int = 0
-    bytes: int = 0
-    vanished: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    leading_outside: list[str] = field(default_factory=list)
-    empty: list[str] = field(default_factory=list)
-    damage: list[str] = field(default_factory=list)
-    """Sentences about what would have ended a backup that does not take things as they are."""
-
-    def warnings(self, part: str) -> list[str]:
-        """One sentence per path, for manifest and log; one for all the others where a finding has many."""
-        findings = [
-            (self.vanished, "vanished while the backup was made", "files vanished while the backup was made"),
-            (self.changed, "changed while it was read", "files changed while they were read"),
-            (
-                self.skipped,
-                "is neither file, folder nor link and was left out",
-                "files are neither file, folder nor link and were left out",
-            ),
-            (
-                self.leading_outside,
-                "is a link that leads outside; its target is not in the backup",
-                "files are links that lead outside; their targets are not in the backup",
-            ),
-            (self.empty, "holds no files", "folders hold no files"),
-        ]
-        sentences = [f"{part}: {sentence}" for sentence in self.damage[:_MOST_NAMED]]
-        if (more := len(self.damage) - _MOST_NAMED) > 0:
-            sentences.append(f"{part}: {more} more could not be read and are not in this backup")
-        for paths, of_one, of_more in findings:
-            sentences += [f"{part}: {shown(path)} {of_one}" for path in sorted(paths)[:_MOST_NAMED]]
-            if len(paths) > _MOST_NAMED:
-                sentences.append(f"{part}: {len(paths) - _MOST_NAMED} more {of_more}")
-        return sentences
 
 
 class _Entered(NamedTuple):
@@ -95,6 +45,15 @@ class _Entered(NamedTuple):
     path: Path
     name: str
     children: Iterator[str]
+
+
+@dataclass
+class _Named:
+    """A file of several names, as it stands in the archive, and how many of its names were not met yet."""
+
+    entry: Entry
+    state: tuple[int, int]
+    unmet: int
 
 
 class ArchiveWriter:
@@ -110,6 +69,8 @@ class ArchiveWriter:
         self._pending = bytearray()
         self._failed: OSError | None = None
         self._seen = 0
+        #: By device and inode: files whose further names may still come.
+        self._named: dict[tuple[int, int], _Named] = {}
         self.report = ArchiveReport()
 
     def add_tree(self, root: Path, name: str) -> None:
@@ -168,6 +129,8 @@ class ArchiveWriter:
         finally:
             for folder in entered:
                 os.close(folder.descriptor)
+            self.report.named_outside += len(self._named)
+            self._named.clear()
 
     def _add(self, above: int | None, leaf: str, path: Path, name: str, root: str, entered: list[_Entered]) -> None:
         """Add the entry ``leaf`` of the open folder ``above``, which lies at ``path``; a folder's own entries are left to the caller."""
@@ -179,8 +142,12 @@ class ArchiveWriter:
             elif stat.S_ISDIR(status.st_mode):
                 descriptor = os.open(leaf, FOLDER_ITSELF, dir_fd=above)
                 entered.append(_Entered(descriptor, path, name, iter(sorted(os.listdir(descriptor)))))
-                self._header(name, status, tarfile.DIRTYPE)
-                self._record(Entry(name, "folder", 0, None, status.st_mtime))
+                attributes = read_attributes(descriptor, self.report.not_kept)
+                said = digest(attributes) if attributes or above is None else None
+                self._header(name, status, tarfile.DIRTYPE, headers=to_headers(attributes))
+                self._record(Entry(name, "folder", 0, None, status.st_mtime, said))
+            elif stat.S_ISREG(status.st_mode) and (named := self._named.get((status.st_dev, status.st_ino))):
+                self._add_name(named, name, status)
             elif stat.S_ISREG(status.st_mode):
                 self._add_file(above, leaf, name)
             else:
@@ -206,29 +173,99 @@ class ArchiveWriter:
         digest = hashlib.sha256(os.fsencode(target)).hexdigest()
         self._record(Entry(name, "link", 0, digest, status.st_mtime))
 
+    def _add_name(self, named: _Named, name: str, status: os.stat_result) -> None:
+        """A further name of a file that the archive has: a link to it there."""
+        first = named.entry
+        if (status.st_mtime_ns, status.st_size) != named.state:
+            self.report.changed.append(name)
+        self._header(name, status, tarfile.LNKTYPE, target=first.path)
+        self._record(Entry(name, "file", first.size, first.sha256, first.modified, same_as=first.path))
+        named.unmet -= 1
+        if not named.unmet:
+            del self._named[status.st_dev, status.st_ino]
+
     def _add_file(self, above: int | None, leaf: str, name: str) -> None:
         opened = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=above)
         with open(opened, "rb", buffering=0) as file:
             before = os.fstat(file.fileno())
-            head = _head(file)
-            # A small file is in our hands now, whatever size it was said to have; a larger one must keep its size.
-            size = len(head) if len(head) <= _SMALL else before.st_size
-            self._header(name, before, tarfile.REGTYPE, size=size)
-            digest, written = hashlib.sha256(), 0
-            for chunk in self._readable(_limited(head, file, size), name):
-                self._put(chunk)
-                digest.update(chunk)
-                written += len(chunk)
-            if written < size:
-                # It shrank. The header stands already, so zeros fill the place, and the file is named as changed.
-                for start in range(written, size, CHUNK):
-                    self._put(filling := bytes(min(CHUNK, size - start)))
-                    digest.update(filling)
-            self._put(bytes(-size % _BLOCK))
+            attributes = read_attributes(file.fileno(), self.report.not_kept)
+            runs = None
+            if before.st_size > _SMALL and before.st_blocks * _BLOCK < before.st_size:
+                runs = data_runs(file.fileno(), before.st_size)
+            if runs is None:
+                size, sha256, written = self._put_content(file, before, name, to_headers(attributes))
+            else:
+                size, sha256, written = self._put_runs(file, before, name, to_headers(attributes), runs)
             after = os.fstat(file.fileno())
         if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or written != before.st_size:
             self.report.changed.append(name)
-        self._record(Entry(name, "file", size, digest.hexdigest(), before.st_mtime))
+        # Names that nobody meets would stay in memory: of very many the rest become files of their own.
+        several = before.st_nlink > 1 and len(self._named) < _MOST_NAMED_AT_ONCE
+        entry = Entry(
+            name, "file", size, sha256, before.st_mtime,
+            attributes=digest(attributes) if attributes else None,
+            names=before.st_nlink if several else 1,
+        )  # fmt: skip
+        self._record(entry)
+        if several:
+            state = before.st_mtime_ns, before.st_size
+            self._named[before.st_dev, before.st_ino] = _Named(entry, state, before.st_nlink - 1)
+        elif before.st_nlink > 1:
+            self.report.named_outside += 1
+
+    def _put_content(
+        self, file: IO[bytes], status: os.stat_result, name: str, headers: dict[str, str]
+    ) -> tuple[int, str, int]:
+        """All of a file; returns its size, its SHA-256, and how much of it there was to read."""
+        head = _head(file)
+        # A small file is in our hands now, whatever size it was said to have; a larger one must keep its size.
+        size = len(head) if len(head) <= _SMALL else status.st_size
+        self._header(name, status, tarfile.REGTYPE, size=size, headers=headers)
+        whole, written = hashlib.sha256(), 0
+        for chunk in self._readable(_limited(head, file, size), name):
+            self._put(chunk)
+            whole.update(chunk)
+            written += len(chunk)
+        # Where it shrank, the header stands already, so zeros fill the place, and the file is named as changed.
+        for filling in _zeros(size - written):
+            self._put(filling)
+            whole.update(filling)
+        self._put(bytes(-size % _BLOCK))
+        return size, whole.hexdigest(), written
+
+    def _put_runs(
+        self, file: IO[bytes], status: os.stat_result, name: str, headers: dict[str, str], runs: list[Run]
+    ) -> tuple[int, str, int]:
+        """The same of a file with holes, which are hashed as the zeros that they are, and not written."""
+        size = status.st_size
+        text = map_text(runs, size)
+        stored = len(text) + sum(length for _, length in runs)
+        folder, _, leaf = name.rpartition("/")
+        # The order counts for readers to whom the last name is the right one.
+        sparse = {
+            "path": f"{folder or '.'}/GNUSparseFile.0/{leaf}", "GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+            "GNU.sparse.name": name, "GNU.sparse.realsize": str(size),
+        }  # fmt: skip
+        self._header(name, status, tarfile.REGTYPE, size=stored, headers={**sparse, **headers})
+        self._put(text)
+        whole, at, missing = hashlib.sha256(), 0, 0
+        for begin, length in runs:
+            for filling in _zeros(begin - at):
+                whole.update(filling)
+            file.seek(begin)
+            got = 0
+            for chunk in self._readable(_limited(b"", file, length), name):
+                self._put(chunk)
+                whole.update(chunk)
+                got += len(chunk)
+            for filling in _zeros(length - got):
+                self._put(filling)
+                whole.update(filling)
+            at, missing = begin + length, missing + length - got
+        for filling in _zeros(size - at):
+            whole.update(filling)
+        self._put(bytes(-stored % _BLOCK))
+        return size, whole.hexdigest(), size - missing
 
     def _readable(self, chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
         """The header stands already, so what a bad block of the disk keeps from us is filled with zeros, where damage is taken as it is."""
@@ -242,8 +279,18 @@ class ArchiveWriter:
                 f"{name} cannot be read to its end ({why}); the rest of it is zeros in this backup."
             )
 
-    def _header(self, name: str, status: os.stat_result, kind: bytes, *, size: int = 0, target: str = "") -> None:
+    def _header(
+        self,
+        name: str,
+        status: os.stat_result,
+        kind: bytes,
+        *,
+        size: int = 0,
+        target: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         header = tarfile.TarInfo(name)
+        header.pax_headers = headers or {}
         header.type = kind
         header.size = size
         header.linkname = target
@@ -254,8 +301,8 @@ class ArchiveWriter:
 
     def _record(self, entry: Entry) -> None:
         self.report.files += entry.kind == "file"
-        self.report.bytes += entry.size
-        self._write_index(json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n")
+        self.report.bytes += entry.size if entry.same_as is None else 0
+        self._write_index(entry.line())
 
     def _put(self, data: bytes) -> None:
         self._pending += data
@@ -310,6 +357,11 @@ def _limited(head: bytes, file: IO[bytes], size: int) -> Iterator[bytes]:
         left -= len(chunk)
 
 
+def _zeros(count: int) -> Iterator[bytes]:
+    for begin in range(0, count, CHUNK):
+        yield _ZEROS[: min(CHUNK, count - begin)]
+
+
 def archive_media(
     folders: Mapping[str, Path], write: Write, write_index: Write, *, as_it_is: bool = False
 ) -> ArchiveReport:
@@ -353,27 +405,3 @@ def archive_configuration(
         writer.add_path(path)
     writer.close()
     return writer.report, [f"configuration: the pattern {pattern} finds no file" for pattern in empty]
-
-
-def read_index(lines: BinaryIO) -> Iterator[Entry]:
-    """Entries of an index. Raises ``ArchiveInvalid``."""
-    while line := lines.readline(LINE.size + 1):
-        try:
-            entry = Entry(**read_mapping(line, LINE))
-        except (DocumentInvalid, TypeError):
-            entry = None
-        if entry is None or not _is_sound(entry):
-            raise ArchiveInvalid("The archive's index is damaged; take the backup from another storage target.")
-        yield entry
-
-
-def _is_sound(entry: Entry) -> bool:
-    """Whether each field is what its type says: a dataclass takes anything."""
-    return (
-        isinstance(entry.path, str)
-        and entry.kind in ("file", "folder", "link")
-        and isinstance(entry.size, int)
-        and entry.size >= 0
-        and isinstance(entry.sha256, (str, type(None)))
-        and isinstance(entry.modified, (int, float))
-    )

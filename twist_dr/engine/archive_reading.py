@@ -9,8 +9,10 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, BinaryIO
 
-from twist_dr.engine.archive import Entry
+from twist_dr.engine.archive_index import Entry
+from twist_dr.engine.attributes import NO_ATTRIBUTES, digest, of_member
 from twist_dr.engine.chunks import read_chunks
+from twist_dr.engine.holes import read_map
 from twist_dr.engine.words import shown
 from twist_dr.errors import ArchiveInvalid
 from twist_dr.storage.base import CHUNK
@@ -63,28 +65,67 @@ class _StrictTarInfo(tarfile.TarInfo):
         return found
 
     def _refuse_holes(self, *arguments: object) -> None:
-        raise tarfile.ReadError("a file with holes, which backups do not hold")
+        raise tarfile.ReadError("a file with holes of a form that backups do not hold")
 
-    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_holes
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _refuse_holes
+
+    def _proc_gnusparse_10(self, next: tarfile.TarInfo, headers: dict[str, str], archive: tarfile.TarFile) -> None:
+        # tarfile believes a map of any length, and where the data alone takes more than 8 GiB it looks for the next header in the wrong place.
+        if not next.isreg():
+            raise tarfile.ReadError("holes in what is no file")
+        stored, size = int(headers.pop("size", next.size)), int(headers["GNU.sparse.realsize"])
+        archive.offset = archive.fileobj.tell() + self._block(stored)  # type: ignore[attr-defined]
+        next.sparse = read_map(archive.fileobj, stored, size)  # type: ignore[assignment, arg-type]
+        next.offset_data = archive.fileobj.tell()
 
 
 def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> None:
-    # As strings: PurePosixPath would take a third of the time of reading a million small files.
-    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    if member.name.startswith("/") or ".." in parts or not parts:
-        raise ArchiveInvalid(
-            f"{what} has an entry that leads outside ({shown(member.name)}) and was not made by twist-dr; do not restore it."
-        )
-    if not (member.isreg() or member.isdir() or member.issym()) or not math.isfinite(member.mtime):
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()) or not math.isfinite(member.mtime):
         raise ArchiveInvalid(
             f"{what} has an entry of a kind that backups do not hold ({shown(member.name)}); do not restore it."
         )
+    place = _refuse_outside(member.name, links, what)
+    if member.issym():
+        links.add(place)
+    elif member.islnk():
+        _refuse_outside(member.linkname, links, what)
+
+
+def _refuse_outside(name: str, links: set[str], what: str) -> str:
+    # As strings: PurePosixPath would take a third of the time of reading a million small files.
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or not parts:
+        raise ArchiveInvalid(
+            f"{what} has an entry that leads outside ({shown(name)}) and was not made by twist-dr; do not restore it."
+        )
     if links and any("/".join(parts[:depth]) in links for depth in range(1, len(parts) + 1)):
         raise ArchiveInvalid(
-            f"{what} has an entry in the place of a link or below one ({shown(member.name)}) and was not made by twist-dr; do not restore it."
+            f"{what} has an entry in the place of a link or below one ({shown(name)}) and was not made by twist-dr; do not restore it."
         )
-    if member.issym():
-        links.add("/".join(parts))
+    return "/".join(parts)
+
+
+class _Named:
+    """What files of several names hold, until all their names were met."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str | None, int]] = {}
+
+    def meet(self, entry: Entry, member: tarfile.TarInfo) -> str | None:
+        """The SHA-256 of the file that a further name is one of; None when the archive has no such file, or the index means another."""
+        sha256, unmet = self._found.pop(member.linkname, (None, 0))
+        if unmet > 1:
+            self._found[member.linkname] = sha256, unmet - 1
+        return sha256 if member.linkname == entry.same_as else None
+
+    def note(self, entry: Entry) -> None:
+        if entry.names > 1:
+            self._found[entry.path] = entry.sha256, entry.names - 1
+
+
+def _has_others(member: tarfile.TarInfo, entry: Entry) -> bool:
+    """Whether attributes and access control lists are not the recorded ones."""
+    return digest(of_member(member)) != (entry.attributes or NO_ATTRIBUTES)
 
 
 def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tuple[int, list[str]]:
@@ -94,6 +135,7 @@ def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tupl
     """
     differences: list[str] = []
     compared = 0
+    named = _Named()
     for member, content in read_archive(stream, what):
         entry = next(index, None)
         if entry is None or entry.path != member.name:
@@ -102,31 +144,33 @@ def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tupl
                 *differences,
                 f"{what}: holds {shown(member.name)} where the index has {recorded}; the rest was not compared",
             ]
-        digest = hashlib.sha256()
-        if content is not None:
-            try:
-                for chunk in read_chunks(content):  # type: ignore[arg-type]
-                    digest.update(chunk)
-            except tarfile.TarError as error:  # cut off inside a file
-                raise ArchiveInvalid(
-                    f"{what} is damaged ({error}); take the backup from another storage target."
-                ) from error
-        elif member.issym():
-            digest.update(os.fsencode(member.linkname))
-        if entry.sha256 is not None and entry.sha256 != digest.hexdigest():
-            differences.append(f"{what}: {shown(member.name)} has other bytes than were recorded")
-        compared += member.isreg()
+        if member.islnk():
+            if entry.sha256 is None or named.meet(entry, member) != entry.sha256:
+                differences.append(f"{what}: {shown(member.name)} is a name of another file than was recorded")
+        else:
+            found = hashlib.sha256(os.fsencode(member.linkname))  # empty but for links
+            # Holes may be said to be of any size: only as much is read as was recorded.
+            for _ in _hashed(content if member.size == entry.size else None, found, what):
+                pass
+            if entry.sha256 is not None and entry.sha256 != found.hexdigest():
+                differences.append(f"{what}: {shown(member.name)} has other bytes than were recorded")
+            if _has_others(member, entry):
+                differences.append(f"{what}: {shown(member.name)} has other attributes than were recorded")
+            named.note(entry)
+        compared += member.isreg() or member.islnk()
     differences += [f"{what}: {shown(entry.path)} is missing from the archive" for entry in index]
     return compared, differences
 
 
 def checked_members(
     stream: BinaryIO, index: Iterator[Entry], what: str
-) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
-    """Members of an archive with their bytes in chunks, each against its entry in the index.
+) -> Iterator[tuple[tarfile.TarInfo, Entry, Iterator[bytes]]]:
+    """Members of an archive with their entries in the index, and their bytes in chunks.
 
-    Raises ``ArchiveInvalid`` as :func:`read_archive`, and after a member whose bytes are not the recorded ones.
+    Raises ``ArchiveInvalid`` as :func:`read_archive`, after a member whose bytes are not the recorded ones, and before one whose attributes
+    are not, or that is a name of another file.
     """
+    named = _Named()
     for member, content in read_archive(stream, what):
         entry = next(index, None)
         if entry is None or (entry.path, entry.kind) != (member.name, _kind(member)):
@@ -134,12 +178,17 @@ def checked_members(
             raise ArchiveInvalid(
                 f"{what} holds the {_kind(member)} {shown(member.name)} where its index has {recorded}; take the backup from another storage target."
             )
-        digest = hashlib.sha256(os.fsencode(member.linkname))  # empty but for links
-        chunks = _hashed(content, digest, what) if content is not None else iter(())
-        yield member, chunks
+        if (member.islnk() and named.meet(entry, member) is None) or _has_others(member, entry):
+            raise ArchiveInvalid(
+                f"{what}: {shown(member.name)} has other attributes or is a name of another file than was recorded; take the backup from another storage target."
+            )
+        named.note(entry)
+        found = hashlib.sha256(os.fsencode(member.linkname))  # empty but for links
+        chunks = _hashed(content if member.size == entry.size else None, found, what)
+        yield member, entry, chunks
         for _ in chunks:  # of what nobody asked for
             pass
-        if entry.sha256 != (None if member.isdir() else digest.hexdigest()):
+        if not member.islnk() and entry.sha256 != (None if member.isdir() else found.hexdigest()):
             raise ArchiveInvalid(
                 f"{what}: {shown(member.name)} has other bytes than were recorded; take the backup from another storage target."
             )
@@ -149,8 +198,8 @@ def checked_members(
         )
 
 
-def _hashed(content: IO[bytes], digest: hashlib._Hash, what: str) -> Iterator[bytes]:
-    chunks = read_chunks(content)  # type: ignore[arg-type]
+def _hashed(content: IO[bytes] | None, found: hashlib._Hash, what: str) -> Iterator[bytes]:
+    chunks = read_chunks(content) if content is not None else iter(())  # type: ignore[arg-type]
     while True:
         try:
             chunk = next(chunks, None)
@@ -160,9 +209,9 @@ def _hashed(content: IO[bytes], digest: hashlib._Hash, what: str) -> Iterator[by
             ) from error
         if chunk is None:
             return
-        digest.update(chunk)
+        found.update(chunk)
         yield chunk
 
 
 def _kind(member: tarfile.TarInfo) -> str:
-    return "file" if member.isreg() else "folder" if member.isdir() else "link"
+    return "file" if member.isreg() or member.islnk() else "folder" if member.isdir() else "link"

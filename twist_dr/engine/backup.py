@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from twist_dr.engine.archive import ArchiveReport, archive_configuration, archive_media
+from twist_dr.engine.archive import archive_configuration, archive_media
+from twist_dr.engine.archive_report import ArchiveReport
 from twist_dr.engine.artifact_names import is_artifact_name
 from twist_dr.engine.encryption import associated_data
 from twist_dr.engine.keys import Keyring

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.archive_reading import checked_members, compare_archive
 from twist_dr.engine.chunks import buffered, hashed, prefetch, read_chunks, read_out
 from twist_dr.engine.compression import decompress
@@ -114,7 +114,7 @@ class _Check:
         """Each file in it is a database of its own; one at a time takes room."""
         files = 0
         with buffered(self._read(name)) as stream, buffered(self._read(_index(name))) as lines:
-            for member, content in checked_members(stream, read_index(lines), name):
+            for member, _, content in checked_members(stream, read_index(lines), name):
                 if member.isreg():
                     self._note(f"{name}: {member.name}", self._damage(content, sqlite_damage))
                     files += 1

@@ -12,19 +12,25 @@ import errno
 import os
 import stat
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from twist_dr.engine.archive import Entry
+from twist_dr.engine.archive_index import Entry
 from twist_dr.engine.archive_reading import checked_members
+from twist_dr.engine.attributes import clear_lists, of_member, set_lists, set_values
 from twist_dr.engine.folders import FOLDER_ITSELF
+from twist_dr.engine.holes import is_sparse, write_with_holes
 from twist_dr.engine.words import shown
 from twist_dr.errors import ArchiveInvalid, RestoreFailed, StagingFull
-from twist_dr.storage.base import no_progress
+from twist_dr.storage.base import CHUNK, no_progress
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_FOLDER_TO_PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+#: What link(2) says where a file system, or a rule, lets a file have no further name.
+_NO_NAMES = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES, errno.EXDEV)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What chown(2) says where even root may not: on network file systems, and to ids that a container does not have.
 _NO_OWNERS = (errno.EPERM, errno.EINVAL)
@@ -61,7 +67,7 @@ def unpack(
     skipped: dict[str, None] = {}
     owners = os.geteuid() == 0
     try:
-        for member, content in checked_members(stream, index, what):
+        for member, entry, content in checked_members(stream, index, what):
             name, below, _ = member.name.partition("/")
             if name not in places:
                 skipped[name] = None
@@ -70,6 +76,8 @@ def unpack(
                 trees[name].add(member, content, advance)
             elif not below and name not in trees and member.isdir():
                 trees[name] = _Tree(places[name], name, findings, member, owners=owners)
+                if entry.attributes is not None:
+                    trees[name].inherit_nothing()
             else:
                 raise _foreign(what, member)
         for tree in trees.values():
@@ -92,7 +100,7 @@ def unpack_configuration(
     findings = _Findings(what)
     tree = _Tree(folder, "", findings, None, owners=False, private=private)
     try:
-        for member, content in checked_members(stream, index, what):
+        for member, _, content in checked_members(stream, index, what):
             tree.add(member, content, no_progress)
         tree.finish()
     finally:
@@ -108,8 +116,15 @@ class _Findings:
         self.files = 0
         self.bytes = 0
         self.without_owner = 0
+        self.own_files = 0
+        """Further names of files, on a file system that has but one for each."""
+        self._lost: Counter[tuple[str, str]] = Counter()
         self._set_uid: list[str] = []
         self._more_set_uid = 0
+
+    def lost(self, kind: str, error: OSError) -> None:
+        """An attribute that the file system, or our rights, did not take."""
+        self._lost[kind, os.strerror(error.errno or 0)] += 1
 
     def set_uid(self, name: str) -> None:
         if len(self._set_uid) < _MOST_NAMED:
@@ -128,6 +143,14 @@ class _Findings:
             said.append(
                 f"{self.what}: owner and group of {self.without_owner} files, folders and links could not be restored; they belong to us."
             )
+        said += [
+            f"{self.what}: {kind} of {count} files and folders could not be restored ({why})."
+            for (kind, why), count in sorted(self._lost.items())
+        ]
+        if self.own_files:
+            said.append(
+                f"{self.what}: {self.own_files} further names of files (hard links) could not be restored; they are files of their own."
+            )
         return said
 
 
@@ -143,7 +166,8 @@ class _Open:
 class _Tree:
     """A new folder that is filled in the archive's order. ``member`` is the archive's entry for the folder itself, if any.
 
-    Without it, missing folders between are made: an archive of single files has none for those above them.
+    Without it, missing folders between are made: an archive of single files has none for those above them. Attributes and access control
+    lists are not restored then either, as these files are for a person to compare.
     """
 
     def __init__(
@@ -159,6 +183,7 @@ class _Tree:
         self._findings = findings
         self._owners = owners
         self._private = private
+        self._attributes = member is not None
         self._makes_parents = member is None
         self._writing = _Writing(findings.what, place)
         self._writing.name = path
@@ -181,10 +206,16 @@ class _Tree:
             raise _foreign(self._findings.what, member)
         if member.isdir():
             self._enter(leaf, member.name, member)
+        elif member.islnk():
+            self._name(parent, leaf, member)
         elif member.issym():
             self._link(parent, leaf, member)
         else:
             self._file(parent, leaf, member, content, advance)
+
+    def inherit_nothing(self) -> None:
+        """What the archive does not have shall not come from the folder above, on whose access control lists nobody counted."""
+        clear_lists(self._open[0].descriptor)
 
     def finish(self) -> None:
         """Restore what the topmost folder had, and make everything durable."""
@@ -246,17 +277,56 @@ class _Tree:
         with self._writing:
             descriptor = os.open(leaf, _NEW_FILE, 0o600, dir_fd=parent)
         try:
+            holes = is_sparse(member)
             for chunk in content:
                 with self._writing:
-                    _write_all(descriptor, chunk)
+                    if holes:
+                        write_with_holes(descriptor, chunk)
+                    else:
+                        _write_all(descriptor, chunk)
                 advance(len(chunk))
             with self._writing:
+                if holes:
+                    os.ftruncate(descriptor, member.size)
                 self._restore(descriptor, member)
         finally:
             with self._writing:  # network file systems may say only now that the disk is full
                 os.close(descriptor)
         self._findings.files += 1
         self._findings.bytes += member.size
+
+    def _name(self, parent: int, leaf: str, member: tarfile.TarInfo) -> None:
+        """A further name of a file that is there already."""
+        with self._writing:
+            path = member.linkname.removeprefix(self._open[0].path).lstrip("/").split("/")
+            folder = os.dup(self._open[0].descriptor)
+            try:
+                for step in path[:-1]:
+                    above, folder = folder, os.open(step, _FOLDER_TO_PASS, dir_fd=folder)
+                    os.close(above)
+                try:
+                    os.link(path[-1], leaf, src_dir_fd=folder, dst_dir_fd=parent, follow_symlinks=False)
+                except OSError as error:
+                    if error.errno not in _NO_NAMES:
+                        raise
+                    self._copy(folder, path[-1], parent, leaf, member)
+                    self._findings.own_files += 1
+            finally:
+                os.close(folder)
+        self._findings.files += 1
+
+    def _copy(self, folder: int, name: str, parent: int, leaf: str, member: tarfile.TarInfo) -> None:
+        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            descriptor = os.open(leaf, _NEW_FILE, 0o600, dir_fd=parent)
+            try:
+                while chunk := os.read(source, CHUNK):
+                    _write_all(descriptor, chunk)
+                self._restore(descriptor, member)
+            finally:
+                os.close(descriptor)
+        finally:
+            os.close(source)
 
     def _link(self, parent: int, leaf: str, member: tarfile.TarInfo) -> None:
         with self._writing:
@@ -266,7 +336,10 @@ class _Tree:
             os.utime(leaf, (member.mtime, member.mtime), dir_fd=parent, follow_symlinks=False)
 
     def _restore(self, descriptor: int, member: tarfile.TarInfo) -> None:
-        """Owner, mode and time, in this order: each may change with the one before."""
+        """Attributes, owner, mode, access control lists and time, in this order: each may change with the one before."""
+        attributes = of_member(member)
+        if attributes and self._attributes:
+            set_values(descriptor, attributes, self._findings.lost)
         mode = stat.S_IMODE(member.mode)
         if self._private:
             mode = 0o700 if member.isdir() else mode & 0o700 | 0o600
@@ -277,6 +350,8 @@ class _Tree:
         if mode & dangerous:
             self._findings.set_uid(member.name)
         os.fchmod(descriptor, mode & ~dangerous)
+        if attributes and self._attributes:
+            set_lists(descriptor, attributes, self._findings.lost)
         os.utime(descriptor, (member.mtime, member.mtime))
 
     def _own(self, change: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.archive_reading import compare_archive
 from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.keys import Keyring

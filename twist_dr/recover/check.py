@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.archive_reading import compare_archive
 from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.keys import Keyring

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring

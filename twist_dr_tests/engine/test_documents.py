@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.archive_reading import read_archive
 from twist_dr.engine.base.tar_tap import TarTap
 from twist_dr.engine.chunks import hashed

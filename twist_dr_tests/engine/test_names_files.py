@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from twist_dr.catalog import Catalog, SealedBackup
 from twist_dr.diff import compare, compare_files, render
-from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.archive_reading import compare_archive
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.chunks import buffered

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine.archive import Entry, archive_configuration, archive_media, read_index
+from twist_dr.engine.archive import archive_configuration, archive_media
+from twist_dr.engine.archive_index import Entry, read_index
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.unpack import Unpacked, unpack, unpack_configuration
 from twist_dr.errors import ArchiveInvalid, RestoreFailed, StagingFull
@@ -121,7 +122,7 @@ def test_an_ordinary_user_gets_all_but_the_owners(tree: Path, open_folder: Path)
     open_folder.chmod(0o777)
     code = (
         "import sys, traceback\nfrom pathlib import Path\nfrom twist_dr.engine.unpack import unpack\n"
-        "from twist_dr.engine.folders import remove_tree\nfrom twist_dr.engine.archive import read_index\n"
+        "from twist_dr.engine.folders import remove_tree\nfrom twist_dr.engine.archive_index import read_index\n"
         + AS_USER.format(NOBODY)
         + "base = Path(sys.argv[1])\n"
         "with open(base / 'media.tar', 'rb') as archive, open(base / 'index', 'rb') as index:\n"

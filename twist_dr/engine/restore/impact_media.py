@@ -12,7 +12,7 @@ from errno import ENOENT, ENOTDIR
 from itertools import groupby
 from pathlib import Path
 
-from twist_dr.engine.archive import Entry
+from twist_dr.engine.archive_index import Entry
 from twist_dr.engine.restore.impact import Files, MediaImpact, go_on_unless
 from twist_dr.engine.words import shown
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.exchange import Identity, free_path, identity
 from twist_dr.engine.folders import remove_tree

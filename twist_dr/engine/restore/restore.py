@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from twist_dr.engine.archive import read_index
+from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.manifest import Manifest

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import twist_dr.engine.restore.impact_database as database_module
-from twist_dr.engine.archive import Entry, archive_media, read_index
+from twist_dr.engine.archive import archive_media
+from twist_dr.engine.archive_index import Entry, read_index
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.manifest import FORMAT_VERSION, Manifest
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
@@ -468,7 +469,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_nothing_is_said_to_be_missing
     (open_folder / "uploads" / "closed").chmod(0)
     code = (
         "import io, sys; from pathlib import Path\n"
-        "from twist_dr.engine.archive import read_index; from twist_dr.engine.restore.impact_media import media_impact\n"
+        "from twist_dr.engine.archive_index import read_index; from twist_dr.engine.restore.impact_media import media_impact\n"
         + AS_USER.format(NOBODY)
         + f"[found] = media_impact({{'uploads': Path({str(open_folder / 'uploads')!r})}}, read_index(io.BytesIO({index!r})))\n"
         "print(found.back.examples, found.changed.count, found.gone.count, found.notes)"
