@@ -39,6 +39,9 @@ RESTORE_BACKUP = "team:system_restore_backup"
 #: Whose run it is: several applications may share one Dagster instance.
 APPLICATION_TAG = "twist_dr/application"
 
+#: The sensor that every application of ours has.
+DEAD_RUNS = "dead_runs"
+
 _PROCESS_TAG = "twist_dr/process"
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
@@ -48,7 +51,7 @@ _IMPLICIT_JOB = "__ASSET_JOB"
 MATERIALIZED = "materialize"
 
 #: Who launched a run, for people, and Dagster's tag that says so.
-_LAUNCHERS = {"schedule": "dagster/schedule_name", "sensor": "dagster/sensor_name"}
+LAUNCHERS = {"schedule": "dagster/schedule_name", "sensor": "dagster/sensor_name"}
 
 #: Attempts after the first for a failure that may pass by itself (a server that is just restarting), and seconds between them.
 _RETRIES = 2
@@ -158,7 +161,9 @@ def operation(context: Context, settings: Settings, *, retry: bool = False) -> I
     With ``retry``, a failure that may pass by itself is tried again. Not by a retry policy of Dagster's: that would also
     start an interrupted step anew.
     """
-    context.instance.add_run_tags(context.run.run_id, {_PROCESS_TAG: _process_mark()})
+    # Runs of assets that somebody materializes by hand have no job's tags.
+    own = {_PROCESS_TAG: _process_mark(), APPLICATION_TAG: settings.application}
+    context.instance.add_run_tags(context.run.run_id, own)
     report = Report(_safely(context.log.info), _safely(context.log.warning), bar=sys.stderr.isatty())
     for run_id in reap_dead_runs(context.instance):
         report.warning(f"run {run_id} was killed earlier and is marked as failed now")
@@ -228,7 +233,7 @@ def _reason(error: BaseException) -> tuple[str | None, str]:
 
 def attempt_of(run: dg.DagsterRun, application: str) -> AttemptRow:
     """A run as the catalog records it: how it came about, and that it has begun."""
-    by = next((f"{what} {run.tags[tag]}" for what, tag in _LAUNCHERS.items() if tag in run.tags), None)
+    by = next((f"{what} {run.tags[tag]}" for what, tag in LAUNCHERS.items() if tag in run.tags), None)
     return AttemptRow(
         run_id=run.run_id,
         application=application,

@@ -114,6 +114,8 @@ MAY_IMPORT = {
         "assets",
         "choosing",
         "wal",
+        "runs",
+        "status",
     },
     "automation": {
         "metadata",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from twist_dr.engine.progress import Report
-from twist_dr.orchestration import RUN_BACKUP, reap_dead_runs, settle_attempts, without_secrets
+from twist_dr.orchestration import DEAD_RUNS, RUN_BACKUP, reap_dead_runs, settle_attempts, without_secrets
 from twist_dr.runs import note_killed
 from twist_dr.settings import Settings
 
@@ -14,7 +14,7 @@ def dead_runs_sensor(settings: Settings) -> dg.SensorDefinition:
     """The sensor ``dead_runs``. It launches nothing."""
 
     @dg.sensor(
-        name="dead_runs",
+        name=DEAD_RUNS,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Marks runs as failed whose process was killed; otherwise they would be shown as going on for ever.",

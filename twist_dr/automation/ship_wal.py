@@ -16,6 +16,8 @@ from twist_dr.settings import Settings
 from twist_dr.wal import gaps_after_newest_base, is_anybody_shipping, wal_settings
 
 _IDLE_SECONDS = 300
+#: Of ``objectives.wal``: the asset's page warns when three quarters are over without news.
+_FRESH_PART = 1 / 3
 
 
 def ship_wal_sensor(settings: Settings, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
@@ -48,18 +50,29 @@ def ship_wal_sensor(settings: Settings, job: dg.UnresolvedAssetJobDefinition) ->
 
 
 def _told_by_the_resident(settings: Settings, cursor: str) -> dg.SensorResult:
-    """What a resident process wrote into the catalog goes onto the assets' pages: it has no runs that would."""
+    """What a resident process wrote into the catalog goes onto the assets' pages, where it changed: it has no runs that would."""
     skip = "twist-dr wal ship is at work"
-    known = set(cursor.splitlines())
+    told = {mark.partition(" ")[0]: mark for mark in cursor.splitlines()}
     try:
         catalog = Catalog(settings.catalog_url)
-        rows = catalog.wal_frontiers(settings.application)
-        marks = {row: f"{row.target} {row.timeline} {row.lsn} {row.at}" for row in rows if row.lsn is not None}
-        advanced = [row for row, mark in marks.items() if mark not in known]
-        events = [event for row in advanced for event in _events(row, gaps_after_newest_base(catalog, row))]
+        events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
+        for row in catalog.wal_frontiers(settings.application):
+            if row.lsn is None:
+                continue
+            gaps = gaps_after_newest_base(catalog, row)
+            if (mark := _mark(settings, row, gaps)) != told.get(row.target):
+                told[row.target] = mark
+                events += _events(row, gaps)
     except CatalogUnavailable as unavailable:
         return dg.SensorResult(skip_reason=f"{skip}; {unavailable}")
-    return dg.SensorResult(skip_reason=skip, cursor="\n".join(marks.values()), asset_events=events)
+    return dg.SensorResult(skip_reason=skip, cursor="\n".join(told.values()), asset_events=events)
+
+
+def _mark(settings: Settings, row: WalFrontierRow, gaps: Sequence[str]) -> str:
+    """Equal while there is nothing to tell. An idle server's log reaches no further, only for longer: told as often as keeps the asset fresh."""
+    every = settings.objectives.wal.total_seconds() * _FRESH_PART
+    reaches = int(row.at.timestamp() // every) if row.at is not None and every else row.at
+    return f"{row.target} {row.timeline} {row.lsn} {reaches} {len(gaps)}"
 
 
 def _events(row: WalFrontierRow, gaps: Sequence[str]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:

@@ -71,13 +71,15 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
             )
             for name in names:
                 problems += _clean_target(context, settings, config, name, retention, report)
+            if not config.dry_run:
+                problems += _clean_history(context, settings, catalog, report)
             if problems:
                 raise CleanupIncomplete(" ".join(line if line.endswith(".") else f"{line}." for line in problems))
 
     @dg.job(
         name="cleanup",
         description="Remove what has had its time: copies, WAL and broken remains by each storage target's retention, databases and media that "
-        "restores replaced. It shows its plan first; dry_run only shows it.",
+        "restores replaced, Dagster's history. It shows its plan first; dry_run only shows it.",
         tags=run_tags(settings),
         owners=[RUN_BACKUP],
     )
@@ -137,6 +139,22 @@ def _clean_target(
     _show(context, settings, name, counts, report)
     _note_space(name, planned.facts.used_bytes - outcome.freed, retention, report)
     return outcome.problems
+
+
+def _clean_history(
+    context: dg.OpExecutionContext, settings: Settings, catalog: Catalog, report: Report
+) -> Iterable[str]:
+    """What Dagster remembers. Returns what went wrong: nothing else depends on it."""
+    from twist_dr.jobs.history import clean_history
+
+    try:
+        done = clean_history(context.instance, settings, catalog, datetime.now(timezone.utc), report)
+    except Exception as error:  # Dagster's storages raise errors of many libraries
+        return [f"Dagster's history could not be shortened: {error}"]
+    for line in done.warnings:
+        report.warning(line)
+    report.info(done.sentence())
+    return []
 
 
 def _show(

@@ -101,6 +101,18 @@ class CleanupSettings(Section):
     remains_after: Duration = timedelta(days=1)
 
 
+class HistorySettings(Section):
+    """How long Dagster remembers; cleanup lets the rest go, and the newest of each kind stays.
+
+    ``runs``: with their events and logs. ``wal_runs``: those of ``ship_wal``, up to one a minute, and what sensors tell of assets.
+    ``ticks``: of schedules and sensors.
+    """
+
+    runs: Duration = timedelta(days=90)
+    wal_runs: Duration = timedelta(days=1)
+    ticks: Duration = timedelta(days=3)
+
+
 class ScrubSettings(Section):
     """``period``: within which every copy is read again. ``max_mib_per_second``: how fast at most, per storage target."""
 

@@ -22,6 +22,7 @@ from twist_dr.settings.targets import LocalTargetSettings, NasTargetSettings, S3
 from twist_dr.settings.unattended import (
     AlertSettings,
     CleanupSettings,
+    HistorySettings,
     MetricsSettings,
     ObjectiveSettings,
     ScheduleSettings,
@@ -54,6 +55,7 @@ class Settings(Section):
     schedules: ScheduleSettings | None = None
     objectives: ObjectiveSettings = ObjectiveSettings()
     cleanup: CleanupSettings = CleanupSettings()
+    history: HistorySettings = HistorySettings()
     scrub: ScrubSettings = ScrubSettings()
     alerts: AlertSettings = AlertSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -22,6 +22,7 @@ from twist_dr.status.model import (
     BackupStatus,
     DaySuccess,
     Facts,
+    HistoryStatus,
     NextRun,
     RestoreStatus,
     RunningAttempt,
@@ -37,6 +38,8 @@ RATE_DAYS = 90
 #: Runs that are looked at for those that go on.
 _RECENT_RUNS = 50
 _KINDS: tuple[Kind, ...] = ("full", "base", "tenant", "configuration")
+#: A note of the catalog that cleanup leaves: see :func:`history_status`.
+HISTORY_MARK = "history"
 #: Jobs that run every minute, or only look: they would drown what the rate is to tell.
 _NOT_RATED = frozenset({"ship_wal", "status"})
 
@@ -85,6 +88,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         success=_success(counts),
         attempts=_totals(counts),
         set_aside=set_aside(known),
+        history=history_status(catalog.mark(application, HISTORY_MARK)),
         ahead=tuple(
             row.backup_id for row in catalog.backups(application=application, since=now + CLOCK_TOLERANCE, limit=3)
         ),
@@ -166,6 +170,17 @@ def _next_runs(settings: Settings, now: datetime) -> tuple[NextRun, ...]:
     due = ((entry, next_due(entry, now)) for entry in entries(settings))
     found = [NextRun(entry.name, entry.job, at) for entry, at in due if at is not None]
     return tuple(sorted(found, key=lambda run: run.at))
+
+
+def history_status(mark: dict[str, Any] | None) -> HistoryStatus | None:
+    """What cleanup noted of Dagster's history; None before the first, and where nothing tells its size."""
+    try:
+        noted = mark or {}
+        grown = noted.get("bytes_per_day")
+        per_day = None if grown is None else float(grown)
+        return HistoryStatus(datetime.fromisoformat(str(noted.get("at"))), int(noted["bytes"]), per_day)
+    except (KeyError, ValueError):
+        return None
 
 
 def drill_time(mark: dict[str, Any] | None) -> datetime | None:

@@ -118,6 +118,8 @@ def _families(status: Status) -> Iterator[GaugeMetricFamily]:
     yield gauge.each("alerts", "Active alerts.", ["severity"], [((each,), severities[each]) for each in SEVERITIES])
     if (rate := status.success_rate) is not None:
         yield gauge("success_ratio", "Fraction of the runs of 90 days that succeeded.", rate)
+    if status.history is not None:
+        yield gauge("history_bytes", "What Dagster's history took after the last cleanup.", status.history.bytes)
     jobs = [((each.job, each.state), each.count) for each in status.attempts]
     yield gauge.each("attempts", "Runs that began within 90 days, by job and state.", ["job", "state"], jobs)
 

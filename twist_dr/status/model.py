@@ -172,6 +172,15 @@ class AttemptTotal:
 
 
 @dataclass(frozen=True)
+class HistoryStatus:
+    """What Dagster's history took when cleanup last shortened it: ``bytes`` after that, ``bytes_per_day`` that it had grown by."""
+
+    at: datetime
+    bytes: int
+    bytes_per_day: float | None
+
+
+@dataclass(frozen=True)
 class ScorePart:
     """A part of the health score: ``points`` of ``most``, and why."""
 
@@ -202,6 +211,7 @@ class Facts:
     next_runs: tuple[NextRun, ...]
     success: tuple[DaySuccess, ...]
     attempts: tuple[AttemptTotal, ...]
+    history: HistoryStatus | None
     ahead: tuple[str, ...]
     """Backups that begin in the future, as this machine's clock has it."""
     set_aside: tuple[str, ...] = ()

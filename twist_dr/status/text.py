@@ -41,6 +41,7 @@ def render(status: Status) -> str:
     if status.spool_bytes is not None:
         oldest = f", the oldest since {span(status.spool_oldest)}" if status.spool_oldest else ""
         lines += ["", f"spool of write-ahead log: {human_bytes(status.spool_bytes)}{oldest}"]
+    lines += _history(status)
     lines += ["", *_alerts(status)]
     lines += [f"running: {run.job} since {_time(run.since)} UTC, by {one_line(run.who)}" for run in status.running]
     if status.next_runs:
@@ -85,6 +86,15 @@ def _last(status: Status) -> Iterator[str]:
     yield "last drill        " + (f"{_time(drill)} UTC" if drill else "never")
     rate = status.success_rate
     yield "runs of 90 days   " + ("none" if rate is None else f"{rate:.1%} succeeded")
+
+
+def _history(status: Status) -> Iterator[str]:
+    if status.history is None:
+        yield "Dagster's history: its size is not known before the first cleanup"
+    else:
+        grows = status.history.bytes_per_day
+        grown = "" if grows is None else f", {human_bytes(grows)} more a day before that"
+        yield f"Dagster's history: {human_bytes(status.history.bytes)} after the cleanup of {_time(status.history.at)} UTC{grown}"
 
 
 def _targets(status: Status) -> str:

@@ -55,7 +55,9 @@ def test_the_plan_is_shown_a_dry_run_deletes_nothing_and_a_run_only_what_the_pla
     assert len(site.held("office")) == 4
     assert "launch cleanup with allow_rebuilt: true" in _cleanup(site).expect(1).text
     assert len(site.held("office")) == 4
-    _cleanup(site, allow_rebuilt=True).expect(0)
+    said = _cleanup(site, allow_rebuilt=True).expect(0).text
+    assert "Dagster's history: 0 runs forgotten" in said
+    assert "Dagster's history: " in site.cli("status").text and "after the cleanup of" in site.cli("status").text
     assert site.held("office") == [old[2], real] and len(site.held("archive")) == 4
     for name in ("office", "archive"):
         used = sum(each.size for each in site.repository(name).target.list("erp"))

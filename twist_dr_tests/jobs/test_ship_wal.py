@@ -9,13 +9,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from twist_dr.catalog import Catalog
+from twist_dr.catalog import Catalog, WalFrontierRow
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.progress import Report
 from twist_dr.engine.wal.frontier import Shipped
@@ -235,19 +235,9 @@ def ran(site: WalSite) -> tuple[bool, dict[str, bool], set[str]]:
 
 
 def no_gap_by_sensor(site: WalSite) -> dict[str, bool]:
-    """The same while a resident process ships."""
-    from twist_dr.definitions import build_definitions
-
-    settings = site.site.settings()
-    sensor = build_definitions(settings).resolve_sensor_def("ship_wal_sensor")
-    with (
-        application_lock(settings.lock_dir, "erp", "Shipping WAL", scope=LOCK_SCOPE),
-        dg.build_sensor_context() as context,
-    ):
-        result = sensor(context)
-    assert isinstance(result, dg.SensorResult)
-    checks = [each for each in result.asset_events if isinstance(each, dg.AssetCheckEvaluation)]
-    return {each.asset_key.path[-1]: each.passed for each in checks}
+    """What the sensor tells of each target's check while a resident process ships."""
+    told = by_sensor(site).asset_events
+    return {each.asset_key.path[-1]: each.passed for each in told if isinstance(each, dg.AssetCheckEvaluation)}
 
 
 def test_the_check_stays_red_while_there_is_a_gap_and_no_newer_base(
@@ -268,6 +258,49 @@ def test_the_check_stays_red_while_there_is_a_gap_and_no_newer_base(
     assert no_gap_by_sensor(site) == green
     archived(site, wal, 5)
     assert ran(site)[1] == green
+
+
+def test_the_sensor_tells_of_a_resident_process_only_what_changed_or_keeps_the_asset_fresh(
+    primary: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with wal_site(primary, tmp_path) as site:
+        for name, value in site.site.environment.items():
+            monkeypatch.setenv(name, value)
+        catalog, cursor = site.site.catalog(), ""
+        begun = datetime(2026, 11, 21, tzinfo=timezone.utc)
+
+        def told(seconds: int, lsn: str = "0/3000000", gaps: tuple[str, ...] = ()) -> int:
+            nonlocal cursor
+            at = begun + timedelta(seconds=seconds)
+            catalog.record_wal_frontier(
+                WalFrontierRow("erp", "office", "7", 1, lsn, at, at, 0, 0.0, 0, gaps=gaps, error=None)
+            )
+            result = by_sensor(site, cursor)
+            cursor = result.cursor or ""
+            return len(result.asset_events)
+
+        assert told(0) == 2
+        # An idle server's ticks: its archive reaches for longer, which is told a few times within objectives.wal, of 15 minutes.
+        assert [told(seconds) for seconds in range(60, 900, 60)].count(2) == 2
+        assert told(900) == 2 and told(901) == 0
+        assert told(902, lsn="0/4000000") == 2
+        assert told(903, "0/4000000", ("office lacks WAL from 0/1 to 0/2",)) == 2
+        assert told(904, "0/4000000", ("office lacks WAL from 0/1 to 0/2",)) == 0
+
+
+def by_sensor(site: WalSite, cursor: str = "") -> dg.SensorResult:
+    """What the sensor tells while a resident process ships."""
+    from twist_dr.definitions import build_definitions
+
+    settings = site.site.settings()
+    sensor = build_definitions(settings).resolve_sensor_def("ship_wal_sensor")
+    with (
+        application_lock(settings.lock_dir, "erp", "Shipping WAL", scope=LOCK_SCOPE),
+        dg.build_sensor_context(cursor=cursor) as context,
+    ):
+        result = sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
 
 
 def test_one_ships_at_a_time_and_the_resident_process_ends_when_asked(installed: WalSite) -> None:
