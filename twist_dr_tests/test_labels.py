@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
 from twist_dr.catalog import Catalog
 from twist_dr.choosing import choose_newest
@@ -87,3 +89,15 @@ def test_one_that_vanished_is_told_all_the_same(after_a_restore: tuple[Retention
 def test_every_label_can_be_named_behind_a_colon() -> None:
     assert [split_label(f"latest:{label}")[1] for label in get_args(Label)] == list(get_args(Label))
     assert split_label("20261121T020000Z-full-3f9a") == ("20261121T020000Z-full-3f9a", None)
+
+
+@pytest.mark.promise(5)
+def test_the_retention_of_a_new_installation_keeps_the_good_and_not_the_replaced(tmp_path: Path) -> None:
+    """A first afternoon: two good backups by hand, and three restores, each with its backup of what it replaced, verified too."""
+    template = yaml.safe_load((files("twist_dr") / "templates" / "twist-dr.yaml").read_text())
+    site = RetentionSite(tmp_path, {"office": template["storage_targets"]["disk"]["retention"]})
+    made = [site.backup(days, verified=True, label="manual") for days in (0.05, 0.04)]
+    replaced = [site.backup(days, verified=True, label="pre-restore") for days in (0.035, 0.03, 0.02, 0.01)]
+    outcome = site.clean()
+    assert (outcome.deleted, outcome.problems) == ([replaced[0]], [])
+    assert set(made) < set(site.listed()) and _chosen(site.catalog, "latest-verified").backup_id == made[-1]

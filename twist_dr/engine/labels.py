@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import cast, get_args
 
 from twist_dr.engine.manifest import Label
@@ -11,6 +12,10 @@ from twist_dr.errors import BackupNotFound
 BEFORE_A_CHANGE: frozenset[Label] = frozenset({"pre-update", "pre-restore"})
 #: What a restore was about to replace, mostly because it was damaged: a person may name such a backup, nothing takes one by itself.
 SET_ASIDE: Label = "pre-restore"
+#: Labels of what a schedule makes, and so of what days, weeks, months and years count.
+OF_NIGHTS: frozenset[Label] = frozenset({"scheduled", "weekly", "monthly"})
+#: How long what no schedule made stays on a target unless its retention says otherwise: as long as what a restore replaced (``restore.keep_replaced_for``).
+GRACE = timedelta(days=7)
 
 
 def split_label(wanted: str) -> tuple[str, Label | None]:

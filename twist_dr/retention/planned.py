@@ -32,6 +32,7 @@ def wanted_policies(settings: Iterable[RetentionSettings]) -> list[Policy]:
             max_age=each.max_age,
             max_count=each.max_count,
             max_bytes=each.max_bytes,
+            grace=each.grace,
             wal=each.wal,
         )
         for each in settings

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.labels import BEFORE_A_CHANGE
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.retention.deletion import Asked, Still
 from twist_dr.engine.retention.model import INTACT, BackupFacts, Decision, TargetPlan
@@ -96,17 +97,23 @@ class Recheck:
         return self._known[1], self._known[2]
 
     def _require_pillars(self, backup: BackupFacts, plan: TargetPlan) -> None:
-        """Those that make others superfluous must be there, whole: the newest good backup of its kind, and the newest verified one."""
+        """Those that make others superfluous must be there, whole: the newest good backup of its kind, and the newest verified one.
+
+        Of what was made before an update or a restore, and of the others: the one does not stand for the other.
+        """
         name, repository = self._planned.name, self._planned.facts.repository
         others = [
             each.backup for each in plan.kept if each.backup.kind == backup.kind and each.backup.state in INTACT
         ]  # fmt: skip
-        verified = [each for each in others if each.verified]
+        lasting = [each for each in others if each.label not in BEFORE_A_CHANGE]
+        pillars = [
+            few[0] for some in (others, lasting) for few in (some, [each for each in some if each.verified]) if few
+        ]
         if backup.state in INTACT and not others:
             raise CleanupIncomplete(
                 f"{name}: nothing else of its kind would be left beside {backup.id}, so it stays; look at the plan."
             )
-        for link in {link for pillar in (others[:1] + verified[:1]) for link in pillar.links}:
+        for link in {link for pillar in pillars for link in pillar.links}:
             if link in self._sound:
                 if repository.has_manifest(link):
                     continue

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
+from twist_dr.engine.labels import GRACE
 from twist_dr.engine.manifest import Kind, Label
 from twist_dr.engine.severity import Severity
 from twist_dr.engine.web import is_web_address
@@ -77,8 +78,8 @@ class RetentionSettings(Section):
     """What a storage target keeps; docs/retention.md says how these work together.
 
     ``kinds`` and ``labels``: to which backups it applies, all unless given. ``daily`` to ``yearly``: the newest good backup of so many
-    periods. ``last``: so many of a label. ``max_age``, ``max_count``, ``max_bytes``: what goes although a rule would keep it. ``wal``: any second
-    of so long stays recoverable.
+    periods. ``last``: so many of a label. ``max_age``, ``max_count``, ``max_bytes``: what goes although a rule would keep it. ``grace``: how long
+    what no schedule made stays. ``wal``: any second of so long stays recoverable.
     """
 
     kinds: list[Kind] | None = Field(None, min_length=1)
@@ -91,6 +92,7 @@ class RetentionSettings(Section):
     max_age: Duration | None = None
     max_count: int | None = Field(None, ge=0)
     max_bytes: int | None = Field(None, ge=0)
+    grace: Duration = GRACE
     wal: Duration | None = None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from twist_dr.engine.labels import GRACE
 from twist_dr.engine.manifest import Kind, Label, Manifest
 from twist_dr.engine.wal.history import Ancestor
 from twist_dr.engine.wal.names import parse_lsn
@@ -52,7 +53,8 @@ class Policy:
     """What is wanted on a target; ``docs/retention.md`` says what it means.
 
     ``kinds`` and ``labels`` say to which backups it applies, None to all. ``daily`` to ``yearly`` and ``last`` are rules that keep,
-    ``max_age``, ``max_count`` and ``max_bytes`` are caps. ``wal`` is the time for which any second stays recoverable.
+    ``max_age``, ``max_count`` and ``max_bytes`` are caps. ``grace`` is how long what no schedule made stays, whatever else is said.
+    ``wal`` is the time for which any second stays recoverable.
     """
 
     kinds: frozenset[Kind] | None = None
@@ -65,7 +67,14 @@ class Policy:
     max_age: timedelta | None = None
     max_count: int | None = None
     max_bytes: int | None = None
+    grace: timedelta = GRACE
     wal: timedelta | None = None
+
+    def selects(self, backup: BackupFacts) -> bool:
+        """Whether it applies to a backup."""
+        return (self.kinds is None or backup.kind in self.kinds) and (
+            self.labels is None or backup.label in self.labels
+        )
 
 
 @dataclass(frozen=True)

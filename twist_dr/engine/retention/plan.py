@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from twist_dr.engine.collector import paused_collector
+from twist_dr.engine.labels import BEFORE_A_CHANGE, OF_NIGHTS
 from twist_dr.engine.retention.doubts import TOLERANCE, set_back, set_forward, too_much
 from twist_dr.engine.retention.model import INTACT, BackupFacts, Decision, Doubt, Hold, Policy, TargetPlan
 from twist_dr.engine.retention.policy import local_days, span, verdicts
@@ -69,6 +70,7 @@ def _plan(
     keep = wanted.keep
     for protected in (
         _last_ones(newest_first, good, known, now),
+        _in_grace(newest_first, policies, now),
         _window(newest_first, good, longest_window(policies), now),
         window_bases.items(),
         _held(holds, now),
@@ -165,7 +167,11 @@ def _tell(told: Reasons, backup_id: str, reasons: tuple[str, ...]) -> None:
 def _last_ones(
     newest_first: Sequence[BackupFacts], good: frozenset[str], known: Mapping[str, BackupFacts], now: datetime
 ) -> Iterable[tuple[str, str]]:
-    """The last of each kind that must not go: verified, good, checked, intact, any. What a wrong clock put into the future counts for itself."""
+    """The last of each kind that must not go: verified, good, checked, intact, any.
+
+    What a wrong clock put into the future counts for itself, and so does what was made before an update or a restore: one of these is not what
+    somebody would want back in the place of a night.
+    """
     tests: dict[str, Callable[[BackupFacts], bool]] = {
         "the last verified {} backup": lambda backup: backup.verified is True and backup.id in good,
         "the last {} backup that was verified, though the copy here is not good": lambda backup: (
@@ -177,14 +183,45 @@ def _last_ones(
         "the newest {} backup": lambda backup: True,
     }
     found: dict[str, str] = {}
-    of_the_past = [backup for backup in newest_first if backup.taken_at - now <= TOLERANCE]
-    for backups in (newest_first, of_the_past) if len(of_the_past) < len(newest_first) else (newest_first,):
+    for backups in _ways_to_see(newest_first, now):
         for kind in dict.fromkeys(backup.kind for backup in backups):
             for reason, test in tests.items():
                 backup = next((backup for backup in backups if backup.kind == kind and test(backup)), None)
                 if backup is not None:
                     found.setdefault(backup.id, reason.format(kind))
     return found.items()
+
+
+def _ways_to_see(newest_first: Sequence[BackupFacts], now: datetime) -> list[Sequence[BackupFacts]]:
+    """All, and without those that are dated in the future, and without those that were made before a change; each once."""
+    ways = [newest_first]
+    for leave_out in (_is_ahead(now), lambda backup: backup.label in BEFORE_A_CHANGE):
+        for backups in tuple(ways):
+            left = [backup for backup in backups if not leave_out(backup)]
+            ways += [left] if len(left) < len(backups) else []
+    return ways
+
+
+def _is_ahead(now: datetime) -> Callable[[BackupFacts], bool]:
+    return lambda backup: backup.taken_at - now > TOLERANCE
+
+
+def _in_grace(
+    newest_first: Sequence[BackupFacts], policies: Sequence[Policy], now: datetime
+) -> Iterable[tuple[str, str]]:
+    """What no schedule made and is younger than the grace of a policy that applies to it.
+
+    Of what was made before a change ``last`` may say how many: then it alone does.
+    """
+    named = {label for policy in policies for label in policy.last} & BEFORE_A_CHANGE
+    longest = max((policy.grace for policy in policies), default=timedelta(0))
+    for backup in newest_first:
+        if now - backup.taken_at > longest:
+            return
+        if backup.label not in OF_NIGHTS and backup.label not in named:
+            grace = max((policy.grace for policy in policies if policy.selects(backup)), default=timedelta(0))
+            if now - backup.taken_at < grace:
+                yield backup.id, f"{backup.label}, and younger than the grace of {span(grace)}"
 
 
 def _window(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone, tzinfo
+from functools import cache
+from itertools import groupby
 from typing import Literal
 
+from twist_dr.engine.labels import BEFORE_A_CHANGE, OF_NIGHTS
 from twist_dr.engine.retention.model import BackupFacts, Policy
 
 
@@ -55,7 +58,7 @@ def verdicts(
     ``good`` are the ids that may take a slot from others, ``known`` everything on the target: a base costs its chain. ``days`` are
     those on which they were taken by the calendar of the settings; without rules by the calendar none are asked for.
     """
-    concerned = [backup for backup in newest_first if _selects(policy, backup)]
+    concerned = [backup for backup in newest_first if policy.selects(backup)]
     found = _by_rules(policy, concerned, good, days)
     if policy.max_age is None and policy.max_count is None and policy.max_bytes is None:
         return found
@@ -65,12 +68,6 @@ def verdicts(
     wanted = [backup for backup in concerned if found[backup.id].keep and backup.id in good]
     wanted += [backup for backup in concerned if found[backup.id].keep and backup.id not in good]
     return {**found, **_by_caps(policy, wanted, known, now)}
-
-
-def _selects(policy: Policy, backup: BackupFacts) -> bool:
-    return (policy.kinds is None or backup.kind in policy.kinds) and (
-        policy.labels is None or backup.label in policy.labels
-    )
 
 
 def _by_rules(
@@ -110,26 +107,24 @@ def _slots(
     rule: _Rule,
     days: Mapping[str, date],
 ) -> Iterator[BackupFacts]:
-    """The newest good one of each of the last ``count`` periods that have one, and the others that would have had a slot as good ones."""
-    of_good: set[object] = set()
-    of_any: set[object] = set()
-    day: date | None = None
-    period: object = None
-    for backup in concerned:
-        is_good = backup.id in good
-        # Of one day come many, in a row.
-        if days[backup.id] is not day:
-            day = days[backup.id]
-            period = rule.period(day)
-        if period not in of_any and len(of_any) < count:
-            of_any.add(period)
-            if not is_good:
-                yield backup
-        if is_good and period not in of_good:
-            if len(of_good) == count:
+    """The newest good one of each of the last ``count`` periods that have one, and the others that would have had a slot as good ones.
+
+    Of a period it is the newest of the nights; where no night left one, the newest that was made by hand.
+    """
+    countable = [backup for backup in concerned if backup.label not in BEFORE_A_CHANGE]
+    period_of = cache(rule.period)
+    of_good = 0
+    for of_any, (_, period) in enumerate(groupby(countable, key=lambda backup: period_of(days[backup.id]))):
+        # Nights first; each part stays in its order, newest first.
+        best_first = sorted(period, key=lambda backup: backup.label not in OF_NIGHTS)
+        if of_any < count and best_first[0].id not in good:
+            yield best_first[0]
+        best = next((backup for backup in best_first if backup.id in good), None)
+        if best is not None:
+            yield best
+            of_good += 1
+            if of_good == count:
                 return
-            of_good.add(period)
-            yield backup
 
 
 def _by_caps(

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta, tzinfo
 from twist_dr.engine.retention.model import BackupFacts, Hold, Policy
 
 HOUR = timedelta(hours=1)
+#: What a schedule makes, and what somebody makes before a change.
+NIGHTS, CHANGES = ("scheduled", "weekly", "monthly"), ("pre-update", "pre-restore")
 
 
 class Oracle:
@@ -104,8 +106,11 @@ class Oracle:
         return sum((each.taken_at, each.id) > (backup.taken_at, backup.id) for each in others)
 
     def _in_slot(self, policy: Policy, backup: BackupFacts, word: str) -> bool:
+        if backup.label in CHANGES:
+            return False
         newest: dict[str, BackupFacts] = {}
-        for each in sorted(self._rivals(policy, backup), key=lambda each: (each.taken_at, each.id)):
+        rivals = [each for each in self._rivals(policy, backup) if each.label not in CHANGES]
+        for each in sorted(rivals, key=lambda each: (each.label in NIGHTS, each.taken_at, each.id)):
             newest[self._period(each, word)] = each
         return newest[self._period(backup, word)] is backup and self._newer(backup, newest.values()) < getattr(
             policy, word
@@ -137,7 +142,18 @@ class Oracle:
             or backup.state == "pending"
             or (backup.locked_until is not None and backup.locked_until > self.now)
             or self._is_a_last_one(backup)
+            or self._has_grace(backup)
             or (backup.kind == "base" and self._carries_the_window(backup))
+        )
+
+    def _has_grace(self, backup: BackupFacts) -> bool:
+        if backup.label in NIGHTS:
+            return False
+        if backup.label in CHANGES and any(backup.label in policy.last for policy in self.policies):
+            return False
+        return any(
+            backup in self._concerned(policy, backup.kind) and self.now - backup.taken_at < policy.grace
+            for policy in self.policies
         )
 
     def _is_a_last_one(self, backup: BackupFacts) -> bool:
@@ -145,7 +161,8 @@ class Oracle:
         past = [each for each in same if each.taken_at <= self.now + HOUR]
         groups = [
             [each for each in those if test(each)]
-            for those in (same, past)
+            for some in (same, past)
+            for those in (some, [each for each in some if each.label not in CHANGES])
             for test in (
                 lambda each: each.verified is True and self.good(each),
                 lambda each: each.verified is True,

@@ -15,7 +15,7 @@ from twist_dr_tests.engine.retention.facts import gone, kept
 from twist_dr_tests.engine.retention.oracle import Oracle
 
 START = datetime(2025, 12, 20, tzinfo=timezone.utc)
-KINDS, LABELS = ("full", "base", "configuration"), ("scheduled", "manual", "pre-update")
+KINDS, LABELS = ("full", "base", "configuration"), ("scheduled", "scheduled", "manual", "pre-update", "pre-restore")
 STATES = ("checked", "checked", "checked", "stored", "corrupt", "failed", "pending", "deleted")
 #: Havana puts its clocks back at midnight: there the same day comes twice.
 ZONES = [ZoneInfo(name) for name in ("UTC", "Europe/Berlin", "America/Havana", "Pacific/Kiritimati")]
@@ -65,6 +65,7 @@ POLICIES = st.lists(
         max_age=SPANS,
         max_count=st.none() | st.integers(-1, 5),
         max_bytes=st.none() | st.integers(-1, 40),
+        grace=st.sampled_from((0, 0, 7, 30)).map(lambda days: timedelta(days=days)),
         wal=st.none() | st.none() | st.integers(0, 24 * 100).map(lambda hours: timedelta(hours=hours)),
     )
     | st.sampled_from([Policy(), Policy(daily=3), Policy(max_count=0), Policy(last={"pre-update": 1})]),

@@ -199,6 +199,54 @@ def test_example_23_more_than_the_fraction_stops_and_asks() -> None:
     assert not plan.forbidden_by(allow_fraction=True)
 
 
+def test_example_24_what_was_made_by_hand_stays_a_week_and_a_night_keeps_its_place() -> None:
+    mine = [backup(f"m{place}", 0.02 - place / 100, label="manual") for place in range(2)]
+    replaced = [backup(f"r{place}", place / 1000, label="pre-restore") for place in range(5)]
+    template = Policy(daily=7, weekly=4, last={"pre-update": 3, "pre-restore": 3}, max_age=30 * DAY)
+    plan = planned([*nights(9), *mine, *replaced], template)
+    assert gone(plan) == {"d7", "d8", "r3", "r4"} - {"d6"}
+    assert reason(plan, "d0").startswith("daily: the newest of 2026-11-21")
+    assert reason(plan, "m1") == "manual, and younger than the grace of 7 days"
+    assert reason(plan, "r2") == "among the last 3 labelled pre-restore"
+    later = [*nights(1), *(backup(f"m{place}", 7 + place / 100, label="manual") for place in range(3))]
+    assert kept(planned(later, Policy(max_count=0))) == {"d0"}, "7 days are over at their end"
+
+
+def test_example_25_a_day_without_a_night_is_that_of_what_was_made_by_hand() -> None:
+    held = [each for each in nights(5) if each.id != "d2"]
+    by_hand = [backup("instead", 2, label="manual"), backup("beside", 2.9, label="manual")]
+    plan = planned([*held, *by_hand], Policy(daily=9, grace=timedelta(0)))
+    assert gone(plan) == {"beside"}, "a night stands for its day, however much later something was made by hand"
+    assert reason(plan, "instead") == "daily: the newest of 2026-11-19"
+
+
+def test_example_26_what_was_made_before_a_change_has_no_place_and_a_week() -> None:
+    before = [backup("just now", 0.1, label="pre-restore"), backup("long ago", 8.1, label="pre-update")]
+    policy = Policy(daily=9, weekly=9, monthly=9, yearly=9)
+    assert gone(planned([*nights(8), *before], policy)) == {"long ago"}
+    assert gone(planned([*nights(8), *before], policy, Policy(last={"pre-update": 1}))) == set()
+    alone = [backup("p0", 0, label="pre-restore"), *nights(3)[1:]]
+    assert {"d1", "d2"} <= kept(planned(alone, Policy(daily=2))), "it takes no day from a night"
+
+
+def test_example_27_a_night_that_went_bad_takes_no_day_from_a_good_one() -> None:
+    held = [*nights(4), backup("d1 again", 0.8, state="corrupt"), backup("d2 again", 1.8, verified=False)]
+    plan = planned(held, Policy(daily=3))
+    assert {"d0", "d1", "d2"} <= kept(plan)
+    assert reason(plan, "d1 again") == "daily: would be kept if it were good"
+    only_by_hand = [*nights(1), backup("d1", 1, state="corrupt"), backup("mine", 1.1, label="manual")]
+    assert "mine" in kept(planned(only_by_hand, Policy(daily=2, grace=timedelta(0))))
+
+
+@pytest.mark.promise(5)
+@pytest.mark.parametrize("policy", [*ABSURD, Policy(last={"pre-restore": 3}, daily=1, max_age=2 * DAY)], ids=repr)
+def test_example_28_the_last_verified_one_of_a_night_outlives_what_a_restore_replaced(policy: Policy) -> None:
+    held = [backup("r", 0.5, label="pre-restore"), *nights(9)[6:]]
+    plan = planned(held, policy)
+    assert {"r", "d6"} <= kept(plan) and "d7" in gone(plan)
+    assert "the last verified full backup" in reason(plan, "d6")
+
+
 def test_one_huge_backup_is_a_fraction_by_its_bytes() -> None:
     held = [*nights(9), backup("huge", 20, stored_bytes=10**9)]
     assert "bytes" in str(planned(held, Policy(max_age=15 * DAY)).doubts[0])

@@ -103,3 +103,37 @@ def test_the_generations_of_a_policy_are_there_every_morning() -> None:
             assert set(list(newest.values())[-count:]) <= set(years.backups)
         assert not gone(plan) & set(years.backups)
     assert len(years.backups) < 7 + 5 + 12 + 3 + 20
+
+
+def test_whatever_people_make_between_the_nights_takes_nothing_from_them() -> None:
+    """A year of the template's retention, with backups by hand and restores on any day: the nights are there, and a week of what was made by hand."""
+    years = Years(4)
+    years.policies = [Policy(daily=7, weekly=4, last={"pre-update": 3, "pre-restore": 3}, max_age=30 * DAY)]
+    ever, deleted = list[BackupFacts](), 0
+    for _ in range(365):
+        years.true += DAY * (3 if years.chance(3) else 1)
+        ever.append(years.backups[years._back_up("full", "scheduled")])
+        night = years.true
+        for _ in range(years.random.randint(0, 3)):
+            years.true += timedelta(hours=2)
+            label = years.random.choice(("manual", "manual", "pre-restore", "pre-update"))
+            ever.append(years.backups[years._back_up("full", label)])
+        years.true = night
+        plan, wal, _ = years.plan({})
+        years.carry_out(plan, wal)
+        deleted += len(plan.deleted)
+        good = [each for each in ever if each.state in ("checked", "stored") and each.verified is not False]
+        countable = [each for each in good if each.label in ("scheduled", "manual")]
+        # Of a day it is the night; where none is good, what was made by hand last.
+        countable.sort(key=lambda each: (each.label == "scheduled", each.taken_at))
+        for form, count in {"%Y-%m-%d": 7, "%G-%V": 4}.items():
+            newest = {each.taken_at.strftime(form): each for each in countable}
+            for period in sorted(newest)[-count:]:
+                old = years.now_of_the_plan - newest[period].taken_at > 30 * DAY
+                assert old or newest[period].id in years.backups, (period, newest[period])
+        by_hand = [each for each in ever if each.label == "manual" and years.now_of_the_plan - each.taken_at < 7 * DAY]
+        assert all(each.id in years.backups for each in by_hand)
+        for label in ("pre-update", "pre-restore"):
+            left = [each for each in good if each.label == label and each.id in years.backups]
+            assert len(left) <= 4, "three, and the last verified one"
+    assert deleted > 400

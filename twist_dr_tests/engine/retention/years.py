@@ -56,8 +56,8 @@ class Years:
         self._damage()
         self._back_up("full", "scheduled")
         self._back_up("configuration", "scheduled")
-        if self.chance(4):
-            self._back_up("full", "pre-update")
+        if self.chance(6):
+            self._back_up("full", self.random.choice(("pre-update", "pre-restore", "manual")))
         self._base()
         if self.chance(2):
             hold = Hold(self._any(), "anna", "audit", self.clock + 20 * DAY if self.chance(70) else None)
