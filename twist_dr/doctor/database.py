@@ -15,6 +15,7 @@ from twist_dr.engine.postgres.cluster import (
     read_system_identifier,
     read_tables,
 )
+from twist_dr.engine.postgres.left_out import left_out
 from twist_dr.engine.postgres.login_triggers import login_triggers
 from twist_dr.engine.postgres.tools import NEWEST_MAJOR, OLDEST_MAJOR
 from twist_dr.engine.progress import human_bytes, human_seconds
@@ -105,6 +106,7 @@ def check_database(cluster: Cluster) -> Check[DatabaseSeen | None]:
             ("sequences", _sequences),
             ("large objects", _large_objects),
             ("role passwords", _role_passwords),
+            ("left out", _left_out),
             ("server clock", _clock),
         ):
             yield from guarded(name, check(connection))
@@ -229,6 +231,12 @@ def _role_passwords(connection: Connection) -> Check[None]:
             f"role {role} may not read the passwords of roles, so backups hold roles without them",
             f"GRANT SELECT ON pg_authid TO {role};  -- as a superuser, connected to this database; or set the passwords anew after a disaster",
         )
+
+
+def _left_out(connection: Connection) -> Check[None]:
+    """What no full backup of this database holds."""
+    for found in left_out(connection):
+        yield warning("left out", found.what, found.remedy)
 
 
 def _clock(connection: Connection) -> Check[None]:

@@ -36,8 +36,10 @@ from twist_dr.engine.manifest import (
 )
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot, named_errors
 from twist_dr.engine.postgres.dump import dump_database, dump_members, dump_roles
+from twist_dr.engine.postgres.everybodys_settings import read_everybodys_settings
 from twist_dr.engine.postgres.extension_members import KEPT, MEMBERS, ROWS, read_kept
 from twist_dr.engine.postgres.extension_rows import write_rows
+from twist_dr.engine.postgres.left_out import left_out
 from twist_dr.engine.postgres.login_triggers import login_triggers
 from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
@@ -148,6 +150,7 @@ class Making:
         self.rows: dict[TableName, int] = {}
         self.large_objects = 0
         self.extension_rows: list[ExtensionRows] = []
+        self.left_out: list[str] = []
         self._key = keyring.primary
         self._started_at = datetime.now(timezone.utc)
         self._artifacts: list[Artifact] = []
@@ -231,6 +234,7 @@ class Making:
             tables={table.label: rows for table, rows in self.rows.items()},
             large_objects=self.large_objects,
             extension_rows=self.extension_rows,
+            left_out=self.left_out,
             artifacts=self._artifacts,
             files=self._files,
             storage_targets={name: form.name for name, form in plan.targets.items()},
@@ -273,6 +277,10 @@ class _Work(Making):
             for trigger in login_triggers(snapshot.connection):
                 if not trigger.trusted:
                     self.warn(f"database: {trigger}; {trigger.remedy}")
+            with named_errors("to look for what a dump leaves out"):
+                self.left_out = list(map(str, left_out(snapshot.connection)))
+            for sentence in self.left_out:
+                self.warn(f"database: {sentence}")
             tables = snapshot.tables()
             if not tables:
                 sentence = f"The database {facts.database} holds no tables, so its backup would be empty; correct database.url, "
@@ -296,6 +304,8 @@ class _Work(Making):
             )
         with self.timed("roles"), self.artifact("roles.sql", "database") as write:
             said += dump_roles(self._cluster, tools, with_passwords, write)
+            with self._cluster.connect() as connection, named_errors("to read what is set for all roles"):
+                write(read_everybodys_settings(connection))
         for line in said:
             self.warn(f"database: {line}")
 

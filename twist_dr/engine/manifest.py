@@ -130,6 +130,8 @@ class PostgresFacts(_Model):
     bootstrap_role: str
     dumped_as: str
     client_version: str
+    public_schema: bool | None = None
+    """Whether there is a schema ``public``, which every new database has; None in backups that do not tell."""
 
     @property
     def major(self) -> int:
@@ -223,6 +225,7 @@ class Manifest(_Model):
     key: KeyName
     base: BaseFacts | None = None
     extension_rows: list[ExtensionRows] = []
+    left_out: list[str] = []
 
     @property
     def rows(self) -> dict[TableName, int]:

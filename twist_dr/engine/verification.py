@@ -97,6 +97,7 @@ def verify_backup(
                 work.read_files(part)
         if manifest.artifact("database.dump") is not None:
             work.restore_database()
+        result.notes += [f"not in the backup: {sentence}" for sentence in manifest.left_out]
     outcome = "verified" if result.verified else f"NOT verified, {len(result.differences)} differences"
     report.info(
         f"{manifest.backup_id} from {repository.target.name}: {outcome} in {human_seconds(result.seconds['total'])}"
@@ -161,19 +162,19 @@ class _Verification:
             with opened as place:
                 self._result.server_version = place.version
                 self._result.notes += place.notes
-                self._restore(place, dump, kept, facts.database_size)
+                self._restore(place, dump, kept, facts)
                 with self._result.timed("compare"), place.connect() as connection:
                     self._compare(connection)
 
     def _fetch(self, name: str, path: Path) -> None:
         self._repository.fetch(self._manifest, name, self._keyring, path, durable=False)
 
-    def _restore(self, place: RestorePlace, dump: Path, kept: KeptFiles | None, expected: int) -> None:
+    def _restore(self, place: RestorePlace, dump: Path, kept: KeptFiles | None, facts: PostgresFacts) -> None:
         client = place.tools
         self._report.info(
             f"restoring into PostgreSQL {place.version} with pg_restore {client.version}, {self._plan.jobs} jobs"
         )
-        progress = restore_progress(place.cluster, place.database, expected, self._report)
+        progress = restore_progress(place.cluster, place.database, facts.database_size, self._report)
         with self._result.timed("restore"), progress:
             try:
                 self._result.notes += restore_database(
@@ -185,6 +186,7 @@ class _Verification:
                     keep_owners=place.keep_owners,
                     subscriptions=False,
                     kept=kept,
+                    public=facts.public_schema,
                 )
             except ProcessFailed as error:
                 if "No space left on device" in str(error):

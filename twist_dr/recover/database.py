@@ -17,6 +17,7 @@ from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.everybodys_settings import add_everybodys_settings
 from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import versions_differ
@@ -68,6 +69,8 @@ def recover_database(
     facts = manifest.postgres
     assert facts is not None
     begun = time.monotonic()
+    for sentence in manifest.left_out:
+        report.warning(f"not in the backup: {sentence}")
     with scratch_folder() as folder:
         dump = folder / "database.dump"
         stored = repository.held(manifest)["database.dump"][1].size
@@ -122,6 +125,12 @@ def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
             report.warning(
                 f"the role {role} may log in, and the backup holds no password for it; give it one if it needs one"
             )
+    with new.maintenance() as connection, named_errors("to read what is set for all roles"):
+        given, told = add_everybodys_settings(connection, roles)
+    if given:
+        report.info(f"set for all roles (ALTER ROLE ALL SET), as the backup's server had it: {', '.join(given)}")
+    for sentence in told:
+        report.warning(sentence)
     if kept:
         report.info(f"roles that were there, left as they are: {', '.join(kept)}")
     return missing
@@ -238,6 +247,7 @@ def _restore(
                 subscriptions=False,
                 schema_only=schema_only,
                 kept=kept,
+                public=facts.public_schema,
             )
         except ProcessFailed as error:
             raise RestoreFailed(

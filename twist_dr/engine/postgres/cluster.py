@@ -430,12 +430,12 @@ def read_system_identifier(connection: Connection) -> str | None:
 
 def read_facts(connection: Connection, client_version: str) -> PostgresFacts:
     """What the manifest records about server and database. Columns of ``pg_database`` differ from 13 to 18."""
-    (database, version, number, size, encoding, role, in_recovery, lsn, bootstrap), *_ = query(
+    (database, version, number, size, encoding, role, in_recovery, lsn, bootstrap, public), *_ = query(
         connection,
         """SELECT to_jsonb(d), current_setting('server_version'), current_setting('server_version_num')::int,
                   pg_database_size(d.oid), pg_encoding_to_char(d.encoding), current_user, pg_is_in_recovery(),
                   CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
-                  pg_get_userbyid(10)
+                  pg_get_userbyid(10), EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public')
              FROM pg_database d WHERE d.datname = current_database()""",
     )
     return PostgresFacts(
@@ -456,6 +456,7 @@ def read_facts(connection: Connection, client_version: str) -> PostgresFacts:
         bootstrap_role=bootstrap,
         dumped_as=role,
         client_version=client_version,
+        public_schema=public,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from twist_dr.engine.postgres.cluster import Cluster, Table
+from twist_dr.engine.postgres.cluster import Cluster, Table, first_line
 from twist_dr.engine.postgres.dump_reader import DumpReader
 from twist_dr.engine.postgres.dump_toc import UnknownDump
 from twist_dr.engine.postgres.extension_restore import KeptFiles, MembersRestore
@@ -156,10 +156,11 @@ def restore_database(
     entries: Path | None = None,
     schema_only: bool = False,
     kept: KeptFiles | None = None,
+    public: bool | None = None,
 ) -> list[str]:
     """Restore a custom-format dump into an existing empty database, and what it left out of extensions; returns notes for people.
 
-    ``entries``: a file with the entries to restore, as :func:`without_system_grants` writes it. Raises ``ProcessFailed`` at the first
+    ``public``: as :class:`~twist_dr.engine.manifest.PostgresFacts` tells, of the schema that every new database has. ``entries``: a file with the entries to restore, as :func:`without_system_grants` writes it. Raises ``ProcessFailed`` at the first
     error.
     """
     arguments: list[str | Path] = [
@@ -178,9 +179,10 @@ def restore_database(
         chosen = [] if entries is None else [f"--use-list={entries}"]
         run([*arguments, f"--jobs={jobs}", *chosen, dump], environment=cluster.environment(database, settings))
 
+    notes = _drop_public(cluster, database) if public is False else []
     if kept is None:
         restore(jobs, entries)
-        return []
+        return notes
     listed = run([tools.program("pg_restore"), "--list", dump]) if entries is None else entries.read_bytes()
     members = MembersRestore(cluster, tools, database, kept, keep_owners=keep_owners, rows=not schema_only)
     with TemporaryDirectory(prefix="members-", dir=dump.parent) as folder:
@@ -191,7 +193,19 @@ def restore_database(
         members.make()
         restore(jobs, rest)
     members.finish()
-    return members.notes
+    return notes + members.notes
+
+
+def _drop_public(cluster: Cluster, database: str) -> list[str]:
+    """A dump does not say that there was no schema ``public``; returns a note where it stays."""
+    import psycopg
+
+    with cluster.connect(database) as connection:
+        try:
+            connection.execute("DROP SCHEMA IF EXISTS public")
+        except psycopg.Error as error:
+            return [f"the backup has no schema public, and the one here could not be dropped: {first_line(error)}"]
+    return []
 
 
 def without_system_grants(tools: Tools, dump: Path, entries: Path) -> list[str]:

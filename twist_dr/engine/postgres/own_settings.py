@@ -36,7 +36,7 @@ _SETTING = re.compile(
 )
 #: Who works, where files lie, which libraries of the user's come along, how long and whether anybody may write: nothing of it changes how rows
 #: are read, and all of it could hold up a restore or its migrations. Given last.
-_OF_SESSIONS = {
+OF_SESSIONS = {
     "role", "session_authorization", "local_preload_libraries", "default_tablespace", "temp_tablespaces",
     "default_transaction_read_only", "default_transaction_isolation", "default_transaction_deferrable",
     "statement_timeout", "lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout",
@@ -54,7 +54,7 @@ class OwnSetting:
     @property
     def of_sessions(self) -> bool:
         """Whether it has nothing to do with what rows mean, and is given last."""
-        return self.name.lower() in _OF_SESSIONS
+        return self.name.lower() in OF_SESSIONS
 
     def statement(self, database: bytes) -> bytes:
         """The statement that gives it to ``database``, an identifier as it stands in SQL."""

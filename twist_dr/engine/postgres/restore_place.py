@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.confinement import Isolation
+from twist_dr.engine.postgres.everybodys_settings import give_everybodys_settings
 from twist_dr.engine.postgres.making import make_to_look
 from twist_dr.engine.postgres.own_settings import NO_SETTINGS, OwnSettings
 from twist_dr.engine.postgres.roles import apply_roles, client_major, missing_roles, scratch_roles
@@ -82,7 +83,8 @@ def scratch_server(
         with cluster.connect() as connection, named_errors("to make the scratch database"):
             _need_extensions(connection, facts)
             apply_roles(cluster, scratch_roles(roles, facts, tools.major))
-            notes = make_to_look(connection, _RESTORED, facts, own).notes
+            notes = give_everybodys_settings(connection, roles)
+            notes += make_to_look(connection, _RESTORED, facts, own).notes
             version = query(connection, "SELECT current_setting('server_version')")[0][0]
         return RestorePlace(server.cluster(_RESTORED), _RESTORED, tools, version, True, notes, stack.pop_all().close)
 

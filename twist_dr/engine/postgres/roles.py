@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import PostgresFacts
@@ -21,6 +22,8 @@ _TABLESPACE = re.compile(
     + NAME
     + rb" ON TABLESPACE "
 )
+_ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
+_EVERYBODY = b"ALTER ROLE ALL "
 _CREATE_ROLE = re.compile(rb"CREATE ROLE (" + NAME + rb")")
 _ALTER_ROLE = re.compile(rb"ALTER ROLE (" + NAME + rb") ")
 _GRANTED_BY = re.compile(rb"(GRANT " + NAME + rb" TO " + NAME + rb"(?: WITH ADMIN OPTION)?) GRANTED BY " + NAME + rb";")
@@ -48,7 +51,12 @@ def scratch_roles(roles: bytes, facts: PostgresFacts, major: int) -> bytes:
     kept = []
     for statement in statements(roles):
         match = _CREATE_ROLE.match(statement) or _ALTER_ROLE.match(statement)
-        if _TABLESPACE.match(statement) or (match and unquoted(match[1]) == facts.bootstrap_role):
+        # What is set for all roles may be refused, and is given one by one (``everybodys_settings``).
+        if (
+            statement.startswith(_EVERYBODY)
+            or _TABLESPACE.match(statement)
+            or (match and unquoted(match[1]) == facts.bootstrap_role)
+        ):
             continue
         # Before 16 nobody checked the grantor, so it may be one whom a newer server refuses.
         ungranted = _GRANTED_BY.fullmatch(statement) if free_grantors else None
@@ -67,10 +75,31 @@ def roles_to_make(roles: bytes, missing: Collection[str]) -> bytes:
         named: tuple[bytes, ...] = role.groups() if role else membership.groups() if membership else ()
         if parameter := _PARAMETER.match(statement):
             named = parameter.groups()
+        if statement.startswith(_EVERYBODY):
+            continue
         if statement.startswith(b"SET ") or any(unquoted(name) in missing for name in named):
             bare = _ATTRIBUTES.sub(lambda found: _HAS_NOT.sub(b"", found[0]), statement)
             kept.append(_GRANTOR.sub(b";", statement) if membership else bare)
     return b"\n".join([*kept, b""])
+
+
+def memberships_of(roles: bytes, made: Collection[str]) -> list[bytes]:
+    """The statements of the roles' SQL that make ``made`` members of roles, and roles members of them, as :func:`roles_to_make` has them."""
+    return [each for each in statements(roles_to_make(roles, made)) if _MEMBERSHIP.match(each)]
+
+
+@contextmanager
+def spoken(connection: Connection, roles: bytes) -> Iterator[None]:
+    """Statements of the block that are taken from the roles' SQL are in its encoding."""
+    from psycopg import sql
+
+    found = _ENCODING.search(roles)
+    connection.execute(sql.SQL("SET client_encoding TO {}").format(sql.Literal(found[1].decode() if found else "UTF8")))
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SET client_encoding TO 'UTF8'")
 
 
 def without_password(roles: bytes) -> list[str]:

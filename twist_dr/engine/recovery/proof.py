@@ -18,6 +18,7 @@ from twist_dr.engine.recovery.untar import Owner
 from twist_dr.engine.wal.history import Ancestor, parse_history
 from twist_dr.engine.wal.names import format_lsn, history_name, parse_lsn
 from twist_dr.errors import ProcessFailed, RecoveryFailed
+from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.engine.recovery.plan import RecoveryPlan
@@ -116,6 +117,23 @@ def promote(cluster: Cluster, plan: RecoveryPlan) -> int:
 def _left_as_planned(last: Ancestor, plan: RecoveryPlan) -> bool:
     on_it = last.timeline == plan.timeline or _ends_on_ancestor(plan, last.timeline)
     return on_it and last.switched_at == plan.end_lsn
+
+
+def pending_transactions(cluster: Cluster) -> list[str]:
+    """Transactions that were prepared and neither committed nor rolled back at the point: nobody else sees what they wrote. Sentences."""
+    with cluster.connect() as connection, named_errors("to say which transactions are pending"):
+        rows = query(
+            connection,
+            """SELECT gid, quote_literal(gid), owner, database, prepared::timestamptz(0)::text FROM pg_prepared_xacts
+                ORDER BY prepared, gid""",
+        )
+    return [
+        one_line(
+            f"the prepared transaction {gid} of {owner} in the database {database}, prepared at {prepared}, was pending at that point, so what it "
+            f"wrote is not to be seen; end it in that database with COMMIT PREPARED {quoted} or ROLLBACK PREPARED {quoted}"
+        )
+        for gid, quoted, owner, database, prepared in rows
+    ]
 
 
 def check_pages(cluster: Cluster, tools: Tools, owner: Owner) -> None:

@@ -12,13 +12,15 @@ from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
 from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database, without_system_grants
+from twist_dr.engine.postgres.everybodys_settings import missing_everybodys_settings
 from twist_dr.engine.postgres.extension_restore import KeptFiles
 from twist_dr.engine.postgres.restore_progress import restore_progress
-from twist_dr.engine.postgres.roles import missing_roles
+from twist_dr.engine.postgres.roles import memberships_of, missing_roles, spoken
 from twist_dr.engine.postgres.sessions import APPLYING, open_for_settings
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.errors import ProcessFailed, RestoreFailed, TwistDRError
+from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -46,13 +48,15 @@ def full_disk_named() -> Iterator[None]:
 def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
     """Make the roles that the backup's server had and this one lacks, without login; returns a warning for each.
 
-    A role that was dropped may be one that somebody was meant to lose: it owns its tables again, and lets nobody in.
+    A role that was dropped may be one that somebody was meant to lose: it owns its tables again, is a member of what it was, and lets
+    nobody in. What is set for all roles is only told.
     """
     import psycopg
     from psycopg import sql
 
     warnings = []
-    for role in missing_roles(connection, roles):
+    made = missing_roles(connection, roles)
+    for role in made:
         # As it is to be pasted, whatever the name holds.
         name = sql.Identifier(role).as_string(connection)
         try:
@@ -65,7 +69,15 @@ def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
         warnings.append(
             f"the role {role} was missing and was made without login; if it is to log in: ALTER ROLE {name} LOGIN"
         )
-    return warnings
+    for membership in memberships_of(roles, made):
+        told = one_line(membership.decode(errors="replace").removesuffix(";"))
+        try:
+            with spoken(connection, roles):
+                connection.execute(membership)
+            warnings.append(f"a membership of roles that were made was given as it was: {told}")
+        except psycopg.Error as error:
+            warnings.append(f"a membership of roles that were made could not be given ({first_line(error)}): {told}")
+    return [*warnings, *missing_everybodys_settings(connection, roles)]
 
 
 def restore_dump(
@@ -106,6 +118,7 @@ def restore_dump(
                 entries=entries if grants else None,
                 schema_only=schema_only,
                 kept=kept,
+                public=facts.public_schema,
             )
         except ProcessFailed as error:
             raise RestoreFailed(

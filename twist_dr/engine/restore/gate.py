@@ -97,6 +97,8 @@ class _Looking:
                 gate.refusals.append(
                     f"{manifest.backup_id} has no {part}; leave it out of parts, or choose another backup"
                 )
+        if "database" in wish.parts:
+            gate.warnings += [f"not in the backup: {sentence}" for sentence in manifest.left_out]
         if wish.mode == "schema" and not wish.tables:
             gate.refusals.append("mode schema is for some tables only; name them in tables, or choose another mode")
 

@@ -53,6 +53,12 @@ def test_a_backup_that_fits_passes_and_says_what_was_looked_at(backed_up: Site) 
     assert found.markdown().startswith("| gate | |\n| --- | --- |\n")
 
 
+def test_what_the_backup_leaves_out_is_in_the_plan(backed_up: Site) -> None:
+    sentence = "the subscription feed is not restored; make it anew"
+    found = _look(backed_up, lambda manifest: manifest.model_copy(update={"left_out": [sentence]}))
+    assert f"not in the backup: {sentence}" in found.warnings and found.refusals == []
+
+
 def test_an_older_server_is_refused(backed_up: Site) -> None:
     (refusal,) = _look(backed_up, _with_facts(version="99.1", version_number=990001)).refusals
     assert "the backup comes from 99.1" in refusal and "upgrade the server" in refusal
