@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.archive_reading import compare_archive
@@ -18,6 +18,7 @@ from twist_dr.engine.manifest import Manifest, PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.confinement import Isolation
+from twist_dr.engine.postgres.content import compare_content
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
@@ -35,6 +36,8 @@ from twist_dr.errors import ProcessFailed, StagingFull
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
+#: What a verification compared.
+Proved = Literal["content", "counts"]
 #: How much more room than the sizes say is asked for.
 _ROOM_FACTOR = 1.2
 _FETCHED = "fetched-"
@@ -51,11 +54,14 @@ class VerificationPlan:
     jobs: int = 2
     client_tools: Sequence[Path] = ()
     isolation: Isolation = "required"
+    content: Literal["full", "counts"] = "full"
+    show_rows: bool = False
+    """Whether the report may tell what stands in the first row of a table that differs."""
 
 
 @dataclass
 class VerificationResult:
-    """What came out. Without ``differences`` the backup is verified. ``seconds`` by part."""
+    """What came out. Without ``differences`` the backup is verified. ``seconds`` by part. ``proved``: what was compared, content or counts of rows."""
 
     backup_id: str
     target: str
@@ -65,6 +71,7 @@ class VerificationResult:
     rows: int = 0
     files: int = 0
     server_version: str | None = None
+    proved: Proved = "counts"
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -163,8 +170,12 @@ class _Verification:
                 self._result.server_version = place.version
                 self._result.notes += place.notes
                 self._restore(place, dump, kept, facts)
+                came_back = self._result.verified
                 with self._result.timed("compare"), place.connect() as connection:
                     self._compare(connection)
+                if plan.content == "full" and came_back:
+                    with self._result.timed("content"):
+                        self._compare_content(place, dump, facts, kept)
 
     def _fetch(self, name: str, path: Path) -> None:
         self._repository.fetch(self._manifest, name, self._keyring, path, durable=False)
@@ -202,6 +213,15 @@ class _Verification:
         result.differences += found.differences
         result.notes += found.notes
         result.tables, result.rows = found.tables, found.rows
+
+    def _compare_content(self, place: RestorePlace, dump: Path, facts: PostgresFacts, kept: KeptFiles | None) -> None:
+        found = compare_content(place, dump, facts, self._report, kept)
+        self._result.differences += found.differences
+        self._result.notes += found.notes
+        self._result.proved = "content"
+        if self._plan.show_rows:
+            for line in found.rows:
+                self._report.warning(line)
 
 
 def open_place(plan: VerificationPlan, facts: PostgresFacts, roles: bytes, own: OwnSettings, name: str) -> RestorePlace:

@@ -65,7 +65,8 @@ class VerificationSettings(Section):
     ``key_tables``: tables (``schema.table``, or ``table`` in public; ``"a.b".c`` where a name has a dot in it) that must exist and hold rows.
     ``jobs``: parallel restore jobs. ``scratch``: folder for the scratch server and the dump. ``isolation``: whether servers with the
     database's own code, recovered ones too, are refused where they cannot be kept away from files and network (``required``), or
-    run with what is to be had (``where-possible``).
+    run with what is to be had (``where-possible``). ``content``: what is restored is dumped again and must be what was dumped (``full``),
+    or only its rows are counted (``counts``). ``show_rows``: whether a run's log may show the first row that differs.
     """
 
     server: PostgresUrl | None = None
@@ -73,6 +74,8 @@ class VerificationSettings(Section):
     jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
     scratch: SettingsPath | None = None
     isolation: Literal["required", "where-possible"] = "required"
+    content: Literal["full", "counts"] = "full"
+    show_rows: bool = False
 
 
 Command = Annotated[list[str], Field(min_length=1)]

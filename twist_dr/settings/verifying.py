@@ -18,6 +18,8 @@ def verification_plan(settings: Settings, live: Cluster) -> VerificationPlan:
         jobs=wanted.jobs,
         client_tools=settings.database.client_tools,
         isolation=wanted.isolation,
+        content=wanted.content,
+        show_rows=wanted.show_rows,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,12 +96,24 @@ class Dumped:
 
 def custom_dump(cluster: Cluster, tools: Tools, options: Sequence[str], write: Write) -> Dumped:
     """Write a custom-format dump, uncompressed. Raises ``ProcessFailed`` when pg_dump fails or writes what is no whole dump."""
-    warnings, reader = _Warnings(), DumpReader()
+    reader = DumpReader()
+    warnings = read_dump(cluster.environment(), tools, options, reader, write)
+    return Dumped(reader.tables, warnings)
+
+
+def read_dump(
+    environment: Mapping[str, str | None], tools: Tools, options: Sequence[str], reader: DumpReader, write: Write
+) -> list[str]:
+    """Dump in custom format where the environment leads, to be read by ``reader`` and written; returns pg_dump's warnings.
+
+    Raises ``ProcessFailed`` as :func:`custom_dump` does.
+    """
+    warnings = _Warnings()
     program = tools.program("pg_dump")
     arguments: list[str | Path] = [program, "--format=custom", "--compress=0", "--no-password", *options]
     wrote = 0
     try:
-        with Child(arguments, environment=cluster.environment(), on_line=warnings) as child:
+        with Child(arguments, environment=environment, on_line=warnings) as child:
             for chunk in child.bulk_output():
                 wrote += len(chunk)
                 reader.feed(chunk)
@@ -114,7 +126,7 @@ def custom_dump(cluster: Cluster, tools: Tools, options: Sequence[str], write: W
         ) from None
     if not reader.at_end:
         raise ProcessFailed(f"{program} reported success but its dump breaks off; run the backup again.")
-    return Dumped(reader.tables, warnings.sentences)
+    return warnings.sentences
 
 
 def connection_string(database: str) -> str:

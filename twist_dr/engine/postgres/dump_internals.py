@@ -57,6 +57,11 @@ def leave_out_internals(dump: Path) -> list[str]:
     ]
 
 
+def without_internals(definition: bytes) -> bytes:
+    """The definition with what is internal blanked."""
+    return _without_internals(definition, Counter())
+
+
 def _without_internals(definition: bytes, found: Counter[bytes]) -> bytes:
     if not any(option in definition for option in INTERNAL_COLUMN_OPTIONS):
         return definition

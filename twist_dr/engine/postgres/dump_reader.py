@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import BinaryIO, cast
 
 from twist_dr.engine.postgres.dump_toc import (
@@ -32,14 +32,20 @@ class _Arriving:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._place = 0
+        self._place = self._gone = 0
 
     def __len__(self) -> int:
         return len(self._data) - self._place
 
+    @property
+    def at(self) -> int:
+        """Where in the dump it stands; :meth:`tell` is good until more comes."""
+        return self._gone + self._place
+
     def add(self, piece: bytes) -> None:
         del self._data[: self._place]
         self._data += piece
+        self._gone += self._place
         self._place = 0
 
     def tell(self) -> int:
@@ -56,15 +62,23 @@ class _Arriving:
         self.seek(size, os.SEEK_CUR)
         return bytes(self._data[begun : self._place])
 
-    def past(self, end: bytes) -> bool:
-        """Go on behind ``end``, or to where it may have begun; returns whether it is there."""
-        found = self._data.find(end, self._place)
-        self._place = found + len(end) if found >= 0 else max(self._place, len(self._data) - len(end) + 1)
+    def past(self, end: bytes, passed: Callable[[memoryview], object]) -> bool:
+        """Go on behind ``end``, or to where it may have begun; returns whether it is there. ``passed`` is given what is left behind."""
+        begun, found = self._place, self._data.find(end, self._place)
+        self._place = found + len(end) if found >= 0 else max(begun, len(self._data) - len(end) + 1)
+        with memoryview(self._data) as whole, whole[begun : self._place] as piece:
+            passed(piece)
         return found >= 0
 
 
 class DumpReader:
-    """Is fed with an uncompressed dump, piece by piece. ``tables``: schema and name of those whose rows were there to their end."""
+    """Is fed with an uncompressed dump, piece by piece. ``tables``: schema and name of those whose rows were there to their end.
+
+    What is done with entries, rows and large objects, the methods :meth:`_take_entry` and following, is nothing unless a subclass says so.
+    """
+
+    #: Kinds of entries whose definitions are read.
+    definitions_of: Container[bytes] = ()
 
     def __init__(self) -> None:
         self.tables: set[tuple[bytes, bytes]] = set()
@@ -106,9 +120,10 @@ class DumpReader:
             self._step = self._begin_block
             return True
         assert self._header is not None
-        entry = read_entry(self._file, self._header)
+        entry = read_entry(self._file, self._header, self.definitions_of)
         if entry.has_rows and entry.kind == b"TABLE DATA":
             self._with_rows[entry.number] = entry
+        self._take_entry(entry)
         self._left -= 1
         return True
 
@@ -117,24 +132,50 @@ class DumpReader:
         if kind not in (_ROWS, _LARGE_OBJECTS):
             raise UnknownDump
         self._step = self._read_rows if kind == _ROWS else self._begin_large_object
+        if kind == _ROWS:
+            self._begin_rows(self._arriving.at)
         return True
 
     def _read_rows(self) -> bool:
-        if not self._arriving.past(_END):
+        if not self._arriving.past(_END, self._take_rows):
             return False
         if (entry := self._with_rows.get(self._number)) is not None:
             self.tables.add((entry.schema, entry.name))
+            self._end_rows(entry)
         self._step = self._begin_block
         return True
 
     def _begin_large_object(self) -> bool:
         """Its oid, then its bytes in chunks; a zero in place of either is the end."""
-        self._step = self._read_chunk if read_integer(self._file) else self._begin_block
+        if oid := read_integer(self._file):
+            self._begin_object(oid)
+        self._step = self._read_chunk if oid else self._begin_block
         return True
 
     def _read_chunk(self) -> bool:
-        if size := read_integer(self._file):
-            self._file.seek(size, os.SEEK_CUR)
+        if (size := read_integer(self._file)) < 0:
+            raise UnknownDump
+        if size:
+            self._take_object(self._file.read(size))
         else:
+            self._end_object()
             self._step = self._begin_large_object
         return True
+
+    # -- what a subclass does with what is read ---------------------------------------------------------------------------------
+
+    def _take_entry(self, entry: TocEntry) -> None: ...
+
+    def _begin_rows(self, place: int) -> None:
+        """``place``: where in the dump the block's first chunk begins."""
+
+    def _take_rows(self, piece: memoryview) -> None:
+        """A piece of the block's chunks as they lie there, lengths included."""
+
+    def _end_rows(self, entry: TocEntry) -> None: ...
+
+    def _begin_object(self, oid: int) -> None: ...
+
+    def _take_object(self, piece: bytes) -> None: ...
+
+    def _end_object(self) -> None: ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -38,7 +38,8 @@ class Header:
 
 @dataclass(frozen=True)
 class TocEntry:
-    """One entry. ``definition``: the SQL that makes it, read for the kinds that were asked for; ``*_at``: where in the file it stands.
+    """One entry. ``definition``: the SQL that makes it, read for the kinds that were asked for; ``load``: the COPY that takes its rows;
+    ``*_at``: where in the file it stands.
 
     ``schema``, ``name`` and ``owner`` are in the dump's encoding. Only here are they told apart for certain: in what pg_dump and pg_restore write
     for people a space or line break of a name is like any other.
@@ -55,6 +56,7 @@ class TocEntry:
     owner: bytes
     definition: bytes
     definition_at: int
+    load: bytes
     needs: frozenset[int]
     """Numbers of the entries that must be restored before it; some may be left out of the dump."""
     flag: int
@@ -75,7 +77,7 @@ def read_header(file: BinaryIO) -> Header:
     return Header(minor, compression)
 
 
-def read_entries(file: BinaryIO, header: Header, definitions_of: Collection[bytes] = ()) -> Iterator[TocEntry]:
+def read_entries(file: BinaryIO, header: Header, definitions_of: Container[bytes] = ()) -> Iterator[TocEntry]:
     """The entries that follow the header; after the last, the file stands at the first block of rows. Raises ``UnknownDump``."""
     for _ in range(read_integer(file)):
         yield read_entry(file, header, definitions_of)
@@ -91,7 +93,7 @@ def toc_size(file: BinaryIO) -> int | None:
     return file.tell()
 
 
-def read_entry(file: BinaryIO, header: Header, definitions_of: Collection[bytes] = ()) -> TocEntry:
+def read_entry(file: BinaryIO, header: Header, definitions_of: Container[bytes] = ()) -> TocEntry:
     """The entry at which the file stands. Raises ``UnknownDump``."""
     number, has_rows = read_integer(file), read_integer(file)
     catalog, oid = _text(file), _text(file)
@@ -104,8 +106,8 @@ def read_entry(file: BinaryIO, header: Header, definitions_of: Collection[bytes]
         definition = _take(file, length, _LONGEST_DEFINITION)
     elif kind not in definitions_of:
         _skip_texts(file, 1)
-    _skip_texts(file, 2)  # DROP, COPY
-    schema = _text(file)
+    _skip_texts(file, 1)  # DROP
+    load, schema = _text(file), _text(file)
     _skip_texts(file, 2)  # tablespace, access method
     if header.minor >= _WITH_RELATION_KIND:
         read_integer(file)
@@ -118,8 +120,8 @@ def read_entry(file: BinaryIO, header: Header, definitions_of: Collection[bytes]
     flag, _ = FLAG_AND_OFFSET.unpack(_take(file, FLAG_AND_OFFSET.size))
     needed = frozenset(int(each) for each in needs if each.isdigit())
     return TocEntry(
-        number, has_rows, catalog, oid, kind, schema, name, owner, definition, definition_at, needed, flag, flag_at
-    )
+        number, has_rows, catalog, oid, kind, schema, name, owner, definition, definition_at, load, needed, flag, flag_at,
+    )  # fmt: skip
 
 
 def _take(file: BinaryIO, size: int, most: int = _LONGEST_KIND) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ class RestorePlace:
     keep_owners: bool
     notes: list[str] = field(default_factory=list)
     _remove: Callable[[], Any] = lambda: None
+    _second: Callable[[], AbstractContextManager[str]] | None = None
+
+    def second_database(self) -> AbstractContextManager[str]:
+        """The name of another empty database like this one, for as long as the context lasts."""
+        assert self._second is not None
+        return self._second()
 
     def connect(self) -> Connection:
         return self.cluster.connect(self.database)
@@ -86,7 +93,10 @@ def scratch_server(
             notes = give_everybodys_settings(connection, roles)
             notes += make_to_look(connection, _RESTORED, facts, own).notes
             version = query(connection, "SELECT current_setting('server_version')")[0][0]
-        return RestorePlace(server.cluster(_RESTORED), _RESTORED, tools, version, True, notes, stack.pop_all().close)
+        second = partial(_second_database, cluster, f"{_RESTORED}_again", facts, own)
+        return RestorePlace(
+            server.cluster(_RESTORED), _RESTORED, tools, version, True, notes, stack.pop_all().close, second
+        )
 
 
 def existing_server(
@@ -141,7 +151,22 @@ def existing_server(
             _drop_databases(again, [name])
             _drop_unused_roles(again)
 
-    return RestorePlace(server, name, tools, version, False, notes, close)
+    second = partial(_second_database, server, f"{name}_again", facts, own)
+    return RestorePlace(server, name, tools, version, False, notes, close, second)
+
+
+@contextmanager
+def _second_database(server: Cluster, name: str, facts: PostgresFacts, own: OwnSettings) -> Iterator[str]:
+    with server.connect() as connection, named_errors("to make another scratch database"):
+        _one_at_a_time(connection)
+        make_to_look(connection, name, facts, own)
+        guard = server.connect(name)
+    try:
+        yield name
+    finally:
+        guard.close()
+        with server.connect() as connection, named_errors("to remove another scratch database"):
+            _drop_databases(connection, [name])
 
 
 def _need_version(connection: Connection, version: str, facts: PostgresFacts, tools: Tools) -> None:
