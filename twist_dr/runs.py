@@ -5,7 +5,7 @@ Nothing here ends a run: a catalog that does not answer, or a channel that hangs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -148,6 +148,17 @@ def look_after(settings: Settings, catalog: Catalog, report: Report) -> None:
     except Exception as error:
         report.warning(f"alerts could not be looked after: {error}")
     _write_metrics(settings, catalog, report)
+
+
+def tick(settings: Settings, catalog: Catalog, report: Report, stopped: Collection[str]) -> None:
+    """The daemon looks whether all is well, and notes that it does. ``stopped``: names of schedules that somebody switched off."""
+    from twist_dr.alerts.daemon import note_daemon
+
+    try:
+        note_daemon(settings, catalog, _now(), stopped)
+    except Exception as error:
+        report.warning(f"that the daemon runs could not be noted: {error}")
+    look_after(settings, catalog, report)
 
 
 def _write_metrics(settings: Settings, catalog: Catalog, report: Report) -> None:

@@ -174,8 +174,8 @@ django:
 """
     settings = settings_for(tmp_path, url, more)
     lacking = [finding for finding in run_doctor(settings, {"DAGSTER_HOME": str(tmp_path)}) if finding.status != "ok"]
-    assert [finding.check for finding in lacking] == ["targets", *["restore settings"] * 3, "alerts"]
-    assert "older backup cannot be migrated" in lacking[-2].found
+    assert [finding.check for finding in lacking] == ["targets", *["restore settings"] * 3, "schedules", "alerts"]
+    assert "older backup cannot be migrated" in lacking[-3].found
     more += """  database_variable: ERP_DATABASE_URL
 restore:
   maintenance: {file: maintenance}
@@ -184,7 +184,7 @@ restore:
     settings = settings_for(tmp_path, url, more)
     findings = list(run_doctor(settings, {"DAGSTER_HOME": str(tmp_path)}))
     text = render(findings)
-    assert [finding.check for finding in findings if finding.status != "ok"] == ["targets", "alerts"], text
+    assert [finding.check for finding in findings if finding.status != "ok"] == ["targets", "schedules", "alerts"], text
     assert "can be restored beside" in only(findings, "restore rights").found
     assert only(findings, "restores").found == "none was cut short"
     assert "one disk" in only(findings, "targets").found

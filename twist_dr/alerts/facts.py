@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twist_dr.alerts.catalog_lost import is_lost
+from twist_dr.alerts.daemon import Daemon, read_daemon
 from twist_dr.catalog import (
     AlertRow,
     AttemptRow,
@@ -105,7 +106,7 @@ class Facts:
     ``since``: when we were first here; ``schedules_since`` and ``targets_since``: since when a schedule and a target are as they are.
     ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_base``: the newest full
     and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest backup with a checked copy, by target. ``future``: the newest backup dated in the future.
-    ``journals``: restores that have one, by id: what it means that it is not at its end, None for one that is. ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
+    ``journals``: restores that have one, by id: what it means that it is not at its end, None for one that is. ``daemon``: as it was seen last. ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
     """
 
     since: datetime
@@ -132,6 +133,7 @@ class Facts:
     repairs: Sequence[Repair] = ()
     bad_wal: Mapping[str, Sequence[str]] = field(default_factory=dict)
     journals: Mapping[str, str | None] = field(default_factory=dict)
+    daemon: Daemon | None = None
     open: Mapping[str, AlertRow] = field(default_factory=dict)
     catalog_lost: bool = False
     note: Mapping[str, Any] | None = None
@@ -185,6 +187,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         repairs=_repairs(catalog.mark(application, "repairs")),
         bad_wal=_bad_wal(settings, catalog),
         journals=_journals(settings),
+        daemon=read_daemon(settings, catalog),
         open=alerts,
         catalog_lost=is_lost(settings, catalog),
         note=None if known == noted else known,

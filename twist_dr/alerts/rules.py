@@ -41,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     rules_deviation.rows,
     rules_deviation.duration,
     rules_operations.job_failed,
+    rules_operations.stale,
     rules_operations.channel,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from twist_dr.alerts.daemon import Daemon, installed_version
 from twist_dr.alerts.facts import Facts
 from twist_dr.alerts.rules_common import Finding, failures, in_a_row, launch, sentence, shortened, what_failed
 from twist_dr.engine.severity import Severity
@@ -28,6 +29,8 @@ _OTHERS_TELL = frozenset(
     )
 )
 _SERIOUS = frozenset(("drill", "scrub"))
+#: Where the page reloads the code location.
+RELOAD = "Deployment -> Code locations -> Reload"
 
 
 def restore_interrupted(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
@@ -90,6 +93,29 @@ def job_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Find
                 f"job_failed:{job}", "job_failed", severity, what_failed(failed[0]),
                 f"Look at the run, mend what it names, then run: {launch(job)}", failed[0].run_id,
             )  # fmt: skip
+
+
+def stale(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """The code location goes by settings, or runs a version, from before a change."""
+    return not_loaded(facts.daemon, now)
+
+
+def not_loaded(daemon: Daemon | None, now: datetime) -> Iterator[Finding]:
+    """What was changed and the daemon's code location has not loaded."""
+    if daemon is None or not daemon.runs(now):
+        return
+    if daemon.changed:
+        yield Finding(
+            "stale:settings", "stale", "warning",
+            f"{daemon.file} was changed since the code location loaded it: schedules, alerts and jobs of the page still go by what it was.",
+            f"Reload it: in the page, {RELOAD}.",
+        )  # fmt: skip
+    if daemon.version != (installed := installed_version()):
+        yield Finding(
+            "stale:version", "stale", "warning",
+            f"twist-dr {installed} is installed, and the code location still runs {daemon.version}.",
+            f"Restart what runs it (systemctl restart twist-dr-code, or dagster dev), then in the page, {RELOAD}.",
+        )  # fmt: skip
 
 
 def channel(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:

@@ -37,6 +37,7 @@ _KINDS = {
     "target_unreachable": "storage target is not there",
     "target_objective": "storage target is out of date",
     "channel": "messages do not arrive",
+    "stale": "a change was not loaded",
 }
 
 

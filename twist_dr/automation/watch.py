@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
 from twist_dr.catalog import AttemptState, Catalog, CatalogUnavailable
 from twist_dr.engine.progress import Report
 from twist_dr.orchestration import APPLICATION_TAG, RUN_BACKUP, attempt_of, without_secrets
-from twist_dr.runs import look_after
+from twist_dr.runs import look_after, tick
 from twist_dr.settings import Settings
 
 
@@ -25,10 +26,24 @@ def watch_sensor(settings: Settings) -> dg.SensorDefinition:
     @without_secrets()
     def watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         told: list[str] = []
-        look_after(settings, catalog, Report(told.append, told.append))
+        tick(settings, catalog, Report(told.append, told.append), _stopped(context))
         return dg.SkipReason("; ".join(told)[:500] or "nothing new")
 
     return watch
+
+
+def _stopped(context: dg.SensorEvaluationContext) -> list[str]:
+    """Schedules of this code location that somebody switched off."""
+    origin = context.code_location_origin
+    states = context.instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+    return [
+        state.instigator_name
+        for state in states
+        if state.status == InstigatorStatus.STOPPED
+        and (
+            origin is None or state.origin.repository_origin.code_location_origin.location_name == origin.location_name
+        )
+    ]
 
 
 def failed_runs_sensor(settings: Settings) -> dg.SensorDefinition:

@@ -7,7 +7,8 @@ connect, start a scratch server) rather than compare numbers, and remove what th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from twist_dr.doctor.database import DatabaseSeen, check_database
@@ -31,7 +32,7 @@ from twist_dr.doctor.restores import (
 )
 from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolation, check_verification
-from twist_dr.doctor.unattended import check_alerts, check_schedules
+from twist_dr.doctor.unattended import check_alerts, check_daemon, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
 from twist_dr.engine.backup import first_backup_room
@@ -156,9 +157,19 @@ class _Examination:
         launched = [entry.name for entry in entries(settings)]
         verified = settings.schedules is None or settings.schedules.verify
         kept = [name for name, target in settings.enabled_targets.items() if not target.policies]
-        yield from guarded("schedules", check_schedules(launched, verified=verified, kept_for_ever=kept))
+        yield from guarded("schedules", self._daemon(launched, verified=verified, kept=kept))
         heartbeat = settings.alerts.heartbeat is not None
         yield from guarded("alerts", check_alerts(channels(settings), alone=bool(launched), heartbeat=heartbeat))
+
+    def _daemon(self, launched: Sequence[str], *, verified: bool, kept: list[str]) -> Check[None]:
+        from twist_dr.alerts.daemon import read_daemon, why_silent
+        from twist_dr.alerts.rules_operations import not_loaded
+        from twist_dr.catalog import Catalog
+
+        now = datetime.now(timezone.utc)
+        daemon = read_daemon(self._settings, Catalog(self._settings.catalog_url))
+        yield from check_schedules(launched, silent=why_silent(daemon, now), verified=verified, kept_for_ever=kept)
+        yield from check_daemon(list(not_loaded(daemon, now)))
 
     def _restores(self) -> Iterator[Finding]:
         settings = self._settings

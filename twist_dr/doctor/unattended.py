@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from twist_dr.alerts.channels import Channel, channel_errors
+from twist_dr.alerts.rules_common import Finding
 from twist_dr.doctor.findings import Check, ok, problem, warning
 
 
-def check_schedules(launched: Sequence[str], *, verified: bool, kept_for_ever: Sequence[str]) -> Check[None]:
-    """``launched``: names of the schedules. ``kept_for_ever``: storage targets without retention."""
+def check_schedules(
+    launched: Sequence[str], *, silent: str | None, verified: bool, kept_for_ever: Sequence[str]
+) -> Check[None]:
+    """``launched``: names of the schedules. ``silent``: why nothing launches them now. ``kept_for_ever``: storage targets without retention."""
     if not launched:
         yield ok("schedules", "not in the settings, so nothing runs by itself: launch backups by hand or from cron")
         return
-    yield ok("schedules", f"{', '.join(launched)}; they need dagster-daemon, or dagster dev")
+    if silent is None:
+        yield ok("schedules", f"{', '.join(launched)}; the daemon runs")
+    else:
+        yield warning(
+            "schedules",
+            f"nothing launches {', '.join(launched)}: {silent}",
+            "dagster-daemon run -w workspace.yaml  # or dagster dev; it is seen here a minute later",
+        )
     if not verified:
         yield warning(
             "schedules", "scheduled backups are not restored for proof", "set schedules.verify to true, or remove it"
@@ -24,6 +34,12 @@ def check_schedules(launched: Sequence[str], *, verified: bool, kept_for_ever: S
             f"nothing is ever deleted on {', '.join(kept_for_ever)}",
             "set storage_targets.NAME.retention; docs/retention.md has examples",
         )
+
+
+def check_daemon(stale: Sequence[Finding]) -> Check[None]:
+    """``stale``: what the alerts say of a change that the daemon's code location has not loaded."""
+    for each in stale:
+        yield warning("code location", each.message, each.advice)
 
 
 def check_alerts(channels: Sequence[Channel], *, alone: bool, heartbeat: bool) -> Check[None]:

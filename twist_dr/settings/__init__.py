@@ -5,7 +5,14 @@ The file is the one named by the environment variable ``TWIST_DR_CONFIG``, else 
 folder. Every mistake is reported at once, by its path in the file, with what was expected and what was found.
 """
 
-from twist_dr.settings.reading import CONFIG_VARIABLE, DEFAULT_FILE, load_settings, parse_settings, settings_file
+from twist_dr.settings.reading import (
+    CONFIG_VARIABLE,
+    DEFAULT_FILE,
+    digest_of,
+    load_settings,
+    parse_settings,
+    settings_file,
+)
 from twist_dr.settings.sections import DjangoSettings, WalSettings
 from twist_dr.settings.targets import LocalTargetSettings, NasTargetSettings, S3TargetSettings, TargetSettings
 from twist_dr.settings.unattended import (
@@ -32,6 +39,7 @@ __all__ = [
     "Settings",
     "TargetSettings",
     "WalSettings",
+    "digest_of",
     "load_settings",
     "parse_settings",
     "settings_file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,8 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     """Read, fill in and validate the settings. Raises ``SettingsError`` with all mistakes."""
     path = (path or settings_file()).absolute()
     try:
-        text = read_file(path, BY_HAND.size).decode()
+        content = read_file(path, BY_HAND.size)
+        text = content.decode()
     except FileNotFoundError:
         raise SettingsError(
             f"There is no {path}; write one with: twist-dr init NAME, or name yours in the environment variable {CONFIG_VARIABLE}."
@@ -42,7 +44,14 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         raise SettingsError(
             f"{path} cannot be read ({type(error).__name__}); mend its permissions or encoding."
         ) from None
-    return parse_settings(text, path, environment)
+    settings = parse_settings(text, path, environment)
+    settings._read_from = path, digest_of(content)
+    return settings
+
+
+def digest_of(content: bytes) -> bytes:
+    """What tells one text of the settings from another in this process; it is kept nowhere, as what it stands for holds secrets."""
+    return hashlib.sha256(content).digest()
 
 
 def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Settings:

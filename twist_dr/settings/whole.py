@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from twist_dr.engine.postgres.url import database_of
 from twist_dr.settings.sections import (
@@ -61,6 +61,12 @@ class Settings(Section):
     metrics: MetricsSettings = MetricsSettings()
     catalog: CatalogSettings = CatalogSettings()
     work_dir: SettingsPath = Field(Path("/var/lib/twist-dr"), validate_default=True)
+    _read_from: tuple[Path, bytes] | None = PrivateAttr(None)
+
+    @property
+    def read_from(self) -> tuple[Path, bytes] | None:
+        """The file that they were read from, and the digest of what it was then; None for what was never in a file."""
+        return self._read_from
 
     @field_validator("configuration")
     @classmethod

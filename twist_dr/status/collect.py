@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from twist_dr.alerts.daemon import Daemon, why_silent
 from twist_dr.alerts.facts import gather as alert_facts
 from twist_dr.alerts.points import set_aside
 from twist_dr.catalog import AttemptRow, BackupRow, Catalog, CatalogUnavailable
@@ -69,6 +70,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     frontiers = {row.target: row for row in catalog.wal_frontiers(application)} if settings.wal else {}
     known = alert_facts(settings, catalog, now)
     counts = catalog.attempt_counts(application, now - timedelta(days=RATE_DAYS))
+    next_runs, next_not = _next(settings, known.daemon, now)
     return Facts(
         application=application,
         now=now,
@@ -84,7 +86,9 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         spool_oldest=max((row.oldest_seconds for row in frontiers.values()), default=None),
         alerts=active_alerts(settings, catalog, known, now),
         running=tuple(_running(row) for row in recent if row.state == "running" and row.job != "status"),
-        next_runs=_next_runs(settings, now),
+        next_runs=next_runs,
+        next_not=next_not,
+        daemon_seen_at=known.daemon.seen_at if known.daemon else None,
         success=_success(counts),
         attempts=_totals(counts),
         set_aside=set_aside(known),
@@ -166,10 +170,21 @@ def _totals(counts: Sequence[AttemptCount]) -> tuple[AttemptTotal, ...]:
     return tuple(AttemptTotal(job, state, count) for (job, state), count in sorted(totals.items()))
 
 
-def _next_runs(settings: Settings, now: datetime) -> tuple[NextRun, ...]:
-    due = ((entry, next_due(entry, now)) for entry in entries(settings))
+def _next(settings: Settings, daemon: Daemon | None, now: datetime) -> tuple[tuple[NextRun, ...], tuple[str, ...]]:
+    """What will be launched by itself, soonest first, and why what the settings schedule will not."""
+    wanted = entries(settings)
+    if not wanted:
+        return (), ("nothing runs by itself (the settings have no section schedules)",)
+    silent = why_silent(daemon, now)
+    if daemon is None or silent:
+        return (), (f"no: {silent}",)
+    off = [entry.name for entry in wanted if entry.schedule in daemon.stopped]
+    due = [(entry, next_due(entry, now)) for entry in wanted if entry.name not in off]
     found = [NextRun(entry.name, entry.job, at) for entry, at in due if at is not None]
-    return tuple(sorted(found, key=lambda run: run.at))
+    why = [f"not {name}: somebody switched it off (page: Automation)" for name in off]
+    if daemon.changed:
+        why.append(f"this is not sure: the code location has not loaded {daemon.file} as it is now")
+    return tuple(sorted(found, key=lambda run: run.at)), tuple(why)
 
 
 def history_status(mark: dict[str, Any] | None) -> HistoryStatus | None:

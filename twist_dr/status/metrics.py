@@ -112,6 +112,12 @@ def _families(status: Status) -> Iterator[GaugeMetricFamily]:
     yield gauge("up", "Whether the catalog could be read.", 1)
     yield gauge("state", "0 safe, 1 degraded, 2 unsafe or not to be known.", status.exit_status)
     yield gauge("health_score", "0 to 100, see docs/status.md.", status.score)
+    if status.daemon_seen_at is not None:
+        yield gauge(
+            "daemon_seen_timestamp_seconds",
+            "When the orchestrator's daemon was seen last.",
+            status.daemon_seen_at.timestamp(),
+        )
     yield from _of_backups(status, gauge)
     yield from _of_targets(status, gauge)
     severities = Counter(alert.severity for alert in status.alerts)

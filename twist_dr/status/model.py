@@ -209,6 +209,10 @@ class Facts:
     alerts: tuple[ActiveAlert, ...]
     running: tuple[RunningAttempt, ...]
     next_runs: tuple[NextRun, ...]
+    next_not: tuple[str, ...]
+    """Why what the settings schedule is not among them, in sentences without a full stop."""
+    daemon_seen_at: datetime | None
+    """When the orchestrator's daemon was seen last."""
     success: tuple[DaySuccess, ...]
     attempts: tuple[AttemptTotal, ...]
     history: HistoryStatus | None

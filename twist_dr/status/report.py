@@ -138,7 +138,8 @@ def _tables(status: Status) -> Iterator[_Table]:
         ("part", "points", "of", "because"),
         [(part.name, f"{part.points:g}", f"{part.most:g}", part.because) for part in status.score_parts],
     )
-    yield "Next runs", ("when (UTC)", "what"), [(_time(run.at), run.name) for run in status.next_runs]
+    runs = [(_time(run.at), run.name) for run in status.next_runs]
+    yield "Next runs", ("when (UTC)", "what"), [*runs, *(("-", why) for why in status.next_not)]
 
 
 def _ago(age: float | None) -> str:

@@ -46,8 +46,9 @@ def render(status: Status) -> str:
     lines += [f"running: {run.job} since {_time(run.since)} UTC, by {one_line(run.who)}" for run in status.running]
     if status.next_runs:
         lines += ["", "next:", *(f"  {_time(run.at)} UTC  {run.name}" for run in status.next_runs[:_NEXT_RUNS])]
+        lines += [f"  {one_line(why)}" for why in status.next_not]
     else:
-        lines += ["", "next: nothing runs by itself (the settings have no section schedules)"]
+        lines += ["", f"next: {one_line('; '.join(status.next_not))}"]
     return "\n".join(lines)
 
 

@@ -8,11 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+import dagster as dg
 import pytest
 
+from twist_dr.alerts.daemon import note_daemon
+from twist_dr.automation.watch import watch_sensor
 from twist_dr.catalog import AlertRow, RestoreRow, SpaceRow, WalFrontierRow
+from twist_dr.engine.progress import Report
+from twist_dr.runs import look_after
+from twist_dr.settings import Settings
+from twist_dr.status import metrics, report
+from twist_dr.status.text import render
 from twist_dr_tests.status.conftest import HOUR, Story
 
 
@@ -210,7 +218,6 @@ def test_an_archive_that_is_said_to_reach_into_the_future_has_no_age(story: Stor
 
 def based(story: Story, age: float) -> str:
     """A verified base backup that needs WAL from 0/3000000 on."""
-    from datetime import datetime
 
     from twist_dr.engine.manifest import BaseFacts, PostgresFacts
 
@@ -287,10 +294,76 @@ def test_next_runs_come_from_the_schedules_and_a_running_job_is_named(story: Sto
     story.site.set(schedules={"full": "0 2 * * *", "configuration": None, "drill": None, "scrub": None})
     healthy(story)
     story.attempt("verify_backup", "running", age=0.1)
+    note_daemon(story.site.settings(), story.catalog, story.now, ())
     status = story.status()
     assert [(run.name, run.job) for run in status.next_runs] == [("full", "backup_full")]
     assert status.now < status.next_runs[0].at <= status.now + timedelta(days=1)
     assert [run.job for run in status.running] == ["verify_backup"]
+
+
+def test_what_nobody_will_launch_is_not_promised(story: Story) -> None:
+    story.site.set(schedules={"full": "0 2 * * *", "configuration": None, "drill": None, "scrub": "0 6 * * *"})
+    healthy(story)
+
+    def said() -> str:
+        status = story.status()
+        assert status.state == "safe"
+        (table,) = [rows for title, _, rows in report._tables(status) if title == "Next runs"]
+        assert all(why in str(table) for why in status.next_not)
+        return render(status).partition("\nnext:")[2].strip()
+
+    assert said() == "no: the daemon does not run (and never did)"
+    note_daemon(story.site.settings(), story.catalog, story.now - HOUR, ())
+    assert said() == f"no: the daemon does not run (last seen {story.now - HOUR:%Y-%m-%d %H:%M} UTC)"
+    # A clock that was ahead when it was seen last does not make it run.
+    note_daemon(story.site.settings(), story.catalog, story.now + HOUR, ())
+    assert said().startswith("no: the daemon does not run")
+    note_daemon(story.site.settings(), story.catalog, story.now, ["full_schedule"])
+    first, second = said().splitlines()
+    assert first.endswith("06:00 UTC  scrub") and second == "  not full: somebody switched it off (page: Automation)"
+    samples = metrics.text(story.site.settings(), story.catalog)
+    assert 'twist_dr_daemon_seen_timestamp_seconds{application="erp"} ' in samples
+
+
+def test_what_the_code_location_has_not_loaded_is_said_until_it_is_reloaded(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from twist_dr.doctor import _Examination
+
+    instance = dg.DagsterInstance.local_temp(str(story.site.folder / "dagster"))
+
+    def ticked(settings: Settings) -> None:
+        watch_sensor(settings).evaluate_tick(dg.build_sensor_context(instance=instance))
+
+    story.site.set(schedules={"full": "0 2 * * *"})
+    healthy(story)
+    loaded = story.site.settings()
+    ticked(loaded)
+    assert story.status().state == "safe"
+    story.site.set(schedules={"full": "0 3 * * *"})
+    status = story.status()
+    assert status.state == "degraded"
+    (alert,) = status.alerts
+    assert (
+        alert.cause == "stale:settings"
+        and "twist-dr.yaml was changed since the code location loaded it" in alert.message
+    )
+    assert "Deployment -> Code locations -> Reload" in alert.advice
+    assert "this is not sure" in render(status)
+    # A script loads afresh: what it looks after does not end the alert.
+    for look in (lambda: ticked(loaded), lambda: look_after(story.site.settings(), story.catalog, Report())):
+        look()
+        assert [row.cause for row in story.catalog.open_alerts("erp")] == ["stale:settings"]
+    told = [each for each in _Examination(story.site.settings(), {})._unattended() if each.check == "code location"]
+    assert [each.remedy for each in told] == [alert.advice]
+    ticked(story.site.settings())
+    assert story.status().state == "safe" and not story.catalog.open_alerts("erp")
+    # The package was upgraded beneath a code server that runs.
+    with monkeypatch.context() as patch:
+        patch.setattr("twist_dr.__version__", "0.0.9")
+        note_daemon(story.site.settings(), story.catalog, story.now, ())
+    (alert,) = story.status().alerts
+    assert alert.cause == "stale:version" and "still runs 0.0.9" in alert.message
 
 
 def test_the_success_rate_leaves_out_what_was_cancelled_and_what_runs_every_minute(story: Story) -> None:
