@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import Any
 
-from twist_dr.catalog import SealedBackup
-from twist_dr.engine.archive_index import read_index
-from twist_dr.engine.chunks import buffered
-from twist_dr.engine.keys import Keyring
+from twist_dr.diff_files import INDEXED, FileChanges
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import human_bytes
-from twist_dr.engine.repository import Repository
-from twist_dr.errors import BackupError, TwistDRError
 from twist_dr.listing import table
 from twist_dr.redaction import one_line
-from twist_dr.storage.base import StorageTarget
 
-#: Parts whose files an index names.
-_INDEXES = ("media", "configuration")
-_ARCHIVES = tuple(f"{part}.tar" for part in _INDEXES)
+_ARCHIVES = tuple(f"{part}.tar" for part in INDEXED)
 #: Names that are shown to people of each kind of change; ``--json`` has all.
 _SHOWN = 50
 
@@ -31,15 +25,6 @@ class Change:
     name: str
     before: int | str | None
     after: int | str | None
-
-
-@dataclass(frozen=True)
-class FileChanges:
-    """Names of files by what became of them."""
-
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -89,22 +74,10 @@ def compare(before: Manifest, after: Manifest) -> Difference:
     )
 
 
-def compare_files(
-    before: SealedBackup, after: SealedBackup, targets: Mapping[str, StorageTarget], keyring: Keyring
-) -> dict[str, FileChanges]:
-    """Names of files that differ, by part, from the indexes on the storage targets. Raises ``BackupError`` when no target gives one."""
-    changes = {}
-    for part in _INDEXES:
-        name = f"{part}.files.jsonl"
-        if before.manifest.artifact(name) is None and after.manifest.artifact(name) is None:
-            continue
-        old, new = _index(before, name, targets, keyring), _index(after, name, targets, keyring)
-        changes[part] = FileChanges(
-            tuple(sorted(new.keys() - old.keys())),
-            tuple(sorted(old.keys() - new.keys())),
-            tuple(sorted(path for path in old.keys() & new.keys() if old[path] != new[path])),
-        )
-    return changes
+def document(difference: Difference) -> dict[str, Any]:
+    """For ``--json``, see :func:`~twist_dr.json_text.json_pieces`: names of files are iterables."""
+    files = {part: dict(vars(changes)) for part, changes in difference.files.items()}
+    return {**asdict(replace(difference, files={})), "files": files, "same": difference.same}
 
 
 def render(difference: Difference) -> str:
@@ -149,31 +122,11 @@ def render(difference: Difference) -> str:
             "",
             f"files of {part}: {len(files.added)} added, {len(files.removed)} removed, {len(files.changed)} changed",
         ]
-        for sign, names in (("+", files.added), ("-", files.removed), ("~", files.changed)):
-            lines += [f"  {sign} {one_line(name)}" for name in names[:_SHOWN]]
-            if len(names) > _SHOWN:
-                lines.append(f"  {sign} and {len(names) - _SHOWN} more; --json names all")
+        for sign, listed in (("+", files.added), ("-", files.removed), ("~", files.changed)):
+            lines += [f"  {sign} {one_line(name)}" for name in islice(listed, _SHOWN)]
+            if len(listed) > _SHOWN:
+                lines.append(f"  {sign} and {len(listed) - _SHOWN} more; --json names all")
     return "\n".join(lines)
-
-
-def _index(
-    backup: SealedBackup, name: str, targets: Mapping[str, StorageTarget], keyring: Keyring
-) -> dict[str, tuple[str, int, str | None]]:
-    """What an index says of each file, from the first target that gives it whole; empty when the backup has none."""
-    if backup.manifest.artifact(name) is None:
-        return {}
-    failures = []
-    for target_name, target in targets.items():
-        repository = Repository(target, backup.application)
-        try:
-            manifest = repository.manifest(backup.backup_id, keyring)
-            with buffered(repository.read(manifest, name, keyring)) as lines:
-                return {entry.path: (entry.kind, entry.size, entry.sha256) for entry in read_index(lines)}
-        except TwistDRError as error:
-            failures.append(f"{target_name}: {error}")
-    raise BackupError(
-        f"No storage target gives {name} of {backup.backup_id}, so its files cannot be compared. {' '.join(failures)}"
-    )
 
 
 def _changes(before: Mapping[str, int | str], after: Mapping[str, int | str]) -> list[Change]:

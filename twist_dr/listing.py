@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -24,10 +24,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def backup_table(rows: Sequence[BackupRow]) -> str:
+def backup_table(rows: Iterable[BackupRow]) -> str:
     """One line per backup."""
-    if not rows:
-        return "no backups yet; make one with: dagster job execute -m twist_dr.definitions -j backup_full"
     head = ("BACKUP", "LABEL", "TAKEN (UTC)", "SIZE", "COPIES", "VERIFIED")
     return table(
         head,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -37,6 +37,8 @@ from twist_dr.redaction import leaving
 
 #: Candidates that a message names.
 _NAMED = 3
+#: Backups that are read at a time where all are wanted: some 5 MB.
+_PORTION = 500
 
 
 class Catalog(Operations, Summaries):
@@ -231,21 +233,31 @@ class Catalog(Operations, Summaries):
         included) and ``until`` (left out) speak of when the backup began. ``search``: a text in its id, reason, maker or versions, whatever
         the case.
         """
-        conditions: list[ColumnElement[bool]] = [Backup.application == application]
-        if kind is not None:
-            conditions.append(Backup.kind == kind)
-        if label is not None:
-            conditions.append(Backup.label == label)
-        if since is not None:
-            conditions.append(Backup.started_at >= since)
-        if until is not None:
-            conditions.append(Backup.started_at < until)
-        if search is not None:
-            conditions.append(queries.has_text(search))
         with self._database.reading() as connection:
-            if target is not None or state is not None:
-                conditions.append(queries.has_copy(connection, target, state))
+            conditions = _conditions(
+                connection, application=application, kind=kind, label=label, target=target, state=state,
+                since=since, until=until, search=search,
+            )  # fmt: skip
             return queries.page(connection, *conditions, limit=limit)
+
+    def each_backup(self, *, limit: int | None = None, **wanted: Any) -> Iterator[BackupRow]:
+        """The same one by one, however many: of those that come or go meanwhile some may be among them.
+
+        Between portions no transaction is open, as whoever reads may take his time: a reader of SQLite keeps writers waiting.
+        """
+        last: BackupRow | None = None
+        while limit is None or limit > 0:
+            portion = _PORTION if limit is None else min(limit, _PORTION)
+            with self._database.reading() as connection:
+                conditions = _conditions(connection, **wanted)
+                if last is not None:
+                    conditions.append(queries.behind(last))
+                rows = queries.page(connection, *conditions, limit=portion)
+            yield from rows
+            if len(rows) < portion:
+                return
+            last = rows[-1]
+            limit = None if limit is None else limit - portion
 
     def retention_rows(self, application: str, target: str) -> list[RetentionRow]:
         """Every backup that a target has or had, oldest first, with what a retention plan needs to know of it."""
@@ -380,3 +392,32 @@ def _some(ids: Sequence[str], number: int) -> str:
 
 def _now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def _conditions(
+    connection: Connection,
+    *,
+    application: str,
+    kind: Kind | None = None,
+    label: Label | None = None,
+    target: str | None = None,
+    state: CopyState | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    search: str | None = None,
+) -> list[ColumnElement[bool]]:
+    """Those of :meth:`Catalog.backups`."""
+    conditions: list[ColumnElement[bool]] = [Backup.application == application]
+    if kind is not None:
+        conditions.append(Backup.kind == kind)
+    if label is not None:
+        conditions.append(Backup.label == label)
+    if since is not None:
+        conditions.append(Backup.started_at >= since)
+    if until is not None:
+        conditions.append(Backup.started_at < until)
+    if search is not None:
+        conditions.append(queries.has_text(search))
+    if target is not None or state is not None:
+        conditions.append(queries.has_copy(connection, target, state))
+    return conditions

@@ -14,12 +14,14 @@ from sqlalchemy import (
     Connection,
     Select,
     Text,
+    and_,
     case,
     cast,
     exists,
     false,
     func,
     literal,
+    or_,
     select,
 )
 from sqlalchemy.orm import InstrumentedAttribute
@@ -92,6 +94,12 @@ def ids(connection: Connection, *conditions: ColumnElement[bool], limit: int) ->
 def count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     """How many backups there are."""
     return connection.scalar(select(func.count()).select_from(Backup).where(*conditions)) or 0
+
+
+def behind(row: BackupRow) -> ColumnElement[bool]:
+    """The condition that a backup comes after this one, newest first."""
+    earlier = or_(Backup.started_at < row.started_at, Backup.backup_id < row.backup_id)
+    return and_(Backup.started_at <= row.started_at, earlier)
 
 
 def has_copy(connection: Connection, target: str | None, state: CopyState | None) -> ColumnElement[bool]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from twist_dr.catalog import BackupRow
@@ -68,10 +69,9 @@ def add_commands(commands: Any) -> None:
     listing.set_defaults(run=_list, parser=listing)
 
 
-def csv_text(rows: Sequence[BackupRow]) -> str:
+def write_csv(rows: Iterable[BackupRow], file: TextIO) -> None:
     """The backups as CSV (RFC 4180): a header, columns that stay as they are, no cell that a spreadsheet would calculate."""
-    out = io.StringIO()
-    writer = csv.writer(out)
+    writer = csv.writer(file)
     writer.writerow(CSV_COLUMNS)
     for row in rows:
         proof = row.last_verification
@@ -85,7 +85,6 @@ def csv_text(rows: Sequence[BackupRow]) -> str:
             "verified_from": proof.target if proof else None,
         }
         writer.writerow([_cell(values[name]) for name in CSV_COLUMNS])
-    return out.getvalue()
 
 
 def _cell(value: object) -> str:
@@ -102,6 +101,7 @@ def _count(text: str) -> int:
 def _list(options: argparse.Namespace) -> None:
     from twist_dr import listing
     from twist_dr.catalog import Catalog
+    from twist_dr.json_text import json_pieces
     from twist_dr.settings import load_settings
 
     settings = load_settings()
@@ -118,20 +118,26 @@ def _list(options: argparse.Namespace) -> None:
     filters = {
         name: getattr(options, name) for name in ("kind", "label", "target", "state", "since", "until", "search")
     }
-    rows = catalog.backups(application=settings.application, limit=options.limit, **filters)
-    if not rows and options.target is not None and options.target not in settings.storage_targets:
+    rows = catalog.each_backup(application=settings.application, limit=options.limit, **filters)
+    first = list(islice(rows, 1))
+    if not first and options.target is not None and options.target not in settings.storage_targets:
         # Asked only then: the catalog may know targets that have left the settings.
         options.parser.error(
             f"--target: there is no storage target {options.target!r}; choose among {', '.join(settings.storage_targets)}"
         )
+    rows = chain(first, rows)
     if options.json:
-        print(json.dumps([listing.backup_document(row) for row in rows], indent=2))
+        for piece in json_pieces(map(listing.backup_document, rows)):
+            print(piece, end="")
+        print()
     elif options.csv:
-        print(csv_text(rows), end="")
-    elif not rows and any(value is not None for value in filters.values()):
+        write_csv(rows, sys.stdout)
+    elif first:
+        print(listing.backup_table(rows))
+    elif any(value is not None for value in filters.values()):
         print("no backups fulfil all conditions")
     else:
-        print(listing.backup_table(rows))
+        print("no backups yet; make one with: dagster job execute -m twist_dr.definitions -j backup_full")
 
 
 def _list_replaced(settings: Settings, *, json_wanted: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 
@@ -20,10 +19,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _diff(options: argparse.Namespace) -> None:
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from twist_dr.catalog import Catalog
-    from twist_dr.diff import compare, compare_files, render
+    from twist_dr.diff import compare, document, render
+    from twist_dr.json_text import json_pieces
     from twist_dr.settings import load_settings
 
     settings = load_settings()
@@ -31,9 +31,15 @@ def _diff(options: argparse.Namespace) -> None:
     before, after = (catalog.meant(settings.application, text) for text in (options.before, options.after))
     difference = compare(before.manifest, after.manifest)
     if options.files:
+        from twist_dr.diff_files import compare_files
         from twist_dr.engine.keys import load_keyring
         from twist_dr.resources.targets import build_targets
 
         keyring = load_keyring(settings.encryption.keyring)
         difference = replace(difference, files=compare_files(before, after, build_targets(settings), keyring))
-    print(json.dumps({**asdict(difference), "same": difference.same}, indent=2) if options.json else render(difference))
+    if options.json:
+        for piece in json_pieces(document(difference)):
+            print(piece, end="")
+        print()
+    else:
+        print(render(difference))
