@@ -19,7 +19,7 @@ from twist_dr.commands.backups import write_csv
 from twist_dr.diff_files import Names
 from twist_dr.engine.archive_index import Entry
 from twist_dr.errors import ArtifactInvalid, BackupError
-from twist_dr.json_text import json_pieces
+from twist_dr.listing import json_pieces
 from twist_dr_tests.bench.retention import fill_catalog, many_backups
 from twist_dr_tests.catalog.examples import NIGHT, record
 

@@ -101,7 +101,6 @@ def _count(text: str) -> int:
 def _list(options: argparse.Namespace) -> None:
     from twist_dr import listing
     from twist_dr.catalog import Catalog
-    from twist_dr.json_text import json_pieces
     from twist_dr.settings import load_settings
 
     settings = load_settings()
@@ -127,7 +126,7 @@ def _list(options: argparse.Namespace) -> None:
         )
     rows = chain(first, rows)
     if options.json:
-        for piece in json_pieces(map(listing.backup_document, rows)):
+        for piece in listing.json_pieces(map(listing.backup_document, rows)):
             print(piece, end="")
         print()
     elif options.csv:

@@ -23,7 +23,7 @@ def _diff(options: argparse.Namespace) -> None:
 
     from twist_dr.catalog import Catalog
     from twist_dr.diff import compare, document, render
-    from twist_dr.json_text import json_pieces
+    from twist_dr.listing import json_pieces
     from twist_dr.settings import load_settings
 
     settings = load_settings()
