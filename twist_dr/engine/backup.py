@@ -41,6 +41,7 @@ from twist_dr.engine.postgres.extension_members import KEPT, MEMBERS, ROWS, read
 from twist_dr.engine.postgres.extension_rows import write_rows
 from twist_dr.engine.postgres.left_out import left_out
 from twist_dr.engine.postgres.login_triggers import login_triggers
+from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.staging import StagingArea
@@ -272,7 +273,7 @@ class _Work(Making):
                 for sentence in self.plan.proof.before_backup(self._cluster, tools, snapshot, self.report):
                     self.warn(f"database: {sentence}")
             self.snapshot_at = snapshot.taken_at
-            facts = self.postgres = snapshot.facts(tools.version)
+            facts = self.postgres = with_surroundings(snapshot.facts(tools.version), self._cluster)
             staging.need(self.room_needed(self.plan.last_stored_bytes, facts.database_size, media_size))
             for trigger in login_triggers(snapshot.connection):
                 if not trigger.trusted:

@@ -111,7 +111,11 @@ class Extension(_Model):
 
 
 class PostgresFacts(_Model):
-    """The server and the database at the snapshot."""
+    """The server and the database at the snapshot.
+
+    Since 1.2: ``session``, parameters outside the database that change how rows read, as a fresh session saw them; ``preloaded``, the
+    server's shared_preload_libraries, None where they were not told; ``icu_rules`` and ``collation_version`` of the database's locale.
+    """
 
     version: str
     version_number: int
@@ -132,6 +136,10 @@ class PostgresFacts(_Model):
     client_version: str
     public_schema: bool | None = None
     """Whether there is a schema ``public``, which every new database has; None in backups that do not tell."""
+    session: dict[str, str] = {}
+    preloaded: list[str] | None = None
+    icu_rules: str | None = None
+    collation_version: str | None = None
 
     @property
     def major(self) -> int:

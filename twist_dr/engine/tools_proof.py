@@ -13,6 +13,7 @@ from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.postgres.dump import dump_roles, dump_schema
 from twist_dr.engine.postgres.own_settings import OwnSettings
 from twist_dr.engine.postgres.restore_place import RestorePlace
+from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools, serves
 from twist_dr.engine.progress import Report
 from twist_dr.engine.schema_trial import try_schema
@@ -62,7 +63,7 @@ class ToolsProof:
         Raises ``BackupError`` with what PostgreSQL said when it does not come back. When it could not be tried, raises what
         dumping it and opening the place raise: :data:`CANNOT_BE_TRIED`.
         """
-        facts = snapshot.facts(tools.version)
+        facts = with_surroundings(snapshot.facts(tools.version), source)
         pieces: list[bytes] = []
         dump_schema(source, tools, snapshot.id, pieces.append)
         roles: list[bytes] = []

@@ -31,7 +31,8 @@ from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
-from twist_dr.errors import ProcessFailed, StagingFull
+from twist_dr.engine.words import few
+from twist_dr.errors import DatabaseError, ProcessFailed, StagingFull
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -172,7 +173,7 @@ class _Verification:
                 self._restore(place, dump, kept, facts)
                 came_back = self._result.verified
                 with self._result.timed("compare"), place.connect() as connection:
-                    self._compare(connection)
+                    self._compare(place, connection)
                 if plan.content == "full" and came_back:
                     with self._result.timed("content"):
                         self._compare_content(place, dump, facts, kept)
@@ -205,9 +206,18 @@ class _Verification:
                     raise StagingFull(
                         f"The disk of {self._plan.scratch} filled up during the restore; free room there or set verification.scratch to a larger disk."
                     ) from error
+                if place.made.lacking:
+                    raise DatabaseError(
+                        f"The backup was not restored ({str(error).rstrip('.')}), and nothing can be said about it, for what its database is set to "
+                        f"cannot be had where it is verified ({few(sorted(place.made.lacking))}); install what that names there, then verify again."
+                    ) from error
                 self._result.differences.append(f"database.dump: {error}")
 
-    def _compare(self, connection: Connection) -> None:
+    def _compare(self, place: RestorePlace, connection: Connection) -> None:
+        if (why := place.made.misreads(connection)) is not None:
+            raise DatabaseError(
+                f"Nothing can be said about {self._manifest.backup_id}: {why}; install the locale where it is verified, then verify again."
+            )
         result = self._result
         found = compare_database(connection, self._manifest, self._report, key_tables=self._plan.key_tables)
         result.differences += found.differences

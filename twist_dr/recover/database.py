@@ -33,6 +33,7 @@ from twist_dr.engine.postgres.statements import statements
 from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.database import refuse_misread
 from twist_dr.engine.restore.statistics import analyze
 from twist_dr.errors import ProcessFailed, RestoreFailed
 from twist_dr.recover.scratch import scratch_folder
@@ -91,14 +92,17 @@ def recover_database(
                 _restore(new, dump, kept, manifest, 1, report, schema_only=True)
             with new.maintenance() as connection:
                 databases.drop(connection, new.name)
-        with _made(new, facts, own, report) as notes:
-            for line in notes:
+        with _made(new, facts, own, report) as database:
+            for line in database.notes:
                 report.warning(line)
             properties = _properties(new, dump, folder)
             # Now, rather than after hours: can they be given at all?
             _give(new, properties, rehearse=True)
             _restore(new, dump, kept, manifest, jobs, report)
+            refuse_misread(new.cluster, new.name, database)
             found = _compare(new, manifest, report)
+            with new.maintenance() as connection:
+                making.leave_outside(connection, new.name, facts, own)
         # From here on it is what was recorded, and stays whatever comes.
         _open(new, properties, own)
         report.info("analyzing")
@@ -137,8 +141,8 @@ def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
 
 
 @contextmanager
-def _made(new: NewDatabase, facts: PostgresFacts, own: OwnSettings, report: Report) -> Iterator[list[str]]:
-    """The new empty database, closed to others, marked as unfinished; dropped again when the block raises. Gives what it lacks."""
+def _made(new: NewDatabase, facts: PostgresFacts, own: OwnSettings, report: Report) -> Iterator[making.Made]:
+    """The new empty database, closed to others, marked as unfinished; dropped again when the block raises."""
     from psycopg import sql
 
     with new.maintenance() as connection:
@@ -147,7 +151,7 @@ def _made(new: NewDatabase, facts: PostgresFacts, own: OwnSettings, report: Repo
         with new.maintenance() as connection, named_errors("to mark the new database"):
             mark = sql.SQL("COMMENT ON DATABASE {} IS {}")
             connection.execute(mark.format(sql.Identifier(new.name), sql.Literal(UNFINISHED)))
-        yield made.notes
+        yield made
     except BaseException:
         try:
             with new.maintenance() as connection:

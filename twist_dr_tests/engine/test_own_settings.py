@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.making import give_last, make_to_serve
+from twist_dr.engine.postgres.confinement import is_kept_away
+from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.making import give_last, leave_outside, make_to_serve
 from twist_dr.engine.postgres.own_settings import own_settings_of
+from twist_dr.engine.postgres.surroundings import differing
+from twist_dr.engine.repository import Repository
+from twist_dr.errors import DatabaseError, ProcessFailed
+from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.test_verification import taken, verified
 from twist_dr_tests.servers import PostgresServer
@@ -74,6 +83,7 @@ def test_a_database_is_set_as_the_one_that_was_dumped_whatever_either_is_called(
     with server.cluster().connect() as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{other}"')
         assert make_to_serve(connection, other, manifest.postgres, own).notes == []
+        leave_outside(connection, other, manifest.postgres, own)
         first = settings(connection, other)
         give_last(connection, other, own)
         assert settings(connection, other) == settings(connection, name)
@@ -86,3 +96,144 @@ def settings(connection: psycopg.Connection, name: str) -> list[str]:
     wanted = """SELECT s.setrole::regrole || ': ' || setting FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,
                        unnest(s.setconfig) setting WHERE d.datname = %s ORDER BY 1"""
     return [row[0] for row in connection.execute(wanted, [name])]
+
+
+def restored(server: PostgresServer, manifest: Manifest, repository: Repository, folder: Path) -> Cluster:
+    """The backup restored beside the live database, as a restore does it, up to where migrations begin."""
+    assert manifest.postgres is not None
+    name = f"restored {secrets.token_hex(3)}"
+    dump = folder / f"{name}.dump"
+    repository.fetch(manifest, "database.dump", KEYRING, dump)
+    own = own_settings_of(dump)
+    with server.cluster().connect() as connection:
+        made = make_to_serve(connection, name, manifest.postgres, own)
+        assert made.notes == []
+        restore_database(server.cluster(), TOOLS[server.major], name, dump, jobs=1)
+        leave_outside(connection, name, manifest.postgres, own)
+    return server.cluster(name)
+
+
+def drop(server: PostgresServer, cluster: Cluster) -> None:
+    with server.cluster().connect() as connection:
+        databases.drop(connection, cluster.parameters["dbname"])
+
+
+def test_what_is_computed_anew_is_computed_as_the_database_has_it(
+    live: Cluster, server: PostgresServer, tmp_path: Path
+) -> None:
+    """A view's days by the database's time zone, a check by a parameter of the application's, tables where the database has them looked for."""
+    run(
+        live,
+        "ALTER DATABASE {} SET timezone = 'Pacific/Kiritimati'",
+        "ALTER DATABASE {} SET app.max = '10'",
+        "CREATE SCHEMA shop; ALTER DATABASE {} SET search_path = shop, public",
+        "CREATE TABLE sale (at timestamptz, amount int CHECK (amount <= current_setting('app.max')::int));"
+        "INSERT INTO sale VALUES ('2026-05-01 12:00Z', 10); CREATE MATERIALIZED VIEW day AS SELECT at::date AS day FROM sale",
+    )
+    manifest, repository = taken(live, tmp_path)
+    assert verified(live, manifest, repository, tmp_path).differences == []
+    again = restored(server, manifest, repository, tmp_path)
+    # As a migration would name it.
+    assert rows(again, "SELECT day::text FROM day") == [("2026-05-02",)]
+    drop(server, again)
+
+
+def test_what_is_set_outside_the_database_is_recorded_and_counts_until_the_rows_are_in(
+    live: Cluster, server: PostgresServer, tmp_path: Path, comma_locale: str
+) -> None:
+    role = f"dumper_{secrets.token_hex(3)}"
+    run(
+        live,
+        f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'word'; ALTER ROLE {role} SET lc_monetary = '{comma_locale}'; "
+        f"ALTER ROLE {role} SET DateStyle = 'German'; ALTER ROLE {role} SET app.key = 'secret'",
+    )
+    dumper = Cluster(server.url(live.parameters["dbname"], role, "word"))
+    run(
+        dumper,
+        "ALTER DATABASE {} SET DateStyle = 'SQL, DMY'",
+        "CREATE TABLE ticket (price money CHECK (price < 100::money), day date); INSERT INTO ticket VALUES ('12,34', '2026-02-01');"
+        "CREATE MATERIALIZED VIEW told AS SELECT price::text, day::text FROM ticket",
+    )
+    manifest, repository = taken(dumper, tmp_path)
+    assert manifest.postgres is not None
+    session = manifest.postgres.session
+    assert (session["lc_monetary"], session["DateStyle"]) == (comma_locale, "German, DMY") and "app.key" not in session
+    assert verified(dumper, manifest, repository, tmp_path).differences == []
+    again = restored(server, manifest, repository, tmp_path)
+    # What was computed, as it was; and from then on the server's own, and the database's.
+    assert rows(again, "SELECT * FROM told") == [("$ 12,34", "01.02.2026")]
+    assert rows(again, "SELECT price::text, day::text FROM ticket") == [("$12.34", "01/02/2026")]
+    assert "lc_monetary is C.UTF-8 and was es_EC.UTF-8" in differing(manifest.postgres, server.cluster())
+    drop(server, again)
+
+    older = manifest.model_copy(
+        update={"postgres": manifest.postgres.model_copy(update={"session": {}, "preloaded": None})}
+    )
+    assert older.postgres is not None and differing(older.postgres, server.cluster()) == []
+    with pytest.raises(ProcessFailed, match="ticket_price_check"):  # as ever: nothing tells what it was
+        restored(server, older, repository, tmp_path)
+
+
+def test_amounts_of_a_locale_that_is_not_here_are_never_believed(
+    live: Cluster, server: PostgresServer, tmp_path: Path
+) -> None:
+    run(live, "CREATE TABLE ticket (price money); INSERT INTO ticket VALUES ('12.34')")
+    manifest, repository = taken(live, tmp_path)
+    assert manifest.postgres is not None
+    elsewhere = {**manifest.postgres.session, "lc_monetary": "xx_YY.UTF-8"}
+    manifest = manifest.model_copy(update={"postgres": manifest.postgres.model_copy(update={"session": elsewhere})})
+    with pytest.raises(DatabaseError, match=r"Nothing can be said about .*money.*install the locale"):
+        verified(live, manifest, repository, tmp_path)
+    run(live, "DROP TABLE ticket; CREATE TABLE ticket (price numeric)")
+    without, repository = taken(live, tmp_path / "without")
+    without = without.model_copy(update={"postgres": manifest.postgres})
+    found = verified(live, without, repository, tmp_path)
+    assert found.differences == [] and any("lc_monetary" in note for note in found.notes)
+
+
+def test_settings_that_lead_nowhere_make_no_good_backup_a_bad_one(
+    live: Cluster, server: PostgresServer, tmp_path: Path
+) -> None:
+    library = server.base / "only_there.so"
+    shutil.copy(next(server.tools.folder.parent.rglob("auto_explain.so")), library)
+    library.chmod(0o755)
+    role = f"nobody_{secrets.token_hex(3)}"
+    run(
+        live,
+        f"CREATE ROLE {role}; CREATE TABLE t AS SELECT 1 AS id",
+        "CREATE SCHEMA other; CREATE TABLE other.pg_class (id int)",
+        f"GRANT pg_read_all_data TO {role}",
+    )
+    for setting in (
+        "search_path = other, nowhere",
+        "default_tablespace = 'nowhere'",
+        "temp_tablespaces = 'nowhere', 'never'",
+        f"role = '{role}'",
+        "statement_timeout = '1ms'",
+        "default_transaction_read_only = on",
+        f"session_preload_libraries = '{library}'",
+    ):
+        with server.cluster().connect() as connection:
+            connection.execute(f'ALTER DATABASE "{live.parameters["dbname"]}" SET {setting}'.encode())
+    manifest, repository = taken(live, tmp_path)
+    found = verified(live, manifest, repository, tmp_path)
+    assert found.differences == []
+    assert not is_kept_away() or any("session_preload_libraries" in note for note in found.notes)
+
+
+def test_libraries_that_must_be_preloaded_are_and_unknown_ones_are_told(tmp_path: Path) -> None:
+    settings = {"fsync": "off", "shared_preload_libraries": "pg_stat_statements"}
+    with PostgresServer(TOOLS[max(TOOLS)], tmp_path / "server", settings=settings) as server:
+        live = server.create_database("watched")
+        run(
+            live,
+            "CREATE TABLE t (id int); CREATE EXTENSION pg_stat_statements; CREATE MATERIALIZED VIEW busy AS SELECT count(*) FROM pg_stat_statements",
+        )
+        manifest, repository = taken(live, tmp_path)
+        assert manifest.postgres is not None and manifest.postgres.preloaded == ["pg_stat_statements"]
+        for told in (["pg_stat_statements", "only_there", "../../lib/evil"], None):
+            facts = manifest.postgres.model_copy(update={"preloaded": told})
+            found = verified(live, manifest.model_copy(update={"postgres": facts}), repository, tmp_path)
+            assert found.differences == []
+            assert [each for each in found.notes if "preloaded" in each and "only_there" in each] == found.notes[:1]
+            assert len([each for each in found.notes if "preloaded" in each]) == (2 if told else 0)

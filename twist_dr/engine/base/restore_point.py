@@ -26,6 +26,7 @@ from twist_dr.engine.postgres.cluster import (
     read_tables,
     unlogged_tables,
 )
+from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
 from twist_dr.errors import Cancelled
@@ -80,7 +81,7 @@ def make_restore_point(
             name=final_name,
             lsn=lsn,
             at=at,
-            postgres=read_facts(connection, client_version),
+            postgres=with_surroundings(read_facts(connection, client_version), cluster),
             rows=counts,
             large_objects=int(query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]),
             migrations=read_migrations(connection),

@@ -24,6 +24,7 @@ from twist_dr.engine.chunks import read_chunks
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import BaseFacts, Manifest
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
+from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.staging import StagingArea
@@ -267,7 +268,7 @@ class _Work(Making):
     def _note_server(self, connection: Connection) -> None:
         with self.artifact(SERVER_DOCUMENT, CLUSTER_PART, quiet=True) as write:
             write(server_document(self._cluster, connection, self._server.tablespaces, self.warn))
-        facts = read_facts(connection, self._client_version)
+        facts = with_surroundings(read_facts(connection, self._client_version), self._cluster)
         if not facts.system_identifier:
             # pg_control begins with it, as the server's own kind of number.
             facts = facts.model_copy(update={"system_identifier": str(int.from_bytes(self._control[:8], "little"))})

@@ -457,6 +457,8 @@ def read_facts(connection: Connection, client_version: str) -> PostgresFacts:
         dumped_as=role,
         client_version=client_version,
         public_schema=public,
+        icu_rules=database.get("daticurules"),
+        collation_version=database.get("datcollversion"),
     )
 
 

@@ -5,15 +5,16 @@ Every restore makes its database here: in a scratch server, on a server of its o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import first_line, query
-from twist_dr.engine.postgres.databases import drop, find_oid
+from twist_dr.engine.postgres.databases import drop
 from twist_dr.engine.postgres.own_settings import OwnSetting, OwnSettings
+from twist_dr.engine.postgres.surroundings import money_is_kept, outside
 from twist_dr.errors import RestoreFailed
 from twist_dr.redaction import one_line
 
@@ -25,10 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """A database that was made. ``notes``: in what it differs from the backup's."""
+    """A database that was made. ``notes``: in what it differs from the backup's. ``lacking``: parameters that it could not be given, in
+    small letters."""
 
     oid: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
+    lacking: frozenset[str]
+
+    def misreads(self, restored: Connection) -> str | None:
+        """Why amounts in the restored database are not those that were written, if they may not be."""
+        if "lc_monetary" not in self.lacking or not money_is_kept(restored):
+            return None
+        return (
+            "columns hold amounts of the type money, which were written as lc_monetary of the backup's database has them, and that locale is not "
+            "available here: they may come back as other amounts"
+        )
 
 
 def make_to_serve(
@@ -36,13 +48,13 @@ def make_to_serve(
 ) -> Made:
     """Make an empty database that nobody else may use yet, and that is to serve as the backup's did.
 
-    Owner and tablespace are those of the database ``live``. What it is set to is all tried; what has nothing to do with its rows is given
-    at last (:func:`give_last`). Raises ``RestoreFailed``.
+    Owner and tablespace are those of the database ``live``. It is set as the backup's own and, until :func:`leave_outside`, as what was
+    outside it; what has nothing to do with rows is only tried, and given at last (:func:`give_last`). Raises ``RestoreFailed``.
     """
     import psycopg
 
     try:
-        _create(connection, _statement(name, facts, _locale(facts)) + _place(connection, live))
+        connection.execute(_statement(name, facts, _locale(facts)) + _place(connection, live))
     except psycopg.Error as error:
         locale = facts.locale or facts.collate
         raise RestoreFailed(
@@ -51,56 +63,70 @@ def make_to_serve(
         ) from error
     try:
         _close(connection, name)
-        return Made(_oid(connection, name), _give_first(connection, name, own))
+        notes, lacking = [], set()
+        with _giving(connection, name, own) as database:
+            for setting in own.settings:
+                try:
+                    with connection.transaction(force_rollback=setting.of_sessions):
+                        connection.execute(setting.statement(database))
+                except psycopg.errors.UndefinedObject as error:
+                    lacking.add(setting.name.lower())
+                    notes.append(_left_out(setting, error))
+                except psycopg.Error as error:
+                    raise _refused(name, setting, error) from error
+        return _made(connection, name, facts, notes, lacking)
     except BaseException:
         with suppress(psycopg.Error):
             drop(connection, name)
         raise
 
 
-def _give_first(connection: Connection, name: str, own: OwnSettings) -> list[str]:
+def leave_outside(connection: Connection, name: str, facts: PostgresFacts, own: OwnSettings) -> None:
+    """The rows are in: what was set outside the backup's database is this server's to say again. Raises ``RestoreFailed``."""
     import psycopg
+    from psycopg import sql
 
-    notes = []
-    with _giving(connection, name, own) as database:
-        for setting in own.settings:
-            try:
-                with connection.transaction(force_rollback=setting.of_sessions):
-                    connection.execute(setting.statement(database))
-            except psycopg.errors.UndefinedObject:
-                notes.append(_unknown(setting))
-            except psycopg.Error as error:
-                raise _refused(name, setting, error) from error
-    return notes
+    names = outside(facts)
+    try:
+        for parameter in names:
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} RESET {}").format(sql.Identifier(name), sql.Identifier(parameter))
+            )
+    except psycopg.Error as error:
+        raise RestoreFailed(f"Settings of {name} could not be taken back: {first_line(error)}.") from error
+    covered = {parameter.lower() for parameter in names}
+    _give(connection, name, own, [each for each in own.settings if each.name.lower() in covered])
 
 
 def give_last(connection: Connection, name: str, own: OwnSettings) -> None:
     """The rest of what a database that is to serve is set to, when its rows and migrations are in. Raises ``RestoreFailed``."""
+    _give(connection, name, own, [each for each in own.settings if each.of_sessions])
+
+
+def _give(connection: Connection, name: str, own: OwnSettings, settings: Sequence[OwnSetting]) -> None:
     import psycopg
 
     with _giving(connection, name, own) as database:
-        for setting in own.settings:
-            if setting.of_sessions:
-                try:
-                    connection.execute(setting.statement(database))
-                except psycopg.errors.UndefinedObject:
-                    continue  # told when the database was made
-                except psycopg.Error as error:
-                    raise _refused(name, setting, error) from error
+        for setting in settings:
+            try:
+                connection.execute(setting.statement(database))
+            except psycopg.errors.UndefinedObject:
+                continue  # told when the database was made
+            except psycopg.Error as error:
+                raise _refused(name, setting, error) from error
 
 
 def make_to_look(connection: Connection, name: str, facts: PostgresFacts, own: OwnSettings) -> Made:
     """Make an empty database in which a backup is only looked at: with locale C where this server lacks the backup's, without what it is set
     to that has nothing to do with rows, and without what this server does not take; each is noted. Raises psycopg's errors."""
     import psycopg
+    from psycopg import sql
 
-    notes = []
+    notes, lacking = [], set()
     try:
-        _create(connection, _statement(name, facts, _locale(facts)))
+        connection.execute(_statement(name, facts, _locale(facts)))
     except psycopg.Error:
-        from psycopg import sql
-
-        _create(connection, _statement(name, facts, sql.SQL(" LC_COLLATE 'C' LC_CTYPE 'C'").format()))
+        connection.execute(_statement(name, facts, sql.SQL(" LC_COLLATE 'C' LC_CTYPE 'C'").format()))
         wanted = facts.locale or facts.collate
         notes.append(
             f"the locale {wanted} ({facts.locale_provider}) is not available here, so the database was restored with locale C"
@@ -109,11 +135,42 @@ def make_to_look(connection: Connection, name: str, facts: PostgresFacts, own: O
         for setting in own.settings:
             if not setting.of_sessions:
                 try:
-                    with connection.transaction():
-                        connection.execute(setting.statement(database))
+                    connection.execute(setting.statement(database))
                 except psycopg.Error as error:
-                    notes.append(one_line(f"the database's setting {setting} cannot be had here: {first_line(error)}"))
-    return Made(_oid(connection, name), notes)
+                    lacking.add(setting.name.lower())
+                    notes.append(_left_out(setting, error))
+    return _made(connection, name, facts, notes, lacking)
+
+
+def _made(connection: Connection, name: str, facts: PostgresFacts, notes: list[str], lacking: set[str]) -> Made:
+    """What was made, and set besides as the session was that dumped it: that stands above what the database itself is set to."""
+    import psycopg
+    from psycopg import sql
+
+    for parameter, value in outside(facts).items():
+        statement = sql.SQL("ALTER DATABASE {} SET {} TO {}")
+        try:
+            connection.execute(statement.format(sql.Identifier(name), sql.Identifier(parameter), sql.Literal(value)))
+        except psycopg.Error as error:
+            lacking.add(parameter.lower())
+            notes.append(_left_out(parameter, error))
+    oid, version = query(
+        connection,
+        "SELECT oid::bigint, to_jsonb(d) ->> 'datcollversion' FROM pg_database d WHERE datname = %(name)s",
+        {"name": name},
+    )[0]
+    if facts.collation_version and version and version != facts.collation_version:
+        notes.append(
+            one_line(
+                f"text is sorted by version {version} of the locale {facts.locale or facts.collate} here, and by {facts.collation_version} where it "
+                "was backed up: the order of text may differ"
+            )
+        )
+    return Made(int(oid), notes, frozenset(lacking))
+
+
+def _left_out(setting: OwnSetting | str, error: BaseException) -> str:
+    return one_line(f"the setting {setting} of the backup's database cannot be had here: {first_line(error)}")
 
 
 @contextmanager
@@ -125,10 +182,6 @@ def _giving(connection: Connection, name: str, own: OwnSettings) -> Iterator[byt
         yield sql.Identifier(name).as_bytes(connection)
 
 
-def _unknown(setting: OwnSetting) -> str:
-    return one_line(f"the database's setting {setting} is not known to this server and was left out")
-
-
 def _refused(name: str, setting: OwnSetting, error: BaseException) -> RestoreFailed:
     return RestoreFailed(
         one_line(
@@ -136,16 +189,6 @@ def _refused(name: str, setting: OwnSetting, error: BaseException) -> RestoreFai
             "without it: install what it names on the server, or restore as a superuser."
         )
     )
-
-
-def _oid(connection: Connection, name: str) -> int:
-    oid = find_oid(connection, name)
-    assert oid is not None
-    return oid
-
-
-def _create(connection: Connection, statement: Composed) -> None:
-    connection.execute(statement)
 
 
 def _statement(name: str, facts: PostgresFacts, locale: Composed) -> Composed:
@@ -161,6 +204,8 @@ def _locale(facts: PostgresFacts) -> Composed:
     locale = sql.SQL(" LC_COLLATE {} LC_CTYPE {}").format(sql.Literal(facts.collate), sql.Literal(facts.ctype))
     if facts.locale_provider == "icu":
         locale += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(facts.locale))
+        if facts.icu_rules:
+            locale += sql.SQL(" ICU_RULES {}").format(sql.Literal(facts.icu_rules))
     elif facts.locale_provider == "builtin":
         locale += sql.SQL(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(facts.locale))
     return locale

@@ -14,13 +14,14 @@ from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.everybodys_settings import give_everybodys_settings
-from twist_dr.engine.postgres.making import make_to_look
+from twist_dr.engine.postgres.making import Made, make_to_look
 from twist_dr.engine.postgres.own_settings import NO_SETTINGS, OwnSettings
 from twist_dr.engine.postgres.roles import apply_roles, client_major, missing_roles, scratch_roles
 from twist_dr.engine.postgres.scratch import ScratchServer, clear_scratch_remains
+from twist_dr.engine.postgres.surroundings import libraries_to_preload
 from twist_dr.engine.postgres.tools import Tools, oldest_served
 from twist_dr.engine.words import few
-from twist_dr.errors import DatabaseError
+from twist_dr.errors import DatabaseError, DatabaseRefused
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -40,6 +41,7 @@ class RestorePlace:
     tools: Tools
     version: str
     keep_owners: bool
+    made: Made
     notes: list[str] = field(default_factory=list)
     _remove: Callable[[], Any] = lambda: None
     _second: Callable[[], AbstractContextManager[str]] | None = None
@@ -85,17 +87,26 @@ def scratch_server(
     clear_scratch_remains(base)
     with ExitStack() as stack:
         # The bootstrap role bears its old name: grants say who granted, and only that role may have granted anything.
-        server = stack.enter_context(ScratchServer(tools, base, facts.bootstrap_role, isolation=isolation))
+        preload, never = libraries_to_preload(facts)
+        server = stack.enter_context(
+            ScratchServer(tools, base, facts.bootstrap_role, preload=preload, isolation=isolation)
+        )
+        notes = [*server.notes]
+        if never:
+            notes.append(
+                f"{few(never)} was preloaded where it was backed up, from outside of PostgreSQL's own folder, and is not here"
+            )
         cluster = server.cluster()
         with cluster.connect() as connection, named_errors("to make the scratch database"):
             _need_extensions(connection, facts)
             apply_roles(cluster, scratch_roles(roles, facts, tools.major))
-            notes = give_everybodys_settings(connection, roles)
-            notes += make_to_look(connection, _RESTORED, facts, own).notes
+            notes += give_everybodys_settings(connection, roles)
+            made = _make(connection, cluster, _RESTORED, facts, own)
             version = query(connection, "SELECT current_setting('server_version')")[0][0]
+        notes += made.notes
         second = partial(_second_database, cluster, f"{_RESTORED}_again", facts, own)
         return RestorePlace(
-            server.cluster(_RESTORED), _RESTORED, tools, version, True, notes, stack.pop_all().close, second
+            server.cluster(_RESTORED), _RESTORED, tools, version, True, made, notes, stack.pop_all().close, second
         )
 
 
@@ -133,7 +144,7 @@ def existing_server(
         created = False
         try:
             _make_roles(connection, missing_roles(connection, roles))
-            notes = make_to_look(connection, name, facts, own).notes
+            made = _make(connection, server, name, facts, own)
             created = True
             # A session in the database while it is used tells it from what a killed run left.
             guard = server.connect(name)
@@ -152,14 +163,14 @@ def existing_server(
             _drop_unused_roles(again)
 
     second = partial(_second_database, server, f"{name}_again", facts, own)
-    return RestorePlace(server, name, tools, version, False, notes, close, second)
+    return RestorePlace(server, name, tools, version, False, made, made.notes, close, second)
 
 
 @contextmanager
 def _second_database(server: Cluster, name: str, facts: PostgresFacts, own: OwnSettings) -> Iterator[str]:
     with server.connect() as connection, named_errors("to make another scratch database"):
         _one_at_a_time(connection)
-        make_to_look(connection, name, facts, own)
+        _make(connection, server, name, facts, own)
         guard = server.connect(name)
     try:
         yield name
@@ -189,6 +200,20 @@ def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
             f"can be said about the backup; install the packages of {'these extensions' if len(missing) > 1 else 'this extension'} "
             f"for PostgreSQL {major} there (twist-dr doctor names them), then verify again."
         )
+
+
+def _make(connection: Connection, server: Cluster, name: str, facts: PostgresFacts, own: OwnSettings) -> Made:
+    from psycopg import sql
+
+    made = make_to_look(connection, name, facts, own)
+    # Libraries that sessions of the database load, and that are not here, would let nobody in.
+    try:
+        server.connect(name).close()
+    except DatabaseRefused as error:
+        reset = sql.SQL("ALTER DATABASE {} RESET session_preload_libraries")
+        connection.execute(reset.format(sql.Identifier(name)))
+        made.notes.append(f"session_preload_libraries of the backup's database cannot be had here: {error}")
+    return made
 
 
 def _one_at_a_time(connection: Connection) -> None:

@@ -7,14 +7,16 @@ Code of the database runs in it, so it is kept away from all else (``confinement
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.confinement import Confinement, Isolation, signal_server
 from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.server_user import some_server_user
@@ -30,7 +32,9 @@ from twist_dr.engine.postgres.unprivileged import (
 )
 from twist_dr.engine.processes import Child, run
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseError, DatabaseUnreachable, ProcessFailed
+from twist_dr.redaction import one_line
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -58,6 +62,9 @@ _SETTINGS = {
     # Files in the data folder, which go with it: those of "posix" stay in /dev/shm when the server is killed.
     "dynamic_shared_memory_type": "mmap",
 }
+#: A library that is preloaded may run jobs which the restored database has noted down for it: no process of that kind is begun.
+_NOTHING_BY_ITSELF = {"max_worker_processes": "0"}
+_LIBRARY_ENDS = (".so", ".dylib")
 #: Roles of a moment.
 _MAKER, _HELPER = "twist_dr_maker", "twist_dr_helper"
 
@@ -65,13 +72,21 @@ _MAKER, _HELPER = "twist_dr_maker", "twist_dr_helper"
 class ScratchServer:
     """A running server with an empty cluster. A context manager: leaving it stops the server and removes its data.
 
-    ``superuser`` is the name of the bootstrap role. Raises ``ProcessFailed`` or ``DatabaseError`` when it does not start.
+    ``superuser`` is the name of the bootstrap role. ``preload``: libraries of its installation that are loaded where they are there; what is
+    not, ``notes`` say. Raises ``ProcessFailed`` or ``DatabaseError`` when it does not start.
     """
 
     def __init__(
-        self, tools: Tools, base: Path, superuser: str = "postgres", *, isolation: Isolation = "required"
+        self,
+        tools: Tools,
+        base: Path,
+        superuser: str = "postgres",
+        *,
+        preload: Sequence[str] = (),
+        isolation: Isolation = "required",
     ) -> None:
         self.superuser = superuser
+        self.notes: list[str] = []
         # initdb does not double a quote in the name (initdb.c, setup_auth and others), so such a role gets its name afterwards.
         self._made_by = _MAKER if '"' in superuser else superuser
         base = scratch_base(base)
@@ -85,7 +100,11 @@ class ScratchServer:
         self._child: Child | None = None
         try:
             self._prepare()
-            self._start()
+            self._start(self._made_by)
+            if self._made_by != superuser:
+                self._rename()
+            if preload:
+                self._preload(preload)
         except BaseException:
             self.close()
             raise
@@ -110,6 +129,12 @@ class ScratchServer:
 
     def close(self) -> None:
         """Stop the server and remove everything. Safe to call twice."""
+        self._stop()
+        end_server_of(self.folder)
+        self._scratch.remove()
+        self._confinement.close()
+
+    def _stop(self) -> None:
         if self._child is not None:
             # SIGINT is PostgreSQL's fast shutdown: it ends sessions and does not wait for them.
             signal_server(self._child, signal.SIGINT)
@@ -117,9 +142,6 @@ class ScratchServer:
                 self._child.process.wait(_STOP_SECONDS)
             self._child.end()
             self._child = None
-        end_server_of(self.folder)
-        self._scratch.remove()
-        self._confinement.close()
 
     def _prepare(self) -> None:
         if self._confinement.user is not None:
@@ -141,8 +163,8 @@ class ScratchServer:
             for folder in (self._data, self._sockets):
                 give_tree(folder, self._confinement.user, self._confinement.user)
 
-    def _start(self) -> None:
-        settings = {**_SETTINGS, "port": str(_PORT), "unix_socket_directories": str(self._sockets)}
+    def _start(self, role: str, more: Mapping[str, str] | None = None) -> None:
+        settings = {**_SETTINGS, "port": str(_PORT), "unix_socket_directories": str(self._sockets), **(more or {})}
         arguments: list[str | Path] = [self.tools.program("postgres"), "-D", self._data]
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]
@@ -153,17 +175,36 @@ class ScratchServer:
             if self._child.process.poll() is not None:
                 raise ProcessFailed(f"The scratch server did not start: {self._child.complaint()}.")
             with suppress(DatabaseUnreachable):
-                self._cluster_as(self._made_by).connect().close()
+                self._cluster_as(role).connect().close()
                 open_door(self.folder, _PORT)
                 self._reached_at = door_folder(self.folder)
-                if self._made_by != self.superuser:
-                    self._rename()
                 return
             if time.monotonic() > deadline:
                 raise DatabaseError(
                     f"The scratch server gave no answer within {_START_SECONDS:.0f} s; see the load and the disk of this machine."
                 )
             time.sleep(0.02)
+
+    def _preload(self, libraries: Sequence[str]) -> None:
+        """Start again with those of the libraries that are there: only the server can say where its own lie."""
+        with self.cluster().connect() as connection:
+            [[folder]] = query(connection, "SELECT setting FROM pg_config() WHERE name = 'PKGLIBDIR'")
+        there = [name for name in libraries if any(Path(folder, f"{name}{end}").is_file() for end in _LIBRARY_ENDS)]
+        if missing := [name for name in libraries if name not in there]:
+            self.notes.append(f"{few(missing)} was preloaded where it was backed up, and is not installed here")
+        if not there:
+            return
+        try:
+            self._start_again({"shared_preload_libraries": ",".join(there), **_NOTHING_BY_ITSELF})
+        except (ProcessFailed, DatabaseError) as error:
+            self.notes.append(one_line(f"{few(there)} could not be preloaded: {error}"))
+            self._start_again({})
+
+    def _start_again(self, settings: Mapping[str, str]) -> None:
+        self._stop()
+        shutil.rmtree(door_folder(self.folder), ignore_errors=True)
+        self._reached_at = self._sockets
+        self._start(self.superuser, settings)
 
     def _rename(self) -> None:
         """Give the bootstrap role its name. Nobody can rename himself, so another one does."""

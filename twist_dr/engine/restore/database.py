@@ -24,6 +24,7 @@ from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
+    from twist_dr.engine.postgres.making import Made
 
 _FULL = re.compile(r"No space left on device|could not extend file|disk full", re.IGNORECASE)
 
@@ -128,6 +129,16 @@ def restore_dump(
         f"grants on {grant} were left out, for only a superuser can give them; give them again if they are wanted"
         for grant in grants
     ]
+
+
+def refuse_misread(cluster: Cluster, name: str, made: Made) -> None:
+    """Raises ``RestoreFailed`` where amounts of money may not be those that were written."""
+    with cluster.connect(name) as connection:
+        why = made.misreads(connection)
+    if why is not None:
+        raise RestoreFailed(
+            f"The restored database may not be used: {why}; install the locale on the database server, then restore again."
+        )
 
 
 def compare(cluster: Cluster, name: str, manifest: Manifest, report: Report, key_tables: Sequence[str]) -> Comparison:

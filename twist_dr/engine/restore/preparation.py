@@ -15,6 +15,7 @@ from twist_dr.engine.postgres.cluster import read_migrations
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
 from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
+from twist_dr.engine.postgres.making import Made
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import versions_differ
 from twist_dr.engine.postgres.sessions import COMMANDS
@@ -91,7 +92,8 @@ class Preparation:
                     self._make(connection, names, own)
                     self._try_schema(names, tools, dump, kept)
                     databases.drop(connection, names.incoming)
-                for line in self._make(connection, names, own):
+                made = self._make(connection, names, own)
+                for line in made.notes:
                     self._warn(line)
             record.database = names.incoming
             if wish.tables:
@@ -104,7 +106,7 @@ class Preparation:
                         self._warn(line)
         with phase_one.full_disk_named():
             if not wish.tables:
-                self._make_ready(names)
+                self._make_ready(names, made, own)
             # Its makers did not wait for their commits. A sandbox is told of without another one.
             with closing(databases.connect_for_maintenance(cluster)) as connection:
                 if not wish.tables:
@@ -112,13 +114,13 @@ class Preparation:
                     making.take_after(connection, names.incoming, names.live)
                 databases.make_durable(connection)
 
-    def _make(self, connection: Connection, names: DatabaseSwitch, own: OwnSettings) -> list[str]:
+    def _make(self, connection: Connection, names: DatabaseSwitch, own: OwnSettings) -> Made:
         facts = self._sources.manifest.postgres
         assert facts is not None
         made = making.make_to_serve(connection, names.incoming, facts, own, live=names.live)
         names.incoming_oid = made.oid
         self._place.around.journals.save(self._journal)
-        return made.notes
+        return made
 
     def _try_schema(self, names: DatabaseSwitch, tools: Tools, dump: Path, kept: KeptFiles | None) -> None:
         """Now, rather than after hours: a statement that this server does not take ends the restore before it loads a row."""
@@ -128,14 +130,18 @@ class Preparation:
                 cluster, tools, names.incoming, dump, manifest, jobs=1, report=self._report, kept=kept, schema_only=True
             )
 
-    def _make_ready(self, names: DatabaseSwitch) -> None:
+    def _make_ready(self, names: DatabaseSwitch, made: Made, own: OwnSettings) -> None:
         wish, place, record, report = self._wish, self._place, self._record, self._report
         cluster, manifest = place.around.cluster, self._sources.manifest
+        assert manifest.postgres is not None
         with record.timed("compare"):
+            phase_one.refuse_misread(cluster, names.incoming, made)
             compared = phase_one.compare(cluster, names.incoming, manifest, report, place.key_tables)
         record.tables, record.rows = compared.tables, compared.rows
         for line in compared.notes:
             self._warn(line)
+        with closing(databases.connect_for_maintenance(cluster)) as connection:
+            making.leave_outside(connection, names.incoming, manifest.postgres, own)
         if self._gate.forward and wish.run_migrations:
             self._migrate(names)
         with record.timed("after_restore"):
