@@ -23,6 +23,7 @@ from twist_dr.engine.manifest import (
     Artifact,
     ArtifactForm,
     BaseFacts,
+    ExtensionMembers,
     ExtensionRows,
     KeyName,
     Kind,
@@ -37,7 +38,7 @@ from twist_dr.engine.manifest import (
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot, named_errors
 from twist_dr.engine.postgres.dump import dump_database, dump_members, dump_roles
 from twist_dr.engine.postgres.everybodys_settings import read_everybodys_settings
-from twist_dr.engine.postgres.extension_members import KEPT, MEMBERS, ROWS, read_kept
+from twist_dr.engine.postgres.extension_members import KEPT, MEMBERS, ROWS, read_kept, read_members
 from twist_dr.engine.postgres.extension_rows import write_rows
 from twist_dr.engine.postgres.left_out import left_out
 from twist_dr.engine.postgres.login_triggers import login_triggers
@@ -151,6 +152,7 @@ class Making:
         self.rows: dict[TableName, int] = {}
         self.large_objects = 0
         self.extension_rows: list[ExtensionRows] = []
+        self.extension_members: dict[str, ExtensionMembers] = {}
         self.left_out: list[str] = []
         self._key = keyring.primary
         self._started_at = datetime.now(timezone.utc)
@@ -235,6 +237,7 @@ class Making:
             tables={table.label: rows for table, rows in self.rows.items()},
             large_objects=self.large_objects,
             extension_rows=self.extension_rows,
+            extension_members=self.extension_members,
             left_out=self.left_out,
             artifacts=self._artifacts,
             files=self._files,
@@ -314,6 +317,7 @@ class _Work(Making):
         """What the dump leaves out of extensions: rows, and what somebody made a member. Returns what pg_dump warned of."""
         with named_errors("to look at what belongs to extensions"):
             kept = read_kept(snapshot.connection)
+            self.extension_members = read_members(snapshot.connection)
         said = []
         if kept.members:
             with self.artifact(MEMBERS, "database", quiet=True) as write:

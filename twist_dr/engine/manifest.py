@@ -197,6 +197,14 @@ class ExtensionRows(_Model):
     content: str
 
 
+class ExtensionMembers(_Model):
+    """What belongs to an extension: how many objects, the SHA-256 of what servers call them, and which were added after most others."""
+
+    count: int = Field(ge=0)
+    sha256: str
+    added: list[str] = []
+
+
 class KeyName(_Model):
     """Which key a backup was written with."""
 
@@ -233,6 +241,7 @@ class Manifest(_Model):
     key: KeyName
     base: BaseFacts | None = None
     extension_rows: list[ExtensionRows] = []
+    extension_members: dict[str, ExtensionMembers] = {}
     left_out: list[str] = []
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster, query
@@ -81,3 +83,93 @@ def test_rows_of_a_table_given_to_an_extension_come_back_with_all_that_leans_on_
         connection.execute("ALTER EXTENSION hstore DROP TABLE tariff")
     with server.cluster().connect() as connection:
         connection.execute("DROP DATABASE tariff_again WITH (FORCE)")
+
+
+SCRIPT = """
+    CREATE TABLE standard (id int PRIMARY KEY, name text);
+    INSERT INTO standard VALUES (1, 'one'), (2, 'two'), (3, 'three');
+    SELECT pg_catalog.pg_extension_config_dump('standard', 'WHERE id >= 100');
+    CREATE TABLE internal (id int GENERATED ALWAYS AS IDENTITY, of int REFERENCES standard, note text);
+    INSERT INTO internal (of, note) VALUES (1, 'made by the script');
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'only by the extension'; END$$;
+    CREATE TRIGGER only_us BEFORE INSERT OR UPDATE OR DELETE ON internal FOR EACH ROW EXECUTE FUNCTION refuse();
+    CREATE SEQUENCE numbers;
+    CREATE TABLE everything (id int);
+    SELECT pg_catalog.pg_extension_config_dump('everything', '');
+"""
+
+
+def test_rows_of_an_extensions_own_tables_come_back_whatever_its_script_puts_there(
+    newest_server: PostgresServer, open_folder: Path, tmp_path: Path
+) -> None:
+    """Configuration with a condition and without, tables that are none, and values of sequences."""
+    tables = "SELECT * FROM standard ORDER BY id", "SELECT * FROM internal ORDER BY id", "TABLE everything"
+    cluster = newest_server.create_database("own_tables")
+    with extension(newest_server, open_folder, "shop_tables", SCRIPT):
+        with cluster.connect() as connection:
+            connection.execute("CREATE EXTENSION shop_tables; CREATE TABLE t AS SELECT 1 AS id")
+            connection.execute("ALTER TABLE internal DISABLE TRIGGER only_us")
+            connection.execute(
+                """DELETE FROM internal; UPDATE standard SET name = 'eins' WHERE id = 1; INSERT INTO standard VALUES (100, 'ours');
+                   INSERT INTO internal (of, note) VALUES (100, 'later'), (1, NULL); INSERT INTO everything VALUES (7);
+                   DELETE FROM standard WHERE id = 3"""
+            )
+            query(connection, "SELECT setval('numbers', 41)")
+            connection.execute("ALTER TABLE internal ENABLE TRIGGER only_us")
+            before = [query(connection, statement) for statement in tables]
+        manifest, repository = taken(cluster, tmp_path)
+        assert {kept.table: kept.rows for kept in manifest.extension_rows} == {
+            "public.standard": 3,
+            "public.internal": 2,
+        }
+        new = Cluster(newest_server.url("own_tables_again"))
+        assert manifest.postgres is not None
+        recover_database(look(new.url, manifest.postgres), repository, manifest, KEYRING, jobs=1, report=Report())
+        with new.connect() as connection:
+            assert [query(connection, statement) for statement in tables] == before
+            assert query(connection, "SELECT nextval('numbers'), pg_sequence_last_value('internal_id_seq')") == [
+                (42, 3)
+            ]
+    with newest_server.cluster().connect() as connection:
+        connection.execute("DROP DATABASE own_tables_again WITH (FORCE)")
+
+
+def test_other_members_that_somebody_added_come_back_and_one_that_cannot_is_named(
+    newest_server: PostgresServer, tmp_path: Path
+) -> None:
+    cluster = newest_server.create_database("added")
+    with cluster.connect() as connection:
+        connection.execute("CREATE EXTENSION hstore; CREATE TABLE t AS SELECT 1 AS id")
+        connection.execute(
+            """CREATE TYPE mood AS ENUM ('calm'); CREATE DOMAIN code AS text CHECK (VALUE <> '');
+               CREATE FUNCTION feeling() RETURNS mood LANGUAGE sql AS $$SELECT 'calm'::public.mood$$;
+               CREATE VIEW moods AS SELECT feeling() AS mood, id FROM t;
+               CREATE TABLE diary (mood mood DEFAULT feeling(), code code); CREATE VIEW diaries AS SELECT code, id FROM diary, moods;
+               ALTER EXTENSION hstore ADD TYPE mood; ALTER EXTENSION hstore ADD DOMAIN code; ALTER EXTENSION hstore ADD FUNCTION feeling();
+               ALTER EXTENSION hstore ADD VIEW moods"""
+        )
+    manifest, repository = taken(cluster, tmp_path)
+    assert verified(cluster, manifest, repository, tmp_path).differences == []
+    with cluster.connect() as connection:
+        connection.execute("CREATE OPERATOR <=>% (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int)")
+        connection.execute("ALTER EXTENSION hstore ADD OPERATOR <=>% (int, int)")
+    manifest, repository = taken(cluster, tmp_path / "second")
+    result = verified(cluster, manifest, repository, tmp_path / "second")
+    assert result.differences == []
+    (note,) = result.notes
+    assert note.startswith("the extension hstore has ") and "operator public.<=>%(integer,integer)" in note
+
+
+@contextmanager
+def extension(server: PostgresServer, folder: Path, name: str, script: str) -> Iterator[None]:
+    """An extension that can be made on the server."""
+    (folder / "extension").mkdir(mode=0o755)
+    (folder / "extension" / f"{name}.control").write_text("default_version = '1'\n")
+    (folder / "extension" / f"{name}--1.sql").write_text(script)
+    with server.cluster().connect() as connection:
+        connection.execute(f"ALTER ROLE CURRENT_USER SET extension_control_path = '$system:{folder}'")
+    try:
+        yield
+    finally:
+        with server.cluster().connect() as connection:
+            connection.execute("ALTER ROLE CURRENT_USER RESET extension_control_path")

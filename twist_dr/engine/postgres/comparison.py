@@ -17,10 +17,11 @@ from twist_dr.engine.postgres.cluster import (
     read_tables,
     unlogged_tables,
 )
-from twist_dr.engine.postgres.extension_members import MemberTable, columns_of
+from twist_dr.engine.postgres.extension_members import MemberTable, columns_of, member_identities, read_members
 from twist_dr.engine.postgres.extension_rows import as_written, read_content
 from twist_dr.engine.progress import LOG_EVERY_SECONDS, Report
 from twist_dr.engine.table_names import TableName, from_label, table_name
+from twist_dr.engine.words import few
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def compare_database(
             found.differences.append("django_migrations: other migrations are applied than were recorded")
         restored = {extension.name: extension.version for extension in read_extensions(connection)}
         _compare_kept(connection, manifest, restored, found)
+        _compare_members(connection, manifest, restored, found)
     for extension in facts.extensions:
         if extension.name not in restored:
             found.differences.append(f"extension {one_line(extension.name)} is missing after the restore")
@@ -111,6 +113,28 @@ def _compare_kept(connection: Connection, manifest: Manifest, versions: dict[str
             told.append(f"{what}: {content.rows} rows restored where {kept.rows} were recorded")
         elif content.number != kept.content:
             told.append(f"{what}: its {kept.rows} rows are not those that were recorded")
+
+
+def _compare_members(connection: Connection, manifest: Manifest, versions: dict[str, str], found: Comparison) -> None:
+    """What belongs to each extension. A note: an extension that was updated may have kept what a new one of its version has not."""
+    facts = manifest.postgres
+    assert facts is not None
+    if connection.info.server_version // 10000 != facts.major:
+        return
+    recorded = {extension.name: extension.version for extension in facts.extensions}
+    there = read_members(connection) if manifest.extension_members else {}
+    identities = member_identities(connection) if manifest.extension_members else set()
+    for name, members in manifest.extension_members.items():
+        if name not in there or versions.get(name) != recorded.get(name) or there[name].sha256 == members.sha256:
+            continue
+        missing = [identity for identity in members.added if (name, identity) not in identities]
+        told = f", and lacks {few(missing, 10)}" if missing else ""
+        found.notes.append(
+            one_line(
+                f"the extension {name} has {there[name].count} objects where {members.count} were recorded{told}: no dump holds what somebody added to it "
+                "(ALTER EXTENSION ... ADD), but for tables, views, types and functions in SQL"
+            )
+        )
 
 
 def _compare_rows(recorded: dict[TableName, int], restored: dict[TableName, int], found: Comparison) -> None:

@@ -7,6 +7,7 @@ Objects into an Extension"). Rows that came later are not in that script, but fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.documents import DocumentInvalid, Limits, read_mapping
+from twist_dr.engine.manifest import ExtensionMembers
 from twist_dr.engine.postgres.cluster import query
 from twist_dr.engine.table_names import TableName
 from twist_dr.errors import ArchiveInvalid
@@ -63,6 +65,12 @@ _IDENTITIES = """
     SELECT i.type || ' ' || i.identity
       FROM unnest(%(classes)s::oid[], %(oids)s::oid[]) WITH ORDINALITY AS wanted (class, oid, place),
            LATERAL pg_identify_object(class, oid, 0) i ORDER BY place
+"""
+_IDENTIFIED = """
+    SELECT e.extname, i.type || ' ' || i.identity, d.xmin::text
+      FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e',
+           LATERAL pg_identify_object(d.classid, d.objid, 0) i
+     WHERE i.identity IS NOT NULL
 """
 #: What cannot be made before these are there, and what owns such a thing from within (a view its rule).
 _NEEDING = """
@@ -199,17 +207,22 @@ def columns_of(connection: Connection, table: TableName) -> list[str] | None:
     return list(rows[0][0]) if rows else None
 
 
+def read_members(connection: Connection) -> dict[str, ExtensionMembers]:
+    """What belongs to each extension of the connection's database. Raises psycopg's errors."""
+    found = {}
+    for extension, some in _by_extension(query(connection, _IDENTIFIED)):
+        identities = sorted(each[1] for each in some)
+        [(usual, many)] = Counter(each[2] for each in some).most_common(1)
+        # After pg_upgrade each has a transaction of its own.
+        added = sorted(each[1] for each in some if each[2] != usual) if 2 * many > len(some) else []
+        digest = hashlib.sha256("\n".join(identities).encode(errors="surrogateescape")).hexdigest()
+        found[extension] = ExtensionMembers(count=len(some), sha256=digest, added=added)
+    return found
+
+
 def member_identities(connection: Connection) -> set[tuple[str, str]]:
     """Extension and identity of all members of the connection's database."""
-    return {
-        (extension, identity)
-        for extension, identity in query(
-            connection,
-            """SELECT e.extname, i.type || ' ' || i.identity
-                 FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e',
-                      LATERAL pg_identify_object(d.classid, d.objid, 0) i""",
-        )
-    }
+    return {(extension, identity) for extension, identity, _ in query(connection, _IDENTIFIED)}
 
 
 def _by_extension(members: Iterable[tuple[Any, ...]]) -> list[tuple[str, list[tuple[Any, ...]]]]:
