@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
+from twist_dr.engine.postgres.extension_restore import KeptFiles
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.tools import Tools
@@ -27,17 +28,22 @@ class Trial:
 
 
 def try_schema(
-    dump: bytes, base: Path, open_place: Callable[[OwnSettings], RestorePlace], tools: Tools | None = None
+    dump: bytes,
+    base: Path,
+    open_place: Callable[[OwnSettings], RestorePlace],
+    kept_in: Callable[[Path], KeptFiles | None],
+    tools: Tools | None = None,
 ) -> Trial:
     """Restore the schema of a dump, or of the head of one, in a place that is opened for it, with ``tools`` or the place's own.
 
-    ``base`` takes the file. Raises what opening the place raises, and ``StagingFull``.
+    ``base`` takes the file; ``kept_in`` puts beside it what the dump leaves out of extensions. Raises what opening the place raises, and ``StagingFull``.
     """
     clear_left_over(base, _FOLDER)
     with ScratchFolder(base, _FOLDER) as folder:
         file = folder / "schema.dump"
         write_new(file, [dump], durable=False)
         leave_out_internals(file)
+        kept = kept_in(folder)
         place = open_place(own_settings_of(file))
         with place:
             try:
@@ -50,6 +56,7 @@ def try_schema(
                     keep_owners=place.keep_owners,
                     subscriptions=False,
                     schema_only=True,
+                    kept=kept,
                 )
             except ProcessFailed as error:
                 if "No space left on device" in str(error):

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
-from twist_dr.engine.postgres.dump import dump_roles, dump_schema
+from twist_dr.engine.postgres.dump import dump_members, dump_roles, dump_schema
+from twist_dr.engine.postgres.dump_internals import leave_out_internals
+from twist_dr.engine.postgres.extension_members import MEMBERS, ROWS, read_kept
+from twist_dr.engine.postgres.extension_restore import KeptFiles
 from twist_dr.engine.postgres.own_settings import OwnSettings
 from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools, serves
 from twist_dr.engine.progress import Report
 from twist_dr.engine.schema_trial import try_schema
+from twist_dr.engine.streams import write_new
 from twist_dr.engine.verification import VerificationPlan, open_place, verification_base
 from twist_dr.errors import BackupError, DatabaseError, RestoreError, StagingFull
 
@@ -73,7 +77,18 @@ class ToolsProof:
         def opened(own: OwnSettings) -> RestorePlace:
             return open_place(self.plan, facts, b"".join(roles), own, _NAME)
 
-        found = try_schema(b"".join(pieces), base, opened)
+        def kept_in(folder: Path) -> KeptFiles | None:
+            kept = read_kept(snapshot.connection)
+            if not kept.members:
+                return None
+            dump = folder / MEMBERS
+            members: list[bytes] = []
+            dump_members(source, tools, snapshot.id, kept.extensions, members.append)
+            write_new(dump, members, durable=False)
+            leave_out_internals(dump)
+            return KeptFiles(kept, folder / ROWS, dump)
+
+        found = try_schema(b"".join(pieces), base, opened, kept_in)
         if found.complaint is not None:
             raise BackupError(
                 f"Nobody could restore what pg_dump {tools.version} writes of {facts.database} (PostgreSQL {facts.version}): "

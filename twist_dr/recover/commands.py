@@ -16,6 +16,7 @@ from types import FrameType
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.extension_members import KEPT
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.recovery.planning import RecoveryWish
 from twist_dr.engine.repository import Repository
@@ -234,16 +235,19 @@ class _Recovery:
         return f"configuration: {found.files} files in {folder}, below it by their old paths"
 
     def _dump(self, file: Path) -> str:
-        roles = recover_dump(file, self._repository, self._manifest, self._keyring, self._report)
-        return f"dump: {file}, {human_bytes(self._size('database', 'database.dump'))}, checked; roles with the hashes of their passwords: {roles}"
+        roles, *more = recover_dump(file, self._repository, self._manifest, self._keyring, self._report)
+        kept = f"; of extensions: {', '.join(map(str, more))}" if more else ""
+        return f"dump: {file}, {human_bytes(self._size('database', 'database.dump'))}, checked; roles with the hashes of their passwords: {roles}{kept}"
 
     def _next(self) -> list[str]:
         options, steps = self._options, []
         if options.dump_to and not options.database:
             steps.append(
                 f"as a superuser: psql -X -f {ROLES} postgres (roles that exist already are errors to pass over), createdb -T template0 NEW_DATABASE, "
-                f"pg_restore -d NEW_DATABASE {options.dump_to.name}; then remove both files"
+                f"pg_restore -d NEW_DATABASE {options.dump_to.name}; then remove these files"
             )
+            if self._manifest.artifact(KEPT) is not None:
+                steps.append("what belongs to extensions comes back as docs/what-is-in-a-backup.md says, by hand")
         if options.configuration_to and self._manifest.kind == "configuration":
             steps.append(
                 "bring back what was lost, as docs/configuration-backup.md says: contents.json tells where each piece was"

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from twist_dr.engine.archive_index import read_index
@@ -14,6 +15,7 @@ from twist_dr.engine.folders import remove_tree
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
+from twist_dr.engine.postgres.extension_members import MEMBERS, ROWS
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.media import restore_configuration, unpack_media
@@ -24,6 +26,8 @@ from twist_dr.errors import RestoreRefused
 from twist_dr.recover.scratch import need_room
 
 ROLES = "roles.sql"
+#: What is written beside a dump, where the backup has it.
+_BESIDE = (ROLES, ROWS, MEMBERS)
 HISTORY_ARCHIVE = "dagster.tar"
 _ELSEWHERE = "free room there, or name a place on another disk"
 
@@ -44,12 +48,12 @@ def look_at_folder(folder: Path, option: str, size: int) -> Path:
 
 
 def look_at_file(file: Path, option: str, size: int) -> Path:
-    """The same for the dump's file, which must be new, as must be that of the roles beside it."""
+    """The same for the dump's file, which must be new, as must be what is written beside it."""
     file = file.absolute()
-    if file.name == ROLES:
-        raise RestoreRefused(f"{ROLES} is the name of the roles' file beside the dump; name another file in {option}.")
+    if file.name in _BESIDE:
+        raise RestoreRefused(f"{file.name} is the name of a file beside the dump; name another file in {option}.")
     try:
-        for each in (file, file.with_name(ROLES)):
+        for each in (file, *map(file.with_name, _BESIDE)):
             if os.path.lexists(each):
                 raise RestoreRefused(
                     f"{each} is there already and is not written over; name a file in a new folder in {option}."
@@ -136,23 +140,32 @@ def _history(folder: Path, repository: Repository, manifest: Manifest, keyring: 
     return found
 
 
-def recover_dump(file: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report) -> Path:
-    """Write the plain dump and the roles' SQL beside it, mode 0600; gives the latter's path. Both or none.
+def recover_dump(
+    file: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+) -> list[Path]:
+    """Write the plain dump, the roles' SQL and what is kept of extensions beside it, mode 0600; gives the paths of the latter. All or none.
 
     psql runs orders of its own that a script holds, such as ``\\!``, unless it was restricted with a key that the script cannot know.
     """
-    roles = file.with_name(ROLES)
     stored = repository.held(manifest)["database.dump"][1].size
     restricted = f"\\restrict {secrets.token_hex(16)}\n".encode()
-    write_new(roles, [restricted, repository.read_small(manifest, ROLES, keyring)])
+    beside: list[Path] = []
     try:
+        for name in _BESIDE:
+            if manifest.artifact(name) is not None:
+                path = file.with_name(name)
+                content = repository.read(manifest, name, keyring)
+                write_new(path, content if name == MEMBERS else chain([restricted], content))
+                beside.append(path)
         with report.part("database.dump", stored) as advance:
             repository.fetch(manifest, "database.dump", keyring, file, advance)
-        _ready(file, report)
+        for dump in (file, *(path for path in beside if path.name == MEMBERS)):
+            _ready(dump, report)
     except BaseException:
-        roles.unlink(missing_ok=True)
+        for path in beside:
+            path.unlink(missing_ok=True)
         raise
-    return roles
+    return beside
 
 
 def _ready(file: Path, report: Report) -> None:

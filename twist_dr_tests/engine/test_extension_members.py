@@ -6,9 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.progress import Report
+from twist_dr.engine.restore.cutover import Surroundings
+from twist_dr.engine.restore.journal import Journals
+from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
+from twist_dr.engine.restore.restore import Restore
 from twist_dr.recover.database import recover_database
 from twist_dr.recover.server import look
 from twist_dr_tests.engine.helpers import KEYRING
@@ -173,3 +179,41 @@ def extension(server: PostgresServer, folder: Path, name: str, script: str) -> I
     finally:
         with server.cluster().connect() as connection:
             connection.execute("ALTER ROLE CURRENT_USER RESET extension_control_path")
+
+
+@pytest.mark.parametrize("role", ["postgres", "tariff_restorer"])
+def test_a_replaced_database_has_them_too_whoever_restores(
+    newest_server: PostgresServer, tmp_path: Path, role: str
+) -> None:
+    cluster = newest_server.create_database("tariff_live")
+    with newest_server.cluster().connect() as connection:
+        connection.execute(
+            """DROP ROLE IF EXISTS tariff_restorer; DROP ROLE IF EXISTS tariff_owner; CREATE ROLE tariff_owner;
+               CREATE ROLE tariff_restorer LOGIN CREATEDB PASSWORD 'letmein' IN ROLE tariff_owner, pg_signal_backend, pg_monitor;
+               ALTER DATABASE tariff_live OWNER TO tariff_owner"""
+        )
+    with cluster.connect() as connection:
+        connection.execute("SET ROLE tariff_owner")
+        connection.execute(
+            """CREATE EXTENSION hstore; CREATE TABLE tariff AS SELECT generate_series(1, 1000) AS id;
+               CREATE VIEW cheap AS SELECT id FROM tariff; CREATE TABLE t (id int); GRANT SELECT ON tariff TO pg_monitor; ALTER EXTENSION hstore ADD TABLE tariff"""
+        )
+    manifest, repository = taken(cluster, tmp_path)
+    with cluster.connect() as connection:
+        connection.execute("UPDATE tariff SET id = 0")
+    around = Surroundings(
+        Cluster(newest_server.url("tariff_live", role, None if role == "postgres" else "letmein")),
+        Journals(tmp_path / "journals"),
+    )
+    place = RestorePlace("erp", around, [repository], KEYRING, tmp_path / "work", tmp_path / "scratch")
+    wish = RestoreWish(manifest.backup_id, "replace", parts=("database",))
+    assert Restore(wish, place, Report()).run().state == "done"
+    with cluster.connect() as connection:
+        assert query(connection, "SELECT count(DISTINCT id), sum(id) FROM cheap") == [(1000, 500500)]
+        assert query(connection, "SELECT tableowner FROM pg_tables WHERE tablename = 'tariff'") == [("tariff_owner",)]
+        assert query(connection, "SELECT has_table_privilege('pg_monitor', 'tariff', 'SELECT')") == [(True,)]
+        assert compare_database(connection, manifest, Report()).notes == []
+    with newest_server.cluster().connect() as connection:
+        for (name,) in query(connection, "SELECT datname FROM pg_database WHERE datname LIKE 'tariff_live%'"):
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        connection.execute("DROP ROLE tariff_restorer; DROP ROLE tariff_owner")

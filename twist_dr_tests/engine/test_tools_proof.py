@@ -122,6 +122,15 @@ def test_a_schema_that_nobody_could_restore_fails_the_backup_and_the_doctor_with
 
 
 @pytest.mark.usefixtures("newest_alone")
+def test_what_leans_on_a_table_that_was_given_to_an_extension_is_no_complaint(
+    older: PostgresServer, tmp_path: Path
+) -> None:
+    given = "CREATE TABLE tariff (id int PRIMARY KEY)", "CREATE VIEW cheap AS SELECT id FROM tariff"
+    cluster = database(older, "CREATE EXTENSION hstore", *given, "ALTER EXTENSION hstore ADD TABLE tariff")
+    assert proven(taken(cluster, tmp_path)[1])
+
+
+@pytest.mark.usefixtures("newest_alone")
 def test_the_doctor_asks_for_the_tools_of_the_servers_own_version(older: PostgresServer, tmp_path: Path) -> None:
     (finding,) = examined(database(older), tmp_path)
     assert finding.status == "problem"

@@ -34,12 +34,21 @@ if TYPE_CHECKING:
 _LINE = re.compile(rb"\d+; (\d+) (\d+) (.*)")
 #: What pg_dump --binary-upgrade adds for pg_upgrade, which a running server refuses.
 _FOR_UPGRADES = re.compile(rb"SELECT pg_catalog\.binary_upgrade_|UPDATE pg_catalog\.pg_")
-#: Of members, too, the dump itself has these.
-_IN_THE_DUMP = {b"ACL", b"SECURITY LABEL", b"POLICY", b"ROW SECURITY", b"DEFAULT ACL", b"EXTENSION"}
+#: Of members, too, the dump itself has these. Of grants it has only what was changed after an object was given to its extension.
+_IN_THE_DUMP = {b"SECURITY LABEL", b"POLICY", b"ROW SECURITY", b"DEFAULT ACL", b"EXTENSION"}
 #: Needed where a key of a table in the dump refers to theirs.
 _KEYS = {b"CONSTRAINT", b"INDEX", b"INDEX ATTACH", b"STATISTICS"}
 #: May need what the dump has, and nothing there needs them.
-_LAST = {b"DEFAULT", b"SEQUENCE OWNED BY", b"SEQUENCE SET", b"FK CONSTRAINT", b"TRIGGER", b"RULE", b"CHECK CONSTRAINT"}
+_LAST = {
+    b"ACL",
+    b"DEFAULT",
+    b"SEQUENCE OWNED BY",
+    b"SEQUENCE SET",
+    b"FK CONSTRAINT",
+    b"TRIGGER",
+    b"RULE",
+    b"CHECK CONSTRAINT",
+}
 #: The names in our SQL are PostgreSQL's own, whatever the database has its sessions begin with.
 _PUTTING = {**LOADING, "search_path": "pg_catalog,pg_temp"}
 
@@ -53,15 +62,17 @@ class KeptFiles:
     definitions: Path | None
 
 
-def fetch_kept(manifest: Manifest, folder: Path, fetch: Callable[[str, Path], object]) -> KeptFiles | None:
+def fetch_kept(
+    manifest: Manifest, folder: Path, fetch: Callable[[str, Path], object], *, rows: bool = True
+) -> KeptFiles | None:
     """Fetch what a backup keeps of members into ``folder``; None where it keeps nothing. ``fetch`` writes an artifact's plain bytes to a file.
 
-    Raises what fetching raises, and ``ArchiveInvalid``.
+    Without ``rows`` for a trial of the schema. Raises what fetching raises, and ``ArchiveInvalid``.
     """
     if manifest.artifact(KEPT) is None:
         return None
     definitions = None
-    for name in (KEPT, ROWS, MEMBERS):
+    for name in (KEPT, ROWS, MEMBERS) if rows else (KEPT, MEMBERS):
         if manifest.artifact(name) is not None:
             fetch(name, folder / name)
     if manifest.artifact(MEMBERS) is not None:
@@ -177,10 +188,10 @@ class MembersRestore:
         with tempfile.NamedTemporaryFile("w", prefix="members-", suffix=".list", dir=definitions.parent) as file:
             file.writelines(lines)
             file.flush()
-            owners = [] if self._keep_owners else ["--no-owner"]
+            owners = [] if self._keep_owners else ["--no-owner", "--no-privileges"]
             script = run(
                 [
-                    self._tools.program("pg_restore"), "--file=-", "--no-tablespaces", "--no-privileges", "--no-security-labels", *owners,
+                    self._tools.program("pg_restore"), "--file=-", "--no-tablespaces", "--no-security-labels", *owners,
                     f"--use-list={file.name}", definitions,
                 ]
             )  # fmt: skip

@@ -7,9 +7,11 @@ server may have files and locales that this machine lacks. There, the schema is 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.engine.postgres.restore_place import scratch_server, versions_differ
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
@@ -37,7 +39,8 @@ def look_at_schema(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: 
             raise ClientToolsMissing(f"this machine has no server programs of PostgreSQL {gate.server_major}")
         head = sources.attempt(lambda repository: _authentic_head(repository, sources.manifest, place.keyring))
         opened = partial(scratch_server, server, place.scratch, facts, sources.read_small("roles.sql"))
-        found = try_schema(head, scratch_base(place.scratch), opened, gate.tools)
+        kept_in = partial(_kept, sources)
+        found = try_schema(head, scratch_base(place.scratch), opened, kept_in, gate.tools)
     except Cancelled:
         raise
     except TwistDRError as error:
@@ -55,6 +58,10 @@ def look_at_schema(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: 
             "fail there too, before it loads a row, unless what is missing is there: change it in the application that made the backup, "
             f"or restore into PostgreSQL {facts.major}"
         )
+
+
+def _kept(sources: Sources, folder: Path) -> KeptFiles | None:
+    return fetch_kept(sources.manifest, folder, sources.fetch, rows=False)
 
 
 def _authentic_head(repository: Repository, manifest: Manifest, keyring: Keyring) -> bytes:

@@ -63,6 +63,7 @@ class Primary:
             "archive_command": f"cp %p {self.archive}/%f.new && mv {self.archive}/%f.new {self.archive}/%f",
             "track_commit_timestamp": "on",
             "autovacuum": "off",
+            "max_prepared_transactions": "2",
             **({"summarize_wal": "on"} if tools.major >= 17 else {}),
             **(settings or {}),
         }

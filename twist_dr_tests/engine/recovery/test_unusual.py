@@ -87,3 +87,23 @@ def test_a_recovered_server_takes_nothing_from_the_servers_that_it_was_subscribe
             "SELECT backend_type FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%'"
         ).fetchall()
     assert found == []
+
+
+def test_a_transaction_that_is_prepared_and_pending_at_the_point_is_named(world: World, open_folder: Path) -> None:
+    primary = world.primary
+    base = primary.base_backup(f"prepared-{open_folder.name}")
+    with primary.server.cluster().connect(autocommit=False) as transfer:
+        transfer.execute("INSERT INTO log (filling) VALUES ('of a transfer')")
+        transfer.execute("PREPARE TRANSACTION 'transfer 7'")
+    primary.write(1)
+    point = primary.mark()
+    primary.sql("COMMIT PREPARED 'transfer 7'")
+    primary.archived()
+    plan = plan_of(primary, [base], point)
+    with recover(plan, [base], archives_of(primary), KEYRING, world.tools, open_folder, Report()) as recovered:
+        (warning,) = recovered.warnings
+        assert "the prepared transaction transfer 7 of postgres in the database postgres" in warning
+        assert rows(recovered.cluster()) == point.rows
+        with recovered.cluster().connect() as connection:
+            connection.execute("COMMIT PREPARED 'transfer 7'")
+        assert rows(recovered.cluster()) == point.rows + 1
