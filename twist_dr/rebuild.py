@@ -51,12 +51,12 @@ def rebuild_catalog(
             report.info(f"{backup_id} has no manifest: it was never finished")
             continue
         try:
-            manifest = repository.manifest(backup_id, keyring)
+            manifest, sealed = repository.sealed(backup_id, keyring)
         except (BackupError, EncryptionError) as error:
             report.warning(f"{backup_id}: {error}")
             refused += 1
             continue
-        catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
+        catalog.record_backup(manifest, sealed, run_id=None)
         _record_copy(catalog, repository, manifest, report)
         recorded += 1
     return RebuildResult(recorded, refused, holds)

@@ -208,9 +208,9 @@ def _verify_first_good(
     for place, repository in enumerate(repositories):
         name = repository.target.name
         try:
-            manifest = repository.manifest(backup_id, keyring)
+            manifest, sealed = repository.sealed(backup_id, keyring)
             if catalog.backup(manifest.application, backup_id) is None:
-                catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
+                catalog.record_backup(manifest, sealed, run_id=None)
             report.info(f"verifying {backup_id} from {name}")
             result = proof.of(manifest, repository, keyring, report)
         # What a target lacks of the WAL that a base needs makes its copy useless, too.

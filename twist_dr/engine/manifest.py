@@ -305,7 +305,7 @@ def open_manifest(data: bytes, keyring: Keyring, *, application: str, backup_id:
     except ValidationError:
         raise _invalid(what, "names no key") from None
     key = keyring.find(key_name.id, key_name.check_value)
-    if not fits(document.pop("mac", None), document, key, _KIND):
+    if not fits(document.pop("mac", None), document, key, _KIND, data):
         raise _invalid(what, "was altered: its MAC does not fit")
     try:
         manifest = Manifest.model_validate(document)

@@ -42,6 +42,9 @@ T = TypeVar("T")
 #: Of what is held in memory whole (roles.sql, server.json), bytes: a hundred thousand roles.
 _MOST_SMALL = 64 << 20
 
+#: Most documents are read at once.
+_PIECE = 1 << 20
+
 _FORMS = {form.name: form for form in (Form(c, e) for c in ("zstd", "gzip", "none") for e in (True, False))}
 
 
@@ -103,20 +106,25 @@ class Repository:
         """
 
         def read() -> bytes:
+            # Python sets aside all that it is asked for, before it reads.
+            pieces, left = list[bytes](), most + 1
             with self.target.open(key) as stream:
-                return stream.read(most + 1)
+                while left and (piece := stream.read(min(left, _PIECE))):
+                    pieces.append(piece)
+                    left -= len(piece)
+            return b"".join(pieces)
 
         return self._bounded(read)
 
     def manifest(self, backup_id: str, keyring: Keyring) -> Manifest:
         """The authenticated manifest. Raises the errors of :func:`twist_dr.engine.manifest.open_manifest`."""
-        return open_manifest(
-            self.manifest_bytes(backup_id),
-            keyring,
-            application=self.application,
-            backup_id=backup_id,
-            what=self._place(backup_id, MANIFEST_NAME),
-        )
+        return self.sealed(backup_id, keyring)[0]
+
+    def sealed(self, backup_id: str, keyring: Keyring) -> tuple[Manifest, bytes]:
+        """The same with its bytes, fetched once. Raises the same."""
+        data = self.manifest_bytes(backup_id)
+        what = self._place(backup_id, MANIFEST_NAME)
+        return open_manifest(data, keyring, application=self.application, backup_id=backup_id, what=what), data
 
     def held(self, manifest: Manifest) -> dict[str, tuple[Form, ArtifactForm]]:
         """By artifact, the form in which this target holds it. Raises ``ObjectMissing`` or ``ObjectCorrupt`` when it is not all here."""

@@ -199,9 +199,9 @@ class Drill:
         settings, name = self.settings, repository.target.name
         with in_use(settings.lock_dir, settings.application, chain, "a drill reads it"):
             try:
-                manifest = repository.manifest(backup_id, self._keyring)
+                manifest, sealed = repository.sealed(backup_id, self._keyring)
                 if self._catalog.backup(settings.application, backup_id) is None:
-                    self._catalog.record_backup(manifest, repository.manifest_bytes(backup_id), run_id=None)
+                    self._catalog.record_backup(manifest, sealed, run_id=None)
                 note_key_use(self._context, settings, "verify", backup_id, self._report)
                 return work(manifest)
             except CORRUPT as error:

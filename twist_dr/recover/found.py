@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -43,9 +43,18 @@ class Found:
 
 
 def find_backups(repository: Repository, keyring: Keyring) -> list[Found]:
-    """All backups of the application, newest first. Raises storage errors when the target cannot be asked."""
+    """All backups of the application, newest first. Raises storage errors when the target cannot be asked.
+
+    Their manifests are for a list: without tables and migrations, or those of a thousand backups would fill the memory.
+    """
+
+    def find(backup_id: str) -> Found:
+        found = find_backup(repository, keyring, backup_id)
+        listed = found.manifest and found.manifest.model_copy(update={"tables": {}, "migrations": {}})
+        return replace(found, manifest=listed)
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda each: find_backup(repository, keyring, each), reversed(repository.backup_ids())))
+        return list(pool.map(find, reversed(repository.backup_ids())))
 
 
 def find_backup(repository: Repository, keyring: Keyring, backup_id: str) -> Found:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.bases import by_cluster
@@ -30,7 +30,7 @@ class Reach:
     gaps: tuple[str, ...] = ()
 
 
-def archive_of(repository: Repository, keyring: Keyring, base: Manifest) -> Archives:
+def archive_of(repository: Repository, keyring: Keyring, base: PlannedBase) -> Archives:
     """The WAL of a base backup's cluster. Raises ``TargetUnavailable`` when it cannot be listed."""
     archive = WalArchive(repository.target, repository.application, repository.patience)
     archives = Archives([archive], keyring, Report(), identifier_of(base), facts(base).wal_segment_size)
@@ -39,7 +39,7 @@ def archive_of(repository: Repository, keyring: Keyring, base: Manifest) -> Arch
     return archives
 
 
-def identifier_of(base: Manifest) -> str:
+def identifier_of(base: PlannedBase) -> str:
     """The cluster that a base backup is of."""
     return str(base.postgres.system_identifier) if base.postgres is not None else ""
 
@@ -66,7 +66,7 @@ def find_reach(repository: Repository, keyring: Keyring, found: Sequence[Found])
     return judged, reaches
 
 
-def _problem(base: Manifest, whole: set[str], archives: Archives, bases: Sequence[Manifest]) -> str | None:
+def _problem(base: PlannedBase, whole: set[str], archives: Archives, bases: Sequence[PlannedBase]) -> str | None:
     """Why a base backup cannot be recovered from; None when it can."""
     if lacking := [link for link in facts(base).chain if link != base.backup_id and link not in whole]:
         return f"{', '.join(lacking)}, on which it builds, is not whole here, so nothing can be recovered from it"
@@ -85,7 +85,7 @@ def _problem(base: Manifest, whole: set[str], archives: Archives, bases: Sequenc
     return why or "no archived WAL leads on from it"
 
 
-def _gaps(bases: Sequence[Manifest], archives: Archives) -> list[str]:
+def _gaps(bases: Sequence[PlannedBase], archives: Archives) -> list[str]:
     try:
         return [gap_words(*gap) for gap in gaps(bases, archives)]
     except WalError as error:

@@ -231,13 +231,13 @@ class Looking:
         if facts.bases.unreadable:
             backup_id, why = next(iter(facts.bases.unreadable.items()))
             facts.wal_doubt = f"the manifest of {backup_id} cannot be read, so nobody can tell what WAL it needs: {why}"
-        coming = [each for key, each in facts.staged.items() if each is not None and key not in facts.bases.manifests]
+        coming = [each for key, each in facts.staged.items() if each is not None and key not in facts.bases.known]
         if any(each is None and kind_of(key) == "base" for key, each in facts.staged.items()):
             facts.wal_doubt = (
                 facts.wal_doubt or "a base backup in staging cannot be read, so nobody can tell what WAL it needs"
             )
         good = good_ids({backup.id: backup for backup in facts.backups})
-        facts.clusters = survey_wal(facts.archive, [*facts.bases.manifests.values(), *coming], good, self._keyring)
+        facts.clusters = survey_wal(facts.archive, [*facts.bases.known.values(), *coming], good, self._keyring)
 
     def _spared(
         self, states: Mapping[str, tuple[CopyState, datetime]], staged: Iterable[str], now: datetime
@@ -265,7 +265,7 @@ def _verified_since(row: BackupRow, moment: datetime) -> bool:
 def _known(row: RetentionRow, size: int, bases: Bases) -> BackupFacts:
     """What the catalog knows; but one whose manifest is not authentic is none to rely on, whatever was known of it."""
     state: CopyState = "corrupt" if row.backup_id in bases.unreadable and row.state in INTACT else row.state
-    base = bases.manifests[row.backup_id].base if row.backup_id in bases.manifests else None
+    base = bases.known[row.backup_id].base if row.backup_id in bases.known else None
     return BackupFacts(
         row.backup_id, row.kind, row.label, row.started_at, state, row.verified, size,
         tuple(base.chain) if base else row.chain, base.stopped_at if base else None,
@@ -274,7 +274,7 @@ def _known(row: RetentionRow, size: int, bases: Bases) -> BackupFacts:
 
 def _stranger(backup_id: str, size: int, bases: Bases) -> BackupFacts:
     """What the catalog lacks: kept, and nothing else goes because of it."""
-    manifest = bases.manifests.get(backup_id)
+    manifest = bases.known.get(backup_id)
     taken_at = manifest.started_at if manifest else min(id_time(backup_id), datetime.now(timezone.utc))
     base = manifest.base if manifest else None
     return BackupFacts(

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 
 from twist_dr.catalog import Catalog
+from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.emptied import emptied
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.ground import survey_wal
@@ -128,8 +128,12 @@ class WalScrub:
         # Read now: the copies were read for hours, and a cleanup may have deleted some meanwhile, with their WAL.
         rows = self._catalog.retention_rows(self._application, name)
         held = [row.backup_id for row in rows if row.kind == "base" and row.state in _THERE]
-        known = [self._catalog.backup(self._application, backup_id) for backup_id in held]
-        bases = [row.manifest for row in known if row is not None and not self._is_going(repository, row.backup_id)]
+        known = (self._catalog.backup(self._application, backup_id) for backup_id in held)
+        bases = [
+            BaseSummary.of(row.manifest)
+            for row in known
+            if row is not None and not self._is_going(repository, row.backup_id)
+        ]
         archive = WalArchive(repository.target, self._application, repository.patience)
         form = self._settings.storage_targets[name].form
         needed = missing_wal(archive, bases, form)
@@ -184,7 +188,7 @@ class WalScrub:
         )
         return begins and not is_there(archive, each)
 
-    def _is_needed(self, repository: Repository, each: WalObject, bases: Sequence[Manifest]) -> bool:
+    def _is_needed(self, repository: Repository, each: WalObject, bases: Sequence[PlannedBase]) -> bool:
         """Whether a base that needs a segment is there still. Asked under the application's lock, so that no cleanup is at work."""
         return any(
             self._is_there(repository, base.backup_id) and not self._is_going(repository, base.backup_id)
@@ -205,9 +209,9 @@ class WalScrub:
         self._catalog.set_mark(self._application, _wal_mark(name), note)
 
 
-def _needs(manifest: Manifest, each: WalObject) -> bool:
+def _needs(taken: PlannedBase, each: WalObject) -> bool:
     """Whether a base backup needs a segment to be restored to its own end."""
-    base, facts = manifest.base, manifest.postgres
+    base, facts = taken.base, taken.postgres
     if base is None or facts is None or facts.system_identifier != each.system_identifier:
         return False
     segment = Segment.named(each.name, base.wal_segment_size)

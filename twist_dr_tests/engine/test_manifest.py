@@ -187,6 +187,32 @@ def test_a_manifest_in_the_place_of_another_is_foreign(application: str, backup_
         read(sealed(), application=application, backup_id=backup_id)
 
 
+def test_the_mac_put_anywhere_else_makes_no_other_manifest() -> None:
+    """The text without it is what is authenticated, so wherever it is put it must read as the same document, or not at all."""
+    data = sealed()
+    mac = json.loads(data)["mac"]
+    field = f',"mac":"{mac}"'.encode()
+    rest, taken = data.replace(field, b""), 0
+    for place in range(len(rest) + 1):
+        try:
+            found = read(rest[:place] + field + rest[place:])
+        except ManifestInvalid:
+            continue
+        assert found == read(data)
+        taken += 1
+    assert taken == len(json.loads(rest))
+
+
+def test_a_manifest_is_not_written_again_to_be_authenticated_but_where_others_wrote_it_differently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = sealed()
+    spread = json.dumps(json.loads(data), indent=1).encode()
+    assert read(spread) == read(data)
+    monkeypatch.setattr("twist_dr.engine.sealing.canonical", lambda document: pytest.fail("it was written again"))
+    assert read(data).backup_id == BACKUP
+
+
 def test_fields_of_a_newer_minor_format_are_kept_and_are_under_the_mac() -> None:
     artifact = document()["artifacts"][0] | {"page_checksums": "good"}
     data = sealed(format_version="1.7", mood="calm", artifacts=[artifact])

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
+from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, StorageError
+from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, StorageError, TwistDRError
+
+Base = TypeVar("Base", bound=PlannedBase)
 
 
-def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Report) -> list[Manifest]:
-    """Every base backup of which the whole chain is on some target, oldest end first. What cannot be read is said and left out."""
-    found: dict[str, Manifest] = {}
+def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Report) -> list[BaseSummary]:
+    """Every base backup of which the whole chain is on some target, oldest end first. What cannot be read is said and left out.
+
+    One manifest is held at a time. For the few that a plan needs whole: :func:`manifest_of`.
+    """
+    found: dict[str, BaseSummary] = {}
     for repository in repositories:
         try:
             ids = [backup_id for backup_id in repository.backup_ids() if "-base-" in backup_id]
@@ -24,24 +31,38 @@ def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Rep
             if backup_id in found:
                 continue
             try:
-                found[backup_id] = repository.manifest(backup_id, keyring)
+                found[backup_id] = BaseSummary.of(repository.manifest(backup_id, keyring))
             except BackupNotFound:  # never finished
                 continue
             except (StorageError, BackupError, EncryptionError) as error:
                 report.warning(f"{repository.target.name}: {backup_id} is left out: {error}")
-    whole = [manifest for manifest in found.values() if manifest.base and set(manifest.base.chain) <= set(found)]
+    whole = [each for each in found.values() if each.base and set(each.base.chain) <= found.keys()]
     return sorted(whole, key=_end)
 
 
-def by_cluster(bases: Sequence[Manifest]) -> dict[str, list[Manifest]]:
+def manifest_of(backup_id: str, repositories: Sequence[Repository], keyring: Keyring) -> Manifest:
+    """The manifest from the first target that gives it. Raises what the last one said, of those that have it if there are any."""
+    failure: TwistDRError | None = None
+    for repository in repositories:
+        try:
+            return repository.manifest(backup_id, keyring)
+        except BackupNotFound as error:
+            failure = failure or error
+        except (StorageError, BackupError, EncryptionError) as error:
+            failure = error
+    assert failure is not None, "no repositories"
+    raise failure
+
+
+def by_cluster(bases: Sequence[Base]) -> dict[str, list[Base]]:
     """The bases by system identifier, the cluster that was backed up last first: no recovery leads from one to the other."""
-    groups: dict[str, list[Manifest]] = {}
-    for manifest in sorted(bases, key=_end, reverse=True):
-        assert manifest.postgres is not None
-        groups.setdefault(str(manifest.postgres.system_identifier), []).insert(0, manifest)
+    groups: dict[str, list[Base]] = {}
+    for base in sorted(bases, key=_end, reverse=True):
+        assert base.postgres is not None
+        groups.setdefault(str(base.postgres.system_identifier), []).insert(0, base)
     return groups
 
 
-def _end(manifest: Manifest) -> tuple[object, str]:
-    assert manifest.base is not None
-    return manifest.base.stopped_at, manifest.backup_id
+def _end(base: PlannedBase) -> tuple[object, str]:
+    assert base.base is not None
+    return base.base.stopped_at, base.backup_id

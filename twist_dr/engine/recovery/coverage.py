@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.lineage import Lineage, Run, facts, start_of, stop_of
 from twist_dr.engine.wal.names import Segment, format_lsn
@@ -42,16 +42,16 @@ class Range:
 class Stretch:
     """Base backups, oldest first, and the WAL from the first of them on, without a gap."""
 
-    bases: tuple[Manifest, ...]
+    bases: tuple[PlannedBase, ...]
     run: Run
     claim: datetime | None
 
     @property
-    def oldest(self) -> Manifest:
+    def oldest(self) -> PlannedBase:
         return self.bases[0]
 
 
-def whole_chains(bases: Sequence[Manifest], archives: Archives) -> tuple[list[Manifest], list[str]]:
+def whole_chains(bases: Sequence[PlannedBase], archives: Archives) -> tuple[list[PlannedBase], list[str]]:
     """The base backups of the archives' cluster all of whose chain is there, by their stop; and a sentence for each other one."""
     known = {base.backup_id: base for base in bases if base.base is not None}
     whole, told = [], []
@@ -71,7 +71,7 @@ def lineage_of(timeline: int, archives: Archives) -> Lineage:
     return Lineage(timeline, archives.ancestors(timeline), archives)
 
 
-def stretches(lineage: Lineage, bases: Sequence[Manifest], archives: Archives) -> list[Stretch]:
+def stretches(lineage: Lineage, bases: Sequence[PlannedBase], archives: Archives) -> list[Stretch]:
     """What can be replayed on a lineage, oldest first. ``bases`` by their stop; one whose own WAL is not all there begins none."""
     found: list[Stretch] = []
     for base in (base for base in bases if lineage.holds(facts(base))):
@@ -100,7 +100,7 @@ def _claim(lineage: Lineage, run: Run, archives: Archives) -> datetime | None:
     return next((claim for claim, head in latest_first if archives.is_genuine(head)), None)
 
 
-def recoverable(bases: Sequence[Manifest], archives: Archives) -> list[Range]:
+def recoverable(bases: Sequence[PlannedBase], archives: Archives) -> list[Range]:
     """All that can be recovered, on every timeline: those of the newest timeline last. A timeline without its history file has none."""
     whole, _ = whole_chains(bases, archives)
     found: list[Range] = []
@@ -127,7 +127,7 @@ def _range(stretch: Stretch, timeline: int) -> Range:
 
 
 def gaps(
-    bases: Sequence[Manifest], archives: Archives, *, since: datetime | None = None
+    bases: Sequence[PlannedBase], archives: Archives, *, since: datetime | None = None
 ) -> list[tuple[int, Segment, Segment]]:
     """WAL that is missing between what is archived, on the newest timeline's lineage: timeline, first and last missing segment.
 
@@ -165,7 +165,7 @@ def gap_words(timeline: int, first: Segment, last: Segment) -> str:
     )
 
 
-def timelines(bases: Sequence[Manifest], archives: Archives) -> list[int]:
+def timelines(bases: Sequence[PlannedBase], archives: Archives) -> list[int]:
     """Every timeline of which there is WAL, a history or a base backup, the oldest first."""
     taken = {facts(base).timeline for base in bases if base.base is not None}
     return sorted(taken | {each for each in archives.timelines if each in taken or archives.has_genuine(each)})

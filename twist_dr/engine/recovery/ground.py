@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
@@ -33,7 +33,7 @@ class Ground:
 
     def __init__(
         self,
-        bases: Sequence[Manifest],
+        bases: Sequence[PlannedBase],
         archives: Archives,
         tools: Tools,
         work: Path,
@@ -98,7 +98,7 @@ class Ground:
             )
         return found
 
-    def histories(self, lineage: Lineage, base: Manifest) -> tuple[int, ...]:
+    def histories(self, lineage: Lineage, base: PlannedBase) -> tuple[int, ...]:
         """Timelines whose history files replay from ``base`` on may ask for. Raises ``RecoveryPointInvalid`` when one is missing."""
         needed = []
         for timeline, _, _ in reversed(lineage.stretches):
@@ -192,7 +192,7 @@ class Ground:
         newer, _ = self._other_clusters()
         return bool(newer or self.newer_without_base or self.archives.unreachable)
 
-    def _other_clusters(self) -> tuple[dict[str, list[Manifest]], dict[str, list[Manifest]]]:
+    def _other_clusters(self) -> tuple[dict[str, list[PlannedBase]], dict[str, list[PlannedBase]]]:
         """The base backups of other clusters, oldest first: of those backed up after this one, and of those before, the nearest first."""
         groups = list(by_cluster(self._all).items())
         place = [identifier for identifier, _ in groups].index(self.archives.system_identifier)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twist_dr.engine.manifest import BaseFacts, Manifest
+from twist_dr.engine.base.summary import PlannedBase
+from twist_dr.engine.manifest import BaseFacts
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import Ancestor
@@ -130,17 +131,17 @@ class Lineage:
         return -1
 
 
-def facts(base: Manifest) -> BaseFacts:
+def facts(base: PlannedBase) -> BaseFacts:
     """What a manifest of kind ``base`` says of it."""
     assert base.base is not None
     return base.base
 
 
-def stop_of(base: Manifest) -> int:
+def stop_of(base: PlannedBase) -> int:
     """The LSN at which a base backup becomes consistent."""
     return parse_lsn(facts(base).stop_lsn)
 
 
-def start_of(base: Manifest) -> int:
+def start_of(base: PlannedBase) -> int:
     """The LSN at which its replay begins."""
     return parse_lsn(facts(base).start_lsn)

@@ -6,11 +6,12 @@ just the segments of the plan; afterwards the server is held against ``end_lsn``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
@@ -127,7 +128,8 @@ class RecoveryPlan:
 
 def make_plan(
     target: RecoveryTarget,
-    bases: Sequence[Manifest],
+    bases: Sequence[PlannedBase],
+    whole: Callable[[str], Manifest],
     archives: Archives,
     tools: Tools,
     work: Path,
@@ -140,7 +142,7 @@ def make_plan(
 ) -> RecoveryPlan:
     """Find the point, and what leads there. Reads segments of the archive into a folder in ``work``, which is removed.
 
-    ``bases``: manifests of base backups, in any order, also of other clusters; ``tools`` of the WAL's own major version.
+    ``bases``: base backups in any order, also of other clusters, of which ``whole`` gives the manifest by the id; ``tools`` of the WAL's own major version.
     ``timeline``: follow this one instead of the newest that has the point. ``base``: begin with this one, by its id, and no other.
     ``known``: how far archives were known to reach; where that is further than what is there, the latest state is refused unless what is there
     reaches ``accepted``, an LSN or a time. Raises ``RecoveryPointInvalid``, saying what can be recovered instead; ``WalConflict``; ``WalMissing`` and ``WalInvalid`` when
@@ -148,12 +150,11 @@ def make_plan(
     """
     with ScratchFolder(work, "plan-") as folder:
         ground = Ground(bases, archives, tools, folder, report, timeline, base, known, accepted)
-        return _planned(target, resolve(target, ground), ground, bases)
+        return _planned(target, resolve(target, ground), ground, whole)
 
 
-def _planned(target: RecoveryTarget, found: Resolved, ground: Ground, bases: Sequence[Manifest]) -> RecoveryPlan:
-    known = {base.backup_id: base for base in bases}
-    chain = tuple(known[link] for link in facts(found.base).chain)
+def _planned(target: RecoveryTarget, found: Resolved, ground: Ground, whole: Callable[[str], Manifest]) -> RecoveryPlan:
+    chain = tuple(whole(link) for link in facts(found.base).chain)
     first, last = start_of(found.base) // ground.size, (found.read_until - 1) // ground.size
     sources = [part.source for part in found.stretch.run.parts if first <= part.number <= last]
     segments = tuple(source for source in sources if isinstance(source, Segment))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from twist_dr.engine.base.summary import BaseSummary
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
-from twist_dr.engine.recovery.bases import by_cluster, find_bases
+from twist_dr.engine.recovery.bases import by_cluster, find_bases, manifest_of
 from twist_dr.engine.recovery.plan import RecoveryPlan, make_plan
 from twist_dr.engine.recovery.target import RecoveryTarget, parse_target
 from twist_dr.engine.recovery.vanished import Known, parse_accepted
@@ -84,7 +84,7 @@ def plan_recovery(
         )
         try:
             plan = make_plan(
-                target, bases, archives, tools, work, report,
+                target, bases, lambda link: manifest_of(link, repositories, keyring), archives, tools, work, report,
                 timeline=wish.timeline, base=wish.base, known=known, accepted=accepted,
             )  # fmt: skip
             return Planned(plan, archives, tools)
@@ -105,7 +105,7 @@ def server_tools(folders: Sequence[Path], major: int) -> Tools:
     return tools
 
 
-def _base_of_cluster(target: RecoveryTarget, wanted: str | None, bases: Sequence[Manifest]) -> Manifest:
+def _base_of_cluster(target: RecoveryTarget, wanted: str | None, bases: Sequence[BaseSummary]) -> BaseSummary:
     """A base of the cluster that the target speaks of: an upgrade makes another one, and its log begins anew."""
     if wanted is not None:
         chosen = next((manifest for manifest in bases if manifest.backup_id == wanted), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.recovery.coverage import Stretch, lineage_of
 from twist_dr.engine.recovery.ground import Ground
 from twist_dr.engine.recovery.lineage import Lineage, Run, facts, stop_of
@@ -93,7 +93,7 @@ def _all_answered(ground: Ground, what: str) -> None:
         )
 
 
-def _behind_last(ground: Ground, lineage: Lineage, stretch: Stretch, base: Manifest, reader: Reader) -> Resolved:
+def _behind_last(ground: Ground, lineage: Lineage, stretch: Stretch, base: PlannedBase, reader: Reader) -> Resolved:
     """Everything that is archived."""
     record = reader.last_record()
     if record is None or record.end(ground.size) < stop_of(base):

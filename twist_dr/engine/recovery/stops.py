@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.recovery.coverage import Stretch
 from twist_dr.engine.recovery.ground import Ground
 from twist_dr.engine.recovery.lineage import Lineage, start_of, stop_of
@@ -47,7 +47,7 @@ class Resolved:
 
     lineage: Lineage
     stretch: Stretch
-    base: Manifest
+    base: PlannedBase
     stop: Stop
     end_lsn: int
     read_until: int
@@ -61,7 +61,7 @@ def inclusive(
     ground: Ground,
     lineage: Lineage,
     stretch: Stretch,
-    base: Manifest,
+    base: PlannedBase,
     reader: Reader,
     record: Record,
     warnings: tuple[str, ...],
@@ -89,7 +89,7 @@ def exclusive(
     ground: Ground,
     lineage: Lineage,
     stretch: Stretch,
-    base: Manifest,
+    base: PlannedBase,
     reader: Reader,
     lsn: int,
     warnings: tuple[str, ...],
@@ -116,7 +116,7 @@ def exclusive(
     )
 
 
-def _noted(last: Ending | None, base: Manifest) -> datetime | None:
+def _noted(last: Ending | None, base: PlannedBase) -> datetime | None:
     return last.at if last is not None and last.lsn >= start_of(base) else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.recovery.lineage import Lineage, facts
 from twist_dr.engine.recovery.target import RecoveryTarget, moment, parse_target
@@ -83,7 +83,7 @@ def parse_accepted(text: str, *, now: datetime) -> RecoveryTarget | None:
     return accepted
 
 
-def known_by_bases(bases: Iterable[Manifest]) -> list[Known]:
+def known_by_bases(bases: Iterable[PlannedBase]) -> list[Known]:
     """A base backup was sealed only when the WAL up to its end was archived beside it."""
     return [
         Known(

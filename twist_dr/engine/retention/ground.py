@@ -12,8 +12,9 @@ from datetime import datetime
 from itertools import islice
 
 from twist_dr.engine.artifact_names import is_stored_name
+from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import MANIFEST_NAME, Manifest, is_backup_id
+from twist_dr.engine.manifest import MANIFEST_NAME, is_backup_id
 from twist_dr.engine.patience import watched
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.model import ClusterWal, WalBase
@@ -130,32 +131,32 @@ def strangers(repository: Repository, prefix: str | None = None) -> list[Strange
 
 @dataclass(frozen=True)
 class Bases:
-    """Manifests of the base backups on a target, by id; and why others cannot be read."""
+    """The base backups on a target, by id; and why others cannot be read."""
 
-    manifests: Mapping[str, Manifest]
+    known: Mapping[str, BaseSummary]
     unreadable: Mapping[str, str]
 
 
 def read_bases(repository: Repository, backup_ids: Iterable[str], keyring: Keyring) -> Bases:
-    """Read those of the ids that are base backups. Raises storage errors."""
-    manifests, unreadable = {}, {}
+    """Read those of the ids that are base backups, one at a time. Raises storage errors."""
+    known, unreadable = {}, {}
     for backup_id in backup_ids:
         if "-base-" in backup_id:
             try:
-                manifests[backup_id] = repository.manifest(backup_id, keyring)
+                known[backup_id] = BaseSummary.of(repository.manifest(backup_id, keyring))
             except (BackupError, EncryptionError) as error:
                 unreadable[backup_id] = str(error)
-    return Bases(manifests, unreadable)
+    return Bases(known, unreadable)
 
 
 def survey_wal(
-    archive: WalArchive, bases: Iterable[Manifest], good: Collection[str], keyring: Keyring
+    archive: WalArchive, bases: Iterable[PlannedBase], good: Collection[str], keyring: Keyring
 ) -> list[ClusterWal]:
     """The archived WAL of a target, by cluster, with the ``bases`` that lie there or are about to; ``good``: ids of those to rely on.
 
     A cluster whose segments' size nobody knows is left out, so nothing of it goes. Raises storage errors.
     """
-    of_cluster: dict[str, list[Manifest]] = {}
+    of_cluster: dict[str, list[PlannedBase]] = {}
     for base in bases:
         if base.base is not None and base.postgres is not None and base.postgres.system_identifier is not None:
             of_cluster.setdefault(base.postgres.system_identifier, []).append(base)
@@ -170,7 +171,7 @@ def survey_wal(
     return found
 
 
-def _segment_size(archive: WalArchive, identifier: str, bases: list[Manifest], keyring: Keyring) -> int | None:
+def _segment_size(archive: WalArchive, identifier: str, bases: list[PlannedBase], keyring: Keyring) -> int | None:
     for base in bases:
         if base.base is not None:
             return base.base.wal_segment_size

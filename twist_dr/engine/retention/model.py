@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.labels import GRACE
-from twist_dr.engine.manifest import Kind, Label, Manifest
+from twist_dr.engine.manifest import Kind, Label
 from twist_dr.engine.wal.history import Ancestor
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.objects import Holdings, Stored
@@ -153,12 +154,12 @@ class WalBase:
     good: bool = True
 
     @classmethod
-    def of(cls, manifest: Manifest, good: bool = True) -> WalBase:
-        """From a manifest of kind ``base``."""
-        assert manifest.base is not None
-        base = manifest.base
+    def of(cls, taken: PlannedBase, good: bool = True) -> WalBase:
+        """From a base backup."""
+        assert taken.base is not None
+        base = taken.base
         stop = max(parse_lsn(base.stop_lsn), parse_lsn(base.last_lsn))
-        return cls(manifest.backup_id, base.timeline, parse_lsn(base.start_lsn), stop, base.stopped_at, good)
+        return cls(taken.backup_id, base.timeline, parse_lsn(base.start_lsn), stop, base.stopped_at, good)
 
 
 @dataclass(frozen=True)

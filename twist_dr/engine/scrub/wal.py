@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.compression import SUFFIXES
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.patience import bounded
 from twist_dr.engine.retention.model import ClusterWal
 from twist_dr.engine.retention.wal_plan import plan_wal
@@ -79,7 +79,7 @@ def _named(key: str, size: int) -> WalObject | None:
     return WalObject(key, size, parts[2], name, form) if kind_of(name) in ("segment", "history") else None
 
 
-def missing_wal(archive: WalArchive, bases: Sequence[Manifest], form: Form) -> dict[WalObject, str]:
+def missing_wal(archive: WalArchive, bases: Sequence[PlannedBase], form: Form) -> dict[WalObject, str]:
     """Segments that base backups need and their target has not got, each with a sentence. ``form``: how the target keeps bytes."""
     found: dict[WalObject, str] = {}
     listed: dict[tuple[str, int], Holdings] = {}

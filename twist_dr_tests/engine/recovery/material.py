@@ -274,9 +274,11 @@ class Material:
     ) -> RecoveryPlan:
         work = Path(tempfile.mkdtemp(dir=self.folder, prefix="work-"))
         target = parse_target(to, now=datetime.now(timezone.utc) + timedelta(days=400))
+        taken = {base.backup_id: base for base in (self.bases if bases is None else bases)}
         plan = make_plan(
             target,
-            self.bases if bases is None else bases,
+            list(taken.values()),
+            taken.__getitem__,
             self.archives(*targets),
             self.tools,
             work,

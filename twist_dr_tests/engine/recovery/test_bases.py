@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from twist_dr.engine.base.summary import BaseSummary
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.bases import by_cluster, find_bases
@@ -36,7 +37,8 @@ def test_base_backups_are_in_the_order_of_their_recorded_ends_whatever_they_are_
     material.store_bases(first_of_new, last_of_old, target="nas")
     repositories = [Repository(LocalTarget(name, tmp_path / name), "erp") for name in ("office", "nas")]
     found = find_bases(repositories, KEYRING, Report())
-    assert found == [first_of_old, first_of_new, last_of_old, last_of_new]
-    groups = by_cluster(found)
+    order = (first_of_old, first_of_new, last_of_old, last_of_new)
+    assert found == [BaseSummary.of(each) for each in order]
+    groups = by_cluster(order)
     assert list(groups.items()) == [(NEW, [first_of_new, last_of_new]), (OLD, [first_of_old, last_of_old])]
-    assert by_cluster(found[::-1]) == groups
+    assert by_cluster(order[::-1]) == groups

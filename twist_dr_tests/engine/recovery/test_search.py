@@ -62,7 +62,8 @@ def test_a_time_among_many_segments_is_found_by_looking_at_few(long: Long, tmp_p
 
     archives.fetch_segment = noted  # type: ignore[method-assign]
     target = parse_target(between(long.rows[36], long.rows[37]), now=long.rows[-1].at)
-    plan = make_plan(target, long.material.bases, archives, long.material.tools, tmp_path, Report())
+    taken = {base.backup_id: base for base in long.material.bases}
+    plan = make_plan(target, long.material.bases, taken.__getitem__, archives, long.material.tools, tmp_path, Report())
     assert len(names) < len(plan.segments) / 2 and any("bisection" in warning for warning in plan.warnings)
     plan = long.material.plan(between(long.rows[2], long.rows[3]))
     assert plan.lost.at_least and 10 < plan.lost.transactions < 36
