@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from twist_dr.engine.base.summary import PlannedBase
@@ -125,10 +126,11 @@ def _at_time(target: RecoveryTarget, ground: Ground, lineage: Lineage, found: Se
             _living(ground, lineage, time, reader, stretch.run.end)
             return _behind_last(ground, lineage, stretch, base, reader)
         _living(ground, lineage, time, reader, later.ending.lsn)
+        # While the segments around the stop are at hand: what comes after it may be a long way.
+        resolved = exclusive(ground, lineage, stretch, base, reader, later.ending.lsn, tuple(warnings))
         following, _ = endings_from(reader, later.ending.lsn)
-        if (clock := clock_warning(following, time)) is not None:
-            warnings.append(clock)
-        return exclusive(ground, lineage, stretch, base, reader, later.ending.lsn, tuple(warnings))
+        clock = clock_warning(following, time)
+        return resolved if clock is None else replace(resolved, warnings=(*resolved.warnings, clock))
 
 
 def _too_early(

@@ -1,4 +1,4 @@
-"""Reading a run of WAL from the archive: segments are fetched as they are looked at, several at a time, and soon removed again."""
+"""Reading a run of WAL from the archive: segments are fetched as they are looked at, several at a time, and those looked at last are kept for another look."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from twist_dr.errors import WalInvalid
 
 #: Bytes of WAL that are fetched and scanned in one go, and kept at most twice over.
 _BATCH_BYTES = 128 << 20
+#: Bytes of WAL that were looked at and are kept aside: what comes next is mostly near.
+_ASIDE_BYTES = 256 << 20
 #: A record may go on for so many bytes in further segments; larger ones hold data, and neither ends nor names anything.
 _SPAN_BYTES = 4 << 20
 _FETCHERS = 4
+#: A folder within that of the segments, where pg_waldump does not look.
+_ASIDE = "aside"
 
 
 class Reader:
@@ -37,9 +41,12 @@ class Reader:
         self._report = report
         self._scanner = Scanner(tools, folder, timeline, self.size)
         self._kept: list[int] = []
+        #: Numbers of those that are kept aside, the one that was looked at last at the end.
+        self._aside: list[int] = []
         self._swept: dict[int, Events] = {}
         self._probed: dict[int, Events] = {}
         folder.mkdir(mode=0o700)
+        (folder / _ASIDE).mkdir(mode=0o700)
         self._pool = ThreadPoolExecutor(_FETCHERS, "wal fetch")
 
     def __enter__(self) -> Reader:
@@ -168,13 +175,26 @@ class Reader:
         """Have just these segments in the folder: pg_waldump reads on as long as there is a further file."""
         wanted = range(first, last + 1)
         for number in [number for number in self._kept if number not in wanted]:
-            self._scanner.file(number).unlink()
+            self._scanner.file(number).rename(self._put_aside(number))
             self._kept.remove(number)
+            self._aside.append(number)
+        for number in [number for number in self._aside if number in wanted]:
+            self._put_aside(number).rename(self._scanner.file(number))
+            self._aside.remove(number)
+            self._kept.append(number)
+        while len(self._aside) * self.size > _ASIDE_BYTES:
+            # Of what was swept everything is known; what was only probed is swept later, perhaps.
+            number = next((each for each in self._aside if each in self._swept), self._aside[0])
+            self._put_aside(number).unlink()
+            self._aside.remove(number)
         waiting = {number: self._pool.submit(self._fetch, number) for number in wanted if number not in self._kept}
         wait(waiting.values())
         self._kept += [number for number, future in waiting.items() if future.exception() is None]
         for future in waiting.values():
             future.result()
+
+    def _put_aside(self, number: int) -> Path:
+        return self._folder / _ASIDE / self._scanner.file(number).name
 
     def _fetch(self, number: int) -> None:
         part = self.run.part(number)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from twist_dr.engine.progress import Report
+from twist_dr.engine.recovery import reader
 from twist_dr.engine.recovery.plan import make_plan
 from twist_dr.engine.recovery.target import parse_target
-from twist_dr.engine.wal.names import Segment
+from twist_dr.engine.wal.head import Head
+from twist_dr.engine.wal.names import Segment, format_lsn
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.recovery.material import MB, Material, Primary, between, ended, set_clock
 
@@ -67,6 +71,33 @@ def test_a_time_among_many_segments_is_found_by_looking_at_few(long: Long, tmp_p
     assert len(names) < len(plan.segments) / 2 and any("bisection" in warning for warning in plan.warnings)
     plan = long.material.plan(between(long.rows[2], long.rows[3]))
     assert plan.lost.at_least and 10 < plan.lost.transactions < 36
+
+
+def test_planning_unpacks_a_segment_once(long: Long, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Segments of 1 MB here: as many as of the usual 16 MB are looked at together and kept.
+    monkeypatch.setattr(reader, "_BATCH_BYTES", 8 * MB)
+    monkeypatch.setattr(reader, "_ASIDE_BYTES", 16 * MB)
+    rows, taken = long.rows, {base.backup_id: base for base in long.material.bases}
+    for to in (
+        between(rows[36], rows[37]),
+        between(rows[2], rows[3]),
+        "latest",
+        f"lsn:{format_lsn(rows[20].after)}",
+    ):
+        archives, unpacked = long.material.archives(), Counter[str]()
+        for name in ("fetch_segment", "fetch_head"):
+            monkeypatch.setattr(archives, name, _counted(getattr(archives, name), unpacked))
+        target = parse_target(to, now=rows[-1].at + timedelta(days=1))
+        make_plan(target, long.material.bases, taken.__getitem__, archives, long.material.tools, tmp_path, Report())
+        assert set(unpacked.values()) == {1}, to
+
+
+def _counted(fetch: Callable[..., None], unpacked: Counter[str]) -> Callable[..., None]:
+    def counting(source: Segment | Head, path: Path, *, durable: bool = True) -> None:
+        unpacked[source.name] += 1
+        fetch(source, path, durable=durable)
+
+    return counting
 
 
 def test_a_transaction_among_many_segments_is_found(long: Long) -> None:
