@@ -17,6 +17,7 @@ from dataclasses import asdict
 
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr_tests.bench.backups import bench_large, bench_small
+from twist_dr_tests.bench.lists import bench_lists
 from twist_dr_tests.bench.measure import BENCH, Application, Row, fresh_folder
 from twist_dr_tests.bench.recoveries import bench_bases, bench_incremental
 from twist_dr_tests.bench.restores import bench_large_restore, bench_small_restore
@@ -75,9 +76,9 @@ def bench_recoveries(megabytes: int, rounds: int) -> list[Row]:
 
 
 #: What can be measured by itself.
-PARTS = {"dumps": bench_dumps, "recoveries": bench_recoveries, "retention": bench_retention}
+PARTS = {"dumps": bench_dumps, "recoveries": bench_recoveries, "retention": bench_retention, "lists": bench_lists}
 #: Of these, what compares with nobody.
-ALONE = ("retention",)
+ALONE = ("retention", "lists")
 
 
 def main() -> int:
