@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
 from twist_dr.engine.archive import match_configuration
+from twist_dr.engine.attributes import NotKept, read_attributes
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.django import DjangoApplication
 from twist_dr.engine.progress import human_bytes
@@ -32,12 +33,15 @@ class FilesSeen:
     bytes: int = 0
     whole: bool = True
     unreadable: list[str] = field(default_factory=list)
+    not_kept: NotKept = field(default_factory=NotKept)
 
 
 def look_at(paths: Sequence[Path], most_entries: int = MOST_ENTRIES, most_seconds: float = MOST_SECONDS) -> FilesSeen:
     """Open every file at and below ``paths``, and read none. Links are not followed below, as in a backup."""
     seen = FilesSeen()
     deadline = time.monotonic() + most_seconds
+    #: Names of files that have several, and are not met yet, by device and inode.
+    unmet: dict[tuple[int, int], int] = {}
     for number, (path, status) in enumerate(_walk(paths, seen.unreadable)):
         if number >= most_entries or time.monotonic() > deadline:
             seen.whole = False
@@ -45,13 +49,29 @@ def look_at(paths: Sequence[Path], most_entries: int = MOST_ENTRIES, most_second
         if stat.S_ISREG(status.st_mode):
             seen.files += 1
             seen.bytes += status.st_size
-            try:
-                os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
-            except FileNotFoundError:
-                continue  # It vanished meanwhile, as uploads and thumbnails do.
-            except OSError:
-                seen.unreadable.append(str(path))
+            if status.st_nlink > 1:
+                file = status.st_dev, status.st_ino
+                unmet[file] = unmet.get(file, status.st_nlink) - 1
+            _look_into(path, os.O_NONBLOCK, seen)
+        elif stat.S_ISDIR(status.st_mode):
+            _look_into(path, os.O_DIRECTORY, seen)
+    if seen.whole:
+        seen.not_kept.named_outside = sum(left > 0 for left in unmet.values())
     return seen
+
+
+def _look_into(path: Path, how: int, seen: FilesSeen) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | how)
+    except FileNotFoundError:
+        return  # It vanished meanwhile, as uploads and thumbnails do.
+    except OSError:
+        seen.unreadable.append(str(path))
+        return
+    try:
+        read_attributes(descriptor, seen.not_kept)
+    finally:
+        os.close(descriptor)
 
 
 def _walk(paths: Sequence[Path], unreadable: list[str]) -> Iterator[tuple[Path, os.stat_result]]:
@@ -94,7 +114,13 @@ def check_media(folders: Mapping[str, Path]) -> Check[FilesSeen]:
             )
         else:
             yield ok(check, f"{folder}: {_extent(seen)}")
+        yield from _left_out(check, seen)
     return together
+
+
+def _left_out(check: str, seen: FilesSeen) -> Check[None]:
+    for sentence in seen.not_kept.sentences():
+        yield warning(check, sentence, "give it to them again after a restore, if it is wanted")
 
 
 def check_configuration(patterns: Sequence[str]) -> Check[None]:
@@ -115,6 +141,7 @@ def check_configuration(patterns: Sequence[str]) -> Check[None]:
         yield problem(check, f"cannot read {few(seen.unreadable)}", _grant_reading(Path(seen.unreadable[0])))
     elif paths:
         yield ok(check, _extent(seen))
+    yield from _left_out(check, seen)
 
 
 def _extent(seen: FilesSeen) -> str:

@@ -129,7 +129,7 @@ class ArchiveWriter:
         finally:
             for folder in entered:
                 os.close(folder.descriptor)
-            self.report.named_outside += len(self._named)
+            self.report.not_kept.named_outside += len(self._named)
             self._named.clear()
 
     def _add(self, above: int | None, leaf: str, path: Path, name: str, root: str, entered: list[_Entered]) -> None:
@@ -211,7 +211,7 @@ class ArchiveWriter:
             state = before.st_mtime_ns, before.st_size
             self._named[before.st_dev, before.st_ino] = _Named(entry, state, before.st_nlink - 1)
         elif before.st_nlink > 1:
-            self.report.named_outside += 1
+            self.report.not_kept.named_outside += 1
 
     def _put_content(
         self, file: IO[bytes], status: os.stat_result, name: str, headers: dict[str, str]

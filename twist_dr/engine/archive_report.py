@@ -23,10 +23,12 @@ class ArchiveReport:
     leading_outside: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     not_kept: NotKept = field(default_factory=NotKept)
-    named_outside: int = 0
-    """Files that have further names outside the folder, and became files of their own."""
     damage: list[str] = field(default_factory=list)
     """Sentences about what would have ended a backup that does not take things as they are."""
+
+    def left_out(self, part: str) -> list[str]:
+        """What of the files is not in the archive, a sentence each."""
+        return [f"{part}: {sentence}" for sentence in self.not_kept.sentences()[:_MOST_NAMED]]
 
     def warnings(self, part: str) -> list[str]:
         """One sentence per path, for manifest and log; one for all the others where a finding has many."""
@@ -48,11 +50,7 @@ class ArchiveReport:
         sentences = [f"{part}: {sentence}" for sentence in self.damage[:_MOST_NAMED]]
         if (more := len(self.damage) - _MOST_NAMED) > 0:
             sentences.append(f"{part}: {more} more could not be read and are not in this backup")
-        sentences += [f"{part}: {sentence}" for sentence in self.not_kept.sentences()[:_MOST_NAMED]]
-        if self.named_outside:
-            sentences.append(
-                f"{part}: {self.named_outside} files have further names (hard links) that are not in the backup, and come back as files of their own"
-            )
+        sentences += self.left_out(part)
         for paths, of_one, of_more in findings:
             sentences += [f"{part}: {shown(path)} {of_one}" for path in sorted(paths)[:_MOST_NAMED]]
             if len(paths) > _MOST_NAMED:

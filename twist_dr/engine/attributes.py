@@ -41,11 +41,13 @@ NO_ATTRIBUTES = hashlib.sha256().hexdigest()
 
 
 class NotKept:
-    """What was seen of attributes that backups do not keep. ``names``: of attributes, with the number of files and folders that have them."""
+    """What was seen of files and is not kept. ``names``: of attributes, with the number of files and folders that have them; ``named_outside``:
+    files with further names outside the folder, which become files of their own."""
 
     def __init__(self) -> None:
         self.names: Counter[str] = Counter()
         self.too_large = 0
+        self.named_outside = 0
 
     def sentences(self) -> list[str]:
         said = [
@@ -55,6 +57,10 @@ class NotKept:
         if self.too_large:
             said.append(
                 f"{self.too_large} files or folders have more extended attributes than the {MOST_VALUES} and {MOST_BYTES >> 10} KiB that backups keep of each"
+            )
+        if self.named_outside:
+            said.append(
+                f"{self.named_outside} files have further names (hard links) elsewhere, without which they come back as files of their own"
             )
         return said
 

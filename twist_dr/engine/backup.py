@@ -250,6 +250,7 @@ class Making:
 
     def _note_files(self, part: Part, found: ArchiveReport) -> None:
         self._files[part] = found.files
+        self.left_out += found.left_out(part)
         for sentence in found.warnings(part):
             self.warn(sentence)
 

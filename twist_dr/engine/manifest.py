@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal, cast
 
@@ -256,6 +257,12 @@ class Manifest(_Model):
     def artifact(self, name: str) -> Artifact | None:
         """The artifact of that name, if the backup has it."""
         return next((artifact for artifact in self.artifacts if artifact.name == name), None)
+
+    def left_out_of(self, parts: Sequence[Part]) -> list[str]:
+        """What is said to be left out of these parts: of files it begins with the part, all else is about the database."""
+        of_files = {"media", "configuration"}
+        begins = [(sentence.partition(": ")[0], sentence) for sentence in self.left_out]
+        return [sentence for part, sentence in begins if (part if part in of_files else "database") in parts]
 
     @property
     def plain_bytes(self) -> int:

@@ -14,13 +14,18 @@ from typing import Any
 import pytest
 
 import twist_dr.engine.archive as archive_module
+from twist_dr.doctor.files import check_media
 from twist_dr.engine import attributes
 from twist_dr.engine.archive_reading import compare_archive, read_archive
 from twist_dr.engine.words import shown
 from twist_dr.errors import ArchiveInvalid
 from twist_dr_tests.engine.test_archive import archive
+from twist_dr_tests.engine.test_backup import Take, staging, take
 from twist_dr_tests.engine.test_unpack import archived, only_root, unpacked
 from twist_dr_tests.storage.conftest import mounted_tmpfs
+from twist_dr_tests.test_doctor import findings_of
+
+__all__ = ["staging", "take"]  # fixtures
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 MIB = 1 << 20
@@ -165,6 +170,27 @@ def test_what_must_not_come_back_is_left_out_and_counted(tmp_path: Path) -> None
     assert all_of(tmp_path / "restored") == {".": {}, "tool": {"user.kept": b"y"}, "other": {}}
 
 
+def test_what_is_left_out_stands_in_the_manifest_for_plan_and_verification_and_is_told_by_the_doctor(
+    take: Take, tmp_path: Path
+) -> None:
+    root = tmp_path / "media"
+    (root / "folder").mkdir(parents=True)
+    (root / "file").touch()
+    os.setxattr(root / "folder", NOT_UTF8, b"y")
+    os.link(root / "file", tmp_path / "elsewhere")
+    taken = take(parts=("media",), media={"uploads": root})
+    of_media = taken.left_out
+    assert [sentence.partition(" ")[2] for sentence in of_media] == [
+        f"1 files or folders have the attribute {shown(NOT_UTF8)}, which backups do not keep",
+        "1 files have further names (hard links) elsewhere, without which they come back as files of their own",
+    ]
+    assert set(of_media) <= set(taken.warnings)
+    both = taken.model_copy(update={"left_out": ["the slot a: b is in no dump", *of_media]})
+    assert both.left_out_of(["media"]) == of_media and len(both.left_out_of(["database"])) == 1
+    told = [each.found for each in findings_of(check_media({"uploads": root})) if each.status == "warning"]
+    assert told == [sentence.partition(" ")[2] for sentence in of_media]
+
+
 @only_root
 def test_labels_of_selinux_come_back(tmp_path: Path) -> None:
     root = tmp_path / "media"
@@ -228,7 +254,7 @@ def test_names_of_one_file_are_one_file_again(tree: Path, tmp_path: Path) -> Non
     made = archived(media=tree)
     assert made.compared() == (7, []) and made.report.files == 7
     assert [warning for warning in made.report.warnings("media") if "hard links" in warning] == [
-        "media: 1 files have further names (hard links) that are not in the backup, and come back as files of their own"
+        "media: 1 files have further names (hard links) elsewhere, without which they come back as files of their own"
     ]
     done = unpacked(made, media=tmp_path / "restored")
     restored = tmp_path / "restored"
@@ -247,7 +273,7 @@ def test_of_very_many_files_with_several_names_some_become_files_of_their_own(
         (tree / name).write_text(name)
         os.link(tree / name, tree / f"z{name}")
     made = archived(media=tree)
-    assert made.report.named_outside == 2 and made.compared()[1] == []
+    assert made.report.not_kept.named_outside == 2 and made.compared()[1] == []
     unpacked(made, media=tmp_path / "restored")
     assert (tmp_path / "restored" / "za").stat().st_nlink == 2 and (tmp_path / "restored" / "zb").read_text() == "b"
 

@@ -97,8 +97,7 @@ class _Looking:
                 gate.refusals.append(
                     f"{manifest.backup_id} has no {part}; leave it out of parts, or choose another backup"
                 )
-        if "database" in wish.parts:
-            gate.warnings += [f"not in the backup: {sentence}" for sentence in manifest.left_out]
+        gate.warnings += [f"not in the backup: {sentence}" for sentence in manifest.left_out_of(wish.parts)]
         if wish.mode == "schema" and not wish.tables:
             gate.refusals.append("mode schema is for some tables only; name them in tables, or choose another mode")
 
