@@ -202,6 +202,10 @@ class DatabaseRefused(DatabaseError):
     """The server answers and does not let us in: wrong password, role or database name, or pg_hba.conf."""
 
 
+class DatabaseGone(DatabaseRefused):
+    """The server lets us in, and has no such database: it was dropped, or the server is a new one."""
+
+
 class DatabaseRightsMissing(DatabaseError):
     """The role may not read all that a full backup needs, above all past row-level security."""
 

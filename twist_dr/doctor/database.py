@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.doctor.findings import Check, Finding, counted, from_error, guarded, ok, problem, warning
 from twist_dr.engine.postgres.cluster import (
+    NEW_SERVER,
     Cluster,
     query,
     read_extensions,
@@ -20,7 +21,7 @@ from twist_dr.engine.postgres.login_triggers import login_triggers
 from twist_dr.engine.postgres.tools import NEWEST_MAJOR, OLDEST_MAJOR
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.words import few
-from twist_dr.errors import DatabaseError
+from twist_dr.errors import DatabaseError, DatabaseGone
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -33,10 +34,10 @@ _CLOCK_PROBLEM_SECONDS = 60.0
 _CONNECTING = (
     (
         "password authentication failed",
-        "put the right password into database.url (as a rule an environment variable; write @ : / % in it as %40 %3A %2F %25)",
+        "put the right password into database.url (as a rule an environment variable; write @ : / % in it as %40 %3A %2F %25)"
+        + NEW_SERVER,
     ),
     ("no password supplied", "put the password into database.url: postgresql://user:password@host:5432/database"),
-    ('database "', "correct the name after the last / of database.url; list what there is with: psql -l"),
     ('role "', "correct the user in database.url, or create it: CREATE ROLE name LOGIN PASSWORD '...'"),
     ("no pg_hba.conf entry", "allow this user, database and address in pg_hba.conf of the server, then reload it"),
     ("does not support SSL", "take sslmode=require out of database.url, or switch ssl on in the server"),
@@ -123,6 +124,8 @@ def check_database(cluster: Cluster) -> Check[DatabaseSeen | None]:
 def explain_connection(check: str, error: DatabaseError, setting: str) -> Finding:
     """Why there is no connection, and what to do about this very reason. ``setting`` is the URL's place in the settings."""
     finding = from_error(check, error)
+    if isinstance(error, DatabaseGone):
+        return finding
     remedy = next((remedy for reason, remedy in _CONNECTING if reason in finding.found), finding.remedy)
     return Finding(check, "problem", finding.found, (remedy or "").replace("database.url", setting) or None)
 

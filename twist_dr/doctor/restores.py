@@ -109,7 +109,9 @@ def check_restorable(around: Surroundings, backing_up: Cluster, folders: Sequenc
             dump_schema(backing_up, tools, snapshot.id, pieces.append)
         return b"".join(pieces)
 
-    found = missing_rights(around.cluster, databases.live_name(around.cluster), head)
+    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+        live, _ = databases.find_live(around.cluster, connection)
+    found = missing_rights(around.cluster, live, head)
     for lines, what in ((found.refusals, "would be refused"), (found.doubts, "may fail")):
         for line in lines:
             reason, _, remedy = line.partition("; ")

@@ -16,6 +16,7 @@ from types import FrameType
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.cluster import NEW_SERVER
 from twist_dr.engine.postgres.extension_members import KEPT
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.recovery.planning import RecoveryWish
@@ -43,6 +44,7 @@ from twist_dr.recover.server import look
 
 #: What the engine's messages say of settings, which are not there on this day, and what is meant here.
 _WORDS = {
+    NEW_SERVER: "",
     "in database.url": f"in {DATABASE_VARIABLE}",
     "or name their folder in database.client_tools": "or put their folder into PATH",
     "set work_dir (or verification.scratch) to a larger disk": "set TMPDIR to a folder on a larger disk",

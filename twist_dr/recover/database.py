@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from twist_dr.engine.postgres.comparison import Comparison, compare_database
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.dumped_properties import DumpedProperties, read_properties
 from twist_dr.engine.postgres.everybodys_settings import add_everybodys_settings
 from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
@@ -29,8 +29,6 @@ from twist_dr.engine.postgres.roles import (
     roles_to_make,
     without_password,
 )
-from twist_dr.engine.postgres.statements import statements
-from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.database import refuse_misread
@@ -39,14 +37,6 @@ from twist_dr.errors import ProcessFailed, RestoreFailed
 from twist_dr.recover.scratch import scratch_folder
 from twist_dr.recover.server import UNFINISHED, NewDatabase
 
-#: Entries of a dump that speak of the database as a whole; pg_restore leaves them out unless it makes the database itself.
-_OF_DATABASE = re.compile(r"^\d+; \d+ \d+ (?:DATABASE|DATABASE PROPERTIES|(?:ACL|COMMENT) - DATABASE) ")
-#: Statements about the database, split where its name stands; not what it is set to, which comes before its rows.
-_NAMED = re.compile(
-    rb"""^((?:ALTER|COMMENT\ ON)\ DATABASE\ |(?:GRANT|REVOKE)\ [A-Z, ]+\ ON\ DATABASE\ )(?:"(?:[^"]|"")*"|[^" ]+)(\ (?!SET\ ).*)$""",
-    re.DOTALL | re.VERBOSE,
-)
-_ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$")
 _MOST_DIFFERENCES = 5
 
 
@@ -95,9 +85,10 @@ def recover_database(
         with _made(new, facts, own, report) as database:
             for line in database.notes:
                 report.warning(line)
-            properties = _properties(new, dump, folder)
-            # Now, rather than after hours: can they be given at all?
-            _give(new, properties, rehearse=True)
+            properties = read_properties(new.tools, dump, folder)
+            with new.maintenance() as connection:
+                # Now, rather than after hours: can they be given at all?
+                properties.give(connection, new.name, rehearse=True)
             _restore(new, dump, kept, manifest, jobs, report)
             refuse_misread(new.cluster, new.name, database)
             found = _compare(new, manifest, report)
@@ -165,35 +156,7 @@ def _made(new: NewDatabase, facts: PostgresFacts, own: OwnSettings, report: Repo
         raise
 
 
-@dataclass(frozen=True)
-class _Properties:
-    """SQL that gives the new database owner, grants, limit and comment of the one that was dumped."""
-
-    script: bytes
-    encoding: str
-
-
-def _properties(new: NewDatabase, dump: Path, folder: Path) -> _Properties:
-    program, environment = new.tools.program("pg_restore"), {"LC_ALL": "C"}
-    listed = run([program, "--create", "--list", dump], environment=environment).decode(errors="surrogateescape")
-    chosen = folder / "database.list"
-    lines = [line for line in listed.splitlines() if _OF_DATABASE.match(line)]
-    chosen.write_text("\n".join([*lines, ""]), errors="surrogateescape")
-    script = run([program, "--create", f"--use-list={chosen}", "--file=-", dump], environment=environment)
-    quoted = b'"' + new.name.replace('"', '""').encode() + b'"'
-    wanted = [match[1] + quoted + match[2] for each in statements(script) if (match := _NAMED.match(each))]
-    # Who gave a database away may not change it any more, so that comes last.
-    wanted.sort(key=lambda each: each.startswith(b"ALTER DATABASE " + quoted + b" OWNER TO "))
-    # Everybody may connect to a database until that is revoked; make_to_serve did, the backup's own REVOKE may follow.
-    first = [
-        b"COMMENT ON DATABASE " + quoted + b" IS NULL;",
-        b"GRANT CONNECT, TEMPORARY ON DATABASE " + quoted + b" TO PUBLIC;",
-    ]
-    encoding = next(match[1] for each in statements(script) if (match := _ENCODING.match(each)))
-    return _Properties(b"\n".join([*first, *wanted]), encoding.decode())
-
-
-def _open(new: NewDatabase, properties: _Properties, own: OwnSettings) -> None:
+def _open(new: NewDatabase, properties: DumpedProperties, own: OwnSettings) -> None:
     """Let people in, as into the database that was dumped. Raises ``RestoreFailed``, and leaves what was restored."""
     from psycopg import sql
 
@@ -202,27 +165,12 @@ def _open(new: NewDatabase, properties: _Properties, own: OwnSettings) -> None:
             # Before all else: nobody shall be asked to drop it as a recovery that was cut short.
             connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(sql.Identifier(new.name)))
             making.give_last(connection, new.name, own)
-        _give(new, properties, rehearse=False)
+            properties.give(connection, new.name)
     except Exception as error:
         raise RestoreFailed(
             f"The database {new.cluster.place} is restored, compared with what was recorded, and stays. Yet nobody else may connect to it: {first_line(error)}. "
             "Give it its owner and grants by hand."
         ) from error
-
-
-def _give(new: NewDatabase, properties: _Properties, *, rehearse: bool) -> None:
-    import psycopg
-    from psycopg import sql
-
-    with new.maintenance() as connection:
-        try:
-            with connection.transaction(force_rollback=rehearse):
-                connection.execute(sql.SQL("SET LOCAL client_encoding TO {}").format(sql.Literal(properties.encoding)))
-                connection.execute(properties.script)
-        except psycopg.Error as error:
-            raise RestoreFailed(
-                f"The owner and grants of the database could not be given to {new.name}: {first_line(error)}; mend that, or restore as a superuser."
-            ) from error
 
 
 def _restore(

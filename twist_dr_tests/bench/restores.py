@@ -127,7 +127,7 @@ def _plain_restore(server: PostgresServer, dump: Any) -> None:
 
 def _drop_replaced(cluster: Cluster) -> None:
     """What is kept would fill the disk in a few rounds."""
-    live = databases.live_name(cluster)
+    live = str(cluster.parameters["dbname"])
     time.sleep(0.1)
     with databases.connect_for_maintenance(cluster) as connection:
         for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall():

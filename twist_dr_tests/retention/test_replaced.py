@@ -107,7 +107,7 @@ def test_one_that_cannot_be_removed_is_told_and_stops_no_other(scene: Scene) -> 
     scene.server.create_database(name)
     with scene.server.cluster().connect() as connection:
         connection.execute(f"ALTER DATABASE {name} IS_TEMPLATE true")  # such a one cannot be dropped
-        oid = databases.need_database(connection, name)
+        oid = databases.find_oid(connection, name)
     first = scene.kept("1", DatabaseSwitch(live="erp", live_oid=oid, incoming="erp_restore", kept=name))
     second = scene.kept("2")
     outcome = scene.replaced(DUE).remove()

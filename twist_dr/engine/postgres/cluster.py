@@ -12,12 +12,13 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.manifest import Extension, PostgresFacts
+from twist_dr.engine.postgres.gone import is_gone
 from twist_dr.engine.postgres.sessions import LOOKING, Settings, open_replication, open_session, start_options
 from twist_dr.engine.postgres.unplanned import PLANNING_RUNS_CODE, count_unplanned, read_unplanned
 from twist_dr.engine.postgres.url import WORDS, is_postgres_url
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
-from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
+from twist_dr.errors import DatabaseError, DatabaseGone, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
 from twist_dr.redaction import keep_url, one_line
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _PASSING = (
     "remaining connection slots",
     "not yet accepting",
 )
+#: Of a role that is not there a server says that its password is wrong.
+NEW_SERVER = " (a new and empty server knows neither: name its superuser in restore.database_url, and launch the job restore with mode replace)"
 #: Tables counted by one statement. More save round trips, fewer keep its plan small.
 _COUNT_AT_ONCE = 100
 
@@ -146,7 +149,7 @@ class Cluster:
             connection.autocommit = autocommit
             return connection
         except psycopg.OperationalError as error:
-            raise self._refusal(error) from None
+            raise self._refusal(error, database) from None
 
     def replicate(self) -> Connection:
         """A connection for replication. Raises ``psycopg.OperationalError``."""
@@ -163,12 +166,17 @@ class Cluster:
         }
         return known if database is None else {**known, "dbname": database}
 
-    def _refusal(self, error: BaseException) -> DatabaseError:
+    def _refusal(self, error: BaseException, database: str | None) -> DatabaseError:
         """What a failed connection means: libpq gives no error code, but a server that answered says FATAL."""
         reason = first_line(error)
         if "FATAL" in reason and not any(passing in reason for passing in _PASSING):
+            if is_gone(self._known(database), reason):
+                return DatabaseGone(
+                    f"Cannot connect to {self.place}: {reason}; if it was dropped, or the server is new, the job restore with mode replace makes it "
+                    "anew (where nothing of this installation is left: twist-dr recover), else correct its name in database.url."
+                )
             return DatabaseRefused(
-                f"Cannot connect to {self.place}: {reason}; correct user, password and database name in database.url, or pg_hba.conf."
+                f"Cannot connect to {self.place}: {reason}; correct user, password and database name in database.url, or pg_hba.conf{NEW_SERVER}."
             )
         return DatabaseUnreachable(
             f"Cannot connect to {self.place}: {reason}; see that the server runs, and correct host and port in database.url."

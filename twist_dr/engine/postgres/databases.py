@@ -13,15 +13,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
-from twist_dr.errors import CutoverFailed, DatabaseError, DatabaseRefused
+from twist_dr.engine.postgres.gone import MAINTENANCE
+from twist_dr.errors import CutoverFailed, DatabaseRefused
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
 #: Names are cut to so many bytes by the server, silently (PostgreSQL, "Identifiers and Key Words").
 _LONGEST_NAME = 63
-#: Databases to be connected to while others are renamed, in the order of trying.
-_MAINTENANCE = ("postgres", "template1")
 _LOOK_AGAIN_SECONDS = 0.002
 _END_SECONDS = 10.0
 #: How long a statement about a database waits for another session's lock on it: the application may be locked out meanwhile.
@@ -49,7 +48,7 @@ def connect_for_maintenance(cluster: Cluster) -> Connection:
     """
     live = cluster.parameters.get("dbname")
     refusals = []
-    for database in _MAINTENANCE:
+    for database in MAINTENANCE:
         if database == live:
             continue
         try:
@@ -60,15 +59,9 @@ def connect_for_maintenance(cluster: Cluster) -> Connection:
             connection.execute(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
             return connection
     raise DatabaseRefused(
-        f"The role that restores may connect to none of {' and '.join(_MAINTENANCE)}, and a database cannot be renamed from inside; "
+        f"The role that restores may connect to none of {' and '.join(MAINTENANCE)}, and a database cannot be renamed from inside; "
         f"GRANT CONNECT ON DATABASE postgres to it. {refusals[-1] if refusals else ''}".rstrip()
     )
-
-
-def live_name(cluster: Cluster) -> str:
-    """The name of the application's database. Raises what connecting raises."""
-    with cluster.connect() as connection:
-        return str(query(connection, "SELECT current_database()")[0][0])
 
 
 def find_oid(connection: Connection, name: str) -> int | None:
@@ -83,10 +76,16 @@ def find_name(connection: Connection, oid: int) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
-def owner_of(connection: Connection, name: str) -> str:
-    """The owner of a database; of one that is not there, who would make it: the role of the connection."""
+def find_live(cluster: Cluster, connection: Connection) -> tuple[str, int | None]:
+    """Name and OID of the application's database; no OID when it is gone. ``connection`` is one to another database."""
+    name = cluster.parameters.get("dbname") or connection.info.user
+    return name, find_oid(connection, name)
+
+
+def find_owner(connection: Connection, name: str) -> str | None:
+    """The owner of a database; None when it is gone."""
     rows = query(connection, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %(name)s", {"name": name})
-    return str(rows[0][0] if rows else connection.info.user)
+    return str(rows[0][0]) if rows else None
 
 
 def is_empty(cluster: Cluster, name: str) -> bool:
@@ -133,7 +132,10 @@ def obstacles(connection: Connection, live: str) -> list[str]:
 
 
 def missing_rights(connection: Connection, live: str) -> list[str]:
-    """What the role of the connection lacks to restore beside ``live`` and to switch, each as a sentence with the statement that helps."""
+    """What the role of the connection lacks to restore beside ``live`` and to switch, each as a sentence with the statement that helps.
+
+    Where ``live`` is gone, that is less.
+    """
     # To rename takes the owner's rights (USAGE), to give the restored one to the owner takes SET, which was MEMBER before 16.
     give = "SET" if connection.info.server_version >= 160000 else "MEMBER"
     (role, quoted, superuser, creates, owner, owns, signals, tablespace), *_ = query(
@@ -141,8 +143,8 @@ def missing_rights(connection: Connection, live: str) -> list[str]:
         """SELECT current_user, quote_ident(current_user), r.rolsuper, r.rolcreatedb, quote_ident(pg_get_userbyid(d.datdba)),
                   pg_has_role(d.datdba, 'USAGE') AND pg_has_role(d.datdba, %(give)s), pg_has_role('pg_signal_backend', 'USAGE'),
                   CASE WHEN s.spcname <> 'pg_default' AND NOT has_tablespace_privilege(s.oid, 'CREATE') THEN quote_ident(s.spcname) END
-             FROM pg_roles r, pg_database d JOIN pg_tablespace s ON s.oid = d.dattablespace
-            WHERE r.rolname = current_user AND d.datname = %(live)s""",
+             FROM pg_roles r LEFT JOIN pg_database d ON d.datname = %(live)s LEFT JOIN pg_tablespace s ON s.oid = d.dattablespace
+            WHERE r.rolname = current_user""",
         {"live": live, "give": give},
     )
     if superuser:
@@ -150,7 +152,7 @@ def missing_rights(connection: Connection, live: str) -> list[str]:
     missing = []
     if not creates:
         missing.append(f"role {role} may not create databases; as a superuser: ALTER ROLE {quoted} CREATEDB")
-    if not owns:
+    if owns is False:
         missing.append(
             f"role {role} may not rename {live}, which belongs to {owner}, or give it to {owner}; as a superuser: GRANT {owner} TO "
             f"{quoted}" + (" WITH INHERIT TRUE, SET TRUE" if give == "SET" else f"; ALTER ROLE {quoted} INHERIT")
@@ -266,9 +268,16 @@ class StillInUse(CutoverFailed):
 
 
 def switch(
-    connection: Connection, *, live: str, incoming: str, kept: str, before_commit: Callable[[], None] = lambda: None
+    connection: Connection,
+    *,
+    live: str,
+    incoming: str | None,
+    kept: str | None,
+    before_commit: Callable[[], None] = lambda: None,
 ) -> None:
     """In one transaction: ``live`` becomes ``kept``, ``incoming`` becomes ``live`` and takes connections.
+
+    Without ``kept`` there is no ``live`` that would have to give way, without ``incoming`` none comes in its place.
 
     ``before_commit`` is called when both renames are done and can only be committed; whatever it raises takes them back.
     Until then new connections to either name wait (RENAME holds the strongest lock on both databases).
@@ -278,25 +287,18 @@ def switch(
     from psycopg import sql
 
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+    named = " or ".join(name for name, comes in ((live, kept), (incoming, incoming)) if comes and name)
     try:
         with connection.transaction():
-            connection.execute(rename.format(sql.Identifier(live), sql.Identifier(kept)))
-            connection.execute(rename.format(sql.Identifier(incoming), sql.Identifier(live)))
-            _allow(connection, live, True)
+            if kept is not None:
+                connection.execute(rename.format(sql.Identifier(live), sql.Identifier(kept)))
+            if incoming is not None:
+                connection.execute(rename.format(sql.Identifier(incoming), sql.Identifier(live)))
+                _allow(connection, live, True)
             before_commit()
     except psycopg.errors.ObjectInUse as error:
-        raise StillInUse(f"PostgreSQL refused to rename {live} or {incoming}: {first_line(error)}.") from error
+        raise StillInUse(f"PostgreSQL refused to rename {named}: {first_line(error)}.") from error
     except psycopg.Error as error:
         raise CutoverFailed(
-            f"PostgreSQL refused to rename {live} and {incoming}: {first_line(error)}; mend that, then restore again."
+            f"PostgreSQL refused to rename {named}: {first_line(error)}; mend that, then restore again."
         ) from error
-
-
-def need_database(connection: Connection, name: str) -> int:
-    """The OID of a database that must be there. Raises ``DatabaseError``."""
-    oid = find_oid(connection, name)
-    if oid is None:
-        raise DatabaseError(
-            f"There is no database {name} on the server; see what there is with: twist-dr list --replaced"
-        )
-    return oid

@@ -44,17 +44,23 @@ class Made:
 
 
 def make_to_serve(
-    connection: Connection, name: str, facts: PostgresFacts, own: OwnSettings, *, live: str | None = None
+    connection: Connection,
+    name: str,
+    facts: PostgresFacts,
+    own: OwnSettings,
+    *,
+    live: str | None = None,
+    owner: str | None = None,
 ) -> Made:
     """Make an empty database that nobody else may use yet, and that is to serve as the backup's did.
 
-    Owner and tablespace are those of the database ``live``. It is set as the backup's own and, until :func:`leave_outside`, as what was
+    Owner and tablespace are those of the database ``live``; where there is none, ``owner`` says whose it is. It is set as the backup's own and, until :func:`leave_outside`, as what was
     outside it; what has nothing to do with rows is only tried, and given at last (:func:`give_last`). Raises ``RestoreFailed``.
     """
     import psycopg
 
     try:
-        connection.execute(_statement(name, facts, _locale(facts)) + _place(connection, live))
+        connection.execute(_statement(name, facts, _locale(facts)) + _place(connection, live, owner))
     except psycopg.Error as error:
         locale = facts.locale or facts.collate
         raise RestoreFailed(
@@ -211,12 +217,12 @@ def _locale(facts: PostgresFacts) -> Composed:
     return locale
 
 
-def _place(connection: Connection, live: str | None) -> Composed:
+def _place(connection: Connection, live: str | None, owner: str | None) -> Composed:
     """Whose it is and where it lies: as ``live``."""
     from psycopg import sql
 
     if live is None:
-        return sql.SQL("").format()
+        return sql.SQL("").format() if owner is None else sql.SQL(" OWNER {}").format(sql.Identifier(owner))
     owner, tablespace = query(
         connection,
         """SELECT pg_get_userbyid(d.datdba), CASE WHEN d.dattablespace <> t.dattablespace THEN s.spcname END

@@ -94,14 +94,20 @@ class Cutover:
         """The step itself; returns when it began for the application, by the monotonic clock."""
         journal, around = self.journal, self._around
         begun = time.monotonic()
-        around.maintenance.on(around.cluster)
+        around.maintenance.on(self._served(before=True))
         if journal.database is not None:
             begun = self._switch_database(connection, journal.database, begun)
         else:
             self._exchange_folders()
-        around.maintenance.off(around.cluster)
+        around.maintenance.off(self._served(before=False))
         journal.phase = "switched"
         return begun
+
+    def _served(self, *, before: bool) -> Cluster | None:
+        """What leads to the live database, before or after the switch; None when there is none then."""
+        names = self.journal.database
+        there = names is None or (names.live_oid is not None if before else names.comes)
+        return self._around.cluster if there else None
 
     def _refuse_obstacles(self, connection: Connection) -> None:
         names = self.journal.database
@@ -109,7 +115,8 @@ class Cutover:
             return
         with named_errors("to look at the live database"):
             found = databases.obstacles(connection, names.live)
-            for name, oid in ((names.live, names.live_oid), (names.incoming, names.incoming_oid)):
+            expected = [(names.live, names.live_oid), *([(names.incoming, names.incoming_oid)] if names.comes else [])]
+            for name, oid in expected:
                 if databases.find_oid(connection, name) != oid:
                     found.append(
                         f"the database {name} was renamed, dropped or made anew meanwhile; leave it in place, then start again"
@@ -128,26 +135,22 @@ class Cutover:
             folder.live_identity = found
 
     def _switch_database(self, connection: Connection, names: DatabaseSwitch, begun: float) -> float:
-        around = self._around
-        if not databases.wait_until_idle(connection, names.live_oid, around.grace_seconds):
-            busy = [session for session in databases.sessions(connection, names.live_oid) if session.busy]
-            self._report.warning(
-                f"{len(busy)} transactions were not done after {human_seconds(around.grace_seconds)} and are ended: "
-                f"{', '.join(map(str, busy[:3]))}"
-            )
-        if not around.maintenance:
+        if names.live_oid is not None:
+            self._wait_for_transactions(connection, names.live_oid)
+        if not self._around.maintenance:
             # Without a maintenance mode the application was served until here.
             begun = time.monotonic()
-        with named_errors("to close the live database"):
-            databases.close(connection, names.live)
-            databases.end_sessions(connection, names.live_oid)
+        if names.live_oid is not None:
+            with named_errors("to close the live database"):
+                databases.close(connection, names.live)
+                databases.end_sessions(connection, names.live_oid)
         for left in reversed(range(_RENAMES)):
             try:
                 databases.switch(
                     connection,
                     live=names.live,
-                    incoming=names.incoming,
-                    kept=names.kept,
+                    incoming=names.incoming if names.comes else None,
+                    kept=names.replaced,
                     before_commit=self._exchange_folders,
                 )
                 break
@@ -158,6 +161,14 @@ class Cutover:
                 for oid in (names.live_oid, names.incoming_oid):
                     databases.end_sessions(connection, oid or 0)
         return begun
+
+    def _wait_for_transactions(self, connection: Connection, oid: int) -> None:
+        grace = self._around.grace_seconds
+        if not databases.wait_until_idle(connection, oid, grace):
+            busy = [session for session in databases.sessions(connection, oid) if session.busy]
+            self._report.warning(
+                f"{len(busy)} transactions were not done after {human_seconds(grace)} and are ended: {', '.join(map(str, busy[:3]))}"
+            )
 
     def _exchange_folders(self) -> None:
         for folder in self.journal.folders:
@@ -176,7 +187,7 @@ class Cutover:
                     folder.incoming.rename(folder.kept)
                     fsync_folder(folder.kept.parent)
             if journal.phase == "switching":
-                around.maintenance.off(around.cluster)
+                around.maintenance.off(self._served(before=False))
             journal.keep_until = datetime.now(timezone.utc) + around.keep_for
             # Whether the application works is still to be asked; whoever comes after a crash does it.
             journal.health_due = bool(around.health)
@@ -212,13 +223,14 @@ class Cutover:
     def _open_again(self) -> None:
         for folder in self.journal.folders:
             self._settle_folder(folder, forward=False)
-        if self.journal.database is not None:
+        names = self.journal.database
+        if names is not None and names.live_oid is not None:
             with (
                 closing(connect_patiently(self._around.cluster, _PATIENCE_SECONDS)) as connection,
                 named_errors("to let people in again"),
             ):
-                databases.reopen(connection, self.journal.database.live)
-        self._around.maintenance.off(self._around.cluster)
+                databases.reopen(connection, names.live)
+        self._around.maintenance.off(self._served(before=True))
 
     def _remove_prepared(self) -> None:
         journal = self.journal

@@ -15,10 +15,19 @@ from twist_dr.engine.postgres.dump import restore_database, without_system_grant
 from twist_dr.engine.postgres.everybodys_settings import missing_everybodys_settings
 from twist_dr.engine.postgres.extension_restore import KeptFiles
 from twist_dr.engine.postgres.restore_progress import restore_progress
-from twist_dr.engine.postgres.roles import memberships_of, missing_roles, spoken
+from twist_dr.engine.postgres.roles import (
+    apply_roles,
+    memberships_of,
+    missing_roles,
+    role_names,
+    roles_to_make,
+    spoken,
+    without_password,
+)
 from twist_dr.engine.postgres.sessions import APPLYING, open_for_settings
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
+from twist_dr.engine.words import few
 from twist_dr.errors import ProcessFailed, RestoreFailed, TwistDRError
 from twist_dr.redaction import one_line
 
@@ -46,15 +55,18 @@ def full_disk_named() -> Iterator[None]:
         ) from error
 
 
-def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
+def make_missing_roles(cluster: Cluster, connection: Connection, roles: bytes, *, gone: bool) -> list[str]:
     """Make the roles that the backup's server had and this one lacks, without login; returns a warning for each.
 
     A role that was dropped may be one that somebody was meant to lose: it owns its tables again, is a member of what it was, and lets
-    nobody in. What is set for all roles is only told.
+    nobody in. What is set for all roles is only told. Where the live database is ``gone`` with all the backup's roles, the server is a new
+    one, and they come back as they were. Raises ``RestoreFailed``.
     """
     import psycopg
     from psycopg import sql
 
+    if gone and not _has_any(connection, roles):
+        return _make_as_they_were(cluster, connection, roles)
     warnings = []
     made = missing_roles(connection, roles)
     for role in made:
@@ -81,6 +93,36 @@ def make_missing_roles(connection: Connection, roles: bytes) -> list[str]:
     return [*warnings, *missing_everybodys_settings(connection, roles)]
 
 
+def _has_any(connection: Connection, roles: bytes) -> bool:
+    """Whether the server has one of the roles, superusers and our own aside."""
+    return bool(
+        query(
+            connection,
+            "SELECT 1 FROM pg_roles WHERE rolname = ANY(%(names)s) AND NOT rolsuper AND rolname <> current_user",
+            {"names": role_names(roles)},
+        )
+    )
+
+
+def _make_as_they_were(cluster: Cluster, connection: Connection, roles: bytes) -> list[str]:
+    missing = missing_roles(connection, roles)
+    if not missing:
+        return []
+    ours = roles_to_make(roles, missing)
+    try:
+        apply_roles(cluster, ours, connection.info.dbname)
+    except ProcessFailed as error:
+        raise RestoreFailed(
+            f"The roles {few(missing)} could not be made: {error}; make them by hand, or name a superuser in restore.database_url, then restore again."
+        ) from error
+    told = [f"the server had no role of the backup's: {few(missing, 20)} were made as they were"]
+    told += [
+        f"the role {role} may log in, and the backup holds no password for it; give it one if it needs one"
+        for role in without_password(ours)
+    ]
+    return told + missing_everybodys_settings(connection, roles)
+
+
 def restore_dump(
     cluster: Cluster,
     tools: Tools,
@@ -101,7 +143,7 @@ def restore_dump(
     assert facts is not None
     grants: list[str] = []
     entries = dump.with_name("entries.list")
-    with cluster.connect() as connection:
+    with cluster.connect(name) as connection:
         [[superuser]] = query(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     if not superuser:
         grants = without_system_grants(tools, dump, entries)

@@ -40,6 +40,7 @@ class Gate:
     """What the gate found. Any of ``refusals`` keeps it shut. ``forward``: migrations that will run in the restored database."""
 
     live: str = ""
+    live_oid: int | None = None
     server_major: int = 0
     tools: Tools | None = None
     forward: list[str] = field(default_factory=list)
@@ -75,9 +76,10 @@ class _Looking:
         asking = self._ask_django()
         if "database" in wish.parts:
             cluster = self._place.around.cluster
-            gate.live = databases.live_name(cluster)
             with closing(databases.connect_for_maintenance(cluster)) as connection:
+                gate.live, gate.live_oid = databases.find_live(cluster, connection)
                 self._look_at_server(connection)
+            self._look_at_live()
             asking.join()
             self._look_at_schema(cluster)
         self._look_at_commands()
@@ -157,6 +159,18 @@ class _Looking:
             return
         self._compare_room(folder, needed, f"the database server's disk ({folder})", what)
 
+    def _look_at_live(self) -> None:
+        gate, live = self._gate, self._gate.live
+        if gate.live_oid is not None:
+            return
+        if self._wish.mode == "schema":
+            gate.refusals.append(f"there is no database {live} to put tables into; choose the mode sandbox")
+        elif self._wish.mode != "sandbox":
+            gate.warnings.append(
+                f"there is no live database {live}, so nothing is backed up first and none is replaced: it is made anew, and all its rows come "
+                "back; an undo takes it away again"
+            )
+
     # -- the schema --------------------------------------------------------------------------------------------------
 
     def _ask_django(self) -> threading.Thread:
@@ -175,9 +189,11 @@ class _Looking:
 
     def _look_at_schema(self, cluster: Cluster) -> None:
         wish, gate, manifest = self._wish, self._gate, self._manifest
-        with cluster.connect() as connection:
-            gate.live_migrations = read_migrations(connection)
-            filtered = [table.label for table in read_tables(connection) if table.filtered]
+        filtered: list[str] = []
+        if gate.live_oid is not None:
+            with cluster.connect() as connection:
+                gate.live_migrations = read_migrations(connection)
+                filtered = [table.label for table in read_tables(connection) if table.filtered]
         if filtered:
             gate.refusals.append(
                 f"row-level security hides rows of {few(filtered)} from the role that restores, so it could not tell whether all came "
@@ -196,7 +212,11 @@ class _Looking:
 
     def _compare_with_live(self, tell: list[str]) -> None:
         """Without manage.py, what runs now is known to fit what is live now."""
-        if self._manifest.migrations == self._gate.live_migrations:
+        if self._gate.live_oid is None:
+            self._gate.warnings.append(
+                "whether the running code fits the backup is not known; set django in the settings, so that its migrations can be asked for"
+            )
+        elif self._manifest.migrations == self._gate.live_migrations:
             self._gate.passed.append("the backup's schema is that of the live database")
         else:
             tell.append(
@@ -326,7 +346,8 @@ def _server_folder(connection: Connection, live: str) -> Path | None:
         connection,
         """SELECT CASE WHEN t.spcname = 'pg_default' THEN current_setting('data_directory') ELSE pg_tablespace_location(t.oid) END
              FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
-            WHERE d.datname = %(live)s AND (pg_has_role('pg_read_all_settings', 'USAGE') OR t.spcname <> 'pg_default')""",
+            WHERE d.datname IN (%(live)s, 'template0') AND (pg_has_role('pg_read_all_settings', 'USAGE') OR t.spcname <> 'pg_default')
+            ORDER BY d.datname = %(live)s DESC""",
         {"live": live},
     )
     with suppress(OSError):

@@ -33,24 +33,24 @@ class Maintenance:
     def __bool__(self) -> bool:
         return any((self.file, self.command_on, self.sql_on))
 
-    def on(self, cluster: Cluster) -> None:
-        """Begin. Raises ``CutoverFailed``."""
+    def on(self, cluster: Cluster | None) -> None:
+        """Begin. Where there is no database, nothing is said in SQL. Raises ``CutoverFailed``."""
         try:
             if self.command_on:
                 run_command(self.command_on, seconds=_COMMAND_SECONDS, environment=self.environment)
             if self.file:
                 self.file.touch(mode=0o644)
-            if self.sql_on:
+            if self.sql_on and cluster is not None:
                 _execute(cluster, self.sql_on)
         except (TwistDRError, OSError) as error:
             raise CutoverFailed(
                 f"Maintenance mode could not be switched on: {error}; correct restore.maintenance in the settings."
             ) from error
 
-    def off(self, cluster: Cluster) -> None:
+    def off(self, cluster: Cluster | None) -> None:
         """End it, in every way even when one fails. Safe to call when it is off. Raises ``CutoverFailed``."""
         failures: list[str] = []
-        if self.sql_off:
+        if self.sql_off and cluster is not None:
             with _noting(failures):
                 _execute(cluster, self.sql_off)
         if self.file:

@@ -31,16 +31,26 @@ Phase = Literal["preparing", "switching", "switched", "done", "left", "reverted"
 
 
 class DatabaseSwitch(BaseModel):
-    """The databases of a cutover. ``migrations``: those applied in the one that is replaced, for an undo to look at."""
+    """The databases of a cutover. ``migrations``: those applied in the one that is replaced, for an undo to look at.
+
+    Without ``live_oid`` there is no live database to be replaced: it was dropped, or the server is new. Where none ``comes``, an undo takes away
+    what had replaced nothing.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     live: str
-    live_oid: int
+    live_oid: int | None
     incoming: str
     incoming_oid: int | None = None
     kept: str
     migrations: dict[str, list[str]] = {}
+    comes: bool = True
+
+    @property
+    def replaced(self) -> str | None:
+        """What the live database is called once it is replaced."""
+        return self.kept if self.live_oid is not None else None
 
 
 class FolderSwitch(BaseModel):

@@ -14,6 +14,7 @@ from twist_dr.engine.postgres import databases, making
 from twist_dr.engine.postgres.cluster import read_migrations
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.dumped_properties import read_owner, read_properties
 from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.engine.postgres.making import Made
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
@@ -85,14 +86,16 @@ class Preparation:
         with self._fetched() as dump, phase_one.full_disk_named():
             kept = None if wish.tables else fetch_kept(manifest, dump.parent, self._sources.fetch)
             with closing(databases.connect_for_maintenance(cluster)) as connection:
-                for line in phase_one.make_missing_roles(connection, self._sources.read_small("roles.sql")):
+                roles = self._sources.read_small("roles.sql")
+                for line in phase_one.make_missing_roles(cluster, connection, roles, gone=names.live_oid is None):
                     self._warn(line)
                 own = own_settings_of(dump)
+                properties = read_properties(tools, dump, dump.parent) if names.live_oid is None else None
                 if not wish.tables and versions_differ(manifest.postgres, self._gate.server_major):
-                    self._make(connection, names, own)
+                    self._make(connection, names, own, dump)
                     self._try_schema(names, tools, dump, kept)
                     databases.drop(connection, names.incoming)
-                made = self._make(connection, names, own)
+                made = self._make(connection, names, own, dump)
                 for line in made.notes:
                     self._warn(line)
             record.database = names.incoming
@@ -111,13 +114,21 @@ class Preparation:
             with closing(databases.connect_for_maintenance(cluster)) as connection:
                 if not wish.tables:
                     making.give_last(connection, names.incoming, own)
-                    making.take_after(connection, names.incoming, names.live)
+                    if properties is None:
+                        making.take_after(connection, names.incoming, names.live)
+                    else:
+                        properties.give(connection, names.incoming)
                 databases.make_durable(connection)
 
-    def _make(self, connection: Connection, names: DatabaseSwitch, own: OwnSettings) -> Made:
+    def _make(self, connection: Connection, names: DatabaseSwitch, own: OwnSettings, dump: Path) -> Made:
         facts = self._sources.manifest.postgres
         assert facts is not None
-        made = making.make_to_serve(connection, names.incoming, facts, own, live=names.live)
+        if names.live_oid is not None:
+            made = making.make_to_serve(connection, names.incoming, facts, own, live=names.live)
+        else:
+            with dump.open("rb") as file:
+                owner = read_owner(file)
+            made = making.make_to_serve(connection, names.incoming, facts, own, owner=owner)
         names.incoming_oid = made.oid
         self._place.around.journals.save(self._journal)
         return made

@@ -72,10 +72,10 @@ class Record:
         """Note what a cutover made live, what it replaced, and for how long it locked the application out."""
         self.seconds_locked_out = journal.seconds_locked_out
         self.replaced = [
-            *([journal.database.kept] if journal.database else []),
+            *([journal.database.replaced] if journal.database and journal.database.replaced else []),
             *(str(folder.kept) for folder in journal.folders),
         ]
-        if journal.database is not None:
+        if journal.database is not None and journal.database.comes:
             self.database = journal.database.live
 
     def end(self, state: State, result: str = "", error: str | None = None) -> None:

@@ -83,14 +83,14 @@ class Restore:
             gate, sources = self._look()
             if wish.mode in ("plan", "replace") and not wish.tables:
                 with record.timed("impact"):
-                    self._assess(sources)
+                    self._assess(sources, gate)
             self._note(record)
             if gate.refusals:
                 raise RestoreRefused(f"{wish.called} is not restored: {'; '.join(gate.refusals)}.")
             if wish.mode == "plan":
                 record.end("done", self._plan_sentence(sources.manifest, gate))
                 return record
-            if self._back_up is not None:
+            if self._back_up is not None and not ("database" in wish.parts and gate.live_oid is None):
                 with record.timed("pre_restore_backup"):
                     record.pre_restore_backup = self._back_up()
             with self._configuration(sources):
@@ -128,12 +128,16 @@ class Restore:
 
     # -- the impact ------------------------------------------------------------------------------------------------
 
-    def _assess(self, sources: Sources) -> None:
+    def _assess(self, sources: Sources, gate: gates.Gate) -> None:
         """What the live system has that the backup has not. Only told: the gate decides."""
         wish, place, manifest = self._wish, self._place, sources.manifest
         tables: list[TableImpact] = []
         notes: list[str] = []
-        if "database" in wish.parts and manifest.postgres is not None:
+        if "database" in wish.parts and gate.live_oid is None:
+            notes = [
+                f"there is no live database {gate.live}: everything that the backup has comes back, and nothing is lost"
+            ]
+        elif "database" in wish.parts and manifest.postgres is not None:
             try:
                 with place.around.cluster.connect(autocommit=False) as connection:
                     tables, notes = database_impact(connection, manifest, stop=self._report.stop)
@@ -198,7 +202,7 @@ class Restore:
                 purpose = "sandbox" if wish.mode == "sandbox" else "restore"
                 names = DatabaseSwitch(
                     live=gate.live,
-                    live_oid=databases.need_database(connection, gate.live),
+                    live_oid=gate.live_oid,
                     incoming=databases.free_name(connection, gate.live, purpose, self._began_at),
                     kept=databases.free_name(connection, gate.live, "replaced", self._began_at),
                     migrations=gate.live_migrations,
@@ -247,9 +251,10 @@ class Restore:
             cutover.run()
         record.note_switch(journal)
         also = f"; {record.result}" if record.result else ""
+        replaced = ", ".join(record.replaced) or "nothing, for there was no database"
         record.result = (
             f"{self._wish.called} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "
-            f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({', '.join(record.replaced)}); to take it back: the job undo_restore, with reason and confirm (deploy/examples/undo_restore.yaml){also}"
+            f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({replaced}); to take it back: the job undo_restore, with reason and confirm (deploy/examples/undo_restore.yaml){also}"
         )
         self._note(record)
         with record.timed("health"):

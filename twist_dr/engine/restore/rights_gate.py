@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query
 from twist_dr.engine.postgres.dump_toc import UnknownDump
+from twist_dr.engine.postgres.dumped_properties import read_owner
 from twist_dr.engine.postgres.own_settings import OwnSettings, read_own_settings
 from twist_dr.engine.postgres.restoring_needs import missing_for_dump
 from twist_dr.engine.postgres.restoring_role import SUPERUSER, RestoringRole
@@ -70,11 +71,19 @@ def missing_rights(
         closing(databases.connect_for_maintenance(cluster)) as connection,
         named_errors("to look at the role that restores"),
     ):
-        role = RestoringRole.of(connection, databases.owner_of(connection, live))
+        owner = databases.find_owner(connection, live)
+        role = RestoringRole.of(connection, owner or "")
         if role.superuser:
             return MissingRights([], [])
         dump = head()
-        lines = missing_for_dump(io.BytesIO(dump), role, _label_providers(cluster))
+        lines: list[str] = []
+        if owner is None:
+            role = replace(role, database_owner=read_owner(io.BytesIO(dump)) or role.name)
+            if not role.acts_for(role.database_owner):
+                lines.append(
+                    f"role {role.name} may make no database for {role.database_owner}; as a superuser: {role.joining(role.database_owner)}"
+                )
+        lines += missing_for_dump(io.BytesIO(dump), role, _label_providers(cluster))
         lines += _missing_for_roles(role, missing_roles(connection, roles()))
         lines += _missing_for_settings(role, read_own_settings(io.BytesIO(dump)))
     return MissingRights([], lines) if role.provided else MissingRights(lines, [])

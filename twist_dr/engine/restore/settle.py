@@ -40,7 +40,11 @@ class Kept:
         return self.journal.keep_until
 
     def __str__(self) -> str:
-        return ", ".join([*([f"database {self.database}"] if self.database else []), *map(str, self.folders)])
+        names = self.journal.database
+        database = (
+            [f"database {self.database}"] if self.database else ["no database, for there was none"] if names else []
+        )
+        return ", ".join([*database, *map(str, self.folders)])
 
 
 def kept(around: Surroundings) -> Iterator[Kept]:
@@ -57,14 +61,15 @@ def kept(around: Surroundings) -> Iterator[Kept]:
 def _still_there(connection: Connection, journal: Journal) -> Kept | None:
     names = journal.database
     database = None
-    if names is not None:
+    nothing = names is not None and names.live_oid is None
+    if names is not None and not nothing:
         if databases.find_oid(connection, names.kept) != names.live_oid:
             return None
         database = names.kept
     folders = tuple(folder.kept for folder in journal.folders if same(folder.kept, folder.live_identity))
     if len(folders) != len(journal.folders):
         return None
-    return Kept(journal, database, folders) if database or folders else None
+    return Kept(journal, database, folders) if database or folders or nothing else None
 
 
 def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
@@ -83,16 +88,21 @@ def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
     database = None
     if done.database is not None:
         with closing(databases.connect_for_maintenance(around.cluster)) as connection:
-            live_oid = databases.need_database(connection, done.database.live)
             database = DatabaseSwitch(
                 live=done.database.live,
-                live_oid=live_oid,
+                live_oid=databases.find_oid(connection, done.database.live),
                 incoming=done.database.kept,
                 incoming_oid=done.database.live_oid,
                 kept=databases.free_name(connection, done.database.live, "replaced", now),
+                comes=done.database.live_oid is not None,
             )
-        with around.cluster.connect() as connection:
-            database.migrations = read_migrations(connection)
+        if database.live_oid is None and not database.comes:
+            raise RestoreRefused(
+                f"There was no database {database.live} before {done.restore_id}, and there is none now: nothing is to be undone."
+            )
+        if database.live_oid is not None:
+            with around.cluster.connect() as connection:
+                database.migrations = read_migrations(connection)
     return Journal(
         restore_id=new_restore_id("undo", now),
         kind="undo",
@@ -203,7 +213,7 @@ def remove_kept(journal: Journal, around: Surroundings) -> None:
             around.journals.save(journal)
         if names is not None and connection is not None:
             with named_errors(f"to drop {names.kept}"):
-                if databases.find_oid(connection, names.kept) == names.live_oid:
+                if names.live_oid is not None and databases.find_oid(connection, names.kept) == names.live_oid:
                     databases.drop(connection, names.kept)
     for folder in journal.folders:
         if same(folder.kept, folder.live_identity):

@@ -63,7 +63,10 @@ def undo_restore(
 
 
 def _what(journal: Journal) -> str:
-    names = [f"the database {journal.database.incoming}"] if journal.database else []
+    names = []
+    if journal.database is not None:
+        gone = f"the state without a database ({journal.database.live} would be kept as {journal.database.kept})"
+        names = [f"the database {journal.database.incoming}" if journal.database.comes else gone]
     return " and ".join([*names, *(f"the folder {folder.incoming}" for folder in journal.folders)])
 
 
@@ -125,5 +128,5 @@ def _note_switch(record: Record, journal: Journal) -> None:
     record.note_switch(journal)
     record.result = (
         f"{journal.restored_id} is undone; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what was live until now is kept "
-        f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({', '.join(record.replaced)}); undo again to take this back"
+        f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({', '.join(record.replaced) or 'nothing, for there was no database'}); undo again to take this back"
     )

@@ -61,9 +61,9 @@ class Scene:
         with databases.connect_for_maintenance(self.cluster) as connection:
             names = DatabaseSwitch(
                 live=self.name,
-                live_oid=databases.need_database(connection, self.name),
+                live_oid=databases.find_oid(connection, self.name),
                 incoming=self.incoming,
-                incoming_oid=databases.need_database(connection, self.incoming),
+                incoming_oid=databases.find_oid(connection, self.incoming),
                 kept=databases.free_name(connection, self.name, "replaced", now),
             )
         (folder,) = plan_folders({"media": self.media}, f"{now:%Y%m%dt%H%M%S%f}")
