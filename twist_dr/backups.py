@@ -31,6 +31,7 @@ from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import CopyFailed, CopyFailedForNow, LaunchRefused, TwistDRError
 from twist_dr.settings import DjangoSettings, Settings
+from twist_dr.settings.asking import app_version, django_application
 from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
 
@@ -52,7 +53,8 @@ def plan_backup(
     return BackupPlan(
         application=settings.application,
         targets=targets,
-        app_version=settings.app_version,
+        app_version=app_version(settings),
+        django=django_application(settings) if "database" in parts else None,
         git_revision=_git_revision(settings.django),
         label=label,
         reason=reason,
@@ -127,7 +129,7 @@ def plan_base_backup(
     return BasePlan(
         application=settings.application,
         targets=targets,
-        app_version=settings.app_version,
+        app_version=app_version(settings),
         git_revision=_git_revision(settings.django),
         label=label,
         reason=reason,
@@ -164,7 +166,7 @@ def plan_configuration_backup(
     return ConfigurationPlan(
         application=settings.application,
         targets=targets,
-        app_version=settings.app_version,
+        app_version=app_version(settings),
         git_revision=_git_revision(settings.django),
         label=label,
         reason=reason,

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from twist_dr.doctor.database import DatabaseSeen, check_database
+from twist_dr.doctor.django import check_databases, check_lead, check_rights
 from twist_dr.doctor.files import FilesSeen, check_configuration, check_django, check_media
 from twist_dr.doctor.findings import Check, Finding, guarded, ok, problem, shown, warning
 from twist_dr.doctor.keys import check_keyring, check_newest_backup
@@ -36,10 +37,12 @@ from twist_dr.doctor.unattended import check_alerts, check_daemon, check_schedul
 from twist_dr.doctor.wal import WalSeen, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
 from twist_dr.engine.backup import first_backup_room
+from twist_dr.engine.django import DjangoApplication, read_code
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
-from twist_dr.resources.restores import django_application, surroundings
+from twist_dr.resources.restores import surroundings
+from twist_dr.settings.asking import django_application
 from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
 
@@ -121,7 +124,18 @@ class _Examination:
             yield ok("django", "not in the settings, so upgrades will not migrate")
             return
         applied = seen.migrations if seen else None
-        yield from guarded("django", check_django(application, applied))
+        found = list(guarded("django", check_django(application, applied)))
+        yield from found
+        if all(finding.status != "problem" for finding in found):
+            yield from guarded("django", self._application(application, seen))
+
+    def _application(self, application: DjangoApplication, seen: DatabaseSeen | None) -> Check[None]:
+        settings, live = self._settings, self._cluster.parameters["dbname"]
+        databases = read_code(application).facts.databases
+        yield from check_databases(databases, live, list(settings.media.values()), settings.configuration)
+        yield from check_lead(application, live)
+        if seen is not None:
+            yield from check_rights(application)
 
     def _wal(self) -> Iterator[Finding]:
         settings, wal = self._settings, self._settings.wal

@@ -16,6 +16,8 @@ from pathlib import Path
 from twist_dr.engine.archive import archive_configuration, archive_media
 from twist_dr.engine.archive_report import ArchiveReport
 from twist_dr.engine.artifact_names import is_artifact_name
+from twist_dr.engine.asking import Asking, VersionCommand
+from twist_dr.engine.django import DjangoApplication
 from twist_dr.engine.encryption import associated_data
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import (
@@ -69,7 +71,9 @@ class BackupPlan:
 
     application: str
     targets: Mapping[str, Form]
-    app_version: str | None = None
+    app_version: str | VersionCommand | None = None
+    django: DjangoApplication | None = None
+    """Asked what the code is that the database belongs to; None where that is not part of the backup."""
     git_revision: str | None = None
     label: Label = "manual"
     reason: str = ""
@@ -154,6 +158,7 @@ class Making:
         self.extension_rows: list[ExtensionRows] = []
         self.extension_members: dict[str, ExtensionMembers] = {}
         self.left_out: list[str] = []
+        self._asking = Asking(plan.app_version, plan.django)
         self._key = keyring.primary
         self._started_at = datetime.now(timezone.utc)
         self._artifacts: list[Artifact] = []
@@ -217,10 +222,12 @@ class Making:
     def manifest(self, kind: Kind, base: BaseFacts | None = None) -> Manifest:
         """The manifest of all that was made until now."""
         plan = self.plan
+        for sentence in self._asking.answered():
+            self.warn(sentence)
         return Manifest(
             format_version=FORMAT_VERSION,
             application=plan.application,
-            app_version=plan.app_version,
+            app_version=self._asking.version,
             git_revision=plan.git_revision,
             backup_id=self.id,
             kind=kind,
@@ -246,6 +253,7 @@ class Making:
             warnings=self._warnings,
             key=KeyName(id=self._key.id, check_value=self._key.check_value),
             base=base,
+            django=self._asking.django,
         )
 
     def _note_files(self, part: Part, found: ArchiveReport) -> None:

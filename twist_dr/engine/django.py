@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from twist_dr.engine.commands import run_command
+from twist_dr.engine.django_facts import DjangoFacts
 from twist_dr.engine.processes import inherited
 from twist_dr.engine.schema import DjangoCode, Migration
 from twist_dr.errors import DatabaseError, ProcessFailed, SettingsError
@@ -24,6 +25,10 @@ _ASK_SECONDS = 120.0
 _MARKER = "twist-dr says: "
 
 #: What libpq, dj-database-url, django-environ and SQLAlchemy (with its +driver) call PostgreSQL.
+#: Names that are kept of an application's settings, and characters of each: more than any has.
+_MOST_NAMES, _LONGEST_NAME = 1000, 300
+#: What is a URL or a connection string, which may hold a password, and no name.
+_TELLS_MORE = re.compile(r"://|password", re.IGNORECASE)
 #: What PostgreSQL says where a role may not; in other languages than English the remedy stays away.
 _FORBIDDEN = re.compile(r"permission denied|must be owner of")
 _POSTGRES_URL = re.compile(r"(?i)(postgres|postgresql|psql|pgsql|postgis|timescale|timescalegis)(\+\w+)?://")
@@ -110,7 +115,8 @@ def _renamed_url(url: str, database: str) -> str:
 
 #: A loader without a connection never asks a database; makemigrations uses it so (django/db/migrations/loader.py).
 _READ_CODE = f"""
-import json, django
+import json, platform, django
+from django.conf import settings
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 loader = MigrationLoader(None)
@@ -122,19 +128,28 @@ print({_MARKER!r} + json.dumps({{
     "migrations": sorted(loader.disk_migrations),
     "replaces": [[key, migration.replaces] for key, migration in loader.disk_migrations.items() if migration.replaces],
     "order": list(order),
-    "database": str(connections["default"].settings_dict["NAME"]),
-    "version": django.get_version(),
+    "facts": {{
+        "version": django.get_version(),
+        "python": platform.python_version(),
+        "installed_apps": [str(app) for app in settings.INSTALLED_APPS],
+        "databases": {{
+            alias: {{key.lower(): str(connections[alias].settings_dict.get(key) or "") for key in ("ENGINE", "NAME", "HOST")}}
+            for alias in connections
+        }},
+    }},
 }}), flush=True)
 """
 
 
-def read_code(application: DjangoApplication, *, environment: Mapping[str, str] | None = None) -> DjangoCode:
-    """Ask the code which migrations it has, without asking any database. ``environment``: changes, as of ``leading_to``.
+def read_code(
+    application: DjangoApplication, *, environment: Mapping[str, str] | None = None, seconds: float = _ASK_SECONDS
+) -> DjangoCode:
+    """Ask the code which migrations it has, and what it is, without asking any database. ``environment``: changes, as of ``leading_to``.
 
     One child process, about half a second. Raises ``ProcessFailed``, ``SettingsError``.
     """
     answer: dict[str, Any] = {}
-    _shell(application, _READ_CODE, environment or {}, answer.update, lambda line: None, seconds=_ASK_SECONDS)
+    _shell(application, _READ_CODE, environment or {}, answer.update, lambda line: None, seconds=seconds)
     migrations: dict[str, list[str]] = {}
     for app, name in answer["migrations"]:
         migrations.setdefault(app, []).append(name)
@@ -142,14 +157,58 @@ def read_code(application: DjangoApplication, *, environment: Mapping[str, str] 
         migrations=migrations,
         replaces={_migration(key): [_migration(replaced) for replaced in all] for key, all in answer["replaces"]},
         order=[_migration(key) for key in answer["order"]],
-        database=answer["database"],
-        version=answer["version"],
+        facts=_facts(answer["facts"]),
     )
+
+
+def _facts(answer: Mapping[str, Any]) -> DjangoFacts:
+    """Bounded, and without what a name of a database that is a whole URL would tell."""
+    databases = {
+        alias: {what: "" if _TELLS_MORE.search(text) else text[:_LONGEST_NAME] for what, text in each.items()}
+        for alias, each in list(answer["databases"].items())[:_MOST_NAMES]
+    }
+    installed = [app[:_LONGEST_NAME] for app in answer["installed_apps"][:_MOST_NAMES]]
+    return DjangoFacts.model_validate({**answer, "installed_apps": installed, "databases": databases})
 
 
 def _migration(pair: Sequence[str]) -> Migration:
     app, name = pair
     return app, name
+
+
+# -- what it may do ---------------------------------------------------------------------------------------------------
+
+#: What its tables belong to is asked of the connection that it migrates over; rights of a role that it inherits count.
+_READ_RIGHTS = f"""
+import json
+from django.db import connection
+tables = connection.introspection.django_table_names(only_existing=True)
+with connection.cursor() as cursor:
+    cursor.execute(
+        "SELECT current_user, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), ARRAY(SELECT c.relname::text FROM pg_class c "
+        "WHERE c.relname = ANY(%s) AND c.relkind IN ('r', 'p') AND pg_table_is_visible(c.oid) AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1)",
+        [tables],
+    )
+    role, may_create, foreign = cursor.fetchone()
+print()
+print({_MARKER!r} + json.dumps({{"role": role, "may_create": may_create, "foreign": foreign}}), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Of the role that Django's default connection uses: whether it may create tables, and which of the application's are not its own."""
+
+    role: str
+    may_create: bool
+    foreign: Sequence[str]
+
+
+def read_rights(application: DjangoApplication) -> Rights:
+    """Ask the database that the application uses now. Raises ``ProcessFailed``, also where that is not PostgreSQL, and ``SettingsError``."""
+    answer: dict[str, Any] = {}
+    _shell(application, _READ_RIGHTS, {}, answer.update, lambda line: None, seconds=_ASK_SECONDS)
+    return Rights(**answer)
 
 
 # -- going forward ----------------------------------------------------------------------------------------------------

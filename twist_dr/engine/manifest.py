@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from twist_dr.engine.django_facts import DjangoFacts
 from twist_dr.engine.documents import DocumentInvalid, Limits, read_mapping, refuse_beyond
 from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.sealing import canonical, fits, mac_of
@@ -241,6 +242,7 @@ class Manifest(_Model):
     warnings: list[str]
     key: KeyName
     base: BaseFacts | None = None
+    django: DjangoFacts | None = None
     extension_rows: list[ExtensionRows] = []
     extension_members: dict[str, ExtensionMembers] = {}
     left_out: list[str] = []

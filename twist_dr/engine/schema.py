@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from twist_dr.engine.django_facts import DjangoFacts
 from twist_dr.engine.words import few
 
 #: An app and the name of one of its migrations.
@@ -17,15 +18,18 @@ class DjangoCode:
     """The migrations that the application's code has, as ``(app, name)``, and where its settings lead.
 
     ``migrations``: by app, sorted. ``replaces``: what each squashed one stands for; those need not be there as files.
-    ``order``: what a full forward plan applies to an empty database. ``database``: the name in the settings' default connection.
-    ``version``: Django's own.
+    ``order``: what a full forward plan applies to an empty database. ``facts``: what the code is besides.
     """
 
     migrations: dict[str, list[str]]
     replaces: dict[Migration, list[Migration]]
     order: list[Migration]
-    database: str
-    version: str
+    facts: DjangoFacts
+
+    @property
+    def database(self) -> str:
+        """The name in the settings' default connection."""
+        return self.facts.databases["default"].name
 
     def has(self, migration: Migration) -> bool:
         """Whether there is a file of it."""

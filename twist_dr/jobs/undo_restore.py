@@ -12,9 +12,10 @@ from twist_dr.engine.restore.undo import undo_restore
 from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.jobs.restore_page import metadata, observe
 from twist_dr.orchestration import RESTORE_BACKUP, operation, run_tags
-from twist_dr.resources.restores import django_application, surroundings
+from twist_dr.resources.restores import surroundings
 from twist_dr.restores import RestoreLog, end_killed
 from twist_dr.settings import Settings
+from twist_dr.settings.asking import django_application
 
 
 class UndoRestoreConfig(dg.Config):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from pydantic import SecretStr
-
-from twist_dr.engine.django import DjangoApplication
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
@@ -15,12 +12,13 @@ from twist_dr.engine.restore.hooks import Health, Maintenance
 from twist_dr.engine.restore.journal import Journals
 from twist_dr.engine.restore.plan import Mode, RestorePlace
 from twist_dr.settings import Settings
+from twist_dr.settings.asking import django_application, revealed
 
 
 def surroundings(settings: Settings) -> Surroundings:
     """What a cutover, an undo and ``twist-dr settle`` work with. No I/O."""
     restore = settings.restore
-    environment = _revealed(restore.environment)
+    environment = revealed(restore.environment)
     return Surroundings(
         cluster=Cluster(settings.restore_url),
         journals=Journals(settings.restores_dir),
@@ -29,18 +27,6 @@ def surroundings(settings: Settings) -> Surroundings:
         grace_seconds=restore.grace_seconds,
         keep_for=restore.keep_replaced_for,
     )
-
-
-def django_application(settings: Settings) -> DjangoApplication | None:
-    """How to call manage.py, where the settings say."""
-    django = settings.django
-    if django is None:
-        return None
-    return DjangoApplication(django.manage, django.folder, _revealed(django.environment), django.database_variable)
-
-
-def _revealed(environment: Mapping[str, SecretStr]) -> dict[str, str]:
-    return {name: value.get_secret_value() for name, value in environment.items()}
 
 
 def restore_place(
@@ -61,7 +47,7 @@ def restore_place(
         django=django_application(settings),
         client_tools=settings.database.client_tools,
         key_tables=settings.verification.key_tables,
-        environment=_revealed(restore.environment),
+        environment=revealed(restore.environment),
         validators=restore.validators,
         after_sql=after.after_restore_sql,
         after_commands=after.after_restore_commands,

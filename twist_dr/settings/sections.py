@@ -81,6 +81,12 @@ class VerificationSettings(Section):
 Command = Annotated[list[str], Field(min_length=1)]
 
 
+class AppVersionSettings(Section):
+    """``command`` prints the application's version; run in ``django.folder`` with ``django.environment``, for 10 s at most."""
+
+    command: Command
+
+
 class MaintenanceSettings(Section):
     """How the application is told that it is down for a moment. Every way that is given is used.
 

@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_
 
 from twist_dr.engine.postgres.url import database_of
 from twist_dr.settings.sections import (
+    AppVersionSettings,
     BackupSettings,
     BaseSettings,
     CatalogSettings,
@@ -40,7 +41,7 @@ class Settings(Section):
     """The whole file."""
 
     application: Name
-    app_version: str | None = None
+    app_version: str | AppVersionSettings | None = None
     database: DatabaseSettings
     media: dict[Name, SettingsPath] = {}
     configuration: list[str] = []

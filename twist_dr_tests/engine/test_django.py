@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import sys
 import time
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import django
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from twist_dr.engine.django import DjangoApplication, migrate, read_code
+from twist_dr.engine.django_facts import DjangoFacts
 from twist_dr.engine.postgres.cluster import Cluster, read_migrations
 from twist_dr.engine.processes import run
 from twist_dr.engine.schema import DjangoCode, Migration, compare_schema
@@ -177,10 +180,33 @@ def test_the_code_says_what_it_has_while_there_is_no_database() -> None:
     )
     code = read_code(application)
     assert code.migrations["billing"] == ["0001_initial", "0002_due_date", "0003_rls", "0004_currency"]
-    assert code.database == "none" and code.version.count(".") >= 1 and code.replaces == {}
+    assert code.database == "none" and code.facts.version.count(".") >= 1 and code.replaces == {}
     assert sorted(code.order) == sorted((app, name) for app, names in code.migrations.items() for name in names)
     assert code.order.index(("companies", "0001_initial")) < code.order.index(("billing", "0001_initial"))
     assert read_code(application, environment=application.leading_to("side way", "none")).database == "side way"
+
+
+def test_the_code_says_what_it_is_and_no_password(place: Place) -> None:
+    settings = place.code / "erp_site" / "settings.py"
+    more = "\nDATABASES['reports'] = {'ENGINE': 'django.db.backends.sqlite3', 'NAME': '/srv/reports.db'}"
+    more += "\nDATABASES['odd'] = {**DATABASES['default'], 'NAME': os.environ['ERP_DATABASE_URL']}\n"
+    settings.write_text(settings.read_text() + more)
+    facts = read_code(place.application).facts
+    assert (facts.version, facts.python) == (django.get_version(), platform.python_version())
+    assert {"billing", "django.contrib.contenttypes"} <= set(facts.installed_apps)
+    assert (facts.databases["default"].name, facts.databases["reports"].name) == (place.names[1], "/srv/reports.db")
+    assert facts.databases["odd"].name == "" and place.live.parameters["password"] not in facts.model_dump_json()
+
+
+def test_what_is_otherwise_since_a_backup_is_told() -> None:
+    now = DjangoFacts(version="5.2", python="3.12.1", installed_apps=["shop", "mail"], databases={})
+    then = DjangoFacts(version="4.2.1", python="3.12.1", installed_apps=["shop", "reports"], databases={})
+    assert now.differences(now) == []
+    assert then.differences(now) == [
+        "the backup was made under Django 4.2.1, and now it is 5.2",
+        "INSTALLED_APPS had reports, which the code has no more",
+        "INSTALLED_APPS has mail, which were not there when the backup was made",
+    ]
 
 
 def test_an_application_that_talks_on_its_output_is_understood(place: Place) -> None:
@@ -215,11 +241,14 @@ def test_a_program_that_is_no_manage_py_is_said(place: Place) -> None:
 # -- comparing --------------------------------------------------------------------------------------------------------
 
 
+FACTS = DjangoFacts(version="5.2", python="3.11.7", installed_apps=[], databases={})
+
+
 def code_of(order: Sequence[Migration], replaces: dict[Migration, list[Migration]] | None = None) -> DjangoCode:
     migrations: dict[str, list[str]] = {}
     for app, name in order:
         migrations.setdefault(app, []).append(name)
-    return DjangoCode(migrations, replaces or {}, list(order), "erp", "5.2")
+    return DjangoCode(migrations, replaces or {}, list(order), FACTS)
 
 
 def test_a_backup_of_the_running_code_is_equal(place: Place) -> None:

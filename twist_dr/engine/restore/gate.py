@@ -228,6 +228,8 @@ class _Looking:
         wish, gate = self._wish, self._gate
         found = compare_schema(manifest.migrations, code, gate.live_migrations)
         gate.warnings += found.notes
+        if manifest.django is not None:
+            gate.warnings += manifest.django.differences(code.facts)
         if found.state == "newer":
             version = f"to {manifest.app_version} or later" if manifest.app_version else "to the version of the backup"
             tell.append(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from twist_dr.engine.django_facts import DjangoFacts
 from twist_dr.engine.keys import Keyring, new_key
 from twist_dr.engine.manifest import Extension, Manifest
 from twist_dr.engine.progress import Report
@@ -20,6 +23,7 @@ from twist_dr.engine.restore.restore import Restore
 from twist_dr.errors import BackupNotFound, KeyMissing, RestoreRefused, WrongKey
 from twist_dr.resources.restores import restore_place, surroundings
 from twist_dr_tests.conftest import make_backed_up_site
+from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 
@@ -117,6 +121,22 @@ def test_manage_py_that_does_not_run_is_refused(backed_up: Site) -> None:
     backed_up.set(django={"manage": ["false"], "folder": str(backed_up.folder)})
     (refusal,) = _look(backed_up).refusals
     assert "could not be asked for its migrations" in refusal
+
+
+def test_what_the_code_is_now_and_was_not_is_in_the_plan(backed_up: Site) -> None:
+    environment = {"ERP_DATABASE_URL": backed_up.database_url}
+    backed_up.set(
+        django={
+            "manage": [sys.executable, "manage.py"],
+            "folder": str(fixtures.MANAGE.parent),
+            "environment": environment,
+        }
+    )
+    then = DjangoFacts(version="1.11", python=platform.python_version(), installed_apps=["gone"], databases={})
+    found = _look(backed_up, lambda manifest: manifest.model_copy(update={"django": then}))
+    assert any("made under Django 1.11, and now it is" in warning for warning in found.warnings)
+    assert any("had gone, which the code has no more" in warning for warning in found.warnings)
+    assert not any("Python" in warning for warning in found.warnings) and found.refusals == []
 
 
 def test_a_role_that_row_level_security_filters_is_refused(backed_up: Site) -> None:
