@@ -146,7 +146,7 @@ class ArchiveWriter:
                 said = digest(attributes) if attributes or above is None else None
                 self._header(name, status, tarfile.DIRTYPE, headers=to_headers(attributes))
                 self._record(Entry(name, "folder", 0, None, status.st_mtime, said))
-            elif stat.S_ISREG(status.st_mode) and (named := self._named.get((status.st_dev, status.st_ino))):
+            elif stat.S_ISREG(status.st_mode) and (named := self._found_before(status)):
                 self._add_name(named, name, status)
             elif stat.S_ISREG(status.st_mode):
                 self._add_file(above, leaf, name)
@@ -173,11 +173,15 @@ class ArchiveWriter:
         digest = hashlib.sha256(os.fsencode(target)).hexdigest()
         self._record(Entry(name, "link", 0, digest, status.st_mtime))
 
+    def _found_before(self, status: os.stat_result) -> _Named | None:
+        """The file that this is a further name of. A number of an inode is not enough: file systems give that of a deleted file to a new one."""
+        found = self._named.get((status.st_dev, status.st_ino))
+        same = found is not None and status.st_nlink > 1 and found.state == (status.st_mtime_ns, status.st_size)
+        return found if same else None
+
     def _add_name(self, named: _Named, name: str, status: os.stat_result) -> None:
         """A further name of a file that the archive has: a link to it there."""
         first = named.entry
-        if (status.st_mtime_ns, status.st_size) != named.state:
-            self.report.changed.append(name)
         self._header(name, status, tarfile.LNKTYPE, target=first.path)
         self._record(Entry(name, "file", first.size, first.sha256, first.modified, same_as=first.path))
         named.unmet -= 1

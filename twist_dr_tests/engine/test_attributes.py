@@ -278,6 +278,29 @@ def test_of_very_many_files_with_several_names_some_become_files_of_their_own(
     assert (tmp_path / "restored" / "za").stat().st_nlink == 2 and (tmp_path / "restored" / "zb").read_text() == "b"
 
 
+@pytest.mark.parametrize("links", [1, 2])
+def test_a_new_file_with_the_number_of_a_deleted_one_is_no_further_name_of_it(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, links: int
+) -> None:
+    _with_names_and_holes(tree)
+    first = (tree / "a first").stat()
+    real = os.stat
+
+    def reused(path: Any, **options: Any) -> os.stat_result:
+        found = real(path, **options)
+        if path != "z upload":
+            return found
+        fields = list(found)
+        fields[1], fields[2], fields[3] = first.st_ino, first.st_dev, links
+        return os.stat_result((*fields, 0.0, 0.0, 0.0, 0, found.st_mtime_ns, 0, 0, 0))
+
+    (tree / "z upload").write_text("another")
+    monkeypatch.setattr(os, "stat", reused)
+    made = archived(media=tree)
+    assert made.contents()["media/z upload"] == b"another"
+    assert [entry.same_as for entry in made.entries() if entry.path == "media/z further"] == ["media/a first"]
+
+
 def test_where_a_file_can_have_but_one_name_each_gets_its_bytes(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +370,22 @@ def test_holes_anywhere(tmp_path: Path, runs: list[tuple[int, int]]) -> None:
     assert len(made.archive) < 2 * MIB and made.contents()[f"media/{file.name}"] == file.read_bytes()
     unpacked(made, media=tmp_path / "restored")
     assert (tmp_path / "restored" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_data_that_the_file_system_takes_for_a_hole_is_archived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "media"
+    root.mkdir()
+    with open(root / "image", "wb") as file:
+        file.truncate(8 * MIB)
+        os.pwrite(file.fileno(), b"\1" * MIB, 5 * MIB)
+
+    def nothing(*arguments: int) -> int:
+        raise OSError(errno.ENXIO, "no data")
+
+    monkeypatch.setattr(os, "lseek", nothing)
+    assert archive(root).contents()["media/image"] == (root / "image").read_bytes()
 
 
 def test_a_file_with_holes_that_shrinks_while_it_is_read_is_named_and_the_archive_stays_whole(
