@@ -25,6 +25,7 @@ from twist_dr.engine.manifest import (
     Artifact,
     ArtifactForm,
     BaseFacts,
+    Counters,
     ExtensionMembers,
     ExtensionRows,
     KeyName,
@@ -37,6 +38,7 @@ from twist_dr.engine.manifest import (
     new_backup_id,
     schema_version,
 )
+from twist_dr.engine.postgres.changes import read_counters
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot, named_errors
 from twist_dr.engine.postgres.dump import dump_database, dump_members, dump_roles
 from twist_dr.engine.postgres.everybodys_settings import read_everybodys_settings
@@ -154,6 +156,7 @@ class Making:
         self.postgres: PostgresFacts | None = None
         self.migrations: dict[str, list[str]] = {}
         self.rows: dict[TableName, int] = {}
+        self.counters: Counters | None = None
         self.large_objects = 0
         self.extension_rows: list[ExtensionRows] = []
         self.extension_members: dict[str, ExtensionMembers] = {}
@@ -242,6 +245,7 @@ class Making:
             db_schema_version=schema_version(self.migrations),
             migrations=self.migrations,
             tables={table.label: rows for table, rows in self.rows.items()},
+            counters=self.counters,
             large_objects=self.large_objects,
             extension_rows=self.extension_rows,
             extension_members=self.extension_members,
@@ -285,6 +289,8 @@ class _Work(Making):
                 for sentence in self.plan.proof.before_backup(self._cluster, tools, snapshot, self.report):
                     self.warn(f"database: {sentence}")
             self.snapshot_at = snapshot.taken_at
+            with named_errors("to say how often rows were changed"):
+                self.counters = read_counters(snapshot.connection)
             facts = self.postgres = with_surroundings(snapshot.facts(tools.version), self._cluster)
             staging.need(self.room_needed(self.plan.last_stored_bytes, facts.database_size, media_size))
             for trigger in login_triggers(snapshot.connection):

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -207,6 +207,16 @@ class ExtensionMembers(_Model):
     added: list[str] = []
 
 
+class Counters(_Model):
+    """What the server had counted of the changes of each table when the snapshot was taken: see ``postgres/changes.py``.
+
+    ``tables``: rows inserted, updated and deleted, with spaces between. ``epoch`` differs when the counters began anew.
+    """
+
+    epoch: str
+    tables: dict[str, Annotated[str, Field(pattern=r"^[0-9]{1,19} [0-9]{1,19} [0-9]{1,19}$")]]
+
+
 class KeyName(_Model):
     """Which key a backup was written with."""
 
@@ -246,6 +256,7 @@ class Manifest(_Model):
     extension_rows: list[ExtensionRows] = []
     extension_members: dict[str, ExtensionMembers] = {}
     left_out: list[str] = []
+    counters: Counters | None = None
 
     @property
     def rows(self) -> dict[TableName, int]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 
+from twist_dr.engine.postgres.changes import Changes
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import counted, unmarked
@@ -27,7 +28,8 @@ class TableImpact:
     """One table. ``newest`` is the latest time in ``newest_column`` now; without a zone where the column has none.
 
     ``rows_now`` is None for a table that is gone from the live database, ``rows_then`` for one that the backup lacks.
-    ``newer_rows`` have a time later than the backup's snapshot; None where no column tells.
+    ``newer_rows`` have a time later than the backup's snapshot; None where no column tells. ``changes``: what the server counted since; None where
+    nobody can tell.
     """
 
     table: TableName
@@ -37,23 +39,39 @@ class TableImpact:
     newest_column: str | None = None
     newest: datetime | date | None = None
     newer_rows: int | None = None
+    changes: Changes | None = None
 
     @property
     def label(self) -> str:
         return self.table.label
 
     @property
-    def at_stake(self) -> int:
+    def newer(self) -> int:
         """Rows that a restore would take away, as far as one can tell: newer ones, or as many as there are more."""
         grown = 0 if self.estimated and self.rows_then is not None else (self.rows_now or 0) - (self.rows_then or 0)
-        return max(grown, self.newer_rows or 0)
+        return max(grown, self.newer_rows or 0, self._at_most(self.changes.inserted) if self.changes else 0)
+
+    @property
+    def updated(self) -> int:
+        """Rows that a restore would put back to what they were, at most."""
+        return self._at_most(self.changes.updated) if self.changes else 0
+
+    @property
+    def difference(self) -> int:
+        """How much it is another table now, in rows: what differs most is told first."""
+        fewer = 0 if self.estimated else (self.rows_then or 0) - (self.rows_now or 0)
+        return max(self.newer, self.updated, fewer, self.changes.deleted if self.changes else 0)
 
     @property
     def differs(self) -> bool:
         """Whether something shows that it is not what the backup has. An estimate alone shows nothing."""
-        if self.rows_now is None or self.rows_then is None or self.newer_rows:
+        if self.rows_now is None or self.rows_then is None or self.newer_rows or (self.changes and any(self.changes)):
             return True
         return not self.estimated and self.rows_now != self.rows_then
+
+    def _at_most(self, changes: int) -> int:
+        """Rows that so many changes made: one row may have had many, and may be gone."""
+        return min(changes, self.rows_now or 0)
 
 
 @dataclass(frozen=True)
@@ -105,8 +123,10 @@ class Impact:
         parts = []
         if differing := [table for table in self.tables if table.differs]:
             verb = "differs" if len(differing) == 1 else "differ"
-            rows = counted(sum(table.at_stake for table in differing), "row")
-            parts.append(f"{counted(len(differing), 'table')} {verb}: {rows} newer than {backup}")
+            rows = counted(sum(table.newer for table in differing), "row")
+            updated = sum(table.updated for table in differing)
+            also = f", about {updated:,} updated since" if updated else ""
+            parts.append(f"{counted(len(differing), 'table')} {verb}: {rows} newer than {backup}{also}")
         elif self.tables:
             parts.append(f"no table shows a difference from {backup}")
         if self.media:
@@ -143,30 +163,35 @@ class Impact:
 
 
 def _tables_markdown(tables: Sequence[TableImpact]) -> list[str]:
-    differing = sorted((t for t in tables if t.differs), key=lambda each: (-each.at_stake, each.table))
-    shown = differing + [table for table in tables if table.estimated and not table.differs]
+    differing = sorted((t for t in tables if t.differs), key=lambda each: (-each.difference, each.table))
+    same = [table for table in tables if not table.differs]
+    shown = differing + [table for table in same if table.estimated]
     blocks = []
     if shown:
         lines = [
-            "| table | rows now | rows in the backup | newer rows | newest | by column |",
-            "| --- | ---: | ---: | ---: | --- | --- |",
+            "| table | rows in the backup | rows now | inserted | updated | deleted | newer rows | newest | by column |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
             *map(_table_line, shown[:_MOST_ROWS]),
         ]
         blocks.append("\n".join(lines))
+    if any(table.changes for table in differing):
+        blocks.append("Inserted, updated, deleted: about, as the server counted since the backup.")
     if len(shown) > _MOST_ROWS:
         blocks.append(f"and {len(shown) - _MOST_ROWS:,} more tables like these.")
-    if same := len(tables) - len(shown):
-        blocks.append(f"{counted(same, 'table')} with as many rows as in the backup, and none that shows to be newer.")
+    if counted_same := [table for table in same if not table.estimated]:
+        shows = "that was changed" if all(table.changes for table in counted_same) else "that shows to be newer"
+        blocks.append(f"{counted(len(counted_same), 'table')} with as many rows as in the backup, and none {shows}.")
     return blocks
 
 
 def _table_line(table: TableImpact) -> str:
     now = "no such table" if table.rows_now is None else f"{'about ' * table.estimated}{table.rows_now:,}"
     then = "no such table" if table.rows_then is None else f"{table.rows_then:,}"
+    changes = ["", "", ""] if table.changes is None else [f"{count:,}" for count in table.changes]
     newer = "" if table.newer_rows is None else f"{table.newer_rows:,}"
     newest = "" if table.newest is None else _time(table.newest)
     column = "" if table.newest_column is None else _code(table.newest_column)
-    return f"| {_code(table.label)} | {now} | {then} | {newer} | {newest} | {column} |"
+    return f"| {' | '.join([_code(table.label), then, now, *changes, newer, newest, column])} |"
 
 
 def _media_markdown(media: Sequence[MediaImpact]) -> list[str]:

@@ -6,14 +6,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.changes import ChangesSince, read_counters
 from twist_dr.engine.postgres.cluster import Table, first_line, named_errors, query, read_tables
 from twist_dr.engine.postgres.unplanned import count_unplanned
 from twist_dr.engine.restore.impact import TableImpact, go_on_unless
-from twist_dr.engine.restore.newest_columns import COLUMNS, Column, moment, newer_than, possible
+from twist_dr.engine.restore.newest_columns import COLUMNS, Column, Period, moment, newer_than, possible
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseRightsMissing
@@ -29,6 +30,8 @@ _MOST_NEWER = 1_000_000
 #: A table that is locked for longer, by a migration that hangs say, goes into the notes.
 _LOCK_TIMEOUT = "2s"
 _CANCEL_EVERY_SECONDS = 0.2
+#: So much may the application's clock be ahead of the server's.
+_CLOCKS = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def database_impact(
     ):
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-        reading = _Reading(connection, manifest, manifest.snapshot_at, large_bytes, stop)
+        changes = ChangesSince(manifest.counters, read_counters(connection))
+        reading = _Reading(connection, manifest, manifest.snapshot_at, changes, large_bytes, stop)
         reading.read_all(_read_live(connection))
     found, then = reading.found, manifest.rows
     there = {name.among(then) for name in found} | reading.unread
@@ -132,17 +136,26 @@ class _Reading:
         connection: Connection,
         manifest: Manifest,
         snapshot_at: datetime,
+        changes: ChangesSince,
         large_bytes: int,
         stop: threading.Event | None,
     ) -> None:
         self._connection = connection
         self._then = manifest.rows
-        self._since = snapshot_at.isoformat()
+        # A number, which is the same in every DateStyle.
+        now = float(query(connection, "SELECT extract(epoch FROM now())::float8")[0][0])
+        ahead = datetime.fromtimestamp(now, timezone.utc) + _CLOCKS
+        self._period = Period(snapshot_at.isoformat(), ahead.isoformat())
+        self._changes = changes
         self._large_bytes = large_bytes
         self._stop = stop
         self.found: dict[TableName, TableImpact] = {}
         self.unread: set[TableName] = set()
         self.notes: list[str] = []
+        if changes.unknown:
+            self.notes.append(
+                f"rows that were only updated since the backup are seen where a column tells alone: {changes.unknown}"
+            )
 
     def read_all(self, tables: Sequence[_Live]) -> None:
         for start in range(0, len(tables), _COUNT_AT_ONCE):
@@ -192,7 +205,7 @@ class _Reading:
 
         if not small:
             return []
-        parts = [_count_statement(place, each, self._since) for place, each in enumerate(small)]
+        parts = [_count_statement(place, each, self._period) for place, each in enumerate(small)]
         rows = self._connection.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall()
         return [self._impact(small[place], count, newest, newer) for place, count, newest, newer in rows]
 
@@ -212,7 +225,7 @@ class _Reading:
             " (SELECT count(*) FROM (SELECT FROM ONLY {table} WHERE {newer} LIMIT {most}) AS newer)"
         ).format(
             table=name, most=sql.Literal(_MOST_NEWER), column=sql.Identifier(live.column.name),
-            possible=possible(live.column), newer=newer_than(live.column, self._since),
+            possible=possible(live.column, self._period), newer=newer_than(live.column, self._period),
         )  # fmt: skip
         newest, newer = self._connection.execute(statement).fetchall()[0]
         if newer == _MOST_NEWER:
@@ -232,22 +245,27 @@ class _Reading:
     def _impact(
         self, live: _Live, count: int, newest: int | None, newer: int | None, *, estimated: bool = False
     ) -> TableImpact:
-        column = live.column
+        column, name = live.column, live.table.key.among(self._then)
+        changes = self._changes.of(name)
+        # A column that only happens to hold a time tells nothing that the server did not count: an appointment comes and goes by itself.
+        if changes is not None and newer is not None and column is not None and not column.is_of_writing:
+            newer = min(newer, changes.inserted + changes.updated)
         # Rows of the snapshot's own day may be from before it or after it: none of a later day tells nothing.
         if column is not None and column.type == "date":
             newer = newer or None
         return TableImpact(
             table=live.table.key,
             rows_now=count,
-            rows_then=self._then.get(live.table.key.among(self._then)),
+            rows_then=self._then.get(name),
             estimated=estimated,
             newest_column=column.name if column else None,
             newest=moment(newest, column.type) if column and newest is not None else None,
             newer_rows=newer,
+            changes=changes,
         )
 
 
-def _count_statement(place: int, live: _Live, since: str) -> Composed:
+def _count_statement(place: int, live: _Live, period: Period) -> Composed:
     from psycopg import sql
 
     if live.column is None:
@@ -255,9 +273,9 @@ def _count_statement(place: int, live: _Live, since: str) -> Composed:
     else:
         # Numbers, which are the same for every type of column, DateStyle and time zone.
         newest = sql.SQL("(extract(epoch FROM max({}) FILTER (WHERE {})) * 1000000)::bigint").format(
-            sql.Identifier(live.column.name), possible(live.column)
+            sql.Identifier(live.column.name), possible(live.column, period)
         )
-        newer = sql.SQL("count(*) FILTER (WHERE {})").format(newer_than(live.column, since))
+        newer = sql.SQL("count(*) FILTER (WHERE {})").format(newer_than(live.column, period))
     return sql.SQL("SELECT {}::int, count(*), {}, {} FROM ONLY {}").format(
         sql.Literal(place), newest, newer, sql.Identifier(live.table.schema, live.table.name)
     )

@@ -20,8 +20,16 @@ _FORESEEN = re.compile(
     r"(^|_)(expir\w*|due|until|valid|next|deadline|schedul\w*|planned|starts?|ends?|eta|not_before|run_at)(_|$)"
 )
 _TYPES = ("timestamptz", "timestamp", "date")
-#: What Python's datetime can hold. Infinity lies outside, and so do the years after 9999 that PostgreSQL knows.
-_EARLIEST, _LATEST = "0001-01-02", "9999-12-30"
+#: What Python's datetime can hold; infinity lies outside.
+_EARLIEST = "0001-01-02"
+
+
+@dataclass(frozen=True)
+class Period:
+    """From the backup's snapshot until now, ISO 8601 with a zone. What is dated later was not written since: it is due, or valid, some day."""
+
+    since: str
+    now: str
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,15 @@ class Column:
         return self.type == "date", known, _TYPES.index(self.type), self.place
 
     @property
+    def is_of_writing(self) -> bool:
+        """Whether it says by its name that it is about the row, and not about what the row is about."""
+        name = self.name.lower()
+        return name in _NAMES or (name.endswith("_at") and not _FORESEEN.search(name))
+
+    @property
     def tells(self) -> bool:
         """Whether it is likely to say when a row was written."""
-        name = self.name.lower()
-        if name in _NAMES:
-            return True
-        return not _FORESEEN.search(name) and (name.endswith("_at") or self.type == "timestamptz")
+        return self.is_of_writing or (self.type == "timestamptz" and not _FORESEEN.search(self.name.lower()))
 
 
 #: Every table, as schema, name and OID, with each of its columns that hold a date or time, as :class:`Column` has it; or with nulls.
@@ -64,21 +75,21 @@ COLUMNS = """
 """
 
 
-def possible(column: Column) -> Composed:
-    """A condition: the value is one that Python can hold."""
+def possible(column: Column, period: Period) -> Composed:
+    """A condition: the value is one that Python can hold, and not in the future."""
     from psycopg import sql
 
-    return sql.SQL("{column} BETWEEN {earliest}::{type} AND {latest}::{type}").format(
-        column=sql.Identifier(column.name), type=sql.SQL(column.type), earliest=_EARLIEST, latest=_LATEST
+    return sql.SQL("{column} BETWEEN {earliest}::{type} AND {now}::timestamptz::{type}").format(
+        column=sql.Identifier(column.name), type=sql.SQL(column.type), earliest=_EARLIEST, now=period.now
     )  # fmt: skip
 
 
-def newer_than(column: Column, since: str) -> Composed:
-    """A condition: the row is from after ``since`` (ISO 8601, with a zone)."""
+def newer_than(column: Column, period: Period) -> Composed:
+    """A condition: the row is from that period."""
     from psycopg import sql
 
-    return sql.SQL("{column} > {since}::timestamptz::{type} AND {column} <= {latest}::{type}").format(
-        column=sql.Identifier(column.name), type=sql.SQL(column.type), since=since, latest=_LATEST
+    return sql.SQL("{column} > {since}::timestamptz::{type} AND {column} <= {now}::timestamptz::{type}").format(
+        column=sql.Identifier(column.name), type=sql.SQL(column.type), since=period.since, now=period.now
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from twist_dr.engine.archive import archive_media
 from twist_dr.engine.archive_index import Entry, read_index
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.manifest import FORMAT_VERSION, Manifest
+from twist_dr.engine.postgres.changes import Changes, read_counters
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.impact import Files, Impact, MediaImpact, TableImpact
@@ -54,17 +55,21 @@ def database(server: PostgresServer) -> Cluster:
 def run(cluster: Cluster, statement: str) -> None:
     with cluster.connect() as connection:
         connection.execute(statement.encode())
+        # Else the session tells what it changed when it is gone, at some moment after that.
+        connection.execute("SELECT pg_stat_force_next_flush()")
 
 
 def recorded(cluster: Cluster) -> Manifest:
     """What a backup would record now."""
     with Snapshot(cluster) as snapshot:
+        counters = read_counters(snapshot.connection)
         counts, _ = snapshot.count_rows(snapshot.tables()).wait()
         return Manifest.model_validate(
             document(
                 format_version=FORMAT_VERSION,
                 tables={each.label: rows for each, rows in counts.items()},
                 snapshot_at=snapshot.taken_at,
+                counters=counters.model_dump() if counters else None,
             )
         )
 
@@ -108,10 +113,11 @@ def test_rows_that_came_after_the_backup_are_counted_and_the_newest_is_dated(dat
     assert differing(tables) == {"public.invoice", "public.kind", "public.entry_2025"}
     # As many rows as before, and three of them are others: only the column tells.
     assert tables["public.invoice"] == TableImpact(
-        TableName("public", "invoice"), 10, 10, newest_column="created_at", newest=newest, newer_rows=3
-    )
-    assert tables["public.kind"] == TableImpact(TableName("public", "kind"), 3, 2)
-    assert (tables["public.kind"].at_stake, tables["public.invoice"].at_stake) == (1, 3)
+        TableName("public", "invoice"), 10, 10, newest_column="created_at", newest=newest, newer_rows=3,
+        changes=Changes(3, 0, 3),
+    )  # fmt: skip
+    assert tables["public.kind"] == TableImpact(TableName("public", "kind"), 3, 2, changes=Changes(1, 0, 0))
+    assert (tables["public.kind"].newer, tables["public.invoice"].newer) == (1, 3)
 
 
 def test_rows_that_were_deleted_since_the_backup_are_no_loss_and_are_shown(database: Cluster) -> None:
@@ -120,7 +126,8 @@ def test_rows_that_were_deleted_since_the_backup_are_no_loss_and_are_shown(datab
     tables, _ = compared(database, manifest)
     assert differing(tables) == {"public.invoice"}
     found = tables["public.invoice"]
-    assert (found.rows_now, found.rows_then, found.newer_rows, found.at_stake) == (4, 10, 0, 0)
+    assert (found.rows_now, found.rows_then, found.newer_rows, found.newer) == (4, 10, 0, 0)
+    assert (found.changes, found.difference) == (Changes(0, 0, 6), 6)
 
 
 def test_tables_that_came_and_went_since_the_backup_are_told_apart(database: Cluster) -> None:
@@ -130,8 +137,63 @@ def test_tables_that_came_and_went_since_the_backup_are_told_apart(database: Clu
     assert notes == []
     assert differing(tables) == {"public.kind", "public.refund"}
     assert tables["public.kind"] == TableImpact(TableName("public", "kind"), None, 2)
-    assert tables["public.refund"] == TableImpact(TableName("public", "refund"), 7, None)
-    assert tables["public.refund"].at_stake == 7
+    assert tables["public.refund"] == TableImpact(TableName("public", "refund"), 7, None, changes=Changes(7, 0, 0))
+    assert tables["public.refund"].newer == 7
+
+
+def test_rows_that_were_only_overwritten_are_seen(database: Cluster) -> None:
+    """As many rows as before, and no column that tells: what the server counted does."""
+    run(
+        database,
+        "CREATE TABLE total (id int PRIMARY KEY, amount numeric); INSERT INTO total SELECT i, i FROM generate_series(1, 4000) i",
+    )
+    manifest = recorded(database)
+    run(
+        database,
+        "UPDATE total SET amount = 0 WHERE id <= 3000; UPDATE kind SET id = id + 1; UPDATE kind SET id = id - 1",
+    )
+    tables, notes = compared(database, manifest)
+    assert (differing(tables), notes) == ({"public.total", "public.kind"}, [])
+    assert tables["public.total"].changes == Changes(0, 3000, 0)
+    assert tables["public.kind"].updated == 2, "four changes of two rows"
+    text = impact(list(tables.values())).markdown()
+    assert "2 tables differ: 0 rows newer than the backup of 3 h 20 min ago, about 3,002 updated since." in text
+    assert text.index("`public.total` | 4,000 | 4,000 | 0 | 3,000 | 0 |") < text.index("`public.kind`")
+    assert "and none that was changed" in text
+
+
+def test_counters_that_began_anew_are_unknown_and_never_no_change(database: Cluster) -> None:
+    manifest = recorded(database)
+    run(database, "UPDATE kind SET id = id + 1; SELECT pg_stat_reset()")
+    tables, (note,) = compared(database, manifest)
+    assert tables["public.kind"].changes is None and "counts changes anew" in note
+    _, (note,) = compared(database, manifest.model_copy(update={"counters": None}))
+    assert "no record" in note, "an earlier version's backup"
+    run(database, "DROP TABLE kind; CREATE TABLE kind (id int)")
+    tables, _ = compared(database, recorded(database))
+    again = recorded(database)
+    run(database, "INSERT INTO kind VALUES (1), (2)")
+    manifest = recorded(database)
+    run(database, "DROP TABLE kind; CREATE TABLE kind (id int); INSERT INTO kind VALUES (1)")
+    assert compared(database, manifest)[0]["public.kind"].changes is None, "another table of that name"
+    assert compared(database, again)[0]["public.kind"].changes == Changes(1, 0, 0)
+
+
+def test_what_is_dated_in_the_future_or_was_when_it_was_written_is_no_change(database: Cluster) -> None:
+    run(
+        database,
+        "CREATE TABLE visit (id int, appointment timestamptz); CREATE TABLE bill (id int, created timestamptz);"
+        "INSERT INTO visit SELECT i, now() + interval '1 day' * (i - 5) FROM generate_series(1, 9) i",
+    )
+    # Four days ago, when all of these visits were to come.
+    manifest = recorded(database)
+    manifest = manifest.model_copy(update={"snapshot_at": (manifest.snapshot_at or NOON) - timedelta(days=4.5)})
+    run(database, "INSERT INTO bill VALUES (1, now() + interval '30 days'), (2, now())")
+    tables, _ = compared(database, manifest)
+    visit, bill = tables["public.visit"], tables["public.bill"]
+    assert (visit.newest_column, visit.newer_rows, visit.differs) == ("appointment", 0, False)
+    assert bill.newer_rows == 1 and isinstance(bill.newest, datetime)
+    assert bill.newest < datetime.now(timezone.utc) + timedelta(minutes=10)
 
 
 @pytest.mark.parametrize("large_bytes", [1 << 30, 1])
@@ -148,18 +210,18 @@ def test_times_that_no_calendar_has_are_left_out(database: Cluster, kind: str, l
     assert notes == []
     assert tables["public.strange"].newest is None
     assert not tables["public.strange"].newer_rows
-    run(database, "INSERT INTO strange VALUES ('2099-12-31')")
+    run(database, "INSERT INTO strange VALUES ('2099-12-31'), ('2001-02-03')")
     tables, _ = compared(database, manifest, large_bytes=large_bytes)
     found = tables["public.strange"]
     expected: dict[str, object] = {
-        "timestamptz": datetime(2099, 12, 31, tzinfo=timezone.utc),
-        "timestamp": datetime(2099, 12, 31),
-        "date": date(2099, 12, 31),
+        "timestamptz": datetime(2001, 2, 3, tzinfo=timezone.utc),
+        "timestamp": datetime(2001, 2, 3),
+        "date": date(2001, 2, 3),
     }
     assert type(found.newest) is type(expected[kind])
     if kind != "timestamptz":  # its midnight is that of the server's time zone
         assert found.newest == expected[kind]
-    assert found.newer_rows == 1
+    assert not found.newer_rows, "what is to come was not written since for that"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +255,9 @@ def test_a_date_of_the_very_day_of_the_backup_tells_nothing(database: Cluster) -
     run(database, "INSERT INTO diary SELECT current_date")
     assert compared(database, manifest)[0]["public.diary"].newer_rows is None
     run(database, "INSERT INTO diary SELECT current_date + 2")
-    assert compared(database, manifest)[0]["public.diary"].newer_rows == 1
+    assert compared(database, manifest)[0]["public.diary"].newer_rows is None, "nor does one that is to come"
+    before = manifest.model_copy(update={"snapshot_at": (manifest.snapshot_at or NOON) - timedelta(days=3)})
+    assert compared(database, before)[0]["public.diary"].newer_rows == 1
 
 
 def test_large_tables_are_estimated_and_their_newer_rows_counted_by_index(database: Cluster) -> None:
@@ -213,7 +277,7 @@ def test_large_tables_are_estimated_and_their_newer_rows_counted_by_index(databa
     assert found.estimated
     assert found.rows_now is not None
     assert abs(found.rows_now - 20050) < 1000
-    assert (found.newest_column, found.newer_rows, found.at_stake, found.differs) == ("created_at", 50, 50, True)
+    assert (found.newest_column, found.newer_rows, found.newer, found.differs) == ("created_at", 50, 50, True)
     assert isinstance(found.newest, datetime)
     assert found.newest > (manifest.snapshot_at or found.newest)
     for label in ("public.plain", "public.half"):  # nothing tells without reading all of it
@@ -537,10 +601,10 @@ def test_the_report_shows_what_differs_first_and_counts_the_rest() -> None:
     text = impact([*SAME, few, large, many, TableImpact(TableName("public", "dropped"), None, 9)]).markdown()
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows == [
-        "| `public.many` | 1,310 | 1,000 | 330 | 2026-11-21 12:00:00 UTC | `created_at` |",
-        "| `public.few` | 6 | 5 |  |  |  |",
-        "| `public.dropped` | no such table | 9 |  |  |  |",
-        "| `public.large` | about 20,000,000 | 19,000,000 |  |  |  |",
+        "| `public.many` | 1,000 | 1,310 |  |  |  | 330 | 2026-11-21 12:00:00 UTC | `created_at` |",
+        "| `public.dropped` | 9 | no such table |  |  |  |  |  |  |",
+        "| `public.few` | 5 | 6 |  |  |  |  |  |  |",
+        "| `public.large` | 19,000,000 | about 20,000,000 |  |  |  |  |  |  |",
     ]
     assert "7 tables with as many rows as in the backup, and none that shows to be newer." in text
     assert "The backup is of 2026-11-21 08:40:00 UTC." in text
@@ -564,6 +628,6 @@ def test_no_name_breaks_the_report(database: Cluster, media: Path) -> None:
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(columns) == 1
-    assert '| `` "Ten.ant \\|1"."odd ""name"" `é`" `` | 1 | 0 |' in text
+    assert '| `` "Ten.ant \\|1"."odd ""name"" `é`" `` | 0 | 1 | 1 | 0 | 0 |' in text
     assert "- would come back: `uploads/line\\nbreak`, `` uploads/z/caf\\xe9\\|`.txt ``" in text
     assert "- the table \\<script\\>\\|x is \\*closed\\*" in text
