@@ -263,12 +263,18 @@ def _copy_line(copy: CopyRow) -> tuple[str, ...]:
     return (copy.target, copy.state, copy.form, size, _minute(copy.updated_at), copy.error or "")
 
 
+def _compared(verification: VerificationRow) -> str:
+    """What was compared, in words. A drill compares no rows of a base backup: nobody counted them at the latest point."""
+    rows = [f"{verification.rows} rows in {verification.tables} tables"] if verification.tables else []
+    return " and ".join([*rows, *([f"{verification.files} files"] if verification.files else [])]) or "no rows compared"
+
+
 def _verification_lines(verifications: Sequence[VerificationRow]) -> list[str]:
     lines = []
     for verification in verifications:
         lines.append(
-            f"{verification.state} {_minute(verification.started_at)} UTC from {verification.target}: {verification.rows} rows in "
-            f"{verification.tables} tables and {verification.files} files, in {human_seconds(verification.seconds)}"
+            f"{verification.state} {_minute(verification.started_at)} UTC from {verification.target}: {_compared(verification)}, "
+            f"in {human_seconds(verification.seconds)}"
         )
         lines += [f"  {difference}" for difference in verification.differences]
     return lines

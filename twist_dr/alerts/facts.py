@@ -80,12 +80,16 @@ class Room:
 
 @dataclass(frozen=True)
 class Base:
-    """What a base backup's manifest tells: whether it is incremental, of which cluster, from which LSN on WAL is needed, what it builds upon."""
+    """What a base backup's manifest tells: whether it is incremental, of which cluster, from which LSN on WAL is needed, what it builds upon.
+
+    ``counted``: whether its rows were, without which no recovery of it proves anything.
+    """
 
     incremental: bool
     system_identifier: str | None
     start_lsn: int
     chain: tuple[str, ...] = ()
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,10 @@ def _chain_on(
     proven = (
         row
         for row in rows
-        if is_meant(row.label, None) and row.last_verification is not None and row.last_verification.verified
+        if is_meant(row.label, None)
+        and row.last_verification is not None
+        and row.last_verification.verified
+        and (row.backup_id not in bases or bases[row.backup_id].counted)
     )
     newest = next((row for row in proven if any(copy.state == "checked" for copy in row.copies)), None)
     if newest is None or newest.backup_id not in bases:
@@ -367,9 +374,10 @@ def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
             manifest = sealed.manifest
             identifier = manifest.postgres.system_identifier if manifest.postgres else None
             facts = manifest.base
-            base = (
-                Base(facts.incremental, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain)) if facts else None
-            )
+            base = None
+            if facts:
+                counted = facts.restore_point is not None
+                base = Base(facts.incremental, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain), counted)
             # What format 1.0 leaves open is nobody's: by that name a newer backup has none.
             rows = {name.label: rows for name, rows in manifest.rows.items() if name.schema}
             return _Details(rows if row.kind == "full" else {}, base)

@@ -52,7 +52,7 @@ def _points(facts: Facts, settings: Settings, now: datetime, lasting: bool) -> I
             yield Point(row.started_at, row.backup_id, "backup", good_on(row, settings))
     # A verification of a base replays WAL over its whole chain, so the newest proven one is the one to start from.
     bases = [*facts.backups.get("base", ()), *([facts.verified_base] if facts.verified_base else [])]
-    base = next((row for row in bases if is_proven(row, settings)), None)
+    base = next((row for row in bases if is_proven(row, settings) and _was_counted(facts, row)), None)
     if base is None:
         return
     whole = facts.chain_on.get(base.backup_id, frozenset(good_on(base, settings)))
@@ -62,6 +62,12 @@ def _points(facts: Facts, settings: Settings, now: datetime, lasting: bool) -> I
     if reached:
         furthest = max(reached.values())
         yield Point(furthest, base.backup_id, "wal", tuple(name for name, at in reached.items() if at == furthest))
+
+
+def _was_counted(facts: Facts, row: BackupRow) -> bool:
+    """Whether a base backup's rows were counted: earlier versions called those verified, too, that were compared with nothing."""
+    known = facts.bases.get(row.backup_id)
+    return known is None or known.counted
 
 
 def is_proven(row: BackupRow, settings: Settings) -> bool:

@@ -103,7 +103,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 asset_key=key,
                 check_name="restored_equals_recorded",
                 passed=result.verified,
-                metadata={"differences": in_list(result.differences)},
+                metadata={"differences": in_list(result.differences or [result.unproven] * bool(result.unproven))},
             )
             of_data = kind_of(backup_id) != "configuration"
             known = catalog.backup(settings.application, backup_id)
@@ -113,8 +113,8 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 if of_data:
                     yield check
                 raise VerificationFailed(
-                    f"{result.backup_id} from {result.target} is NOT verified: {_some(result.differences)}. "
-                    f"Make a new backup now, and keep this one until the cause is known. {summed_up(choice.missing)}".rstrip()
+                    f"{result.backup_id} from {result.target} is NOT verified: {_some(result.differences) or result.unproven}. "
+                    f"{_advice(result)} {summed_up(choice.missing)}".rstrip()
                 )
             if of_data:
                 proven: dg.MaterializeResult[None] = dg.MaterializeResult(
@@ -246,7 +246,9 @@ def _was_stored(catalog: Catalog, backup_id: str, target: str) -> bool:
 
 
 def record_verification(catalog: Catalog, result: VerificationResult, started_at: datetime, run_id: str) -> None:
-    """Write down in the catalog what came out."""
+    """Write down in the catalog what came out; nothing where nothing could be compared, for that proves no more than before."""
+    if result.unproven and not result.differences:
+        return
     catalog.record_verification(
         result.backup_id,
         result.target,
@@ -262,6 +264,12 @@ def record_verification(catalog: Catalog, result: VerificationResult, started_at
         notes=result.notes,
         run_id=run_id,
     )
+
+
+def _advice(result: VerificationResult) -> str:
+    if result.differences:
+        return "Make a new backup now, and keep this one until the cause is known."
+    return "Let twist-dr doctor say what is missing, then take a new base backup."
 
 
 def _metadata(result: VerificationResult) -> dict[str, dg.MetadataValue]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from twist_dr.doctor.database import check_login_triggers, explain_connection
 from twist_dr.doctor.findings import Check, from_error, guarded, ok, problem, warning
 from twist_dr.engine.base.server import INCREMENTAL_MAJOR, base_tools
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
+from twist_dr.engine.postgres.cluster_wide import RESTORE_POINT, SWITCH_WAL, grant, may_execute
+from twist_dr.engine.postgres.databases import connect_for_maintenance
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.recovery.planning import server_tools
@@ -91,7 +94,7 @@ def check_wal_server(
         yield from guarded("wal senders", _senders(connection, seen, source))
         yield from guarded("replication", _replication(connection, cluster, seen, setting))
         yield from guarded("slot", _slot(connection, seen, source, slot))
-        yield from guarded("base backups", _base_backups(connection, seen, source))
+        yield from guarded("base backups", _base_backups(connection, cluster, seen, source))
         yield from guarded("recovery", check_programs(folders, seen, source))
         return seen
 
@@ -235,7 +238,7 @@ def _slot(connection: Connection, seen: WalSeen, source: str, name: str) -> Chec
         yield ok(check, f"{name} is in use, {human_bytes(seen.held)} behind; the server keeps WAL for it {bound}")
 
 
-def _base_backups(connection: Connection, seen: WalSeen, source: str) -> Check[None]:
+def _base_backups(connection: Connection, cluster: Cluster, seen: WalSeen, source: str) -> Check[None]:
     check = "base backups"
     if seen.settings["data_checksums"] != "on":
         yield warning(
@@ -244,15 +247,8 @@ def _base_backups(connection: Connection, seen: WalSeen, source: str) -> Check[N
             "pg_checksums --enable --progress -D DATA_FOLDER  # with the server stopped; it reads and writes all of it",
         )
     if not seen.sample.in_recovery:
-        lacking = [
-            name for name, why in _FUNCTIONS.items() if why[0] in ("", source) and not _may_execute(connection, name)
-        ]
-        for name in lacking:
-            yield warning(
-                check,
-                f"role {seen.role} may not execute {name.partition('(')[0]}, so {_FUNCTIONS[name][1]}",
-                f"GRANT EXECUTE ON FUNCTION {name} TO {seen.role};  -- as a superuser, in the application's database",
-            )
+        for name in (name for name, why in _FUNCTIONS.items() if why[0] in ("", source)):
+            yield from _allowed(connection, cluster, seen, name)
     if seen.major >= INCREMENTAL_MAJOR:
         advice = "can be incremental" if seen.settings.get("summarize_wal") == "on" else (
             "are always full: ALTER SYSTEM SET summarize_wal = on; SELECT pg_reload_conf(); would let them be incremental"
@@ -262,13 +258,23 @@ def _base_backups(connection: Connection, seen: WalSeen, source: str) -> Check[N
 
 #: By function, the source that needs it (or any), and what it goes without.
 _FUNCTIONS = {
-    "pg_create_restore_point(text)": ("", "base backups count no rows, and their rehearsal cannot compare any"),
-    "pg_switch_wal()": ("archive", "a base backup waits for its last WAL until the segment is full or archive_timeout passes"),
-}  # fmt: skip
+    RESTORE_POINT: ("", "base backups count no rows, and no verification can prove them"),
+    SWITCH_WAL: ("archive", "a base backup waits for its last WAL until the segment is full or archive_timeout passes"),
+}
 
 
-def _may_execute(connection: Connection, function: str) -> bool:
-    return bool(query(connection, "SELECT has_function_privilege(%(name)s, 'EXECUTE')", {"name": function})[0][0])
+def _allowed(connection: Connection, cluster: Cluster, seen: WalSeen, function: str) -> Check[None]:
+    """Whether the role may execute it where no restore takes the grant away: every restore replaces the application's database."""
+    name, lasting = function.partition("(")[0], False
+    with suppress(DatabaseError), closing(connect_for_maintenance(cluster)) as elsewhere:
+        lasting = may_execute(elsewhere, function)
+    if lasting:
+        return
+    if not may_execute(connection, function):
+        found = f"role {seen.role} may not execute {name}, so {_FUNCTIONS[function][1]}"
+    else:
+        found = f"role {seen.role} may execute {name} in the application's database alone, and loses that with a restore, unless a superuser's"
+    yield warning("base backups", found, grant(function, seen.role))
 
 
 def check_programs(folders: Sequence[Path], seen: WalSeen, source: str) -> Check[None]:

@@ -62,7 +62,7 @@ class VerificationPlan:
 
 @dataclass
 class VerificationResult:
-    """What came out. Without ``differences`` the backup is verified. ``seconds`` by part. ``proved``: what was compared, content or counts of rows."""
+    """What came out. Without ``differences`` the backup is verified, unless nothing could be compared: ``unproven`` says why. ``seconds`` by part. ``proved``: what was compared, content or counts of rows."""
 
     backup_id: str
     target: str
@@ -74,10 +74,11 @@ class VerificationResult:
     server_version: str | None = None
     proved: Proved = "counts"
     seconds: dict[str, float] = field(default_factory=dict)
+    unproven: str = ""
 
     @property
     def verified(self) -> bool:
-        return not self.differences
+        return not self.differences and not self.unproven
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:

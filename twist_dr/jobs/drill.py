@@ -183,7 +183,9 @@ class Drill:
         base = repository.manifest(backup_id, self._keyring).base
         result = self._rehearsed(repository, backup_id, base.chain if base else [backup_id], work)
         last = self._catalog.verifications(result.backup_id)[:1]
-        if result.verified and last and not last[0].verified:
+        if result.unproven and not result.differences:
+            self._say(f"{result.backup_id}: {result.unproven}; it is not verified by this")
+        elif result.verified and last and not last[0].verified:
             # No rows are compared at the latest point: what was found by comparing them is not taken back by this.
             self._say(
                 f"{result.backup_id} could be recovered, but its last verification found it bad, and that compares more: launch the job verify_backup with "
@@ -213,7 +215,7 @@ class Drill:
     def _take(self, way: str, result: VerificationResult, phases: dict[str, tuple[str, ...]]) -> None:
         """Keep what was measured; a backup that is not good ends the drill."""
         self.notes += result.notes
-        if not result.verified:
+        if result.differences:
             told = "; ".join(result.differences[:_NAMED])
             raise VerificationFailed(
                 f"The drill from {result.target} failed: {result.backup_id} restores to something else than was recorded: {told}. "

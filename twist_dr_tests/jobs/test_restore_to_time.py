@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from twist_dr.assets.verification import record_verification, rehearsal_plan
 from twist_dr.engine.keys import load_keyring
 from twist_dr.engine.postgres import confinement
 from twist_dr.engine.postgres.cluster import Cluster
@@ -25,6 +26,7 @@ from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.planning import RecoveryWish
+from twist_dr.engine.recovery.rehearsal import rehearse
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.wal.names import format_lsn, parse_lsn
 from twist_dr.errors import DatabaseUnreachable, IsolationMissing
@@ -341,6 +343,21 @@ def test_a_base_backup_is_verified_by_a_recovery_whose_rows_are_those_of_its_res
     assert "-base-" in outcome.text and "verified in" in outcome.text
     (row, *_) = newest.site.catalog().backups(application="erp", kind="base")
     assert row.last_verification is not None and row.last_verification.verified and row.last_verification.rows > 0
+
+
+def test_a_base_backup_that_counted_no_rows_is_recovered_and_not_called_verified(newest: Recorded) -> None:
+    site = newest.site
+    row = site.catalog().latest("erp", kind="base")
+    assert row is not None and row.manifest.base is not None
+    unknown = row.manifest.base.model_copy(update={"restore_point": None, "restore_point_lsn": None})
+    manifest = row.manifest.model_copy(update={"base": unknown, "tables": {}})
+    report = Report(print, print)
+    repository = Repository(build_targets(site.settings())["office"], "erp")
+    result = rehearse(rehearsal_plan(site.settings()), manifest, repository, site.keyring, report)
+    assert not result.verified and not result.differences and "the backup counted none" in result.unproven
+    before = site.catalog().verifications(row.backup_id)
+    record_verification(site.catalog(), result, newest.written[-1].committed_at, "run")
+    assert site.catalog().verifications(row.backup_id) == before, "nothing was proven, for better or worse"
 
 
 def test_wal_status_tells_from_which_second_to_which_each_target_recovers(newest: Recorded) -> None:

@@ -203,6 +203,16 @@ def test_a_base_that_was_proven_long_ago_is_a_recovery_point_however_many_follow
 
 
 @pytest.mark.promise(11)
+def test_a_base_whose_rows_nobody_counted_is_nothing_to_be_safe_with(story: Story) -> None:
+    story.site.set(wal={})
+    based(story, 2, point=None)
+    at = story.now - timedelta(minutes=1)
+    story.catalog.record_wal_frontier(WalFrontierRow("erp", "office", "7", 1, "0/5000000", at, story.now, 0, 0.0, 0))
+    unsafe = story.status()
+    assert (unsafe.state, unsafe.recovery_point) == ("unsafe", None), "an earlier version called it verified"
+
+
+@pytest.mark.promise(11)
 def test_an_archive_that_is_said_to_reach_into_the_future_has_no_age(story: Story) -> None:
     story.site.set(wal={})
     healthy(story)
@@ -216,7 +226,7 @@ def test_an_archive_that_is_said_to_reach_into_the_future_has_no_age(story: Stor
     assert any("office" in reason.text and "a clock is wrong" in reason.text for reason in status.reasons)
 
 
-def based(story: Story, age: float) -> str:
+def based(story: Story, age: float, point: str | None = "twist_dr_1") -> str:
     """A verified base backup that needs WAL from 0/3000000 on."""
 
     from twist_dr.engine.manifest import BaseFacts, PostgresFacts
@@ -230,7 +240,7 @@ def based(story: Story, age: float) -> str:
     )  # fmt: skip
     base = BaseFacts(
         parent=None, chain=[backup_id], timeline=1, start_lsn="0/3000000", stop_lsn="0/3000100", started_at=at, stopped_at=at,
-        wal_segment_size=1 << 24, data_checksums=True, from_standby=False, tablespaces=[], restore_point=None, restore_point_lsn=None,
+        wal_segment_size=1 << 24, data_checksums=True, from_standby=False, tablespaces=[], restore_point=point, restore_point_lsn=point and "0/3000200",
         cluster_settings={},
     )  # fmt: skip
     return story.backup(age, kind="base", backup_id=backup_id, parts=["cluster"], postgres=server, base=base)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import (
@@ -26,12 +26,15 @@ from twist_dr.engine.postgres.cluster import (
     read_tables,
     unlogged_tables,
 )
+from twist_dr.engine.postgres.cluster_wide import RESTORE_POINT, SWITCH_WAL, allowed_to, grant
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
 from twist_dr.errors import Cancelled
 
 if TYPE_CHECKING:
+    from psycopg.sql import SQL, Composed
+
     from twist_dr.engine.postgres.cluster import Cluster, Connection, Table
 
 _ATTEMPTS = 50
@@ -63,10 +66,14 @@ def make_restore_point(
     ``None`` when none can be made, or none whose counts are sure; ``warn`` is told why. Raises ``DatabaseError`` and ``Cancelled``.
     """
     with cluster.connect() as connection, named_errors("to count the rows at a restore point"):
-        tables = _countable(connection, warn)
-        if tables is None:
-            return None
-        made = _quiet_point(connection, name, stopped)
+        with allowed_to(cluster, RESTORE_POINT, connection) as maker:
+            if maker is None:
+                _warn_of_rights(connection, warn)
+                return None
+            tables = _countable(connection, warn)
+            if tables is None:
+                return None
+            made = _quiet_point(connection, maker, name, stopped)
         if made is None:
             warn(
                 f"cluster: in {_ATTEMPTS} attempts there was no moment at which no transaction was being committed, so no rows are "
@@ -88,14 +95,15 @@ def make_restore_point(
         )
 
 
+def _warn_of_rights(connection: Connection, warn: Warn) -> None:
+    role = query(connection, "SELECT quote_ident(current_user)")[0][0]
+    warn(
+        f"cluster: role {role} may not make restore points, so no rows are recorded for this base backup, and no verification can prove it; run: "
+        f"{grant(RESTORE_POINT, role)}"
+    )
+
+
 def _countable(connection: Connection, warn: Warn) -> list[Table] | None:
-    if not query(connection, "SELECT has_function_privilege('pg_create_restore_point(text)', 'EXECUTE')")[0][0]:
-        role = query(connection, "SELECT quote_ident(current_user)")[0][0]
-        warn(
-            f"cluster: role {role} may not make restore points, so no rows are recorded for this base backup; as a superuser run: "
-            f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO {role}"
-        )
-        return None
     # After a recovery an unlogged table is empty, whatever was in it.
     unlogged = unlogged_tables(connection)
     tables = [table for table in read_tables(connection) if table.key not in unlogged]
@@ -112,8 +120,10 @@ def _countable(connection: Connection, warn: Warn) -> list[Table] | None:
     return tables
 
 
-def _quiet_point(connection: Connection, name: str, stopped: Callable[[], bool]) -> tuple[str, str, datetime] | None:
-    """A restore point at which ``connection``'s snapshot, left open, is exact: its name, LSN and time."""
+def _quiet_point(
+    connection: Connection, maker: Connection, name: str, stopped: Callable[[], bool]
+) -> tuple[str, str, datetime] | None:
+    """A restore point, made over ``maker``, at which ``connection``'s snapshot, left open, is exact: its name, LSN and time."""
     deadline = time.monotonic() + _SECONDS
     attempt = 0
     while attempt < _ATTEMPTS and time.monotonic() < deadline:
@@ -122,7 +132,7 @@ def _quiet_point(connection: Connection, name: str, stopped: Callable[[], bool])
         if not query(connection, _COMMITTING)[0][0]:
             attempt += 1
             final_name = f"{name}_{attempt}"
-            if (made := _attempt(connection, final_name)) is not None:
+            if (made := _attempt(connection, maker, final_name)) is not None:
                 return final_name, *made
         # Not in step with anything that writes at regular times.
         time.sleep(random.uniform(0, _PAUSE_SECONDS))
@@ -140,33 +150,45 @@ _COMMITTING = """
 """
 
 
-def _attempt(connection: Connection, name: str) -> tuple[str, datetime] | None:
-    """One message to the server, so that as little as possible comes between its statements; ``None`` leaves no transaction open."""
+def _attempt(connection: Connection, maker: Connection, name: str) -> tuple[str, datetime] | None:
+    """In one message to the server, so that as little as possible comes between its statements, or in three where two databases are asked.
+
+    ``None`` leaves no transaction open.
+    """
     from psycopg import sql
 
-    message = sql.SQL(
-        "BEGIN; SELECT pg_current_snapshot()::text; SELECT pg_create_restore_point({})::text; SELECT clock_timestamp(); " + _COMMITTING
-        + "; COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()::text"
-    ).format(sql.Literal(name))  # fmt: skip
-    cursor = connection.execute(message)
-    rows = []
-    while True:
-        if cursor.description is not None:
-            rows.append(cursor.fetchall()[0][0])
-        if not cursor.nextset():
-            break
-    before, lsn, at, committing, after = rows
-    if before == after and not committing:
+    before = sql.SQL("BEGIN; SELECT pg_current_snapshot()::text")
+    make = sql.SQL("SELECT pg_create_restore_point({})::text; SELECT clock_timestamp()").format(sql.Literal(name))
+    after = sql.SQL(
+        _COMMITTING + "; COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()::text"
+    )
+    if maker is connection:
+        rows = _values(connection, sql.SQL("; ").join([before, make, after]))
+    else:
+        rows = [*_values(connection, before), *_values(maker, make), *_values(connection, after)]
+    snapshot_before, lsn, at, committing, snapshot_after = rows
+    if snapshot_before == snapshot_after and not committing:
         return str(lsn), at.astimezone(timezone.utc)
     connection.execute("ROLLBACK")
     return None
 
 
+def _values(connection: Connection, message: Composed | SQL) -> list[Any]:
+    """The one value of each statement that gives rows."""
+    cursor = connection.execute(message)
+    found = []
+    while True:
+        if cursor.description is not None:
+            found.append(cursor.fetchall()[0][0])
+        if not cursor.nextset():
+            return found
+
+
 def _have_written(cluster: Cluster, warn: Warn) -> None:
     """Have the WAL up to here written out and its segment closed: the record of a restore point alone wakes nobody, and would stay in memory."""
-    with cluster.connect() as connection:
-        if query(connection, "SELECT has_function_privilege('pg_switch_wal()', 'EXECUTE')")[0][0]:
-            connection.execute("SELECT pg_switch_wal()")
+    with cluster.connect() as connection, allowed_to(cluster, SWITCH_WAL, connection) as switcher:
+        if switcher is not None:
+            switcher.execute("SELECT pg_switch_wal()")
         else:
             # A commit is written out at once. Where segments are archived whole, the point waits for the end of its segment.
             connection.execute("SET synchronous_commit = local")

@@ -86,7 +86,8 @@ def rehearse(
             if planned.archives.corrupt or planned.archives.passed_over:
                 raise WalMissing(str(error)) from error
             result.differences.append(str(error))
-    outcome = "verified" if result.verified else f"NOT verified, {len(result.differences)} differences"
+    bad = f"NOT verified, {len(result.differences)} differences" if result.differences else result.unproven
+    outcome = "verified" if result.verified else bad
     report.info(
         f"{manifest.backup_id} from {repository.target.name}: {outcome} in {human_seconds(result.seconds['total'])}"
     )
@@ -102,14 +103,15 @@ def _compare(
     result.seconds |= {phase: round(spent, 3) for phase, spent in recovered.seconds.items()}
     result.differences += [f"pg_amcheck: {line}" for line in recovered.complaints]
     result.notes += recovered.warnings
+    if base.restore_point is None:
+        result.unproven = (
+            "it was recovered, and no rows could be compared, for the backup counted none (its warnings say why: a role that may make no restore point or "
+            "read no rows, a standby, or no quiet moment)"
+        )
+        return
     if plan.to is not None:
         result.notes.append(
             "nobody counted rows at that point, so none are compared; the server proved how far it replayed"
-        )
-        return
-    if base.restore_point is None:
-        result.notes.append(
-            "the backup counted no rows (a standby, or a role that may make no restore point), so none are compared"
         )
         return
     with result.timed("compare"), recovered.cluster(facts.database).connect() as connection:

@@ -17,7 +17,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from twist_dr.doctor.findings import Finding
+from twist_dr.doctor.wal import check_wal_server
 from twist_dr.engine.base import restore_point
+from twist_dr.engine.base.restore_point import make_restore_point
 from twist_dr.engine.base.take import Parent
 from twist_dr.engine.copies import store_copy
 from twist_dr.engine.postgres.cluster import Cluster
@@ -169,7 +172,36 @@ def test_a_role_that_may_not_make_restore_points_is_told_and_the_base_is_good(
     assert verify(archiving, bases.unpack(manifest, "restored")) == ""
     assert manifest.tables == {}
     told = [warning for warning in manifest.warnings if "GRANT EXECUTE ON FUNCTION pg_create_restore_point" in warning]
-    assert len(told) == 1
+    assert len(told) == 1 and "in the database postgres" in told[0]
+
+
+def test_grants_in_the_maintenance_database_outlive_every_restore_and_are_enough(
+    archiving: PostgresServer, erp: Cluster, bases: Bases
+) -> None:
+    rights = "REPLICATION BYPASSRLS IN ROLE pg_read_all_data, pg_monitor"
+    functions = "pg_create_restore_point(text), pg_switch_wal()"
+    with role(archiving, "archiver", rights) as cluster, archiving.cluster("postgres").connect() as superuser:
+        superuser.execute(f"GRANT EXECUTE ON FUNCTION {functions} TO archiver".encode())
+        assert [each.found for each in _about_grants(cluster)] == []
+        archiving.create_database("erp")  # as a restore leaves it: another database of that name
+        with archiving.cluster("erp").connect() as connection:
+            connection.execute("CREATE TABLE invoice AS SELECT n FROM generate_series(1, 7) AS n")
+        manifest = bases.take(cluster)
+        superuser.execute(f"REVOKE EXECUTE ON FUNCTION {functions} FROM archiver".encode())
+        assert manifest.tables == {"public.invoice": 7} and not manifest.warnings
+        assert manifest.base is not None and manifest.base.restore_point is not None
+        # Where earlier versions asked for it: used as long as it lasts, and said.
+        with archiving.cluster("erp").connect() as connection:
+            connection.execute(f"GRANT EXECUTE ON FUNCTION {functions} TO archiver".encode())
+            assert make_restore_point(cluster, "old place", "18", print) is not None
+            told = [each.found for each in _about_grants(cluster)]
+            assert len(told) == 2 and all("application's database alone" in each for each in told)
+            connection.execute(f"REVOKE EXECUTE ON FUNCTION {functions} FROM archiver".encode())
+
+
+def _about_grants(cluster: Cluster) -> list[Finding]:
+    findings = check_wal_server(cluster, "archive", "slot", [], "database.url")
+    return [each for each in findings if "GRANT EXECUTE" in (each.remedy or "")]
 
 
 def test_server_json_says_what_the_files_do_not(archiving: PostgresServer, erp: Cluster, bases: Bases) -> None:
