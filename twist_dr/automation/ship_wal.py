@@ -15,8 +15,7 @@ from twist_dr.orchestration import RUN_BACKUP, without_secrets
 from twist_dr.settings import Settings
 from twist_dr.wal import gaps_after_newest_base, is_anybody_shipping, wal_settings
 
-_IDLE_SECONDS = 300
-#: Of ``objectives.wal``: the asset's page warns when three quarters are over without news.
+#: Of what is promised for the log (``objectives.wal``, 15 minutes by default) may go by without news: the asset's page warns at three quarters.
 _FRESH_PART = 1 / 3
 
 
@@ -38,7 +37,8 @@ def ship_wal_sensor(settings: Settings, job: dg.UnresolvedAssetJobDefinition) ->
             return _told_by_the_resident(settings, context.cursor or "")
         files = Spool(settings.wal_spool).files()
         # An idle server writes nothing: that it does is made sure of, and archived, every few minutes.
-        mark = ";".join([*(f"{file.name} {file.modified}" for file in files[-2:]), str(time.time() // _IDLE_SECONDS)])
+        idle = str(time.time() // _fresh_seconds(settings))
+        mark = ";".join([*(f"{file.name} {file.modified}" for file in files[-2:]), idle])
         if not files:
             return dg.SkipReason("the spool is empty")
         if mark == context.cursor and not _failed_last_time(settings):
@@ -70,9 +70,13 @@ def _told_by_the_resident(settings: Settings, cursor: str) -> dg.SensorResult:
 
 def _mark(settings: Settings, row: WalFrontierRow, gaps: Sequence[str]) -> str:
     """Equal while there is nothing to tell. An idle server's log reaches no further, only for longer: told as often as keeps the asset fresh."""
-    every = settings.objectives.wal.total_seconds() * _FRESH_PART
-    reaches = int(row.at.timestamp() // every) if row.at is not None and every else row.at
+    reaches = None if row.at is None else int(row.at.timestamp() // _fresh_seconds(settings))
     return f"{row.target} {row.timeline} {row.lsn} {reaches} {len(gaps)}"
+
+
+def _fresh_seconds(settings: Settings) -> float:
+    """How often it is told that an idle server's log is archived up to now."""
+    return max(1.0, settings.objectives.wal.total_seconds() * _FRESH_PART)
 
 
 def _events(row: WalFrontierRow, gaps: Sequence[str]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:

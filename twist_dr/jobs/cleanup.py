@@ -48,33 +48,42 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
     @dg.op(name="clean_up", required_resource_keys={"catalog", "keyring"})
     def clean_up(context: dg.OpExecutionContext, config: CleanupConfig) -> None:
         # Not above: every other run would wait for it.
-        from twist_dr.retention import CleanupIncomplete, Retention
+        from twist_dr.retention import CleanupIncomplete
 
-        with operation(context, settings) as report, exclusively(context, settings, "A cleanup", report):
-            names = list(chosen_targets(settings, config.targets))
-            targets = build_targets(settings)
+        with operation(context, settings) as report:
+            names = chosen_targets(settings, config.targets)
             if not 0 <= config.allow_delete_fraction <= 1:
                 raise LaunchRefused("allow_delete_fraction is a fraction from 0 to 1; 0 means that of the settings.")
-            catalog: Catalog = context.resources.catalog
-            problems = list(_remove_replaced(context, settings, config, catalog, report))
-            retention = Retention(
-                settings,
-                {name: targets[name] for name in names},
-                context.resources.keyring.load(),
-                catalog,
-                report,
-                who=who(),
-                run_id=context.run.run_id,
-                allow_fraction=config.allow_delete_fraction or None,
-                allow_clock=config.allow_clock,
-                allow_rebuilt=config.allow_rebuilt,
-            )
-            for name in names:
-                problems += _clean_target(context, settings, config, name, retention, report)
+            with exclusively(context, settings, "A cleanup", report):
+                problems = clean(context, config, list(names), report)
             if not config.dry_run:
-                problems += _clean_history(context, settings, catalog, report)
+                # Nothing waits for it: no backup and no restore needs the history.
+                problems += _clean_history(context, settings, context.resources.catalog, report)
             if problems:
                 raise CleanupIncomplete(" ".join(line if line.endswith(".") else f"{line}." for line in problems))
+
+    def clean(context: dg.OpExecutionContext, config: CleanupConfig, names: list[str], report: Report) -> list[str]:
+        """What restores replaced, then each target. Returns what went wrong."""
+        from twist_dr.retention import Retention
+
+        targets = build_targets(settings)
+        catalog: Catalog = context.resources.catalog
+        problems = list(_remove_replaced(context, settings, config, catalog, report))
+        retention = Retention(
+            settings,
+            {name: targets[name] for name in names},
+            context.resources.keyring.load(),
+            catalog,
+            report,
+            who=who(),
+            run_id=context.run.run_id,
+            allow_fraction=config.allow_delete_fraction or None,
+            allow_clock=config.allow_clock,
+            allow_rebuilt=config.allow_rebuilt,
+        )
+        for name in names:
+            problems += _clean_target(context, settings, config, name, retention, report)
+        return problems
 
     @dg.job(
         name="cleanup",

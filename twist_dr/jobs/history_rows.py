@@ -37,8 +37,9 @@ _NO_RUN = ""
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: Rows in one statement: SQLite takes 999 values.
 _AT_ONCE = 500
-#: A SQLite file is written anew when so much of it, and so many bytes, are empty: that takes as long as copying it, and as much room.
-_EMPTY_PART, _EMPTY_BYTES = 0.25, 8 << 20
+#: A SQLite file is written anew when so much of it, and so many bytes, are empty, and no more than the third number are not: whoever wants
+#: to write waits meanwhile, which Dagster does for five seconds. Else what is empty is used again.
+_EMPTY_PART, _EMPTY_BYTES, _MOST_BYTES = 0.25, 8 << 20, 256 << 20
 
 
 class HistoryRows:
@@ -195,9 +196,10 @@ def _vacuum(path: Path) -> str | None:
                 for name in ("freelist_count", "page_count", "page_size")
             )
             empty, pages, size = numbers
-            if empty * size < _EMPTY_BYTES or empty < pages * _EMPTY_PART:
+            used = (pages - empty) * size
+            if empty * size < _EMPTY_BYTES or empty < pages * _EMPTY_PART or used > _MOST_BYTES:
                 return None
-            if shutil.disk_usage(path.parent).free < 2 * (pages - empty) * size:
+            if shutil.disk_usage(path.parent).free < 2 * used:
                 return f"{path} has {empty * size} bytes to give back, and the disk has no room to write it anew"
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

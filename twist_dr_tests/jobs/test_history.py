@@ -13,6 +13,15 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
 
 from twist_dr.catalog import AlertRow, Catalog
 from twist_dr.engine.progress import Report
@@ -169,6 +178,41 @@ def told(instance: dg.DagsterInstance) -> int:
         with connect() as connection:
             found += connection.execute(count).scalar_one()
     return found
+
+
+def test_ticks_of_ours_that_had_their_time_go_but_for_the_newest_of_each(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    ours, others = sensor("twist_dr", "dead_runs"), sensor("another", "watch")
+    second = sensor("twist_dr", "watch")
+    for state in (ours, second, others):
+        instance.add_instigator_state(state)
+        for days in (9, 8, 7):
+            tick(instance, state, NOW - timedelta(days=days))
+    tick(instance, second, NOW)
+    cleaned(instance, settings, hours=1)
+    assert [ticks(instance, state) for state in (ours, second, others)] == [1, 1, 3]
+
+
+def sensor(location: str, name: str) -> InstigatorState:
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__")
+    return InstigatorState(
+        RemoteInstigatorOrigin(repository, name),
+        InstigatorType.SENSOR,
+        InstigatorStatus.RUNNING,
+        SensorInstigatorData(),
+    )
+
+
+def tick(instance: dg.DagsterInstance, state: InstigatorState, at: datetime) -> None:
+    names = (state.instigator_origin_id, state.instigator_name, InstigatorType.SENSOR)
+    instance.create_tick(
+        TickData(*names, TickStatus.SUCCESS, at.timestamp(), run_ids=[], selector_id=state.selector_id)
+    )
+
+
+def ticks(instance: dg.DagsterInstance, state: InstigatorState) -> int:
+    return len(instance.get_ticks(state.instigator_origin_id, state.selector_id))
 
 
 def test_a_file_that_is_mostly_empty_is_given_back(tmp_path: Path) -> None:
