@@ -12,7 +12,7 @@ from pydantic import Field
 from twist_dr.backups import chosen_targets, copies_name, who
 from twist_dr.catalog import Catalog, CatalogUnavailable
 from twist_dr.engine.progress import Report, human_bytes
-from twist_dr.errors import LaunchRefused, StorageError, TwistDRError
+from twist_dr.errors import LaunchRefused, SettingsError, StorageError, TwistDRError
 from twist_dr.metadata import in_markdown
 from twist_dr.orchestration import RUN_BACKUP, exclusively, operation, run_tags
 from twist_dr.resources.restores import surroundings
@@ -158,6 +158,11 @@ def _clean_history(
 
     try:
         done = clean_history(context.instance, settings, catalog, datetime.now(timezone.utc), report)
+    except (
+        SettingsError
+    ) as error:  # of storages that are not Dagster's own: for a person to know, and nothing to wait for
+        report.warning(str(error))
+        return []
     except Exception as error:  # Dagster's storages raise errors of many libraries
         return [f"Dagster's history could not be shortened: {error}"]
     for line in done.warnings:

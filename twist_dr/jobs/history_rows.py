@@ -23,7 +23,7 @@ from dagster._core.storage.event_log.schema import (
 from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from dagster._serdes import deserialize_value
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select
 
 from twist_dr.assets.dagster_history import find_history
 from twist_dr.engine.configuration_backup import HistoryFiles
@@ -66,20 +66,20 @@ class HistoryRows:
 
     def told_by(self) -> set[str]:
         """The runs that the newest event of each kind of each asset came from, and the newest of each check, ended and not."""
-        newest_events = select(_events.run_id).where(_events.id.in_(self._newest_events()))
-        newest_checks = select(_checks.run_id).where(_checks.id.in_(self._newest_checks()))
         with self._event_log.index_connection() as connection:
-            return {
-                run_id for found in (newest_events, newest_checks) for (run_id,) in connection.execute(found) if run_id
-            }
+            events = select(_events.run_id).where(_events.id.in_(self._newest_events(connection)))
+            checks = select(_checks.run_id).where(_checks.id.in_(self._newest_checks(connection)))
+            return {run_id for (run_id,) in connection.execute(events.union(checks)) if run_id}
 
-    def _newest_events(self) -> Any:
+    def _newest_events(self, connection: Connection) -> list[int]:
         groups = (_events.asset_key, _events.dagster_event_type, _events.partition)
-        return select(func.max(_events.id)).where(self._of_ours(_events.asset_key)).group_by(*groups)
+        newest = select(func.max(_events.id)).where(self._of_ours(_events.asset_key)).group_by(*groups)
+        return list(connection.execute(newest).scalars())
 
-    def _newest_checks(self) -> Any:
+    def _newest_checks(self, connection: Connection) -> list[int]:
         groups = (_checks.asset_key, _checks.check_name, _checks.partition, _checks.execution_status)
-        return select(func.max(_checks.id)).where(self._of_ours(_checks.asset_key)).group_by(*groups)
+        newest = select(func.max(_checks.id)).where(self._of_ours(_checks.asset_key)).group_by(*groups)
+        return list(connection.execute(newest).scalars())
 
     def _of_ours(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
         return column.startswith(self._prefix, autoescape=True)
@@ -119,19 +119,16 @@ class HistoryRows:
             connections.append(lambda: self._event_log.run_connection(_NO_RUN))
         for connect in connections:
             with connect() as connection:
-                gone = delete(SqlEventLogStorageTable).where(old, self._of_ours(_events.asset_key))
-                connection.execute(gone.where(_events.id.not_in(self._newest_events().scalar_subquery())))
+                kept = _events.id.in_(self._newest_events(connection))
+                connection.execute(
+                    delete(SqlEventLogStorageTable).where(old, self._of_ours(_events.asset_key), not_(kept))
+                )
             self._delete_evaluations(connect, old)
         with self._event_log.index_connection() as connection:
-            executions = and_(
-                or_(_checks.run_id == _NO_RUN, _checks.run_id.is_(None)), _checks.evaluation_event_timestamp < moment
-            )
+            about = and_(self._of_ours(_checks.asset_key), or_(_checks.run_id == _NO_RUN, _checks.run_id.is_(None)))
+            kept = _checks.id.in_(self._newest_checks(connection))
             connection.execute(
-                delete(AssetCheckExecutionsTable).where(
-                    executions,
-                    self._of_ours(_checks.asset_key),
-                    _checks.id.not_in(self._newest_checks().scalar_subquery()),
-                )
+                delete(AssetCheckExecutionsTable).where(about, _checks.evaluation_event_timestamp < moment, not_(kept))
             )
 
     def _delete_evaluations(
