@@ -43,8 +43,12 @@ TARIFF = """
     CREATE VIEW tariff_names AS SELECT id, name FROM tariff;
     CREATE MATERIALIZED VIEW tariff_count AS SELECT count(*) AS many FROM tariff;
     CREATE FUNCTION tariffs() RETURNS SETOF tariff LANGUAGE sql AS 'SELECT * FROM public.tariff';
+    GRANT SELECT ON tariff TO pg_monitor;
     ALTER EXTENSION hstore ADD TABLE tariff;
+    GRANT INSERT ON tariff TO pg_monitor; GRANT SELECT ON tariff TO PUBLIC;
 """
+#: What is granted now, and what was when it was given.
+GRANTS = "SELECT relacl::text, initprivs::text FROM pg_class c JOIN pg_init_privs p ON p.objoid = c.oid WHERE relname = 'tariff'"
 
 
 def test_rows_of_a_table_given_to_an_extension_come_back_with_all_that_leans_on_it(
@@ -54,6 +58,7 @@ def test_rows_of_a_table_given_to_an_extension_come_back_with_all_that_leans_on_
     with cluster.connect() as connection:
         connection.execute(TARIFF)
         before = query(connection, "SELECT * FROM tariff ORDER BY id")
+        grants = query(connection, GRANTS)
     manifest, repository = taken(cluster, tmp_path)
     assert [(kept.extension, kept.table, kept.rows) for kept in manifest.extension_rows] == [
         ("hstore", "public.tariff", 1000)
@@ -78,6 +83,7 @@ def test_rows_of_a_table_given_to_an_extension_come_back_with_all_that_leans_on_
         assert query(
             connection, "SELECT count(*) FROM pg_constraint WHERE conrelid = 'tariff'::regclass AND contype <> 'n'"
         ) == [(3,)]
+        assert query(connection, GRANTS) == grants
         assert compare_database(connection, manifest, Report()).differences == [
             "table public.tariff of the extension hstore: 1001 rows restored where 1000 were recorded"
         ]

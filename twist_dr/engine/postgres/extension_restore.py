@@ -21,7 +21,7 @@ from twist_dr.engine.postgres.dump_toc import TocEntry, UnknownDump, read_entrie
 from twist_dr.engine.postgres.extension_members import KEPT, MEMBERS, ROWS, Kept, MemberTable, member_identities
 from twist_dr.engine.postgres.extension_rows import existing_tables, put_rows, set_value
 from twist_dr.engine.postgres.sessions import LOADING
-from twist_dr.engine.postgres.statements import statements
+from twist_dr.engine.postgres.statements import NAME, statements
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import run
 from twist_dr.engine.words import few
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 _LINE = re.compile(rb"\d+; (\d+) (\d+) (.*)")
 #: What pg_dump --binary-upgrade adds for pg_upgrade, which a running server refuses.
 _FOR_UPGRADES = re.compile(rb"SELECT pg_catalog\.binary_upgrade_|UPDATE pg_catalog\.pg_")
-#: Of members, too, the dump itself has these. Of grants it has only what was changed after an object was given to its extension.
+#: Around what was granted when an object was given to its extension: of grants, the dump itself has what was changed after that.
+_GRANTED_THEN = re.compile(rb"SELECT pg_catalog\.binary_upgrade_set_record_init_privs\((true|false)\)")
+_GIVEN = re.compile(rb"ALTER EXTENSION " + NAME + rb" ADD ")
+#: Of members, too, the dump itself has these.
 _IN_THE_DUMP = {b"SECURITY LABEL", b"POLICY", b"ROW SECURITY", b"DEFAULT ACL", b"EXTENSION"}
 #: Needed where a key of a table in the dump refers to theirs.
 _KEYS = {b"CONSTRAINT", b"INDEX", b"INDEX ATTACH", b"STATISTICS"}
@@ -130,7 +133,7 @@ class MembersRestore:
             ]
             if missing and self._files.definitions is not None:
                 self._choose({(member.catalog.encode(), member.oid.encode()) for member in missing})
-            self._apply(connection, self._chosen(lambda kind: kind not in _KEYS | _LAST))
+            self._define(connection)
             if self._rows:
                 self._put_rows(connection)
             self._apply(connection, self._chosen(lambda kind: kind in _KEYS))
@@ -180,7 +183,31 @@ class MembersRestore:
     def _chosen(self, wanted: Callable[[bytes], bool]) -> list[int]:
         return [entry.number for entry in self._entries if entry.number in self._missing and wanted(entry.kind)]
 
+    def _define(self, connection: Connection) -> None:
+        """Make members, and give them to their extensions when they have the grants that they had then (pg_init_privs)."""
+        given = []
+        for statement in self._script(self._chosen(lambda kind: kind not in _KEYS | _LAST | {b"ACL"})):
+            if _GIVEN.match(statement):
+                given.append(statement)
+            else:
+                connection.execute(statement)
+        then = False
+        for statement in self._script(self._chosen(lambda kind: kind == b"ACL"), for_upgrades=True):
+            if found := _GRANTED_THEN.match(statement):
+                then = found[1] == b"true"
+            elif then:
+                connection.execute(statement)
+        for statement in given:
+            connection.execute(statement)
+        connection.execute("SET client_encoding TO 'UTF8'")  # the scripts have set the dump's
+
     def _apply(self, connection: Connection, numbers: Iterable[int]) -> None:
+        for statement in self._script(numbers):
+            connection.execute(statement)
+        connection.execute("SET client_encoding TO 'UTF8'")
+
+    def _script(self, numbers: Iterable[int], *, for_upgrades: bool = False) -> Iterator[bytes]:
+        """The statements of entries, in the dump's encoding, which the first of them sets."""
         lines = [f"{number};\n" for number in numbers]
         definitions = self._files.definitions
         if not lines or definitions is None:
@@ -195,10 +222,7 @@ class MembersRestore:
                     f"--use-list={file.name}", definitions,
                 ]
             )  # fmt: skip
-        for statement in statements(script):
-            if not _FOR_UPGRADES.match(statement):
-                connection.execute(statement)
-        connection.execute("SET client_encoding TO 'UTF8'")  # the script has set the dump's
+        yield from (each for each in statements(script) if for_upgrades or not _FOR_UPGRADES.match(each))
 
     # -- rows ------------------------------------------------------------------------------------------------------------
 
