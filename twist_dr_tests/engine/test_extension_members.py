@@ -97,6 +97,7 @@ def test_rows_of_a_table_given_to_an_extension_come_back_with_all_that_leans_on_
         connection.execute("DROP DATABASE tariff_again WITH (FORCE)")
 
 
+ODD = 'shop "tables".*$'
 SCRIPT = """
     CREATE TABLE standard (id int PRIMARY KEY, name text);
     INSERT INTO standard VALUES (1, 'one'), (2, 'two'), (3, 'three');
@@ -116,10 +117,18 @@ def test_rows_of_an_extensions_own_tables_come_back_whatever_its_script_puts_the
 ) -> None:
     """Configuration with a condition and without, tables that are none, and values of sequences."""
     tables = "SELECT * FROM standard ORDER BY id", "SELECT * FROM internal ORDER BY id", "TABLE everything"
-    cluster = newest_server.create_database("own_tables")
-    with extension(newest_server, open_folder, "shop_tables", SCRIPT):
+    tables = *tables, 'TABLE "Prix é; \\. ""x"'
+    quoted = '"' + ODD.replace('"', '""') + '"'
+    with newest_server.cluster().connect() as connection:
+        connection.execute("CREATE DATABASE own_tables TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'")
+    cluster = newest_server.cluster("own_tables")
+    with extension(newest_server, open_folder, ODD, SCRIPT):
         with cluster.connect() as connection:
-            connection.execute("CREATE EXTENSION shop_tables; CREATE TABLE t AS SELECT 1 AS id")
+            connection.execute(f"CREATE EXTENSION {quoted}; CREATE TABLE t AS SELECT 1 AS id")
+            connection.execute(
+                f'CREATE TABLE "Prix é; \\. ""x" ("ä "" b" text); ALTER EXTENSION {quoted} ADD TABLE "Prix é; \\. ""x"'
+            )
+            connection.execute("""INSERT INTO "Prix é; \\. ""x" VALUES ('é'), (E'\\\\.\\n')""")
             connection.execute("ALTER TABLE internal DISABLE TRIGGER only_us")
             connection.execute(
                 """DELETE FROM internal; UPDATE standard SET name = 'eins' WHERE id = 1; INSERT INTO standard VALUES (100, 'ours');
@@ -130,10 +139,7 @@ def test_rows_of_an_extensions_own_tables_come_back_whatever_its_script_puts_the
             connection.execute("ALTER TABLE internal ENABLE TRIGGER only_us")
             before = [query(connection, statement) for statement in tables]
         manifest, repository = taken(cluster, tmp_path)
-        assert {kept.table: kept.rows for kept in manifest.extension_rows} == {
-            "public.standard": 3,
-            "public.internal": 2,
-        }
+        assert sorted(kept.rows for kept in manifest.extension_rows) == [2, 2, 3]
         new = Cluster(newest_server.url("own_tables_again"))
         assert manifest.postgres is not None
         recover_database(look(new.url, manifest.postgres), repository, manifest, KEYRING, jobs=1, report=Report())
@@ -144,6 +150,7 @@ def test_rows_of_an_extensions_own_tables_come_back_whatever_its_script_puts_the
             ]
     with newest_server.cluster().connect() as connection:
         connection.execute("DROP DATABASE own_tables_again WITH (FORCE)")
+        connection.execute("DROP DATABASE own_tables WITH (FORCE)")
 
 
 def test_other_members_that_somebody_added_come_back_and_one_that_cannot_is_named(

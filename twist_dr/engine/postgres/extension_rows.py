@@ -35,6 +35,8 @@ _HEAD = (
     f"{_AS_WRITTEN.replace('; ', f';{chr(10)}')};\n\n"
 )
 _TAIL = "COMMIT;\n"
+#: As long as pg_dump waits for a table that another session keeps locked.
+_LOCK_WAIT = "SET LOCAL lock_timeout TO '300s'"
 _ROWS_END = b"\\.\n\n"
 _MODULUS = 1 << 256
 
@@ -66,6 +68,7 @@ def as_written(connection: Connection) -> Iterator[None]:
     """Read rows so inside, under locks that end with it, in a transaction of its own or one that goes on."""
     with connection.transaction(force_rollback=True):
         connection.execute(_AS_WRITTEN)
+        connection.execute(_LOCK_WAIT)
         yield
 
 
@@ -83,13 +86,19 @@ def write_rows(
     """Write the script; returns the tables with what is known of their rows now. Raises psycopg's errors."""
     from psycopg import sql
 
-    place = 0
+    place, waiting = 0, bytearray()
 
     def put(text: str | bytes) -> None:
         nonlocal place
         data = text.encode() if isinstance(text, str) else text
         place += len(data)
-        write(data)
+        waiting.extend(data)
+        if len(waiting) >= CHUNK:  # rows come one by one
+            flush()
+
+    def flush() -> None:
+        write(bytes(waiting))
+        waiting.clear()
 
     written = []
     put(_HEAD)
@@ -106,6 +115,7 @@ def write_rows(
     for sequence in sequences:
         put(set_value(sequence).as_string(connection) + ";\n")
     put(_TAIL)
+    flush()
     return written
 
 
