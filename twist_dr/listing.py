@@ -13,6 +13,7 @@ from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.recovery.sandbox import ClusterSandbox
 from twist_dr.engine.restore.restored_configuration import RestoredConfiguration
 from twist_dr.engine.restore.settle import Kept
+from twist_dr.engine.words import few
 from twist_dr.redaction import one_line
 
 
@@ -85,6 +86,10 @@ def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> 
         facts = manifest.postgres
         lines.append(
             f"PostgreSQL {facts.version}, {sum(manifest.tables.values())} rows in {len(manifest.tables)} tables, LSN {facts.lsn}, timeline {facts.timeline}"
+        )
+    if kept := manifest.extension_rows:
+        lines.append(
+            f"and {sum(each.rows for each in kept)} rows of extensions in {few(each.table for each in kept)}, which a dump leaves out"
         )
     lines += ["", table(("ARTIFACT", "PLAIN", "STORED"), [
         (artifact.name, human_bytes(artifact.size), ", ".join(f"{form} {human_bytes(stored.size)}" for form, stored in artifact.stored.items()))

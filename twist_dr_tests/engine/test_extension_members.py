@@ -12,6 +12,7 @@ from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.cutover import Surroundings
+from twist_dr.engine.restore.impact_database import database_impact
 from twist_dr.engine.restore.journal import Journals
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.restore import Restore
@@ -213,7 +214,12 @@ def test_a_replaced_database_has_them_too_whoever_restores(
         )
     manifest, repository = taken(cluster, tmp_path)
     with cluster.connect() as connection:
+        assert database_impact(connection, manifest)[1] == []
         connection.execute("UPDATE tariff SET id = 0")
+        told = (
+            "table public.tariff of the extension hstore: 1000 rows in the backup, 1000 now, and they are not the same"
+        )
+        assert database_impact(connection, manifest)[1] == [told]
     around = Surroundings(
         Cluster(newest_server.url("tariff_live", role, None if role == "postgres" else "letmein")),
         Journals(tmp_path / "journals"),

@@ -68,7 +68,6 @@ def as_written(connection: Connection) -> Iterator[None]:
     """Read rows so inside, under locks that end with it, in a transaction of its own or one that goes on."""
     with connection.transaction(force_rollback=True):
         connection.execute(_AS_WRITTEN)
-        connection.execute(_LOCK_WAIT)
         yield
 
 
@@ -107,6 +106,7 @@ def write_rows(
         put(_copy_in(table).as_string(connection) + ";\n")
         content, begun = Content(), place
         with as_written(connection):
+            connection.execute(_LOCK_WAIT)
             for piece in _rows_of(connection, table):
                 content.feed(piece)
                 put(piece)
