@@ -257,10 +257,15 @@ def _proof(verification: VerificationRow | None) -> str:
     if verification is None:
         return "never"
     return (
-        f"{_minute(verification.started_at)} from {verification.target}"
+        f"{_minute(verification.started_at)} from {verification.target}{_by(verification)}"
         if verification.state == "verified"
         else "FAILED"
     )
+
+
+def _by(verification: VerificationRow) -> str:
+    """What was compared, where there were tables to compare."""
+    return f", by {verification.proved}" if verification.tables else ""
 
 
 def _copy_line(copy: CopyRow) -> tuple[str, ...]:
@@ -278,7 +283,7 @@ def _verification_lines(verifications: Sequence[VerificationRow]) -> list[str]:
     lines = []
     for verification in verifications:
         lines.append(
-            f"{verification.state} {_minute(verification.started_at)} UTC from {verification.target}: {_compared(verification)}, "
+            f"{verification.state} {_minute(verification.started_at)} UTC from {verification.target}{_by(verification)}: {_compared(verification)}, "
             f"in {human_seconds(verification.seconds)}"
         )
         lines += [f"  {difference}" for difference in verification.differences]

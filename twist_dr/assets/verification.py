@@ -63,7 +63,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
             dg.AssetSpec(
                 key,
                 deps=copies,
-                description="A real restore into a scratch server, compared row count by row count and file by file.",
+                description="A real restore into a scratch server, dumped again and compared row by row, and file by file.",
                 group_name="backups",
                 kinds={"postgres"},
                 owners=[RUN_BACKUP],
@@ -76,7 +76,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
             dg.AssetCheckSpec(
                 "restored_equals_recorded",
                 asset=key,
-                description="Every table, migration, extension and file is as it was recorded.",
+                description="Every table, definition, migration, extension and file is as it was when the backup was taken.",
             )
         ],
         required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, settings.enabled_targets)},
@@ -263,6 +263,8 @@ def record_verification(catalog: Catalog, result: VerificationResult, started_at
         differences=result.differences,
         notes=result.notes,
         run_id=run_id,
+        proved=result.proved,
+        content_seconds=result.seconds.get("content"),
     )
 
 
@@ -281,6 +283,8 @@ def _metadata(result: VerificationResult) -> dict[str, dg.MetadataValue]:
         "files": dg.MetadataValue.int(result.files),
         "duration_seconds": dg.MetadataValue.float(result.seconds["total"]),
         "restore_seconds": dg.MetadataValue.float(result.seconds.get("restore", 0.0)),
+        "proved": in_words(result.proved),
+        "content_seconds": dg.MetadataValue.float(result.seconds.get("content", 0.0)),
         "server_version": in_words(result.server_version or "no database part"),
         "notes": in_list(result.notes),
     }

@@ -31,7 +31,7 @@ from twist_dr.catalog.summaries import Summaries
 from twist_dr.catalog.upserts import upsert
 from twist_dr.engine.collector import paused_collector
 from twist_dr.engine.labels import split_label
-from twist_dr.engine.manifest import Kind, Label, Manifest, Part
+from twist_dr.engine.manifest import Kind, Label, Manifest, Part, Proved
 from twist_dr.errors import BackupError, BackupNotFound
 from twist_dr.redaction import leaving
 
@@ -151,6 +151,8 @@ class Catalog(Operations, Summaries):
         differences: Sequence[str] = (),
         notes: Sequence[str] = (),
         run_id: str | None = None,
+        proved: Proved = "counts",
+        content_seconds: float | None = None,
     ) -> None:
         """Record a verification; one of the same backup, target and ``started_at`` is the same. Raises ``BackupNotFound``."""
         values = {
@@ -167,6 +169,8 @@ class Catalog(Operations, Summaries):
             "differences": [leaving(line) for line in differences],
             "notes": [leaving(line) for line in notes],
             "run_id": run_id,
+            "proved": proved,
+            "content_seconds": content_seconds,
         }
         with self._database.writing() as connection:
             self._require(connection, backup_id)

@@ -31,6 +31,7 @@ from twist_dr.catalog.rows import (
     RestoreState,
     VerificationState,
 )
+from twist_dr.engine.manifest import Proved
 from twist_dr.engine.severity import Severity
 
 
@@ -161,6 +162,8 @@ class Verification(Base):
     differences: Mapped[tuple[str, ...]] = mapped_column(Lines)
     notes: Mapped[tuple[str, ...]] = mapped_column(Lines)
     run_id: Mapped[str | None] = mapped_column(String(64))
+    proved: Mapped[Proved] = mapped_column(String(16), server_default="counts")
+    content_seconds: Mapped[float | None]
 
 
 class TargetTest(Base):

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from twist_dr.engine.documents import read_mapping
-from twist_dr.engine.manifest import LIMITS, Kind, Label, Manifest, Part
+from twist_dr.engine.manifest import LIMITS, Kind, Label, Manifest, Part, Proved
 from twist_dr.engine.severity import Severity
 from twist_dr.errors import ManifestInvalid
 
@@ -56,7 +56,8 @@ class CopyRow:
 
 @dataclass(frozen=True)
 class VerificationRow:
-    """One restore into a scratch server, compared with what was recorded. ``restore_seconds`` is the database's part alone."""
+    """One restore into a scratch server, compared with what was recorded. ``restore_seconds`` is the database's part alone,
+    ``content_seconds`` what it took to compare its content; None where none was."""
 
     id: int
     backup_id: str
@@ -72,6 +73,8 @@ class VerificationRow:
     differences: tuple[str, ...]
     notes: tuple[str, ...]
     run_id: str | None
+    proved: Proved = "counts"
+    content_seconds: float | None = None
 
     @property
     def verified(self) -> bool:

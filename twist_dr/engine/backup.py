@@ -34,6 +34,7 @@ from twist_dr.engine.manifest import (
     Manifest,
     Part,
     PostgresFacts,
+    ViewFacts,
     form_of,
     new_backup_id,
     schema_version,
@@ -158,6 +159,7 @@ class Making:
         self.rows: dict[TableName, int] = {}
         self.counters: Counters | None = None
         self.large_objects = 0
+        self.views: dict[str, ViewFacts] = {}
         self.extension_rows: list[ExtensionRows] = []
         self.extension_members: dict[str, ExtensionMembers] = {}
         self.left_out: list[str] = []
@@ -250,6 +252,7 @@ class Making:
             extension_rows=self.extension_rows,
             extension_members=self.extension_members,
             left_out=self.left_out,
+            materialized_views=self.views,
             artifacts=self._artifacts,
             files=self._files,
             storage_targets={name: form.name for name, form in plan.targets.items()},
@@ -316,6 +319,7 @@ class _Work(Making):
             with self.timed("database"), self.artifact("database.dump", "database") as write:
                 said = dump_database(self._cluster, tools, snapshot.id, tables, write)
             self.rows, self.large_objects = counting.wait()
+            self.views = counting.views
             said += self._keep_members(snapshot, tools)
         if not with_passwords:
             self.warn(

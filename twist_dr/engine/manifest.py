@@ -39,6 +39,8 @@ MOST_BYTES = LIMITS.size
 Kind = Literal["full", "base", "tenant", "configuration"]
 Label = Literal["manual", "scheduled", "weekly", "monthly", "pre-update", "pre-restore"]
 Part = Literal["database", "media", "configuration", "cluster"]
+#: What a verification compared: the content of every table, or how many rows it has.
+Proved = Literal["content", "counts"]
 
 #: Never stored unencrypted, whatever a target's settings say: they hold passwords and their hashes.
 CONFIDENTIAL = frozenset({"roles.sql"})
@@ -217,6 +219,17 @@ class Counters(_Model):
     tables: dict[str, Annotated[str, Field(pattern=r"^[0-9]{1,19} [0-9]{1,19} [0-9]{1,19}$")]]
 
 
+class ViewFacts(_Model):
+    """Rows of a materialized view in the backup's snapshot: how many, and a hash that their order does not change.
+
+    ``proven``: its query gave just these rows, and gives them whenever its tables hold the same.
+    """
+
+    rows: int
+    digest: str
+    proven: bool
+
+
 class KeyName(_Model):
     """Which key a backup was written with."""
 
@@ -257,6 +270,8 @@ class Manifest(_Model):
     extension_members: dict[str, ExtensionMembers] = {}
     left_out: list[str] = []
     counters: Counters | None = None
+    materialized_views: dict[str, ViewFacts] = {}
+    """By label, as ``tables``; of full backups."""
 
     @property
     def rows(self) -> dict[TableName, int]:

@@ -14,8 +14,8 @@ from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.archive_reading import compare_archive
 from twist_dr.engine.chunks import buffered, read_out
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest, PostgresFacts
-from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.manifest import Manifest, PostgresFacts, Proved
+from twist_dr.engine.postgres.cluster import Cluster, named_errors
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.content import compare_content
@@ -23,22 +23,21 @@ from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
 from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
+from twist_dr.engine.postgres.materialized import compare_views
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, restoring_major, scratch_server
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.scratch import scratch_base
-from twist_dr.engine.postgres.tools import choose_tools, find_tools
+from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.words import few
-from twist_dr.errors import DatabaseError, ProcessFailed, StagingFull
+from twist_dr.errors import ClientToolsMissing, DatabaseError, ProcessFailed, StagingFull
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
-#: What a verification compared.
-Proved = Literal["content", "counts"]
 #: How much more room than the sizes say is asked for.
 _ROOM_FACTOR = 1.2
 _FETCHED = "fetched-"
@@ -226,13 +225,27 @@ class _Verification:
         result.tables, result.rows = found.tables, found.rows
 
     def _compare_content(self, place: RestorePlace, dump: Path, facts: PostgresFacts, kept: KeptFiles | None) -> None:
-        found = compare_content(place, dump, facts, self._report, kept)
-        self._result.differences += found.differences
-        self._result.notes += found.notes
+        try:
+            tools = _dumping(self._plan, place)
+        except ClientToolsMissing as error:
+            self._result.notes.append(f"only rows were counted: {str(error).removesuffix('.')}")
+            return
+        found = compare_content(place, tools, dump, facts, self._report, kept)
+        with place.connect() as connection, named_errors("to compare the materialized views"):
+            differences, notes = compare_views(connection, self._manifest.materialized_views)
+        self._result.differences += found.differences + differences
+        self._result.notes += found.notes + notes
         self._result.proved = "content"
         if self._plan.show_rows:
             for line in found.rows:
                 self._report.warning(line)
+
+
+def _dumping(plan: VerificationPlan, place: RestorePlace) -> Tools:
+    """The tools that dump the place again: a pg_dump dumps no newer server than itself. Raises ``ClientToolsMissing``."""
+    if place.major <= place.tools.major:
+        return place.tools
+    return choose_tools(find_tools(plan.client_tools), place.major, purpose="compare the content of")
 
 
 def open_place(plan: VerificationPlan, facts: PostgresFacts, roles: bytes, own: OwnSettings, name: str) -> RestorePlace:

@@ -37,7 +37,7 @@ _NAMED = 5
 _RESTORE = {
     "fetch": ("fetch", "media", "configuration"),
     "restore": ("scratch server", "restore"),
-    "compare": ("compare",),
+    "compare": ("compare", "content"),
 }
 _RECOVERY = {"fetch": ("unpack",), "replay": ("replay", "prove", "promote"), "compare": ("check pages",)}
 

@@ -132,7 +132,13 @@ def _last_verified(catalog: Catalog, application: str, now: datetime) -> Verific
     if row is None or proof is None:
         return None
     return VerificationStatus(
-        row.backup_id, row.started_at, age(row.started_at, now), proof.started_at, proof.target, proof.restore_seconds
+        row.backup_id,
+        row.started_at,
+        age(row.started_at, now),
+        proof.started_at,
+        proof.target,
+        proof.restore_seconds,
+        proof.proved,
     )
 
 

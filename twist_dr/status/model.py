@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
-from twist_dr.engine.manifest import Kind, Label
+from twist_dr.engine.manifest import Kind, Label, Proved
 from twist_dr.engine.severity import Severity
 
 State = Literal["safe", "degraded", "unsafe"]
@@ -63,6 +63,7 @@ class VerificationStatus:
     verified_at: datetime
     target: str
     restore_seconds: float | None
+    proved: Proved
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def _tables(status: Status) -> Iterator[_Table]:
     facts = [
         ("recovery point", f"{_time(point.at)} UTC, {span(point.age)} old, from {point.backup_id} on {', '.join(point.targets)}" if point else "none that is verified"),
         ("may be", f"{span(status.recovery_point_objective)} old"),
-        ("last verified", f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}" if proof else "never"),
+        ("last verified", f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}, by {proof.proved}" if proof else "never"),
         ("last restore", f"{restore.restore_id} ({restore.mode}), {_time(restore.started_at)} UTC by {restore.who}: {restore.state}" if restore else "never"),
         *(("running", f"{run.job} since {_time(run.since)} UTC, by {run.who}") for run in status.running),
     ]  # fmt: skip

@@ -68,7 +68,7 @@ def _last(status: Status) -> Iterator[str]:
         yield "last backup       never"
     proof = status.last_verified
     yield "last verified     " + (
-        f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}"
+        f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}, by {proof.proved}"
         + (
             f", database restored in {human_seconds(proof.restore_seconds)}"
             if proof.restore_seconds is not None

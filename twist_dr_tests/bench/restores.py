@@ -10,7 +10,7 @@ from twist_dr.catalog import Catalog, RestoreRow
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.processes import run
-from twist_dr.settings import load_settings
+from twist_dr.settings import Settings, load_settings
 from twist_dr_tests.bench.measure import Application, Row, fresh_folder, median_seconds
 from twist_dr_tests.servers import PostgresServer
 
@@ -37,8 +37,11 @@ def _undo(application: Application) -> RestoreRow:
 
 
 def _log(application: Application) -> RestoreRow:
-    settings = load_settings(application.folder / "twist-dr.yaml", application.environment)
-    return Catalog(settings.catalog_url).restores("erp", limit=1)[0]
+    return Catalog(_settings(application).catalog_url).restores("erp", limit=1)[0]
+
+
+def _settings(application: Application) -> Settings:
+    return load_settings(application.folder / "twist-dr.yaml", application.environment)
 
 
 def _prepare(application: Application) -> None:
@@ -114,7 +117,18 @@ def bench_large_restore(application: Application, server: PostgresServer, rounds
         ),
         Row("the same with every row counted and ANALYZE (told, not demanded)", "", round(whole, 2), True, spent),
         Row("undo of 1 GB, locked out (s)", "under 1 s", round(locked, 3), locked < 1, {}),
+        _verification_row(application),
     ]
+
+
+def _verification_row(application: Application) -> Row:
+    """What it takes to dump again what a verification restored, and to compare it."""
+    application.job("verify_backup")
+    row = Catalog(_settings(application).catalog_url).backups(application="erp", limit=1)[0].last_verification
+    assert row is not None and row.proved == "content" and row.restore_seconds and row.content_seconds
+    spent = {"restore": row.restore_seconds, "content": row.content_seconds, "verification": row.seconds}
+    ratio = row.content_seconds / row.restore_seconds
+    return Row("content of 1 GB compared, against its restore", "at most 0.5x", round(ratio, 2), ratio <= 0.5, spent)
 
 
 def _plain_restore(server: PostgresServer, dump: Any) -> None:

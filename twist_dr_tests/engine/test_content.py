@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from twist_dr.engine import verification
+from twist_dr.engine import backup, verification
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.restore_place import RestorePlace
+from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.verification import VerificationPlan, VerificationResult, verify_backup
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.odd_schema import ODD
-from twist_dr_tests.engine.test_verification import taken
+from twist_dr_tests.engine.test_verification import NEWEST, taken
 from twist_dr_tests.servers import PostgresServer
 
 SHOP = """
@@ -133,6 +134,55 @@ def test_rows_in_another_order_are_the_same_rows(
     assert "the rows of public.customer came back all the same, and in another order" in result.notes
 
 
+VIEWS = """
+    CREATE TABLE sold (id int, at timestamptz, amount numeric); ALTER DATABASE views SET timezone = 'Pacific/Kiritimati';
+    INSERT INTO sold SELECT id, timestamptz '2024-03-01 00:00+00' + id * interval '1 hour', id FROM generate_series(1, 500) AS id;
+    SET timezone = 'Pacific/Kiritimati';
+    CREATE MATERIALIZED VIEW daily AS SELECT at::date AS day, count(*) AS n, sum(amount) AS amount FROM sold GROUP BY 1;
+    CREATE MATERIALIZED VIEW old AS SELECT count(*) AS n FROM sold;
+    CREATE MATERIALIZED VIEW clock AS SELECT now() AS at; CREATE MATERIALIZED VIEW chance AS SELECT random() AS value;
+    CREATE MATERIALIZED VIEW first AS SELECT id FROM sold LIMIT 1;
+    CREATE MATERIALIZED VIEW of_view AS SELECT day FROM daily; CREATE MATERIALIZED VIEW of_old AS SELECT n FROM old;
+    CREATE FUNCTION public.called() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'; CREATE MATERIALIZED VIEW calling AS SELECT public.called() AS one;
+    INSERT INTO sold VALUES (0, '2024-03-01 00:00+00', 0); REFRESH MATERIALIZED VIEW daily; REFRESH MATERIALIZED VIEW of_view;
+"""
+
+
+@pytest.fixture(scope="module")
+def views(server: PostgresServer) -> Cluster:
+    cluster = server.create_database("views")
+    with cluster.connect() as connection:
+        connection.execute(VIEWS.encode())
+    return cluster
+
+
+def test_a_materialized_view_that_is_computed_otherwise_is_a_difference_and_a_stale_one_or_one_of_the_clock_is_noted(
+    monkeypatch: pytest.MonkeyPatch, views: Cluster, tmp_path: Path
+) -> None:
+    result, _ = verified_with(monkeypatch, views, tmp_path)
+    assert result.differences == []
+    assert [
+        note
+        for note in result.notes
+        if note.startswith("other rows are in public.chance, public.clock, public.of_old and 1 more")
+    ]
+    refreshed = changed("SET timezone = 'UTC'; REFRESH MATERIALIZED VIEW daily")
+    result, _ = verified_with(monkeypatch, views, tmp_path / "again", refreshed)
+    assert [difference.partition(":")[0] for difference in result.differences] == ["materialized view public.daily"]
+
+
+def test_only_views_that_are_fresh_and_always_the_same_are_proven_and_no_code_of_others_is_run_for_it(
+    views: Cluster, tmp_path: Path
+) -> None:
+    manifest, _ = taken(views, tmp_path)
+    recorded = manifest.materialized_views
+    assert {name.removeprefix("public.") for name, facts in recorded.items() if facts.proven} == {"daily", "of_view"}
+    assert {name.removeprefix("public.") for name, facts in recorded.items()} == {
+        "daily", "old", "clock", "chance", "first", "of_view", "of_old", "calling",
+    }  # fmt: skip
+    assert recorded["public.daily"].rows == 22
+
+
 @pytest.fixture(scope="module")
 def odd(server: PostgresServer) -> Cluster:
     cluster = server.create_database("odd")
@@ -146,3 +196,31 @@ def test_a_schema_with_something_of_each_kind_comes_back_as_it_was(
 ) -> None:
     result, _ = verified_with(monkeypatch, odd, tmp_path)
     assert (result.differences, result.proved) == ([], "content")
+
+
+def test_what_another_versions_programs_dumped_or_restore_is_the_same_content(
+    odd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dumped by the newest tools whatever the server is, and restored by them into the newest server."""
+
+    def only_the_newest(folders: Sequence[Path] = ()) -> list[Tools]:
+        return [NEWEST]
+
+    monkeypatch.setattr(backup, "find_tools", only_the_newest)
+    result, _ = verified_with(monkeypatch, odd, tmp_path)
+    assert (result.differences, result.proved) == ([], "content")
+    monkeypatch.undo()
+    monkeypatch.setattr(verification, "find_tools", only_the_newest)
+    result, _ = verified_with(monkeypatch, odd, tmp_path / "again")
+    assert (result.differences, result.proved) == ([], "content")
+
+
+def test_on_a_server_of_the_settings_owners_and_grants_are_left_aside_and_all_else_is_compared(
+    odd: Cluster, newest_server: PostgresServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    manifest, repository = taken(odd, tmp_path)
+    with PostgresServer(newest_server.tools, tmp_path_factory.mktemp("other"), settings={"fsync": "off"}) as other:
+        plan = VerificationPlan(tmp_path / "scratch", odd, server=other.cluster())
+        result = verify_backup(plan, manifest, repository, KEYRING, Report())
+    assert (result.differences, result.proved) == ([], "content")
+    assert "verification.server restores without owners and grants, so these are not compared" in result.notes

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from twist_dr.engine.manifest import Extension, PostgresFacts
+from twist_dr.engine.manifest import Extension, PostgresFacts, ViewFacts
 from twist_dr.engine.postgres.gone import is_gone
+from twist_dr.engine.postgres.materialized import read_views
 from twist_dr.engine.postgres.sessions import LOOKING, Settings, open_replication, open_session, start_options
 from twist_dr.engine.postgres.unplanned import PLANNING_RUNS_CODE, count_unplanned, read_unplanned
 from twist_dr.engine.postgres.url import WORDS, is_postgres_url
@@ -317,11 +318,12 @@ class Snapshot:
 
 
 class RowCount:
-    """Row counts in the making."""
+    """Row counts in the making. ``views``: what is recorded of materialized views, when all was waited for."""
 
     def __init__(self, connection: Connection, tables: list[Table]) -> None:
         self._result: dict[TableName, int] = {}
         self._large_objects = 0
+        self.views: dict[str, ViewFacts] = {}
         self._error: BaseException | None = None
         self.thread = threading.Thread(target=self._work, args=(connection, tables), name="row counts", daemon=True)
         self.thread.start()
@@ -338,6 +340,7 @@ class RowCount:
             with named_errors("to count rows"):
                 self._result = count_rows(connection, tables)
                 self._large_objects = int(query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0])
+                self.views = read_views(connection)
         except BaseException as error:
             self._error = error
 

@@ -19,6 +19,7 @@ from twist_dr.engine.postgres.extension_restore import KeptFiles
 from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.roles import client_major
 from twist_dr.engine.postgres.sessions import LOOKING, Settings
+from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import counted, few
@@ -44,14 +45,14 @@ class Content:
 
 
 def compare_content(
-    place: RestorePlace, dump: Path, facts: PostgresFacts, report: Report, kept: KeptFiles | None = None
+    place: RestorePlace, tools: Tools, dump: Path, facts: PostgresFacts, report: Report, kept: KeptFiles | None = None
 ) -> Content:
-    """Dump what was restored again, with the place's own tools, and hold it against ``dump``, from which it came.
+    """Dump what was restored again with ``tools``, and hold it against ``dump``, from which it came.
 
     The second dump is read as it comes and never stored. Raises ``DatabaseError`` where the server cannot dump it for want of something.
     """
     try:
-        return _Comparison(place, dump, facts, report, kept).run()
+        return _Comparison(place, tools, dump, facts, report, kept).run()
     except UnknownDump:
         return Content(["database.dump is none that can be read, so the content cannot be compared"])
     except ProcessFailed as error:
@@ -64,9 +65,18 @@ def compare_content(
 
 class _Comparison:
     def __init__(
-        self, place: RestorePlace, dump: Path, facts: PostgresFacts, report: Report, kept: KeptFiles | None
+        self,
+        place: RestorePlace,
+        tools: Tools,
+        dump: Path,
+        facts: PostgresFacts,
+        report: Report,
+        kept: KeptFiles | None,
     ) -> None:
         self._place = place
+        self._tools = tools
+        # Another version's pg_dump divides definitions otherwise, and large objects into other groups.
+        self._strict = client_major(facts) == tools.major
         self._dump = dump
         self._facts = facts
         self._kept = kept
@@ -75,7 +85,7 @@ class _Comparison:
         self._settings: Settings = {**LOOKING, "synchronize_seqscans": "off"}
 
     def run(self) -> Content:
-        schema = DumpedSchema(self._dump, owners=self._place.keep_owners)
+        schema = DumpedSchema(self._dump, owners=self._place.keep_owners, alike=self._strict)
         with ThreadPoolExecutor(1, "content") as beside:
             # Hashing releases the interpreter's lock.
             reading = beside.submit(read_content, self._dump)
@@ -93,7 +103,7 @@ class _Comparison:
     def _dump_again(self, reader: ContentReader, database: str, *options: str) -> ContentReader:
         with self._report.part("dumping again", self._dump.stat().st_size) as advance:
             read_dump(
-                self._environment(database), self._place.tools, [*_OPTIONS, *options], reader, lambda piece: advance(len(piece))
+                self._environment(database), self._tools, [*_OPTIONS, *options], reader, lambda piece: advance(len(piece))
             )  # fmt: skip
         return reader
 
@@ -104,9 +114,8 @@ class _Comparison:
 
     def _compare_schema(self, schema: DumpedSchema) -> None:
         unlike = schema.unlike()
-        strict = client_major(self._facts) == self._place.tools.major
-        if unlike.changed or (unlike and not strict):
-            unlike = self._as_understood(schema, unlike, strict)
+        if unlike.changed or (unlike and not self._strict):
+            unlike = self._as_understood(schema, unlike)
         said = [
             *(f"{_words(key)} is missing after the restore" for key in unlike.missing),
             *(f"{_words(key)} was restored and is not in the dump" for key in unlike.added),
@@ -116,7 +125,7 @@ class _Comparison:
         if len(said) > _NAMED:
             self._found.differences.append(f"{len(said) - _NAMED} more definitions are not as they were dumped")
 
-    def _as_understood(self, schema: DumpedSchema, unlike: Unlike, strict: bool) -> Unlike:
+    def _as_understood(self, schema: DumpedSchema, unlike: Unlike) -> Unlike:
         """What is left when the server has read the dump's definitions anew and written them down.
 
         What is missing or new is excused only where another version's pg_dump divides definitions otherwise.
@@ -139,7 +148,7 @@ class _Comparison:
             for key, (texts, others) in unlike.changed.items()
             if not same_constants(texts, others) or without_equal(others, again.get(key, []))[0]
         }
-        if strict:
+        if self._strict:
             return Unlike(unlike.missing, unlike.added, changed)
         return Unlike(
             [key for key in unlike.missing if key in again], [key for key in unlike.added if key not in again], changed

@@ -29,7 +29,8 @@ _NOT_COMPARED = {
 _OF_OTHERS = (b"DATABASE ", b"SUBSCRIPTION ")
 _ABOUT_OTHERS = {b"COMMENT", b"SECURITY LABEL", b"ACL"}
 #: Given by a restore with owners and grants alone.
-_RIGHTS = {b"ACL", b"DEFAULT ACL", b"BLOB", b"BLOB METADATA"}
+_LARGE_OBJECTS, _OF_LARGE_OBJECTS = {b"BLOB", b"BLOB METADATA"}, b"LARGE OBJECT"
+_RIGHTS = {b"ACL", b"DEFAULT ACL", *_LARGE_OBJECTS}
 #: String constants and numbers: what the server puts into other words keeps them.
 _CONSTANT = re.compile(rb"'(?:[^']|'')*'|(?<![A-Za-z_0-9\"])[0-9]+(?:\.[0-9]+)?")
 
@@ -47,14 +48,16 @@ class Unlike:
 
 
 class DumpedSchema:
-    """The entries of a dump that lies there; :meth:`take` is given those of the other. ``owners``: whether owners and grants count.
+    """The entries of a dump that lies there; :meth:`take` is given those of the other. ``owners``: whether owners and grants count;
+    ``alike``: whether both were made by the same version's pg_dump, else groups of large objects and their grants do not count.
 
     Raises ``UnknownDump``.
     """
 
-    def __init__(self, dump: Path, *, owners: bool) -> None:
+    def __init__(self, dump: Path, *, owners: bool, alike: bool) -> None:
         self._dump = dump
         self._owners = owners
+        self._alike = alike
         self._waiting: dict[Key, list[bytes]] = {}
         self._unlike: dict[Key, list[bytes]] = {}
         for entry in _entries(dump):
@@ -63,6 +66,10 @@ class DumpedSchema:
 
     def compares(self, entry: TocEntry) -> bool:
         if entry.kind in _NOT_COMPARED or (entry.kind in _ABOUT_OTHERS and entry.name.startswith(_OF_OTHERS)):
+            return False
+        if not self._alike and (
+            entry.kind in _LARGE_OBJECTS or (entry.kind == b"ACL" and entry.name.startswith(_OF_LARGE_OBJECTS))
+        ):
             return False
         return self._owners or entry.kind not in _RIGHTS
 

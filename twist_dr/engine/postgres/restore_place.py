@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -45,6 +46,11 @@ class RestorePlace:
     notes: list[str] = field(default_factory=list)
     _remove: Callable[[], Any] = lambda: None
     _second: Callable[[], AbstractContextManager[str]] | None = None
+
+    @property
+    def major(self) -> int:
+        """The server's major version."""
+        return int(re.match(r"\d+", self.version)[0])  # type: ignore[index]
 
     def second_database(self) -> AbstractContextManager[str]:
         """The name of another empty database like this one, for as long as the context lasts."""
