@@ -288,16 +288,16 @@ def test_a_new_file_with_the_number_of_a_deleted_one_is_no_further_name_of_it(
 
     def reused(path: Any, **options: Any) -> os.stat_result:
         found = real(path, **options)
-        if path != "z upload":
+        if path != "b upload":
             return found
         fields = list(found)
         fields[1], fields[2], fields[3] = first.st_ino, first.st_dev, links
         return os.stat_result((*fields, 0.0, 0.0, 0.0, 0, found.st_mtime_ns, 0, 0, 0))
 
-    (tree / "z upload").write_text("another")
+    (tree / "b upload").write_text("another")
     monkeypatch.setattr(os, "stat", reused)
     made = archived(media=tree)
-    assert made.contents()["media/z upload"] == b"another"
+    assert made.contents()["media/b upload"] == b"another"
     assert [entry.same_as for entry in made.entries() if entry.path == "media/z further"] == ["media/a first"]
 
 
