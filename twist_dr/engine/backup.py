@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -54,7 +54,14 @@ from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import ArtifactWriter, Form
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.tools_proof import ToolsProof
-from twist_dr.errors import BackupError, ClientToolsMissing, SourceUnreadable
+from twist_dr.errors import (
+    BackupError,
+    ClientToolsMissing,
+    DatabaseError,
+    DatabaseGone,
+    DatabaseUnreachable,
+    SourceUnreadable,
+)
 
 #: Of a full backup.
 ALL_PARTS: tuple[Part, ...] = ("database", "media", "configuration")
@@ -115,9 +122,7 @@ def take_full_backup(
         with work.timed("total"):
             # Measured before the snapshot is opened: while that is held, PostgreSQL cleans up no row of any table.
             media_size = work.media_size()
-            if "database" in plan.parts:
-                work.back_up_database(staging, media_size)
-            else:
+            if "database" not in plan.parts or not work.back_up_database(staging, media_size):
                 staging.need(work.room_needed(plan.last_stored_bytes, 0, media_size))
             if "media" in plan.parts and plan.media:
                 work.back_up_media()
@@ -163,6 +168,8 @@ class Making:
         self.extension_rows: list[ExtensionRows] = []
         self.extension_members: dict[str, ExtensionMembers] = {}
         self.left_out: list[str] = []
+        self.absent: set[Part] = set()
+        """Parts that were to be backed up and of which there is nothing."""
         self._asking = Asking(plan.app_version, plan.django)
         self._key = keyring.primary
         self._started_at = datetime.now(timezone.utc)
@@ -181,7 +188,7 @@ class Making:
         self._warnings.append(sentence)
         self.report.warning(sentence)
 
-    def refuse(self, part: Part, error: BackupError) -> None:
+    def refuse(self, part: Part, error: BackupError | DatabaseError) -> None:
         """Raise what would make this a backup of damage, or warn of it where just that is wanted."""
         if not self.plan.as_it_is:
             raise error
@@ -239,7 +246,7 @@ class Making:
             label=plan.label,
             reason=plan.reason,
             who=plan.who,
-            parts=[part for part in (*ALL_PARTS, CLUSTER_PART) if part in plan.parts],
+            parts=[part for part in (*ALL_PARTS, CLUSTER_PART) if part in plan.parts and part not in self.absent],
             started_at=self._started_at,
             snapshot_at=self.snapshot_at,
             finished_at=datetime.now(timezone.utc),
@@ -285,8 +292,15 @@ class _Work(Making):
             return 0
         return sum(_tree_size(folder) for folder in self.plan.media.values())
 
-    def back_up_database(self, staging: StagingArea, media_size: int) -> None:
-        with Snapshot(self._cluster) as snapshot:
+    def back_up_database(self, staging: StagingArea, media_size: int) -> bool:
+        """Returns whether there is one to back up."""
+        with ExitStack() as stack:
+            try:
+                snapshot = stack.enter_context(Snapshot(self._cluster))
+            except (DatabaseGone, DatabaseUnreachable) as error:
+                self.refuse("database", error)
+                self.absent.add("database")
+                return False
             tools = self._tools(snapshot.server_major)
             if self.plan.proof is not None:
                 for sentence in self.plan.proof.before_backup(self._cluster, tools, snapshot, self.report):
@@ -331,6 +345,7 @@ class _Work(Making):
                 write(read_everybodys_settings(connection))
         for line in said:
             self.warn(f"database: {line}")
+        return True
 
     def _keep_members(self, snapshot: Snapshot, tools: Tools) -> list[str]:
         """What the dump leaves out of extensions: rows, and what somebody made a member. Returns what pg_dump warned of."""

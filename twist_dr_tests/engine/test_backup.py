@@ -87,6 +87,12 @@ def test_before_a_restore_what_refuses_other_backups_is_taken_as_it_is(
         assert staging.sealed() == []
         return
     warnings = damage().warnings
+    # Nor is a database waited for that is gone, or whose server is.
+    dropped = Cluster(newest_server.url("dropped"))
+    for gone, said in ((dropped, "dropped"), (NO_CLUSTER, "127.0.0.1")):
+        rest = take(gone, media=folders, label=label)
+        assert rest.parts == ["media", "configuration"] and rest.postgres is None
+        assert [warning for warning in rest.warnings if warning.startswith("database: ") and said in warning]
     for guard in (
         "holds no tables",
         f"{media / 'gone'} is not there",
