@@ -29,10 +29,12 @@ from twist_dr.engine.postgres.roles import (
     roles_to_make,
     without_password,
 )
+from twist_dr.engine.postgres.surroundings import differing
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.database import refuse_misread
 from twist_dr.engine.restore.statistics import analyze
+from twist_dr.engine.restore.surroundings_gate import told_differing
 from twist_dr.errors import ProcessFailed, RestoreFailed
 from twist_dr.recover.scratch import scratch_folder
 from twist_dr.recover.server import UNFINISHED, NewDatabase
@@ -74,6 +76,8 @@ def recover_database(
             manifest, folder, lambda name, path: repository.fetch(manifest, name, keyring, path, durable=False)
         )
         roles = repository.read_small(manifest, "roles.sql", keyring)
+        if lines := differing(facts, new.cluster, new.beside):
+            report.warning(told_differing(lines))
         made = _make_roles(new, roles, report)
         own = own_settings_of(dump)
         if versions_differ(facts, new.major):

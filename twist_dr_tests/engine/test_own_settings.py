@@ -12,12 +12,19 @@ import pytest
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres import databases
-from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.cluster import Cluster, read_facts
 from twist_dr.engine.postgres.confinement import is_kept_away
 from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.making import give_last, leave_outside, make_to_serve
-from twist_dr.engine.postgres.own_settings import own_settings_of
+from twist_dr.engine.postgres.own_settings import (
+    NO_SETTINGS,
+    OwnSetting,
+    OwnSettings,
+    differing_settings,
+    own_settings_of,
+)
 from twist_dr.engine.postgres.surroundings import differing
+from twist_dr.engine.recovery.outside import text_orders
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import DatabaseError, ProcessFailed
 from twist_dr_tests.conftest import TOOLS
@@ -237,3 +244,65 @@ def test_libraries_that_must_be_preloaded_are_and_unknown_ones_are_told(tmp_path
             assert found.differences == []
             assert [each for each in found.notes if "preloaded" in each and "only_there" in each] == found.notes[:1]
             assert len([each for each in found.notes if "preloaded" in each]) == (2 if told else 0)
+
+
+def test_what_the_live_database_is_set_to_otherwise_is_named_and_never_its_values(live: Cluster) -> None:
+    run(
+        live,
+        "ALTER DATABASE {} SET search_path TO \"$user\", 'My Schema'",
+        "ALTER DATABASE {} SET DateStyle TO 'SQL, DMY'",
+        "ALTER DATABASE {} SET app.key TO 'it''s secret'",
+    )
+    own = OwnSettings(
+        settings=(
+            OwnSetting("search_path", b"'$user', 'My Schema'"),
+            OwnSetting("datestyle", b"'SQL, DMY'"),
+            OwnSetting("app.key", b"'it''s another'"),
+            OwnSetting("work_mem", b"'9MB'", b'"The Role"'),
+        )
+    )
+    with live.connect() as connection:
+        found = differing_settings(connection, live.parameters["dbname"], own)
+    assert found == ["app.key", "work_mem of role The Role"]
+
+
+def test_another_version_of_a_locale_is_told(newest_server: PostgresServer, comma_locale: str) -> None:
+    name, other = f"sorted_{secrets.token_hex(3)}", f"again_{secrets.token_hex(3)}"
+    with newest_server.cluster().connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE '{comma_locale}'".encode())
+        with newest_server.cluster(name).connect() as looking:
+            facts = read_facts(looking, "18.0")
+            assert facts.collation_version and text_orders(looking) == []
+        older = facts.model_copy(update={"collation_version": "1.2.3"})
+        [note] = make_to_serve(connection, other, older, NO_SETTINGS).notes
+        assert "by 1.2.3 where it was backed up" in note
+        connection.execute(f"UPDATE pg_database SET datcollversion = '1.2.3' WHERE datname = '{name}'".encode())
+    with newest_server.cluster(name).connect() as connection:
+        [told] = text_orders(connection)
+    assert f"database {name} by version 1.2.3" in told and "REINDEX" in told
+    with newest_server.cluster().connect() as connection:
+        for database in (name, other):
+            databases.drop(connection, database)
+
+
+def test_rows_of_any_bytes_are_kept_and_names_that_are_no_utf_8_refused_with_the_reason(
+    newest_server: PostgresServer, tmp_path: Path
+) -> None:
+    name = f"raw_{secrets.token_hex(3)}"
+    with newest_server.cluster().connect() as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'".encode()
+        )
+    cluster = newest_server.cluster(name)
+    with psycopg.connect(cluster.url, autocommit=True) as connection:
+        connection.execute("SET client_encoding = 'SQL_ASCII'")
+        connection.execute(b"CREATE TABLE plain (word text); INSERT INTO plain VALUES ('caf\xe9')")
+    manifest, repository = taken(cluster, tmp_path)
+    assert verified(cluster, manifest, repository, tmp_path).differences == []
+    with psycopg.connect(cluster.url, autocommit=True) as connection:
+        connection.execute("SET client_encoding = 'SQL_ASCII'")
+        connection.execute(b'CREATE TABLE "caf\xe9" (id int)')
+    with pytest.raises(DatabaseError, match=r"SQL_ASCII, and it holds names that are no UTF-8.*rename them"):
+        taken(cluster, tmp_path / "again")
+    with newest_server.cluster().connect() as connection:
+        databases.drop(connection, name)

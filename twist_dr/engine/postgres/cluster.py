@@ -41,6 +41,11 @@ _PASSING = (
 )
 #: Of a role that is not there a server says that its password is wrong.
 NEW_SERVER = " (a new and empty server knows neither: name its superuser in restore.database_url, and launch the job restore with mode replace)"
+#: What libpq and the server say of a session that is over.
+_LOST = re.compile(
+    r"terminating connection|connection is (?:lost|closed)|closed the connection|connection (?:reset|timed out)",
+    re.IGNORECASE,
+)
 #: Tables counted by one statement. More save round trips, fewer keep its plan small.
 _COUNT_AT_ONCE = 100
 
@@ -233,7 +238,17 @@ def named_errors(doing: str) -> Iterator[None]:
 
     try:
         yield
+    except psycopg.errors.CharacterNotInRepertoire as error:
+        raise DatabaseError(
+            f"The database's encoding is SQL_ASCII, and it holds names that are no UTF-8 ({first_line(error)}), which nobody could call by name "
+            f"{doing}; rename them (ALTER TABLE ... RENAME TO), or move all of it into a database of the encoding that they are in."
+        ) from error
     except psycopg.Error as error:
+        if isinstance(error, psycopg.OperationalError) and _LOST.search(str(error)):
+            raise DatabaseError(
+                f"The session with PostgreSQL ended before it could be used {doing}: {first_line(error)}; see the server's log for who ended it, then "
+                "start again."
+            ) from error
         raise DatabaseError(
             f"PostgreSQL refused {doing}: {first_line(error)}; run twist-dr doctor to see what is missing."
         ) from error

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import query
-from twist_dr.engine.postgres.own_settings import OF_SESSIONS
+from twist_dr.engine.postgres.own_settings import OF_SESSIONS, value_texts
 from twist_dr.engine.postgres.roles import spoken
 from twist_dr.engine.postgres.statements import NAME, statements, unquoted
 from twist_dr.redaction import one_line
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
 _SETTING = re.compile(rb"ALTER ROLE ALL SET (" + NAME + rb") TO .*;", re.DOTALL)
-#: Settings whose value is a list of quoted names (pg_dump's variable_is_guc_list_quote), and such a name.
-_LISTS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
-_LIST_NAME = re.compile(r'"((?:[^"]|"")*)"|([^,\s]+)')
 
 
 def read_everybodys_settings(connection: Connection) -> bytes:
@@ -107,7 +104,4 @@ def _give(connection: Connection, roles: bytes, wanted: dict[str, bytes]) -> dic
 def _value(name: str, value: str) -> Composable:
     from psycopg import sql
 
-    if name.lower() not in _LISTS:
-        return sql.Literal(value)
-    names = [quoted.replace('""', '"') or plain for quoted, plain in _LIST_NAME.findall(value)]
-    return sql.SQL(", ").join(map(sql.Literal, names)) if names else sql.Literal("")
+    return sql.SQL(", ").join(map(sql.Literal, value_texts(name, value)))

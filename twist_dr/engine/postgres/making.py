@@ -245,8 +245,11 @@ def _close(connection: Connection, name: str) -> None:
 # -- as the live one --------------------------------------------------------------------------------------------------
 
 
-def take_after(connection: Connection, name: str, live: str) -> None:
-    """Give a database what belongs to the live one and not to what is in it: owner, grants, limit, comment. Raises ``RestoreFailed``."""
+def take_after(connection: Connection, name: str, live: str) -> list[str]:
+    """Give a database what belongs to the live one and not to what is in it: owner, grants, limit, comment; returns what it does not get.
+
+    Raises ``RestoreFailed``.
+    """
     import psycopg
 
     try:
@@ -257,6 +260,12 @@ def take_after(connection: Connection, name: str, live: str) -> None:
             f"Owner and grants of {live} could not be given to {name}: {first_line(error)}; restore as a superuser, or as a "
             "role that is a member of the database's owner."
         ) from error
+    # As a template it could be neither switched back nor dropped.
+    if query(connection, "SELECT 1 FROM pg_database WHERE datname = %(live)s AND datistemplate", {"live": live}):
+        return [
+            f"the live database {live} is a template, and what is restored is not; ALTER DATABASE ... IS_TEMPLATE true makes it one again"
+        ]
+    return []
 
 
 def _properties(connection: Connection, name: str, live: str) -> list[Composed]:

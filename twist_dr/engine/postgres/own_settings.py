@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from twist_dr.engine.postgres.cluster import query
 from twist_dr.engine.postgres.dump_toc import UnknownDump, read_entries, read_header
 from twist_dr.engine.postgres.statements import NAME, statements, unquoted
 
@@ -34,6 +35,10 @@ _SETTING = re.compile(
     + rb") TO (?P<value>.*);",
     re.DOTALL,
 )
+_LITERAL = re.compile(rb"'((?:[^']|'')*)'")
+#: Settings whose value is a list of quoted names (pg_dump's variable_is_guc_list_quote), and such a name.
+_LISTS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
+_LIST_NAME = re.compile(r'"((?:[^"]|"")*)"|([^,\s]+)')
 #: Who works, where files lie, which libraries of the user's come along, how long and whether anybody may write: nothing of it changes how rows
 #: are read, and all of it could hold up a restore or its migrations. Given last.
 OF_SESSIONS = {
@@ -60,6 +65,11 @@ class OwnSetting:
         """The statement that gives it to ``database``, an identifier as it stands in SQL."""
         whose = b"" if self.role is None else b"ROLE " + self.role + b" IN "
         return b"ALTER %sDATABASE %s SET %s TO %s" % (whose, database, _quoted(self.name), self.value)
+
+    @property
+    def texts(self) -> list[bytes]:
+        """The value, or each name of a list."""
+        return [text.replace(b"''", b"'") for text in _LITERAL.findall(self.value)]
 
     def __str__(self) -> str:
         whose = "" if self.role is None else f" of role {unquoted(self.role)}"
@@ -101,6 +111,40 @@ def read_own_settings(dump: BinaryIO) -> OwnSettings:
     except UnknownDump:
         return NO_SETTINGS
     return OwnSettings(encoding, tuple(found))
+
+
+def value_texts(name: str, value: str) -> list[str]:
+    """A parameter's value as the catalog has it, or each name of one that is a list of names."""
+    if name.lower() not in _LISTS:
+        return [value]
+    return [quoted.replace('""', '"') or plain for quoted, plain in _LIST_NAME.findall(value)] or [""]
+
+
+def differing_settings(connection: Connection, database: str, own: OwnSettings) -> list[str]:
+    """What ``database`` is set to otherwise than ``own``, or only one of them is: names, never values. Raises psycopg's errors."""
+    found = query(
+        connection,
+        """SELECT pg_get_userbyid(nullif(s.setrole, 0)), unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+            WHERE d.datname = %(name)s""",
+        {"name": database},
+    )
+    there: dict[tuple[str | None, str], list[str]] = {}
+    for role, setting in found:
+        name, _, value = setting.partition("=")
+        there[role, name.lower()] = value_texts(name, value)
+    here = {
+        (None if each.role is None else unquoted(each.role), each.name.lower()): [_text(text) for text in each.texts]
+        for each in own.settings
+    }
+    return sorted(
+        name if role is None else f"{name} of role {role}"
+        for role, name in here.keys() | there.keys()
+        if here.get((role, name)) != there.get((role, name))
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="surrogateescape")
 
 
 def own_settings_of(dump: Path) -> OwnSettings:

@@ -19,6 +19,7 @@ from twist_dr.engine.postgres.unprivileged import reachable_tools
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.fetcher import Fetcher
 from twist_dr.engine.recovery.files import base_facts, free_bytes, room_needed, unpack_chain
+from twist_dr.engine.recovery.outside import surround
 from twist_dr.engine.recovery.proof import check_pages, pending_transactions, promote, prove, run_amcheck
 from twist_dr.engine.recovery.server import RecoveringServer
 from twist_dr.engine.recovery.server_settings import MOST_WAL_KEPT
@@ -140,6 +141,8 @@ def recovered_in(
             timeline = promote(server.cluster(), plan)
             clock.lap("promote")
             recovered = Recovered(server, data, timeline, clock.seconds, fetcher.served.warnings)
+            if postgres is not None:
+                recovered.warnings += surround(recovered.cluster, postgres)
             recovered.warnings += pending_transactions(server.cluster())
             if len(plan.chain) > 1:
                 _check_combined(recovered, tools, owner, checksums=facts.data_checksums)

@@ -65,7 +65,7 @@ class Cutover:
         journal, around = self.journal, self._around
         try:
             # Left before anything is taken back: what the connection still holds in the server would be waited for.
-            with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+            with closing(databases.connect_for_maintenance(around.cluster)) as connection, named_errors("to switch"):
                 self._backend = backend(connection)
                 self._refuse_obstacles(connection)
                 self._look_at_folders()

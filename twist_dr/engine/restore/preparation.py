@@ -115,7 +115,8 @@ class Preparation:
                 if not wish.tables:
                     making.give_last(connection, names.incoming, own)
                     if properties is None:
-                        making.take_after(connection, names.incoming, names.live)
+                        for line in making.take_after(connection, names.incoming, names.live):
+                            self._warn(line)
                     else:
                         properties.give(connection, names.incoming)
                 databases.make_durable(connection)

@@ -30,6 +30,7 @@ from twist_dr.engine.restore.rights_gate import look_at_rights
 from twist_dr.engine.restore.schema_gate import look_at_schema
 from twist_dr.engine.restore.settle import check_health, settle_interrupted
 from twist_dr.engine.restore.sources import Sources
+from twist_dr.engine.restore.surroundings_gate import look_at_surroundings
 from twist_dr.errors import DatabaseError, RestoreRefused
 
 
@@ -107,6 +108,7 @@ class Restore:
             )
             gate = gates.look(wish, place, sources.manifest)
             look_at_rights(gate, wish, place, sources)
+            look_at_surroundings(gate, wish, place, sources)
             look_at_schema(gate, wish, place, sources)
         for line in gate.warnings:
             self._warn(line)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, query
-from twist_dr.engine.postgres.sessions import APPLYING
+from twist_dr.engine.postgres.sessions import APPLYING, LOOKING
 from twist_dr.engine.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.engine.processes import Child
 from twist_dr.engine.progress import Report
@@ -18,6 +18,8 @@ from twist_dr.errors import ProcessFailed, RestoreFailed
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
+#: Amounts are written and read with the same point and comma, whatever either database has.
+_MONEY = {"lc_monetary": "C"}
 #: The head of a plain dump alone is larger than this.
 _LEAST_DUMP = 256
 
@@ -65,7 +67,7 @@ def copy_into_live(
     ]  # fmt: skip
     try:
         with (
-            Child(dumping, environment=cluster.environment(side)) as child,
+            Child(dumping, environment=cluster.environment(side, {**LOOKING, **_MONEY})) as child,
             report.part(f"copying into {live}") as advance,
             _transaction(cluster, dumping_tools, live, closing) as write,
         ):
@@ -131,7 +133,7 @@ def _transaction(cluster: Cluster, tools: Tools, database: str, closing: bytes) 
     arguments: list[str | Path] = [
         tools.program("psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null",
     ]  # fmt: skip
-    environment = cluster.environment(database, APPLYING)
+    environment = cluster.environment(database, {**APPLYING, **_MONEY})
     read_end, write_end = os.pipe()
     try:
         try:

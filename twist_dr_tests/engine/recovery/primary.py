@@ -16,6 +16,7 @@ from typing import TypeVar
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Artifact, BaseFacts, Manifest, Tablespace
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
+from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, unprivileged
 from twist_dr.engine.processes import run
@@ -187,7 +188,7 @@ class Base:
         label = run(["tar", "-xOf", self.folder / "base.tar", "backup_label"]).decode().splitlines()
         start, segment = label[0].split()[3], label[0].split()[-1].rstrip(")")
         with primary.server.cluster().connect() as connection:
-            postgres = read_facts(connection, "test")
+            postgres = with_surroundings(read_facts(connection, "test"), primary.server.cluster())
         spaces = [
             Tablespace(oid=int(str(oid)), name=str(name), location=str(place), size=None)
             for oid, name, place in primary.sql(

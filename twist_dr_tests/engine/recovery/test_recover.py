@@ -68,6 +68,8 @@ def test_a_recovered_server_has_exactly_the_planned_rows_and_can_be_written_to(w
                 connection.execute("INSERT INTO log (filling) VALUES ('new')")
                 assert connection.execute("SHOW archive_mode").fetchone() == ("off",)
                 assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+                # As the primary had it: its own configuration files are not used.
+                assert connection.execute("SHOW lc_monetary").fetchone() == ("C.UTF-8",)
         assert not list(open_folder.glob("recovery-*"))
 
 

@@ -25,7 +25,7 @@ from twist_dr.engine.restore.hooks import Health, Maintenance
 from twist_dr.engine.restore.journal import Journal, Journals
 from twist_dr.engine.restore.settle import check_health, half_removed, kept, remove_kept, settle_interrupted
 from twist_dr.engine.restore.undo import undo_restore
-from twist_dr.errors import CutoverFailed, RestoreError, RestoreInterrupted, StagingFull
+from twist_dr.errors import CutoverFailed, DatabaseError, RestoreError, RestoreInterrupted, StagingFull
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.restore.test_cutover import Scene
 from twist_dr_tests.servers import PostgresServer
@@ -139,6 +139,15 @@ def test_a_connection_lost_in_the_commit_ends_on_one_side(
     else:
         Cutover(journal, scene.around, Report()).run()
         assert scene.serves() == "restored" and len(list(kept(scene.around))) == 1
+
+
+def test_a_session_that_ends_while_maintenance_begins_is_a_sentence(scene: Scene) -> None:
+    """An own role's idle_session_timeout, a pooler or a firewall: ours waits idle for as long as the command takes."""
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'twist-dr' AND datname = 'postgres'"
+    around = replace(scene.around, maintenance=Maintenance(sql_on=ended))
+    with pytest.raises(DatabaseError, match=r"The session with PostgreSQL ended .* to switch: terminating connection"):
+        Cutover(scene.journal(), around, Report()).run()
+    assert scene.serves() == "live" and scene.databases() == [""]
 
 
 def test_a_server_that_restarts_in_the_middle_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -509,3 +510,17 @@ def test_nothing_secret_shows_in_the_arguments_of_the_programs(backup: Backup, t
     arguments = (tmp_path / "arguments").read_text()
     assert all(tool in arguments for tool in ("pg_restore", "psql", "pg_dump"))
     assert backup.server.cluster().parameters["password"] not in arguments
+
+
+def test_an_amount_of_money_is_the_same_in_a_live_database_of_another_locale(
+    newest_server: PostgresServer, tmp_path: Path, comma_locale: str
+) -> None:
+    cluster = newest_server.create_database("till")
+    with cluster.connect() as connection:
+        connection.execute("CREATE TABLE ticket AS SELECT 12.34::money AS price")
+    backup = fetch(newest_server, "till", tmp_path)
+    live = backup.copy_of_live()
+    with newest_server.cluster().connect() as connection:
+        connection.execute(f"ALTER DATABASE {live} SET lc_monetary = '{comma_locale}'".encode())
+    backup.restore("public.ticket", live=live)
+    assert one(newest_server.cluster(live), f"SELECT price::numeric FROM {SCHEMA}.ticket") == Decimal("12.34")
