@@ -24,6 +24,10 @@ def shop_site(newest_server: PostgresServer, tmp_path: Path) -> tuple[Shop, Site
         f"REVOKE CONNECT ON DATABASE {shop.name} FROM PUBLIC",
         f"GRANT CONNECT ON DATABASE {shop.name} TO {shop.roles['grantee']}",
     )
+    shop.superuser(
+        f"SET ROLE {owner}; CREATE TABLE tariff AS SELECT generate_series(1, 1000) AS id; RESET ROLE; ALTER EXTENSION hstore ADD TABLE tariff",
+        database=shop.name,
+    )
     (tmp_path / "media").mkdir()
     site = Site(tmp_path, newest_server.url(shop.name), tmp_path / "media")
     site.variables["RESTORER"] = shop.cluster.url
@@ -38,7 +42,7 @@ def _live(shop: Shop) -> tuple[object, ...]:
     with Cluster(shop.server.url(shop.name)).connect() as connection:
         return tuple(
             connection.execute(
-                """SELECT (SELECT count(*) FROM invoice), pg_get_userbyid(datdba), ARRAY(SELECT unnest(datacl)::text ORDER BY 1),
+                """SELECT (SELECT count(*) FROM invoice), (SELECT count(*) FROM tariff), pg_get_userbyid(datdba), ARRAY(SELECT unnest(datacl)::text ORDER BY 1),
                           (SELECT setconfig::text FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole = 0),
                           (SELECT array_agg(DISTINCT pg_get_userbyid(relowner)) FROM pg_class WHERE relnamespace = 'public'::regnamespace)
                      FROM pg_database d WHERE datname = current_database()"""

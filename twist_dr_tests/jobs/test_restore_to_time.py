@@ -19,7 +19,7 @@ from psycopg import sql
 
 from twist_dr.assets.verification import record_verification, rehearsal_plan
 from twist_dr.engine.keys import load_keyring
-from twist_dr.engine.postgres import confinement
+from twist_dr.engine.postgres import confinement, databases
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.server_user import is_server_user
 from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
@@ -399,3 +399,12 @@ def test_latest_is_refused_when_archived_wal_has_vanished_and_what_is_there_can_
     # The next round of shipping finds it, too: from then on the status says it, and no recovery point counts on that log.
     assert "lacks WAL from" in site.job("ship_wal").expect(1).text
     assert "lacks WAL from" in site.cli("status").expect(2).text
+
+
+def test_a_database_that_was_dropped_is_made_anew_as_of_the_moment_before(newest: Recorded) -> None:
+    site, row = newest.site, newest.written[-10]
+    with newest.server.cluster().connect() as connection:
+        databases.drop(connection, str(Cluster(site.database_url).parameters["dbname"]))
+    outcome = _recover(site, to=row.committed_at.isoformat(), mode="replace", reason="dropped", confirm="erp").expect(0)
+    assert "so nothing is backed up first" in outcome.text
+    assert site.query("SELECT max(number) FROM numbered") == [(row.number,)]

@@ -24,6 +24,9 @@ from twist_dr_tests.servers import PostgresServer
 
 #: What an ordinary role cannot make or give: by a word of the sentence, the objects that it names and the SQL that makes them.
 FORBIDDEN = {
+    "the comment on": (
+        "EXTENSION plpgsql", "DROP EXTENSION plpgsql CASCADE; CREATE EXTENSION plpgsql; COMMENT ON EXTENSION plpgsql IS 'ours'",
+    ),
     "untrusted extensions": ("pageinspect", "CREATE EXTENSION pageinspect"),
     "event triggers": (
         "watcher",
@@ -67,6 +70,10 @@ FORBIDDEN = {
     "aggregates": (
         "public.gathered(numeric)",
         "CREATE AGGREGATE gathered(numeric) (SFUNC = numeric_accum, STYPE = internal, FINALFUNC = numeric_avg)",
+    ),
+    "transforms": (
+        "integer",
+        "CREATE TRANSFORM FOR int LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal), TO SQL WITH FUNCTION int4recv(internal))",
     ),
     "access methods": ("heaped", "CREATE ACCESS METHOD heaped TYPE TABLE HANDLER heap_tableam_handler"),
     "languages": ("talk", "CREATE LANGUAGE talk HANDLER plpgsql_call_handler"),
@@ -114,6 +121,25 @@ ALLOWED = """
     CREATE COLLATION german (LOCALE = 'C');
     SELECT lo_from_bytea(0, 'large');
     GRANT SELECT ON invoice TO {grantee}; COMMENT ON TABLE invoice IS 'kept';
+    CREATE EXTENSION btree_gist SCHEMA tools; CREATE TYPE span AS RANGE (subtype = int); CREATE TYPE pair AS (a int, b text);
+    CREATE TABLE booked (room int, during span, half int GENERATED ALWAYS AS (room / 2) STORED, EXCLUDE USING gist (room tools.gist_int4_ops WITH =, during WITH &&));
+    CREATE UNLOGGED TABLE passing (id serial PRIMARY KEY, what pair); CREATE TABLE child () INHERITS (passing);
+    ALTER TABLE booked REPLICA IDENTITY FULL; ALTER TABLE invoice ENABLE REPLICA TRIGGER noted;
+    CREATE RULE nothing AS ON DELETE TO booked DO INSTEAD NOTHING;
+    CREATE PROCEDURE act() LANGUAGE plpgsql SECURITY DEFINER SET work_mem TO '5MB' AS 'BEGIN END';
+    CREATE FUNCTION standard(a int) RETURNS int LANGUAGE sql BEGIN ATOMIC UPDATE booked SET room = a; SELECT 1; END;
+    CREATE VIEW barred WITH (security_barrier) AS SELECT * FROM booked; CREATE INDEX ON invoice ((lower(word)));
+    CREATE TEXT SEARCH DICTIONARY plain_words (TEMPLATE = simple); CREATE STATISTICS reckoned ON (number + 1) FROM invoice;
+    GRANT USAGE ON SCHEMA public TO {grantee}; GRANT UPDATE (word) ON invoice TO {grantee}; GRANT SELECT ON booked TO {grantee} WITH GRANT OPTION;
+    GRANT EXECUTE ON FUNCTION standard(int) TO {grantee}; REVOKE ALL ON FUNCTION standard(int) FROM PUBLIC; GRANT USAGE ON TYPE mood TO {grantee};
+    COMMENT ON SCHEMA public IS 'ours'; COMMENT ON EXTENSION pg_trgm IS 'ours'; COMMENT ON TYPE mood IS 'ours'; COMMENT ON COLUMN invoice.word IS 'ours';
+    CREATE POLICY theirs ON invoice FOR SELECT TO {grantee} USING (true); CREATE POLICY larger ON booked USING (room > 1);
+    CREATE PUBLICATION some_rows FOR TABLE booked (room, during) WHERE (room > 1);
+    ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA tools GRANT EXECUTE ON FUNCTIONS TO {grantee};
+    SELECT lo_from_bytea(4711, 'granted'); GRANT SELECT ON LARGE OBJECT 4711 TO {grantee}; COMMENT ON LARGE OBJECT 4711 IS 'ours';
+    CREATE SEQUENCE apart OWNED BY booked.room; ALTER TABLE booked ALTER room SET DEFAULT nextval('apart');
+    CREATE FUNCTION stated(int, int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'; CREATE AGGREGATE kept(int) (SFUNC = stated, STYPE = int);
+    CREATE SCHEMA side_by_side AUTHORIZATION {owner}; CREATE TABLE side_by_side.other AS SELECT 1 AS id;
     ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT ON TABLES TO {grantee};
 """
 
