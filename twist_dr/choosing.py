@@ -15,7 +15,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.bases import find_bases
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT
-from twist_dr.engine.words import few
+from twist_dr.engine.words import few, no_good_copy
 from twist_dr.errors import BackupNotFound, StorageError, TwistDRError, VerificationFailed
 
 #: States of a copy that is there, or should be: nobody deleted it from here, and it did get there.
@@ -79,7 +79,7 @@ def choose_newest(
             if backup_id not in found.set_aside and (chosen is None or backup_id > chosen.backup_id)
         ]
     if chosen is None and missing:
-        raise VerificationFailed(f"No storage target has a good copy of a {kind} backup. {summed_up(missing)}")
+        raise VerificationFailed(f"{no_good_copy(names, f'a {kind} backup')} {summed_up(missing)}")
     if chosen is None:
         raise BackupNotFound(
             f"No storage target that answers holds a {kind} backup{_beside(found, label)}; launch the job {backup_job(kind)} first."

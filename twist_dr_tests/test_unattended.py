@@ -128,7 +128,7 @@ def test_a_week_alone(week: Week) -> None:
     quiet = time.monotonic()
     assert week.told() == []
     assert week.watcher.reasons(begun, quiet) == {"safe": set()}
-    site.cli("status").expect(0)
+    assert "UTC  full" in site.cli("status").expect(0).text.partition("\nnext:\n")[2]
     assert len(week.beat.calls) >= 2
 
     # A target breaks: the other one goes on, somebody is told and says that they have seen it; it is mended.
@@ -165,7 +165,10 @@ def test_a_week_alone(week: Week) -> None:
     schedule(site, "stop", "full_schedule")
     week.until(lambda: week.tells("missed"), "word of the missed backup")
     silent = week.until_state("unsafe")
-    site.cli("status").expect(2)
+    week.until(
+        lambda: "not full: somebody switched it off" in site.cli("status").expect(2).text,
+        "word that what is switched off is not next",
+    )
     schedule(site, "start", "full_schedule")
     heard = time.monotonic()
     assert set(week.watcher.reasons(silent, heard)) == {"unsafe"}

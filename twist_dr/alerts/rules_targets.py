@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from twist_dr.alerts.facts import KINDS, Facts
 from twist_dr.alerts.rules_common import Finding, human, launch, shortened, some
-from twist_dr.catalog import SpaceRow
+from twist_dr.catalog import BackupRow, SpaceRow
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.severity import Severity
 from twist_dr.settings import Settings
@@ -48,13 +48,23 @@ def integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findi
             continue
         alone = [row for row in bad if not any(copy.state == "checked" for copy in row.copies)]
         lost = f" No other target has a good copy of {some([row.backup_id for row in alone])}." if alone else ""
+        stuck = [row.backup_id for row in bad if row not in alone and not _can_be_repaired(row, name)]
         advice = "Run scrub, which repairs a copy from a good one, and suspect that disk or bucket"
+        if stuck:
+            advice = f"No other target keeps {some(stuck)} in the form that {name} does, so no scrub can repair it; suspect that disk or bucket"
         yield Finding(
             f"integrity:{name}", "integrity", "critical" if alone else "error",
             f"{name} holds {len(bad)} corrupt {'copy, or lost it' if len(bad) == 1 else 'copies, or lost them'}: {some([row.backup_id for row in bad])}.{lost}",
-            f"{advice}: {launch('scrub')}" if not alone else f"{advice}; make a new backup at once: {launch('backup_full')}",
+            f"{advice}: {launch('scrub')}" if not alone and not stuck else f"{advice}; make a new backup at once: {launch('backup_full')}",
             about=frozenset(row.backup_id for row in bad),
         )  # fmt: skip
+
+
+def _can_be_repaired(row: BackupRow, target: str) -> bool:
+    """Whether another target has a good copy whose bytes are the same; bytes that are stored plain can be had from any."""
+    wanted = {copy.form for copy in row.copies if copy.target == target}
+    good = {copy.form for copy in row.copies if copy.state == "checked"}
+    return "none" in wanted or bool(wanted & good)
 
 
 def mended(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT, PASSED_OVER
 from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.verification import VerificationResult, verify_backup
+from twist_dr.engine.words import no_good_copy
 from twist_dr.errors import (
     BackupNotFound,
     LaunchRefused,
@@ -227,7 +228,8 @@ def _verify_first_good(
             corrupt += _lacking(catalog, backup_id, repositories[place + 1 :], report)
             return result
     told = " ".join(failure if failure.endswith(".") else f"{failure}." for failure in failures)
-    raise VerificationFailed(f"No storage target has a good copy of {backup_id}. {told}")
+    asked = [repository.target.name for repository in repositories]
+    raise VerificationFailed(f"{no_good_copy(asked, backup_id)} {told}")
 
 
 def _lacking(catalog: Catalog, backup_id: str, repositories: list[Repository], report: Report) -> list[str]:

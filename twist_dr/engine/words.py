@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from twist_dr.redaction import one_line
 
@@ -30,3 +30,10 @@ def unmarked(text: str) -> str:
 def shown(path: str) -> str:
     """A path in words: names need not be UTF-8, and neither manifests nor logs take what is not; and they may hold line breaks."""
     return one_line(path)
+
+
+def no_good_copy(asked: Sequence[str], what: str) -> str:
+    """That no storage target of those ``asked`` has a good copy: of one alone nothing follows for the others."""
+    if len(asked) == 1:
+        return f"{asked[0]} has no good copy of {what}, and no other storage target was asked."
+    return f"No storage target has a good copy of {what}."

@@ -140,7 +140,7 @@ class Drill:
                 pass
             except VerificationFailed as lost:
                 # Another target can be rehearsed all the same; that this one should hold some is told at the end.
-                self._missing.append(f"{name}: {lost}")
+                self._missing.append(str(lost))
             self._say(f"{name} holds no full backup, so nothing can be rehearsed from it")
         raise BackupNotFound(f"{', '.join(names)}: no full backup is there; launch the job backup_full first.")
 

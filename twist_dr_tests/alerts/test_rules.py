@@ -626,6 +626,16 @@ def test_a_catalog_that_was_rebuilt_is_no_fresh_installation() -> None:
     assert found(rebuilt)["no_recovery_point"].severity == "critical"
 
 
+def test_a_copy_that_no_scrub_can_repair_is_not_promised_to_be() -> None:
+    bad = with_copy(NEWEST, "cloud", "corrupt")
+    assert "Run scrub, which repairs" in found(healthy(corrupt=[bad]))["integrity:cloud"].advice
+    for form, repaired in (("gzip+enc", False), ("none", True)):
+        copies = tuple(replace(each, form=form) if each.target == "cloud" else each for each in bad.copies)
+        advice = found(healthy(corrupt=[replace(bad, copies=copies)]))["integrity:cloud"].advice
+        assert ("Run scrub, which repairs" in advice) == repaired
+        assert ("make a new backup at once" in advice) != repaired
+
+
 def test_when_nothing_was_made_at_all_targets_are_not_told_of_beside_it() -> None:
     stopped = found(healthy(), now=NOW + 2 * DAY)
     assert set(stopped) == {"no_recovery_point", "missed:full"}

@@ -99,7 +99,10 @@ def test_a_bad_copy_fails_the_drill_and_the_next_one_takes_the_next_target(site:
 def test_a_target_without_backups_is_passed_over_and_said(site: Site) -> None:
     shutil.rmtree(site.folder / "targets" / "office" / "erp")
     # One that held backups and holds none does not pass for one that never had any.
-    assert "The drill from archive went well, but office: No storage target has a good copy" in drill(site).error
+    assert (
+        "The drill from archive went well, but office has no good copy of a full backup, and no other"
+        in drill(site).error
+    )
     assert note(site)["target"] == "archive" and note(site)["ways"]["restore"]["seconds"] > 0
     site.catalog().record_copy(site.latest().backup_id, "office", state="deleted", form="zstd+enc")
     drilled = drill(site)

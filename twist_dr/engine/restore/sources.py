@@ -11,6 +11,7 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.words import no_good_copy
 from twist_dr.errors import (
     ArchiveInvalid,
     ArtifactInvalid,
@@ -130,4 +131,4 @@ class Sources:
                     self.used.append(name)
                 return result
         told = " ".join(text if text.endswith(".") else f"{text}." for text in self.passed_over.values())
-        raise failure(f"No storage target has a good copy of {self.backup_id}. {told}".rstrip())
+        raise failure(f"{no_good_copy(list(self.passed_over), self.backup_id)} {told}".rstrip())

@@ -152,3 +152,13 @@ def test_an_error_of_the_source_comes_to_the_reader() -> None:
     assert next(given) == 1
     with pytest.raises(OSError, match="gone"):
         next(given)
+
+
+def test_of_the_only_target_that_was_asked_nothing_follows_for_the_others(backup: Manifest, tmp_path: Path) -> None:
+    path = next((tmp_path / "first").rglob("media.tar*"))
+    path.chmod(0o600)
+    path.write_bytes(bytes(path.stat().st_size))
+    sources = Sources(backup.backup_id, _repositories(tmp_path)[:1], KEYRING, Report())
+    said = f"^first has no good copy of {backup.backup_id}, and no other storage target was asked. first: "
+    with pytest.raises(RestoreFailed, match=said):
+        sources.fetch("media.tar", tmp_path / "media.tar")
