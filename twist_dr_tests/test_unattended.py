@@ -165,8 +165,9 @@ def test_a_week_alone(week: Week) -> None:
     schedule(site, "stop", "full_schedule")
     week.until(lambda: week.tells("missed"), "word of the missed backup")
     silent = week.until_state("unsafe")
+    site.cli("status").expect(2)
     week.until(
-        lambda: "not full: somebody switched it off" in site.cli("status").expect(2).text,
+        lambda: "not full: somebody switched it off" in site.cli("status").text,
         "word that what is switched off is not next",
     )
     schedule(site, "start", "full_schedule")

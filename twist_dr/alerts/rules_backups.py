@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import takewhile
 
+from twist_dr.alerts.daemon import why_silent
 from twist_dr.alerts.facts import KINDS, Facts
 from twist_dr.alerts.rules_common import (
     Finding,
@@ -97,8 +98,17 @@ def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
             f"missed:{entry.name}", "missed",
             ("critical" if len(lost) > 1 else "error") if important else "warning",
             f"{entry.job} was due at {lost[-1]:%Y-%m-%d %H:%M} UTC (schedules.{entry.name}: '{entry.cron}', {entry.time_zone}) and was not launched.{often}",
-            f"See that dagster-daemon runs and that its schedule is on (page: Automation), then run: {launch(entry.job)}",
+            f"{_why_not(facts, entry, now)}, then run: {launch(entry.job)}",
         )  # fmt: skip
+
+
+def _why_not(facts: Facts, entry: Entry, now: datetime) -> str:
+    """What to do so that it is launched the next time."""
+    if facts.daemon is not None and (silent := why_silent(facts.daemon, now)):
+        return f"Start dagster-daemon: {silent}"
+    if facts.daemon is not None and entry.schedule in facts.daemon.stopped:
+        return "Switch its schedule on, as somebody switched it off (page: Automation)"
+    return "See that dagster-daemon runs and that its schedule is on (page: Automation)"
 
 
 def _last_begun(facts: Facts, entry: Entry) -> datetime | None:

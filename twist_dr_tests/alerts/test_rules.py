@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+import twist_dr
 from twist_dr.alerts import rules
+from twist_dr.alerts.daemon import Daemon
 from twist_dr.alerts.facts import Facts, Room
 from twist_dr.alerts.points import newest_point
 from twist_dr.alerts.rules import findings
@@ -514,6 +516,19 @@ def test_a_backup_that_was_not_launched_is_missed_once_its_grace_is_over() -> No
     assert "missed:full" not in found(facts, now=NOW + 2 * HOUR)
     finding = found(facts, now=LATE)["missed:full"]
     assert (finding.severity, "due at 2026-11-21 02:00 UTC" in finding.message) == ("error", True)
+
+
+def test_why_nothing_was_launched_is_said_where_it_is_known() -> None:
+    def advice(daemon: Daemon | None) -> str:
+        return found(replace(without_tonight(), daemon=daemon), now=LATE)["missed:full"].advice
+
+    def seen(at: datetime, *stopped: str) -> Daemon:
+        return Daemon(at, None, None, twist_dr.__version__, frozenset(stopped))
+
+    assert advice(None).startswith("See that dagster-daemon runs and that its schedule is on")
+    assert advice(seen(LATE)) == advice(None)
+    assert advice(seen(LATE - HOUR)).startswith("Start dagster-daemon: the daemon does not run (last seen ")
+    assert advice(seen(LATE, "full_schedule")).startswith("Switch its schedule on, as somebody switched it off")
 
 
 def test_a_missed_backup_stays_missed_when_the_next_one_is_due_and_gets_worse_when_that_is_missed_too() -> None:
