@@ -145,6 +145,7 @@ def plan_base_backup(
         parent=parent,
         full_because=choice.because,
         full_is_expected=choice.expected,
+        checksums=settings.base.checksums,
     )
 
 

@@ -181,6 +181,8 @@ class BaseFacts(_Model):
     restore_point: str | None
     restore_point_lsn: str | None
     cluster_settings: dict[str, int]
+    checksums: dict[str, str] = {}
+    """SHA-256 of the rows of each table at the restore point, by label as ``tables``; none unless the settings asked for them."""
 
     @property
     def incremental(self) -> bool:

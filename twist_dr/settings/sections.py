@@ -146,9 +146,11 @@ class RestoreSettings(Section):
 
 
 class BaseSettings(Section):
-    """How base backups are made. ``max_chain``: how many backups, the full one included, may build on each other."""
+    """How base backups are made. ``max_chain``: how many backups, the full one included, may build on each other. ``checksums``: the rows of
+    each table are read once more at the restore point, so that a verification compares them and not only how many they are."""
 
     max_chain: int = Field(7, ge=1, le=100)
+    checksums: bool = False
 
 
 class WalSettings(Section):

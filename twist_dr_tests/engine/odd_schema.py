@@ -58,5 +58,5 @@ ODD = """
     GRANT SELECT (id, kind), UPDATE (kind) ON plain TO PUBLIC; GRANT SELECT ON LARGE OBJECT 4711 TO pg_monitor WITH GRANT OPTION;
     GRANT USAGE ON SCHEMA "od.d" TO pg_monitor; REVOKE EXECUTE ON FUNCTION public.twice(int) FROM PUBLIC; ALTER TABLE cache OWNER TO pg_monitor;
     ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO pg_monitor; ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
-    GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() TO pg_monitor;
+    ALTER SCHEMA public OWNER TO pg_monitor; GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() TO pg_monitor;
 """

@@ -224,3 +224,18 @@ def test_on_a_server_of_the_settings_owners_and_grants_are_left_aside_and_all_el
         result = verify_backup(plan, manifest, repository, KEYRING, Report())
     assert (result.differences, result.proved) == ([], "content")
     assert "verification.server restores without owners and grants, so these are not compared" in result.notes
+
+
+def test_a_backup_that_does_not_tell_its_time_zone_is_the_same_in_another(odd: Cluster, tmp_path: Path) -> None:
+    with odd.connect() as connection:
+        connection.execute("ALTER ROLE CURRENT_USER SET timezone = 'Asia/Kolkata'")
+        connection.execute("INSERT INTO plain (id, at) VALUES (90, '2024-01-01 12:00+00')")
+    try:
+        manifest, repository = taken(odd, tmp_path)
+    finally:
+        with odd.connect() as connection:
+            connection.execute("ALTER ROLE CURRENT_USER RESET timezone")
+    assert manifest.postgres is not None and manifest.postgres.session["TimeZone"] == "Asia/Kolkata"
+    older = manifest.model_copy(update={"postgres": manifest.postgres.model_copy(update={"session": {}})})
+    result = verify_backup(VerificationPlan(tmp_path / "scratch", odd), older, repository, KEYRING, Report())
+    assert (result.differences, result.proved) == ([], "content")

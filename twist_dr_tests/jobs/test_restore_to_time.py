@@ -77,7 +77,7 @@ def _record(major: int, folder: Path, rows: int, *, odd: bool = False) -> Iterat
         site = (odd_site if odd else make_site)(server, folder / "site")
         if odd:
             make(Cluster(site.database_url), TABLES)
-        site.set(wal={"follow_seconds": 0.2})
+        site.set(wal={"follow_seconds": 0.2}, base={"checksums": True})
         with resident(site, "wal", "receive"), resident(site, "wal", "ship", "--follow"):
             with RecordedLoad(site.database_url, seconds=0.02) as load:
                 load.wait_for(10)
@@ -343,6 +343,7 @@ def test_a_base_backup_is_verified_by_a_recovery_whose_rows_are_those_of_its_res
     assert "-base-" in outcome.text and "verified in" in outcome.text
     (row, *_) = newest.site.catalog().backups(application="erp", kind="base")
     assert row.last_verification is not None and row.last_verification.verified and row.last_verification.rows > 0
+    assert row.last_verification.proved == "content"
 
 
 def test_a_base_backup_that_counted_no_rows_is_recovered_and_not_called_verified(newest: Recorded) -> None:

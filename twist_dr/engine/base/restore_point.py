@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.engine.manifest import PostgresFacts
+from twist_dr.engine.postgres.checksums import table_checksums
 from twist_dr.engine.postgres.cluster import (
     count_rows,
     named_errors,
@@ -56,12 +57,22 @@ class RestorePoint:
     rows: dict[TableName, int]
     large_objects: int
     migrations: dict[str, list[str]]
+    checksums: dict[str, str]
+    """Of each table's rows, by label; none unless they were asked for."""
 
 
 def make_restore_point(
-    cluster: Cluster, name: str, client_version: str, warn: Warn, *, stopped: Callable[[], bool] = lambda: False
+    cluster: Cluster,
+    name: str,
+    client_version: str,
+    warn: Warn,
+    *,
+    checksums: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> RestorePoint | None:
     """Make a restore point called ``name`` and a number, count the rows at it, and have the WAL up to it written out.
+
+    ``checksums``: of the rows of each table, too, which reads all of them.
 
     ``None`` when none can be made, or none whose counts are sure; ``warn`` is told why. Raises ``DatabaseError`` and ``Cancelled``.
     """
@@ -92,6 +103,7 @@ def make_restore_point(
             rows=counts,
             large_objects=int(query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]),
             migrations=read_migrations(connection),
+            checksums=table_checksums(connection, [table.key for table in tables], stopped) if checksums else {},
         )
 
 

@@ -65,6 +65,7 @@ class BasePlan(BackupPlan):
 
     ``type`` is what was asked for; ``parent`` is there when an incremental one is to be tried. ``full_because`` says why there is no
     parent, and ``full_is_expected`` that nobody need be warned of it. ``last_full_bytes`` is what the last full base took in staging.
+    ``checksums``: the rows of each table at the restore point get one.
     """
 
     type: BaseType = "auto"
@@ -72,6 +73,7 @@ class BasePlan(BackupPlan):
     full_because: str = ""
     full_is_expected: bool = True
     last_full_bytes: int | None = None
+    checksums: bool = False
 
 
 def take_base_backup(
@@ -121,6 +123,7 @@ class _Work(Making):
         self._control = b""
         self._stopped_at: datetime | None = None
         self._restore_point: tuple[str, str] | None = None
+        self._checksums: dict[str, str] = {}
 
     def take(self, staging: StagingArea) -> None:
         """All artifacts, and what the manifest says of them."""
@@ -157,6 +160,7 @@ class _Work(Making):
             tablespaces=self._server.tablespaces,
             restore_point=name,
             restore_point_lsn=lsn,
+            checksums=self._checksums,
             cluster_settings=self._server.settings,
         )
 
@@ -282,11 +286,17 @@ class _Work(Making):
             )
             return
         point = make_restore_point(
-            self._cluster, f"twist_dr_{self.id}", self._client_version, self.warn, stopped=self.report.stop.is_set
+            self._cluster,
+            f"twist_dr_{self.id}",
+            self._client_version,
+            self.warn,
+            checksums=self._base_plan.checksums,
+            stopped=self.report.stop.is_set,
         )
         if point is None:
             return
         self._restore_point = point.name, point.lsn
+        self._checksums = point.checksums
         self.snapshot_at = point.at
         self.rows, self.large_objects, self.migrations = point.rows, point.large_objects, point.migrations
         assert self.postgres is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -86,11 +87,16 @@ class _Comparison:
 
     def run(self) -> Content:
         schema = DumpedSchema(self._dump, owners=self._place.keep_owners, alike=self._strict)
+        stop = threading.Event()
         with ThreadPoolExecutor(1, "content") as beside:
             # Hashing releases the interpreter's lock.
-            reading = beside.submit(read_content, self._dump)
-            restored = self._dump_again(ContentReader(schema.take), self._place.database)
-            dumped = reading.result()
+            reading = beside.submit(read_content, self._dump, stop.is_set)
+            try:
+                restored = self._dump_again(ContentReader(schema.take), self._place.database)
+                dumped = reading.result()
+            finally:
+                # Or whatever ended the dump would wait for the reading to end.
+                stop.set()
         self._compare_schema(schema)
         self._compare_rows(dumped, restored)
         self._compare_objects(dumped, restored)

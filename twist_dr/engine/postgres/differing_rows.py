@@ -17,13 +17,13 @@ from itertools import islice
 
 #: Of a table of 1 GB a bucket holds 256 KB.
 _BUCKETS = 4096
-#: Beyond so many, whole columns differ, and only the first rows are looked at.
+#: Of more that are unequal only so many are looked at, and of their rows only so many are kept.
 _FEW = 16
-_MET = 200
+_MOST = 20_000
 #: An identifier as pg_dump writes it: quoted wherever it is not plain.
 _NAME = rb'(?:"(?:[^"]|"")*"|[^" ;,().]+)'
 _LOADED = re.compile(
-    rb"COPY (" + _NAME + rb"\." + _NAME + rb") (?:\((" + _NAME + rb"(?:, " + _NAME + rb")*)\) )?FROM stdin;\s*"
+    rb"COPY (" + _NAME + rb"\." + _NAME + rb") (?:\((" + _NAME + rb"(?:, " + _NAME + rb")*)\))? FROM stdin;\s*"
 )
 _COLUMN = re.compile(_NAME + rb"(?=, |\Z)")
 #: As PostgreSQL writes a timestamp with time zone in ISO style, whatever the time zone is.
@@ -35,7 +35,8 @@ Rows = Callable[[], Iterator[bytes]]
 @dataclass(frozen=True)
 class Differing:
     """``dumped`` and ``restored``: the first row that differs, as COPY writes it; None where one side has no such row. ``number``: its place
-    in the dump, from 1, or in the restored table where the dump lacks it, 0 where it is none of the first rows. ``count``: rows that differ, None for many. ``columns``: that differ."""
+    in the dump, from 1, or in the restored table where the dump lacks it, 0 where it is none
+    of the first rows. ``count``: rows that differ, None for many. ``columns``: that differ."""
 
     number: int
     dumped: bytes | None
@@ -49,15 +50,16 @@ def first_difference(dumped: Rows, restored: Rows, load: bytes) -> Differing | N
     buckets = _unequal(_sums(dumped()), _sums(restored()))
     if not buckets:
         return None
-    few = len(buckets) <= _FEW
-    lacking, added = _lacking(dumped, restored, buckets, few), _lacking(restored, dumped, buckets, few)
-    count = max(len(lacking), len(added)) if few else None
+    some = _first_met(dumped(), buckets) or _first_met(restored(), buckets)
+    lacking, added = _lacking(dumped, restored, some), _lacking(restored, dumped, some)
+    every = some == buckets and max(len(lacking), len(added)) < _MOST
+    count = max(len(lacking), len(added)) if every else None
     if not lacking:
         number, row = added[0] if added else (0, None)
         return Differing(number, None, row, count, ())
     number, row = lacking[0]
     # The restored row that was this one: the one most like it.
-    others = (each for _, each in added) if few else restored()
+    others = (each for _, each in added) if every else restored()
     twin = max(others, key=lambda each: _alike(row, each), default=None)
     return Differing(number, row, twin, count, _columns(row, twin, load))
 
@@ -99,10 +101,23 @@ def _unequal(first: list[int], second: list[int]) -> set[int]:
     return {bucket for bucket, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1]}
 
 
-def _lacking(rows: Rows, others: Rows, buckets: set[int], every: bool) -> list[tuple[int, bytes]]:
-    """Rows of those buckets that the others have not, or not so often, with their numbers: all of them, or of the first that are met."""
+def _first_met(rows: Iterable[bytes], buckets: set[int]) -> set[int]:
+    """All of these buckets when they are few, else those into which the first rows fall."""
+    if len(buckets) <= _FEW:
+        return buckets
+    met: set[int] = set()
+    for row in rows:
+        if (bucket := _hash(row) % _BUCKETS) in buckets:
+            met.add(bucket)
+            if len(met) == _FEW:
+                break
+    return met
+
+
+def _lacking(rows: Rows, others: Rows, buckets: set[int]) -> list[tuple[int, bytes]]:
+    """Rows of those buckets that the others have not, or not so often, with their numbers, as far as they are looked at."""
     met = ((number, row) for number, row in enumerate(rows(), 1) if _hash(row) % _BUCKETS in buckets)
-    kept = list(met if every else islice(met, _MET))
+    kept = list(islice(met, _MOST))
     wanted = {row for _, row in kept}
     there = Counter(row for row in others() if row in wanted)
     lacking = []
@@ -113,8 +128,10 @@ def _lacking(rows: Rows, others: Rows, buckets: set[int], every: bool) -> list[t
     return lacking
 
 
-def _alike(row: bytes, other: bytes) -> int:
-    return sum(one == two for one, two in zip(row.split(b"\t"), other.split(b"\t"), strict=False))
+def _alike(row: bytes, other: bytes) -> tuple[bool, int]:
+    """The first column is nearly always the key."""
+    fields, others = row.split(b"\t"), other.split(b"\t")
+    return fields[0] == others[0], sum(one == two for one, two in zip(fields, others, strict=False))
 
 
 def _columns(row: bytes | None, other: bytes | None, load: bytes) -> tuple[bytes, ...]:

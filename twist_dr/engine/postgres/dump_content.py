@@ -96,11 +96,11 @@ class ContentReader(DumpReader):
         self.objects.add(self._oid, self._hash.digest())
 
 
-def read_content(dump: Path) -> ContentReader:
-    """The contents of a dump that lies there, uncompressed. Raises ``UnknownDump``."""
+def read_content(dump: Path, stopped: Callable[[], bool] = lambda: False) -> ContentReader:
+    """The contents of a dump that lies there, uncompressed, or of its first part when it is stopped. Raises ``UnknownDump``."""
     reader = ContentReader()
     with dump.open("rb", buffering=0) as file:
-        while piece := file.read(CHUNK):
+        while not stopped() and (piece := file.read(CHUNK)):
             reader.feed(piece)
     return reader
 

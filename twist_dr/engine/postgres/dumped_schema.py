@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twist_dr.engine.postgres.differing_rows import at_utc
 from twist_dr.engine.postgres.dump_content import EveryKind
 from twist_dr.engine.postgres.dump_internals import without_internals
 from twist_dr.engine.postgres.dump_toc import TocEntry, read_entries, read_header
@@ -31,6 +32,8 @@ _ABOUT_OTHERS = {b"COMMENT", b"SECURITY LABEL", b"ACL"}
 #: Given by a restore with owners and grants alone.
 _LARGE_OBJECTS, _OF_LARGE_OBJECTS = {b"BLOB", b"BLOB METADATA"}, b"LARGE OBJECT"
 _RIGHTS = {b"ACL", b"DEFAULT ACL", *_LARGE_OBJECTS}
+#: Every database has it; a dump has it where it belongs to somebody else than usual.
+_PUBLIC: Key = (b"SCHEMA", b"", b"public")
 #: String constants and numbers: what the server puts into other words keeps them.
 _CONSTANT = re.compile(rb"'(?:[^']|'')*'|(?<![A-Za-z_0-9\"])[0-9]+(?:\.[0-9]+)?")
 
@@ -71,7 +74,7 @@ class DumpedSchema:
             entry.kind in _LARGE_OBJECTS or (entry.kind == b"ACL" and entry.name.startswith(_OF_LARGE_OBJECTS))
         ):
             return False
-        return self._owners or entry.kind not in _RIGHTS
+        return self._owners or (entry.kind not in _RIGHTS and key_of(entry) != _PUBLIC)
 
     def text(self, entry: TocEntry) -> bytes:
         return b"%s\n%s" % (entry.definition, b"OWNER TO " + entry.owner if self._owners and entry.owner else b"")
@@ -118,7 +121,7 @@ def same_constants(texts: list[bytes], others: list[bytes]) -> bool:
 
 
 def _constants(texts: list[bytes]) -> Counter[bytes]:
-    return Counter(constant for text in texts for constant in _CONSTANT.findall(text))
+    return Counter(constant for text in texts for constant in _CONSTANT.findall(at_utc(text)))
 
 
 def _plain(text: bytes) -> bytes:

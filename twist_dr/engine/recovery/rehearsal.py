@@ -9,6 +9,8 @@ from pathlib import Path
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.checksums import compare_checksums
+from twist_dr.engine.postgres.cluster import named_errors
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.progress import Report, human_seconds
@@ -116,6 +118,10 @@ def _compare(
         return
     with result.timed("compare"), recovered.cluster(facts.database).connect() as connection:
         found = compare_database(connection, manifest, report, key_tables=plan.key_tables)
+        if base.checksums:
+            with named_errors("to read the tables of the recovered database"):
+                found.differences += compare_checksums(connection, base.checksums)
+            result.proved = "content"
     result.differences += found.differences
     result.notes += found.notes
     result.tables, result.rows = found.tables, found.rows

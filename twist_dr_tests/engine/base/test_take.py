@@ -23,6 +23,7 @@ from twist_dr.engine.base import restore_point
 from twist_dr.engine.base.restore_point import make_restore_point
 from twist_dr.engine.base.take import Parent
 from twist_dr.engine.copies import store_copy
+from twist_dr.engine.postgres.checksums import compare_checksums
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import unprivileged
@@ -117,11 +118,11 @@ def test_base_backups_are_encrypted_even_for_a_target_that_asks_for_none(erp: Cl
     assert names == {"base.tar.zst.enc", "backup_manifest.zst.enc", "server.json.zst.enc", "manifest.json"}
 
 
-def test_the_recorded_rows_are_exactly_those_at_the_restore_point_while_others_write(
+def test_the_recorded_rows_and_checksums_are_exactly_those_at_the_restore_point_while_others_write(
     archiving: PostgresServer, erp: Cluster, bases: Bases
 ) -> None:
     with writing(erp, sessions=3):
-        manifest = bases.take(erp)
+        manifest = bases.take(erp, checksums=True)
     assert manifest.warnings == []
     base = manifest.base
     assert base is not None and base.restore_point is not None
@@ -130,9 +131,15 @@ def test_the_recorded_rows_are_exactly_those_at_the_restore_point_while_others_w
         assert 1000 < count(server.cluster("erp")) == manifest.tables["public.invoice"] < count(erp)
         with server.cluster("erp").connect() as connection:
             replayed = connection.execute("SELECT pg_last_wal_replay_lsn()::text").fetchall()[0][0]
+            assert base.checksums.keys() == manifest.tables.keys()
+            assert compare_checksums(connection, base.checksums) == []
             # While it is paused, a server hides what was being committed when the base began; promoted, it shows all.
             connection.execute("SELECT pg_promote()")
         assert count(server.cluster("erp")) == manifest.tables["public.invoice"]
+        with server.cluster("erp").connect() as connection:
+            connection.execute("UPDATE invoice SET id = -1 WHERE id = (SELECT max(id) FROM invoice)")
+            differences = compare_checksums(connection, base.checksums)
+        assert differences == ["table public.invoice: its rows are not those of the restore point, though as many"]
     assert parse_lsn(replayed) == parse_lsn(base.restore_point_lsn or "")
 
 
