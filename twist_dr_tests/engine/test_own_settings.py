@@ -14,7 +14,7 @@ from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
 from twist_dr.engine.postgres.confinement import is_kept_away
-from twist_dr.engine.postgres.dump import restore_database
+from twist_dr.engine.postgres.dump import dump_roles, restore_database
 from twist_dr.engine.postgres.making import give_last, leave_outside, make_to_serve
 from twist_dr.engine.postgres.own_settings import (
     NO_SETTINGS,
@@ -23,6 +23,7 @@ from twist_dr.engine.postgres.own_settings import (
     differing_settings,
     own_settings_of,
 )
+from twist_dr.engine.postgres.roles import apply_roles, missing_roles, roles_to_make
 from twist_dr.engine.postgres.surroundings import differing
 from twist_dr.engine.recovery.outside import text_orders
 from twist_dr.engine.repository import Repository
@@ -306,3 +307,17 @@ def test_rows_of_any_bytes_are_kept_and_names_that_are_no_utf_8_refused_with_the
         taken(cluster, tmp_path / "again")
     with newest_server.cluster().connect() as connection:
         databases.drop(connection, name)
+
+
+def test_roles_with_orders_to_psql_around_them_are_made_on_any_server(server: PostgresServer) -> None:
+    r"""pg_dumpall of newer minor releases begins with \restrict, which older programs do not know; none of them is asked."""
+    role, script = f"clerk_{secrets.token_hex(3)}", list[bytes]()
+    with server.cluster().connect() as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'".encode())
+        dump_roles(server.cluster(), server.tools, True, script.append)
+        connection.execute(f"DROP ROLE {role}".encode())
+        roles = b"".join(script)
+        assert b"\n\\restrict " in roles and missing_roles(connection, roles) == [role]
+        apply_roles(server.cluster(), roles_to_make(roles, {role}))
+        assert missing_roles(connection, roles) == []
+        connection.execute(f"DROP ROLE {role}".encode())
