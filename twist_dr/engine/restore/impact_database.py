@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.changes import ChangesSince, read_counters
 from twist_dr.engine.postgres.cluster import Table, first_line, named_errors, query, read_tables
-from twist_dr.engine.postgres.extension_members import MemberTable, columns_of
-from twist_dr.engine.postgres.extension_rows import as_written, read_content
 from twist_dr.engine.postgres.unplanned import count_unplanned
 from twist_dr.engine.restore.impact import TableImpact, go_on_unless
+from twist_dr.engine.restore.impact_extensions import extension_impact
 from twist_dr.engine.restore.newest_columns import COLUMNS, Column, Period, moment, newer_than, possible
-from twist_dr.engine.table_names import TableName, from_label
+from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
 from twist_dr.errors import DatabaseRightsMissing
-from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from psycopg.sql import Composed
@@ -68,35 +66,12 @@ def database_impact(
         changes = ChangesSince(manifest.counters, read_counters(connection))
         reading = _Reading(connection, manifest, manifest.snapshot_at, changes, large_bytes, stop)
         reading.read_all(_read_live(connection))
-        reading.notes += _of_extensions(connection, manifest)
+        reading.notes += extension_impact(connection, manifest)
     found, then = reading.found, manifest.rows
     there = {name.among(then) for name in found} | reading.unread
     for name in then.keys() - there:
         found[name] = TableImpact(name, None, then[name])
     return [found[name] for name in sorted(found)], reading.notes
-
-
-def _of_extensions(connection: Connection, manifest: Manifest) -> list[str]:
-    """Tables of extensions whose rows the backup keeps, and which hold others now."""
-    import psycopg
-
-    notes = []
-    for kept in manifest.extension_rows:
-        name = from_label(kept.table)
-        what = f"table {name.label} of the extension {kept.extension}: {kept.rows} rows in the backup"
-        columns = columns_of(connection, name)
-        if columns is None:
-            notes.append(f"{what}, and no such table now")
-            continue
-        try:
-            with as_written(connection):
-                now = read_content(connection, MemberTable(kept.extension, name.schema, name.name, "", columns))
-        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
-            notes.append(f"{what}, and those of now cannot be read: {first_line(error)}")
-            continue
-        if now.number != kept.content:
-            notes.append(f"{what}, {now.rows} now, and they are not the same")
-    return list(map(one_line, notes))
 
 
 @contextmanager
