@@ -11,6 +11,7 @@ import pytest
 from twist_dr.doctor.database import check_database
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, query
+from twist_dr.engine.postgres.everybodys_settings import add_everybodys_settings, read_everybodys_settings
 from twist_dr.engine.postgres.left_out import KINDS, left_out
 from twist_dr.engine.postgres.restore_place import scratch_server
 from twist_dr.engine.postgres.roles import role_names
@@ -133,7 +134,7 @@ def test_what_is_set_for_all_roles_and_who_is_a_member_of_whom_comes_back(
         connection.execute(
             "ALTER ROLE ALL RESET app.max; ALTER ROLE ALL SET work_mem = '8MB'; DROP ROLE \"the clerks\"; DROP ROLE anna"
         )
-        told = make_missing_roles(connection, roles)
+        told = make_missing_roles(cluster, connection, roles, gone=False)
         memberships = "SELECT roleid::regrole::text, member::regrole::text, admin_option FROM pg_auth_members WHERE roleid::regrole::text ~ 'clerk|stays'"
         assert sorted(query(connection, memberships)) == [
             ('"the clerks"', "anna", True),
@@ -160,6 +161,13 @@ def test_what_is_set_for_all_roles_and_who_is_a_member_of_whom_comes_back(
         )
         connection.execute('ALTER ROLE ALL RESET ALL; DROP ROLE anna; DROP ROLE stays; DROP ROLE "the clerks"')
     assert "ALL" not in role_names(roles)
+
+
+def test_libraries_are_never_set_for_all_roles_of_a_server_that_may_lack_them(newest_server: PostgresServer) -> None:
+    with newest_server.cluster().connect() as connection:
+        given, told = add_everybodys_settings(connection, b"ALTER ROLE ALL SET session_preload_libraries TO 'gone';\n")
+        assert read_everybodys_settings(connection) == b""
+    assert given == [] and len(told) == 1 and "nobody could connect any more" in told[0]
 
 
 def test_the_page_and_the_function_name_the_same() -> None:

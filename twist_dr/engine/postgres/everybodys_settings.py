@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
 _SETTING = re.compile(rb"ALTER ROLE ALL SET (" + NAME + rb") TO .*;", re.DOTALL)
+#: Why libraries are not set for all roles by us.
+_LOCKS_OUT = "where one of these libraries is missing, nobody could connect any more; give it by hand, from roles.sql"
 
 
 def read_everybodys_settings(connection: Connection) -> bytes:
@@ -49,7 +51,7 @@ def give_everybodys_settings(connection: Connection, roles: bytes) -> list[str]:
     wanted = {
         name: statement
         for name, statement in everybodys_settings(roles).items()
-        if name.lower() not in OF_SESSIONS and not name.endswith("_preload_libraries")
+        if name.lower() not in OF_SESSIONS and not _is_of_libraries(name)
     }
     return [
         one_line(f"the setting {name} for all roles cannot be had here: {reason}")
@@ -63,7 +65,11 @@ def add_everybodys_settings(connection: Connection, roles: bytes) -> tuple[list[
     What it has set otherwise stays: it may serve other applications, too.
     """
     wanted, there = everybodys_settings(roles), everybodys_settings(read_everybodys_settings(connection))
-    refused = _give(connection, roles, {name: statement for name, statement in wanted.items() if name not in there})
+    absent = {name: statement for name, statement in wanted.items() if name not in there}
+    locking_out = {name: _LOCKS_OUT for name in absent if _is_of_libraries(name)}
+    refused = locking_out | _give(
+        connection, roles, {name: absent[name] for name in absent.keys() - locking_out.keys()}
+    )
     told = [f"the setting {name} for all roles could not be given: {reason}" for name, reason in refused.items()]
     told += [
         f"the setting {name} for all roles (ALTER ROLE ALL SET) is another one here than in roles.sql, and stays"
@@ -84,6 +90,10 @@ def missing_everybodys_settings(connection: Connection, roles: bytes) -> list[st
         for name, statement in sorted(wanted.items())
         if there.get(name) != statement
     ]
+
+
+def _is_of_libraries(name: str) -> bool:
+    return name.lower().endswith("_preload_libraries")
 
 
 def _give(connection: Connection, roles: bytes, wanted: dict[str, bytes]) -> dict[str, str]:
