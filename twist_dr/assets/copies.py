@@ -84,7 +84,7 @@ def copies_asset(
         required_resource_keys={"catalog", "keyring", *map(target_resource, names.values())},
         can_subset=True,
     )
-    def copies(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+    def copies(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         with operation(context, settings, retry=True) as report:
             catalog: Catalog = context.resources.catalog
             staging = StagingArea(settings.staging_dir)
@@ -93,7 +93,9 @@ def copies_asset(
             places = repositories_of(context, settings)
             backup_id, own_run = _backup_to_copy(context, catalog, settings.application, kind)
             manifest = _staged(backup_id, staging, places, keyring, report)
-            chosen = {names[key]: key for key in sorted(context.selected_asset_keys)}
+            # Bytes are checked as they are stored: whoever launches a check alone on its page has the copy made for it.
+            checks = {check.asset_key for check in context.selected_asset_check_keys}
+            chosen = {names[key]: key for key in sorted({*context.selected_asset_keys, *checks})}
             forms = _forms(settings, manifest, list(chosen), own_run=own_run, report=report)
             copying = Copying(catalog, manifest, context.run.run_id, report)
             with staging.using(manifest.backup_id) as folder, ExitStack() as stack:
@@ -104,7 +106,12 @@ def copies_asset(
                     needed = needed_beside(manifest, AwaitWal(settings, shipping, report))
                 wanted = {name: (places[name], form) for name, form in forms.items()}
                 for copy in copying.side_by_side(folder, wanted, before_sealed=needed):
-                    yield _materialization(chosen[copy.target], copy, manifest, places[copy.target].target)
+                    key = chosen[copy.target]
+                    check = _stored_bytes_checked(key, copy)
+                    if key in context.selected_asset_keys:
+                        yield _materialization(key, copy, manifest, places[copy.target].target, check)
+                    else:
+                        yield check
             clear_staging(catalog, staging, settings.application, report)
             record_room(catalog, [place.target for place in places.values()], report)
             copying.raise_failures()
@@ -179,8 +186,14 @@ def _staged(
     )
 
 
+def _stored_bytes_checked(key: dg.AssetKey, copy: StoredCopy) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key, check_name="stored_bytes_checked", passed=True, metadata={"bytes": copy.bytes}
+    )
+
+
 def _materialization(
-    key: dg.AssetKey, copy: StoredCopy, manifest: Manifest, target: StorageTarget
+    key: dg.AssetKey, copy: StoredCopy, manifest: Manifest, target: StorageTarget, check: dg.AssetCheckResult
 ) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         asset_key=key,
@@ -192,11 +205,7 @@ def _materialization(
             "duration_seconds": dg.MetadataValue.float(copy.seconds),
             "ratio": dg.MetadataValue.float(round(manifest.plain_bytes / copy.bytes, 2)),
         },
-        check_results=[
-            dg.AssetCheckResult(
-                asset_key=key, check_name="stored_bytes_checked", passed=True, metadata={"bytes": copy.bytes}
-            )
-        ],
+        check_results=[check],
     )
 
 

@@ -121,7 +121,9 @@ def test_after_a_cleanup_of_bases_and_wal_every_second_of_the_window_is_recovere
             with RecordedLoad(site.database_url, seconds=0.02) as load:
                 for _ in range(3):
                     load.wait_for(len(load.written) + 10)
-                    site.job("backup_base", {"base_backup": {"config": {"type": "full", "label": "scheduled"}}}).expect(0)
+                    site.job("backup_base", {"base_backup": {"config": {"type": "full", "label": "scheduled"}}}).expect(
+                        0
+                    )
                     for _ in range(4):
                         site.query("SELECT pg_switch_wal()")
                         load.wait_for(len(load.written) + 5)

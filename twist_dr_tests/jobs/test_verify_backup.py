@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from twist_dr.engine.encryption import associated_data
@@ -93,6 +94,25 @@ def test_a_damaged_copy_is_passed_over_for_the_next_target(backed_up: Site, name
     assert "office (corrupt)" in site.cli("list").expect(0).text
     site.materialize("erp", "copies", "office").expect(0)
     site.verify(target="office").expect(0)
+
+
+def test_a_check_that_is_launched_alone_is_told(backed_up: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in backed_up.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(backed_up.folder)
+    from twist_dr.definitions import build_definitions
+
+    checks = {("copies", "office"): "stored_bytes_checked", ("verification",): "restored_equals_recorded"}
+    for path, name in checks.items():
+        check = dg.AssetCheckKey(dg.AssetKey(["erp", *path]), name)
+        job = dg.define_asset_job("only_the_check", selection=dg.AssetSelection.checks(check))
+        definitions = dg.Definitions.merge(build_definitions(backed_up.settings()), dg.Definitions(jobs=[job]))
+        with dg.DagsterInstance.ephemeral() as instance:
+            done = definitions.resolve_job_def("only_the_check").execute_in_process(
+                instance=instance, raise_on_error=False
+            )
+        assert done.success and [each.passed for each in done.get_asset_check_evaluations()] == [True]
+        assert done.get_asset_materialization_events() == []
 
 
 def test_when_no_target_has_a_good_copy_the_run_fails_and_says_why_for_each(backed_up: Site) -> None:
