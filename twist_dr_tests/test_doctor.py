@@ -20,7 +20,7 @@ import pytest
 
 from twist_dr.doctor import database as database_checks
 from twist_dr.doctor import exit_status, render, run_doctor
-from twist_dr.doctor.database import DatabaseSeen, check_database
+from twist_dr.doctor.database import DatabaseSeen, check_database, explain_connection
 from twist_dr.doctor.files import check_configuration, check_django, check_media, look_at
 from twist_dr.doctor.findings import Check, Finding, T, shown
 from twist_dr.doctor.machine import (
@@ -46,6 +46,7 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.engine.wal.spool import Spool
+from twist_dr.errors import DatabaseGone
 from twist_dr.init import write_initial_files
 from twist_dr.redaction import keep_secret
 from twist_dr.settings import Settings, parse_settings
@@ -254,7 +255,12 @@ def test_a_wrong_password_a_missing_database_and_a_stopped_server_are_told_apart
     assert "right password into database.url" in remedy(wrong)
     missing = told(newest_server.cluster("no_such_database"))
     assert 'database "no_such_database" does not exist' in missing.found
-    assert "after the last / of database.url" in remedy(missing)
+    assert "the job restore with mode replace makes it anew" in remedy(missing)
+    assert "correct its name in database.url" in remedy(missing)
+    with pytest.raises(DatabaseGone) as gone:
+        newest_server.cluster("no_such_database").connect()
+    elsewhere = explain_connection("verification", gone.value, "verification.server")
+    assert "after the last / of verification.server" in remedy(elsewhere)
     stopped = told(Cluster(f"postgresql://erp:{PASSWORD.partition('/')[0]}@127.0.0.1:{free_port()}/erp"))
     assert "refused" in stopped.found
     assert "start the server" in remedy(stopped)

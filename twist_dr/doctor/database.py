@@ -38,6 +38,7 @@ _CONNECTING = (
         + NEW_SERVER,
     ),
     ("no password supplied", "put the password into database.url: postgresql://user:password@host:5432/database"),
+    ('database "', "correct the name after the last / of database.url; list what there is with: psql -l"),
     ('role "', "correct the user in database.url, or create it: CREATE ROLE name LOGIN PASSWORD '...'"),
     ("no pg_hba.conf entry", "allow this user, database and address in pg_hba.conf of the server, then reload it"),
     ("does not support SSL", "take sslmode=require out of database.url, or switch ssl on in the server"),
@@ -124,7 +125,7 @@ def check_database(cluster: Cluster) -> Check[DatabaseSeen | None]:
 def explain_connection(check: str, error: DatabaseError, setting: str) -> Finding:
     """Why there is no connection, and what to do about this very reason. ``setting`` is the URL's place in the settings."""
     finding = from_error(check, error)
-    if isinstance(error, DatabaseGone):
+    if isinstance(error, DatabaseGone) and setting == "database.url":
         return finding
     remedy = next((remedy for reason, remedy in _CONNECTING if reason in finding.found), finding.remedy)
     return Finding(check, "problem", finding.found, (remedy or "").replace("database.url", setting) or None)
