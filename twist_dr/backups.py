@@ -63,6 +63,7 @@ def plan_backup(
         media=settings.media,
         configuration=settings.configuration,
         client_tools=settings.database.client_tools,
+        lock_timeout=settings.database.lock_timeout.total_seconds(),
         proof=tools_proof(settings),
         compression_level=settings.backup.compression_level,
         compression_threads=settings.backup.compression_threads,

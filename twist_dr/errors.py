@@ -218,6 +218,12 @@ class IsolationMissing(DatabaseError):
     """A server with the database's own code cannot be kept away from what is not its own here, and the settings ask for that."""
 
 
+class LockTimeout(DatabaseError):
+    """Another session, or a prepared transaction, holds a lock that we need and has not given it up in time."""
+
+    retryable = True
+
+
 class ProcessFailed(DatabaseError):
     """A PostgreSQL program ended with an error, or wrote less than it must."""
 

@@ -16,6 +16,7 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.confinement import Confinement, Isolation, need_isolation
+from twist_dr.engine.postgres.lock_waits import RECOVERED_SERVER_SECONDS
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.engine.progress import Report, human_bytes
@@ -34,7 +35,7 @@ from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
-from twist_dr.errors import IsolationMissing
+from twist_dr.errors import IsolationMissing, LockTimeout, RecoveryFailed
 from twist_dr.resources.restores import restore_place, surroundings
 from twist_dr.settings import Settings
 from twist_dr.storage.local import LocalTarget
@@ -295,11 +296,18 @@ class Recovery:
             reason=self.record.recovery_point or "",
             parts=("database",),
             client_tools=settings.database.client_tools,
+            lock_timeout=RECOVERED_SERVER_SECONDS,
             compression_level=1,
         )
         # A staging area is laid out as a storage target is.
         staging = StagingArea(folder / settings.application / "backups")
-        manifest = take_full_backup(plan, cluster, self._keyring, staging, self._report)
+        try:
+            manifest = take_full_backup(plan, cluster, self._keyring, staging, self._report)
+        except LockTimeout as error:
+            raise RecoveryFailed(
+                f"At that point the database cannot be taken out of the recovered server: {error} Recover to before it was prepared or to "
+                "after its end, or with mode: sandbox, and end it there."
+            ) from error
         self._report.info(f"dumped {human_bytes(manifest.plain_bytes)} out of the recovered server")
         return manifest
 

@@ -14,7 +14,9 @@ from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot
 from twist_dr.engine.postgres.dump import dump_schema
+from twist_dr.engine.postgres.lock_waits import watched_locks
 from twist_dr.engine.postgres.tools import choose_tools, find_tools
+from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.cutover import Surroundings
 from twist_dr.engine.restore.restored_configuration import everything_kept
 from twist_dr.engine.restore.rights_gate import missing_rights
@@ -22,6 +24,9 @@ from twist_dr.engine.restore.settle import half_removed, interrupted
 from twist_dr.engine.words import few
 from twist_dr.errors import Busy
 from twist_dr.settings import Settings
+
+#: A doctor says what is locked, and waits for nobody.
+_LOCK_SECONDS = 5.0
 
 
 def check_interrupted(around: Surroundings, lock_dir: Path, application: str) -> Check[None]:
@@ -106,7 +111,8 @@ def check_restorable(around: Surroundings, backing_up: Cluster, folders: Sequenc
         pieces: list[bytes] = []
         with Snapshot(backing_up) as snapshot:
             tools = choose_tools(find_tools(folders), snapshot.connection.info.server_version // 10000)
-            dump_schema(backing_up, tools, snapshot.id, pieces.append)
+            with watched_locks(backing_up, Report(), timeout=_LOCK_SECONDS):
+                dump_schema(backing_up, tools, snapshot.id, pieces.append)
         return b"".join(pieces)
 
     with closing(databases.connect_for_maintenance(around.cluster)) as connection:

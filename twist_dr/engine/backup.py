@@ -46,6 +46,7 @@ from twist_dr.engine.postgres.everybodys_settings import read_everybodys_setting
 from twist_dr.engine.postgres.extension_members import KEPT, MEMBERS, ROWS, read_kept, read_members
 from twist_dr.engine.postgres.extension_rows import write_rows
 from twist_dr.engine.postgres.left_out import left_out
+from twist_dr.engine.postgres.lock_waits import watched_locks
 from twist_dr.engine.postgres.login_triggers import login_triggers
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, find_tools
@@ -92,6 +93,8 @@ class BackupPlan:
     media: Mapping[str, Path] = field(default_factory=dict)
     configuration: Sequence[str] = ()
     client_tools: Sequence[Path] = ()
+    lock_timeout: float = 300.0
+    """Seconds that locks of other sessions in the database are waited for."""
     proof: ToolsProof | None = None
     """How tools of another major version than the server's are proven; None where they are the server's own."""
     compression_level: int = 3
@@ -295,6 +298,7 @@ class _Work(Making):
     def back_up_database(self, staging: StagingArea, media_size: int) -> bool:
         """Returns whether there is one to back up."""
         with ExitStack() as stack:
+            stack.enter_context(watched_locks(self._cluster, self.report, timeout=self.plan.lock_timeout))
             try:
                 snapshot = stack.enter_context(Snapshot(self._cluster))
             except (DatabaseGone, DatabaseUnreachable) as error:

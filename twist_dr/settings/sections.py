@@ -21,10 +21,14 @@ from twist_dr.settings.values import (
 
 
 class DatabaseSettings(Section):
-    """The database to protect. ``url`` as libpq takes it; ``client_tools`` are folders with pg_dump, tried before all others."""
+    """The database to protect. ``url`` as libpq takes it; ``client_tools`` are folders with pg_dump, tried before all others.
+
+    ``lock_timeout``: how long a backup waits for a lock that another session holds, which it names meanwhile.
+    """
 
     url: PostgresUrl
     client_tools: list[SettingsPath] = []
+    lock_timeout: Duration = timedelta(minutes=5)
 
 
 class DjangoSettings(Section):

@@ -24,6 +24,7 @@ from twist_dr.engine.chunks import read_chunks
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import BaseFacts, Manifest
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
+from twist_dr.engine.postgres.lock_waits import watched_locks
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
@@ -285,14 +286,15 @@ class _Work(Making):
                 "cluster: taken from a standby, which makes no restore points, so no rows are recorded and its rehearsal compares none"
             )
             return
-        point = make_restore_point(
-            self._cluster,
-            f"twist_dr_{self.id}",
-            self._client_version,
-            self.warn,
-            checksums=self._base_plan.checksums,
-            stopped=self.report.stop.is_set,
-        )
+        with watched_locks(self._cluster, self.report, timeout=self.plan.lock_timeout):
+            point = make_restore_point(
+                self._cluster,
+                f"twist_dr_{self.id}",
+                self._client_version,
+                self.warn,
+                checksums=self._base_plan.checksums,
+                stopped=self.report.stop.is_set,
+            )
         if point is None:
             return
         self._restore_point = point.name, point.lsn

@@ -19,8 +19,6 @@ from twist_dr.engine.streams import write_new
 from twist_dr.engine.words import few
 from twist_dr.errors import ProcessFailed
 
-#: pg_dump gives up when another session keeps a table locked (ALTER TABLE in a forgotten transaction) for so long.
-_LOCK_WAIT_SECONDS = 300
 #: The header of a custom-format dump alone is larger than this.
 _LEAST_DUMP = 512
 _LEAST_ROLES = 100
@@ -48,8 +46,7 @@ def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iter
 
     Raises ``ProcessFailed`` when pg_dump fails, writes what is no dump, or leaves out one of ``tables``.
     """
-    options = [f"--snapshot={snapshot_id}", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s"]
-    dumped = custom_dump(cluster, tools, options, write)
+    dumped = custom_dump(cluster, tools, [f"--snapshot={snapshot_id}"], write)
     if missing := sorted(table.label for table in tables if table.raw not in dumped.tables):
         raise ProcessFailed(
             f"pg_dump reported success but left out {few(missing)}; "
@@ -60,8 +57,7 @@ def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iter
 
 def dump_schema(cluster: Cluster, tools: Tools, snapshot_id: str, write: Write) -> None:
     """Write a custom-format dump of the snapshot without its rows. Raises ``ProcessFailed``."""
-    options = [f"--snapshot={snapshot_id}", f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s", "--schema-only"]
-    custom_dump(cluster, tools, options, write)
+    custom_dump(cluster, tools, [f"--snapshot={snapshot_id}", "--schema-only"], write)
 
 
 def dump_members(
@@ -73,7 +69,6 @@ def dump_members(
     """
     options = [
         f"--snapshot={snapshot_id}",
-        f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s",
         "--binary-upgrade",
         "--schema-only",
     ]

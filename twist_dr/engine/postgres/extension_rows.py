@@ -35,8 +35,6 @@ _HEAD = (
     f"{_AS_WRITTEN.replace('; ', f';{chr(10)}')};\n\n"
 )
 _TAIL = "COMMIT;\n"
-#: As long as pg_dump waits for a table that another session keeps locked.
-_LOCK_WAIT = "SET LOCAL lock_timeout TO '300s'"
 _ROWS_END = b"\\.\n\n"
 _MODULUS = 1 << 256
 
@@ -106,7 +104,6 @@ def write_rows(
         put(_copy_in(table).as_string(connection) + ";\n")
         content, begun = Content(), place
         with as_written(connection):
-            connection.execute(_LOCK_WAIT)
             for piece in _rows_of(connection, table):
                 content.feed(piece)
                 put(piece)

@@ -13,6 +13,7 @@ from twist_dr.engine.postgres.checksums import compare_checksums
 from twist_dr.engine.postgres.cluster import named_errors
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.confinement import Isolation
+from twist_dr.engine.postgres.lock_waits import RECOVERED_SERVER_SECONDS, watched_locks
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.recovery.planning import RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.recover import Recovered, recover
@@ -116,7 +117,9 @@ def _compare(
             "nobody counted rows at that point, so none are compared; the server proved how far it replayed"
         )
         return
-    with result.timed("compare"), recovered.cluster(facts.database).connect() as connection:
+    cluster = recovered.cluster(facts.database)
+    watched = watched_locks(cluster, report, timeout=RECOVERED_SERVER_SECONDS)
+    with result.timed("compare"), watched, cluster.connect() as connection:
         found = compare_database(connection, manifest, report, key_tables=plan.key_tables)
         if base.checksums:
             with named_errors("to read the tables of the recovered database"):
