@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
-.PHONY: help demo ui test check bench fuzz servers clean
+.PHONY: help demo ui test check bench fuzz prove servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,9 +33,12 @@ bench: $(VENV)/.test ## measure speed and memory, as ratios; writes .bench/resul
 fuzz: $(VENV)/.test ## give every reader of bytes from outside bad ones, new ones each time, for an hour (HOURS=...)
 	$(BIN)/python -m twist_dr_tests.fuzz --hours $(HOURS)
 
-clean: ## remove what these targets made (.venv, .demo, .bench)
+prove: $(VENV)/.test ## follow the README word for word with a public Django application (Wagtail and its demo site)
+	$(BIN)/python -m twist_dr_tests.prove
+
+clean: ## remove what these targets made (.venv, .demo, .bench, .prove)
 	@if [ -x $(BIN)/python ] && [ -d .demo ]; then $(BIN)/python -m twist_dr_tests.demo --remove; fi
-	rm -rf $(VENV) .demo .bench
+	rm -rf $(VENV) .demo .bench .prove
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "twist-dr needs Python 3.10 or newer; try: make PYTHON=python3.11 ..."; exit 1; }
