@@ -245,7 +245,7 @@ def test_newer_catalog_is_refused(url: str, future: Any, monkeypatch: pytest.Mon
     future()
     Catalog(url).target_tests()
     monkeypatch.undo()
-    with pytest.raises(CatalogTooNew, match=r"newer twist-dr .*0006.*0005.*; upgrade twist-dr"):
+    with pytest.raises(CatalogTooNew, match=r"newer twist-dr .*0007.*0006.*; upgrade twist-dr"):
         record(Catalog(url))
     assert version(url) == "0007"
 
