@@ -11,7 +11,7 @@ import pytest
 import twist_dr.engine.postgres.lock_waits as lock_waits
 from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.postgres.cluster import Cluster, count_rows, read_tables
+from twist_dr.engine.postgres.cluster import Cluster, count_rows, named_errors, read_tables
 from twist_dr.engine.postgres.lock_waits import watched_locks
 from twist_dr.engine.progress import Report
 from twist_dr.engine.staging import StagingArea
@@ -114,17 +114,35 @@ def test_a_watch_without_a_session_tries_again(shop: Cluster, monkeypatch: pytes
             raise DatabaseError("too many connections")
         return connect(cluster, *of, **how)  # type: ignore[arg-type]
 
-    with shop.connect(autocommit=False) as other:
+    with (
+        shop.connect(autocommit=False) as other,
+        watched_locks(shop, Report(warning=told.append), timeout=60),
+        shop.connect() as waiting,
+    ):
         other.execute('LOCK TABLE "an invoice"')
-        waiting = shop.connect()
-        try:
-            with watched_locks(shop, Report(warning=told.append), timeout=60):
-                monkeypatch.setattr(Cluster, "connect", sometimes)
-                thread = threading.Thread(target=lambda: waiting.execute('SELECT * FROM "an invoice"').fetchall())
-                thread.start()
-                wait_until(lambda: bool(told), "the wait is told")
-                other.rollback()
-                thread.join()
-        finally:
-            waiting.close()
+        monkeypatch.setattr(Cluster, "connect", sometimes)
+        thread = threading.Thread(target=lambda: waiting.execute('SELECT * FROM "an invoice"').fetchall())
+        thread.start()
+        wait_until(lambda: bool(told), "the wait is told")
+        other.rollback()
+        thread.join()
     assert not refused
+
+
+def test_what_waited_before_a_watch_began_is_not_given_up_with_it(shop: Cluster) -> None:
+    """A backup that waits has its own patience, whoever asks the doctor meanwhile, and somebody's own pg_dump is not ours to end."""
+    rows: list[object] = []
+    with shop.connect(autocommit=False) as other, shop.connect() as backup:
+        other.execute('LOCK TABLE "an invoice"')
+        thread = threading.Thread(target=lambda: rows.extend(backup.execute('SELECT * FROM "an invoice"').fetchall()))
+        thread.start()
+        with (
+            pytest.raises(LockTimeout),
+            watched_locks(shop, Report(), timeout=0.5),
+            shop.connect() as connection,
+            named_errors("to look"),
+        ):
+            connection.execute('SELECT * FROM "an invoice"')
+        other.rollback()
+        thread.join()
+    assert rows == [(1,)]

@@ -27,7 +27,8 @@ _LOOK_SECONDS = 3.0
 #: Nobody is there to end what holds a lock in a server that we recovered, but its own workers, which give way within seconds.
 RECOVERED_SERVER_SECONDS = 20.0
 
-#: Ours are the sessions of our role that this package and PostgreSQL's client programs open. A prepared transaction has process 0.
+#: Ours are the sessions of our role that this package and PostgreSQL's client programs opened within ``seconds``, as long as the watch lasts: a
+#: backup that goes on beside a doctor has its own patience, and somebody's own pg_dump is not ours to end. A prepared transaction has process 0.
 _WAITS = """
     SELECT w.pid, n.nspname, c.relname, l.mode, l.relation,
            h.pid, h.usename, h.application_name, coalesce(host(h.client_addr), ''), h.state,
@@ -40,6 +41,7 @@ _WAITS = """
       LEFT JOIN pg_stat_activity h ON h.pid = b.pid
      WHERE w.datname = current_database() AND w.usename = current_user AND w.pid <> pg_backend_pid()
        AND w.application_name IN ('twist-dr', 'pg_dump', 'pg_restore')
+       AND w.backend_start >= clock_timestamp() - make_interval(secs => %(seconds)s)
 """
 _PREPARED = """
     SELECT DISTINCT x.gid, quote_literal(x.gid), x.owner, extract(epoch FROM clock_timestamp() - x.prepared)::float8
@@ -89,6 +91,7 @@ class _Watch:
         self._cluster = cluster
         self._report = report
         self._timeout = timeout
+        self._begun = time.monotonic()
         self._since: dict[LockWait, float] = {}
         self._given_up: LockTimeout | None = None
         self._over = threading.Event()
@@ -113,7 +116,8 @@ class _Watch:
                     self._look(connection)
 
     def _look(self, connection: Connection) -> None:
-        now, found = time.monotonic(), read_lock_waits(connection)
+        now = time.monotonic()
+        found = read_lock_waits(connection, now - self._begun)
         # One look is later than the wait's begin by up to the time between two.
         since = {wait: self._since.get(wait, now - _LOOK_SECONDS) for wait in found}
         for wait in since.keys() - self._since.keys():
@@ -128,10 +132,10 @@ class _Watch:
                 query(connection, "SELECT pg_cancel_backend(%(process)s)", {"process": process})
 
 
-def read_lock_waits(connection: Connection) -> list[LockWait]:
-    """What sessions of ours in the connection's database wait for at this moment."""
+def read_lock_waits(connection: Connection, seconds: float) -> list[LockWait]:
+    """What sessions of ours that were opened within ``seconds`` wait for in the connection's database at this moment."""
     waits = []
-    for process, schema, name, mode, relation, holder, *activity in query(connection, _WAITS):
+    for process, schema, name, mode, relation, holder, *activity in query(connection, _WAITS, {"seconds": seconds}):
         what = (
             f"{TableName(schema, name).label} ({mode})" if name is not None else f"an object of the database ({mode})"
         )
