@@ -9,15 +9,15 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
-from twist_dr.engine.manifest import Label
-from twist_dr.settings import Settings
+from twist_dr.engine.manifest import Label, Part
+from twist_dr.settings import ScheduleSettings, Settings
 
 if TYPE_CHECKING:
     from cronsim import CronSim
 
-EntryName = Literal["full", "configuration", "base", "base_incremental", "drill", "scrub"]
+EntryKind = Literal["full", "configuration", "base", "base_incremental", "drill", "scrub"]
 
-_JOBS: dict[EntryName, str] = {
+_JOBS: dict[EntryKind, str] = {
     "full": "backup_full",
     "configuration": "backup_configuration",
     "base": "backup_base",
@@ -26,7 +26,7 @@ _JOBS: dict[EntryName, str] = {
     "scrub": "scrub",
 }
 #: Those that only a database with archived write-ahead log has.
-_WITH_WAL: frozenset[EntryName] = frozenset({"base", "base_incremental"})
+_WITH_WAL: frozenset[EntryKind] = frozenset({"base", "base_incremental"})
 #: More than any clock is put forward or back at once.
 _CHANGE = timedelta(hours=4)
 #: Hours in which Dagster looks whether a clock is put forward or back (dagster/_utils/schedules.py, DAYLIGHT_SAVINGS_HOURS).
@@ -37,12 +37,24 @@ _FIRST_LOOK, _LONGEST_LOOK = timedelta(hours=2), timedelta(days=60 * 366)
 
 @dataclass(frozen=True)
 class Entry:
-    """One schedule: ``job`` is launched whenever ``cron`` says so in ``time_zone``."""
+    """One schedule: ``job`` is launched whenever ``cron`` says so in ``time_zone``.
 
-    name: EntryName
+    ``own_name`` tells one of several of a kind from the others. ``parts``, ``targets``: all where empty. ``label``: None where the calendar says it.
+    """
+
+    kind: EntryKind
     job: str
     cron: str
     time_zone: str
+    own_name: str = ""
+    parts: tuple[Part, ...] = ()
+    label: Label | None = None
+    targets: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Unlike that of any other."""
+        return f"{self.kind}_{self.own_name}" if self.own_name else self.kind
 
     @property
     def schedule(self) -> str:
@@ -60,19 +72,30 @@ def entries(settings: Settings) -> list[Entry]:
     wanted = settings.schedules
     if wanted is None:
         return []
-    crons: dict[EntryName, str | None] = {
-        "full": wanted.full,
+    crons: dict[EntryKind, str | None] = {
         "configuration": wanted.configuration,
         "base": wanted.base,
         "base_incremental": wanted.base_incremental,
         "drill": wanted.drill,
         "scrub": wanted.scrub,
     }
-    return [
-        Entry(name, _JOBS[name], cron, wanted.time_zone)
-        for name, cron in crons.items()
-        if cron is not None and (settings.wal is not None or name not in _WITH_WAL)
+    others = [
+        Entry(kind, _JOBS[kind], cron, wanted.time_zone)
+        for kind, cron in crons.items()
+        if cron is not None and (settings.wal is not None or kind not in _WITH_WAL)
     ]
+    return [*_full(wanted), *others]
+
+
+def _full(wanted: ScheduleSettings) -> Iterator[Entry]:
+    """Those of full backups. The calendar labels those of one schedule, the first that takes everything: a month has one monthly backup."""
+    by_calendar = next((each for each in wanted.full if each.is_whole and each.label is None), None)
+    for each in wanted.full:
+        label: Label | None = each.label
+        if label is None and each is not by_calendar:
+            label = "scheduled" if each.is_whole else "manual"
+        parts, targets = tuple(each.parts or ()), tuple(each.targets or ())
+        yield Entry("full", _JOBS["full"], each.cron, wanted.time_zone, each.own_name, parts, label, targets)
 
 
 def last_due(entry: Entry, now: datetime) -> datetime | None:
@@ -109,8 +132,8 @@ def period(entry: Entry, now: datetime) -> timedelta:
 
 def label_of(entry: Entry, due: datetime) -> Label:
     """What a scheduled backup is labelled: the first full one of a month ``monthly``, of a week (ISO 8601) ``weekly``, by the schedule's own calendar."""
-    if entry.name != "full":
-        return "scheduled"
+    if entry.kind != "full" or entry.label is not None:
+        return entry.label or "scheduled"
     zone = ZoneInfo(entry.time_zone)
     today = due.astimezone(zone)
     before = last_due(entry, due - timedelta(seconds=1))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
 from itertools import takewhile
 from zoneinfo import ZoneInfo, available_timezones
 
+import pytest
+
+from twist_dr.automation.schedules import _run_config
+from twist_dr.errors import SettingsError
 from twist_dr.schedules import Entry, dues_before, entries, label_of, last_due, next_due, period
 from twist_dr_tests.test_settings import good, parsed
 
@@ -37,6 +42,45 @@ def test_with_write_ahead_log_base_backups_are_scheduled_too_and_tenants_are_onl
         "full": "backup_full", "configuration": "backup_configuration", "base": "backup_base",
         "base_incremental": "backup_base", "scrub": "scrub",
     }  # fmt: skip
+
+
+def several(*full: object) -> list[Entry]:
+    return [each for each in entries(parsed(good(schedules={"full": list(full)}))) if each.kind == "full"]
+
+
+def test_full_backups_may_have_several_schedules_each_with_its_parts_targets_and_label() -> None:
+    target = next(iter(good()["storage_targets"]))
+    night, noon, evening = several(
+        {"cron": "0 2 * * *"},
+        {"cron": "0 12 * * 1-5", "parts": ["database"], "targets": [target]},
+        {"cron": "0 20 * * *", "name": "evening"},
+    )
+    assert [each.schedule for each in (night, noon, evening)] == [
+        "full_schedule", "full_database_schedule", "full_evening_schedule",
+    ]  # fmt: skip
+    first = at("2026-12-01T02:00")
+    assert [label_of(each, first) for each in (night, noon, evening)] == ["monthly", "manual", "scheduled"]
+    assert (noon.parts, noon.targets, next_due(noon, first)) == (("database",), (target,), at("2026-12-01T12:00"))
+    assert _run_config(noon, "manual") == {
+        "ops": {"full_backup": {"config": {"label": "manual", "parts": "database", "targets": target}}}
+    }
+    assert _run_config(night, "scheduled") == {"ops": {"full_backup": {"config": {"label": "scheduled"}}}}
+
+
+@pytest.mark.parametrize(
+    ("full", "told"),
+    [
+        ([{"cron": "0 2 * * *"}, {"cron": "0 3 * * *"}], "schedules.full"),
+        ([{"cron": "0 2 * * *", "parts": []}], "schedules.full[0].parts"),
+        ([{"cron": "tomorrow"}], "schedules.full[0].cron"),
+        ([{"cron": "0 2 * * *", "targets": ["nowhere"]}], "schedules.full[0].targets"),
+        ([{"cron": "0 2 * * *", "parts": ["database"], "label": "weekly"}], "schedules.full[0].label"),
+        ("tomorrow", "schedules.full"),
+    ],
+)
+def test_a_wrong_schedule_is_refused_with_its_place(full: object, told: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        parsed(good(schedules={"full": full}))
 
 
 def test_a_moment_that_is_due_is_its_own_last_and_not_its_next() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import takewhile
 
@@ -31,15 +31,29 @@ _SHORTEST_GRACE = timedelta(minutes=10)
 def failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """A backup job's last run failed or was killed; two due times in a row are critical."""
     for job in _JOBS:
-        failed = failures(facts.attempts.get(job, ()))
-        if not failed or failed[0].error_type in _PARTIAL:
-            continue
-        streak = in_a_row(failed)
-        again = f" {streak} scheduled backups in a row came to nothing." if streak > 1 else ""
-        yield Finding(
-            f"backup_failed:{job}", "backup_failed", "critical" if streak > 1 else "error", what_failed(failed[0]) + again,
-            f"Look at the run, mend what it names, then run: {launch(job)}", failed[0].run_id,
-        )  # fmt: skip
+        for name, attempts in _by_schedule(facts, settings, job):
+            failed = failures(attempts)
+            if not failed or failed[0].error_type in _PARTIAL:
+                continue
+            streak = in_a_row(failed)
+            again = f" {streak} scheduled backups in a row came to nothing." if streak > 1 else ""
+            yield Finding(
+                f"backup_failed:{name}", "backup_failed", "critical" if streak > 1 else "error", what_failed(failed[0]) + again,
+                f"Look at the run, mend what it names, then run: {launch(job)}", failed[0].run_id,
+            )  # fmt: skip
+
+
+def _by_schedule(facts: Facts, settings: Settings, job: str) -> Iterator[tuple[str, Sequence[AttemptRow]]]:
+    """A job's runs, with a name. Of several schedules of full backups each by itself: that of noon does not stand for that of the night."""
+    attempts = facts.attempts.get(job, ())
+    several = [entry for entry in entries(settings) if (entry.kind, entry.job) == ("full", job)]
+    if len(several) < 2:
+        yield job, attempts
+        return
+    launchers = {entry.launcher for entry in several}
+    for entry in several:
+        mine = [each for each in attempts if each.who == entry.launcher or each.who not in launchers]
+        yield f"{job}:{entry.own_name}" if entry.own_name else job, mine
 
 
 def partial(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
@@ -93,11 +107,11 @@ def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
         if not lost or _is_waited_for(facts, entry, lost[-1], now):
             continue
         often = f" It was due {len(lost)} times since." if len(lost) > 1 else ""
-        important = entry.name in ("full", "base")
+        important = entry.kind in ("full", "base")
         yield Finding(
             f"missed:{entry.name}", "missed",
             ("critical" if len(lost) > 1 else "error") if important else "warning",
-            f"{entry.job} was due at {lost[-1]:%Y-%m-%d %H:%M} UTC (schedules.{entry.name}: '{entry.cron}', {entry.time_zone}) and was not launched.{often}",
+            f"{entry.job} was due at {lost[-1]:%Y-%m-%d %H:%M} UTC (schedules.{entry.kind}: '{entry.cron}', {entry.time_zone}) and was not launched.{often}",
             f"{_why_not(facts, entry, now)}, then run: {launch(entry.job)}",
         )  # fmt: skip
 

@@ -36,20 +36,21 @@ def _schedule(entry: Entry) -> dg.ScheduleDefinition:
         execution_timezone=entry.time_zone,
         execution_fn=request,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"{entry.job}, as schedules.{entry.name} of the settings says.",
+        description=f"{entry.job}, as schedules.{entry.kind} of the settings says.",
         owners=[RUN_BACKUP],
     )
 
 
 def _run_config(entry: Entry, label: str) -> Mapping[str, Any]:
     """The run config of a scheduled run: steps are named after their assets."""
+    some = {"parts": ",".join(entry.parts), "targets": ",".join(entry.targets)}
     steps: dict[str, tuple[str, dict[str, Any]]] = {
-        "full": ("full_backup", {"label": label}),
+        "full": ("full_backup", {"label": label, **{name: text for name, text in some.items() if text}}),
         "configuration": ("configuration_backup", {"label": label}),
         "base": ("base_backup", {"label": label, "type": "full"}),
         "base_incremental": ("base_backup", {"label": label, "type": "auto"}),
     }
-    if entry.name not in steps:
+    if entry.kind not in steps:
         return {}
-    step, config = steps[entry.name]
+    step, config = steps[entry.kind]
     return {"ops": {step: {"config": config}}}

@@ -123,6 +123,15 @@ class Settings(Section):
             raise ValueError(f"enabled storage targets in wal.required_targets, and {', '.join(unknown)} is none")
         return self
 
+    @model_validator(mode="after")
+    def _scheduled_targets_exist(self) -> Settings:
+        for number, each in enumerate(self.schedules.full if self.schedules else ()):
+            if unknown := [name for name in each.targets or () if name not in self.enabled_targets]:
+                raise ValueError(
+                    f"enabled storage targets in schedules.full[{number}].targets, and {', '.join(unknown)} is none"
+                )
+        return self
+
     @property
     def replication_url(self) -> str:
         """The URL of a role that may replicate, to the application's database. A secret."""

@@ -608,6 +608,26 @@ def test_nothing_is_missed_that_was_due_before_the_schedule_was_written_down() -
     assert "missed:full" in found(facts, now=NOW + 28 * HOUR)
 
 
+def test_of_several_schedules_each_is_missed_and_fails_by_itself() -> None:
+    noon = {"cron": "0 4 * * *", "name": "noon", "parts": ["database"]}
+    given = settings(schedules={"full": [{"cron": "0 2 * * *"}, noon]})
+    night = attempt(at=TONIGHT, scheduled_for=TONIGHT, who="schedule full_schedule")
+    later = TONIGHT + 2 * HOUR
+    of_noon = replace(night, scheduled_for=later, started_at=later, who="schedule full_noon_schedule")
+    since = {"schedules_since": {"full": TONIGHT - HOUR, "full_noon": TONIGHT - HOUR}}
+
+    def causes(*attempts: Any) -> set[str]:
+        known = {**healthy().attempts, "backup_full": list(attempts)}
+        told = set(found(replace(healthy(), attempts=known, **since), given, now=TONIGHT + 10 * HOUR))
+        return {each for each in told if each.startswith(("missed:full", "backup_failed"))}
+
+    assert causes(of_noon, night) == set()
+    assert causes(night) == {"missed:full_noon"}
+    assert causes(of_noon) == {"missed:full"}
+    assert causes(of_noon, replace(night, state="failed")) == {"backup_failed:backup_full"}
+    assert causes(replace(of_noon, state="failed"), night) == {"backup_failed:backup_full:noon"}
+
+
 def test_a_schedule_of_every_minute_is_missed_within_a_minute() -> None:
     given = settings(schedules={"drill": None, "scrub": None, "configuration": None, "full": "* * * * *"})
     facts = with_attempts("backup_full", attempt(at=NOW))
