@@ -100,7 +100,7 @@ class Preparation:
                     self._warn(line)
             record.database = names.incoming
             if wish.tables:
-                self._restore_tables(names, tools, dump)
+                self._restore_tables(names, made, tools, dump)
             else:
                 with record.timed("restore"):
                     for line in phase_one.restore_dump(
@@ -162,7 +162,7 @@ class Preparation:
             for line in analyze(cluster, names.incoming, place.jobs):
                 self._warn(line)
 
-    def _restore_tables(self, names: DatabaseSwitch, tools: Tools, dump: Path) -> None:
+    def _restore_tables(self, names: DatabaseSwitch, made: Made, tools: Tools, dump: Path) -> None:
         wish, record = self._wish, self._record
         with record.timed("restore"):
             found = restore_tables(
@@ -176,6 +176,7 @@ class Preparation:
                 live=names.live if wish.mode == "schema" else None,
                 jobs=self._place.jobs,
                 report=self._report,
+                made=made,
             )
         record.tables, record.rows = len(found.rows), sum(found.rows.values())
         record.result = found.sentence

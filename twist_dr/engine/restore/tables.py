@@ -22,10 +22,12 @@ from twist_dr.engine.postgres.dump_list import (
     parse_list,
     with_descendants,
 )
+from twist_dr.engine.postgres.making import Made
 from twist_dr.engine.postgres.sessions import LOADING
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
+from twist_dr.engine.restore.database import refuse_misread
 from twist_dr.engine.restore.table_copy import check_live, copy_into_live
 from twist_dr.engine.restore.table_family import (
     Relation,
@@ -66,8 +68,9 @@ def restore_tables(
     live: str | None,
     jobs: int,
     report: Report,
+    made: Made,
 ) -> RestoredTables:
-    """Restore ``tables``, with partitions and inheriting tables, into the empty database ``name``; from there, when ``live`` is the
+    """Restore ``tables``, with partitions and inheriting tables, into the empty database ``name``, which was ``made`` for them; from there, when ``live`` is the
     name of a database, in one transaction into its new ``schema``. No other table is restored with rows.
 
     Without foreign keys, triggers, rules, policies and grants. Raises ``RestoreFailed`` (nothing is left in ``live`` then),
@@ -79,7 +82,7 @@ def restore_tables(
     try:
         if live is not None:
             check_live(cluster, live, schema)
-        return work.restore(tables, schema, live)
+        return work.restore(tables, schema, live, made)
     except (psycopg.Error, ProcessFailed) as error:
         raise RestoreFailed(
             f"Tables of {manifest.backup_id} could not be restored: {first_line(error)}; nothing was changed in the live database. "
@@ -101,12 +104,13 @@ class _Tables:
         self._jobs = jobs
         self._report = report
 
-    def restore(self, wanted: Sequence[str], schema: str, live: str | None) -> RestoredTables:
+    def restore(self, wanted: Sequence[str], schema: str, live: str | None, made: Made) -> RestoredTables:
         with self._cluster.connect(self._name) as connection:
             names = [self._find(connection, table) for table in wanted]
             candidates = with_descendants(self._entries, self._numbers(connection, names))
             self._report.info(f"restoring {', '.join(wanted)} into {self._name} with pg_restore {self._tools.version}")
             self._pg_restore("--section=pre-data", definitions_of(self._entries, candidates))
+            refuse_misread(self._cluster, self._name, made)
             relations = read_family(connection, names)
             numbers = self._numbers(connection, [(each.schema, each.name) for each in relations])
             contents = contents_of(self._entries, numbers)

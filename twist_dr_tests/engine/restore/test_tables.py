@@ -124,11 +124,11 @@ class Backup:
         cluster = cluster or self.server.cluster()
         with cluster.connect("postgres") as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {side} WITH (FORCE)")
-            make_to_serve(connection, side, self.manifest.postgres, NO_SETTINGS)
+            made = make_to_serve(connection, side, self.manifest.postgres, NO_SETTINGS)
         try:
             found = restore_tables(
                 cluster, tools or self.tools, side, self.dump, manifest or self.manifest, tables,
-                schema=SCHEMA, live=live, jobs=2, report=report or Report(),
+                schema=SCHEMA, live=live, jobs=2, report=report or Report(), made=made,
             )  # fmt: skip
         finally:
             assert [path for path in self.dump.parent.iterdir() if path.suffix == ".list"] == []
@@ -524,3 +524,23 @@ def test_an_amount_of_money_is_the_same_in_a_live_database_of_another_locale(
         connection.execute(f"ALTER DATABASE {live} SET lc_monetary = '{comma_locale}'".encode())
     backup.restore("public.ticket", live=live)
     assert one(newest_server.cluster(live), f"SELECT price::numeric FROM {SCHEMA}.ticket") == Decimal("12.34")
+
+
+def test_an_amount_of_money_of_a_locale_that_is_not_here_is_not_put_beside_the_live_ones(
+    newest_server: PostgresServer, tmp_path: Path
+) -> None:
+    cluster = newest_server.create_database("till")
+    with cluster.connect() as connection:
+        connection.execute(
+            "CREATE TABLE ticket AS SELECT 12.34::money AS price; CREATE TABLE seat AS SELECT 7 AS number"
+        )
+    backup = fetch(newest_server, "till", tmp_path)
+    facts = backup.manifest.postgres
+    assert facts is not None
+    elsewhere = facts.model_copy(update={"session": {**facts.session, "lc_monetary": "xx_YY.UTF-8"}})
+    backup = replace(backup, manifest=backup.manifest.model_copy(update={"postgres": elsewhere}))
+    live = backup.copy_of_live()
+    with pytest.raises(RestoreFailed, match="install the locale"):
+        backup.restore("public.ticket", live=live)
+    assert one(newest_server.cluster(live), f"SELECT to_regclass('{SCHEMA}.ticket')") is None
+    backup.restore("public.seat", live=live)
