@@ -239,3 +239,26 @@ def test_a_backup_that_does_not_tell_its_time_zone_is_the_same_in_another(odd: C
     older = manifest.model_copy(update={"postgres": manifest.postgres.model_copy(update={"session": {}})})
     result = verify_backup(VerificationPlan(tmp_path / "scratch", odd), older, repository, KEYRING, Report())
     assert (result.differences, result.proved) == ([], "content")
+
+
+def test_a_null_in_an_array_stays_one_where_the_database_reads_them_as_text(
+    monkeypatch: pytest.MonkeyPatch, newest_server: PostgresServer, tmp_path: Path
+) -> None:
+    cluster = newest_server.create_database("nulls")
+    with cluster.connect() as connection:
+        connection.execute("CREATE TABLE t AS SELECT ARRAY['NULL', NULL] AS a")
+        connection.execute("ALTER DATABASE nulls SET array_nulls = off")
+    result, _ = verified_with(monkeypatch, cluster, tmp_path)
+    assert (result.differences, result.proved) == ([], "content")
+
+
+def test_another_table_access_method_is_named(
+    monkeypatch: pytest.MonkeyPatch, newest_server: PostgresServer, tmp_path: Path
+) -> None:
+    cluster = newest_server.create_database("access")
+    with cluster.connect() as connection:
+        connection.execute("CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler")
+        connection.execute("CREATE TABLE kept (i int) USING heap2; CREATE TABLE other (i int) USING heap2")
+    change = changed("ALTER TABLE other SET ACCESS METHOD heap")
+    result, _ = verified_with(monkeypatch, cluster, tmp_path, change)
+    assert result.differences == ["table public.other is not as it was dumped"]

@@ -53,6 +53,8 @@ class TocEntry:
     kind: bytes
     schema: bytes
     name: bytes
+    access: bytes
+    """The table access method, of what has one: no part of the definition."""
     owner: bytes
     definition: bytes
     definition_at: int
@@ -108,7 +110,8 @@ def read_entry(file: BinaryIO, header: Header, definitions_of: Container[bytes] 
         _skip_texts(file, 1)
     _skip_texts(file, 1)  # DROP
     load, schema = _text(file), _text(file)
-    _skip_texts(file, 2)  # tablespace, access method
+    _skip_texts(file, 1)  # tablespace
+    access = _text(file)
     if header.minor >= _WITH_RELATION_KIND:
         read_integer(file)
     owner = _text(file)
@@ -120,7 +123,7 @@ def read_entry(file: BinaryIO, header: Header, definitions_of: Container[bytes] 
     flag, _ = FLAG_AND_OFFSET.unpack(_take(file, FLAG_AND_OFFSET.size))
     needed = frozenset(int(each) for each in needs if each.isdigit())
     return TocEntry(
-        number, has_rows, catalog, oid, kind, schema, name, owner, definition, definition_at, load, needed, flag, flag_at,
+        number, has_rows, catalog, oid, kind, schema, name, access, owner, definition, definition_at, load, needed, flag, flag_at,
     )  # fmt: skip
 
 

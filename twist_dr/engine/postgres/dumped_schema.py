@@ -77,7 +77,12 @@ class DumpedSchema:
         return self._owners or (entry.kind not in _RIGHTS and key_of(entry) != _PUBLIC)
 
     def text(self, entry: TocEntry) -> bytes:
-        return b"%s\n%s" % (entry.definition, b"OWNER TO " + entry.owner if self._owners and entry.owner else b"")
+        access = b"USING %s\n" % entry.access if entry.access else b""
+        return b"%s\n%s%s" % (
+            entry.definition,
+            access,
+            b"OWNER TO " + entry.owner if self._owners and entry.owner else b"",
+        )
 
     def take(self, entry: TocEntry) -> None:
         """An entry of the other dump."""

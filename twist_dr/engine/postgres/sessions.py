@@ -58,7 +58,7 @@ LOOKING: Settings = {
     "local_preload_libraries": "",
 }
 
-#: Sessions that run SQL of the settings, or put tables into a database: all else is as the database has it.
+#: Sessions that run SQL of the settings: all else is as the database has it.
 APPLYING: Settings = {
     **_TIME_OUTS,
     "event_triggers": "off",
@@ -66,9 +66,13 @@ APPLYING: Settings = {
     "default_transaction_read_only": "off",
 }
 
+#: Sessions that put rows into tables, too. pg_dump writes a NULL in an array without quotes, and nothing that it or pg_restore sets has it read
+#: as one where the database has ``array_nulls`` off; parallel sessions must not fail to be serialized.
+FILLING: Settings = {**APPLYING, "array_nulls": "on", "default_transaction_isolation": "read committed"}
+
 #: Sessions of pg_restore. Commits are not waited for: whoever tells of the database commits after them (``databases.make_durable``), and
 #: a commit is durable with all before it.
-LOADING: Settings = {**APPLYING, "synchronous_commit": "off"}
+LOADING: Settings = {**FILLING, "synchronous_commit": "off"}
 
 #: Sessions of others' commands, and of replication, which has no database.
 COMMANDS: Settings = {**_TIME_OUTS, "synchronous_commit": "on"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, query
-from twist_dr.engine.postgres.sessions import APPLYING, LOOKING
+from twist_dr.engine.postgres.sessions import FILLING, LOOKING
 from twist_dr.engine.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.engine.processes import Child
 from twist_dr.engine.progress import Report
@@ -133,7 +133,7 @@ def _transaction(cluster: Cluster, tools: Tools, database: str, closing: bytes) 
     arguments: list[str | Path] = [
         tools.program("psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null",
     ]  # fmt: skip
-    environment = cluster.environment(database, {**APPLYING, **_MONEY})
+    environment = cluster.environment(database, {**FILLING, **_MONEY})
     read_end, write_end = os.pipe()
     try:
         try:
