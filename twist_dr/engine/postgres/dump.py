@@ -19,6 +19,8 @@ from twist_dr.engine.streams import write_new
 from twist_dr.engine.words import few
 from twist_dr.errors import ProcessFailed
 
+#: Who waits for locks, and for how long, ``lock_waits`` says. This is for a server that has no session left for it: no pg_dump waits for ever.
+_LONGEST_LOCK_WAIT = "12h"
 #: The header of a custom-format dump alone is larger than this.
 _LEAST_DUMP = 512
 _LEAST_ROLES = 100
@@ -105,7 +107,9 @@ def read_dump(
     """
     warnings = _Warnings()
     program = tools.program("pg_dump")
-    arguments: list[str | Path] = [program, "--format=custom", "--compress=0", "--no-password", *options]
+    arguments: list[str | Path] = [
+        program, "--format=custom", "--compress=0", "--no-password", f"--lock-wait-timeout={_LONGEST_LOCK_WAIT}", *options,
+    ]  # fmt: skip
     wrote = 0
     try:
         with Child(arguments, environment=environment, on_line=warnings) as child:

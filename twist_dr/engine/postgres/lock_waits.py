@@ -17,7 +17,7 @@ from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import few
-from twist_dr.errors import DatabaseError, LockTimeout, TwistDRError
+from twist_dr.errors import LockTimeout, TwistDRError
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -110,7 +110,7 @@ class _Watch:
         import psycopg
 
         while not self._over.wait(_LOOK_SECONDS):
-            with suppress(DatabaseError, psycopg.Error), self._cluster.connect() as connection:
+            with suppress(TwistDRError, psycopg.Error), self._cluster.connect() as connection:
                 self._look(connection)
                 while not self._over.wait(_LOOK_SECONDS):
                     self._look(connection)
