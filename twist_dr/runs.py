@@ -179,14 +179,16 @@ def heartbeat(settings: Settings, catalog: Catalog, report: Report) -> None:
     from twist_dr.alerts.facts import gather
     from twist_dr.alerts.heartbeat import beat
     from twist_dr.alerts.points import newest_point
+    from twist_dr.proving import allowed_age
 
     now = _now()
     try:
-        point = newest_point(gather(settings, catalog, now), settings, now)
+        facts = gather(settings, catalog, now)
+        point = newest_point(facts, settings, now)
     except CatalogUnavailable as unavailable:
         report.warning(f"no heartbeat is sent: {unavailable}")
         return
-    if point is None or now - point.at > settings.objectives.recovery_point:
+    if point is None or now - point.at > allowed_age(settings, facts.backups.get("full", ()), now):
         report.warning(
             "no heartbeat is sent: the newest verified recovery point is older than objectives.recovery_point"
         )

@@ -12,6 +12,7 @@ from twist_dr.catalog import WalFrontierRow
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.severity import Severity
 from twist_dr.engine.wal.frontier import gaps_after
+from twist_dr.proving import allowed_age
 from twist_dr.settings import Settings
 
 #: How many times the objective the write-ahead log may be behind before it is the worst.
@@ -21,7 +22,7 @@ _CONFLICT = "two servers wrote"
 
 def recovery_point(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """There is no proven recovery point, or the newest is older than the objective."""
-    most = settings.objectives.recovery_point
+    most = allowed_age(settings, facts.backups.get("full", ()), now)
     point = newest_point(facts, settings, now)
     if point is not None and now - point.at <= most:
         yield from _short_lived(facts, settings, now, point)

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable
+from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable, SealedBackup
 from twist_dr.orchestration import RUN_BACKUP, without_secrets
+from twist_dr.proving import proof_is_due
 from twist_dr.runs import SCHEDULED_FOR
 from twist_dr.settings import ScheduleSettings, Settings
 
@@ -38,7 +39,7 @@ def after_backups_sensor(settings: Settings, wanted: ScheduleSettings, jobs: Seq
     @without_secrets()
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
-            requests = list(_requests(catalog, settings.application, wanted))
+            requests = list(_requests(catalog, settings, wanted))
         except CatalogUnavailable as unavailable:
             return dg.SensorResult(skip_reason=str(unavailable))
         return dg.SensorResult(run_requests=requests, skip_reason=None if requests else "nothing to verify or clean up")
@@ -46,9 +47,9 @@ def after_backups_sensor(settings: Settings, wanted: ScheduleSettings, jobs: Seq
     return sensor
 
 
-def _requests(catalog: Catalog, application: str, wanted: ScheduleSettings) -> Iterator[dg.RunRequest]:
+def _requests(catalog: Catalog, settings: Settings, wanted: ScheduleSettings) -> Iterator[dg.RunRequest]:
     """Of one backup each at most, the newest: what an older one missed is made up for by it. Run keys keep a tick from asking twice."""
-    recent = catalog.attempts(application, scheduled=True, limit=_RECENT)
+    recent = catalog.attempts(settings.application, scheduled=True, limit=_RECENT)
     backups = [attempt for attempt in recent if attempt.job in _BACKUP_JOBS]
     # The newest of each job: an older one that still counts as running is dead, and nobody has noted it yet.
     newest_of = {attempt.job: attempt for attempt in reversed(backups)}
@@ -58,7 +59,8 @@ def _requests(catalog: Catalog, application: str, wanted: ScheduleSettings) -> I
     if wanted.verify and (full := next((each for each in backups if each.job == "backup_full"), None)):
         made = catalog.backup_of_run(full.run_id)
         # One that some target lacks can be proven from those that have it.
-        if made is not None and any(copy.state == "checked" for copy in made.copies):
+        here = made is not None and any(copy.state == "checked" for copy in made.copies)
+        if made is not None and here and _is_due(catalog, settings, made):
             verifications = [each for each in recent if each.job == _VERIFY and each.started_at > full.started_at]
             proving = not verifications or verifications[0].state == "running"
             yield _request(_VERIFY, made.backup_id, {"verification": {"config": {"backup": made.backup_id}}})
@@ -70,6 +72,12 @@ def _requests(catalog: Catalog, application: str, wanted: ScheduleSettings) -> I
         cleanups = [each for each in recent if each.job == _CLEANUP and each.started_at > newest.started_at]
         if newest.job == "backup_full" and ((cleanups and cleanups[0].state != "running") or not wanted.cleanup):
             yield _request(_STATUS, newest.run_id, {})
+
+
+def _is_due(catalog: Catalog, settings: Settings, made: SealedBackup) -> bool:
+    # Of the backup itself its own proof says nothing: cleanup waits for the run that makes it.
+    proof = made.last_verification
+    return proof is not None or proof_is_due(settings, made, catalog.latest_verified(settings.application))
 
 
 def _newest(attempts: Sequence[AttemptRow]) -> AttemptRow:

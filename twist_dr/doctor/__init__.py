@@ -33,7 +33,7 @@ from twist_dr.doctor.restores import (
 )
 from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolation, check_verification
-from twist_dr.doctor.unattended import check_alerts, check_daemon, check_schedules
+from twist_dr.doctor.unattended import check_alerts, check_daemon, check_proof_time, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
 from twist_dr.engine.backup import first_backup_room
@@ -179,11 +179,17 @@ class _Examination:
         from twist_dr.alerts.daemon import read_daemon, why_silent
         from twist_dr.alerts.rules_operations import not_loaded
         from twist_dr.catalog import Catalog
+        from twist_dr.schedules import entries
 
         now = datetime.now(timezone.utc)
-        daemon = read_daemon(self._settings, Catalog(self._settings.catalog_url))
+        catalog = Catalog(self._settings.catalog_url)
+        daemon = read_daemon(self._settings, catalog)
         yield from check_schedules(launched, silent=why_silent(daemon, now), verified=verified, kept_for_ever=kept)
         yield from check_daemon(list(not_loaded(daemon, now)))
+        proven = catalog.latest_verified(self._settings.application)
+        entry = next((each for each in entries(self._settings) if each.kind == "full" and not each.parts), None)
+        if verified and entry is not None and proven is not None:
+            yield from check_proof_time(entry, proven, now, when=self._settings.verification.when)
 
     def _restores(self) -> Iterator[Finding]:
         settings = self._settings

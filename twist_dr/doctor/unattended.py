@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 from twist_dr.alerts.channels import Channel, channel_errors
 from twist_dr.alerts.rules_common import Finding
+from twist_dr.catalog import BackupRow
 from twist_dr.doctor.findings import Check, ok, problem, warning
+from twist_dr.engine.progress import human_bytes, human_seconds
+from twist_dr.schedules import Entry, period
+
+#: The rest is the backup's own, and growth's.
+_MOST_OF_THE_TIME = 0.5
 
 
 def check_schedules(
@@ -34,6 +41,21 @@ def check_schedules(
             f"nothing is ever deleted on {', '.join(kept_for_ever)}",
             "set storage_targets.NAME.retention; docs/retention.md has examples",
         )
+
+
+def check_proof_time(entry: Entry, proven: BackupRow, now: datetime, *, when: str) -> Check[None]:
+    """Whether verifications, as long as the last one of ``proven`` took, end before the next full backup of ``entry`` begins."""
+    proof = proven.last_verification
+    if proof is None:
+        return
+    took, between = timedelta(seconds=proof.seconds), period(entry, now)
+    found = f"the last verification took {human_seconds(proof.seconds)} for {human_bytes(proven.plain_bytes)}, and full backups are {human_seconds(between.total_seconds())} apart"
+    if when == "each" and took > between * _MOST_OF_THE_TIME:
+        yield warning(
+            "verification time", found, "set verification.when to daily or weekly, or raise verification.jobs"
+        )
+    else:
+        yield ok("verification time", found)
 
 
 def check_daemon(stale: Sequence[Finding]) -> Check[None]:

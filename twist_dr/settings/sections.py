@@ -70,7 +70,8 @@ class VerificationSettings(Section):
     ``jobs``: parallel restore jobs. ``scratch``: folder for the scratch server and the dump. ``isolation``: whether servers with the
     database's own code, recovered ones too, are refused where they cannot be kept away from files and network (``required``), or
     run with what is to be had (``where-possible``). ``content``: what is restored is dumped again and must be what was dumped (``full``),
-    or only its rows are counted (``counts``). ``show_rows``: whether a run's log may show the first row that differs.
+    or only its rows are counted (``counts``). ``show_rows``: whether a run's log may show the first row that differs. ``when``: which scheduled
+    full backups are verified: each, or the first of a day or week (ISO 8601, in the schedules' time zone); ``each_below_gib``: smaller ones are each time.
     """
 
     server: PostgresUrl | None = None
@@ -80,6 +81,8 @@ class VerificationSettings(Section):
     isolation: Literal["required", "where-possible"] = "required"
     content: Literal["full", "counts"] = "full"
     show_rows: bool = False
+    when: Literal["each", "daily", "weekly"] = "each"
+    each_below_gib: float | None = Field(None, gt=0)
 
 
 Command = Annotated[list[str], Field(min_length=1)]

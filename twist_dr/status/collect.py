@@ -14,6 +14,7 @@ from twist_dr.catalog import AttemptRow, BackupRow, Catalog, CatalogUnavailable
 from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.summaries import AttemptCount
 from twist_dr.engine.manifest import Kind
+from twist_dr.proving import allowed_age
 from twist_dr.schedules import entries, next_due
 from twist_dr.settings import Settings
 from twist_dr.status.alerts import active_alerts
@@ -76,7 +77,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         now=now,
         backups=tuple(_backup(row, now) for row in newest.values() if row is not None),
         recovery_point=recovery_point(known, settings, now),
-        recovery_point_objective=settings.objectives.recovery_point.total_seconds(),
+        recovery_point_objective=allowed_age(settings, known.backups.get("full", ()), now).total_seconds(),
         wal_objective=settings.objectives.wal.total_seconds() if settings.wal else None,
         last_verified=_last_verified(catalog, application, now),
         last_restore=_last_restore(catalog, application),
