@@ -116,7 +116,7 @@ def test_a_base_is_never_taken_for_a_full_backup(site: Site) -> None:
     back_up(site).expect(0)
     assert "No storage target that answers holds a full backup" in site.verify().expect(1).text
     refused = site.replace().expect(1).text
-    assert "knows no backup of erp" in refused
+    assert "knows no full backup of erp" in refused
     site.backup().expect(0)
     back_up(site).expect(0)
     assert "-full-" in site.latest().backup_id

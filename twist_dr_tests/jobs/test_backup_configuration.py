@@ -230,7 +230,7 @@ def test_it_is_never_taken_for_a_full_backup(site: Site) -> None:
     back_up(site).expect(0)
     row = latest(site)
     assert "No storage target that answers holds a full backup" in site.verify().expect(1).text
-    assert "knows no backup of erp" in site.replace().expect(1).text
+    assert "knows no full backup of erp" in site.replace().expect(1).text
     refused = site.replace(backup=row.backup_id).expect(1).text
     assert "is a configuration backup, and this job restores full ones" in refused
     assert "--configuration-to FOLDER" in refused

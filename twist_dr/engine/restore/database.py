@@ -55,6 +55,13 @@ def full_disk_named() -> Iterator[None]:
         ) from error
 
 
+def refuse_full_disk(warning: str) -> None:
+    """Raise ``RestoreFailed`` where what failed without harm says that the disk is full: nothing is switched onto one that takes no more rows."""
+    with full_disk_named():
+        if _FULL.search(warning):
+            raise ProcessFailed(warning)
+
+
 def make_missing_roles(cluster: Cluster, connection: Connection, roles: bytes, *, gone: bool) -> list[str]:
     """Make the roles that the backup's server had and this one lacks, without login; returns a warning for each.
 

@@ -160,6 +160,7 @@ class Preparation:
             self._run_after(names)
         with record.timed("analyze"):
             for line in analyze(cluster, names.incoming, place.jobs):
+                phase_one.refuse_full_disk(line)
                 self._warn(line)
 
     def _restore_tables(self, names: DatabaseSwitch, made: Made, tools: Tools, dump: Path) -> None:
