@@ -12,6 +12,7 @@ from twist_dr.engine.postgres.cluster import Cluster, Table, first_line
 from twist_dr.engine.postgres.dump_reader import DumpReader
 from twist_dr.engine.postgres.dump_toc import UnknownDump
 from twist_dr.engine.postgres.extension_restore import KeptFiles, MembersRestore
+from twist_dr.engine.postgres.late_entries import late_entries
 from twist_dr.engine.postgres.sessions import LOADING
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child, run
@@ -27,6 +28,7 @@ _LEAST_ROLES = 100
 _SYSTEM_GRANT = re.compile(rb"\d+; \d+ \d+ ACL pg_catalog (.*)")
 #: Megabytes for building indexes, all restore jobs together. The default of 64 each makes a restore a fifth slower.
 _INDEX_MEMORY = 1024
+_LISTED = re.compile(rb"(\d+); ")
 _WARNING = re.compile(r"^pg_dump(?:all)?: (warning: .*)$")
 
 Write = Callable[[bytes], None]
@@ -190,9 +192,25 @@ def restore_database(
         chosen = [] if entries is None else [f"--use-list={entries}"]
         run([*arguments, f"--jobs={jobs}", *chosen, dump], environment=cluster.environment(database, settings))
 
+    def restore_most(entries: Path | None) -> None:
+        late = late_entries(dump) if jobs > 1 else set()
+        if not late:
+            restore(jobs, entries)
+            return
+        listed = run([tools.program("pg_restore"), "--list", dump]) if entries is None else entries.read_bytes()
+        parts: tuple[list[bytes], list[bytes]] = ([], [])
+        for line in listed.splitlines(keepends=True):
+            if number := _LISTED.match(line):
+                parts[int(number[1]) in late].append(line)
+        with TemporaryDirectory(prefix="late-", dir=dump.parent) as folder:
+            for part, at_once in zip(parts, (jobs, 1), strict=True):
+                path = Path(folder, f"{at_once}.list")
+                path.write_bytes(b"".join(part))
+                restore(at_once, path)
+
     notes = _drop_public(cluster, database) if public is False else []
     if kept is None:
-        restore(jobs, entries)
+        restore_most(entries)
         return notes
     listed = run([tools.program("pg_restore"), "--list", dump]) if entries is None else entries.read_bytes()
     members = MembersRestore(cluster, tools, database, kept, keep_owners=keep_owners, rows=not schema_only)
@@ -202,7 +220,7 @@ def restore_database(
             path.write_bytes(b"".join(lines))
         restore(1, first)
         members.make()
-        restore(jobs, rest)
+        restore_most(rest)
     members.finish()
     return notes + members.notes
 
