@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import named_errors
-from twist_dr.engine.postgres.differing_rows import Differing, at_utc, copied, first_difference
+from twist_dr.engine.postgres.differing_rows import Differing, columns_at_utc, copied, first_difference
 from twist_dr.engine.postgres.dump import read_dump, restore_database
 from twist_dr.engine.postgres.dump_content import ContentReader, RawName, read_content, rows_at
 from twist_dr.engine.postgres.dump_toc import TocEntry, UnknownDump
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
 #: Subscriptions are not restored, so they are not dumped either.
 _OPTIONS = ("--no-subscriptions",)
 _NAMED = 10
+#: Of each column that COPY writes, in its order: whether it is a timestamp with time zone, or an array, domain, range or composite, which may hold one.
+_MOMENTS = b"""
+    WITH RECURSIVE made (num, type) AS (
+        SELECT a.attnum, a.atttypid FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+        UNION
+        SELECT m.num, CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.typelem END
+          FROM made m JOIN pg_catalog.pg_type t ON t.oid = m.type
+         WHERE t.typtype = 'd' OR (t.typcategory = 'A' AND t.typelem <> 0))
+    SELECT pg_catalog.bool_or(t.oid = 'timestamptz'::regtype OR (t.typtype IN ('c', 'r', 'm')
+           AND t.oid <> ALL ('{int4range,int8range,numrange,tsrange,daterange}'::regtype[])))
+      FROM made m JOIN pg_catalog.pg_type t ON t.oid = m.type GROUP BY m.num ORDER BY m.num"""
 
 
 @dataclass
@@ -191,10 +204,15 @@ class _Comparison:
         if after is not None and statement is None:
             self._found.differences.append(f"table {_label(name)}: its rows came back otherwise")
             return True
+        moments = _moments(connection, name) if before and after else set()
+
+        def comparable(row: bytes) -> bytes:
+            return columns_at_utc(row, moments) if moments else row
+
         with self._dump.open("rb") as file:
             differing = first_difference(
-                lambda: map(at_utc, rows_at(file, before.place)) if before else iter(()),
-                lambda: map(at_utc, _copy(connection, statement or b"")) if after else iter(()),
+                lambda: map(comparable, rows_at(file, before.place)) if before else iter(()),
+                lambda: map(comparable, _copy(connection, statement or b"")) if after else iter(()),
                 load,
             )
         if differing is None:
@@ -217,6 +235,13 @@ class _Comparison:
 def _digest(reader: ContentReader, name: RawName) -> bytes | None:
     block = reader.blocks.get(name)
     return block.digest if block else None
+
+
+def _moments(connection: Connection, name: RawName) -> set[int]:
+    """Places of the columns, as COPY writes them, in which a timestamp with time zone may stand: those are written in the server's time zone."""
+    quoted = (b"E'" + part.replace(b"\\", b"\\\\").replace(b"'", b"''") + b"'" for part in name)
+    rows = connection.execute(_MOMENTS % tuple(quoted)).fetchall()
+    return {place for place, (moment,) in enumerate(rows) if moment}
 
 
 def _copy(connection: Connection, statement: bytes) -> Iterator[bytes]:

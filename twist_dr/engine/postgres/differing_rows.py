@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -72,6 +72,12 @@ def copied(load: bytes) -> bytes | None:
 def at_utc(row: bytes) -> bytes:
     """The row with each timestamp with time zone in UTC, as one server wrote it who has another time zone than the other."""
     return _INSTANT.sub(_in_utc, row)
+
+
+def columns_at_utc(row: bytes, columns: Container[int]) -> bytes:
+    """The row with the timestamps of these columns, counted from 0, in UTC: what reads like one in a text is no timestamp."""
+    fields = row.split(b"\t")
+    return b"\t".join(at_utc(field) if place in columns else field for place, field in enumerate(fields))
 
 
 def _in_utc(found: re.Match[bytes]) -> bytes:
