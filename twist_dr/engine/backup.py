@@ -55,6 +55,7 @@ from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import ArtifactWriter, Form
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.tools_proof import ToolsProof
+from twist_dr.engine.words import few
 from twist_dr.errors import (
     BackupError,
     ClientToolsMissing,
@@ -338,6 +339,11 @@ class _Work(Making):
                 said = dump_database(self._cluster, tools, snapshot.id, tables, write)
             self.rows, self.large_objects = counting.wait()
             self.views = counting.views
+            if counting.unread:
+                self.warn(
+                    f"database: the rows of the materialized views {few(counting.unread)} could not be read, or not in time, so a verification "
+                    "compares all but these; a restore computes them anew"
+                )
             said += self._keep_members(snapshot, tools)
         if not with_passwords:
             self.warn(

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from psycopg.sql import SQL, Composable
 
 from twist_dr.engine import backup, verification
+from twist_dr.engine.postgres import materialized
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.tools import Tools
@@ -262,3 +264,83 @@ def test_another_table_access_method_is_named(
     change = changed("ALTER TABLE other SET ACCESS METHOD heap")
     result, _ = verified_with(monkeypatch, cluster, tmp_path, change)
     assert result.differences == ["table public.other is not as it was dumped"]
+
+
+SWITCHED_OFF = """
+    CREATE TABLE p (a int, d date) PARTITION BY RANGE (d);
+    CREATE TABLE p2 PARTITION OF p DEFAULT PARTITION BY HASH (a);
+    CREATE TABLE p20 PARTITION OF p2 FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+    CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TRIGGER tg BEFORE INSERT ON p FOR EACH ROW EXECUTE FUNCTION trg();
+    ALTER TABLE p20 DISABLE TRIGGER tg;
+    COMMENT ON TRIGGER tg ON p20 IS 'switched off';
+    INSERT INTO p VALUES (1, '2024-01-01');
+"""
+
+
+def test_a_trigger_that_is_off_in_a_partition_of_a_partition_comes_back_off_with_several_jobs(
+    monkeypatch: pytest.MonkeyPatch, server: PostgresServer, tmp_path: Path
+) -> None:
+    cluster = server.create_database("switched off")
+    with cluster.connect() as connection:
+        connection.execute(SWITCHED_OFF.encode())
+    enabled: list[object] = []
+
+    def look(place: RestorePlace) -> None:
+        with place.cluster.connect(place.database) as connection:
+            enabled.extend(
+                connection.execute(
+                    "SELECT tgrelid::regclass::text, tgenabled::text FROM pg_trigger ORDER BY 1"
+                ).fetchall()
+            )
+
+    result, _ = verified_with(monkeypatch, cluster, tmp_path, look)
+    assert result.differences == []
+    assert enabled == [("p", "O"), ("p2", "O"), ("p20", "D")]
+
+
+def test_a_text_that_reads_like_the_same_moment_is_another_text_and_a_timestamp_of_another_time_zone_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, newest_server: PostgresServer, tmp_path: Path
+) -> None:
+    cluster = newest_server.create_database("moments")
+    with cluster.connect() as connection:
+        connection.execute(
+            b"CREATE DOMAIN moment AS timestamptz; CREATE TABLE said (gone int, at moment, many timestamptz[], during tstzrange, words text, list text[]);"
+            b"ALTER TABLE said DROP gone; INSERT INTO said SELECT now(), ARRAY[now()], tstzrange(now(), NULL), 'at 2024-01-01 12:00:00+02', '{}'"
+        )
+    zone = changed(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET timezone = %L', current_database(), 'Asia/Tokyo'); END $$"
+    )
+    result, _ = verified_with(monkeypatch, cluster, tmp_path, zone)
+    assert [each for each in result.differences if "said" in each] == []
+    text = changed("UPDATE said SET words = 'at 2024-01-01 10:00:00+00'")
+    result, _ = verified_with(monkeypatch, cluster, tmp_path / "text", zone, text)
+    assert "table public.said: row 1 of the dump came back otherwise, in words" in result.differences
+
+
+def test_a_materialized_view_that_cannot_be_read_in_time_is_named_and_the_backup_is_whole(
+    monkeypatch: pytest.MonkeyPatch, newest_server: PostgresServer, tmp_path: Path
+) -> None:
+    cluster = newest_server.create_database("slow views")
+    with cluster.connect() as connection:
+        connection.execute(
+            b"CREATE TABLE t AS SELECT 1 AS a; CREATE MATERIALIZED VIEW fine AS SELECT a FROM t; CREATE MATERIALIZED VIEW broken AS SELECT a FROM t;"
+        )
+    read = materialized._content
+
+    def fails(connection: materialized.Connection, what: Composable) -> tuple[int, str]:
+        if "broken" in what.as_string(connection):
+            connection.execute(b"SELECT 1 / 0")
+        return read(connection, what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(materialized, "_content", fails)
+        manifest, _ = taken(cluster, tmp_path)
+    assert list(manifest.materialized_views) == ["public.fine"]
+    assert any("public.broken could not be read" in warning for warning in manifest.warnings), manifest.warnings
+    with monkeypatch.context() as patched:
+        patched.setattr(materialized, "_all_of", lambda connection, view: SQL("(SELECT pg_catalog.pg_sleep(30))"))
+        patched.setattr(materialized, "_READING_SECONDS", 0.2)
+        manifest, _ = taken(cluster, tmp_path / "slow")
+    assert manifest.materialized_views == {}
+    assert any("public.fine, public.broken could not be read" in warning for warning in manifest.warnings)

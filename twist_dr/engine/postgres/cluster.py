@@ -333,12 +333,13 @@ class Snapshot:
 
 
 class RowCount:
-    """Row counts in the making. ``views``: what is recorded of materialized views, when all was waited for."""
+    """Row counts in the making. When all was waited for, ``views``: what is recorded of materialized views, ``unread``: of which nothing could be."""
 
     def __init__(self, connection: Connection, tables: list[Table]) -> None:
         self._result: dict[TableName, int] = {}
         self._large_objects = 0
         self.views: dict[str, ViewFacts] = {}
+        self.unread: list[str] = []
         self._error: BaseException | None = None
         self.thread = threading.Thread(target=self._work, args=(connection, tables), name="row counts", daemon=True)
         self.thread.start()
@@ -355,7 +356,7 @@ class RowCount:
             with named_errors("to count rows"):
                 self._result = count_rows(connection, tables)
                 self._large_objects = int(query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0])
-                self.views = read_views(connection)
+                self.views, self.unread = read_views(connection)
         except BaseException as error:
             self._error = error
 

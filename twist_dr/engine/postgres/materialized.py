@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[tuple[object, ...]]
 
+#: For reading what all views hold, while the snapshot is open on the live server, which removes no dead rows meanwhile: some gigabytes.
+_READING_SECONDS = 60.0
 #: For the queries of all views together, on the live server: what takes longer stays unproven.
 _SECONDS = 20.0
 #: From here on COPY takes a materialized view by its name, and plans nothing.
@@ -77,29 +79,37 @@ class _View:
         return {int(oid) for oid in _RELATIONS.findall(self.tree)} - {0, self.oid}
 
 
-def read_views(connection: Connection) -> dict[str, ViewFacts]:
-    """What a backup records of each materialized view, by label, in the transaction of ``connection``. Raises psycopg's errors.
+def read_views(connection: Connection) -> tuple[dict[str, ViewFacts], list[str]]:
+    """What a backup records of each materialized view, by label, in the transaction of ``connection``, and labels of those that could not
+    be read in time or at all. Raises psycopg's errors where the connection is lost.
 
     A view whose rows could only be read by running code of others as our role is left out.
     """
     views = [_View(oid, TableName(schema, name), *rest) for oid, schema, name, *rest in _rows(connection, _VIEWS)]
-    held = {
-        view.oid: _content(connection, _all_of(connection, view.name))
-        for view in views
-        if not view.unplanned or _by_name(connection)
-    }
+    held: dict[int, tuple[int, str]] = {}
+    unread: list[str] = []
+    until = time.monotonic() + _READING_SECONDS
+    for view in views:
+        if view.unplanned and not _by_name(connection):
+            continue
+        content = _content_until(connection, _all_of(connection, view.name), until)
+        if content is None:
+            unread.append(view.name.label)
+        else:
+            held[view.oid] = content
     proven: set[int] = set()
     deadline = time.monotonic() + _SECONDS
     for view in views:  # what a view reads was made before it
-        if view.oid in held and _is_sure(connection, view) and _others(view, views) <= proven:
-            left = deadline - time.monotonic()
-            if left > 0 and _computed(connection, view, left) == held[view.oid]:
-                proven.add(view.oid)
-    return {
+        if view.oid not in held or not _is_sure(connection, view) or not _others(view, views) <= proven:
+            continue
+        if _content_until(connection, _query(view), deadline) == held[view.oid]:
+            proven.add(view.oid)
+    facts = {
         view.name.label: ViewFacts(rows=held[view.oid][0], digest=held[view.oid][1], proven=view.oid in proven)
         for view in views
         if view.oid in held
     }
+    return facts, unread
 
 
 def compare_views(connection: Connection, recorded: Mapping[str, ViewFacts]) -> tuple[list[str], list[str]]:
@@ -163,16 +173,24 @@ def _is_sure(connection: Connection, view: _View) -> bool:
     return functions <= sure and view.of <= relations
 
 
-def _computed(connection: Connection, view: _View, seconds: float) -> tuple[int, str] | None:
-    """What its query gives now. None where the server does not answer in time, or refuses, as it does to read a view in a table's place."""
-    import psycopg
+def _query(view: _View) -> Composable:
     from psycopg import sql
 
+    return sql.SQL("({})").format(sql.SQL(view.definition.rstrip().removesuffix(";")))
+
+
+def _content_until(connection: Connection, what: Composable, deadline: float) -> tuple[int, str] | None:
+    """None where the server does not answer in time, or refuses, as it does to read a view in a table's place."""
+    import psycopg
+
+    left = deadline - time.monotonic()
+    if left <= 0:
+        return None
     try:
+        # A savepoint, so that an error ends neither the transaction nor its snapshot.
         with connection.transaction(force_rollback=True):
-            connection.execute(f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}".encode())
-            query = sql.SQL("({})").format(sql.SQL(view.definition.rstrip().removesuffix(";")))
-            return _content(connection, query)
+            connection.execute(f"SET LOCAL statement_timeout = {max(1, int(left * 1000))}".encode())
+            return _content(connection, what)
     except psycopg.Error:
         if connection.closed:
             raise
