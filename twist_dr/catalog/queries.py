@@ -38,9 +38,10 @@ from twist_dr.catalog.rows import (
     VerificationRow,
     WalFrontierRow,
 )
-from twist_dr.engine.labels import SET_ASIDE
+from twist_dr.engine.labels import OF_NIGHTS, SET_ASIDE
 from twist_dr.engine.manifest import Label, Part
 
+_PARTS_OF_FULL: tuple[Part, ...] = ("database", "media", "configuration")
 #: Ids in one statement; SQLite takes 999 parameters in its oldest builds.
 _AT_ONCE = 500
 #: So many copies are found at once faster than by asking of each backup whether it has one.
@@ -183,6 +184,12 @@ def retention(connection: Connection, application: str, target: str) -> list[Ret
             ),
         )
     )
+    # Those of the nights have all parts (``FullSchedule``), so of the many no row is read for this.
+    lacking = or_(*(cast(Backup.parts, Text).not_like(f'%"{part}"%') for part in _PARTS_OF_FULL))
+    by_hand = (Backup.application == application, Backup.kind == "full", Backup.label.not_in(OF_NIGHTS))
+    partial = {
+        backup_id for (backup_id,) in _driver_rows(connection, select(Backup.backup_id).where(*by_hand, lacking))
+    }
     copies = (
         select(
             *(Backup.backup_id, Backup.kind, Backup.label, Backup.started_at),
@@ -198,6 +205,7 @@ def retention(connection: Connection, application: str, target: str) -> list[Ret
         RetentionRow(
             backup_id, kind, label, moment(started), chains.get(backup_id, ()), state, form, size,
             None if checked is None else moment(checked), moment(updated), _FOUND[proofs.get(backup_id)],
+            backup_id in partial,
         )
         for backup_id, kind, label, started, state, form, size, checked, updated in _driver_rows(connection, copies)
     ]  # fmt: skip

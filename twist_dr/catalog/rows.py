@@ -213,7 +213,7 @@ class RetentionRow(NamedTuple):
     """What a retention plan needs to know of one backup as one storage target holds it.
 
     ``verified``: what its last verification from any target found; None when there was none. ``chain``: ids of the base backups that it
-    builds upon, itself last; empty for other kinds. A tuple, because there are as many as there are backups.
+    builds upon, itself last; empty for other kinds. ``partial``: a full backup that has not all parts. A tuple, because there are as many as there are backups.
     """
 
     backup_id: str
@@ -227,6 +227,7 @@ class RetentionRow(NamedTuple):
     checked_at: datetime | None
     updated_at: datetime
     verified: bool | None
+    partial: bool = False
 
 
 @dataclass(frozen=True)

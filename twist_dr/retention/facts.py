@@ -268,7 +268,7 @@ def _known(row: RetentionRow, size: int, bases: Bases) -> BackupFacts:
     base = bases.known[row.backup_id].base if row.backup_id in bases.known else None
     return BackupFacts(
         row.backup_id, row.kind, row.label, row.started_at, state, row.verified, size,
-        tuple(base.chain) if base else row.chain, base.stopped_at if base else None,
+        tuple(base.chain) if base else row.chain, base.stopped_at if base else None, partial=row.partial,
     )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ class Recheck:
         others = [
             each.backup for each in plan.kept if each.backup.kind == backup.kind and each.backup.state in INTACT
         ]  # fmt: skip
-        lasting = [each for each in others if each.label not in BEFORE_A_CHANGE]
+        lasting = [each for each in others if each.label not in BEFORE_A_CHANGE and not each.partial]
         pillars = [
             few[0] for some in (others, lasting) for few in (some, [each for each in some if each.verified]) if few
         ]

@@ -127,6 +127,13 @@ def test_a_search_on_sqlite_reads_an_index_and_fetches_the_rows_of_one_page(sqli
     assert not any(step.startswith("SCAN backups") for step in steps), steps
 
 
+def test_retention_is_told_which_backups_made_by_hand_lack_parts(catalog: Catalog) -> None:
+    for number, parts in ((1, ["database", "media", "configuration"]), (2, ["database"]), (3, ["media"])):
+        backup_id = record(catalog, number, label="manual", parts=parts)
+        catalog.record_copy(backup_id, "nas", state="checked", form="zstd", stored_bytes=35)
+    assert [row.partial for row in catalog.retention_rows("erp", "nas")] == [False, True, True]
+
+
 def test_retention_is_told_what_a_target_has_or_had_oldest_first(catalog: Catalog) -> None:
     young, old = record(catalog, 2), record(catalog, 1, kind="configuration", label="manual")
     record(catalog, 3)
@@ -143,7 +150,7 @@ def test_retention_is_told_what_a_target_has_or_had_oldest_first(catalog: Catalo
     deleted, checked = catalog.retention_rows("erp", "nas")
     (copy,) = (copy for copy in catalog.copies(young) if copy.target == "nas")
     assert checked == (
-        young, "full", "scheduled", NIGHT + timedelta(days=2), (), "checked", "zstd", 35, copy.checked_at, copy.updated_at, True
+        young, "full", "scheduled", NIGHT + timedelta(days=2), (), "checked", "zstd", 35, copy.checked_at, copy.updated_at, True, False,
     )  # fmt: skip
     assert checked.started_at.tzinfo is timezone.utc
     assert (deleted.backup_id, deleted.kind, deleted.label, deleted.state) == (

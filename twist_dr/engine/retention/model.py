@@ -25,7 +25,7 @@ class BackupFacts:
 
     ``chain`` are the ids from the full base to this one, itself included; of other kinds it is empty or the id alone. ``finished_at``
     is from when on a base can be used (its ``stopped_at``); ``taken_at`` where it is None. ``verified`` is the last verification's
-    result, None without any. ``locked_until`` is the store's Object Lock.
+    result, None without any. ``locked_until`` is the store's Object Lock. ``partial``: a full backup without some of what belongs to one.
     """
 
     id: str
@@ -38,6 +38,7 @@ class BackupFacts:
     chain: tuple[str, ...] = ()
     finished_at: datetime | None = None
     locked_until: datetime | None = None
+    partial: bool = False
 
     @property
     def links(self) -> tuple[str, ...]:

@@ -169,8 +169,8 @@ def _last_ones(
 ) -> Iterable[tuple[str, str]]:
     """The last of each kind that must not go: verified, good, checked, intact, any.
 
-    What a wrong clock put into the future counts for itself, and so does what was made before an update or a restore: one of these is not what
-    somebody would want back in the place of a night.
+    What a wrong clock put into the future counts for itself, and so do what was made before an update or a restore, and what has no media, say: one
+    of these is not what somebody would want back in the place of a night.
     """
     tests: dict[str, Callable[[BackupFacts], bool]] = {
         "the last verified {} backup": lambda backup: backup.verified is True and backup.id in good,
@@ -193,9 +193,11 @@ def _last_ones(
 
 
 def _ways_to_see(newest_first: Sequence[BackupFacts], now: datetime) -> list[Sequence[BackupFacts]]:
-    """All, and without those that are dated in the future, and without those that were made before a change; each once."""
+    """All, and without those that are dated in the future, and without those that were made before a change, and without those that lack parts; each once."""
     ways = [newest_first]
-    for leave_out in (_is_ahead(now), lambda backup: backup.label in BEFORE_A_CHANGE):
+    for leave_out in (
+        _is_ahead(now), lambda backup: backup.label in BEFORE_A_CHANGE, lambda backup: backup.partial,
+    ):  # fmt: skip
         for backups in tuple(ways):
             left = [backup for backup in backups if not leave_out(backup)]
             ways += [left] if len(left) < len(backups) else []

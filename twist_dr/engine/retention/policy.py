@@ -109,14 +109,14 @@ def _slots(
 ) -> Iterator[BackupFacts]:
     """The newest good one of each of the last ``count`` periods that have one, and the others that would have had a slot as good ones.
 
-    Of a period it is the newest of the nights; where no night left one, the newest that was made by hand.
+    Of a period it is the newest of the nights; where no night left one, the newest that was made by hand; one without some parts last.
     """
     countable = [backup for backup in concerned if backup.label not in BEFORE_A_CHANGE]
     period_of = cache(rule.period)
     of_good = 0
     for of_any, (_, period) in enumerate(groupby(countable, key=lambda backup: period_of(days[backup.id]))):
-        # Nights first; each part stays in its order, newest first.
-        best_first = sorted(period, key=lambda backup: backup.label not in OF_NIGHTS)
+        # Whole ones first, of these the nights; each part stays in its order, newest first.
+        best_first = sorted(period, key=lambda backup: (backup.partial, backup.label not in OF_NIGHTS))
         if of_any < count and best_first[0].id not in good:
             yield best_first[0]
         best = next((backup for backup in best_first if backup.id in good), None)

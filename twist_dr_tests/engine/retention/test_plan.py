@@ -272,3 +272,12 @@ def test_every_example_of_the_documentation_is_a_test() -> None:
     written = {int(number) for number in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
     here = {int(number) for number in re.findall(r"def test_example_(\d+)_", Path(__file__).read_text())}
     assert written == here and written
+
+
+def test_a_backup_without_some_parts_stands_for_no_whole_one() -> None:
+    noon = backup("noon", 0.5, label="manual", partial=True)
+    cap = Policy(max_count=0, grace=timedelta(0))
+    assert gone(planned([noon, *nights(3)[1:]], cap)) == {"d2"}, "the last whole one that is verified stays"
+    by_hand = [backup("noon of d1", 1.1, label="manual", partial=True), backup("mine", 1.2, label="manual")]
+    plan = planned([*nights(1), *by_hand], Policy(daily=2, grace=timedelta(0)))
+    assert (kept(plan), gone(plan)) == ({"d0", "mine"}, {"noon of d1"})
