@@ -232,7 +232,8 @@ def _chain_on(
         if is_meant(row.label, None)
         and row.last_verification is not None
         and row.last_verification.verified
-        and (row.backup_id not in bases or bases[row.backup_id].counted)
+        and row.backup_id in bases
+        and bases[row.backup_id].counted
     )
     newest = next((row for row in proven if any(copy.state == "checked" for copy in row.copies)), None)
     if newest is None or newest.backup_id not in bases:

@@ -65,9 +65,12 @@ def _points(facts: Facts, settings: Settings, now: datetime, lasting: bool) -> I
 
 
 def _was_counted(facts: Facts, row: BackupRow) -> bool:
-    """Whether a base backup's rows were counted: earlier versions called those verified, too, that were compared with nothing."""
+    """Whether a base backup's rows were counted: earlier versions called those verified, too, that were compared with nothing.
+
+    One whose manifest the catalog cannot read is not known to be.
+    """
     known = facts.bases.get(row.backup_id)
-    return known is None or known.counted
+    return known is not None and known.counted
 
 
 def is_proven(row: BackupRow, settings: Settings) -> bool:
