@@ -225,15 +225,8 @@ class ArchiveWriter:
         # A small file is in our hands now, whatever size it was said to have; a larger one must keep its size.
         size = len(head) if len(head) <= _SMALL else status.st_size
         self._header(name, status, tarfile.REGTYPE, size=size, headers=headers)
-        whole, written = hashlib.sha256(), 0
-        for chunk in self._readable(_limited(head, file, size), name):
-            self._put(chunk)
-            whole.update(chunk)
-            written += len(chunk)
-        # Where it shrank, the header stands already, so zeros fill the place, and the file is named as changed.
-        for filling in _zeros(size - written):
-            self._put(filling)
-            whole.update(filling)
+        whole = hashlib.sha256()
+        written = self._put_stretch(_limited(head, file, size), size, name, whole)
         self._put(bytes(-size % _BLOCK))
         return size, whole.hexdigest(), written
 
@@ -257,19 +250,25 @@ class ArchiveWriter:
             for filling in _zeros(begin - at):
                 whole.update(filling)
             file.seek(begin)
-            got = 0
-            for chunk in self._readable(_limited(b"", file, length), name):
-                self._put(chunk)
-                whole.update(chunk)
-                got += len(chunk)
-            for filling in _zeros(length - got):
-                self._put(filling)
-                whole.update(filling)
+            got = self._put_stretch(_limited(b"", file, length), length, name, whole)
             at, missing = begin + length, missing + length - got
         for filling in _zeros(size - at):
             whole.update(filling)
         self._put(bytes(-stored % _BLOCK))
         return size, whole.hexdigest(), size - missing
+
+    def _put_stretch(self, chunks: Iterator[bytes], size: int, name: str, whole: hashlib._Hash) -> int:
+        """So many bytes of a file, into the archive and into the hash of the ``whole``; returns how many of them there were to read."""
+        written = 0
+        for chunk in self._readable(chunks, name):
+            self._put(chunk)
+            whole.update(chunk)
+            written += len(chunk)
+        # Where it shrank, the header stands already, so zeros fill the place, and the file is named as changed.
+        for filling in _zeros(size - written):
+            self._put(filling)
+            whole.update(filling)
+        return written
 
     def _readable(self, chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
         """The header stands already, so what a bad block of the disk keeps from us is filled with zeros, where damage is taken as it is."""

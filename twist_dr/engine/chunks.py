@@ -19,6 +19,16 @@ def read_chunks(stream: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:
         yield chunk
 
 
+def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their breaks, however the chunks fall; what comes behind the last break is one, unless it is empty."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
 def counted(chunks: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
     """The same chunks, each told to ``progress`` by its length. ``progress`` may raise to stop."""
     for chunk in chunks:

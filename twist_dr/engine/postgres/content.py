@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twist_dr.engine.chunks import lines
 from twist_dr.engine.manifest import PostgresFacts
 from twist_dr.engine.postgres.cluster import named_errors
 from twist_dr.engine.postgres.differing_rows import Differing, columns_at_utc, copied, first_difference
@@ -245,11 +246,8 @@ def _moments(connection: Connection, name: RawName) -> set[int]:
 
 
 def _copy(connection: Connection, statement: bytes) -> Iterator[bytes]:
-    rest = b""
     with connection.cursor().copy(statement) as copy:
-        for block in copy:
-            *rows, rest = (rest + bytes(block)).split(b"\n")
-            yield from rows
+        yield from lines(bytes(block) for block in copy)
 
 
 def _told(differing: Differing) -> str:

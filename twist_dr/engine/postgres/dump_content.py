@@ -10,9 +10,11 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
+from twist_dr.engine.chunks import lines
 from twist_dr.engine.postgres.dump_reader import DumpReader
 from twist_dr.engine.postgres.dump_toc import TocEntry, read_integer
 from twist_dr.storage.base import CHUNK
@@ -108,10 +110,5 @@ def read_content(dump: Path, stopped: Callable[[], bool] = lambda: False) -> Con
 def rows_at(file: BinaryIO, place: int) -> Iterator[bytes]:
     """The rows of the table whose block begins there, each as COPY writes it, without its line break. Raises ``UnknownDump``."""
     file.seek(place)
-    rest = b""
-    while size := read_integer(file):
-        *rows, rest = (rest + file.read(size)).split(b"\n")
-        for row in rows:
-            if row == _END_OF_ROWS:
-                return
-            yield row
+    pieces = (file.read(size) for size in iter(lambda: read_integer(file), 0))
+    yield from takewhile(lambda row: row != _END_OF_ROWS, lines(pieces))

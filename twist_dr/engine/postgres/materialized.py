@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from twist_dr.engine.chunks import lines
 from twist_dr.engine.manifest import ViewFacts
 from twist_dr.engine.postgres.differing_rows import at_utc
 from twist_dr.engine.postgres.unplanned import PLANNING_RUNS_CODE
@@ -207,14 +208,7 @@ def _content(connection: Connection, what: Composable) -> tuple[int, str]:
         connection.transaction(force_rollback=True),
         connection.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(what)) as copy,
     ):
-        for row in _lines(bytes(block) for block in copy):
+        for row in lines(bytes(block) for block in copy):
             count += 1
             total += int.from_bytes(hashlib.blake2b(at_utc(row), digest_size=16).digest(), "big")
     return count, f"{total % (1 << 128):032x}"
-
-
-def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for block in blocks:
-        *rows, rest = (rest + block).split(b"\n")
-        yield from rows

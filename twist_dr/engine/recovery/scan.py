@@ -13,11 +13,12 @@ import re
 import struct
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from twist_dr.engine.chunks import lines
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child
 from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
@@ -212,7 +213,7 @@ class Scanner:
             program, f"--path={self._folder}", f"--timeline={self._timeline}", f"--start={format_lsn(start)}", f"--end={format_lsn(until)}", *options
         ]  # fmt: skip
         with Child(arguments, environment={"TZ": "UTC", "LC_ALL": "C"}) as child:
-            yield from _lines(child.bulk_output())
+            yield from lines(child.bulk_output())
             try:
                 child.finish()
             except ProcessFailed:
@@ -220,15 +221,6 @@ class Scanner:
                 if not _END.search(said):
                     raise
                 yield said
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
 
 
 def _lsn(text: bytes) -> int:
