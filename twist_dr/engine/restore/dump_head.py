@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import cache
+from typing import TypeAlias
 
 from twist_dr.engine.chunks import buffered
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.dump_toc import toc_size
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.sources import Sources
 from twist_dr.errors import BackupError
+
+Head: TypeAlias = Callable[[], bytes]
 
 #: Bytes that are fetched before the first look whether that is all of the head; then as many again, each time.
 _FIRST_BYTES = 1 << 20
@@ -17,8 +23,13 @@ _FIRST_BYTES = 1 << 20
 _MOST_BYTES = 256 << 20
 
 
+def head_of(sources: Sources, keyring: Keyring) -> Head:
+    """The head of the first copy that gives one, read when it is asked for and once. Raises ``BackupError`` and ``RestoreFailed`` then."""
+    return cache(lambda: sources.attempt(lambda repository: read_head(repository, sources.manifest, keyring)))
+
+
 def read_head(repository: Repository, manifest: Manifest, keyring: Keyring) -> bytes:
-    """The dump up to its rows, authentic where :func:`is_authentic` says so. Raises ``BackupError``, and what reading raises."""
+    """The dump up to its rows, authentic unless :func:`need_authentic` raises. Raises ``BackupError``, and what reading raises."""
     read = b""
     with buffered(repository.read(manifest, "database.dump", keyring)) as stream:
         while (size := toc_size(io.BytesIO(read))) is None:

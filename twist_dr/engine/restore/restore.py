@@ -17,6 +17,7 @@ from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore import gate as gates
 from twist_dr.engine.restore.cutover import Cutover
+from twist_dr.engine.restore.dump_head import head_of
 from twist_dr.engine.restore.impact import Impact, MediaImpact, TableImpact
 from twist_dr.engine.restore.impact_database import database_impact
 from twist_dr.engine.restore.impact_media import media_impact
@@ -107,8 +108,9 @@ class Restore:
                 wish.backup_id, place.repositories, place.keyring, self._report, patience=place.patience
             )
             gate = gates.look(wish, place, sources.manifest)
-            look_at_rights(gate, wish, place, sources)
-            look_at_surroundings(gate, wish, place, sources)
+            head = head_of(sources, place.keyring)
+            look_at_rights(gate, wish, place, sources, head)
+            look_at_surroundings(gate, wish, place, sources, head)
             look_at_schema(gate, wish, place, sources)
         for line in gate.warnings:
             self._warn(line)

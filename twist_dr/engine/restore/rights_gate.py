@@ -20,7 +20,7 @@ from twist_dr.engine.postgres.restoring_needs import missing_for_dump
 from twist_dr.engine.postgres.restoring_role import SUPERUSER, RestoringRole
 from twist_dr.engine.postgres.roles import missing_roles
 from twist_dr.engine.postgres.statements import unquoted
-from twist_dr.engine.restore.dump_head import read_head
+from twist_dr.engine.restore.dump_head import Head
 from twist_dr.engine.restore.gate import Gate
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.sources import Sources
@@ -36,13 +36,10 @@ class MissingRights:
     doubts: list[str]
 
 
-def look_at_rights(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources) -> None:
+def look_at_rights(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources, head: Head) -> None:
     """Add to the gate what it finds. Costs a superuser nothing."""
     if "database" not in wish.parts or wish.tables or sources.manifest.postgres is None:
         return
-
-    def head() -> bytes:
-        return sources.attempt(lambda repository: read_head(repository, sources.manifest, place.keyring))
 
     def roles() -> bytes:
         return sources.read_small("roles.sql")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from twist_dr.engine.postgres import databases
 from twist_dr.engine.postgres.own_settings import differing_settings, read_own_settings
 from twist_dr.engine.postgres.surroundings import differing
-from twist_dr.engine.restore.dump_head import read_head
+from twist_dr.engine.restore.dump_head import Head
 from twist_dr.engine.restore.gate import Gate
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.sources import Sources
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MOST = 12
 
 
-def look_at_surroundings(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources) -> None:
+def look_at_surroundings(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources, head: Head) -> None:
     """Add to the gate's warnings what it finds. Raises what connecting raises."""
     facts = sources.manifest.postgres
     if "database" not in wish.parts or wish.tables or facts is None or not gate.live:
@@ -36,20 +36,20 @@ def look_at_surroundings(gate: Gate, wish: RestoreWish, place: RestorePlace, sou
     with closing(databases.connect_for_maintenance(cluster)) as connection:
         beside = connection.info.dbname
         if databases.find_oid(connection, gate.live) is not None:
-            _look_at_own(gate, place, sources, connection)
+            _look_at_own(gate, head, connection)
     if lines := differing(facts, cluster, beside):
         gate.warnings.append(told_differing(lines))
 
 
-def _look_at_own(gate: Gate, place: RestorePlace, sources: Sources, connection: Connection) -> None:
+def _look_at_own(gate: Gate, head: Head, connection: Connection) -> None:
     try:
-        head = sources.attempt(lambda repository: read_head(repository, sources.manifest, place.keyring))
+        own = read_own_settings(io.BytesIO(head()))
     except (BackupError, RestoreFailed) as error:
         gate.warnings.append(
             f"what the backup's database is set to cannot be read before all of it is: {error}".rstrip(".")
         )
     else:
-        if names := differing_settings(connection, gate.live, read_own_settings(io.BytesIO(head))):
+        if names := differing_settings(connection, gate.live, own):
             gate.warnings.append(
                 f"the live database is set otherwise than the backup's ({few(names, _MOST)}): what is restored has the backup's settings; "
                 "write down those of the live one (psql: \\drds), if they are to stay"
