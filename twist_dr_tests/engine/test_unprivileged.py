@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.postgres import unprivileged
-from twist_dr.engine.postgres.unprivileged import may_enter, reachable_base
+from twist_dr.engine.postgres.unprivileged import door_folder, may_enter, open_door, reachable_base, socket_folder
 from twist_dr.errors import DatabaseError
 
 POSTGRES = pwd.getpwnam("postgres").pw_uid
@@ -81,3 +81,25 @@ def test_a_scratch_folder_of_the_settings_may_be_a_link_of_ours_but_of_nobody_el
     os.chown(wanted, NOBODY, -1, follow_symlinks=False)
     with pytest.raises(DatabaseError, match="belongs to another user"):
         reachable_base(wanted, POSTGRES)
+
+
+def test_a_server_that_ends_while_its_door_is_made_leaves_none(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that asks for larger settings at its start: the next one gets its door."""
+    folder = open_folder / "recovery"
+    socket = socket_folder(folder) / ".s.PGSQL.5432"
+    socket.parent.mkdir(parents=True)
+    socket.touch()
+    link = os.link
+
+    def ended_before(source: Path, name: Path, **how: bool) -> None:
+        source.unlink()
+        link(source, name, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", ended_before)
+        assert not open_door(folder, 5432)
+    assert not door_folder(folder).exists() and not open_door(folder, 5432)
+    socket.touch()
+    assert open_door(folder, 5432) and (door_folder(folder) / socket.name).exists()

@@ -176,9 +176,9 @@ class ScratchServer:
                 raise ProcessFailed(f"The scratch server did not start: {self._child.complaint()}.")
             with suppress(DatabaseUnreachable):
                 self._cluster_as(role).connect().close()
-                open_door(self.folder, _PORT)
-                self._reached_at = door_folder(self.folder)
-                return
+                if open_door(self.folder, _PORT):
+                    self._reached_at = door_folder(self.folder)
+                    return
             if time.monotonic() > deadline:
                 raise DatabaseError(
                     f"The scratch server gave no answer within {_START_SECONDS:.0f} s; see the load and the disk of this machine."

@@ -152,5 +152,10 @@ def open_door(folder: Path, port: int) -> bool:
     door.mkdir(mode=0o711)
     # Programs that we run as the server's user come by it, too; the socket's own mode lets in nobody else.
     door.chmod(0o711)
-    os.link(socket, door / name, follow_symlinks=False)
+    try:
+        os.link(socket, door / name, follow_symlinks=False)
+    except FileNotFoundError:
+        # The server ended since we looked, and took it along: whoever waits for it sees that, and why.
+        door.rmdir()
+        return False
     return True
