@@ -1,28 +1,66 @@
-"""The errors that a person meets.
+"""The errors that a person meets, as data.
 
-Each message says in one sentence what happened and to what, and then what to do next. None carries a secret.
-Everything that twist-dr raises on purpose is a :class:`TwistDRError`; anything else is a defect.
+Everything that twist-dr raises on purpose is a :class:`TwistDRError`; anything else is a defect. Each kind has a code that stays as it is
+(``docs/errors.md`` lists them), and says what happened, what to do, and which storage target it is about; the sentence is made of
+these here alone. Whoever needs one of them takes the field: no sentence is ever taken apart again.
 """
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from twist_dr.redaction import leaving
 
+_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
+#: A command or an address to copy stands last after a colon and a blank: a full stop would be copied with it.
+_COPIED = re.compile(r": [^;:]*[^.;: ]$")
+
+
+def sentence(what: str, remedy: str | None = None, target: str | None = None) -> str:
+    """``nas: the folder is gone; mount it again.``"""
+    told = f"{what.removesuffix('.')}; {remedy}" if remedy else what
+    if remedy and not told.endswith((".", "?", "!")) and not _COPIED.search(remedy):
+        told += "."
+    return f"{target}: {told}" if target else told
+
 
 class TwistDRError(Exception):
-    """Base of all errors that twist-dr raises on purpose. What they say may leave us: no secret that is known stays in it."""
+    """Base of all errors that twist-dr raises on purpose. What they say may leave us: no secret that is known stays in it.
 
+    ``what`` happened and to what, in a clause; ``remedy`` is what a person does next, ``None`` where nothing can be said; ``target`` is the storage target that it is about,
+    which ``what`` then does not name again. The first of a class's docstring's sentences is what ``docs/errors.md`` says of its code.
+    """
+
+    #: What programs, the catalog and the documents know this kind by: its name in small letters. It never changes its meaning.
+    code: ClassVar[str] = "twist_dr_error"
     #: Whether the same attempt may succeed a little later without anybody doing anything.
     retryable: ClassVar[bool] = False
 
-    def __init__(self, *words: object) -> None:
-        super().__init__(*(leaving(word) if isinstance(word, str) else word for word in words))
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.code = _WORD.sub("_", cls.__name__).lower()
+
+    def __init__(self, what: str = "", *, remedy: str | None = None, target: str | None = None) -> None:
+        super().__init__(leaving(what))
+        self._what, self._remedy, self.target = leaving(what), remedy and leaving(remedy), target
+
+    # Hidden once more when asked: some are made before those who bring a secret have said so.
+    @property
+    def what(self) -> str:
+        return leaving(self._what)
+
+    @property
+    def remedy(self) -> str | None:
+        return self._remedy and leaving(self._remedy)
+
+    @property
+    def clause(self) -> str:
+        """What happened and what to do, without the storage target: for those who name that themselves."""
+        return sentence(self.what, self.remedy)
 
     def __str__(self) -> str:
-        # Once more: some are made before those who bring a secret have said so.
-        return leaving(super().__str__())
+        return leaving(sentence(self._what, self._remedy, self.target))
 
 
 class SettingsError(TwistDRError):
