@@ -94,11 +94,13 @@ def main() -> int:
     rows: list[Row] = []
     for name, part in PARTS.items():
         if options.only in (None, name):
-            rows += part(options.megabytes, options.rounds)
-    for row in rows:
-        print(f"{'met  ' if row.met else 'SHORT'}  {row.ratio:>8}  {row.demand:<16} {row.name}")
-        if row.seconds:
-            print("                " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in row.seconds.items()))
+            measured = part(options.megabytes, options.rounds)
+            rows += measured
+            for row in measured:  # at once: the next part takes minutes, and may break
+                print(f"{'met  ' if row.met else 'SHORT'}  {row.ratio:>8}  {row.demand:<16} {row.name}", flush=True)
+                if row.seconds:
+                    took = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in row.seconds.items())
+                    print(f"                {took}", flush=True)
     results = {
         "cpus": os.cpu_count(),
         "megabytes": options.megabytes,

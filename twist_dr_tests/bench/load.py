@@ -99,7 +99,9 @@ def make_database(server: PostgresServer, megabytes: int) -> int:
         connection.execute("DROP TABLE phrases")
         connection.execute(f"CREATE SEQUENCE document_ids START {documents + 1}")
     pgbench = str(server.tools.program("pgbench"))
-    run([pgbench, "-i", "-q", "-I", "dtGvp", "-s", str(scale), DATABASE], environment=cluster.environment())
+    # Its tables go where an application's go; our own sessions see PostgreSQL's schema alone.
+    environment = {**cluster.environment(), "PGOPTIONS": None}
+    run([pgbench, "-i", "-q", "-I", "dtGvp", "-s", str(scale), DATABASE], environment=environment)
     with cluster.connect() as connection:
         connection.execute("VACUUM (FREEZE, ANALYZE) documents")
         connection.execute("CHECKPOINT")
