@@ -18,7 +18,7 @@ from twist_dr.engine.postgres.tools import find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.wal.destinations import Destination
-from twist_dr.engine.wal.frontier import Shipped, gaps_after
+from twist_dr.engine.wal.frontier import Gap, Shipped, gaps_after
 from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.engine.wal.primary import Primary, Sample
@@ -184,14 +184,14 @@ class Shipping:
             self._report.warning(str(unavailable))
 
 
-def _still_known(known: WalFrontierRow | None, row: WalFrontierRow) -> tuple[str, ...]:
+def _still_known(known: WalFrontierRow | None, row: WalFrontierRow) -> tuple[Gap, ...]:
     """Gaps that were recorded before. LSNs of another cluster begin anew: what was missing there is missing from nothing here."""
     if known is None or (known.system_identifier and row.system_identifier not in (None, known.system_identifier)):
         return ()
     return known.gaps
 
 
-def gaps_after_newest_base(catalog: Catalog, row: WalFrontierRow) -> list[str]:
+def gaps_after_newest_base(catalog: Catalog, row: WalFrontierRow) -> list[Gap]:
     """Gaps that a recovery from the newest base backup on a target would meet; all, where it has none of that cluster.
 
     Raises ``CatalogUnavailable``.

@@ -118,7 +118,7 @@ def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[F
     for name, row in facts.frontiers.items():
         if name not in settings.enabled_targets:
             continue
-        gaps = gaps_after(row.gaps, _newest_base_start(facts, row))
+        gaps = [gap.sentence(name) for gap in gaps_after(row.gaps, _newest_base_start(facts, row))]
         if gaps:
             yield Finding(
                 f"wal_gap:{name}", "wal_gap", "critical",

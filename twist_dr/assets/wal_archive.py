@@ -9,7 +9,7 @@ import dagster as dg
 from twist_dr.assets.copies import target_resource
 from twist_dr.assets.freshness import fresh_within
 from twist_dr.catalog import Catalog, CatalogUnavailable
-from twist_dr.engine.wal.frontier import Outcome, Shipped
+from twist_dr.engine.wal.frontier import Gap, Outcome, Shipped, listed
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP, operation
@@ -66,7 +66,7 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
     return wal_archive
 
 
-def _gaps(catalog: Catalog, application: str, shipped: Shipped) -> Mapping[str, Sequence[str]]:
+def _gaps(catalog: Catalog, application: str, shipped: Shipped) -> Mapping[str, Sequence[Gap]]:
     """By target, the gaps that its newest base backup is not behind; without a catalog to tell which one that is, all."""
     try:
         return {row.target: gaps_after_newest_base(catalog, row) for row in catalog.wal_frontiers(application)}
@@ -74,12 +74,12 @@ def _gaps(catalog: Catalog, application: str, shipped: Shipped) -> Mapping[str, 
         return {name: shipped.gaps_of(name) for name in shipped.targets}
 
 
-def _no_gap(key: dg.AssetKey, gaps: Sequence[str]) -> dg.AssetCheckResult:
+def _no_gap(key: dg.AssetKey, gaps: Sequence[Gap]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="no_gap",
         passed=not gaps,
-        metadata={"gaps": in_words("; ".join(gaps) or "none")},
+        metadata={"gaps": in_words(listed(gaps, key.path[-1]))},
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from twist_dr.catalog import Catalog, CatalogUnavailable, WalFrontierRow
+from twist_dr.engine.wal.frontier import Gap, listed
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.spool import Spool
 from twist_dr.metadata import in_words
@@ -68,7 +69,7 @@ def _told_by_the_resident(settings: Settings, cursor: str) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=skip, cursor="\n".join(told.values()), asset_events=events)
 
 
-def _mark(settings: Settings, row: WalFrontierRow, gaps: Sequence[str]) -> str:
+def _mark(settings: Settings, row: WalFrontierRow, gaps: Sequence[Gap]) -> str:
     """Equal while there is nothing to tell. An idle server's log reaches no further, only for longer: told as often as keeps the asset fresh."""
     reaches = None if row.at is None else int(row.at.timestamp() // _fresh_seconds(settings))
     return f"{row.target} {row.timeline} {row.lsn} {reaches} {len(gaps)}"
@@ -79,7 +80,7 @@ def _fresh_seconds(settings: Settings) -> float:
     return max(1.0, settings.objectives.wal.total_seconds() * _FRESH_PART)
 
 
-def _events(row: WalFrontierRow, gaps: Sequence[str]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+def _events(row: WalFrontierRow, gaps: Sequence[Gap]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     key = dg.AssetKey([row.application, "wal_archive", row.target])
     assert row.lsn is not None and row.timeline is not None
     metadata: dict[str, dg.MetadataValue] = {
@@ -97,7 +98,7 @@ def _events(row: WalFrontierRow, gaps: Sequence[str]) -> Iterator[dg.AssetMateri
         asset_key=key,
         check_name="no_gap",
         passed=not gaps,
-        metadata={"gaps": in_words("; ".join(gaps) or "none")},
+        metadata={"gaps": in_words(listed(gaps, row.target))},
     )
 
 

@@ -211,8 +211,7 @@ class Catalog(Operations, Summaries):
 
     def record_wal_frontier(self, row: WalFrontierRow) -> None:
         """Record how far a target's archive of WAL reaches now, in the place of what was recorded before."""
-        values = asdict(row)
-        values["error"] = None if row.error is None else recordable(row.error)
+        values = {**vars(row), "error": None if row.error is None else recordable(row.error)}
         with self._database.writing() as connection:
             upsert(connection, WalFrontier, values, key=("application", "target"))
 

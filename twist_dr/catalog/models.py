@@ -33,6 +33,7 @@ from twist_dr.catalog.rows import (
 )
 from twist_dr.engine.manifest import Proved
 from twist_dr.engine.severity import Severity
+from twist_dr.engine.wal.frontier import Gap
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -66,6 +67,19 @@ class Lines(TypeDecorator[tuple[str, ...]]):
 
     def process_result_value(self, value: list[str] | None, dialect: Dialect) -> tuple[str, ...] | None:
         return None if value is None else tuple(value)
+
+
+class Gaps(TypeDecorator[tuple[Gap, ...]]):
+    """Stretches of WAL, as a JSON list of objects."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[Gap] | None, dialect: Dialect) -> list[dict[str, int | None]] | None:
+        return None if value is None else [vars(gap) for gap in value]
+
+    def process_result_value(self, value: list[dict[str, Any]] | None, dialect: Dialect) -> tuple[Gap, ...] | None:
+        return None if value is None else tuple(Gap(**gap) for gap in value)
 
 
 #: Ids are compared byte by byte, whatever the database's language, so that they sort by time.
@@ -231,7 +245,7 @@ class WalFrontier(Base):
     waiting: Mapped[int]
     oldest_seconds: Mapped[float]
     spool_bytes: Mapped[int] = mapped_column(BigInteger)
-    gaps: Mapped[tuple[str, ...]] = mapped_column(Lines)
+    gaps: Mapped[tuple[Gap, ...]] = mapped_column(Gaps)
     error: Mapped[str | None] = mapped_column(Text)
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from twist_dr.engine.documents import read_mapping
 from twist_dr.engine.manifest import LIMITS, Kind, Label, Manifest, Part, Proved
 from twist_dr.engine.severity import Severity
+from twist_dr.engine.wal.frontier import Gap
 from twist_dr.errors import ManifestInvalid
 
 CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "deleted"]
@@ -191,8 +192,7 @@ class WalFrontierRow:
     """How far a target's archive of WAL reaches, as of ``updated_at``; None where it holds none yet.
 
     Everything before ``lsn`` is there, and everything committed before ``at`` (the primary's clock). ``waiting`` files lie in the spool,
-    the oldest since ``oldest_seconds``, ``spool_bytes`` altogether. ``gaps``: a sentence for each stretch that this target will never
-    have. ``error``: why the last attempt failed.
+    the oldest since ``oldest_seconds``, ``spool_bytes`` altogether. ``gaps``: what this target will never have. ``error``: why the last attempt failed.
     """
 
     application: str
@@ -205,7 +205,7 @@ class WalFrontierRow:
     waiting: int
     oldest_seconds: float
     spool_bytes: int
-    gaps: tuple[str, ...] = ()
+    gaps: tuple[Gap, ...] = ()
     error: str | None = None
 
 

@@ -103,4 +103,5 @@ def _wal(frontier: WalFrontierRow | None, now: datetime) -> WalStatus:
     # What is not committed yet cannot be there: of a frontier from the future nothing is known.
     at = frontier.at if frontier.at and frontier.at <= now + CLOCK_TOLERANCE else None
     age = max(0.0, (now - at).total_seconds()) if at else None
-    return WalStatus(frontier.lsn, frontier.timeline, at, age, frontier.gaps, frontier.error)
+    gaps = tuple(gap.sentence(frontier.target) for gap in frontier.gaps)
+    return WalStatus(frontier.lsn, frontier.timeline, at, age, gaps, frontier.error)

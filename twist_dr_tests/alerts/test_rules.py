@@ -16,6 +16,7 @@ from twist_dr.alerts.facts import Facts, Room
 from twist_dr.alerts.points import newest_point
 from twist_dr.alerts.rules import findings
 from twist_dr.catalog import AlertRow, DeliveryRow, TargetTestRow
+from twist_dr.engine.wal.frontier import Gap
 from twist_dr.settings import Settings
 from twist_dr_tests.alerts.scenes import (
     DAY,
@@ -386,8 +387,8 @@ CASES = [
     ),
     Case(
         "a gap in the write-ahead log", "wal_gap:cloud", "critical",
-        lambda: with_base(frontiers={"cloud": frontier("cloud", gaps=("cloud lacks WAL from 0/3000000 to 0/4000000",))}),
-        lambda: with_base(frontiers={"cloud": frontier("cloud", gaps=("cloud lacks WAL from 0/1000000 to 0/2000000",))}),
+        lambda: with_base(frontiers={"cloud": frontier("cloud", gaps=(Gap(1, 0x3000000, 0x4000000),))}),
+        lambda: with_base(frontiers={"cloud": frontier("cloud", gaps=(Gap(1, 0x1000000, 0x2000000),))}),
         settings=WAL,
     ),
     Case(
@@ -438,7 +439,7 @@ CASES = [
     ),
     Case(
         "write-ahead log over a base that was proven long ago", "no_recovery_point", "critical",
-        lambda: replace(with_base(frontiers={"office": frontier("office", gaps=("office lacks WAL from 0/3000000 to 0/4000000",))}), backups={
+        lambda: replace(with_base(frontiers={"office": frontier("office", gaps=(Gap(1, 0x3000000, 0x4000000),))}), backups={
             **with_base().backups, "full": []}),
         lambda: replace(with_base(), backups={**with_base().backups, "full": []}),
         settings=WAL,

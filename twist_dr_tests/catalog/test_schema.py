@@ -6,6 +6,8 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -21,17 +23,20 @@ from sqlalchemy import NullPool, create_engine, insert, make_url, select, text
 import twist_dr.catalog
 from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
 from twist_dr.catalog.models import Backup, Base
+from twist_dr.engine.wal.frontier import Gap, gaps_after
 from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.catalog.test_asking import counted_statements
 
 _HEAD = schema.HEAD
+#: One that is not there yet.
+_NEXT = f"{int(_HEAD) + 1:04}"
 
 _SECOND = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "{next}"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -62,9 +67,11 @@ def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def arrive(then: str = "pass", recreate: str = "auto") -> None:
         scripts = tmp_path / "future"
         shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
-        (scripts / "versions" / "0007_colour.py").write_text(_SECOND.format(then=then, recreate=recreate))
+        (scripts / "versions" / f"{_NEXT}_colour.py").write_text(
+            _SECOND.format(next=_NEXT, head=_HEAD, then=then, recreate=recreate)
+        )
         monkeypatch.setattr(schema, "SCRIPTS", str(scripts))
-        monkeypatch.setattr(schema, "HEAD", "0007")
+        monkeypatch.setattr(schema, "HEAD", _NEXT)
 
     return arrive
 
@@ -147,7 +154,21 @@ def test_older_catalog_is_upgraded_and_keeps_its_rows(url: str, future: Any) -> 
     # On SQLite this migration makes the table anew, which must not take the copies along.
     future(recreate="always" if url.startswith("sqlite") else "never")
     (row,) = Catalog(url).backups(application="erp")
-    assert (row.backup_id, len(row.copies), version(url)) == (backup_id, 1, "0007")
+    assert (row.backup_id, len(row.copies), version(url)) == (backup_id, 1, _NEXT)
+
+
+@contextmanager
+def at_version(head: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The code's tables are those of an earlier version."""
+    scripts = folder / "past"
+    shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
+    for migration in (scripts / "versions").glob("0*.py"):
+        if migration.name[:4] > head:
+            migration.unlink()
+    with monkeypatch.context() as past:
+        past.setattr(schema, "SCRIPTS", str(scripts))
+        past.setattr(schema, "HEAD", head)
+        yield
 
 
 def _recorded_by_the_first_version(catalog: Catalog, folder: Path) -> str:
@@ -169,13 +190,7 @@ def _recorded_by_the_first_version(catalog: Catalog, folder: Path) -> str:
 @pytest.fixture
 def of_the_first_version(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A backup with a copy and a verification, in a catalog that was made when there was one migration only; its id."""
-    scripts = tmp_path / "past"
-    shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
-    for later in ("0002_restores.py", "0003_recovery.py", "0004_unattended.py", "0005_about.py", "0006_proved.py"):
-        (scripts / "versions" / later).unlink()
-    with monkeypatch.context() as past:
-        past.setattr(schema, "SCRIPTS", str(scripts))
-        past.setattr(schema, "HEAD", "0001")
+    with at_version("0001", tmp_path, monkeypatch):
         catalog = Catalog(url)
         backup_id = _recorded_by_the_first_version(catalog, tmp_path)
         catalog.record_copy(backup_id, "nas", state="checked", form="zstd")
@@ -211,13 +226,7 @@ def test_catalog_of_the_first_version_is_brought_up_to_date_by_many_processes_at
 def test_an_open_alert_of_the_version_before_is_kept_and_what_it_is_about_is_not_known(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripts = tmp_path / "past"
-    shutil.copytree(Path(twist_dr.catalog.__file__).parent / "migrations", scripts)
-    for later in ("0005_about.py", "0006_proved.py"):
-        (scripts / "versions" / later).unlink()
-    with monkeypatch.context() as past:
-        past.setattr(schema, "SCRIPTS", str(scripts))
-        past.setattr(schema, "HEAD", "0004")
+    with at_version("0004", tmp_path, monkeypatch):
         Catalog(url).target_tests()
     columns = "application, cause, open_cause, kind, severity, state, message, advice, raised_at, seen_at, times"
     values = "'erp', 'c', 'c', 'k', 'error', 'active', 'm', 'a', '2026-11-21 02:00:00', '2026-11-21 02:00:00', 1"
@@ -228,6 +237,26 @@ def test_an_open_alert_of_the_version_before_is_kept_and_what_it_is_about_is_not
     assert Catalog(url).save_alert(told) == told
     assert Catalog(url).open_alerts("erp") == [told]
     assert version(url) == schema.HEAD
+
+
+def test_gaps_that_earlier_versions_wrote_as_sentences_are_numbers_and_one_that_cannot_be_read_is_met_by_every_recovery(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at_version("0006", tmp_path, monkeypatch):
+        Catalog(url).target_tests()
+    columns = "application, target, updated_at, waiting, oldest_seconds, spool_bytes, gaps"
+    sentences = {
+        "nas": '["nas lacks WAL from 0/1000000 to 1F/E2000000"]',
+        "odd": '["odd: something is missing"]',
+        "whole": "[]",
+    }
+    for target, gaps in sentences.items():
+        values = f"'erp', '{target}', '2026-11-21 02:00:00', 0, 0, 0, '{gaps}'"
+        execute(url, f"INSERT INTO wal_frontiers ({columns}) VALUES ({values})".replace(":", "\\:"))
+    nas, odd, whole = Catalog(url).wal_frontiers("erp")
+    assert nas.gaps == (Gap(None, 0x1000000, 0x1FE2000000),) and whole.gaps == ()
+    assert nas.gaps[0].sentence("nas") == "nas lacks WAL from 0/1000000 to 1F/E2000000"
+    assert gaps_after(nas.gaps, 0x1FE2000000) == [] and gaps_after(odd.gaps, 0xFFFFFFFF00000000) == list(odd.gaps) != []
 
 
 def test_upgrade_that_fails_leaves_everything_as_it_was(url: str, future: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,9 +274,9 @@ def test_newer_catalog_is_refused(url: str, future: Any, monkeypatch: pytest.Mon
     future()
     Catalog(url).target_tests()
     monkeypatch.undo()
-    with pytest.raises(CatalogTooNew, match=r"newer twist-dr .*0007.*0006.*; upgrade twist-dr"):
+    with pytest.raises(CatalogTooNew, match=rf"newer twist-dr .*{_NEXT}.*{_HEAD}.*; upgrade twist-dr"):
         record(Catalog(url))
-    assert version(url) == "0007"
+    assert version(url) == _NEXT
 
 
 def test_version_table_without_a_row_counts_as_a_new_catalog(url: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from twist_dr.catalog import Catalog, WalFrontierRow
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.progress import Report
-from twist_dr.engine.wal.frontier import Shipped
+from twist_dr.engine.wal.frontier import Gap, Shipped
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.resources.targets import build_targets
 from twist_dr.wal import LOCK_SCOPE, Shipping
@@ -160,7 +160,7 @@ def shipped_with(site: WalSite, catalog: Catalog) -> Shipped:
         return shipping.once()
 
 
-def recorded_gaps(site: WalSite) -> dict[str, tuple[str, ...]]:
+def recorded_gaps(site: WalSite) -> dict[str, tuple[Gap, ...]]:
     return {row.target: row.gaps for row in site.site.catalog().wal_frontiers("erp")}
 
 
@@ -186,7 +186,8 @@ def test_a_gap_is_recorded_by_the_next_round_that_finds_the_catalog(gapped: tupl
     archived(site, wal, 4)
     assert not site.ship().gaps
     (gap,) = recorded_gaps(site)["archive"]
-    assert f"archive lacks WAL from {format_lsn(wal.segment(1).start)} to {format_lsn(wal.segment(3).start)}" == gap
+    assert gap == Gap(1, wal.segment(1).start, wal.segment(3).start)
+    assert gap.sentence("archive") == f"archive lacks WAL from {format_lsn(gap.begin)} to {format_lsn(gap.end)}"
     # A catalog that was made anew learns it as well, and none learns it twice.
     for catalog in (site.site.catalog(), Catalog(f"sqlite:///{site.site.folder}/anew.db")):
         shipped_with(site, catalog)
@@ -269,7 +270,7 @@ def test_the_sensor_tells_of_a_resident_process_only_what_changed_or_keeps_the_a
         catalog, cursor = site.site.catalog(), ""
         begun = datetime(2026, 11, 21, tzinfo=timezone.utc)
 
-        def told(seconds: int, lsn: str = "0/3000000", gaps: tuple[str, ...] = ()) -> int:
+        def told(seconds: int, lsn: str = "0/3000000", gaps: tuple[Gap, ...] = ()) -> int:
             nonlocal cursor
             at = begun + timedelta(seconds=seconds)
             catalog.record_wal_frontier(
@@ -284,8 +285,8 @@ def test_the_sensor_tells_of_a_resident_process_only_what_changed_or_keeps_the_a
         assert [told(seconds) for seconds in range(60, 900, 60)].count(2) == 2
         assert told(900) == 2 and told(901) == 0
         assert told(902, lsn="0/4000000") == 2
-        assert told(903, "0/4000000", ("office lacks WAL from 0/1 to 0/2",)) == 2
-        assert told(904, "0/4000000", ("office lacks WAL from 0/1 to 0/2",)) == 0
+        assert told(903, "0/4000000", (Gap(1, 1, 2),)) == 2
+        assert told(904, "0/4000000", (Gap(1, 1, 2),)) == 0
 
 
 def by_sensor(site: WalSite, cursor: str = "") -> dg.SensorResult:

@@ -17,6 +17,7 @@ from twist_dr.alerts.daemon import note_daemon
 from twist_dr.automation.watch import watch_sensor
 from twist_dr.catalog import AlertRow, RestoreRow, SpaceRow, WalFrontierRow
 from twist_dr.engine.progress import Report
+from twist_dr.engine.wal.frontier import Gap
 from twist_dr.runs import look_after
 from twist_dr.settings import Settings
 from twist_dr.status import metrics, report
@@ -174,10 +175,10 @@ def test_a_base_with_wal_gives_a_younger_recovery_point_unless_a_gap_lies_betwee
     point = story.status().recovery_point
     assert point is not None
     assert (point.through, point.backup_id, point.targets, point.age) == ("wal", base, ("office",), 60.0)
-    old_gap = "office lacks WAL from 0/1000000 to 0/2000000"
+    old_gap = Gap(1, 0x1000000, 0x2000000)
     story.catalog.record_wal_frontier(replace(frontier, gaps=(old_gap,)))
     assert story.status().recovery_point == point
-    story.catalog.record_wal_frontier(replace(frontier, gaps=(old_gap, "office lacks WAL from 0/4000000 to 0/4100000")))
+    story.catalog.record_wal_frontier(replace(frontier, gaps=(old_gap, Gap(1, 0x4000000, 0x4100000))))
     point = story.status().recovery_point
     assert point is not None and point.through == "backup"
     story.catalog.record_wal_frontier(replace(frontier, system_identifier="8"))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from twist_dr.engine.wal.names import format_lsn, parse_lsn
+from twist_dr.engine.wal.names import format_lsn
 from twist_dr.errors import TwistDRError
-
-_GAP_END = re.compile(r" to ([0-9A-F]{1,8}/[0-9A-F]{1,8})")
 
 
 @dataclass(frozen=True)
@@ -43,29 +41,56 @@ class Frontier:
 
 @dataclass(frozen=True)
 class Gap:
-    """WAL that a target does not have and will not get: ``begin`` up to ``end`` (LSN, left out)."""
+    """WAL that an archive does not have and will not get: ``begin`` up to ``end`` (LSN, left out), before what it holds of ``timeline``.
+
+    What earlier versions wrote down has no timeline.
+    """
+
+    timeline: int | None
+    begin: int
+    end: int
+
+    def sentence(self, target: str) -> str:
+        """``nas lacks WAL from 0/1000000 to 0/2000000``, without a stop."""
+        return f"{target} lacks WAL from {format_lsn(self.begin)} to {format_lsn(self.end)}"
+
+
+@dataclass(frozen=True)
+class NoticedGap:
+    """A gap as shipping noticed it: whose, in which cluster, and when."""
 
     target: str
     system_identifier: str
-    begin: int
-    end: int
+    gap: Gap
     noticed_at: datetime
 
     def document(self) -> dict[str, object]:
-        return {**vars(self), "noticed_at": self.noticed_at.isoformat()}
+        return {
+            **vars(self.gap),
+            "target": self.target,
+            "system_identifier": self.system_identifier,
+            "noticed_at": self.noticed_at.isoformat(),
+        }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, object]) -> Gap:
-        values = {**document, "noticed_at": datetime.fromisoformat(str(document["noticed_at"]))}
-        return cls(**values)  # type: ignore[arg-type]
+    def from_document(cls, document: Mapping[str, Any]) -> NoticedGap:
+        gap = Gap(document.get("timeline"), document["begin"], document["end"])
+        return cls(
+            document["target"], document["system_identifier"], gap, datetime.fromisoformat(document["noticed_at"])
+        )
 
     def __str__(self) -> str:
-        return f"{self.target} lacks WAL from {format_lsn(self.begin)} to {format_lsn(self.end)}"
+        return self.gap.sentence(self.target)
 
 
-def gaps_after(gaps: Iterable[str], lsn: int) -> list[str]:
-    """Of the sentences that gaps are recorded as, those that a recovery from ``lsn`` on would meet; one that cannot be read is met."""
-    return [gap for gap in gaps if (found := _GAP_END.search(gap)) is None or parse_lsn(found[1]) > lsn]
+def gaps_after(gaps: Iterable[Gap], lsn: int) -> list[Gap]:
+    """Those that a recovery from ``lsn`` on would meet."""
+    return [gap for gap in gaps if gap.end > lsn]
+
+
+def listed(gaps: Iterable[Gap], target: str) -> str:
+    """All of a target in one line."""
+    return "; ".join(gap.sentence(target) for gap in gaps) or "none"
 
 
 @dataclass
@@ -90,8 +115,8 @@ class Shipped:
     waiting: int = 0
     oldest_seconds: float = 0.0
     spool_bytes: int = 0
-    gaps: list[Gap] = field(default_factory=list)
-    known_gaps: list[Gap] = field(default_factory=list)
+    gaps: list[NoticedGap] = field(default_factory=list)
+    known_gaps: list[NoticedGap] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -99,13 +124,13 @@ class Shipped:
     def errors(self) -> dict[str, TwistDRError]:
         return {name: outcome.error for name, outcome in self.targets.items() if outcome.error is not None}
 
-    def gaps_of(self, target: str) -> list[str]:
-        """A sentence for each gap that is known of a target, in the cluster that it has come to."""
+    def gaps_of(self, target: str) -> list[Gap]:
+        """The gaps that are known of a target, in the cluster that it has come to."""
         frontier = self.targets[target].frontier
         return [
-            str(gap)
-            for gap in self.known_gaps
-            if gap.target == target and frontier is not None and gap.system_identifier == frontier.system_identifier
+            each.gap
+            for each in self.known_gaps
+            if each.target == target and frontier is not None and each.system_identifier == frontier.system_identifier
         ]
 
     @property

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import Report
 from twist_dr.engine.wal.destinations import Destinations
-from twist_dr.engine.wal.frontier import Frontier, Gap, Outcome
+from twist_dr.engine.wal.frontier import Frontier, Gap, NoticedGap, Outcome
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.state import State
@@ -26,7 +26,7 @@ class Reach:
 
     def __init__(self, destinations: Destinations, keyring: Keyring, state: State, report: Report) -> None:
         self.frontiers: dict[str, Frontier | None] = {name: state.frontier(name) for name in destinations}
-        self.gaps: list[Gap] = []
+        self.gaps: list[NoticedGap] = []
         self._destinations = destinations
         self._keyring = keyring
         self._state = state
@@ -69,8 +69,10 @@ class Reach:
             archive.key(identifier, last.timeline, last.name, self._destinations[name].form)
         ):
             return
-        known = (gap for gap in self._state.known_gaps() if gap.target == name and gap.system_identifier == identifier)
-        if any(gap.begin <= last.start < gap.end for gap in known):
+        known = (
+            each for each in self._state.known_gaps() if each.target == name and each.system_identifier == identifier
+        )
+        if any(each.gap.begin <= last.start < each.gap.end for each in known):
             return
         # Listed by their names: the form may have changed, and a timeline that began later has it under the older one's.
         older = [each for each in archive.holdings(identifier, size).segments if each.number <= last.number]
@@ -79,7 +81,7 @@ class Reach:
         began_here = frontier.lsn > last.end and (frontier.head is None or archive.has(frontier.head))
         if older or not began_here:
             begin = max((each.end for each in older), default=last.start)
-            self._note_gap(Gap(name, identifier, begin, last.end, datetime.now(timezone.utc)))
+            self._note_gap(name, identifier, Gap(last.timeline, begin, last.end))
 
     def conclude(self, outcomes: dict[str, Outcome]) -> None:
         """Write what was reached into the outcomes, and into the state."""
@@ -115,15 +117,15 @@ class Reach:
         lacking = destination.archive.lacks(identifier, following, segment.start, destination.form)
         if lacking is not None:
             begin = max(reached, lacking.start)
-            self._note_gap(Gap(name, identifier, begin, segment.start, datetime.now(timezone.utc)))
+            self._note_gap(name, identifier, Gap(segment.timeline, begin, segment.start))
 
-    def _note_gap(self, gap: Gap) -> None:
+    def _note_gap(self, name: str, identifier: str, gap: Gap) -> None:
         with self._guard:
-            self.gaps.append(gap)
+            self.gaps.append(NoticedGap(name, identifier, gap, datetime.now(timezone.utc)))
         # Older heads may hold the only bytes before the gap: forgotten, they are not removed.
-        self._state.heads.pop(gap.target, None)
+        self._state.heads.pop(name, None)
         self._report.warning(
-            f"{gap}, and no storage target has it any more: no recovery leads across; take a new base backup."
+            f"{gap.sentence(name)}, and no storage target has it any more: no recovery leads across; take a new base backup."
         )
 
     def _until_fork(self, name: str, frontier: Frontier, timeline: int) -> int:

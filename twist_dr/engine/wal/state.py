@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from twist_dr.engine.wal.frontier import Frontier, Gap
+from twist_dr.engine.wal.frontier import Frontier, NoticedGap
 from twist_dr.engine.wal.primary import Sample
 
 #: Claims that are kept: in a spool that waits for the server's archiver, the open segment may be hours behind them.
@@ -34,9 +34,9 @@ class State:
         document = self.frontiers.get(target)
         return None if document is None else Frontier.from_document(document)
 
-    def known_gaps(self) -> list[Gap]:
+    def known_gaps(self) -> list[NoticedGap]:
         """All that were ever noticed."""
-        return [Gap.from_document(document) for document in self.gaps]
+        return [NoticedGap.from_document(document) for document in self.gaps]
 
     def note(self, sample: Sample) -> None:
         """Remember what the primary said: that its cluster is ours, and what it claims."""

@@ -181,8 +181,8 @@ def test_an_invalidated_slot_is_said_made_anew_and_the_gap_is_recorded(server: P
         assert site.reaches(end, faultless=False)
         gaps = site.site.catalog().wal_frontiers("erp")[0].gaps
         (gap,) = gaps
-        begin, until = (parse_lsn(each) for each in re.findall(r"[0-9A-F]+/[0-9A-F]+", gap))
-        assert begin >= reached and until % MB == 0 and until > begin + 4 * MB
+        until = gap.end
+        assert gap.begin >= reached and until % MB == 0 and until > gap.begin + 4 * MB
         # What was received before is on the target up to where the gap begins.
         held = holdings(site.target("office"), site.identifier)
         assert max(head.end for head in held.heads if head.end < until) >= reached

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine.wal.frontier import Gap
 from twist_dr.engine.wal.head import Head
 from twist_dr.errors import StagingFull, TargetUnavailable, WalConflict
 from twist_dr.storage.base import Digest, Progress, no_progress
@@ -111,13 +112,13 @@ def test_with_required_targets_met_another_that_was_down_has_a_recorded_gap(tmp_
     round_.archive(wal.paths[3])
     shipped = round_.ship()
     (gap,) = shipped.gaps
-    assert (gap.target, gap.begin, gap.end) == ("archive", wal.segment(1).start, wal.segment(3).start)
+    assert (gap.target, gap.gap) == ("archive", Gap(1, wal.segment(1).start, wal.segment(3).start))
     assert any("take a new base backup" in line for line in round_.warnings)
     shipped = round_.ship()
     assert not shipped.gaps and shipped.gaps_of("office") == []
     round_.restart()
     # Noticed once; whoever has not heard of it hears of it in any later round.
-    assert round_.ship().gaps_of("archive") == [str(gap)]
+    assert round_.ship().gaps_of("archive") == [gap.gap]
     round_.restart()
 
 
@@ -243,7 +244,7 @@ def test_what_is_not_the_segment_that_its_name_says_is_put_aside_and_said(
     round_.archive(wal.paths[2])
     shipped = round_.ship()
     assert len(shipped.refused) == 1 and wal.paths[1].name in shipped.refused[0]
-    assert [gap.begin for gap in shipped.gaps] == [wal.segment(1).start] * 2
+    assert [each.gap.begin for each in shipped.gaps] == [wal.segment(1).start] * 2
     assert round_.held("office", wal.identifier) == names(wal, 0, 2)
     assert len(list(round_.spool.refused.iterdir())) == 1
 
@@ -353,7 +354,9 @@ def test_a_switch_to_a_timeline_that_forked_earlier_is_no_gap_and_a_hole_after_t
     frontier = shipped.targets["office"].frontier
     assert not shipped.gaps and frontier is not None and frontier.lsn == wal.segment(1).end
     round_.receive(wal.identifier, "00000002" + wal.paths[3].name[8:], on_timeline_2(wal.paths[3].read_bytes()))
-    assert [(gap.begin, gap.end) for gap in round_.ship().gaps] == [(wal.segment(2).start, wal.segment(3).start)] * 2
+    assert [(each.gap.begin, each.gap.end) for each in round_.ship().gaps] == [
+        (wal.segment(2).start, wal.segment(3).start)
+    ] * 2
 
 
 def test_a_hole_at_the_switch_is_found_by_the_history(round_: Round, wal: Wal) -> None:
@@ -362,7 +365,7 @@ def test_a_hole_at_the_switch_is_found_by_the_history(round_: Round, wal: Wal) -
     history(round_, wal, wal.segment(1).start + PAGE)
     round_.receive(wal.identifier, "00000002" + wal.paths[2].name[8:], on_timeline_2(wal.paths[2].read_bytes()))
     gaps = round_.ship().gaps
-    assert [(gap.begin, gap.end) for gap in gaps] == [(wal.segment(1).start + PAGE, wal.segment(2).start)] * 2
+    assert [each.gap for each in gaps] == [Gap(2, wal.segment(1).start + PAGE, wal.segment(2).start)] * 2
 
 
 def test_heads_of_a_new_timeline_are_shipped_before_it_has_overtaken_the_old_one(round_: Round, wal: Wal) -> None:
@@ -525,7 +528,7 @@ def test_after_a_lost_slot_the_hole_before_a_head_is_a_gap(round_: Round, wal: W
     round_.receive(wal.identifier, f"{wal.paths[3].name}.partial", wal.paths[3].read_bytes())
     end = wal.segment(3).start + PAGE
     shipped = round_.ship(said(wal.identifier, end, received=end, minutes=1))
-    assert {(gap.target, gap.end) for gap in shipped.gaps} == {
+    assert {(each.target, each.gap.end) for each in shipped.gaps} == {
         (name, wal.segment(3).start) for name in ("office", "archive")
     }
     # What was received before the gap is still there: it is the end of what can be recovered.
@@ -738,7 +741,9 @@ def test_what_a_target_holds_is_no_gap_though_the_state_in_the_spool_is_older(ro
     round_.restart()
     round_.spool.state_path.write_bytes(old)
     round_.archive(wal.paths[5])
-    assert {(gap.begin, gap.end) for gap in round_.ship().gaps} == {(wal.segment(4).start, wal.segment(5).start)}
+    assert {(each.gap.begin, each.gap.end) for each in round_.ship().gaps} == {
+        (wal.segment(4).start, wal.segment(5).start)
+    }
 
 
 def test_a_dead_primarys_last_bytes_are_shipped_once_though_we_are_killed_between(round_: Round, wal: Wal) -> None:
