@@ -82,7 +82,8 @@ def choose_newest(
         raise VerificationFailed(f"{no_good_copy(names, f'a {kind} backup')} {summed_up(missing)}")
     if chosen is None:
         raise BackupNotFound(
-            f"No storage target that answers holds a {kind} backup{_beside(found, label)}; launch the job {backup_job(kind)} first."
+            f"No storage target that answers holds a {kind} backup{_beside(found, label)}",
+            remedy=f"launch the job {backup_job(kind)} first",
         )
     if found.set_aside and label is None:
         report.info(f"passed over {few(found.set_aside)}, labelled {SET_ASIDE}: what a restore was about to replace")

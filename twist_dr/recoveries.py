@@ -305,8 +305,8 @@ class Recovery:
             manifest = take_full_backup(plan, cluster, self._keyring, staging, self._report)
         except LockTimeout as error:
             raise RecoveryFailed(
-                f"At that point the database cannot be taken out of the recovered server: {error} Recover to before it was prepared or to "
-                "after its end, or with mode: sandbox, and end it there."
+                f"At that point the database cannot be taken out of the recovered server: {error}",
+                remedy="recover to before it was prepared or to after its end, or with mode: sandbox, and end it there",
             ) from error
         self._report.info(f"dumped {human_bytes(manifest.plain_bytes)} out of the recovered server")
         return manifest

@@ -61,7 +61,8 @@ def wal_settings(settings: Settings) -> WalSettings:
     """The section ``wal``. Raises ``SettingsError`` without it."""
     if settings.wal is None:
         raise SettingsError(
-            "twist-dr.yaml has no section wal, so no write-ahead log is archived; add it to recover to any second (see README)."
+            "twist-dr.yaml has no section wal, so no write-ahead log is archived",
+            remedy="add it to recover to any second (see README)",
         )
     return settings.wal
 
@@ -291,7 +292,8 @@ def receive(settings: Settings, report: Report, stop: threading.Event) -> None:
     wal = wal_settings(settings)
     if wal.source != "receive":
         raise SettingsError(
-            "wal.source is 'archive': the server's archiver fills the spool; set it to 'receive' to stream from the server."
+            "wal.source is 'archive': the server's archiver fills the spool",
+            remedy="set it to 'receive' to stream from the server",
         )
     spool = Spool(settings.wal_spool)
     tools = find_tools(settings.database.client_tools)
@@ -334,8 +336,10 @@ class AwaitWal:
                 raise Cancelled("The wait for archived WAL was asked to stop.")
             if time.monotonic() > deadline:
                 raise WalNotShipped(
-                    f"{target.name} does not hold the WAL up to {base.last_lsn} that {manifest.backup_id} needs, {human_seconds(_BASE_WAL_SECONDS)} "
-                    "after the backup; see that twist-dr wal receive (or the server's archiver) and twist-dr wal ship work: twist-dr wal status"
+                    f"it does not hold the WAL up to {base.last_lsn} that {manifest.backup_id} needs, {human_seconds(_BASE_WAL_SECONDS)} after "
+                    "the backup",
+                    remedy="see that twist-dr wal receive (or the server's archiver) and twist-dr wal ship work: twist-dr wal status",
+                    target=target.name,
                 )
             with suppress(Busy):
                 self._shipping.once()
@@ -360,5 +364,7 @@ class AwaitWal:
         lacking = archive.lacks(identifier, start, last, self._settings.storage_targets[target.name].form)
         if lacking is not None:
             raise WalNotShipped(
-                f"{target.name} lacks the WAL segment {lacking.name}, which lies within the base backup: it is not complete there; see twist-dr wal status"
+                f"it lacks the WAL segment {lacking.name}, which lies within the base backup: it is not complete there",
+                remedy="see twist-dr wal status",
+                target=target.name,
             )

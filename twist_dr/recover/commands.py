@@ -158,8 +158,8 @@ class _Recovery:
         self._report = report
         if manifest.base is not None:
             raise RestoreRefused(
-                f"{manifest.backup_id} is a base backup, the files of a whole database server; recover from it with --to POINT --cluster-to FOLDER, or "
-                "choose a full backup."
+                f"{manifest.backup_id} is a base backup, the files of a whole database server",
+                remedy="recover from it with --to POINT --cluster-to FOLDER, or choose a full backup",
             )
 
     def run(self) -> None:
@@ -202,7 +202,9 @@ class _Recovery:
     def _size(self, part: str, name: str) -> int:
         artifact = self._manifest.artifact(name)
         if artifact is None:
-            raise RestoreRefused(f"{self._manifest.backup_id} holds no {part}; leave it out, or choose another backup.")
+            raise RestoreRefused(
+                f"{self._manifest.backup_id} holds no {part}", remedy="leave it out, or choose another backup"
+            )
         return artifact.size
 
     # -- the parts ---------------------------------------------------------------------------------------------------

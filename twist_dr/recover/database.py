@@ -117,7 +117,8 @@ def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
             apply_roles(new.cluster, ours, new.beside)
         except ProcessFailed as error:
             raise RestoreFailed(
-                f"The roles {', '.join(missing)} could not be made: {error}; make them by hand or restore as a superuser, then run again."
+                f"The roles {', '.join(missing)} could not be made: {error}",
+                remedy="make them by hand or restore as a superuser, then run again",
             ) from error
         report.info(f"roles made: {', '.join(missing)}")
         for role in without_password(ours):
@@ -172,8 +173,8 @@ def _open(new: NewDatabase, properties: DumpedProperties, own: OwnSettings) -> N
             properties.give(connection, new.name)
     except Exception as error:
         raise RestoreFailed(
-            f"The database {new.cluster.place} is restored, compared with what was recorded, and stays. Yet nobody else may connect to it: {first_line(error)}. "
-            "Give it its owner and grants by hand."
+            f"The database {new.cluster.place} is restored, compared with what was recorded, and stays. Yet nobody else may connect to it: {first_line(error)}",
+            remedy="give it its owner and grants by hand",
         ) from error
 
 
@@ -207,7 +208,8 @@ def _restore(
             )
         except ProcessFailed as error:
             raise RestoreFailed(
-                f"{manifest.backup_id} could not be restored: {error}; mend that on the server, then run again, or take --dump-to and restore by hand."
+                f"{manifest.backup_id} could not be restored: {error}",
+                remedy="mend that on the server, then run again, or take --dump-to and restore by hand",
             ) from error
     for line in notes:
         report.warning(line)
@@ -221,8 +223,8 @@ def _compare(new: NewDatabase, manifest: Manifest, report: Report) -> Comparison
         told = "; ".join(found.differences[:_MOST_DIFFERENCES])
         more = len(found.differences) - _MOST_DIFFERENCES
         raise RestoreFailed(
-            f"{manifest.backup_id} was restored and is not what was recorded: {told}{f'; and {more} more' if more > 0 else ''}. "
-            "Restore another backup, or take --dump-to and look for yourself."
+            f"{manifest.backup_id} was restored and is not what was recorded: {told}{f'; and {more} more' if more > 0 else ''}",
+            remedy="restore another backup, or take --dump-to and look for yourself",
         )
     for note in found.notes:
         report.warning(note)

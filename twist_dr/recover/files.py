@@ -38,11 +38,14 @@ def look_at_folder(folder: Path, option: str, size: int) -> Path:
     try:
         if os.path.lexists(folder) and not _is_empty(folder):
             raise RestoreRefused(
-                f"{folder} is there and is no empty folder, and nothing is ever unpacked over what is there; name a new folder in {option}."
+                f"{folder} is there and is no empty folder, and nothing is ever unpacked over what is there",
+                remedy=f"name a new folder in {option}",
             )
         _look_at_parent(folder, option)
     except OSError as error:
-        raise RestoreRefused(f"{folder} cannot be used ({error.strerror}); name another folder in {option}.") from error
+        raise RestoreRefused(
+            f"{folder} cannot be used ({error.strerror})", remedy=f"name another folder in {option}"
+        ) from error
     need_room(folder.parent, size, _ELSEWHERE)
     return folder
 
@@ -51,16 +54,21 @@ def look_at_file(file: Path, option: str, size: int) -> Path:
     """The same for the dump's file, which must be new, as must be what is written beside it."""
     file = file.absolute()
     if file.name in _BESIDE:
-        raise RestoreRefused(f"{file.name} is the name of a file beside the dump; name another file in {option}.")
+        raise RestoreRefused(
+            f"{file.name} is the name of a file beside the dump", remedy=f"name another file in {option}"
+        )
     try:
         for each in (file, *map(file.with_name, _BESIDE)):
             if os.path.lexists(each):
                 raise RestoreRefused(
-                    f"{each} is there already and is not written over; name a file in a new folder in {option}."
+                    f"{each} is there already and is not written over",
+                    remedy=f"name a file in a new folder in {option}",
                 )
         _look_at_parent(file, option)
     except OSError as error:
-        raise RestoreRefused(f"{file} cannot be used ({error.strerror}); name another file in {option}.") from error
+        raise RestoreRefused(
+            f"{file} cannot be used ({error.strerror})", remedy=f"name another file in {option}"
+        ) from error
     need_room(file.parent, size, _ELSEWHERE)
     return file
 
@@ -72,10 +80,10 @@ def _is_empty(folder: Path) -> bool:
 def _look_at_parent(path: Path, option: str) -> None:
     parent = path.parent
     if not parent.is_dir():
-        raise RestoreRefused(f"There is no folder {parent}; make it, or name another place in {option}.")
+        raise RestoreRefused(f"There is no folder {parent}", remedy=f"make it, or name another place in {option}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise RestoreRefused(
-            f"Nothing can be written in {parent}; mend its permissions, or name another place in {option}."
+            f"Nothing can be written in {parent}", remedy=f"mend its permissions, or name another place in {option}"
         )
 
 

@@ -101,15 +101,18 @@ def choose_backup(repository: Repository, keyring: Keyring, wanted: str, report:
         newest = _newest(repository, keyring, "configuration", report, label)
         if newest is None:
             raise BackupNotFound(
-                f"{where} no configuration backup of {repository.application} that was finished; a full backup has the configured files, too."
+                f"{where} no configuration backup of {repository.application} that was finished: a full backup has the configured files, too."
             )
         return newest
     fitting = [wanted] if wanted in ids else [each for each in ids if wanted and each.startswith(wanted)]
     if len(fitting) > 1:
-        raise BackupNotFound(f"{where} {len(fitting)} backups that begin with {wanted}; name one of them whole.")
+        raise BackupNotFound(
+            f"{where} {len(fitting)} backups that begin with {wanted}", remedy="name one of them whole"
+        )
     if not fitting or not repository.has_manifest(fitting[0]):
         raise BackupNotFound(
-            f"{where} no backup {wanted} of {repository.application}; see what there is with the same command without --backup and --check."
+            f"{where} no backup {wanted} of {repository.application}",
+            remedy="see what there is with the same command without --backup and --check",
         )
     return repository.manifest(fitting[0], keyring)
 

@@ -38,7 +38,8 @@ def open_keyring(location: str | None) -> Keyring:
     location = location or os.environ.get(KEYRING_VARIABLE)
     if not location:
         raise SettingsError(
-            f"No keyring was named, and without it nothing can be read; name its file with --keyring FILE, or in the environment variable {KEYRING_VARIABLE}."
+            "No keyring was named, and without it nothing can be read",
+            remedy=f"name its file with --keyring FILE, or in the environment variable {KEYRING_VARIABLE}",
         )
     return load_keyring(location)
 
@@ -50,14 +51,14 @@ def open_target(place: str, environment: Mapping[str, str] = os.environ) -> Stor
         return _s3_target(place)
     if separator and scheme != "file":
         raise SettingsError(
-            "--from-target takes a folder, s3://BUCKET/PREFIX, or a YAML file that describes a storage target; this is none of them."
+            "--from-target takes a folder, s3://BUCKET/PREFIX, or a YAML file that describes a storage target: this is none of them."
         )
     path = Path(unquote(rest) if separator else place).absolute()
     if path.is_dir():
         return _target({"type": "local", "path": str(path)}, str(path), path.parent)
     if path.is_file():
         return _described_target(path, environment)
-    raise SettingsError(f"There is no {path}; mount its disk, or correct --from-target.")
+    raise SettingsError(f"There is no {path}", remedy="mount its disk, or correct --from-target")
 
 
 def _s3_target(place: str) -> StorageTarget:
@@ -67,15 +68,15 @@ def _s3_target(place: str) -> StorageTarget:
         wanted = parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
     except ValueError:
         raise SettingsError(
-            "--from-target is not a URL like s3://BUCKET/PREFIX?endpoint_url=...&region=...; correct it."
+            "--from-target is not a URL like s3://BUCKET/PREFIX?endpoint_url=...&region=...", remedy="correct it"
         ) from None
     parameters = dict(wanted)
     if "@" in url.netloc or "@" in urlsplit(parameters.get("endpoint_url", "")).netloc:
-        raise SettingsError(f"--from-target has a user or password in its URL; {_CREDENTIALS}.")
+        raise SettingsError("--from-target has a user or password in its URL", remedy=_CREDENTIALS)
     if len(parameters) != len(wanted) or set(parameters) - set(_IN_URLS) or url.fragment:
         raise SettingsError(
-            f"--from-target takes endpoint_url and region behind the question mark, each once; {_CREDENTIALS}. "
-            "For anything else of a target, describe it in a YAML file."
+            "--from-target takes endpoint_url and region behind the question mark, each once",
+            remedy=f"{_CREDENTIALS}. For anything else of a target, describe it in a YAML file",
         )
     bucket, prefix = url.netloc, unquote(url.path).strip("/")
     document = {"type": "s3", "bucket": bucket, "prefix": prefix, **parameters}
@@ -89,14 +90,15 @@ def _described_target(path: Path, environment: Mapping[str, str]) -> StorageTarg
         place = f"line {error.line}" if error.line else "somewhere"
         raise SettingsError(f"{path} is not YAML: {place}: {error.problem}.") from None
     except DocumentInvalid as error:
-        raise SettingsError(f"{path} cannot be read: {error.problem}; correct it.") from None
+        raise SettingsError(f"{path} cannot be read: {error.problem}", remedy="correct it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{path} cannot be read ({type(error).__name__}); mend its permissions or encoding."
+            f"{path} cannot be read ({type(error).__name__})", remedy="mend its permissions or encoding"
         ) from None
     if not isinstance(document, dict) or "storage_targets" in document:
         raise SettingsError(
-            f"{path} must describe one storage target (type, and path or bucket); put what stands below its name in storage_targets into a file of its own."
+            f"{path} must describe one storage target (type, and path or bucket)",
+            remedy="put what stands below its name in storage_targets into a file of its own",
         )
     mistakes: list[str] = []
     filled = fill(document, environment, "", mistakes)
@@ -127,7 +129,7 @@ def choose_application(target: StorageTarget, wanted: str | None) -> Repository:
         return Repository(target, wanted or held[0])
     if len(held) > 1 or (held and wanted):
         asked = f"{target.name} holds no backups of {wanted}, but" if wanted else f"{target.name} holds"
-        raise BackupNotFound(f"{asked} those of {', '.join(held)}; say whose with --application NAME.")
+        raise BackupNotFound(f"{asked} those of {', '.join(held)}", remedy="say whose with --application NAME")
     led_away = first_strangers(target, "")
     above = (
         f" {told_of(led_away)}, and no link or mount is followed there: name the folder that is meant."
@@ -136,5 +138,6 @@ def choose_application(target: StorageTarget, wanted: str | None) -> Repository:
     )
     above += " It looks like the folder of one application: name the one above it." if "backups" in names else ""
     raise BackupNotFound(
-        f"{target.name} holds no backups; correct --from-target (it names what the settings call path, or bucket and prefix).{above}"
+        f"{target.name} holds no backups",
+        remedy=f"correct --from-target (it names what the settings call path, or bucket and prefix).{above}",
     )

@@ -32,7 +32,7 @@ def need_room(folder: Path, wanted: int, remedy: str) -> None:
     wanted, free = int(wanted * _ROOM_FACTOR), shutil.disk_usage(folder).free
     if free < wanted:
         raise RestoreRefused(
-            f"About {human_bytes(wanted)} are needed in {folder}, and {human_bytes(free)} are free; {remedy}."
+            f"About {human_bytes(wanted)} are needed in {folder}, and {human_bytes(free)} are free", remedy=remedy
         )
 
 
@@ -45,12 +45,12 @@ def scratch_folder() -> Iterator[Path]:
         status = ours.lstat()
     except OSError as error:
         raise RestoreRefused(
-            f"{ours} cannot be made ({error.strerror}); set TMPDIR to a folder on a disk with room."
+            f"{ours} cannot be made ({error.strerror})", remedy="set TMPDIR to a folder on a disk with room"
         ) from error
     # The folder above is everybody's: another user may have made it before us.
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise RestoreRefused(
-            f"{ours} belongs to somebody else or is open to others; set TMPDIR to a folder of your own."
+            f"{ours} belongs to somebody else or is open to others", remedy="set TMPDIR to a folder of your own"
         )
     clear_left_over(ours, _PREFIX)
     try:

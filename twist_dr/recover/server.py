@@ -55,14 +55,16 @@ def look(url: str | None, facts: PostgresFacts) -> NewDatabase:
     """Raise ``RestoreRefused``, or what connecting raises, unless the backup can be restored as a new database there."""
     if not url:
         raise RestoreRefused(
-            f"Where the database shall be is not said; set the environment variable {DATABASE_VARIABLE} to "
-            "postgresql://USER:PASSWORD@HOST:5432/NEW_DATABASE (a superuser; the database must not exist yet)."
+            "Where the database shall be is not said",
+            remedy=f"set the environment variable {DATABASE_VARIABLE} to postgresql://USER:PASSWORD@HOST:5432/NEW_DATABASE (a superuser; the database must not exist "
+            "yet)",
         )
     cluster = Cluster(url)
     name = cluster.parameters.get("dbname")
     if not name or len(name.encode()) > _LONGEST_NAME:
         raise RestoreRefused(
-            f"{DATABASE_VARIABLE} names no new database; end it with a name of at most {_LONGEST_NAME} bytes, as in postgresql://.../erp."
+            f"{DATABASE_VARIABLE} names no new database",
+            remedy=f"end it with a name of at most {_LONGEST_NAME} bytes, as in postgresql://.../erp",
         )
     with closing(_connect_beside(cluster)) as connection, named_errors("to look at the server"):
         _need_absent(connection, name, cluster)
@@ -82,21 +84,25 @@ def _need_absent(connection: Connection, name: str, cluster: Cluster) -> None:
     if comment == UNFINISHED:
         quoted = query(connection, "SELECT quote_ident(%(name)s)", {"name": name})[0][0]
         raise RestoreRefused(
-            f"{cluster.place} is what a recovery that was cut short left; drop it (DROP DATABASE {quoted} WITH (FORCE)), then run again."
+            f"{cluster.place} is what a recovery that was cut short left",
+            remedy=f"drop it (DROP DATABASE {quoted} WITH (FORCE)), then run again",
         )
     raise RestoreRefused(
-        f"There is a database {cluster.place} already, and nothing is ever restored over one; name a new one in {DATABASE_VARIABLE}."
+        f"There is a database {cluster.place} already, and nothing is ever restored over one",
+        remedy=f"name a new one in {DATABASE_VARIABLE}",
     )
 
 
 def _need_version(connection: Connection, facts: PostgresFacts) -> str:
     version, standby = query(connection, "SELECT current_setting('server_version'), pg_is_in_recovery()")[0]
     if standby:
-        raise RestoreRefused(f"The server is a standby and takes no changes; name its primary in {DATABASE_VARIABLE}.")
+        raise RestoreRefused(
+            "The server is a standby and takes no changes", remedy=f"name its primary in {DATABASE_VARIABLE}"
+        )
     if connection.info.server_version // 10000 < facts.major:
         raise RestoreRefused(
-            f"The server runs PostgreSQL {version}, and the backup comes from {facts.version}: dumps of a newer server do not go into an older "
-            f"one; name a server of version {facts.major} or newer in {DATABASE_VARIABLE}."
+            f"The server runs PostgreSQL {version}, and the backup comes from {facts.version}: dumps of a newer server do not go into an older one",
+            remedy=f"name a server of version {facts.major} or newer in {DATABASE_VARIABLE}",
         )
     return str(version)
 
@@ -109,8 +115,9 @@ def _need_rights(connection: Connection) -> None:
         "SELECT 1 FROM pg_roles WHERE rolname = current_user AND rolcreatedb AND rolcreaterole AND rolbypassrls",
     ):
         raise RestoreRefused(
-            f"The role {role} is no superuser and lacks CREATEDB, CREATEROLE or BYPASSRLS, so it cannot bring a database back with its roles and owners; "
-            f"name a superuser in {DATABASE_VARIABLE}."
+            f"The role {role} is no superuser and lacks CREATEDB, CREATEROLE or BYPASSRLS, so it cannot bring a database back with its roles and "
+            "owners",
+            remedy=f"name a superuser in {DATABASE_VARIABLE}",
         )
 
 
@@ -119,7 +126,8 @@ def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
     if missing := [extension.name for extension in facts.extensions if extension.name not in available]:
         major = connection.info.server_version // 10000
         raise RestoreRefused(
-            f"The server lacks the extensions {few(missing, 20)} that the backup uses; install their packages for PostgreSQL {major} there, then run again."
+            f"The server lacks the extensions {few(missing, 20)} that the backup uses",
+            remedy=f"install their packages for PostgreSQL {major} there, then run again",
         )
 
 

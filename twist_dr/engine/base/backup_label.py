@@ -51,7 +51,7 @@ def read_label(content: bytes) -> BackupLabel:
         )
     except (KeyError, ValueError) as error:
         raise BackupError(
-            f"The backup_label of this base backup cannot be read ({error}); run the backup again."
+            f"The backup_label of this base backup cannot be read ({error})", remedy="run the backup again"
         ) from None
 
 
@@ -76,8 +76,8 @@ class ManifestTail:
             ]
         except (ValueError, LookupError, TypeError, ArithmeticError) as error:
             raise BackupError(
-                f"The backup_manifest of this base backup cannot be read ({error}); run the backup again."
+                f"The backup_manifest of this base backup cannot be read ({error})", remedy="run the backup again"
             ) from None
         if len(ranges) != 1:
-            raise BackupError("The server changed its timeline during the base backup; run the backup again.")
+            raise BackupError("The server changed its timeline during the base backup", remedy="run the backup again")
         return ranges[0]

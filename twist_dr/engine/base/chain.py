@@ -21,8 +21,9 @@ def require_chain(manifest: Manifest, repository: Repository) -> None:
     for backup_id in manifest.base.chain[:-1]:
         if not repository.has_manifest(backup_id):
             raise CopyFailed(
-                f"{repository.target.name}: {manifest.backup_id} builds upon {backup_id}, which is not there; take a base backup "
-                "for this target with the job backup_base and type: full."
+                f"{manifest.backup_id} builds upon {backup_id}, which is not there",
+                remedy="take a base backup for this target with the job backup_base and type: full",
+                target=repository.target.name,
             )
 
 

@@ -97,31 +97,35 @@ class BaseBackup:
         """What a failure means. libpq and the server tell it in words only."""
         if heard.gave_up:
             return BackupError(
-                f"The server could not archive the last WAL of the base backup within {ARCHIVE_WAIT_SECONDS} s; see in its log why "
-                "archive_command or archive_library fails, or set archive_mode = off where the WAL is received by another way."
+                f"The server could not archive the last WAL of the base backup within {ARCHIVE_WAIT_SECONDS} s",
+                remedy="see in its log why archive_command or archive_library fails, or set archive_mode = off where the WAL is received by another way",
             )
         if heard.damaged or ("checksum" in said and "manifest" not in said):
             return BackupError(
-                f"Pages of {few(heard.damaged) or 'some files'} have wrong checksums: the live database is damaged, and a backup of it would be too. "
-                "Keep all backups, stop cleanups, and look into it with pg_amcheck; restore from a backup that is verified."
+                f"Pages of {few(heard.damaged) or 'some files'} have wrong checksums: the live database is damaged, and a backup of it would be too",
+                remedy="keep all backups, stop cleanups, and look into it with pg_amcheck; restore from a backup that is verified",
             )
         if "no pg_hba.conf entry for replication" in said or "pg_hba.conf rejects replication" in said:
             return DatabaseRefused(
-                f"The server lets nobody in for replication from here ({_reason(said)}); add a line to pg_hba.conf such as: "
-                "host replication ROLE ADDRESS scram-sha-256, and reload it."
+                f"The server lets nobody in for replication from here ({_reason(said)})",
+                remedy="add a line to pg_hba.conf such as: host replication ROLE ADDRESS scram-sha-256, and reload it",
             )
         if "max_wal_senders" in said:
             return DatabaseUnreachable(
-                f"The server has no free WAL sender for a base backup ({_reason(said)}); raise max_wal_senders, or end a replication that nobody needs."
+                f"The server has no free WAL sender for a base backup ({_reason(said)})",
+                remedy="raise max_wal_senders, or end a replication that nobody needs",
             )
         if "replication role" in said or "to start WAL sender" in said:
             return DatabaseRightsMissing(
-                f"The role may not take base backups ({_reason(said)}); as a superuser run: ALTER ROLE ... REPLICATION, or name another role in wal.replication_url."
+                f"The role may not take base backups ({_reason(said)})",
+                remedy="as a superuser run: ALTER ROLE ... REPLICATION, or name another role in wal.replication_url",
             )
         if "No space left on device" in said and "ERROR:" not in said:  # with it, it is the server's disk
-            return StagingFull("The disk for staging became full; free room there, or set work_dir to a larger disk.")
+            return StagingFull(
+                "The disk for staging became full", remedy="free room there, or set work_dir to a larger disk"
+            )
         if "can only write single tablespace to stdout" in said:
-            return BackupError("A tablespace was created while the base backup began; run the backup again.")
+            return BackupError("A tablespace was created while the base backup began", remedy="run the backup again")
         if incremental is not None and _REFUSED_INCREMENTAL.search(said):
             return IncrementalRefused(_reason(said))
         return error

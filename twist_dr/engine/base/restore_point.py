@@ -140,7 +140,7 @@ def _quiet_point(
     attempt = 0
     while attempt < _ATTEMPTS and time.monotonic() < deadline:
         if stopped():
-            raise Cancelled("The row counts were stopped; start the backup again when you wish.")
+            raise Cancelled("The row counts were stopped", remedy="start the backup again when you wish")
         if not query(connection, _COMMITTING)[0][0]:
             attempt += 1
             final_name = f"{name}_{attempt}"

@@ -78,21 +78,23 @@ def read_server(connection: Connection) -> Server:
 def _refuse(major: int, role: str, may_replicate: bool, settings: dict[str, str]) -> None:
     if major < OLDEST_MAJOR:
         raise ClientToolsMissing(
-            f"The server runs PostgreSQL {major}, and twist-dr supports {OLDEST_MAJOR} and newer; upgrade the server."
+            f"The server runs PostgreSQL {major}, and twist-dr supports {OLDEST_MAJOR} and newer",
+            remedy="upgrade the server",
         )
     if not may_replicate:
         raise DatabaseRightsMissing(
-            f"Role {role} may not take base backups; as a superuser run: ALTER ROLE {role} REPLICATION, or name another role in "
-            "wal.replication_url."
+            f"Role {role} may not take base backups",
+            remedy=f"as a superuser run: ALTER ROLE {role} REPLICATION, or name another role in wal.replication_url",
         )
     if settings["wal_level"] == "minimal":
         raise BackupError(
-            "The server has wal_level = minimal, so nothing could be recovered from a base backup of it; "
-            "set wal_level = replica in postgresql.conf and restart the server."
+            "The server has wal_level = minimal, so nothing could be recovered from a base backup of it",
+            remedy="set wal_level = replica in postgresql.conf and restart the server",
         )
     if settings["max_wal_senders"] == "0":
         raise BackupError(
-            "The server has max_wal_senders = 0, so it gives no base backup; set it to 10 in postgresql.conf and restart the server."
+            "The server has max_wal_senders = 0, so it gives no base backup",
+            remedy="set it to 10 in postgresql.conf and restart the server",
         )
 
 
@@ -115,8 +117,11 @@ def base_tools(folders: Sequence[Path], server_major: int) -> Tools:
     if not having:
         # Not choose_tools' own sentence: pg_dump may be there all the same.
         raise ClientToolsMissing(
-            f"No pg_basebackup was found beside PostgreSQL's client tools; install postgresql-client-{server_major} (where packages "
-            f"part them, postgresql-server-{server_major}), or name the folder of pg_basebackup in database.client_tools."
+            "No pg_basebackup was found beside PostgreSQL's client tools",
+            remedy=(
+                f"install postgresql-client-{server_major} (where packages part them, postgresql-server-{server_major}), or name the folder of "
+                "pg_basebackup in database.client_tools"
+            ),
         )
     return choose_tools(having, server_major, purpose="take a base backup of")
 

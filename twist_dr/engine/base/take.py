@@ -231,8 +231,8 @@ class _Work(Making):
         expected = {BASE_TAR, BACKUP_MANIFEST, *(f"{tablespace.oid}.tar" for tablespace in self._server.tablespaces)}
         if (found := {path.name for path in plain.iterdir()}) != expected:
             raise BackupError(
-                f"pg_basebackup wrote {', '.join(sorted(found))}, where {', '.join(sorted(expected))} were due: a tablespace came or "
-                "went meanwhile; run the backup again."
+                f"pg_basebackup wrote {', '.join(sorted(found))}, where {', '.join(sorted(expected))} were due: a tablespace came or went meanwhile",
+                remedy="run the backup again",
             )
         for name in sorted(expected):
             tap = self._tap() if name == BASE_TAR else None
@@ -308,12 +308,13 @@ class _Work(Making):
 def _check_facts(label: BackupLabel, wal: WalRange, parent: Parent | None) -> None:
     if (label.start_lsn, label.timeline) != (wal.start, wal.timeline):
         raise BackupError(
-            f"The backup_label speaks of {format_lsn(label.start_lsn)} on timeline {label.timeline}, the backup_manifest of "
-            f"{format_lsn(wal.start)} on {wal.timeline}; run the backup again."
+            f"The backup_label speaks of {format_lsn(label.start_lsn)} on timeline {label.timeline}, the backup_manifest of {format_lsn(wal.start)} "
+            f"on {wal.timeline}",
+            remedy="run the backup again",
         )
     wanted = parse_lsn(parent.base.start_lsn) if parent else None
     if label.incremental_from != wanted:
         raise BackupError(
-            f"The server made an incremental backup from {format_lsn(label.incremental_from or 0)}, where "
-            f"{format_lsn(wanted or 0)} was asked for; run the backup again with type: full."
+            f"The server made an incremental backup from {format_lsn(label.incremental_from or 0)}, where {format_lsn(wanted or 0)} was asked for",
+            remedy="run the backup again with type: full",
         )

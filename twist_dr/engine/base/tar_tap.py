@@ -68,11 +68,11 @@ class TarTap:
     def finish(self) -> None:
         """The archive has ended. Raises ``BackupError`` unless all of it came."""
         if self._header or self._data or self._padding or self._zero_blocks < 2:
-            raise BackupError(f"{self._what} ended in the middle of the archive; run the backup again.")
+            raise BackupError(f"{self._what} ended in the middle of the archive", remedy="run the backup again")
         if missing := sorted(self._wanted.keys() - self._seen):
             raise BackupError(
-                f"{self._what} holds no {' and no '.join(missing)}, so nothing could be recovered from it; check that "
-                "pg_basebackup is PostgreSQL's own, and run the backup again."
+                f"{self._what} holds no {' and no '.join(missing)}, so nothing could be recovered from it",
+                remedy="check that pg_basebackup is PostgreSQL's own, and run the backup again",
             )
 
     def _begin_member(self, header: bytes) -> None:
@@ -81,12 +81,14 @@ class TarTap:
             self._zero_blocks += 1
             return
         if self._zero_blocks or not _checksum_fits(header):
-            raise BackupError(f"{self._what} is no tar archive any more at one of its members; run the backup again.")
+            raise BackupError(
+                f"{self._what} is no tar archive any more at one of its members", remedy="run the backup again"
+            )
         kind = header[156:157]
         try:
             size = _number(header[124:136])
         except ValueError:
-            raise BackupError(f"{self._what} has a member of no size; run the backup again.") from None
+            raise BackupError(f"{self._what} has a member of no size", remedy="run the backup again") from None
         if kind in (b"L", b"K", b"x", b"g"):  # GNU's long name and long link, POSIX's extended and global header
             if size > _LARGEST_EXTENSION:
                 raise BackupError(f"{self._what} holds a header of {size} bytes, which no archive of ours has.")

@@ -256,7 +256,8 @@ class Archives:
                     return
                 head, places = overtaking, self._heads[overtaking]
         raise WalMissing(
-            f"{head.segment.name} is written anew faster than it can be read; recover to a moment before, or try again."
+            f"{head.segment.name} is written anew faster than it can be read",
+            remedy="recover to a moment before, or try again",
         )
 
     def _overtaking(self, head: Head) -> Segment | Head | None:
@@ -285,7 +286,8 @@ class Archives:
         for chunk in archive.read(self.system_identifier, stored.key, self._keyring):
             if self._report.stop.is_set():
                 raise Cancelled(
-                    f"Reading {segment.name} was stopped; what it had begun is removed. Start it again when you wish."
+                    f"Reading {segment.name} was stopped: what it had begun is removed",
+                    remedy="start it again when you wish",
                 )
             check.update(chunk)
             yield chunk
@@ -312,8 +314,8 @@ class Archives:
         if len(found) > 1:
             places = " and ".join(found.values())
             raise WalConflict(
-                f"{name} differs between {places}: two servers wrote timeline {timeline} of one cluster. Nothing is recovered from it; "
-                "find out which of the two went on as production, and move the other one's WAL away."
+                f"{name} differs between {places}: two servers wrote timeline {timeline} of one cluster. Nothing is recovered from it",
+                remedy="find out which of the two went on as production, and move the other one's WAL away",
             )
         if not found:
             raise WalMissing(

@@ -230,7 +230,8 @@ class Fetcher:
             while not ((known := self._state.get(place)) and (known.ready or known.error)):
                 if self._stop.is_set() or not self._change.wait(max(0.0, deadline - time.monotonic())):
                     raise WalMissing(
-                        f"{name} did not come within {self._patience:.0f} s; see to the storage targets, then recover again."
+                        f"{name} did not come within {self._patience:.0f} s",
+                        remedy="see to the storage targets, then recover again",
                     )
             if known.error is not None:
                 raise known.error
@@ -280,12 +281,12 @@ class _State:
 
 def _creates_tablespace(name: str, location: str) -> RecoveryFailed:
     return RecoveryFailed(
-        f"{name} creates a tablespace at {location}, after the base backup or while it was taken; replaying that would write there. "
-        "Recover to a point before that, or from a base backup taken later."
+        f"{name} creates a tablespace at {location}, after the base backup or while it was taken: replaying that would write there",
+        remedy="recover to a point before that, or from a base backup taken later",
     )
 
 
 def _unexpected(name: str, error: BaseException) -> WalMissing:
     return WalMissing(
-        f"{name} could not be made ready ({type(error).__name__}: {error}); mend that, then recover again."
+        f"{name} could not be made ready ({type(error).__name__}: {error})", remedy="mend that, then recover again"
     )

@@ -32,7 +32,7 @@ _MUST_GO = ("tablespace_map", "standby.signal", "recovery.signal", "postmaster.p
 def base_facts(manifest: Manifest) -> BaseFacts:
     """What a base backup's manifest says of it. Raises ``RecoveryFailed`` for a backup of another kind."""
     if manifest.base is None:
-        raise RecoveryFailed(f"{manifest.backup_id} is no base backup; choose one of kind base.")
+        raise RecoveryFailed(f"{manifest.backup_id} is no base backup", remedy="choose one of kind base")
     return manifest.base
 
 
@@ -47,7 +47,7 @@ def unpack_chain(
     """
     places = work / "tablespaces"
     if places.exists() and any(places.iterdir()):
-        raise RecoveryFailed(f"{places} is not empty; move away what is in it, then run the recovery again.")
+        raise RecoveryFailed(f"{places} is not empty", remedy="move away what is in it, then run the recovery again")
     with full_disk_named(work):
         if len(chain) == 1:
             data = _unpack(chain[0], keyring, work, owner, report)
@@ -116,7 +116,8 @@ def _make_links(data: Path, links: Mapping[int, Path], backup_id: str) -> None:
         named = line.partition(b" ")[0].decode(errors="replace")
         if named.isdecimal() and int(named) not in links:
             raise RecoveryFailed(
-                f"{backup_id} has no files of the tablespace with OID {named}, though the cluster had it; take another base backup."
+                f"{backup_id} has no files of the tablespace with OID {named}, though the cluster had it",
+                remedy="take another base backup",
             )
     for oid, place in links.items():
         link = data / "pg_tblspc" / str(oid)
@@ -158,7 +159,8 @@ def _combine(
         run([*arguments, *folders], environment={"LC_ALL": "C"}, user=owner.user, group=owner.group, folder=links)
     except ProcessFailed as error:
         raise RecoveryFailed(
-            f"The chain up to {chain[-1].manifest.backup_id} cannot be put together: {error}; recover from an older full base backup."
+            f"The chain up to {chain[-1].manifest.backup_id} cannot be put together: {error}",
+            remedy="recover from an older full base backup",
         ) from error
     shutil.rmtree(links)
     return work / "data"
@@ -181,7 +183,7 @@ def _verify(data: Path, manifest: Manifest, tools: Tools, owner: Owner, *options
         )
     except ProcessFailed as error:
         raise RecoveryFailed(
-            f"{manifest.backup_id} is not what PostgreSQL backed up: {error}; recover from a chain without it."
+            f"{manifest.backup_id} is not what PostgreSQL backed up: {error}", remedy="recover from a chain without it"
         ) from error
 
 

@@ -84,11 +84,12 @@ def finish_cluster(
     folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     if confined is not None and not may_enter(folder.parent, confined):
         raise RecoveryFailed(
-            f"The user that PostgreSQL runs as cannot get to {folder}; choose a folder whose parents every user may go through."
+            f"The user that PostgreSQL runs as cannot get to {folder}",
+            remedy="choose a folder whose parents every user may go through",
         )
     folder.mkdir(mode=0o700, exist_ok=True)
     if any(folder.iterdir()):
-        raise RecoveryFailed(f"{folder} is not empty; choose a new folder, or move away what is in it.")
+        raise RecoveryFailed(f"{folder} is not empty", remedy="choose a new folder, or move away what is in it")
     tools = reachable_tools(tools, reachable_base(scratch, confined), confined)
     try:
         # Nothing is made durable on the way: all of it is at the end, before anybody is told that it is there.
@@ -172,4 +173,6 @@ def _server_wrote(path: Path) -> str:
     try:
         return read_file(path, _MOST_SETTINGS, links=False).decode(errors="surrogateescape")
     except (DocumentInvalid, OSError) as error:
-        raise RecoveryFailed(f"{path} cannot be read ({error}); it may be a link or no file. Recover again.") from error
+        raise RecoveryFailed(
+            f"{path} cannot be read ({error}): it may be a link or no file", remedy="recover again"
+        ) from error

@@ -76,7 +76,7 @@ def _set_as_backed_up(cluster: Cluster, facts: PostgresFacts) -> list[str]:
             return notes
         time.sleep(_LOOK_AGAIN_SECONDS)
     raise RecoveryFailed(
-        f"The recovered server did not read its settings within {_SECONDS:.0f} s; see the load of this machine."
+        f"The recovered server did not read its settings within {_SECONDS:.0f} s", remedy="see the load of this machine"
     )
 
 

@@ -66,7 +66,8 @@ def plan_recovery(
     bases = find_bases(repositories, keyring, report)
     if not bases:
         raise RecoveryPointInvalid(
-            "No storage target that answers holds a base backup, so no point in time can be recovered; launch the job backup_base."
+            "No storage target that answers holds a base backup, so no point in time can be recovered",
+            remedy="launch the job backup_base",
         )
     chosen = _base_of_cluster(target, wish.base, bases)
     facts, base = chosen.postgres, chosen.base
@@ -99,8 +100,9 @@ def server_tools(folders: Sequence[Path], major: int) -> Tools:
     tools = choose_tools(find_tools(folders), major, server=True, purpose="recover the files of")
     if tools.major != major:
         raise ClientToolsMissing(
-            f"To recover the files of a PostgreSQL {major} cluster, the programs of just that version are needed, and the nearest here is {tools.version} "
-            f"in {tools.folder}; install postgresql-{major}, or name their folder in database.client_tools."
+            f"To recover the files of a PostgreSQL {major} cluster, the programs of just that version are needed, and the nearest here is "
+            f"{tools.version} in {tools.folder}",
+            remedy=f"install postgresql-{major}, or name their folder in database.client_tools",
         )
     return tools
 
@@ -111,7 +113,8 @@ def _base_of_cluster(target: RecoveryTarget, wanted: str | None, bases: Sequence
         chosen = next((manifest for manifest in bases if manifest.backup_id == wanted), None)
         if chosen is None:
             raise RecoveryPointInvalid(
-                f"No storage target that answers holds {wanted} with its whole chain; leave base empty, or see what there is: twist-dr wal status"
+                f"No storage target that answers holds {wanted} with its whole chain",
+                remedy="leave base empty, or see what there is: twist-dr wal status",
             )
         return chosen
     groups = list(by_cluster(bases).values())

@@ -52,8 +52,8 @@ def prove(cluster: Cluster, plan: RecoveryPlan, system_identifier: str, *, resta
         differences += _last_transaction_differs(last, plan.noted_at)
     if differences:
         raise RecoveryFailed(
-            f"The recovered server is not what was planned: {' '.join(differences)} It was stopped and not promoted; "
-            "check the archived WAL on every storage target, then recover again."
+            f"The recovered server is not what was planned: {' '.join(differences)} It was stopped and not promoted",
+            remedy="check the archived WAL on every storage target, then recover again",
         )
 
 
@@ -96,7 +96,8 @@ def promote(cluster: Cluster, plan: RecoveryPlan) -> int:
         while query(connection, "SELECT pg_is_in_recovery()") != [(False,)]:
             if time.monotonic() > deadline:
                 raise RecoveryFailed(
-                    f"The recovered server did not become writable within {_PROMOTE_SECONDS} s; see the disk and the load of this machine, then recover again."
+                    f"The recovered server did not become writable within {_PROMOTE_SECONDS} s",
+                    remedy="see the disk and the load of this machine, then recover again",
                 )
             time.sleep(0.01)
         [(name,)] = query(connection, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
@@ -109,7 +110,8 @@ def promote(cluster: Cluster, plan: RecoveryPlan) -> int:
     if not _left_as_planned(last, plan):
         raise RecoveryFailed(
             f"The recovered server left timeline {last.timeline} at {format_lsn(last.switched_at)}, and {plan.timeline} at "
-            f"{format_lsn(plan.end_lsn)} was planned; it was stopped. Recover again."
+            f"{format_lsn(plan.end_lsn)} was planned: it was stopped",
+            remedy="recover again",
         )
     return timeline
 
@@ -154,7 +156,7 @@ def check_pages(cluster: Cluster, tools: Tools, owner: Owner) -> None:
         if "checksum" not in str(error):
             raise RecoveryFailed(f"The pages of the recovered files could not be checked: {error}.") from error
         raise RecoveryFailed(
-            f"The recovered files have damaged pages: {error}; recover from an older full base backup."
+            f"The recovered files have damaged pages: {error}", remedy="recover from an older full base backup"
         ) from error
 
 

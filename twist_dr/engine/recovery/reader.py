@@ -144,8 +144,9 @@ class Reader:
         events = self._scanner.events(self._begin(first), self._end(more))
         if events.invalid_after is not None and more < self.run.parts[-1].number:
             raise WalInvalid(
-                f"The archived WAL breaks behind {format_lsn(events.invalid_after)}: what follows in {Segment.holding(self.run.missing.timeline, events.invalid_after, self.size).name} "
-                "is no record. Nothing behind it can be recovered; choose an earlier moment, or a later base backup."
+                f"The archived WAL breaks behind {format_lsn(events.invalid_after)}: what follows in "
+                f"{Segment.holding(self.run.missing.timeline, events.invalid_after, self.size).name} is no record. Nothing behind it can be recovered",
+                remedy="choose an earlier moment, or a later base backup",
             )
         for number in range(first, last + 1):
             self._swept[number] = self._own(events, number)

@@ -169,8 +169,8 @@ def need_room(folder: Path, plan: RecoveryPlan) -> None:
     wanted, free = room_needed(plan.chain, wal, MOST_WAL_KEPT) + _SPARE_ROOM, free_bytes(folder)
     if free < wanted:
         raise StagingFull(
-            f"The recovery needs about {human_bytes(wanted)} in {folder}, and {human_bytes(free)} are free; "
-            "free room there or recover to a larger disk."
+            f"The recovery needs about {human_bytes(wanted)} in {folder}, and {human_bytes(free)} are free",
+            remedy="free room there or recover to a larger disk",
         )
 
 
@@ -193,7 +193,7 @@ def _system_identifier(plan: RecoveryPlan) -> str:
     postgres = plan.chain[-1].postgres
     if postgres is None or postgres.system_identifier is None:
         raise RecoveryFailed(
-            f"{plan.chain[-1].backup_id} does not say which cluster it is of; take another base backup."
+            f"{plan.chain[-1].backup_id} does not say which cluster it is of", remedy="take another base backup"
         )
     return postgres.system_identifier
 

@@ -170,7 +170,7 @@ def _noted(folder: Path) -> dict[str, Any]:
         return read_mapping(read_file(folder / _NOTE, NOTE.size), NOTE)
     except (DocumentInvalid, OSError) as error:
         raise RecoveryFailed(
-            f"{folder / _NOTE} cannot be read ({error}); stop that server, and remove the folder by hand."
+            f"{folder / _NOTE} cannot be read ({error})", remedy="stop that server, and remove the folder by hand"
         ) from None
 
 

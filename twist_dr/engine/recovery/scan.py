@@ -206,8 +206,8 @@ class Scanner:
         program = self._tools.program("pg_waldump")
         if not program.exists():
             raise ClientToolsMissing(
-                f"To find recovery points in WAL of PostgreSQL {self._tools.major}, its pg_waldump is needed, and {self._tools.folder} has none; "
-                f"install postgresql-{self._tools.major}, or name its folder in database.client_tools."
+                f"To find recovery points in WAL of PostgreSQL {self._tools.major}, its pg_waldump is needed, and {self._tools.folder} has none",
+                remedy=f"install postgresql-{self._tools.major}, or name its folder in database.client_tools",
             )
         arguments: list[str | Path] = [
             program, f"--path={self._folder}", f"--timeline={self._timeline}", f"--start={format_lsn(start)}", f"--end={format_lsn(until)}", *options

@@ -115,7 +115,7 @@ class RecoveringServer:
                     return
                 self.stop()
             raise RecoveryFailed(
-                "The recovering server asks for larger settings again and again; see its log lines above."
+                "The recovering server asks for larger settings again and again", remedy="see its log lines above"
             )
         except BaseException:
             self.stop()
@@ -189,7 +189,9 @@ class RecoveringServer:
         watch = _Watch(self._report, self._fetcher, end_lsn)
         while True:
             if self._report.stop.is_set():
-                raise Cancelled("The recovery was stopped; what it had begun is removed. Start it again when you wish.")
+                raise Cancelled(
+                    "The recovery was stopped: what it had begun is removed", remedy="start it again when you wish"
+                )
             if self._child.process.poll() is not None:
                 if self._must_be_larger():
                     return False
@@ -252,7 +254,8 @@ class _Watch:
             self._seen, self._moved = seen, now
         elif now - self._moved > STANDSTILL_SECONDS:
             raise RecoveryFailed(
-                f"The recovery has stood still at {format_lsn(lsn or 0)} for {STANDSTILL_SECONDS:.0f} s; see the disk and the load of this machine, then recover again."
+                f"The recovery has stood still at {format_lsn(lsn or 0)} for {STANDSTILL_SECONDS:.0f} s",
+                remedy="see the disk and the load of this machine, then recover again",
             )
         if now - self._told >= LOG_EVERY_SECONDS:
             self._told = now

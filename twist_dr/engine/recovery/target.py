@@ -76,12 +76,14 @@ def _lsn(text: str) -> int:
     try:
         return parse_lsn(text)
     except ValueError:
-        raise RecoveryPointInvalid(f"lsn:{text} is no LSN; write it as PostgreSQL does: lsn:0/3000000") from None
+        raise RecoveryPointInvalid(
+            f"lsn:{text} is no LSN", remedy="write it as PostgreSQL does: lsn:0/3000000"
+        ) from None
 
 
 def _xid(text: str) -> int:
     if not re.fullmatch("[0-9]{1,20}", text.strip()) or int(text) >= 1 << 64:
-        raise RecoveryPointInvalid(f"xid:{text} is no transaction id; write a number such as xid:1234")
+        raise RecoveryPointInvalid(f"xid:{text} is no transaction id", remedy="write a number such as xid:1234")
     # pg_current_xact_id() tells 64 bits, of which WAL has the lower half.
     xid = int(text) & ((1 << _EPOCH_BITS) - 1)
     if xid < _FIRST_XID:
@@ -94,7 +96,7 @@ def _name(text: str) -> str:
         raise RecoveryPointInvalid("name: needs the name of a restore point, such as name:before_import")
     if len(text.encode()) > MOST_NAME_BYTES:
         raise RecoveryPointInvalid(
-            f"name:{text} has {len(text.encode())} bytes, and PostgreSQL keeps at most {MOST_NAME_BYTES}; there can be no such restore point."
+            f"name:{text} has {len(text.encode())} bytes, and PostgreSQL keeps at most {MOST_NAME_BYTES}: there can be no such restore point."
         )
     return text
 
@@ -102,10 +104,10 @@ def _name(text: str) -> str:
 def _time(text: str, now: datetime) -> datetime:
     match = _TIME.fullmatch(text)
     if match is None:
-        raise RecoveryPointInvalid(f"{text!r} is no recovery point; write one of: {FORMS}")
+        raise RecoveryPointInvalid(f"{text!r} is no recovery point", remedy=f"write one of: {FORMS}")
     if match["zone"] is None:
         raise RecoveryPointInvalid(
-            f"{text!r} says no time zone, and a guess may be hours off; add one, such as {text}+00:00 for UTC."
+            f"{text!r} says no time zone, and a guess may be hours off", remedy=f"add one, such as {text}+00:00 for UTC"
         )
     fraction = (match["fraction"] or "").ljust(6, "0")[:6]
     numbers = [int(match[name] or 0) for name in ("year", "month", "day", "hour", "minute", "second")]
@@ -113,10 +115,11 @@ def _time(text: str, now: datetime) -> datetime:
         local = datetime(*numbers, int(fraction), tzinfo=timezone.utc)  # type: ignore[arg-type, misc]
         time = local - _offset(match["zone"])
     except (ValueError, OverflowError):
-        raise RecoveryPointInvalid(f"{text!r} is no moment of the calendar; write one of: {FORMS}") from None
+        raise RecoveryPointInvalid(f"{text!r} is no moment of the calendar", remedy=f"write one of: {FORMS}") from None
     if time > now:
         raise RecoveryPointInvalid(
-            f"{moment(time)} is in the future: it is {moment(now)} here. Choose a moment that has passed, or: latest"
+            f"{moment(time)} is in the future: it is {moment(now)} here",
+            remedy="choose a moment that has passed, or: latest",
         )
     return time
 

@@ -109,7 +109,8 @@ class _Stream:
         while count:
             if not self._refill():
                 raise ArchiveInvalid(
-                    f"{self._what}: the archive ends in the middle; take the backup from another storage target."
+                    f"{self._what}: the archive ends in the middle",
+                    remedy="take the backup from another storage target",
                 )
             piece, self._current = self._current[:count], self._current[count:]
             count -= len(piece)
@@ -139,7 +140,7 @@ def _next_member(stream: _Stream, what: str) -> tarfile.TarInfo | None:
     if not block.strip(b"\0"):
         if block:
             return None
-        raise ArchiveInvalid(f"{what}: the archive has no end; take the backup from another storage target.")
+        raise ArchiveInvalid(f"{what}: the archive has no end", remedy="take the backup from another storage target")
     try:
         member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         if member.size < 0:
@@ -147,7 +148,7 @@ def _next_member(stream: _Stream, what: str) -> tarfile.TarInfo | None:
         return member
     except (tarfile.HeaderError, ValueError) as error:
         raise ArchiveInvalid(
-            f"{what}: not a tar archive, or damaged ({error}); take the backup from another storage target."
+            f"{what}: not a tar archive, or damaged ({error})", remedy="take the backup from another storage target"
         ) from None
 
 
@@ -167,12 +168,13 @@ def _write_file(path: str, stream: _Stream, size: int, owner: Owner) -> None:
 def _make_link(path: Path, place: Path | None, what: str) -> None:
     if place is None:
         raise ArchiveInvalid(
-            f"{what}: links to the tablespace {path.name}, of which the backup has no files; take another base backup."
+            f"{what}: links to the tablespace {path.name}, of which the backup has no files",
+            remedy="take another base backup",
         )
     path.symlink_to(place)
 
 
 def _foreign(what: str, name: str) -> ArchiveInvalid:
     return ArchiveInvalid(
-        f"{what} has {shown(name)} where none can be, and was not made by pg_basebackup; do not restore it."
+        f"{what} has {shown(name)} where none can be, and was not made by pg_basebackup", remedy="do not restore it"
     )

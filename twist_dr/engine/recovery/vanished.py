@@ -78,7 +78,8 @@ def parse_accepted(text: str, *, now: datetime) -> RecoveryTarget | None:
     accepted = parse_target(text, now=now)
     if accepted.lsn is None and accepted.time is None:
         raise RecoveryPointInvalid(
-            f"accept_loss: {text!r} does not say how far what is there must reach; write the LSN that the refusal names (lsn:0/3000000), or a time."
+            f"accept_loss: {text!r} does not say how far what is there must reach",
+            remedy="write the LSN that the refusal names (lsn:0/3000000), or a time",
         )
     return accepted
 

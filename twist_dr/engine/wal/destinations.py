@@ -171,8 +171,9 @@ class Destinations:
             plain = iter(()) if size == 0 else read_file(file.path, size)
             if not archive.holds(str(file.system_identifier), key, self._keyring, plain):
                 raise WalConflict(
-                    f"{name} holds other bytes as {key.rpartition('/')[2]}: two servers wrote the same timeline, or the key is another one. Nothing "
-                    f"was overwritten, and {file.path} stays; find out which server is the right one, and take a new base backup."
+                    f"{name} holds other bytes as {key.rpartition('/')[2]}: two servers wrote the same timeline, or the key is another one. Nothing was "
+                    f"overwritten, and {file.path} stays",
+                    remedy="find out which server is the right one, and take a new base backup",
                 ) from None
         with self._guard:
             self.outcomes[name].stored_bytes += digest.size

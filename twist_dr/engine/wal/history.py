@@ -35,7 +35,9 @@ def joined_history(chunks: Iterable[bytes], what: str) -> bytes:
     for chunk in chunks:
         data += chunk
         if len(data) > MOST_BYTES:
-            raise WalInvalid(f"{what}: larger than any timeline history; take the file from another storage target.")
+            raise WalInvalid(
+                f"{what}: larger than any timeline history", remedy="take the file from another storage target"
+            )
     return bytes(data)
 
 
@@ -43,7 +45,7 @@ def parse_history(data: bytes, timeline: int, what: str) -> list[Ancestor]:
     """The ancestors of ``timeline``, oldest first. Raises ``WalInvalid``, naming ``what``."""
     ancestors: list[Ancestor] = []
     if len(data) > MOST_BYTES or not data.endswith(b"\n"):
-        raise WalInvalid(f"{what}: not a whole timeline history; take the file from another storage target.")
+        raise WalInvalid(f"{what}: not a whole timeline history", remedy="take the file from another storage target")
     for line in data.decode(errors="replace").splitlines():
         words = line.split()
         if not words or words[0].startswith("#"):
@@ -54,11 +56,13 @@ def parse_history(data: bytes, timeline: int, what: str) -> list[Ancestor]:
             ancestors.append(Ancestor(int(words[0]), parse_lsn(words[1])))
         except (ValueError, IndexError):
             raise WalInvalid(
-                f"{what}: the line {line[:80]!r} is not one of a timeline history; take the file from another storage target."
+                f"{what}: the line {line[:80]!r} is not one of a timeline history",
+                remedy="take the file from another storage target",
             ) from None
     numbers = [ancestor.timeline for ancestor in ancestors]
     if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] >= timeline:
         raise WalInvalid(
-            f"{what}: not the history of timeline {timeline}: its ancestors are {few(map(str, numbers))}; take the file from another storage target."
+            f"{what}: not the history of timeline {timeline}: its ancestors are {few(map(str, numbers))}",
+            remedy="take the file from another storage target",
         )
     return ancestors

@@ -248,7 +248,7 @@ def _signs_of_life(
 
     def progress(count: int) -> None:
         if ended.is_set():
-            raise TargetUnavailable(f"{target.name}: given up.")
+            raise TargetUnavailable("given up.", target=target.name)
         alive.put(True)
 
     def put() -> None:

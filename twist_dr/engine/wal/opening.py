@@ -28,7 +28,8 @@ def opened(chunks: Iterator[bytes], keyring: Keyring, data: bytes, what: str) ->
                 continue
             raise AuthenticationFailed(
                 f"{what}: no key of {keyring.source} ({', '.join(sorted(keyring.keys))}) opens it: it was altered or moved, or the key that it was "
-                "written with is missing; add that key to the keyring, or take the file from another storage target."
+                "written with is missing",
+                remedy="add that key to the keyring, or take the file from another storage target",
             ) from None
         yield begin
         yield from plain

@@ -98,7 +98,7 @@ class Packer:
         Every page is held against ``segment``, if given. Raises ``Cancelled``, ``StagingFull``, ``WalInvalid``, ``OSError``.
         """
         if self._report.stop.is_set():
-            raise Cancelled("Shipping was asked to stop; what was not shipped stays in the spool.")
+            raise Cancelled("Shipping was asked to stop: what was not shipped stays in the spool.")
         identifier = str(file.system_identifier)
         data = associated_data(self._application, identifier, name)
 
@@ -118,6 +118,7 @@ class Packer:
                     packed = packed_in(Path(clean.enter_context(TemporaryDirectory(prefix="twist-dr-"))))
                 except (StagingFull, OSError):
                     raise StagingFull(
-                        f"The disks of {self._spool.root} and {gettempdir()} are full, so that no WAL can be shipped; free room on either."
+                        f"The disks of {self._spool.root} and {gettempdir()} are full, so that no WAL can be shipped",
+                        remedy="free room on either",
                     ) from None
             yield packed

@@ -150,7 +150,7 @@ def check_segment(data: bytes, segment: Segment, system_identifier: str, what: s
 
 
 def _invalid(what: str, why: str) -> WalInvalid:
-    return WalInvalid(f"{what} is not the WAL that its name says: {why}; it is not used.")
+    return WalInvalid(f"{what} is not the WAL that its name says: {why}", remedy="take it from another storage target")
 
 
 def pages_written(data: bytes, segment: Segment) -> int:

@@ -109,17 +109,21 @@ class Receiver:
         if any(sign in complaint for sign in _FORKED):
             raise WalReceiverStopped(
                 f"{self._cluster.place} has another history than what was received ({complaint}): a standby that was behind was promoted, or an older "
-                "state restored. What was received of the old one is kept and shipped; receiving goes on with the new one. Launch the job backup_base."
+                "state restored. What was received of the old one is kept and shipped, and receiving goes on with the new one",
+                remedy="launch the job backup_base",
             )
         if _FULL in complaint:
             raise WalReceiverStopped(
-                f"The disk of {self._spool.root} is full; free room there, or see which storage target does not take what lies there (twist-dr wal "
-                "status). The server keeps WAL until then, and its disk fills up in turn."
+                f"The disk of {self._spool.root} is full",
+                remedy=(
+                    "free room there, or see which storage target does not take what lies there (twist-dr wal status). The server keeps WAL until then, and "
+                    "its disk fills up in turn"
+                ),
             )
         if self._removed:
             raise WalReceiverStopped(
-                f"The server has not kept the WAL that comes next ({complaint}); receiving goes on with what it still has. There is a gap now: "
-                "launch the job backup_base."
+                f"The server has not kept the WAL that comes next ({complaint}); receiving goes on with what it still has. There is a gap now",
+                remedy="launch the job backup_base",
             )
         raise ProcessFailed(
             f"pg_receivewal {describe_status(status) if status else 'ended'}: {complaint}; it is started again."
@@ -140,13 +144,13 @@ class Receiver:
             primary.close()
         if sample.wal_level == "minimal":
             raise WalReceiverStopped(
-                f"{self._cluster.place} writes too little WAL to recover from (wal_level = minimal); set wal_level = replica and max_wal_senders, "
-                "then restart PostgreSQL."
+                f"{self._cluster.place} writes too little WAL to recover from (wal_level = minimal)",
+                remedy="set wal_level = replica and max_wal_senders, then restart PostgreSQL",
             )
         if sample.slot is not None and sample.slot.active:
             raise WalReceiverStopped(
-                f"The replication slot {self._slot} is in use: another receiver runs, or the server has not noticed the end of the last one yet. End it, "
-                "or name another slot in wal.slot."
+                f"The replication slot {self._slot} is in use: another receiver runs, or the server has not noticed the end of the last one yet",
+                remedy="end it, or name another slot in wal.slot",
             )
         if self._identifier not in (None, sample.system_identifier):
             self._report.warning(
@@ -162,7 +166,8 @@ class Receiver:
         fitting = [tools for tools in self._tools if tools.program("pg_receivewal").exists()]
         if not fitting:
             raise ClientToolsMissing(
-                "pg_receivewal is not on this machine; install postgresql-client, or name its folder in database.client_tools."
+                "pg_receivewal is not on this machine",
+                remedy="install postgresql-client, or name its folder in database.client_tools",
             )
         return choose_tools(fitting, major, purpose="receive WAL from").program("pg_receivewal")
 

@@ -108,8 +108,8 @@ class Spool:
                         identifier = None
                     except PermissionError:
                         raise WalError(
-                            f"{path} cannot be read by the user that ships (uid {os.geteuid()}); run twist-dr as the user of the server's archiver, or use "
-                            "wal.source: receive."
+                            f"{path} cannot be read by the user that ships (uid {os.geteuid()})",
+                            remedy="run twist-dr as the user of the server's archiver, or use wal.source: receive",
                         ) from None
                 yield SpoolFile(path, kind, status.st_size, status.st_mtime, identifier)
 
