@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from twist_dr.catalog import BackupRow
 from twist_dr.engine.labels import is_meant
+from twist_dr.schedules import entries, longest_between
 from twist_dr.settings import Settings
 
 #: Beyond the objective: a proof of each period is made after its first backup.
@@ -42,6 +43,14 @@ def allowed_age(settings: Settings, full_backups: Iterable[BackupRow], now: date
         if checked and now - newest.started_at <= objective
         else objective
     )
+
+
+def allowed_media_age(settings: Settings, now: datetime) -> timedelta | None:
+    """How old the newest verified backup with media may be. None where there are no media, or neither objective nor schedule says it."""
+    if settings.objectives.media is not None or not settings.media:
+        return settings.objectives.media if settings.media else None
+    between = [longest_between(entry, now) for entry in entries(settings) if entry.takes_media]
+    return 2 * min(between) + _PERIODS[settings.verification.when] if between else None
 
 
 def _each(settings: Settings, plain_bytes: int) -> bool:

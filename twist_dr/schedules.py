@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone, tzinfo
-from itertools import takewhile
-from typing import TYPE_CHECKING, Literal
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from twist_dr.engine.manifest import Label, Part
-from twist_dr.settings import ScheduleSettings, Settings
+from twist_dr.engine.manifest import Label
+from twist_dr.settings import Settings
+from twist_dr.settings.scheduling import FullSchedule, ScheduleKind
 
 if TYPE_CHECKING:
     from cronsim import CronSim
 
-EntryKind = Literal["full", "configuration", "base", "base_incremental", "drill", "scrub"]
-
-_JOBS: dict[EntryKind, str] = {
+_JOBS: dict[ScheduleKind, str] = {
     "full": "backup_full",
     "configuration": "backup_configuration",
     "base": "backup_base",
-    "base_incremental": "backup_base",
     "drill": "drill",
     "scrub": "scrub",
 }
-#: Those that only a database with archived write-ahead log has.
-_WITH_WAL: frozenset[EntryKind] = frozenset({"base", "base_incremental"})
 #: More than any clock is put forward or back at once.
 _CHANGE = timedelta(hours=4)
 #: Hours in which Dagster looks whether a clock is put forward or back (dagster/_utils/schedules.py, DAYLIGHT_SAVINGS_HOURS).
@@ -39,22 +35,27 @@ _FIRST_LOOK, _LONGEST_LOOK = timedelta(hours=2), timedelta(days=60 * 366)
 class Entry:
     """One schedule: ``job`` is launched whenever ``cron`` says so in ``time_zone``.
 
-    ``own_name`` tells one of several of a kind from the others. ``parts``, ``targets``: all where empty. ``label``: None where the calendar says it.
+    ``own_name`` tells one of several of a kind from the others. ``label``: None where the calendar says it. ``told``: of the job's run config, all but
+    the label.
     """
 
-    kind: EntryKind
+    kind: ScheduleKind
     job: str
     cron: str
     time_zone: str
     own_name: str = ""
-    parts: tuple[Part, ...] = ()
     label: Label | None = None
-    targets: tuple[str, ...] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Unlike that of any other."""
         return f"{self.kind}_{self.own_name}" if self.own_name else self.kind
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the settings."""
+        return f"schedules.{self.kind}{f' ({self.own_name})' if self.own_name else ''}"
 
     @property
     def schedule(self) -> str:
@@ -66,36 +67,37 @@ class Entry:
         """Who launched its runs, as the catalog says it."""
         return f"schedule {self.schedule}"
 
+    @property
+    def takes_media(self) -> bool:
+        return self.kind == "full" and "media" in self.told.get("parts", ("media",))
+
 
 def entries(settings: Settings) -> list[Entry]:
     """The schedules that the settings have; none without the section. ``tenants`` is reserved, and none of them."""
     wanted = settings.schedules
     if wanted is None:
         return []
-    crons: dict[EntryKind, str | None] = {
-        "configuration": wanted.configuration,
-        "base": wanted.base,
-        "base_incremental": wanted.base_incremental,
-        "drill": wanted.drill,
-        "scrub": wanted.scrub,
-    }
-    others = [
-        Entry(kind, _JOBS[kind], cron, wanted.time_zone)
-        for kind, cron in crons.items()
-        if cron is not None and (settings.wal is not None or kind not in _WITH_WAL)
-    ]
-    return [*_full(wanted), *others]
-
-
-def _full(wanted: ScheduleSettings) -> Iterator[Entry]:
-    """Those of full backups. The calendar labels those of one schedule, the first that takes everything: a month has one monthly backup."""
+    # The calendar labels those of one schedule, the first that takes everything: a month has one monthly backup.
     by_calendar = next((each for each in wanted.full if each.is_whole and each.label is None), None)
-    for each in wanted.full:
-        label: Label | None = each.label
-        if label is None and each is not by_calendar:
+    found = []
+    for kind, each in wanted.several():
+        label: Label | None = getattr(each, "label", None)
+        if isinstance(each, FullSchedule) and label is None and each is not by_calendar:
             label = "scheduled" if each.is_whole else "manual"
-        parts, targets = tuple(each.parts or ()), tuple(each.targets or ())
-        yield Entry("full", _JOBS["full"], each.cron, wanted.time_zone, each.own_name, parts, label, targets)
+        found.append(Entry(kind, _JOBS[kind], each.cron, wanted.time_zone, each.own_name, label, each.told))
+    return found if settings.wal is not None else [each for each in found if each.job != "backup_base"]
+
+
+def media_differ(settings: Settings) -> bool:
+    """Whether some scheduled full backups have media and others have not: then one does not stand for the other."""
+    return len({entry.takes_media for entry in entries(settings) if entry.kind == "full"}) > 1
+
+
+def several_of_a_job(settings: Settings) -> list[Entry]:
+    """Those whose job has more than one schedule."""
+    found = entries(settings)
+    jobs = [entry.job for entry in found]
+    return [entry for entry in found if jobs.count(entry.job) > 1]
 
 
 def last_due(entry: Entry, now: datetime) -> datetime | None:
@@ -128,6 +130,12 @@ def period(entry: Entry, now: datetime) -> timedelta:
     if last is None or following is None:
         return timedelta(days=366)
     return following - last
+
+
+def longest_between(entry: Entry, now: datetime) -> timedelta:
+    """The longer of the time between its last two due times and its :func:`period`: a weekend goes on until its end was seen."""
+    dues = list(islice(dues_before(entry, now), 2))
+    return max(period(entry, now), dues[0] - dues[1] if len(dues) > 1 else timedelta())
 
 
 def label_of(entry: Entry, due: datetime) -> Label:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
 from itertools import takewhile
+from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
+import yaml
 
 from twist_dr.automation.schedules import _run_config
 from twist_dr.errors import SettingsError
@@ -60,11 +63,81 @@ def test_full_backups_may_have_several_schedules_each_with_its_parts_targets_and
     ]  # fmt: skip
     first = at("2026-12-01T02:00")
     assert [label_of(each, first) for each in (night, noon, evening)] == ["monthly", "manual", "scheduled"]
-    assert (noon.parts, noon.targets, next_due(noon, first)) == (("database",), (target,), at("2026-12-01T12:00"))
+    assert (noon.told, next_due(noon, first)) == ({"parts": ["database"], "targets": [target]}, at("2026-12-01T12:00"))
     assert _run_config(noon, "manual") == {
         "ops": {"full_backup": {"config": {"label": "manual", "parts": "database", "targets": target}}}
     }
     assert _run_config(night, "scheduled") == {"ops": {"full_backup": {"config": {"label": "scheduled"}}}}
+
+
+TARGET = next(iter(good()["storage_targets"]))
+
+
+#: Of each kind an entry, and what its job is told by it.
+EACH: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("full", {"parts": ["media"], "label": "manual"}, {"full_backup": {"label": "manual", "parts": "media"}}),
+    ("base", {"type": "incremental", "targets": [TARGET]}, {"base_backup": {"label": "scheduled", "type": "incremental", "targets": TARGET}}),
+    ("base", {"label": "monthly"}, {"base_backup": {"label": "monthly", "type": "full"}}),
+    ("configuration", {"targets": [TARGET]}, {"configuration_backup": {"label": "scheduled", "targets": TARGET}}),
+    ("drill", {"target": TARGET, "recovery": False}, {"rehearse_recovery": {"target": TARGET, "recovery": False}}),
+    ("scrub", {"targets": [TARGET], "all": True}, {"read_again": {"targets": TARGET, "all": True}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "entry", "step"), EACH)
+def test_each_kind_may_have_several_schedules_and_each_tells_its_job_what_that_takes(
+    kind: str, entry: dict[str, Any], step: dict[str, Any]
+) -> None:
+    document = good(schedules={kind: [{"cron": "0 1 * * 0"}, {"cron": "30 1 * * *", "name": "often", **entry}]}, wal={})
+    plain, often = (each for each in entries(parsed(document)) if each.kind == kind)
+    assert (plain.name, often.name, often.place) == (kind, f"{kind}_often", f"schedules.{kind} (often)")
+    given = _run_config(often, label_of(often, at("2026-12-01T01:30")))
+    assert given == {"ops": {name: {"config": config} for name, config in step.items()}}
+
+
+def test_every_job_takes_what_its_schedules_tell_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import dagster as dg
+
+    (tmp_path / "twist-dr.yaml").write_text(yaml.safe_dump(good()))
+    monkeypatch.setenv("TWIST_DR_CONFIG", str(tmp_path / "twist-dr.yaml"))
+    from twist_dr.definitions import build_definitions
+
+    schedules: dict[str, Any] = {}
+    for number, (kind, entry, _) in enumerate(EACH):
+        schedules.setdefault(kind, []).append({"cron": "0 1 * * 0", "name": f"n{number}", **entry})
+    settings = parsed(good(schedules=schedules, wal={}))
+    defs = build_definitions(settings)
+    assert len(entries(settings)) == len(EACH)
+    for each in entries(settings):
+        assert dg.validate_run_config(defs.resolve_job_def(each.job), _run_config(each, "scheduled"))
+
+
+def test_a_list_of_base_backups_says_all_of_them() -> None:
+    def crons(**schedules: Any) -> dict[str, str]:
+        found = entries(parsed(good(schedules=schedules, wal={})))
+        return {each.name: each.cron for each in found if each.kind == "base"}
+
+    night = {"cron": "0 2 * * *", "type": "auto"}
+    assert crons() == {"base": "0 1 * * 0", "base_incremental": "0 1 * * 1-6"}
+    assert crons(base="0 3 * * 0", base_incremental=None) == {"base": "0 3 * * 0"}
+    assert crons(base=[{"cron": "0 3 * * 0"}, night]) == {"base": "0 3 * * 0", "base_incremental": "0 2 * * *"}
+    with pytest.raises(SettingsError, match=r"schedules\.base"):
+        crons(base=[night], base_incremental="0 5 * * *")
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"),
+    [
+        ("drill", {"label": "manual"}),
+        ("scrub", {"targets": ["nowhere"]}),
+        ("drill", {"target": "nowhere"}),
+        ("configuration", {"parts": ["database"]}),
+        ("base", {"type": "differential"}),
+    ],
+)
+def test_what_a_job_cannot_be_told_is_refused_in_its_schedule(kind: str, entry: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=re.escape(f"schedules.{kind}[0].")):
+        parsed(good(schedules={kind: [{"cron": "0 1 * * 0", **entry}]}, wal={}))
 
 
 @pytest.mark.parametrize(

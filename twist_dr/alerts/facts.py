@@ -25,12 +25,12 @@ from twist_dr.catalog import (
     WalFrontierRow,
 )
 from twist_dr.engine.labels import is_meant
-from twist_dr.engine.manifest import Kind
+from twist_dr.engine.manifest import Kind, Part
 from twist_dr.engine.patience import bounded
 from twist_dr.engine.restore.journal import Journals
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.errors import ManifestInvalid, RestoreInterrupted, TwistDRError
-from twist_dr.schedules import entries
+from twist_dr.schedules import entries, media_differ, several_of_a_job
 from twist_dr.settings import Settings
 
 #: The name of the catalog's note of what is watched since when.
@@ -108,8 +108,8 @@ class Facts:
     """What is known at one moment. Rows are newest first, without those that are dated in the future.
 
     ``since``: when we were first here; ``schedules_since`` and ``targets_since``: since when a schedule and a target are as they are.
-    ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_base``: the newest full
-    and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest backup with a checked copy, by target. ``future``: the newest backup dated in the future.
+    ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_media``, ``verified_base``: the newest full
+    one, the newest with media and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest backup with a checked copy, by target. ``future``: the newest backup dated in the future.
     ``journals``: restores that have one, by id: what it means that it is not at its end, None for one that is. ``daemon``: as it was seen last. ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
     """
 
@@ -121,6 +121,7 @@ class Facts:
     chain_on: Mapping[str, frozenset[str]] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     verified: BackupRow | None = None
+    verified_media: BackupRow | None = None
     verified_base: BackupRow | None = None
     before: Mapping[str, Sequence[BackupRow]] = field(default_factory=dict)
     checked: Mapping[str, BackupRow] = field(default_factory=dict)
@@ -159,7 +160,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     known = watched(settings, noted, now)
     # Runs first: a backup whose run ends between the two questions is seen whole, not as one that nobody works at.
     attempts = _attempts(settings, catalog, now)
-    backups, future = _backups(catalog, application, now)
+    backups, future = _backups(settings, catalog, now)
     alerts = {row.cause: row for row in catalog.open_alerts(application)}
     before = _before(catalog, alerts)
     fulls = [row for row in backups["full"] if "database" in row.parts][:TABLES_OF] + before.get(ROWS_LOST, [])
@@ -175,6 +176,9 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         chain_on=_chain_on(settings, catalog, [verified_base] if verified_base else backups["base"], bases),
         tables={row.backup_id: _details(catalog, row).tables for row in fulls},
         verified=_older_verified(catalog, application, "full", backups["full"]),
+        verified_media=_older_verified(catalog, application, "full", backups["full"], part="media")
+        if settings.media
+        else None,
         verified_base=verified_base,
         before=before,
         checked=_checked(settings, catalog, backups, now),
@@ -198,12 +202,14 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     )
 
 
-def _older_verified(catalog: Catalog, application: str, kind: Kind, recent: Sequence[BackupRow]) -> BackupRow | None:
-    """The newest backup of a kind that was found good, where none of the recent ones was."""
+def _older_verified(
+    catalog: Catalog, application: str, kind: Kind, recent: Sequence[BackupRow], *, part: Part | None = None
+) -> BackupRow | None:
+    """The newest backup of a kind, and with a part, that was found good, where none of the recent ones was."""
     proven = (row for row in recent if row.last_verification and row.last_verification.verified)
-    if not recent or any(is_meant(row.label, None) for row in proven):
+    if not recent or any(is_meant(row.label, None) and (part is None or part in row.parts) for row in proven):
         return None
-    return catalog.latest_verified(application, kind)
+    return catalog.latest_verified(application, kind, part=part)
 
 
 def _before(catalog: Catalog, alerts: Mapping[str, AlertRow]) -> dict[str, list[BackupRow]]:
@@ -299,8 +305,9 @@ def _moment(text: str) -> datetime:
 
 
 def _backups(
-    catalog: Catalog, application: str, now: datetime
+    settings: Settings, catalog: Catalog, now: datetime
 ) -> tuple[dict[Kind, Sequence[BackupRow]], BackupRow | None]:
+    application = settings.application
     found: dict[Kind, Sequence[BackupRow]] = {}
     future: list[BackupRow] = []
     for kind in KINDS:
@@ -309,12 +316,18 @@ def _backups(
         if ahead:
             rows = catalog.backups(application=application, kind=kind, until=now + SKEW, limit=_RECENT)
         future += ahead[:1]
+        if kind == "full" and media_differ(settings):
+            # Those that are made every hour push those of the nights out of the last ones.
+            older = catalog.backups(application=application, kind=kind, part="media", until=now + SKEW, limit=_RECENT)
+            rows = sorted(
+                {row.backup_id: row for row in (*rows, *older)}.values(), key=lambda row: row.started_at, reverse=True
+            )
         found[kind] = rows
     return found, max(future, key=lambda row: row.started_at, default=None)
 
 
 def _attempts(settings: Settings, catalog: Catalog, now: datetime) -> dict[str, Sequence[AttemptRow]]:
-    """Runs by job. All of the last ones in one query; a job that ran long ago is asked for by its name."""
+    """Runs by job. All of the last ones in one query; a job that ran long ago is asked for by its name, and by each of its schedules."""
     found: dict[str, list[AttemptRow]] = {}
     recent = catalog.attempts(settings.application, limit=_ATTEMPTS)
     for row in recent:
@@ -323,6 +336,10 @@ def _attempts(settings: Settings, catalog: Catalog, now: datetime) -> dict[str, 
         for job in _JOBS:
             if len(found.get(job, ())) < _EACH_JOB:
                 found[job] = catalog.attempts(settings.application, job=job, limit=_EACH_JOB)
+        for entry in several_of_a_job(settings):
+            older = catalog.attempts(settings.application, job=entry.job, who=entry.launcher, limit=_EACH_JOB)
+            rows = {row.run_id: row for row in (*found.get(entry.job, ()), *older)}
+            found[entry.job] = sorted(rows.values(), key=lambda row: (row.started_at, row.run_id), reverse=True)
     return {job: [row for row in rows if row.started_at <= now + SKEW] for job, rows in found.items()}
 
 

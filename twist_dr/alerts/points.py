@@ -35,6 +35,13 @@ def newest_point(facts: Facts, settings: Settings, now: datetime, *, lasting: bo
     return max(_points(facts, settings, now, lasting), key=lambda point: point.at, default=None)
 
 
+def newest_media(facts: Facts, settings: Settings) -> Point | None:
+    """The newest verified full backup with media in it."""
+    rows = [*facts.backups.get("full", ()), *([facts.verified_media] if facts.verified_media else [])]
+    row = next((row for row in rows if "media" in row.parts and is_proven(row, settings)), None)
+    return Point(row.started_at, row.backup_id, "backup", good_on(row, settings)) if row else None
+
+
 def set_aside(facts: Facts) -> tuple[str, ...]:
     """Ids of verified backups that do not count, newest first: they hold what restores were about to replace."""
     return tuple(

@@ -20,6 +20,7 @@ from twist_dr.settings import Settings
 RULES: tuple[Rule, ...] = (
     rules_catalog.lost,
     rules_recovery.recovery_point,
+    rules_recovery.media,
     rules_backups.failed,
     rules_backups.partial,
     rules_backups.missed,

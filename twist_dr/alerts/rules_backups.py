@@ -10,6 +10,8 @@ from twist_dr.alerts.daemon import why_silent
 from twist_dr.alerts.facts import KINDS, Facts
 from twist_dr.alerts.rules_common import (
     Finding,
+    by_media,
+    by_schedule,
     failures,
     in_a_row,
     launch,
@@ -30,11 +32,13 @@ _SHORTEST_GRACE = timedelta(minutes=10)
 
 def failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """A backup job's last run failed or was killed; two due times in a row are critical."""
+    told = set[str]()
     for job in _JOBS:
-        for name, attempts in _by_schedule(facts, settings, job):
+        for name, attempts in by_schedule(facts, settings, job):
             failed = failures(attempts)
-            if not failed or failed[0].error_type in _PARTIAL:
+            if not failed or failed[0].error_type in _PARTIAL or failed[0].run_id in told:
                 continue
+            told.add(failed[0].run_id)
             streak = in_a_row(failed)
             again = f" {streak} scheduled backups in a row came to nothing." if streak > 1 else ""
             yield Finding(
@@ -43,43 +47,42 @@ def failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
             )  # fmt: skip
 
 
-def _by_schedule(facts: Facts, settings: Settings, job: str) -> Iterator[tuple[str, Sequence[AttemptRow]]]:
-    """A job's runs, with a name. Of several schedules of full backups each by itself: that of noon does not stand for that of the night."""
-    attempts = facts.attempts.get(job, ())
-    several = [entry for entry in entries(settings) if (entry.kind, entry.job) == ("full", job)]
-    if len(several) < 2:
-        yield job, attempts
-        return
-    launchers = {entry.launcher for entry in several}
-    for entry in several:
-        mine = [each for each in attempts if each.who == entry.launcher or each.who not in launchers]
-        yield f"{job}:{entry.own_name}" if entry.own_name else job, mine
-
-
 def partial(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """The newest backup of a kind is not, checked, on every storage target that it is for."""
     for kind in KINDS:
         job = f"backup_{kind}"
-        rows = facts.settled(kind)
-        failed = failures(facts.attempts.get(job, ()))
-        lacking = _lacking(rows[0], settings) if rows else []
-        if lacking:
-            held = [copy.target for copy in rows[0].copies if copy.state == "checked"]
-            before = {copy.target for copy in _lacking(rows[1], settings)} if len(rows) > 1 else set()
-            again = before & {copy.target for copy in lacking}
-            told = "; ".join(f"{copy.target}: {_why(copy)}" for copy in lacking)
-            where = f"It is on {', '.join(held)}." if held else "No target has it."
-            yield Finding(
-                f"partial:{job}", "partial", "error" if again or not held else "warning",
-                f"{rows[0].backup_id} is missing on {', '.join(copy.target for copy in lacking)}. {told}. {where}",
-                f"See to the target, then store these copies anew in the page, or make a new backup: {launch(job)}",
-                rows[0].run_id, about=frozenset(copy.target for copy in lacking),
-            )  # fmt: skip
-        elif failed and failed[0].error_type in _PARTIAL and not (rows and rows[0].started_at >= failed[0].started_at):
-            yield Finding(
-                f"partial:{job}", "partial", "warning", what_failed(failed[0]),
-                f"See to the target, then make a new backup: {launch(job)}", failed[0].run_id,
-            )  # fmt: skip
+        lacked = set[str | None]()
+        for end, rows in by_media(facts.settled(kind), settings):
+            if lacking := _lacking(rows[0], settings) if rows else []:
+                lacked.add(rows[0].run_id)
+                yield _partial(f"partial:{job}{end}", job, rows, lacking, settings)
+        newest = max((row.started_at for row in facts.settled(kind)[:1]), default=None)
+        for name, attempts in by_schedule(facts, settings, job):
+            failed = failures(attempts)
+            if not failed or failed[0].error_type not in _PARTIAL or failed[0].run_id in lacked:
+                continue
+            if newest is None or newest < failed[0].started_at:
+                lacked.add(failed[0].run_id)
+                yield Finding(
+                    f"partial:{name}", "partial", "warning", what_failed(failed[0]),
+                    f"See to the target, then make a new backup: {launch(job)}", failed[0].run_id,
+                )  # fmt: skip
+
+
+def _partial(
+    cause: str, job: str, rows: Sequence[BackupRow], lacking: Sequence[CopyRow], settings: Settings
+) -> Finding:
+    held = [copy.target for copy in rows[0].copies if copy.state == "checked"]
+    before = {copy.target for copy in _lacking(rows[1], settings)} if len(rows) > 1 else set()
+    again = before & {copy.target for copy in lacking}
+    told = "; ".join(f"{copy.target}: {_why(copy)}" for copy in lacking)
+    where = f"It is on {', '.join(held)}." if held else "No target has it."
+    return Finding(
+        cause, "partial", "error" if again or not held else "warning",
+        f"{rows[0].backup_id} is missing on {', '.join(copy.target for copy in lacking)}. {told}. {where}",
+        f"See to the target, then store these copies anew in the page, or make a new backup: {launch(job)}",
+        rows[0].run_id, about=frozenset(copy.target for copy in lacking),
+    )  # fmt: skip
 
 
 def _lacking(row: BackupRow, settings: Settings) -> list[CopyRow]:
@@ -107,11 +110,11 @@ def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
         if not lost or _is_waited_for(facts, entry, lost[-1], now):
             continue
         often = f" It was due {len(lost)} times since." if len(lost) > 1 else ""
-        important = entry.kind in ("full", "base")
+        important = entry.kind in ("full", "base") and entry.told.get("type", "full") == "full"
         yield Finding(
             f"missed:{entry.name}", "missed",
             ("critical" if len(lost) > 1 else "error") if important else "warning",
-            f"{entry.job} was due at {lost[-1]:%Y-%m-%d %H:%M} UTC (schedules.{entry.kind}: '{entry.cron}', {entry.time_zone}) and was not launched.{often}",
+            f"{entry.job} was due at {lost[-1]:%Y-%m-%d %H:%M} UTC ({entry.place}: '{entry.cron}', {entry.time_zone}) and was not launched.{often}",
             f"{_why_not(facts, entry, now)}, then run: {launch(entry.job)}",
         )  # fmt: skip
 

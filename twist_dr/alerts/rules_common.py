@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from twist_dr.alerts.facts import Facts
-from twist_dr.catalog import AttemptRow
+from twist_dr.catalog import AttemptRow, BackupRow
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.severity import Severity
+from twist_dr.schedules import media_differ, several_of_a_job
 from twist_dr.settings import Settings
 
 _LONGEST_ERROR = 600
@@ -36,6 +37,27 @@ class Finding:
 
 
 Rule = Callable[[Facts, Settings, datetime], Iterator[Finding]]
+
+
+def by_schedule(facts: Facts, settings: Settings, job: str) -> Iterator[tuple[str, Sequence[AttemptRow]]]:
+    """A job's runs, with a name; of several schedules each by itself: that of noon does not stand for that of the night. A person's runs stand for all."""
+    attempts = facts.attempts.get(job, ())
+    several = [entry for entry in several_of_a_job(settings) if entry.job == job]
+    if not several:
+        yield job, attempts
+    launchers = {entry.launcher for entry in several}
+    for entry in several:
+        mine = [each for each in attempts if each.who == entry.launcher or each.who not in launchers]
+        yield f"{job}:{entry.own_name}" if entry.own_name else job, mine
+
+
+def by_media(rows: Sequence[BackupRow], settings: Settings) -> Iterator[tuple[str, Sequence[BackupRow]]]:
+    """Backups, with the end of a name; those without media by themselves where others are scheduled with them."""
+    if not media_differ(settings):
+        yield "", rows
+        return
+    yield "", [row for row in rows if row.kind != "full" or "media" in row.parts]
+    yield "_without_media", [row for row in rows if row.kind == "full" and "media" not in row.parts]
 
 
 def failures(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:

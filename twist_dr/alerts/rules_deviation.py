@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from statistics import median
 
 from twist_dr.alerts.facts import KINDS, ROWS_LOST, TABLES_OF, Facts
-from twist_dr.alerts.rules_common import Finding, human, some
+from twist_dr.alerts.rules_common import Finding, by_media, by_schedule, human, some
 from twist_dr.catalog import BackupRow
 from twist_dr.engine.labels import is_meant
 from twist_dr.engine.manifest import Kind
@@ -38,25 +38,26 @@ def _sort(facts: Facts, row: BackupRow) -> tuple[tuple[str, ...], bool]:
     return tuple(sorted(row.parts)), bool(base and base.incremental)
 
 
-def _alike(facts: Facts, kind: Kind) -> Iterator[tuple[str, list[BackupRow]]]:
+def _alike(facts: Facts, settings: Settings, kind: Kind) -> Iterator[tuple[str, list[BackupRow]]]:
     """Backups of a kind that can be compared with each other, newest first, with a name: same parts, and incremental ones apart."""
-    groups: dict[tuple[tuple[str, ...], bool], list[BackupRow]] = {}
-    for row in _ordinary(facts, kind):
-        groups.setdefault(_sort(facts, row), []).append(row)
-    named: set[str] = set()
-    for (_, incremental), rows in groups.items():
-        name = f"{kind}_incremental" if incremental else kind
-        # Those of other parts were made by hand, for once: what is usual is what was made last.
-        if name not in named:
-            named.add(name)
-            yield name, rows
+    for end, of_kind in by_media(_ordinary(facts, kind), settings):
+        groups: dict[tuple[tuple[str, ...], bool], list[BackupRow]] = {}
+        for row in of_kind:
+            groups.setdefault(_sort(facts, row), []).append(row)
+        named: set[str] = set()
+        for (_, incremental), rows in groups.items():
+            name = f"{kind}_incremental" if incremental else f"{kind}{end}"
+            # Those of other parts were made by hand, for once: what is usual is what was made last.
+            if name not in named:
+                named.add(name)
+                yield name, rows
 
 
 def size(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """The newest backup of a kind is much smaller, or larger, than the last ones."""
     most = settings.alerts.size_deviation
     for kind in KINDS:
-        for name, rows in _alike(facts, kind):
+        for name, rows in _alike(facts, settings, kind):
             finding = _unusual_size(name, rows, most, "the last")
             before = [
                 row
@@ -169,7 +170,7 @@ def duration(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
     """The newest backup or verification took much longer than usual, or a run does not end."""
     factor = settings.alerts.duration_factor
     for kind in KINDS:
-        for name, rows in _alike(facts, kind):
+        for name, rows in _alike(facts, settings, kind):
             taken = [row.finished_at - row.started_at for row in rows]
             if usual := _too_long(taken[0], taken[1:], factor):
                 yield _slow(f"duration:{name}", f"{rows[0].backup_id} took {human(taken[0])}", usual, rows[0].run_id)
@@ -179,17 +180,23 @@ def duration(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
             if usual := _too_long(taken[0], taken[1:], factor):
                 message = f"The verification of {proofs[0].backup_id} took {human(taken[0])}"
                 yield _slow(f"duration:verification_{kind}", message, usual, proofs[0].run_id)
-    for job, attempts in facts.attempts.items():
-        running = facts.running(job)
-        if running is None:
-            continue
-        ended = [each for each in attempts if each.state == "succeeded" and each.finished_at is not None]
-        taken = [each.finished_at - each.started_at for each in ended if each.finished_at]
-        # A scheduled run may wait for another one before it begins its work.
-        waiting = settings.schedules.patience if settings.schedules and running.scheduled_for else timedelta()
-        if usual := _too_long(now - running.started_at - waiting, taken, factor):
-            message = f"{job} goes on since {human(now - running.started_at)}"
-            yield _slow(f"running:{job}", message, usual, running.run_id)
+    told = set[str]()
+    for job in facts.attempts:
+        for name, attempts in by_schedule(facts, settings, job):
+            running = next((each for each in attempts if each.state == "running"), None)
+            if running is None or running.run_id in told:
+                continue
+            told.add(running.run_id)
+            taken = [
+                each.finished_at - each.started_at
+                for each in attempts
+                if each.finished_at and each.state == "succeeded"
+            ]
+            # A scheduled run may wait for another one before it begins its work.
+            waiting = settings.schedules.patience if settings.schedules and running.scheduled_for else timedelta()
+            if usual := _too_long(now - running.started_at - waiting, taken, factor):
+                message = f"{job} goes on since {human(now - running.started_at)}"
+                yield _slow(f"running:{name}", message, usual, running.run_id)
 
 
 def _too_long(newest: timedelta, before: Sequence[timedelta], factor: float) -> timedelta | None:

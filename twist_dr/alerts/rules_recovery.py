@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from twist_dr.alerts.facts import SKEW, Facts
-from twist_dr.alerts.points import Point, newest_point, set_aside
+from twist_dr.alerts.points import Point, newest_media, newest_point, set_aside
 from twist_dr.alerts.rules_common import Finding, human, launch, sentence, shortened, some
 from twist_dr.catalog import WalFrontierRow
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.severity import Severity
 from twist_dr.engine.wal.frontier import gaps_after
-from twist_dr.proving import allowed_age
+from twist_dr.proving import allowed_age, allowed_media_age
+from twist_dr.schedules import entries
 from twist_dr.settings import Settings
 
 #: How many times the objective the write-ahead log may be behind before it is the worst.
@@ -51,6 +52,28 @@ def _short_lived(facts: Facts, settings: Settings, now: datetime, point: Point) 
             f"The only verified recovery point ({point}) was made before an update, and takes no place in a retention's days, weeks and months.",
             f"Make a backup and prove it: {launch('backup_full')} && {launch('verify_backup')}",
         )  # fmt: skip
+
+
+def media(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """The newest proven backup with media is older than the objective, while what is proven of the database is young: the files would come back old."""
+    most, point = allowed_media_age(settings, now), newest_media(facts, settings)
+    proven = newest_point(facts, settings, now)
+    if most is None or (point is not None and now - point.at <= most):
+        return
+    if proven is None or now - proven.at > allowed_age(settings, facts.backups.get("full", ()), now):
+        return  # Told as such, with the same to do.
+    # Nor can there be any yet where they were just scheduled.
+    since = [facts.schedules_since.get(each.name, now) for each in entries(settings) if each.takes_media]
+    severity: Severity = "info" if now - max([_begun(facts), *since]) <= most else "error"
+    found = (
+        f"The newest verified backup with media is {human(now - point.at)} old ({point})"
+        if point
+        else "No backup with media was verified"
+    )
+    yield Finding(
+        "media_age", "media_age", severity, f"{found}; {human(most)} is the objective.",
+        f"Make a backup with media and prove it: {launch('backup_full')} && {launch('verify_backup')}",
+    )  # fmt: skip
 
 
 def _begun(facts: Facts) -> datetime:

@@ -23,6 +23,7 @@ _KINDS = {
     "row_drop": "tables lost rows",
     "duration": "unusually slow",
     "no_recovery_point": "no verified recovery point within the objective",
+    "media_age": "no verified backup with media within the objective",
     "wal_frontier": "write-ahead log is behind",
     "wal_gap": "write-ahead log has a gap",
     "wal_conflict": "two servers write the same write-ahead log",

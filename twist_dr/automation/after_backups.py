@@ -48,7 +48,7 @@ def after_backups_sensor(settings: Settings, wanted: ScheduleSettings, jobs: Seq
 
 
 def _requests(catalog: Catalog, settings: Settings, wanted: ScheduleSettings) -> Iterator[dg.RunRequest]:
-    """Of one backup each at most, the newest: what an older one missed is made up for by it. Run keys keep a tick from asking twice."""
+    """Of the newest of each schedule at most: what an older one missed is made up for by it. Run keys keep a tick from asking twice."""
     recent = catalog.attempts(settings.application, scheduled=True, limit=_RECENT)
     backups = [attempt for attempt in recent if attempt.job in _BACKUP_JOBS]
     # The newest of each job: an older one that still counts as running is dead, and nobody has noted it yet.
@@ -56,13 +56,15 @@ def _requests(catalog: Catalog, settings: Settings, wanted: ScheduleSettings) ->
     if any(attempt.state == "running" for attempt in newest_of.values()):
         return
     proving = False
-    if wanted.verify and (full := next((each for each in backups if each.job == "backup_full"), None)):
+    # Of each schedule the newest: one that takes no media does not stand for the one that does.
+    fulls = {each.who: each for each in reversed(backups) if each.job == "backup_full"} if wanted.verify else {}
+    for full in fulls.values():
         made = catalog.backup_of_run(full.run_id)
         # One that some target lacks can be proven from those that have it.
         here = made is not None and any(copy.state == "checked" for copy in made.copies)
         if made is not None and here and _is_due(catalog, settings, made):
             verifications = [each for each in recent if each.job == _VERIFY and each.started_at > full.started_at]
-            proving = not verifications or verifications[0].state == "running"
+            proving = proving or not verifications or verifications[0].state == "running"
             yield _request(_VERIFY, made.backup_id, {"verification": {"config": {"backup": made.backup_id}}})
     if backups and not proving:
         newest = _newest(backups)
@@ -77,7 +79,8 @@ def _requests(catalog: Catalog, settings: Settings, wanted: ScheduleSettings) ->
 def _is_due(catalog: Catalog, settings: Settings, made: SealedBackup) -> bool:
     # Of the backup itself its own proof says nothing: cleanup waits for the run that makes it.
     proof = made.last_verification
-    return proof is not None or proof_is_due(settings, made, catalog.latest_verified(settings.application))
+    proven = catalog.latest_verified(settings.application, part="media" if "media" in made.parts else None)
+    return proof is not None or proof_is_due(settings, made, proven)
 
 
 def _newest(attempts: Sequence[AttemptRow]) -> AttemptRow:

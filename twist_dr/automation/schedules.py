@@ -13,6 +13,15 @@ from twist_dr.runs import LABEL, SCHEDULED_FOR
 from twist_dr.schedules import Entry, entries, label_of
 from twist_dr.settings import Settings
 
+#: The step of each job that is told what to do.
+_STEPS = {
+    "backup_full": "full_backup",
+    "backup_configuration": "configuration_backup",
+    "backup_base": "base_backup",
+    "drill": "rehearse_recovery",
+    "scrub": "read_again",
+}
+
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """One schedule for each that the settings have, running unless somebody stops it in the page."""
@@ -36,21 +45,13 @@ def _schedule(entry: Entry) -> dg.ScheduleDefinition:
         execution_timezone=entry.time_zone,
         execution_fn=request,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"{entry.job}, as schedules.{entry.kind} of the settings says.",
+        description=f"{entry.job}, as {entry.place} of the settings says.",
         owners=[RUN_BACKUP],
     )
 
 
 def _run_config(entry: Entry, label: str) -> Mapping[str, Any]:
-    """The run config of a scheduled run: steps are named after their assets."""
-    some = {"parts": ",".join(entry.parts), "targets": ",".join(entry.targets)}
-    steps: dict[str, tuple[str, dict[str, Any]]] = {
-        "full": ("full_backup", {"label": label, **{name: text for name, text in some.items() if text}}),
-        "configuration": ("configuration_backup", {"label": label}),
-        "base": ("base_backup", {"label": label, "type": "full"}),
-        "base_incremental": ("base_backup", {"label": label, "type": "auto"}),
-    }
-    if entry.kind not in steps:
-        return {}
-    step, config = steps[entry.kind]
-    return {"ops": {step: {"config": config}}}
+    """The run config of a scheduled run. Drills and scrubs have no label."""
+    told = {name: ",".join(value) if isinstance(value, list) else value for name, value in entry.told.items()}
+    config = told if entry.kind in ("drill", "scrub") else {"label": label, **told}
+    return {"ops": {_STEPS[entry.job]: {"config": config}}} if config else {}

@@ -223,6 +223,7 @@ class Catalog(Operations, Summaries):
         application: str,
         kind: Kind | None = None,
         label: Label | None = None,
+        part: Part | None = None,
         target: str | None = None,
         state: CopyState | None = None,
         since: datetime | None = None,
@@ -238,7 +239,7 @@ class Catalog(Operations, Summaries):
         """
         with self._database.reading() as connection:
             conditions = _conditions(
-                connection, application=application, kind=kind, label=label, target=target, state=state,
+                connection, application=application, kind=kind, label=label, part=part, target=target, state=state,
                 since=since, until=until, search=search,
             )  # fmt: skip
             return queries.page(connection, *conditions, limit=limit)
@@ -403,6 +404,7 @@ def _conditions(
     application: str,
     kind: Kind | None = None,
     label: Label | None = None,
+    part: Part | None = None,
     target: str | None = None,
     state: CopyState | None = None,
     since: datetime | None = None,
@@ -415,6 +417,8 @@ def _conditions(
         conditions.append(Backup.kind == kind)
     if label is not None:
         conditions.append(Backup.label == label)
+    if part is not None:
+        conditions.append(queries.has_part(part))
     if since is not None:
         conditions.append(Backup.started_at >= since)
     if until is not None:

@@ -158,6 +158,7 @@ class Operations:
         application: str,
         *,
         job: str | None = None,
+        who: str | None = None,
         since: datetime | None = None,
         scheduled: bool | None = None,
         state: AttemptState | None = None,
@@ -167,6 +168,8 @@ class Operations:
         conditions: list[ColumnElement[bool]] = [Attempt.application == application]
         if job is not None:
             conditions.append(Attempt.job == job)
+        if who is not None:
+            conditions.append(Attempt.who == who)
         if since is not None:
             conditions.append(Attempt.started_at >= since)
         if state is not None:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    not_,
     or_,
     select,
 )
@@ -185,7 +186,7 @@ def retention(connection: Connection, application: str, target: str) -> list[Ret
         )
     )
     # Those of the nights have all parts (``FullSchedule``), so of the many no row is read for this.
-    lacking = or_(*(cast(Backup.parts, Text).not_like(f'%"{part}"%') for part in _PARTS_OF_FULL))
+    lacking = or_(*(not_(has_part(part)) for part in _PARTS_OF_FULL))
     by_hand = (Backup.application == application, Backup.kind == "full", Backup.label.not_in(OF_NIGHTS))
     partial = {
         backup_id for (backup_id,) in _driver_rows(connection, select(Backup.backup_id).where(*by_hand, lacking))
@@ -256,8 +257,13 @@ def proven(part: Part | None) -> ColumnElement[bool]:
     good = and_(Backup.backup_id.in_(ever), last == "verified")
     if part is None:
         return good
-    # Parts are a short JSON list of fixed words, so its text tells. They stand in no index: CASE reads them of the proven alone.
-    return case((good, cast(Backup.parts, Text).like(f'%"{part}"%')), else_=false())
+    # They stand in no index: CASE reads them of the proven alone.
+    return case((good, has_part(part)), else_=false())
+
+
+def has_part(part: Part) -> ColumnElement[bool]:
+    """The condition that a backup has ``part``: a short JSON list of fixed words, so its text tells."""
+    return cast(Backup.parts, Text).like(f'%"{part}"%')
 
 
 def _last_verifications(connection: Connection, backup_ids: Sequence[str]) -> dict[str, VerificationRow]:

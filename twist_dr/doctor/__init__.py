@@ -33,7 +33,7 @@ from twist_dr.doctor.restores import (
 )
 from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolation, check_verification
-from twist_dr.doctor.unattended import check_alerts, check_daemon, check_proof_time, check_schedules
+from twist_dr.doctor.unattended import check_alerts, check_daemon, check_media_age, check_proof_time, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
 from twist_dr.engine.backup import first_backup_room
@@ -179,6 +179,7 @@ class _Examination:
         from twist_dr.alerts.daemon import read_daemon, why_silent
         from twist_dr.alerts.rules_operations import not_loaded
         from twist_dr.catalog import Catalog
+        from twist_dr.proving import allowed_media_age
         from twist_dr.schedules import entries
 
         now = datetime.now(timezone.utc)
@@ -187,9 +188,11 @@ class _Examination:
         yield from check_schedules(launched, silent=why_silent(daemon, now), verified=verified, kept_for_ever=kept)
         yield from check_daemon(list(not_loaded(daemon, now)))
         proven = catalog.latest_verified(self._settings.application)
-        entry = next((each for each in entries(self._settings) if each.kind == "full" and not each.parts), None)
+        entry = next((each for each in entries(self._settings) if each.takes_media), None)
         if verified and entry is not None and proven is not None:
             yield from check_proof_time(entry, proven, now, when=self._settings.verification.when)
+        if proven is not None and (most := allowed_media_age(self._settings, now)) is not None:
+            yield from check_media_age(catalog.latest_verified(self._settings.application, part="media"), most, now)
 
     def _restores(self) -> Iterator[Finding]:
         settings = self._settings

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from twist_dr.alerts.channels import Channel, channel_errors
-from twist_dr.alerts.rules_common import Finding
+from twist_dr.alerts.rules_common import Finding, human, launch
 from twist_dr.catalog import BackupRow
 from twist_dr.doctor.findings import Check, ok, problem, warning
 from twist_dr.engine.progress import human_bytes, human_seconds
@@ -56,6 +56,23 @@ def check_proof_time(entry: Entry, proven: BackupRow, now: datetime, *, when: st
         )
     else:
         yield ok("verification time", found)
+
+
+def check_media_age(newest: BackupRow | None, most: timedelta, now: datetime) -> Check[None]:
+    """``newest``: the newest verified backup with media, which may be ``most`` old."""
+    found = (
+        f"the newest verified backup with media is {newest.backup_id}, {human(now - newest.started_at)} old"
+        if newest
+        else "no backup with media was verified"
+    )
+    if newest is not None and now - newest.started_at <= most:
+        yield ok("media age", f"{found}; it may be {human(most)}")
+    else:
+        yield warning(
+            "media age",
+            f"{found}; {human(most)} is the objective",
+            f"{launch('backup_full')} && {launch('verify_backup')}",
+        )
 
 
 def check_daemon(stale: Sequence[Finding]) -> Check[None]:

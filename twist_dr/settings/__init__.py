@@ -13,13 +13,13 @@ from twist_dr.settings.reading import (
     parse_settings,
     settings_file,
 )
+from twist_dr.settings.scheduling import ScheduleSettings
 from twist_dr.settings.sections import DjangoSettings, WalSettings
 from twist_dr.settings.targets import LocalTargetSettings, NasTargetSettings, S3TargetSettings, TargetSettings
 from twist_dr.settings.unattended import (
     AlertSettings,
     ChannelSettings,
     RetentionSettings,
-    ScheduleSettings,
 )
 from twist_dr.settings.values import Name
 from twist_dr.settings.whole import Settings

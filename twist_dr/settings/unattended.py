@@ -1,129 +1,29 @@
-"""Settings of what happens by itself: schedules, what is kept, what is told to whom."""
+"""Settings of what happens by itself: what is promised, what is kept, what is told to whom."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
-from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
+from datetime import timedelta
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from twist_dr.engine.labels import GRACE
-from twist_dr.engine.manifest import Kind, Label, Part
+from twist_dr.engine.manifest import Kind, Label
 from twist_dr.engine.severity import Severity
 from twist_dr.engine.web import is_web_address
 from twist_dr.settings.values import Duration, Name, Section, SettingsPath, WebAddress
 
 
-def _cron(text: str) -> str:
-    from cronsim import CronSim, CronSimError
-
-    # Five fields: what cron, Dagster and people know. Names such as @daily and a sixth field of seconds are not among them.
-    try:
-        if len(text.split()) != 5:
-            raise CronSimError
-        next(CronSim(text, datetime(2026, 1, 1, tzinfo=timezone.utc)))
-    except (CronSimError, StopIteration):
-        raise ValueError(
-            "five fields of cron that come to pass, such as '0 2 * * *' (minute, hour, day, month, day of the week)"
-        ) from None
-    return text
-
-
-Cron = Annotated[str, AfterValidator(_cron)]
-
-
-def _all(parts: Sequence[Part] | None) -> bool:
-    return parts is None or set(parts) == {"database", "media", "configuration"}
-
-
-class FullSchedule(Section):
-    """One of several schedules of full backups: ``cron``, and what is unlike the others.
-
-    ``name``: what tells it from the others. ``parts`` and ``targets``: all unless given. ``label``: only a backup with all parts is one of the nights
-    that a retention counts, so that none without media takes the place of a whole one.
-    """
-
-    cron: Cron
-    name: Name | None = None
-    parts: list[Literal["database", "media", "configuration"]] | None = Field(None, min_length=1)
-    label: Literal["scheduled", "weekly", "monthly", "manual"] | None = None
-    targets: list[Name] | None = Field(None, min_length=1)
-
-    @field_validator("label")
-    @classmethod
-    def _nights_are_whole(cls, label: Label | None, info: ValidationInfo) -> Label | None:
-        parts: list[Part] | None = info.data.get("parts")
-        if label in (None, "manual") or _all(parts):
-            return label
-        raise ValueError(
-            "manual, where parts are left out: what is labelled so takes the place of a whole backup in a retention"
-        )
-
-    @property
-    def is_whole(self) -> bool:
-        return _all(self.parts)
-
-    @property
-    def own_name(self) -> str:
-        """By its parts unless it has a name; empty for one with neither."""
-        return self.name or "_".join(self.parts or ())
-
-
-def _as_schedules(given: Any) -> Any:
-    """One text is the only entry; nothing is none."""
-    return () if given is None else [{"cron": _cron(given)}] if isinstance(given, str) else given
-
-
-FullSchedules = Annotated[tuple[FullSchedule, ...], BeforeValidator(_as_schedules)]
-
-
-class ScheduleSettings(Section):
-    """When what is launched by itself, as cron says it, in ``time_zone``; null turns one off.
-
-    ``full``: one, or several as a list. ``base`` and ``base_incremental`` count where the settings have a section ``wal``. ``verify``: after every scheduled full backup.
-    ``cleanup``: after backups. ``patience``: how long a scheduled run waits for another operation. ``tenants`` is reserved.
-    """
-
-    time_zone: str = "UTC"
-    full: FullSchedules = Field(default_factory=lambda: (FullSchedule(cron="0 2 * * *"),))
-    configuration: Cron | None = "0 4 * * *"
-    base: Cron | None = "0 1 * * 0"
-    base_incremental: Cron | None = "0 1 * * 1-6"
-    tenants: Cron | None = "0 3 * * 0"
-    drill: Cron | None = "0 5 1 * *"
-    scrub: Cron | None = "0 6 * * *"
-    verify: bool = True
-    cleanup: bool = True
-    patience: Duration = timedelta(hours=6)
-
-    @field_validator("full")
-    @classmethod
-    def _told_apart(cls, full: tuple[FullSchedule, ...]) -> tuple[FullSchedule, ...]:
-        names = [each.own_name for each in full]
-        if twice := sorted({name or "full" for name in names if names.count(name) > 1}):
-            raise ValueError(f"a name of its own for each, and several are {', '.join(twice)}: set name")
-        return full
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, ValueError, OSError):
-            raise ValueError("the name of a time zone, such as Europe/Berlin or UTC") from None
-        return name
-
-
 class ObjectiveSettings(Section):
     """What is promised to those who depend on the backups.
 
-    ``recovery_point``: how old the newest verified recovery point may be. ``wal``: how old what each target's archive of write-ahead log
-    reaches to may be. ``recovery_time``: how long a restore may take.
+    ``recovery_point``: how old the newest verified recovery point may be. ``media``: how old the newest verified backup with media may be; twice
+    the time between two scheduled ones unless given. ``wal``: how old what each target's archive of write-ahead log reaches to may be.
+    ``recovery_time``: how long a restore may take.
     """
 
     recovery_point: Duration = timedelta(hours=26)
+    media: Duration | None = None
     wal: Duration = timedelta(minutes=15)
     recovery_time: Duration | None = None
 

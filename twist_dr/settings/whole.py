@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from twist_dr.engine.postgres.url import database_of
+from twist_dr.settings.scheduling import ScheduleKind, ScheduleSettings
 from twist_dr.settings.sections import (
     AppVersionSettings,
     BackupSettings,
@@ -26,7 +28,6 @@ from twist_dr.settings.unattended import (
     HistorySettings,
     MetricsSettings,
     ObjectiveSettings,
-    ScheduleSettings,
     ScrubSettings,
 )
 from twist_dr.settings.values import (
@@ -125,11 +126,12 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _scheduled_targets_exist(self) -> Settings:
-        for number, each in enumerate(self.schedules.full if self.schedules else ()):
-            if unknown := [name for name in each.targets or () if name not in self.enabled_targets]:
-                raise ValueError(
-                    f"enabled storage targets in schedules.full[{number}].targets, and {', '.join(unknown)} is none"
-                )
+        for kind in get_args(ScheduleKind) if self.schedules else ():
+            for number, each in enumerate(getattr(self.schedules, kind)):
+                if unknown := [name for name in each.named_targets if name not in self.enabled_targets]:
+                    raise ValueError(
+                        f"enabled storage targets in schedules.{kind}[{number}].targets, and {', '.join(unknown)} is none"
+                    )
         return self
 
     @property

@@ -14,7 +14,7 @@ from twist_dr.catalog import AttemptRow, BackupRow, Catalog, CatalogUnavailable
 from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.summaries import AttemptCount
 from twist_dr.engine.manifest import Kind
-from twist_dr.proving import allowed_age
+from twist_dr.proving import allowed_age, allowed_media_age
 from twist_dr.schedules import entries, next_due
 from twist_dr.settings import Settings
 from twist_dr.status.alerts import active_alerts
@@ -31,7 +31,7 @@ from twist_dr.status.model import (
     Status,
     VerificationStatus,
 )
-from twist_dr.status.points import recovery_point
+from twist_dr.status.points import media_point, recovery_point
 from twist_dr.status.score import judged
 from twist_dr.status.targets import target_statuses
 
@@ -71,6 +71,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     frontiers = {row.target: row for row in catalog.wal_frontiers(application)} if settings.wal else {}
     known = alert_facts(settings, catalog, now)
     counts = catalog.attempt_counts(application, now - timedelta(days=RATE_DAYS))
+    media_age = allowed_media_age(settings, now)
     next_runs, next_not = _next(settings, known.daemon, now)
     return Facts(
         application=application,
@@ -78,6 +79,8 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         backups=tuple(_backup(row, now) for row in newest.values() if row is not None),
         recovery_point=recovery_point(known, settings, now),
         recovery_point_objective=allowed_age(settings, known.backups.get("full", ()), now).total_seconds(),
+        media_point=media_point(known, settings, now),
+        media_objective=media_age.total_seconds() if media_age else None,
         wal_objective=settings.objectives.wal.total_seconds() if settings.wal else None,
         last_verified=_last_verified(catalog, application, now),
         last_restore=_last_restore(catalog, application),

@@ -165,6 +165,12 @@ def _of_backups(status: Status, gauge: _Gauges) -> Iterator[GaugeMetricFamily]:
     if point is not None:
         yield gauge("recovery_point_timestamp_seconds", "The newest verified recovery point.", point.at.timestamp())
         yield gauge("recovery_point_age_seconds", "Its age.", point.age)
+    if status.media_point is not None:
+        yield gauge(
+            "media_point_timestamp_seconds", "The newest verified backup with media.", status.media_point.at.timestamp()
+        )
+    if status.media_objective is not None:
+        yield gauge("media_objective_seconds", "How old it may be.", status.media_objective)
     yield gauge("recovery_point_objective_seconds", "How old it may be.", status.recovery_point_objective)
     if restore is not None:
         yield gauge("last_restore_timestamp_seconds", "When the last restore began.", restore.started_at.timestamp())

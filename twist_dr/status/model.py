@@ -200,6 +200,9 @@ class Facts:
     backups: tuple[BackupStatus, ...]
     recovery_point: RecoveryPoint | None
     recovery_point_objective: float
+    media_point: RecoveryPoint | None
+    """The newest verified backup with media."""
+    media_objective: float | None
     wal_objective: float | None
     last_verified: VerificationStatus | None
     last_restore: RestoreStatus | None

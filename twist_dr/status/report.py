@@ -108,10 +108,12 @@ def write_report(settings: Settings, page: str) -> Path:
 
 def _tables(status: Status) -> Iterator[_Table]:
     point = status.recovery_point
-    proof, restore = status.last_verified, status.last_restore
+    proof, restore, media = status.last_verified, status.last_restore, status.media_point
     facts = [
         ("recovery point", f"{_time(point.at)} UTC, {span(point.age)} old, from {point.backup_id} on {', '.join(point.targets)}" if point else "none that is verified"),
         ("may be", f"{span(status.recovery_point_objective)} old"),
+        *([("media", f"{_time(media.at)} UTC, {span(media.age)} old, from {media.backup_id}, may be {span(status.media_objective)} old" if media else "none that is verified")]
+          if status.media_objective is not None else []),
         ("last verified", f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}, by {proof.proved}" if proof else "never"),
         ("last restore", f"{restore.restore_id} ({restore.mode}), {_time(restore.started_at)} UTC by {restore.who}: {restore.state}" if restore else "never"),
         *(("running", f"{run.job} since {_time(run.since)} UTC, by {run.who}") for run in status.running),

@@ -60,6 +60,13 @@ def _last(status: Status) -> Iterator[str]:
         if point
         else "none that is verified"
     )
+    if status.media_objective is not None:
+        media = status.media_point
+        yield "media             " + (
+            f"{_time(media.at)} UTC, {span(media.age)} ago (may be {span(status.media_objective)}), {media.backup_id}"
+            if media
+            else "none that is verified"
+        )
     for backup in status.backups:
         verified = {True: "verified", False: "FAILED its verification", None: "not verified"}[backup.verified]
         complete = "" if backup.complete else ", INCOMPLETE"
