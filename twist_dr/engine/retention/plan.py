@@ -6,7 +6,7 @@ and at last the doubts about all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from operator import attrgetter
 from typing import Protocol
@@ -66,11 +66,12 @@ def _plan(
     known = {backup.id: backup for backup in backups if backup.state != "deleted"}
     newest_first = sorted(known.values(), key=attrgetter("taken_at", "id"), reverse=True)
     good = good_ids(known)
-    wanted = _Wanted(policies, newest_first, good, known, now, time_zone)
+    graced = dict(_in_grace(newest_first, policies, now))
+    wanted = _Wanted(policies, newest_first, good, graced, known, now, time_zone)
     keep = wanted.keep
     for protected in (
         _last_ones(newest_first, good, known, now),
-        _in_grace(newest_first, policies, now),
+        graced.items(),
         _window(newest_first, good, longest_window(policies), now),
         window_bases.items(),
         _held(holds, now),
@@ -135,6 +136,7 @@ class _Wanted:
         policies: Sequence[Policy],
         newest_first: Sequence[BackupFacts],
         good: frozenset[str],
+        graced: Collection[str],
         known: Mapping[str, BackupFacts],
         now: datetime,
         time_zone: tzinfo,
@@ -148,7 +150,7 @@ class _Wanted:
         for kind in dict.fromkeys(backup.kind for backup in newest_first):
             of_kind = [backup for backup in newest_first if backup.kind == kind]
             for policy in policies:
-                for backup_id, verdict in verdicts(policy, of_kind, good, known, now, days).items():
+                for backup_id, verdict in verdicts(policy, of_kind, good, graced, known, now, days).items():
                     _tell(self.keep if verdict.keep else self.go, backup_id, verdict.reasons)
                     if verdict.by == "age":
                         self.by_age.add(backup_id)

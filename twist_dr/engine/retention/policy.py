@@ -49,13 +49,14 @@ def verdicts(
     policy: Policy,
     newest_first: Sequence[BackupFacts],
     good: Collection[str],
+    graced: Collection[str],
     known: Mapping[str, BackupFacts],
     now: datetime,
     days: Mapping[str, date],
 ) -> dict[str, Verdict]:
     """By id, of the backups of one kind that the policy has anything to say about.
 
-    ``good`` are the ids that may take a slot from others, ``known`` everything on the target: a base costs its chain. ``days`` are
+    ``good`` are the ids that may take a slot from others, ``graced`` those that stay for a while whatever is said, ``known`` everything on the target: a base costs its chain. ``days`` are
     those on which they were taken by the calendar of the settings; without rules by the calendar none are asked for.
     """
     concerned = [backup for backup in newest_first if policy.selects(backup)]
@@ -64,9 +65,9 @@ def verdicts(
         return found
     for backup in concerned:
         found.setdefault(backup.id, _WITHIN)
-    # The good ones first: no other may push one of them out.
-    wanted = [backup for backup in concerned if found[backup.id].keep and backup.id in good]
-    wanted += [backup for backup in concerned if found[backup.id].keep and backup.id not in good]
+    # No bad one may push a good one out, nor one without media a whole one, nor what goes when its grace is over one that was to stay.
+    wanted = [backup for backup in concerned if found[backup.id].keep]
+    wanted.sort(key=lambda backup: (backup.id not in good, backup.id in graced, backup.partial))
     return {**found, **_by_caps(policy, wanted, known, now)}
 
 

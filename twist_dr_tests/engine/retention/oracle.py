@@ -76,9 +76,15 @@ class Oracle:
             and (policy.labels is None or each.label in policy.labels)
         ]
 
-    def _place(self, backup: BackupFacts) -> tuple[bool, float, list[int]]:
-        """Good before bad, new before old."""
-        return not self.good(backup), -backup.taken_at.timestamp(), [-ord(letter) for letter in backup.id]
+    def _place(self, backup: BackupFacts) -> tuple[bool, bool, bool, float, list[int]]:
+        """Good before bad, what grace keeps after what is kept for good, whole before partial, new before old."""
+        return (
+            not self.good(backup),
+            self._has_grace(backup),
+            backup.partial,
+            -backup.taken_at.timestamp(),
+            [-ord(letter) for letter in backup.id],
+        )
 
     def _young(self, policy: Policy, backup: BackupFacts) -> bool:
         return policy.max_age is None or self.now - backup.taken_at <= policy.max_age

@@ -247,6 +247,16 @@ def test_example_28_the_last_verified_one_of_a_night_outlives_what_a_restore_rep
     assert "the last verified full backup" in reason(plan, "d6")
 
 
+def test_example_29_what_was_made_every_hour_or_by_hand_pushes_no_night_out() -> None:
+    hours = [backup(f"h{hour}", hour / 24, label="manual", partial=True, verified=None) for hour in range(1, 9 * 24)]
+    mine = backup("mine", 0.1, label="manual")
+    plan = planned([*nights(4), *hours, mine], Policy(max_count=3), max_delete_fraction=1)
+    assert {each for each in kept(plan) if not each.startswith("h")} == {"d0", "d1", "d2", "mine"}
+    assert {int(each[1:]) // 24 for each in gone(plan) if each.startswith("h")} == {7, 8}
+    by_size = planned([*nights(4), *hours, mine], Policy(max_bytes=350), max_delete_fraction=1)
+    assert {"d0", "d1", "d2"} <= kept(by_size) and "d3" in gone(by_size)
+
+
 def test_one_huge_backup_is_a_fraction_by_its_bytes() -> None:
     held = [*nights(9), backup("huge", 20, stored_bytes=10**9)]
     assert "bytes" in str(planned(held, Policy(max_age=15 * DAY)).doubts[0])
