@@ -29,7 +29,7 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.snapshots import PostgresTables, SqliteDatabase
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
-from twist_dr.errors import CopyFailed, CopyFailedForNow, LaunchRefused, TwistDRError
+from twist_dr.errors import CopyFailed, CopyFailedForNow, LaunchRefused, TwistDRError, clause_of
 from twist_dr.settings import DjangoSettings, Settings
 from twist_dr.settings.asking import app_version, django_application
 from twist_dr.settings.verifying import tools_proof
@@ -221,7 +221,8 @@ def chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:
     names = list(enabled) if wanted.strip() == "all" else [name.strip() for name in wanted.split(",") if name.strip()]
     if unknown := [name for name in names if name not in enabled]:
         raise LaunchRefused(
-            f"{', '.join(unknown)} is no enabled storage target; choose among {', '.join(enabled)}, or write 'all' in targets."
+            f"{', '.join(unknown)} is no enabled storage target",
+            remedy=f"choose among {', '.join(enabled)}, or write 'all' in targets",
         )
     return {name: enabled[name] for name in names}
 
@@ -345,19 +346,14 @@ class Copying:
     def raise_failures(self) -> None:
         """Raise ``CopyFailed`` unless all were stored: partial is loud. Retryable when each failure may pass by itself."""
         if self._failures:
-            # A target's own errors begin with its name.
-            told = " ".join(
-                f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in sorted(self._failures.items())
-            )
+            told = " ".join(f"{name}: {clause_of(error)}" for name, error in sorted(self._failures.items()))
             place = f"{self._manifest.application}/{copies_name(self._manifest.kind)}"
             keys = " or ".join(f"key:{place}/{name}" for name in sorted(self._failures))
-            sentence = (
-                f"{self._manifest.backup_id} is missing on {len(self._failures)} of {len(self._failures) + self._stored} storage targets. "
-                f"{told} When that is mended, materialize these copies in the page, or run: dagster asset materialize "
-                f"-m twist_dr.definitions --select '{keys}'"
-            )
             passing = all(isinstance(error, TwistDRError) and error.retryable for error in self._failures.values())
-            raise CopyFailedForNow(sentence) if passing else CopyFailed(sentence)
+            raise (CopyFailedForNow if passing else CopyFailed)(
+                f"{self._manifest.backup_id} is missing on {len(self._failures)} of {len(self._failures) + self._stored} storage targets. {told}",
+                remedy=f"when that is mended, materialize these copies in the page, or run: dagster asset materialize -m twist_dr.definitions --select '{keys}'",
+            )
         if self._catalog_error is not None:
             # The copies are there, which is what counts; that the index lacks them must not pass as success either.
             raise self._catalog_error
@@ -371,7 +367,7 @@ class Copying:
 
     def _note_failure(self, name: str, form: Form, error: Exception) -> None:
         self._failures[name] = error
-        self._report.warning(f"{name}: {error}")
+        self._report.warning(f"{name}: {clause_of(error)}")
         self._record(name, form, "failed", error=str(error) or type(error).__name__)
 
     def _record(

@@ -8,6 +8,8 @@ these here alone. Whoever needs one of them takes the field: no sentence is ever
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from twist_dr.redaction import leaving
@@ -63,6 +65,21 @@ class TwistDRError(Exception):
         return leaving(sentence(self._what, self._remedy, self.target))
 
 
+def clause_of(error: Exception) -> str:
+    """What to say of any error behind a storage target's name."""
+    return error.clause if isinstance(error, TwistDRError) else str(error) or type(error).__name__
+
+
+@contextmanager
+def about(target: str) -> Iterator[None]:
+    """What is read inside lies on a storage target: errors about it name the target, unless they name one."""
+    try:
+        yield
+    except (BackupError, AuthenticationFailed, StorageError) as error:
+        error.target = error.target or target
+        raise
+
+
 class SettingsError(TwistDRError):
     """twist-dr.yaml or an option is wrong. The message lists every mistake at once."""
 
@@ -101,6 +118,9 @@ class WrongKey(EncryptionError):
 class AuthenticationFailed(EncryptionError):
     """Encrypted bytes were truncated, altered, swapped with another file's, or written with another key."""
 
+
+#: The remedy where one copy is bad.
+FROM_ANOTHER = "take the backup from another storage target"
 
 # -- backups ----------------------------------------------------------------------------------------------------------
 
@@ -264,6 +284,17 @@ class LockTimeout(DatabaseError):
 
 class ProcessFailed(DatabaseError):
     """A PostgreSQL program ended with an error, or wrote less than it must."""
+
+    #: What the program said last, as it said it; empty where it did not come to speak.
+    said: str = ""
+
+
+class DiskFilled(ProcessFailed):
+    """A disk that a PostgreSQL program or its server writes to filled up."""
+
+
+class LocksExhausted(ProcessFailed):
+    """The server has no room for another lock."""
 
 
 # -- storage targets --------------------------------------------------------------------------------------------------

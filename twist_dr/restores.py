@@ -88,13 +88,15 @@ def choose_backup(
             row = None
     if row is not None and row.kind != "full":
         raise RestoreRefused(
-            f"{row.backup_id} is a {row.kind} backup, and this job restores full ones; {_INSTEAD.get(row.kind, 'choose another one')}."
+            f"{row.backup_id} is a {row.kind} backup, and this job restores full ones",
+            remedy=f"{_INSTEAD.get(row.kind, 'choose another one')}",
         )
     verified = bool(row and row.last_verification and row.last_verification.verified)
     if not verified and not allow_unverified:
         backup_id = row.backup_id if row else wanted
         raise RestoreRefused(
-            f"{backup_id} is not known to be verified by a restore; launch the job verify_backup with it first, or set allow_unverified: true."
+            f"{backup_id} is not known to be verified by a restore",
+            remedy="launch the job verify_backup with it first, or set allow_unverified: true.",
         )
     if row is None:
         return Chosen(wanted, False, parts)

@@ -82,7 +82,7 @@ class ArchiveWriter:
 
     def _add_tree(self, root: Path, name: str) -> None:
         if not os.path.isdir(root):
-            raise SourceUnreadable(f"The media folder {root} is not there; correct media.{name}, or mount it.")
+            raise SourceUnreadable(f"The media folder {root} is not there", remedy=f"correct media.{name}, or mount it")
         # The media folder itself may be a link to where the disk is; in the archive it is a folder.
         real = os.path.realpath(root)
         disk = _identity(real)
@@ -93,12 +93,13 @@ class ArchiveWriter:
         # To the walk, a disk that goes away looks like files that were deleted.
         if disk is None or _identity(real) != disk:
             raise SourceUnreadable(
-                f"The media folder {root} went away or was replaced while it was read; mount it, and run the backup again."
+                f"The media folder {root} went away or was replaced while it was read",
+                remedy="mount it, and run the backup again",
             )
         if vanished > _FEW_VANISHED and 2 * vanished > seen:
             raise SourceUnreadable(
-                f"{vanished} of the {seen} files and folders seen in {root} vanished while they were read; look whether a "
-                "disk below it went away, and run the backup again."
+                f"{vanished} of the {seen} files and folders seen in {root} vanished while they were read",
+                remedy="look whether a disk below it went away, and run the backup again",
             )
         if report.files == files:
             report.empty.append(name)
@@ -323,8 +324,8 @@ class ArchiveWriter:
 
 def _unreadable(path: Path | str, error: OSError) -> SourceUnreadable:
     return SourceUnreadable(
-        f"{path} cannot be read ({os.strerror(error.errno or 0)}); let the user that runs backups read it, "
-        "or take it out of media or configuration."
+        f"{path} cannot be read ({os.strerror(error.errno or 0)})",
+        remedy="let the user that runs backups read it, or take it out of media or configuration",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from twist_dr.engine.documents import LINE, DocumentInvalid, read_mapping
-from twist_dr.errors import ArchiveInvalid
+from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_index(lines: BinaryIO) -> Iterator[Entry]:
         except (DocumentInvalid, TypeError):
             entry = None
         if entry is None or not _is_sound(entry):
-            raise ArchiveInvalid("The archive's index is damaged; take the backup from another storage target.")
+            raise ArchiveInvalid("The archive's index is damaged", remedy=FROM_ANOTHER)
         yield entry
 
 

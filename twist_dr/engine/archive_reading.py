@@ -14,7 +14,7 @@ from twist_dr.engine.attributes import NO_ATTRIBUTES, digest, of_member
 from twist_dr.engine.chunks import read_chunks
 from twist_dr.engine.holes import read_map
 from twist_dr.engine.words import shown
-from twist_dr.errors import ArchiveInvalid
+from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid
 from twist_dr.storage.base import CHUNK
 
 #: Headers before a member that hold its long name, and far more than any of them has, bytes.
@@ -40,7 +40,7 @@ def read_archive(stream: BinaryIO, what: str) -> Iterator[tuple[tarfile.TarInfo,
                 yield member, archive.extractfile(member) if member.isreg() else None
     # What tarfile itself stumbles over: numbers that are none, thousands of headers that each announce the next.
     except (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        raise ArchiveInvalid(f"{what} is damaged ({error}); take the backup from another storage target.") from error
+        raise ArchiveInvalid(f"{what} is damaged ({error})", remedy=FROM_ANOTHER) from error
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -82,7 +82,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 def _refuse_dangerous(member: tarfile.TarInfo, links: set[str], what: str) -> None:
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk()) or not math.isfinite(member.mtime):
         raise ArchiveInvalid(
-            f"{what} has an entry of a kind that backups do not hold ({shown(member.name)}); do not restore it."
+            f"{what} has an entry of a kind that backups do not hold ({shown(member.name)})", remedy="do not restore it"
         )
     place = _refuse_outside(member.name, links, what)
     if member.issym():
@@ -96,11 +96,13 @@ def _refuse_outside(name: str, links: set[str], what: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or not parts:
         raise ArchiveInvalid(
-            f"{what} has an entry that leads outside ({shown(name)}) and was not made by twist-dr; do not restore it."
+            f"{what} has an entry that leads outside ({shown(name)}) and was not made by twist-dr",
+            remedy="do not restore it",
         )
     if links and any("/".join(parts[:depth]) in links for depth in range(1, len(parts) + 1)):
         raise ArchiveInvalid(
-            f"{what} has an entry in the place of a link or below one ({shown(name)}) and was not made by twist-dr; do not restore it."
+            f"{what} has an entry in the place of a link or below one ({shown(name)}) and was not made by twist-dr",
+            remedy="do not restore it",
         )
     return "/".join(parts)
 
@@ -176,11 +178,13 @@ def checked_members(
         if entry is None or (entry.path, entry.kind) != (member.name, _kind(member)):
             recorded = f"the {entry.kind} {shown(entry.path)}" if entry else "nothing more"
             raise ArchiveInvalid(
-                f"{what} holds the {_kind(member)} {shown(member.name)} where its index has {recorded}; take the backup from another storage target."
+                f"{what} holds the {_kind(member)} {shown(member.name)} where its index has {recorded}",
+                remedy=FROM_ANOTHER,
             )
         if (member.islnk() and named.meet(entry, member) is None) or _has_others(member, entry):
             raise ArchiveInvalid(
-                f"{what}: {shown(member.name)} has other attributes or is a name of another file than was recorded; take the backup from another storage target."
+                f"{what}: {shown(member.name)} has other attributes or is a name of another file than was recorded",
+                remedy=FROM_ANOTHER,
             )
         named.note(entry)
         found = hashlib.sha256(os.fsencode(member.linkname))  # empty but for links
@@ -190,11 +194,13 @@ def checked_members(
             pass
         if not member.islnk() and entry.sha256 != (None if member.isdir() else found.hexdigest()):
             raise ArchiveInvalid(
-                f"{what}: {shown(member.name)} has other bytes than were recorded; take the backup from another storage target."
+                f"{what}: {shown(member.name)} has other bytes than were recorded",
+                remedy=FROM_ANOTHER,
             )
     if (entry := next(index, None)) is not None:
         raise ArchiveInvalid(
-            f"{what}: {shown(entry.path)} is missing from the archive; take the backup from another storage target."
+            f"{what}: {shown(entry.path)} is missing from the archive",
+            remedy=FROM_ANOTHER,
         )
 
 
@@ -204,9 +210,7 @@ def _hashed(content: IO[bytes] | None, found: hashlib._Hash, what: str) -> Itera
         try:
             chunk = next(chunks, None)
         except tarfile.TarError as error:  # the archive ends within a file
-            raise ArchiveInvalid(
-                f"{what} is damaged ({error}); take the backup from another storage target."
-            ) from error
+            raise ArchiveInvalid(f"{what} is damaged ({error})", remedy=FROM_ANOTHER) from error
         if chunk is None:
             return
         found.update(chunk)

@@ -140,7 +140,9 @@ def take_full_backup(
 def begin_backup(kind: Kind, plan: BackupPlan, staging: StagingArea, report: Report) -> str:
     """The id of a backup that begins now, in a staging area cleared of what killed runs left. Raises ``BackupError``."""
     if not plan.targets:
-        raise BackupError("No storage target is chosen, so the backup would go nowhere; enable one in storage_targets.")
+        raise BackupError(
+            "No storage target is chosen, so the backup would go nowhere", remedy="enable one in storage_targets"
+        )
     for remains in staging.clear_remains():
         report.info(f"removed the remains of {remains}, which was never finished")
     return new_backup_id(kind, datetime.now(timezone.utc))
@@ -409,7 +411,8 @@ class _Work(Making):
     def _tools(self, server_major: int) -> Tools:
         if server_major < OLDEST_MAJOR:
             raise ClientToolsMissing(
-                f"The server runs PostgreSQL {server_major}, and twist-dr supports {OLDEST_MAJOR} and newer; upgrade the server."
+                f"The server runs PostgreSQL {server_major}, and twist-dr supports {OLDEST_MAJOR} and newer",
+                remedy="upgrade the server",
             )
         return choose_tools(find_tools(self.plan.client_tools), server_major)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from twist_dr.engine.handover import Handover
-from twist_dr.errors import ArtifactInvalid
+from twist_dr.errors import FROM_ANOTHER, ArtifactInvalid
 from twist_dr.storage.base import CHUNK, Digest
 
 
@@ -44,13 +44,14 @@ def hashed(chunks: Iterable[bytes], expected: Digest, what: str) -> Iterator[byt
         size += len(chunk)
         if size > expected.size:
             raise ArtifactInvalid(
-                f"{what}: more than the recorded {expected.size} bytes; take the backup from another storage target."
+                f"{what}: more than the recorded {expected.size} bytes",
+                remedy=FROM_ANOTHER,
             )
         yield chunk
     if (size, found.hexdigest()) != (expected.size, expected.sha256):
         raise ArtifactInvalid(
-            f"{what}: {size} bytes with SHA-256 {found.hexdigest()[:12]}… where {expected.size} bytes with "
-            f"{expected.sha256[:12]}… were recorded; take the backup from another storage target."
+            f"{what}: {size} bytes with SHA-256 {found.hexdigest()[:12]}… where {expected.size} bytes with {expected.sha256[:12]}… were recorded",
+            remedy=FROM_ANOTHER,
         )
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from twist_dr.engine.processes import Child, child_environment, describe_status
+from twist_dr.engine.processes import Child, child_environment, failure
 from twist_dr.errors import ProcessFailed
 from twist_dr.redaction import keep_environment, quoting
 from twist_dr.storage.base import CHUNK
@@ -58,9 +58,9 @@ def run_command(
         try:
             child.finish()
         except ProcessFailed:
-            status = describe_status(child.process.returncode)
             words = _last_words(said, complaints)
-            raise ProcessFailed(f"{called} {status}: {quoting(words)}{_not_passed_on(words, environment)}") from None
+            more = _not_passed_on(words, environment)
+            raise failure(called, child.process.returncode, quoting(words), more) from None
 
 
 def _not_passed_on(words: str, environment: Mapping[str, str | None] | None) -> str:

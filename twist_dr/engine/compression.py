@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from twist_dr.engine.chunks import buffered
-from twist_dr.errors import ArtifactInvalid
+from twist_dr.errors import FROM_ANOTHER, ArtifactInvalid
 
 Compression = Literal["zstd", "gzip", "none"]
 
@@ -59,9 +59,7 @@ def decompress(chunks: Iterable[bytes], compression: Compression, what: str) -> 
 
 
 def _damaged(what: str) -> ArtifactInvalid:
-    return ArtifactInvalid(
-        f"{what}: the compressed bytes are damaged or cut short; take the backup from another storage target."
-    )
+    return ArtifactInvalid(f"{what}: the compressed bytes are damaged or cut short", remedy=FROM_ANOTHER)
 
 
 def _unzstd(chunks: Iterable[bytes], what: str) -> Iterator[bytes]:

@@ -158,8 +158,11 @@ class _Work(Making):
             copy_sqlite(source.path, copy, self._stop)
             if damage := sqlite_damage(copy):
                 raise BackupError(
-                    f"The catalog {source.path} is damaged ({damage}); move it away and make a new one: twist-dr catalog rebuild --from TARGET. "
-                    "Restores, alerts and audit come back from the last good configuration backup."
+                    f"The catalog {source.path} is damaged ({damage})",
+                    remedy=(
+                        "move it away and make a new one: twist-dr catalog rebuild --from TARGET. Restores, alerts and audit come back from the last "
+                        "good configuration backup."
+                    ),
                 )
             with open(copy, "rb", buffering=0) as file, self.artifact(copy.name, PART) as write:
                 for chunk in read_chunks(file):
@@ -187,8 +190,8 @@ class _Work(Making):
             self._copy(path, tree / name)
             if damage := sqlite_damage(tree / name):
                 raise BackupError(
-                    f"Dagster's database {path} is damaged ({damage}); stop Dagster and bring the file back from the last good configuration "
-                    "backup, or move it away to begin without history."
+                    f"Dagster's database {path} is damaged ({damage})",
+                    remedy="stop Dagster and bring the file back from the last good configuration backup, or move it away to begin without history",
                 )
         logs, left_out = self._logs[id(place)]
         kept = sum(self._copy_log(path, tree / place.logs_name / path.name) for path in logs)
@@ -233,5 +236,6 @@ class _Work(Making):
     def _stop(self) -> None:
         if self.report.stop.is_set():
             raise Cancelled(
-                "The configuration backup was stopped; what it had begun is removed. Start it again when you wish."
+                "The configuration backup was stopped, and what it had begun is removed",
+                remedy="start it again when you wish",
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twist_dr.engine.chunks import counted, hashed, read_chunks
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import MANIFEST_NAME, Manifest, open_manifest
+from twist_dr.engine.manifest import MANIFEST_NAME, Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
@@ -59,7 +59,8 @@ def store_copy(
         stored = artifact.stored.get(artifact.form_for(form).name)
         if stored is None or not (folder / stored.name).exists():
             raise CopyFailed(
-                f"{target.name} keeps backups as {form.name}, and {manifest.backup_id} was not made in that form; make a new backup."
+                f"{target.name} keeps backups as {form.name}, and {manifest.backup_id} was not made in that form",
+                remedy="make a new backup",
             )
     if held_before:
         _refuse_emptied(repository)
@@ -84,9 +85,7 @@ def _refuse_emptied(repository: Repository) -> None:
     try:
         emptied = not repository.backup_ids()
     except TargetUnavailable as error:
-        raise TargetUnavailable(
-            f"{name}: it held backups before, and now: {str(error).removeprefix(f'{name}: ')}"
-        ) from error
+        raise TargetUnavailable(f"it held backups before, and now: {error.clause}", target=name) from error
     if emptied:
         raise repository.emptied()
 
@@ -129,14 +128,12 @@ def bring_back(
     staging.clear_remains()
     staging.need(total)
     sealed = repository.manifest_bytes(manifest.backup_id)
-    what = f"{repository.target.name}: {manifest.backup_id}"
     # The bytes that are sealed are those that were authenticated, though the target was asked twice.
-    open_manifest(sealed, keyring, application=manifest.application, backup_id=manifest.backup_id, what=what)
+    repository.opened(sealed, manifest.backup_id, keyring)
     with staging.making(manifest.backup_id) as folder, report.part(f"from {repository.target.name}", total) as advance:
         for _, stored in held.values():
             with repository.target.open(repository.key(manifest.backup_id, stored.name)) as stream:
-                write_new(
-                    folder / stored.name,
-                    hashed(counted(read_chunks(stream), advance), stored.digest, f"{what}/{stored.name}"),
-                )
+                read = counted(read_chunks(stream), advance)
+                what = f"{manifest.backup_id}/{stored.name}"
+                write_new(folder / stored.name, repository.named(hashed(read, stored.digest, what)))
         staging.seal(folder, sealed)

@@ -62,20 +62,21 @@ class DjangoApplication:
         variable = self.database_variable
         if variable is None:
             raise SettingsError(
-                "It is not known how to lead the application to another database; set django.database_variable to the "
-                "environment variable that names the database in its settings, such as DATABASE_URL."
+                "It is not known how to lead the application to another database",
+                remedy="set django.database_variable to the environment variable that names the database in its settings, such as DATABASE_URL",
             )
         value = self.variables.get(variable)
         if not value:
             raise SettingsError(
-                f"The environment variable {variable}, which django.database_variable names, is not set; "
-                f"set {variable} under django.environment, or correct django.database_variable."
+                f"The environment variable {variable}, which django.database_variable names, is not set",
+                remedy=f"set {variable} under django.environment, or correct django.database_variable",
             )
         changed = _renamed(value, database, live)
         if changed is None:
             raise SettingsError(
-                f"The environment variable {variable} holds neither a PostgreSQL URL, nor a libpq connection string, nor {live}, "
-                "the name of the live database; set django.database_variable to the one from which the settings take the database."
+                f"The environment variable {variable} holds neither a PostgreSQL URL, nor a libpq connection string, nor {live}, the name of the live "
+                "database",
+                remedy="set django.database_variable to the one from which the settings take the database",
             )
         return {variable: changed}
 
@@ -255,14 +256,16 @@ def migrate(application: DjangoApplication, database: str, live: str, *, on_line
     except ProcessFailed as error:
         if seen and seen["database"] != database:
             raise DatabaseError(
-                f"Under {application.database_variable} the application uses the database {seen['database']} and not {database}, so "
-                "nothing was migrated; set django.database_variable to the variable from which its settings take the database, and "
-                "see that the command django.manage passes its environment on."
+                f"Under {application.database_variable} the application uses the database {seen['database']} and not {database}, so nothing was migrated",
+                remedy=(
+                    "set django.database_variable to the variable from which its settings take the database, and see that the command django.manage "
+                    "passes its environment on"
+                ),
             ) from None
         words = f"The migrations did not run in {database}: {error}"
         if _FORBIDDEN.search(words):
             words += f" The role in {application.database_variable} must own the tables: name the application's own URL for it under django.environment."
-        raise ProcessFailed(words) from None
+        raise ProcessFailed(words) from error
 
 
 def _shell(
@@ -276,7 +279,9 @@ def _shell(
 ) -> None:
     """Run one of our programs in ``manage.py shell``: what it says to us goes to ``hear``, all other lines to ``on_line``."""
     if not application.folder.is_dir():
-        raise SettingsError(f"There is no folder {application.folder} to run manage.py in; correct django.folder.")
+        raise SettingsError(
+            f"There is no folder {application.folder} to run manage.py in", remedy="correct django.folder"
+        )
     heard = False
 
     def listen(line: str) -> None:
@@ -300,5 +305,6 @@ def _shell(
     )
     if not heard:
         raise ProcessFailed(
-            f"{' '.join(application.manage)} reported success but did not answer; see that it is Django's manage.py, and run twist-dr doctor."
+            f"{' '.join(application.manage)} reported success but did not answer",
+            remedy="see that it is Django's manage.py, and run twist-dr doctor",
         )

@@ -18,6 +18,6 @@ def emptied(
 
     led_away = look() if patience is None else bounded(look, patience, target.name)
     return TargetUnavailable(
-        f"{target.name}: it held {held} before and holds none now.{led_away} Mount its disk, or find out who emptied it. "
-        f"If it was on purpose, {on_purpose}."
+        f"it held {held} before and holds none now.{led_away} Mount its disk, or find out who emptied it. If it was on purpose, {on_purpose}.",
+        target=target.name,
     )

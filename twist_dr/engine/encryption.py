@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 
 from twist_dr.engine.keys import Key
-from twist_dr.errors import AuthenticationFailed
+from twist_dr.errors import FROM_ANOTHER, AuthenticationFailed
 
 SEGMENT = 1 << 20
 TAG = 16
@@ -105,8 +105,8 @@ def decrypt(chunks: Iterable[bytes], key: Key, data: bytes, what: str) -> Iterat
 
     def refuse() -> AuthenticationFailed:
         return AuthenticationFailed(
-            f"{what}: the encrypted bytes are truncated, altered, or belong to another file or key (segment {number}); "
-            "take the backup from another storage target."
+            f"{what}: the encrypted bytes are truncated, altered, or belong to another file or key (segment {number})",
+            remedy=FROM_ANOTHER,
         )
 
     def take(length: int, last: bool) -> bytes:

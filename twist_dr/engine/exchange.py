@@ -39,7 +39,8 @@ def identity(path: Path) -> Identity | None:
         return None
     except OSError as error:
         raise RestoreError(
-            f"{path} cannot be looked at ({error.strerror}); let the user that runs twist-dr (uid {os.geteuid()}) enter the folders above it."
+            f"{path} cannot be looked at ({error.strerror})",
+            remedy=f"let the user that runs twist-dr (uid {os.geteuid()}) enter the folders above it",
         ) from error
     return status.st_dev, status.st_ino
 
@@ -67,7 +68,8 @@ def exchange(a: Path, b: Path, *, aside: Path) -> None:
     a = _real(a)
     if os.path.lexists(aside):
         raise CutoverFailed(
-            f"{a} and {b} were not exchanged, as {aside}, the name needed for it, is taken; move that folder away, then run again."
+            f"{a} and {b} were not exchanged, as {aside}, the name needed for it, is taken",
+            remedy="move that folder away, then run again",
         )
     try:
         _swap(a, b, aside)
@@ -78,8 +80,8 @@ def exchange(a: Path, b: Path, *, aside: Path) -> None:
             raise
     except OSError as error:
         raise CutoverFailed(
-            f"The folders {a} and {b} could not be exchanged ({error.strerror}); both are where they were. "
-            "Mend that, then run the restore again."
+            f"The folders {a} and {b} could not be exchanged ({error.strerror}); both are where they were",
+            remedy="mend that, then run the restore again",
         ) from error
 
 
@@ -237,7 +239,7 @@ def _held(name: Path) -> Identity | None:
         return None
     except OSError as error:
         raise RestoreInterrupted(
-            f"{name} cannot be looked at ({error.strerror}); mend that, then run again."
+            f"{name} cannot be looked at ({error.strerror})", remedy="mend that, then run again"
         ) from error
     return status.st_dev, status.st_ino
 

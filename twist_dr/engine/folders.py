@@ -21,7 +21,8 @@ def remove_tree(path: Path) -> None:
     """
     if mounts := [] if path.is_symlink() else mounts_within(path):
         raise RestoreError(
-            f"{path} was not removed, as another file system is mounted there ({mounts[0]}); unmount it, then run again."
+            f"{path} was not removed, as another file system is mounted there ({mounts[0]})",
+            remedy="unmount it, then run again",
         )
     try:
         with suppress(FileNotFoundError):
@@ -32,7 +33,7 @@ def remove_tree(path: Path) -> None:
     # The last one: folders in folders, a thousand deep.
     except (OSError, RecursionError) as error:
         raise RestoreError(
-            f"{path} could not be removed whole ({error}); mend that and run again, or remove it by hand."
+            f"{path} could not be removed whole ({error})", remedy="mend that and run again, or remove it by hand"
         ) from error
 
 

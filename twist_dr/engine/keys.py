@@ -78,20 +78,24 @@ class Keyring:
         key = self.keys.get(key_id)
         if key is None:
             raise KeyMissing(
-                f"The backup needs key {key_id!r} (check value {check_value}), which the keyring {self.source} lacks "
-                f"(it has {', '.join(sorted(self.keys))}); add that key to the keyring."
+                f"The backup needs key {key_id!r} (check value {check_value}), which the keyring {self.source} lacks (it has "
+                f"{', '.join(sorted(self.keys))})",
+                remedy="add that key to the keyring",
             )
         if key.check_value != check_value:
             raise WrongKey(
-                f"Key {key_id!r} in the keyring {self.source} has check value {key.check_value}, but the backup was written "
-                f"with one of check value {check_value}; put the key of that time back under this name."
+                f"Key {key_id!r} in the keyring {self.source} has check value {key.check_value}, but the backup was written with one of check value "
+                f"{check_value}",
+                remedy="put the key of that time back under this name",
             )
         return key
 
     def with_new_primary(self, key: Key) -> Keyring:
         """A keyring in which ``key`` is primary and all others stay for reading."""
         if key.id in self.keys:
-            raise KeyringInvalid(f"The keyring {self.source} already has a key {key.id!r}; choose another name.")
+            raise KeyringInvalid(
+                f"The keyring {self.source} already has a key {key.id!r}", remedy="choose another name"
+            )
         return Keyring(key.id, {**self.keys, key.id: key}, self.source)
 
     def to_yaml(self) -> str:
@@ -110,7 +114,7 @@ class Keyring:
 def new_key(key_id: str | None = None) -> Key:
     """A fresh random key, named after today unless told otherwise. Raises ``KeyringInvalid`` for a name that is none."""
     if key_id and not _ID.fullmatch(key_id):
-        raise KeyringInvalid(f"A key's name is {_ID_WORDS}; choose another name.")
+        raise KeyringInvalid(f"A key's name is {_ID_WORDS}", remedy="choose another name")
     return Key(key_id or f"k{datetime.now(timezone.utc):%Y%m%d}-{secrets.token_hex(2)}", secrets.token_bytes(KEY_BYTES))
 
 
@@ -121,18 +125,20 @@ def parse_keyring(text: str, source: str) -> Keyring:
     except YamlInvalid:
         # The parser's own message quotes the line at fault, which may be a key.
         raise KeyringInvalid(
-            f"The keyring {source} is not readable as YAML, or has a name twice; correct it, or restore it from your copy."
+            f"The keyring {source} is not readable as YAML, or has a name twice",
+            remedy="correct it, or restore it from your copy",
         ) from None
     if not isinstance(document, dict) or not isinstance(document.get("keys"), dict) or not document["keys"]:
         raise KeyringInvalid(
-            f"The keyring {source} has no 'keys'; restore it from your copy, or make one with: twist-dr keys new"
+            f"The keyring {source} has no 'keys'",
+            remedy="restore it from your copy, or make one with: twist-dr keys new",
         )
     keys = {str(name): Key(str(name), _decode(str(name), value, source)) for name, value in document["keys"].items()}
     primary = str(document.get("primary"))
     if primary not in keys:
         named = repr(primary) if _ID.fullmatch(primary) else "something"
         raise KeyringInvalid(
-            f"The keyring {source} names {named} as primary, which is not among its keys; correct 'primary'."
+            f"The keyring {source} names {named} as primary, which is not among its keys", remedy="correct 'primary'"
         )
     return Keyring(primary, keys, source)
 
@@ -140,7 +146,8 @@ def parse_keyring(text: str, source: str) -> Keyring:
 def _decode(name: str, value: object, source: str) -> bytes:
     if not _ID.fullmatch(name):
         raise KeyringInvalid(
-            f"The keyring {source} has a key whose name is not {_ID_WORDS}; correct it, or restore the keyring from your copy."
+            f"The keyring {source} has a key whose name is not {_ID_WORDS}",
+            remedy="correct it, or restore the keyring from your copy",
         )
     try:
         secret = base64.b64decode(str(value), validate=True)
@@ -148,7 +155,8 @@ def _decode(name: str, value: object, source: str) -> bytes:
         secret = b""
     if len(secret) != KEY_BYTES:
         raise KeyringInvalid(
-            f"Key {name!r} in the keyring {source} is not {KEY_BYTES} bytes in base64; restore it from your copy."
+            f"Key {name!r} in the keyring {source} is not {KEY_BYTES} bytes in base64",
+            remedy="restore it from your copy",
         )
     keep_secret(str(value), secret.hex())
     return secret
@@ -160,22 +168,25 @@ def load_keyring(location: str) -> Keyring:
         name = location.removeprefix("env:")
         text = os.environ.get(name)
         if not text:
-            raise KeyringInvalid(f"The environment variable {name}, which must hold the keyring, is not set; set it.")
+            raise KeyringInvalid(
+                f"The environment variable {name}, which must hold the keyring, is not set", remedy="set it"
+            )
         return parse_keyring(text, location)
     path = Path(location)
     try:
         return parse_keyring(read_file(path, BY_HAND.size).decode(), str(path))
     except FileNotFoundError:
         raise KeyringInvalid(
-            f"There is no keyring {path}; restore it from your copy (only before the first backup, make one: twist-dr keys new)."
+            f"There is no keyring {path}",
+            remedy="restore it from your copy (only before the first backup, make one: twist-dr keys new).",
         ) from None
     except DocumentInvalid as error:
         raise KeyringInvalid(
-            f"The keyring {path} cannot be read: {error.problem}; restore it from your copy."
+            f"The keyring {path} cannot be read: {error.problem}", remedy="restore it from your copy"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise KeyringInvalid(
-            f"The keyring {path} cannot be read ({type(error).__name__}); mend its permissions or restore it."
+            f"The keyring {path} cannot be read ({type(error).__name__})", remedy="mend its permissions or restore it"
         ) from None
 
 

@@ -22,7 +22,9 @@ def split_label(wanted: str) -> tuple[str, Label | None]:
     """``latest:pre-restore`` as a word and a label; the label is None where none is named. Raises ``BackupNotFound``."""
     word, colon, label = wanted.partition(":")
     if colon and label not in get_args(Label):
-        raise BackupNotFound(f"{wanted!r} names no label; write one of {', '.join(get_args(Label))} after the colon.")
+        raise BackupNotFound(
+            f"{wanted!r} names no label", remedy=f"write one of {', '.join(get_args(Label))} after the colon"
+        )
     return word, cast("Label", label) if colon else None
 
 

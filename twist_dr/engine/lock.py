@@ -59,8 +59,8 @@ def application_lock(
             time.sleep(_TRY_AGAIN_SECONDS)
         if not held:
             raise Busy(
-                f"{operation} of {application} cannot start while {_holder(path)} is going on; "
-                "wait until it has ended, then start it again."
+                f"{operation} of {application} cannot start while {_holder(path)} is going on",
+                remedy="wait until it has ended, then start it again",
             )
         note = {
             "operation": operation,

@@ -22,7 +22,7 @@ from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.sealing import canonical, fits, mac_of
 from twist_dr.engine.streams import Form
 from twist_dr.engine.table_names import TableName, from_label, from_plain
-from twist_dr.errors import BackupError, ManifestForeign, ManifestInvalid, ManifestTooNew
+from twist_dr.errors import FROM_ANOTHER, BackupError, ManifestForeign, ManifestInvalid, ManifestTooNew
 from twist_dr.storage.base import Digest
 
 FORMAT_MAJOR = 1
@@ -317,7 +317,8 @@ class Manifest(_Model):
         except DocumentInvalid:
             raise BackupError(
                 f"{self.backup_id}: the manifest has {len(sealed)} bytes and may have {MOST_BYTES}, with {len(self.tables)} tables and "
-                f"{len(self.warnings)} warnings; see to what the warnings name, or divide the database."
+                f"{len(self.warnings)} warnings",
+                remedy="see to what the warnings name, or divide the database",
             ) from None
         return sealed
 
@@ -351,8 +352,8 @@ def open_manifest(data: bytes, keyring: Keyring, *, application: str, backup_id:
         raise _invalid(what, f"lacks or garbles {'.'.join(map(str, first['loc']))}") from None
     if (manifest.application, manifest.backup_id) != (application, backup_id):
         raise ManifestForeign(
-            f"{what}: the manifest is that of {manifest.application}/{manifest.backup_id} and was put in the place of "
-            f"{application}/{backup_id}; move it back, or remove this folder."
+            f"{what}: the manifest is that of {manifest.application}/{manifest.backup_id} and was put in the place of {application}/{backup_id}",
+            remedy="move it back, or remove this folder",
         )
     return manifest
 
@@ -368,10 +369,11 @@ def _parse(data: bytes, what: str) -> dict[str, Any]:
         raise _invalid(what, "says no format version")
     if int(major) > FORMAT_MAJOR:
         raise ManifestTooNew(
-            f"{what}: written in format {version}, and this twist-dr reads up to {FORMAT_MAJOR}.x; upgrade twist-dr."
+            f"{what}: written in format {version}, and this twist-dr reads up to {FORMAT_MAJOR}.x",
+            remedy="upgrade twist-dr",
         )
     return document
 
 
 def _invalid(what: str, why: str) -> ManifestInvalid:
-    return ManifestInvalid(f"{what}: the manifest {why}; take the backup from another storage target.")
+    return ManifestInvalid(f"{what}: the manifest {why}", remedy=FROM_ANOTHER)

@@ -17,13 +17,14 @@ T = TypeVar("T")
 _DEPTH = 4
 
 
-def bounded(call: Callable[[], T], seconds: float, what: str) -> T:
+def bounded(call: Callable[[], T], seconds: float, whose: str) -> T:
     """The call's result. Raises ``TargetUnavailable`` when it takes longer; its thread is then left to itself."""
-    return next(watched(lambda: iter([call()]), seconds, what))
+    return next(watched(lambda: iter([call()]), seconds, whose))
 
 
-def watched(make: Callable[[], Iterator[T]], seconds: float, what: str) -> Iterator[T]:
-    """What an iterator gives, made in a thread of its own. Raises ``TargetUnavailable`` when nothing comes for ``seconds``.
+def watched(make: Callable[[], Iterator[T]], seconds: float, whose: str) -> Iterator[T]:
+    """What an iterator gives, made in a thread of its own. Raises ``TargetUnavailable`` when nothing comes for ``seconds``: from the storage target that
+    ``whose`` names.
 
     A thread that hangs in the kernel cannot be ended; it is left behind, and ends when its call returns.
     """
@@ -47,14 +48,16 @@ def watched(make: Callable[[], Iterator[T]], seconds: float, what: str) -> Itera
         except BaseException as error:
             give(error)
 
-    threading.Thread(target=work, name=f"watched {what}", daemon=True).start()
+    threading.Thread(target=work, name=f"watched {whose}", daemon=True).start()
     try:
         while True:
             try:
                 item = ready.get(timeout=seconds)
             except queue.Empty:
                 raise TargetUnavailable(
-                    f"{what}: nothing came for {human_seconds(seconds)}; see to that storage target, or raise restore.stall_seconds."
+                    f"nothing came for {human_seconds(seconds)}",
+                    remedy="see to that storage target, or raise restore.stall_seconds",
+                    target=whose,
                 ) from None
             if item is None:
                 return

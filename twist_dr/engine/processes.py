@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from twist_dr.engine.interrupts import uninterrupted
-from twist_dr.errors import ProcessFailed
+from twist_dr.errors import DiskFilled, LocksExhausted, ProcessFailed
 from twist_dr.storage.base import CHUNK
 
 _KEEP_LINES = 200
@@ -70,6 +70,9 @@ def inherited(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
+_FULL = re.compile(r"No space left on device|could not extend file|disk full", re.IGNORECASE)
+
+
 class Child:
     """A running program with its output to read. A context manager: leaving it ends the program and all it started.
 
@@ -111,7 +114,7 @@ class Child:
                 )
         except OSError as error:
             raise ProcessFailed(
-                f"{arguments[0]} could not be started ({os.strerror(error.errno or 0)}); run twist-dr doctor."
+                f"{arguments[0]} could not be started ({os.strerror(error.errno or 0)})", remedy="run twist-dr doctor"
             ) from error
         except BaseException:
             if started is not None:
@@ -149,11 +152,11 @@ class Child:
         self._kill_group()
         self._listener.join(_GRACE_SECONDS)
         if status != 0:
-            raise ProcessFailed(f"{self.name} {describe_status(status)}: {self.complaint()}")
+            raise failure(self.name, status, self.complaint())
         if least_bytes is not None and wrote < least_bytes:
             raise ProcessFailed(
-                f"{self.name} reported success but wrote {wrote} bytes where at least {least_bytes} were due; "
-                "check that this program is PostgreSQL's own, and run twist-dr doctor."
+                f"{self.name} reported success but wrote {wrote} bytes where at least {least_bytes} were due",
+                remedy="check that this program is PostgreSQL's own, and run twist-dr doctor",
             )
 
     def complaint(self) -> str:
@@ -214,6 +217,19 @@ def run(
         output = b"".join(child.output())
         child.finish()
         return output
+
+
+def says_full(said: str) -> bool:
+    """Whether that is how PostgreSQL and its programs tell of a disk without room. Where there is an SQLSTATE, it is 53100."""
+    return _FULL.search(said) is not None
+
+
+def failure(name: str, status: int, said: str, more: str = "") -> ProcessFailed:
+    """What to raise of a program that failed. ``said``: its last words, without secrets; ``more`` of ours is added."""
+    kind = DiskFilled if says_full(said) else LocksExhausted if "out of shared memory" in said else ProcessFailed
+    error = kind(f"{name} {describe_status(status)}: {said}{more}")
+    error.said = said
+    return error
 
 
 def describe_status(status: int) -> str:

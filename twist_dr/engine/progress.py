@@ -110,7 +110,9 @@ class _Meter:
 
     def advance(self, count: int) -> None:
         if self._report.stop.is_set():
-            raise Cancelled(f"{self._name} was stopped; what it had begun is removed. Start it again when you wish.")
+            raise Cancelled(
+                f"{self._name} was stopped, and what it had begun is removed", remedy="start it again when you wish"
+            )
         with self._lock:
             self._done += count
             now = time.monotonic()

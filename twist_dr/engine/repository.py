@@ -28,12 +28,14 @@ from twist_dr.engine.manifest import (
 from twist_dr.engine.patience import bounded, watched
 from twist_dr.engine.streams import Form, write_new
 from twist_dr.errors import (
+    FROM_ANOTHER,
     ArtifactInvalid,
     BackupNotFound,
     ManifestInvalid,
     ObjectCorrupt,
     ObjectMissing,
     TargetUnavailable,
+    about,
 )
 from twist_dr.storage.base import Progress, StorageTarget, no_progress
 
@@ -91,11 +93,14 @@ class Repository:
             data = self.document(self.key(backup_id, MANIFEST_NAME), MOST_BYTES)
         except ObjectMissing:
             raise BackupNotFound(
-                f"{self.target.name} holds no backup {backup_id} of {self.application}; see what there is with: twist-dr list"
+                f"{self.target.name} holds no backup {backup_id} of {self.application}",
+                remedy="see what there is with: twist-dr list",
             ) from None
         if len(data) > MOST_BYTES:
             raise ManifestInvalid(
-                f"{self._place(backup_id, MANIFEST_NAME)}: larger than any manifest; take the backup from another storage target."
+                f"{backup_id}/{MANIFEST_NAME}: larger than any manifest",
+                remedy=FROM_ANOTHER,
+                target=self.target.name,
             )
         return data
 
@@ -123,8 +128,13 @@ class Repository:
     def sealed(self, backup_id: str, keyring: Keyring) -> tuple[Manifest, bytes]:
         """The same with its bytes, fetched once. Raises the same."""
         data = self.manifest_bytes(backup_id)
-        what = self._place(backup_id, MANIFEST_NAME)
-        return open_manifest(data, keyring, application=self.application, backup_id=backup_id, what=what), data
+        return self.opened(data, backup_id, keyring), data
+
+    def opened(self, sealed: bytes, backup_id: str, keyring: Keyring) -> Manifest:
+        """A manifest that was fetched from here, authenticated. Raises the same."""
+        what = f"{backup_id}/{MANIFEST_NAME}"
+        with about(self.target.name):
+            return open_manifest(sealed, keyring, application=self.application, backup_id=backup_id, what=what)
 
     def held(self, manifest: Manifest) -> dict[str, tuple[Form, ArtifactForm]]:
         """By artifact, the form in which this target holds it. Raises ``ObjectMissing`` or ``ObjectCorrupt`` when it is not all here."""
@@ -144,11 +154,14 @@ class Repository:
             wrong_size = stored
         if wrong_size is not None:
             raise ObjectCorrupt(
-                f"{self._place(manifest.backup_id, wrong_size.name)}: {sizes[wrong_size.name]} bytes where {wrong_size.size} were recorded; "
-                "take the backup from another storage target."
+                f"{manifest.backup_id}/{wrong_size.name}: {sizes[wrong_size.name]} bytes where {wrong_size.size} were recorded",
+                remedy=FROM_ANOTHER,
+                target=self.target.name,
             )
         raise ObjectMissing(
-            f"{self._place(manifest.backup_id, artifact.name)}: missing, though the manifest is there; take the backup from another storage target."
+            f"{manifest.backup_id}/{artifact.name}: missing, though the manifest is there",
+            remedy=FROM_ANOTHER,
+            target=self.target.name,
         )
 
     def read(
@@ -162,7 +175,7 @@ class Repository:
         form, stored = self.held(manifest)[name]
         artifact = manifest.artifact(name)
         assert artifact is not None
-        what = self._place(manifest.backup_id, stored.name)
+        what = f"{manifest.backup_id}/{stored.name}"
         key = keyring.find(manifest.key.id, manifest.key.check_value)
 
         def stored_chunks() -> Iterator[bytes]:
@@ -170,10 +183,15 @@ class Repository:
                 yield from hashed(counted(read_chunks(stream), progress), stored.digest, what)
 
         patience = self.patience
-        chunks = prefetch(stored_chunks()) if patience is None else watched(stored_chunks, patience, what)
+        chunks = prefetch(stored_chunks()) if patience is None else watched(stored_chunks, patience, self.target.name)
         if form.encrypted:
             chunks = decrypt(chunks, key, associated_data(manifest.application, manifest.backup_id, name), what)
-        yield from hashed(prefetch(decompress(chunks, form.compression, what)), artifact.digest, what)
+        yield from self.named(hashed(prefetch(decompress(chunks, form.compression, what)), artifact.digest, what))
+
+    def named(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Bytes that come from here: errors about them name the target."""
+        with about(self.target.name):
+            yield from chunks
 
     def _bounded(self, call: Callable[[], T]) -> T:
         return call() if self.patience is None else bounded(call, self.patience, self.target.name)
@@ -183,7 +201,9 @@ class Repository:
         artifact = manifest.artifact(name)
         if artifact is not None and artifact.size > _MOST_SMALL:
             raise ArtifactInvalid(
-                f"{self._place(manifest.backup_id, name)}: {artifact.size} bytes, which none of ours has; restore another backup."
+                f"{manifest.backup_id}/{name}: {artifact.size} bytes, which none of ours has",
+                remedy="restore another backup",
+                target=self.target.name,
             )
         return b"".join(self.read(manifest, name, keyring))
 
@@ -202,6 +222,3 @@ class Repository:
         ``durable`` False: for a file that is used and removed at once. Raises what :meth:`read` raises, and ``StagingFull``.
         """
         write_new(path, self.read(manifest, name, keyring, progress), durable=durable)
-
-    def _place(self, backup_id: str, name: str) -> str:
-        return f"{self.target.name}: {backup_id}/{name}"

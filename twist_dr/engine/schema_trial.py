@@ -13,8 +13,8 @@ from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
-from twist_dr.engine.streams import write_new
-from twist_dr.errors import ProcessFailed, StagingFull
+from twist_dr.engine.streams import full_disk, write_new
+from twist_dr.errors import DiskFilled, ProcessFailed
 
 _FOLDER = "schema-"
 
@@ -58,9 +58,8 @@ def try_schema(
                     schema_only=True,
                     kept=kept,
                 )
+            except DiskFilled as error:  # which says nothing about the schema
+                raise full_disk(base) from error
             except ProcessFailed as error:
-                if "No space left on device" in str(error):
-                    # That says nothing about the schema.
-                    raise StagingFull(f"The disk of {base} filled up; free room there.") from error
                 return Trial(place.version, str(error).removesuffix("."))
     return Trial(place.version, None)

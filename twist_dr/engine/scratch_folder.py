@@ -80,7 +80,8 @@ def clear_if_left_over(folder: Path, before: Callable[[Path], None] = lambda fol
             return ours
     except OSError as error:
         raise RestoreError(
-            f"{folder}, which a killed run left, could not be removed ({error}); mend that, or remove it by hand."
+            f"{folder}, which a killed run left, could not be removed ({error})",
+            remedy="mend that, or remove it by hand",
         ) from error
 
 

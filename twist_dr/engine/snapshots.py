@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -103,26 +103,27 @@ def dump_tables(source: PostgresTables, client_tools: Sequence[Path], write: Wri
 
     Raises ``DatabaseError`` and kinds of it: no connection, a table missing, no fitting client tools, pg_dump failed.
     """
-    with _setting_named(source):
-        schemas = _searched(source.cluster)
-        with source.cluster.connect() as connection:
-            major = connection.info.server_version // 10000
-            with named_errors("to list the tables"):
-                rows = query(
-                    connection,
-                    """SELECT DISTINCT ON (c.relname) c.relname, n.nspname, c.relname
-                         FROM unnest(%(schemas)s::text[]) WITH ORDINALITY AS searched(name, place)
-                         JOIN pg_namespace n ON n.nspname = searched.name JOIN pg_class c ON c.relnamespace = n.oid
-                        WHERE c.relname = ANY(%(names)s::text[]) ORDER BY c.relname, searched.place""",
-                    {"schemas": schemas, "names": list(source.tables)},
-                )
-        missing = sorted(set(source.tables) - {name for name, _, _ in rows})
-        if missing and (not rows or not source.may_lack):
-            raise DatabaseError(
-                f"{source.cluster.place} has no table {', '.join(missing[:3])}; correct {source.setting}, or the rights of its role."
+    cluster = replace(source.cluster, setting=source.setting)
+    schemas = _searched(cluster)
+    with cluster.connect() as connection:
+        major = connection.info.server_version // 10000
+        with named_errors("to list the tables"):
+            rows = query(
+                connection,
+                """SELECT DISTINCT ON (c.relname) c.relname, n.nspname, c.relname
+                     FROM unnest(%(schemas)s::text[]) WITH ORDINALITY AS searched(name, place)
+                     JOIN pg_namespace n ON n.nspname = searched.name JOIN pg_class c ON c.relnamespace = n.oid
+                    WHERE c.relname = ANY(%(names)s::text[]) ORDER BY c.relname, searched.place""",
+                {"schemas": schemas, "names": list(source.tables)},
             )
-        tools = choose_tools(find_tools(client_tools), major)
-        return _dump(source.cluster, tools, [(schema, name) for _, schema, name in rows], write)
+    missing = sorted(set(source.tables) - {name for name, _, _ in rows})
+    if missing and (not rows or not source.may_lack):
+        raise DatabaseError(
+            f"{source.cluster.place} has no table {', '.join(missing[:3])}",
+            remedy=f"correct {source.setting}, or the rights of its role",
+        )
+    tools = choose_tools(find_tools(client_tools), major)
+    return _dump(cluster, tools, [(schema, name) for _, schema, name in rows], write)
 
 
 def _searched(cluster: Cluster) -> list[str]:
@@ -136,7 +137,9 @@ def _dump(cluster: Cluster, tools: Tools, tables: Sequence[tuple[str, str]], wri
     dumped = custom_dump(cluster, tools, [f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s", *options], write)
     # Names of tables of ours and of Dagster are ASCII in any encoding; their schema's need not be.
     if lacking := sorted({name for _, name in tables} - {name.decode(errors="replace") for _, name in dumped.tables}):
-        raise ProcessFailed(f"pg_dump reported success but left out {few(lacking)}; check the rights of the role.")
+        raise ProcessFailed(
+            f"pg_dump reported success but left out {few(lacking)}", remedy="check the rights of the role"
+        )
     return dumped.warnings
 
 
@@ -169,22 +172,11 @@ def _named_errors(source: Path, copy: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if "disk is full" in str(error):
             raise StagingFull(
-                f"The disk of {copy.parent} is full; free room there, or set work_dir to a larger disk."
+                f"The disk of {copy.parent} is full", remedy="free room there, or set work_dir to a larger disk"
             ) from error
         remedy = (
             "find out which process keeps it locked, then run the backup again"
             if "locked" in str(error)
             else "see that it is there, that this user may read and write it, and that its disk works"
         )
-        raise SourceUnreadable(f"The database {source} cannot be copied ({error}); {remedy}.") from error
-
-
-@contextmanager
-def _setting_named(source: PostgresTables) -> Iterator[None]:
-    """Errors of a connection advise on ``database.url``, which is another one."""
-    try:
-        yield
-    except DatabaseError as error:
-        if "database.url" not in str(error):
-            raise
-        raise type(error)(str(error).replace("database.url", source.setting)) from error
+        raise SourceUnreadable(f"The database {source} cannot be copied ({error})", remedy=remedy) from error

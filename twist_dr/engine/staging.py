@@ -95,7 +95,9 @@ class StagingArea:
     def using(self, backup_id: str) -> Iterator[Path]:
         """A sealed backup's folder, which is not removed meanwhile. Several may use it at once. Raises ``BackupNotFound``."""
         folder = self.folder(backup_id)
-        gone = BackupNotFound(f"The staging folder {self.root} does not hold {backup_id} any more; make a new backup.")
+        gone = BackupNotFound(
+            f"The staging folder {self.root} does not hold {backup_id} any more", remedy="make a new backup"
+        )
         try:
             descriptor = os.open(folder / _LOCK, os.O_RDONLY)
         except FileNotFoundError:
@@ -124,8 +126,8 @@ class StagingArea:
         free = shutil.disk_usage(self.root).free
         if free < wanted:
             raise StagingFull(
-                f"The backup needs about {human_bytes(wanted)} in the staging folder {self.root}, and {human_bytes(free)} are free; "
-                "free room there or set work_dir to a larger disk."
+                f"The backup needs about {human_bytes(wanted)} in the staging folder {self.root}, and {human_bytes(free)} are free",
+                remedy="free room there or set work_dir to a larger disk",
             )
 
     def _entries(self) -> list[str]:

@@ -70,10 +70,15 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StagingFull(
-                f"The disk of {folder} is full; free room there, or set work_dir (or verification.scratch) to a larger disk."
-            ) from error
+            raise full_disk(folder) from error
         raise
+
+
+def full_disk(folder: Path) -> StagingFull:
+    return StagingFull(
+        f"The disk of {folder} is full",
+        remedy="free room there, or set work_dir (or verification.scratch) to a larger disk",
+    )
 
 
 class NewFile:

@@ -91,9 +91,9 @@ class ToolsProof:
         found = try_schema(b"".join(pieces), base, opened, kept_in)
         if found.complaint is not None:
             raise BackupError(
-                f"Nobody could restore what pg_dump {tools.version} writes of {facts.database} (PostgreSQL {facts.version}): "
-                f"PostgreSQL {found.version} does not take the schema back ({found.complaint}); "
-                f"install postgresql-client-{facts.major}, so that backups are made with the server's own tools."
+                f"Nobody could restore what pg_dump {tools.version} writes of {facts.database} (PostgreSQL {facts.version}): PostgreSQL {found.version} "
+                f"does not take the schema back ({found.complaint})",
+                remedy=f"install postgresql-client-{facts.major}, so that backups are made with the server's own tools",
             )
         return found.version
 

@@ -24,7 +24,7 @@ from twist_dr.engine.attributes import clear_lists, of_member, set_lists, set_va
 from twist_dr.engine.folders import FOLDER_ITSELF
 from twist_dr.engine.holes import is_sparse, write_with_holes
 from twist_dr.engine.words import shown
-from twist_dr.errors import ArchiveInvalid, RestoreFailed, StagingFull
+from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid, RestoreFailed, StagingFull
 from twist_dr.storage.base import CHUNK, no_progress
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -192,7 +192,9 @@ class _Tree:
         try:
             os.mkdir(place, 0o700)
         except FileExistsError:
-            raise RestoreFailed(f"{place} is there already; move it away, then run the restore again.") from None
+            raise RestoreFailed(
+                f"{place} is there already", remedy="move it away, then run the restore again"
+            ) from None
         except OSError as error:
             raise self._writing.failed(error) from error
         with self._writing:
@@ -378,24 +380,29 @@ class _Writing:
             raise self.failed(error) from error
         if isinstance(error, (ValueError, OverflowError)):  # a zero byte in a name, a time before all times
             raise ArchiveInvalid(
-                f"{self._what}: the entry {shown(self.name)} is damaged ({error}); take the backup from another storage target."
+                f"{self._what}: the entry {shown(self.name)} is damaged ({error})",
+                remedy=FROM_ANOTHER,
             ) from error
 
     def failed(self, error: OSError) -> ArchiveInvalid | StagingFull | RestoreFailed:
         if error.errno in _FULL:
-            return StagingFull(f"The disk of {self._place} is full; free room there, then run the restore again.")
+            return StagingFull(
+                f"The disk of {self._place} is full", remedy="free room there, then run the restore again"
+            )
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
             return ArchiveInvalid(
-                f"{self._what} has {shown(self.name)} twice, or files below what is no folder, and was not made by twist-dr; do not restore it."
+                f"{self._what} has {shown(self.name)} twice, or files below what is no folder, and was not made by twist-dr",
+                remedy="do not restore it",
             )
         return RestoreFailed(
-            f"{shown(self.name)} of {self._what} could not be written below {self._place} ({error.strerror}); mend that, then run the restore again."
+            f"{shown(self.name)} of {self._what} could not be written below {self._place} ({error.strerror})",
+            remedy="mend that, then run the restore again",
         )
 
 
 def _foreign(what: str, member: tarfile.TarInfo) -> ArchiveInvalid:
     return ArchiveInvalid(
-        f"{what} has {shown(member.name)} where none can be, and was not made by twist-dr; do not restore it."
+        f"{what} has {shown(member.name)} where none can be, and was not made by twist-dr", remedy="do not restore it"
     )
 
 

@@ -32,8 +32,9 @@ from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.engine.streams import full_disk
 from twist_dr.engine.words import few
-from twist_dr.errors import ClientToolsMissing, DatabaseError, ProcessFailed, StagingFull
+from twist_dr.errors import ClientToolsMissing, DatabaseError, DiskFilled, ProcessFailed, StagingFull
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -200,23 +201,22 @@ class _Verification:
                     kept=kept,
                     public=facts.public_schema,
                 )
+            except DiskFilled as error:  # which says nothing about the backup
+                raise full_disk(self._plan.scratch) from error
             except ProcessFailed as error:
-                if "No space left on device" in str(error):
-                    # That says nothing about the backup.
-                    raise StagingFull(
-                        f"The disk of {self._plan.scratch} filled up during the restore; free room there or set verification.scratch to a larger disk."
-                    ) from error
                 if place.made.lacking:
                     raise DatabaseError(
                         f"The backup was not restored ({str(error).rstrip('.')}), and nothing can be said about it, for what its database is set to "
-                        f"cannot be had where it is verified ({few(sorted(place.made.lacking))}); install what that names there, then verify again."
+                        f"cannot be had where it is verified ({few(sorted(place.made.lacking))})",
+                        remedy="install what that names there, then verify again",
                     ) from error
                 self._result.differences.append(f"database.dump: {error}")
 
     def _compare(self, place: RestorePlace, connection: Connection) -> None:
         if (why := place.made.misreads(connection)) is not None:
             raise DatabaseError(
-                f"Nothing can be said about {self._manifest.backup_id}: {why}; install the locale where it is verified, then verify again."
+                f"Nothing can be said about {self._manifest.backup_id}: {why}",
+                remedy="install the locale where it is verified, then verify again",
             )
         result = self._result
         found = compare_database(connection, self._manifest, self._report, key_tables=self._plan.key_tables)
@@ -280,6 +280,6 @@ def need_verification_room(base: Path, dump_size: int, database_size: int) -> No
     wanted, free = verification_room(dump_size, database_size), shutil.disk_usage(base).free
     if free < wanted:
         raise StagingFull(
-            f"The verification needs about {human_bytes(wanted)} in {base}, and {human_bytes(free)} are free; "
-            "free room there or set verification.scratch to a larger disk."
+            f"The verification needs about {human_bytes(wanted)} in {base}, and {human_bytes(free)} are free",
+            remedy="free room there or set verification.scratch to a larger disk",
         )

@@ -101,7 +101,7 @@ def recover_database(
         # From here on it is what was recorded, and stays whatever comes.
         _open(new, properties, own)
         report.info("analyzing")
-        for line in analyze(new.cluster, new.name, jobs):
+        for line in map(str, analyze(new.cluster, new.name, jobs)):
             report.warning(line)
     return RecoveredDatabase(found, time.monotonic() - begun, made)
 

@@ -145,17 +145,17 @@ class Retention:
         """
         outcome = TargetOutcome(planned.name)
         if planned.forbidden:
-            outcome.problems += [
-                f"{planned.name}: nothing was deleted: {doubt} To allow it, launch cleanup with {_ALLOWING[doubt.about]}."
-                for doubt in planned.forbidden
-            ]
+            for doubt in planned.forbidden:
+                outcome.add_problem(
+                    f"nothing was deleted: {doubt} To allow it, launch cleanup with {_ALLOWING[doubt.about]}."
+                )
             return outcome
         try:
             _Carrying(self, planned, outcome).all()
         except Cancelled:
             raise
         except TwistDRError as error:
-            outcome.add_problem(str(error))
+            outcome.add_problem(error.clause)
         return outcome
 
     def record_space(self, name: str, used_bytes: int | None = None) -> None:
@@ -240,8 +240,9 @@ class _Carrying:
             refusals = refusals + 1 if deleted.fate == "refused" else 0
             if refusals == _MOST_REFUSALS:
                 raise TargetRefused(
-                    f"{self._planned.name}: it refused {refusals} deletions in a row, so no more were tried; allow these credentials to delete, "
-                    f"or drop storage_targets.{self._planned.name}.retention."
+                    f"it refused {refusals} deletions in a row, so no more were tried",
+                    remedy=f"allow these credentials to delete, or drop storage_targets.{self._planned.name}.retention",
+                    target=self._planned.name,
                 )
 
     def _delete_remains(self) -> None:
@@ -310,7 +311,8 @@ class _Carrying:
     def _stop_if_asked(self) -> None:
         if self._report.stop.is_set():
             raise Cancelled(
-                "The cleanup was asked to stop; what it had not begun is there. Start it again when you wish."
+                "The cleanup was asked to stop, and what it had not begun is there",
+                remedy="start it again when you wish",
             )
 
 

@@ -111,7 +111,9 @@ class Recheck:
         ]
         if backup.state in INTACT and not others:
             raise CleanupIncomplete(
-                f"{name}: nothing else of its kind would be left beside {backup.id}, so it stays; look at the plan."
+                f"nothing else of its kind would be left beside {backup.id}, so it stays",
+                remedy="look at the plan",
+                target=name,
             )
         for link in {link for pillar in pillars for link in pillar.links}:
             if link in self._sound:
@@ -126,8 +128,9 @@ class Recheck:
                 except (BackupError, EncryptionError, ObjectCorrupt, ObjectMissing) as error:
                     problem = str(error)
             raise CleanupIncomplete(
-                f"{name}: {link} is to outlive what goes, and it is not whole there ({problem}), so nothing was deleted any more; "
-                f"materialize its copy on {name} anew, then run cleanup again."
+                f"{link} is to outlive what goes, and it is not whole there ({problem}), so nothing was deleted any more",
+                remedy=f"materialize its copy on {name} anew, then run cleanup again",
+                target=name,
             )
 
 

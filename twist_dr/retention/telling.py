@@ -26,9 +26,9 @@ class TargetOutcome:
     remains: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def add_problem(self, sentence: str) -> None:
-        """Of which target a sentence speaks is said once."""
-        self.problems.append(sentence if sentence.startswith(f"{self.name}: ") else f"{self.name}: {sentence}")
+    def add_problem(self, clause: str) -> None:
+        """What went wrong, in words that do not name the target."""
+        self.problems.append(f"{self.name}: {clause}")
 
 
 @dataclass

@@ -69,7 +69,7 @@ def raise_failures(result: ScrubResult) -> None:
         if found.outcome == "not mended"
     ]
     lasting += result.unreadable
-    away = [f"{name} could not be read: {why.removeprefix(f'{name}: ')}" for name, why in result.unread.items()]
+    away = [f"{name} could not be read: {why}" for name, why in result.unread.items()]
     told = " ".join((lasting + away)[:_NAMED])
     if more := len(lasting + away) - _NAMED:
         told += f" And {more} more; see the run's table." if more > 0 else ""

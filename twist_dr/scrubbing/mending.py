@@ -219,7 +219,7 @@ class Mender:
                 except Busy:
                     if self._report.stop.is_set():
                         raise Cancelled(
-                            "The repair was stopped while it waited; the next scrub begins with it."
+                            "The repair was stopped while it waited", remedy="the next scrub begins with it"
                         ) from None
                     if time.monotonic() > deadline:
                         raise

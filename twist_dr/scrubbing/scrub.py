@@ -32,6 +32,7 @@ from twist_dr.errors import (
     ManifestInvalid,
     StorageError,
     TwistDRError,
+    clause_of,
 )
 from twist_dr.scrubbing.found import Found, ScrubOrder, ScrubResult
 from twist_dr.scrubbing.mending import Mender
@@ -81,7 +82,7 @@ class Scrub:
         begun = time.monotonic()
         if order.backup is not None and self._catalog.backup(self._application, order.backup) is None:
             raise BackupNotFound(
-                f"The catalog has no backup {order.backup} of {self._application}; see all with: twist-dr list"
+                f"The catalog has no backup {order.backup} of {self._application}", remedy="see all with: twist-dr list"
             )
         last = self._catalog.mark(self._application, SCRUB_MARK) or {}
         with ThreadPoolExecutor(max(1, len(order.targets)), "scrub") as pool, self._mending:
@@ -119,7 +120,7 @@ class Scrub:
         except (Cancelled, CatalogUnavailable):
             raise
         except Exception as error:
-            self.result.unread[name] = str(error) or type(error).__name__
+            self.result.unread[name] = clause_of(error)
             self._report.warning(f"{name} cannot be read: {self.result.unread[name]}")
 
     def _strangers(self, repository: Repository) -> None:

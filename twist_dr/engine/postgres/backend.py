@@ -45,8 +45,8 @@ def end_backend(connection: Connection, gone: Backend) -> None:
     while query(connection, f"SELECT pg_terminate_backend(pid) {there}", known):
         if time.monotonic() >= deadline:
             raise DatabaseError(
-                f"Process {gone.process} of the server, which did the switch, does not end; as a superuser: SELECT "
-                f"pg_terminate_backend({gone.process})"
+                f"Process {gone.process} of the server, which did the switch, does not end",
+                remedy=f"as a superuser: SELECT pg_terminate_backend({gone.process})",
             )
         time.sleep(_LOOK_AGAIN_SECONDS)
 

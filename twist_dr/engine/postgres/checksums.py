@@ -26,7 +26,7 @@ def table_checksums(
     found = {}
     for table in tables:
         if stopped():
-            raise Cancelled("The checksums of the tables were stopped; start the backup again when you wish.")
+            raise Cancelled("The checksums of the tables were stopped", remedy="start the backup again when you wish")
         digest = hashlib.sha256()
         # Rolled back, so that the locks go.
         with connection.transaction(force_rollback=True):

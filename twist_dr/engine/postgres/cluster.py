@@ -77,11 +77,13 @@ class Table:
 class Cluster:
     """A database on a server, by connection URL (a secret: it may hold a password).
 
-    ``isolated``: the URL alone counts, and neither the environment nor a service file. For servers that we made.
+    ``isolated``: the URL alone counts, and neither the environment nor a service file. For servers that we made. ``setting``: where the URL is
+    written, for errors.
     """
 
     url: str = field(repr=False)
     isolated: bool = False
+    setting: str = field(default="database.url", compare=False)
 
     def __post_init__(self) -> None:
         keep_url(self.url)
@@ -93,7 +95,7 @@ class Cluster:
         from psycopg.conninfo import conninfo_to_dict
 
         # libpq's own errors quote what they do not understand.
-        refused = DatabaseRefused(f"The database's URL is not a PostgreSQL URL; write {WORDS}.")
+        refused = DatabaseRefused("The database's URL is not a PostgreSQL URL", remedy=f"write {WORDS}")
         if "://" in self.url and not is_postgres_url(self.url):
             raise refused
         try:
@@ -178,14 +180,19 @@ class Cluster:
         if "FATAL" in reason and not any(passing in reason for passing in _PASSING):
             if is_gone(self._known(database), reason):
                 return DatabaseGone(
-                    f"Cannot connect to {self.place}: {reason}; if it was dropped, or the server is new, the job restore with mode replace makes it "
-                    "anew (where nothing of this installation is left: twist-dr recover), else correct its name in database.url."
+                    f"Cannot connect to {self.place}: {reason}",
+                    remedy=(
+                        "if it was dropped, or the server is new, the job restore with mode replace makes it anew (where nothing of this installation "
+                        f"is left: twist-dr recover), else correct its name in {self.setting}."
+                    ),
                 )
             return DatabaseRefused(
-                f"Cannot connect to {self.place}: {reason}; correct user, password and database name in database.url, or pg_hba.conf{NEW_SERVER}."
+                f"Cannot connect to {self.place}: {reason}",
+                remedy=f"correct user, password and database name in {self.setting}, or pg_hba.conf{NEW_SERVER}",
             )
         return DatabaseUnreachable(
-            f"Cannot connect to {self.place}: {reason}; see that the server runs, and correct host and port in database.url."
+            f"Cannot connect to {self.place}: {reason}",
+            remedy=f"see that the server runs, and correct host and port in {self.setting}",
         )
 
 
@@ -240,17 +247,17 @@ def named_errors(doing: str) -> Iterator[None]:
         yield
     except psycopg.errors.CharacterNotInRepertoire as error:
         raise DatabaseError(
-            f"The database's encoding is SQL_ASCII, and it holds names that are no UTF-8 ({first_line(error)}), which nobody could call by name "
-            f"{doing}; rename them (ALTER TABLE ... RENAME TO), or move all of it into a database of the encoding that they are in."
+            f"The database's encoding is SQL_ASCII, and it holds names that are no UTF-8 ({first_line(error)}), which nobody could call by name {doing}",
+            remedy="rename them (ALTER TABLE ... RENAME TO), or move all of it into a database of the encoding that they are in",
         ) from error
     except psycopg.Error as error:
         if isinstance(error, psycopg.OperationalError) and _LOST.search(str(error)):
             raise DatabaseError(
-                f"The session with PostgreSQL ended before it could be used {doing}: {first_line(error)}; see the server's log for who ended it, then "
-                "start again."
+                f"The session with PostgreSQL ended before it could be used {doing}: {first_line(error)}",
+                remedy="see the server's log for who ended it, then start again",
             ) from error
         raise DatabaseError(
-            f"PostgreSQL refused {doing}: {first_line(error)}; run twist-dr doctor to see what is missing."
+            f"PostgreSQL refused {doing}: {first_line(error)}", remedy="run twist-dr doctor to see what is missing"
         ) from error
 
 
@@ -307,13 +314,13 @@ class Snapshot:
             tables = read_tables(self._connection)
         if filtered := [table.label for table in tables if table.filtered]:
             raise DatabaseRightsMissing(
-                f"Row-level security would hide rows of {few(filtered)} from role {self._role()}, so the backup would be "
-                f"incomplete; as a superuser run: ALTER ROLE {self._role()} BYPASSRLS"
+                f"Row-level security would hide rows of {few(filtered)} from role {self._role()}, so the backup would be incomplete",
+                remedy=f"as a superuser run: ALTER ROLE {self._role()} BYPASSRLS",
             )
         if closed := [table.label for table in tables if not table.readable]:
             raise DatabaseRightsMissing(
-                f"Role {self._role()} may not read {few(closed)}; as a superuser run: GRANT pg_read_all_data TO {self._role()} "
-                "(PostgreSQL 14 and newer), or grant SELECT on them."
+                f"Role {self._role()} may not read {few(closed)}",
+                remedy=f"as a superuser run: GRANT pg_read_all_data TO {self._role()} (PostgreSQL 14 and newer), or grant SELECT on them.",
             )
         return tables
 
@@ -494,7 +501,8 @@ def _read_timeline(connection: Connection, in_recovery: bool) -> int:
         return int(query(connection, "SELECT timeline_id FROM pg_control_checkpoint()")[0][0])
     if in_recovery:
         raise DatabaseRightsMissing(
-            "A standby tells its timeline only through pg_control_checkpoint(); grant EXECUTE on it to this role."
+            "A standby tells its timeline only through pg_control_checkpoint()",
+            remedy="grant EXECUTE on it to this role",
         )
     # The first eight digits of a segment's name are its timeline.
     return int(query(connection, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0][:8], 16)

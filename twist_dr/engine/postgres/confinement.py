@@ -92,8 +92,11 @@ def need_isolation(isolation: Isolation) -> None:
     if isolation == "required" and not is_kept_away():
         missing = what_is_missing()
         raise IsolationMissing(
-            f"{missing[0].upper()}{missing[1:]}; install bubblewrap (apt install bubblewrap), name a server of its own in "
-            "verification.server, or accept that with verification.isolation: where-possible."
+            f"{missing[0].upper()}{missing[1:]}",
+            remedy=(
+                "install bubblewrap (apt install bubblewrap), name a server of its own in verification.server, or accept that with "
+                "verification.isolation: where-possible."
+            ),
         )
 
 

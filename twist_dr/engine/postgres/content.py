@@ -25,7 +25,7 @@ from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.table_names import TableName
 from twist_dr.engine.words import counted, few
-from twist_dr.errors import DatabaseError, ProcessFailed
+from twist_dr.errors import DatabaseError, LocksExhausted, ProcessFailed
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
@@ -70,11 +70,12 @@ def compare_content(
         return _Comparison(place, tools, dump, facts, report, kept).run()
     except UnknownDump:
         return Content(["database.dump is none that can be read, so the content cannot be compared"])
+    except LocksExhausted as error:
+        raise DatabaseError(
+            f"The restored database could not be dumped again: {error}",
+            remedy="raise max_locks_per_transaction on that server",
+        ) from error
     except ProcessFailed as error:
-        if "out of shared memory" in str(error):
-            raise DatabaseError(
-                f"The restored database could not be dumped again: {error}; raise max_locks_per_transaction on that server."
-            ) from error
         return Content([f"the restored database could not be dumped again: {error}"])
 
 

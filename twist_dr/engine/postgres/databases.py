@@ -257,8 +257,8 @@ def end_sessions(connection: Connection, oid: int) -> None:
             return
         if time.monotonic() >= deadline:
             raise CutoverFailed(
-                f"Sessions in the database {find_name(connection, oid)} could not be ended: {', '.join(map(str, left[:5]))}"
-                f"{f' and {len(left) - 5} more' if len(left) > 5 else ''}; end them, or restore as a superuser."
+                f"Sessions in the database {find_name(connection, oid)} could not be ended: {', '.join(map(str, left[:5]))}{(f' and {len(left) - 5} more' if len(left) > 5 else '')}",
+                remedy="end them, or restore as a superuser",
             )
         time.sleep(_LOOK_AGAIN_SECONDS)
 
@@ -300,5 +300,5 @@ def switch(
         raise StillInUse(f"PostgreSQL refused to rename {named}: {first_line(error)}.") from error
     except psycopg.Error as error:
         raise CutoverFailed(
-            f"PostgreSQL refused to rename {named}: {first_line(error)}; mend that, then restore again."
+            f"PostgreSQL refused to rename {named}: {first_line(error)}", remedy="mend that, then restore again"
         ) from error

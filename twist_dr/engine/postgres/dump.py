@@ -53,8 +53,8 @@ def dump_database(cluster: Cluster, tools: Tools, snapshot_id: str, tables: Iter
     dumped = custom_dump(cluster, tools, [f"--snapshot={snapshot_id}"], write)
     if missing := sorted(table.label for table in tables if table.raw not in dumped.tables):
         raise ProcessFailed(
-            f"pg_dump reported success but left out {few(missing)}; "
-            "check the rights of the role, and that no table was dropped meanwhile, then run the backup again."
+            f"pg_dump reported success but left out {few(missing)}",
+            remedy="check the rights of the role, and that no table was dropped meanwhile, then run the backup again",
         )
     return dumped.warnings
 
@@ -122,11 +122,11 @@ def read_dump(
             child.finish(_LEAST_DUMP, wrote)
     except UnknownDump:
         raise ProcessFailed(
-            f"{program} wrote something that is no dump, or none as pg_dump 12 to 18 write them; put PostgreSQL's own client tools of "
-            "such a version in its place."
+            f"{program} wrote something that is no dump, or none as pg_dump 12 to 18 write them",
+            remedy="put PostgreSQL's own client tools of such a version in its place",
         ) from None
     if not reader.at_end:
-        raise ProcessFailed(f"{program} reported success but its dump breaks off; run the backup again.")
+        raise ProcessFailed(f"{program} reported success but its dump breaks off", remedy="run the backup again")
     return warnings.sentences
 
 

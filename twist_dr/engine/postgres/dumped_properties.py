@@ -52,7 +52,8 @@ class DumpedProperties:
                 connection.execute(script)
         except psycopg.Error as error:
             raise RestoreFailed(
-                f"The owner and grants of the database could not be given to {name}: {first_line(error)}; mend that, or restore as a superuser."
+                f"The owner and grants of the database could not be given to {name}: {first_line(error)}",
+                remedy="mend that, or restore as a superuser",
             ) from error
 
 

@@ -158,7 +158,8 @@ class Kept:
             )
         except (DocumentInvalid, KeyError, TypeError) as error:
             raise ArchiveInvalid(
-                f"extension-rows.json cannot be read ({error}); take another backup, or one of a version that wrote it."
+                f"extension-rows.json cannot be read ({error})",
+                remedy="take another backup, or one of a version that wrote it",
             ) from None
 
 

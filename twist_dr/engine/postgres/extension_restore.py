@@ -155,7 +155,8 @@ class MembersRestore:
                 connection.commit()
         except psycopg.Error as error:
             raise ProcessFailed(
-                f"{what}: {first_line(error)}; restore as a superuser, with the extensions' versions of the backup"
+                f"{what}: {first_line(error)}",
+                remedy="restore as a superuser, with the extensions' versions of the backup",
             ) from error
 
     # -- definitions -----------------------------------------------------------------------------------------------------
@@ -249,5 +250,6 @@ class MembersRestore:
         except psycopg.Error as error:
             raise ProcessFailed(
                 f"the {table.rows} rows of {table.key.label}, which belongs to the extension {table.extension}, could not be put back: "
-                f"{first_line(error)}; restore as a superuser, with the extension's version of the backup"
+                f"{first_line(error)}",
+                remedy="restore as a superuser, with the extension's version of the backup",
             ) from error

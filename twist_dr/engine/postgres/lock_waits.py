@@ -125,8 +125,8 @@ class _Watch:
         self._since = since
         if over := [wait for wait in found if now - since[wait] >= self._timeout]:
             self._given_up = LockTimeout(
-                f"Given up after {human_seconds(self._timeout)}: {few(sorted({str(wait) for wait in over}), 3)}. Then start again; "
-                "how long is waited, database.lock_timeout says."
+                f"Given up after {human_seconds(self._timeout)}: {few(sorted({str(wait) for wait in over}), 3)}. Then start again",
+                remedy="how long is waited, database.lock_timeout says",
             )
             for process in {wait.process for wait in over}:
                 query(connection, "SELECT pg_cancel_backend(%(process)s)", {"process": process})

@@ -64,8 +64,8 @@ def make_to_serve(
     except psycopg.Error as error:
         locale = facts.locale or facts.collate
         raise RestoreFailed(
-            f"The database {name} (encoding {facts.encoding}, locale {locale} of {facts.locale_provider}) could not be made: "
-            f"{first_line(error)}; grant the role that restores CREATEDB, or install that locale on the server."
+            f"The database {name} (encoding {facts.encoding}, locale {locale} of {facts.locale_provider}) could not be made: {first_line(error)}",
+            remedy="grant the role that restores CREATEDB, or install that locale on the server",
         ) from error
     try:
         _close(connection, name)
@@ -257,8 +257,8 @@ def take_after(connection: Connection, name: str, live: str) -> list[str]:
             connection.execute(statement)
     except psycopg.Error as error:
         raise RestoreFailed(
-            f"Owner and grants of {live} could not be given to {name}: {first_line(error)}; restore as a superuser, or as a "
-            "role that is a member of the database's owner."
+            f"Owner and grants of {live} could not be given to {name}: {first_line(error)}",
+            remedy="restore as a superuser, or as a role that is a member of the database's owner",
         ) from error
     # As a template it could be neither switched back nor dropped.
     if query(connection, "SELECT 1 FROM pg_database WHERE datname = %(live)s AND datistemplate", {"live": live}):

@@ -138,9 +138,9 @@ def existing_server(
         known = {facts.system_identifier, _identifier_of(live)} - {None}
         if identifier is None or not known or identifier in known:
             raise DatabaseError(
-                "verification.server is the production server itself, or it cannot be seen that it is another one (both "
-                "servers' roles need EXECUTE on pg_control_system); name a server of its own there, or install server "
-                "programs and leave it out."
+                "verification.server is the production server itself, or it cannot be seen that it is another one (both servers' roles need EXECUTE on "
+                "pg_control_system)",
+                remedy="name a server of its own there, or install server programs and leave it out",
             )
         version = query(connection, "SELECT current_setting('server_version')")[0][0]
         _need_version(connection, version, facts, tools)
@@ -190,9 +190,9 @@ def _need_version(connection: Connection, version: str, facts: PostgresFacts, to
     needed = max(restoring_major(facts), oldest_served(tools))
     if connection.info.server_version // 10000 < needed:
         raise DatabaseError(
-            f"verification.server runs PostgreSQL {version}, and this backup (PostgreSQL {facts.version}, dumped by "
-            f"pg_dump {facts.client_version}) is restored by pg_restore {tools.version}, which needs a server of version "
-            f"{needed} or newer; name such a server there, or install server programs and leave it out."
+            f"verification.server runs PostgreSQL {version}, and this backup (PostgreSQL {facts.version}, dumped by pg_dump {facts.client_version}) is "
+            f"restored by pg_restore {tools.version}, which needs a server of version {needed} or newer",
+            remedy="name such a server there, or install server programs and leave it out",
         )
 
 
@@ -202,9 +202,11 @@ def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
     if missing := [extension.name for extension in facts.extensions if extension.name not in available]:
         major = connection.info.server_version // 10000
         raise DatabaseError(
-            f"The backup uses {few(missing, 20)}, which the server that verifies (PostgreSQL {major}) lacks, so nothing "
-            f"can be said about the backup; install the packages of {'these extensions' if len(missing) > 1 else 'this extension'} "
-            f"for PostgreSQL {major} there (twist-dr doctor names them), then verify again."
+            f"The backup uses {few(missing, 20)}, which the server that verifies (PostgreSQL {major}) lacks, so nothing can be said about the backup",
+            remedy=(
+                f"install the packages of {'these extensions' if len(missing) > 1 else 'this extension'} for PostgreSQL {major} there (twist-dr "
+                "doctor names them), then verify again"
+            ),
         )
 
 

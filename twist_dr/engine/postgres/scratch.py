@@ -181,7 +181,8 @@ class ScratchServer:
                     return
             if time.monotonic() > deadline:
                 raise DatabaseError(
-                    f"The scratch server gave no answer within {_START_SECONDS:.0f} s; see the load and the disk of this machine."
+                    f"The scratch server gave no answer within {_START_SECONDS:.0f} s",
+                    remedy="see the load and the disk of this machine",
                 )
             time.sleep(0.02)
 

@@ -61,8 +61,8 @@ class ServerUser:
                 return user
             os.close(lock)
         raise DatabaseError(
-            f"All users from {_FIRST} to {_FIRST + _COUNT - 1}, as which servers with a database's own code run, are taken; "
-            "see what runs as them, and remove sandboxes (twist-dr sandboxes)."
+            f"All users from {_FIRST} to {_FIRST + _COUNT - 1}, as which servers with a database's own code run, are taken",
+            remedy="see what runs as them, and remove sandboxes (twist-dr sandboxes)",
         )
 
 
@@ -74,7 +74,9 @@ def _lock_folder() -> Path:
                 OPEN_TO_ALL.chmod(0o711)
             own_folder(folder)
             return folder
-    raise DatabaseError(f"Neither {' nor '.join(map(str, _LOCKS))} can be made; see why, or mount a tmpfs on /run.")
+    raise DatabaseError(
+        f"Neither {' nor '.join(map(str, _LOCKS))} can be made", remedy="see why, or mount a tmpfs on /run"
+    )
 
 
 def _owners(base: Path) -> set[int]:

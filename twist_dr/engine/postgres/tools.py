@@ -72,8 +72,8 @@ def choose_tools(tools: Iterable[Tools], major: int, *, server: bool = False, pu
     what = "server programs (initdb, postgres)" if server else "client tools (pg_dump, pg_dumpall, pg_restore, psql)"
     have = ", ".join(f"{each.version} in {each.folder}" for each in known) or "none at all"
     raise ClientToolsMissing(
-        f"To {purpose} a PostgreSQL {major} database, {what} of version {major} or newer are needed, and this machine has {have}; "
-        f"install postgresql{'' if server else '-client'}-{major}, or name their folder in database.client_tools."
+        f"To {purpose} a PostgreSQL {major} database, {what} of version {major} or newer are needed, and this machine has {have}",
+        remedy=f"install postgresql{'' if server else '-client'}-{major}, or name their folder in database.client_tools",
     )
 
 
@@ -91,8 +91,8 @@ def choose_serving(tools: Iterable[Tools], server: int, dump: int, purpose: str 
     """The tools with which what pg_dump of version ``dump`` wrote goes into a server of version ``server``. Raises ``ClientToolsMissing``."""
     if server < _TRANSACTION_TIMEOUT <= dump:
         raise ClientToolsMissing(
-            f"The dump was made by pg_dump {dump}, and what that writes goes into PostgreSQL {_TRANSACTION_TIMEOUT} and newer, not into "
-            f"{server}; restore it into a newer server, and install postgresql-client-{server} for the next backups."
+            f"The dump was made by pg_dump {dump}, and what that writes goes into PostgreSQL {_TRANSACTION_TIMEOUT} and newer, not into {server}",
+            remedy=f"restore it into a newer server, and install postgresql-client-{server} for the next backups",
         )
     return choose_tools([each for each in tools if serves(each, server)], dump, purpose=purpose)
 

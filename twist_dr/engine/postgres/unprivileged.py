@@ -36,7 +36,7 @@ def unprivileged() -> tuple[int | None, int | None]:
             entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid
     raise DatabaseError(
-        "PostgreSQL does not run as root, and there is no user postgres or nobody to run it as; create one."
+        "PostgreSQL does not run as root, and there is no user postgres or nobody to run it as", remedy="create one"
     )
 
 
@@ -70,8 +70,8 @@ def own_folder(folder: Path, *, link: bool = False) -> None:
         looks.append(folder.stat())
     if not stat.S_ISDIR(looks[-1].st_mode) or any(look.st_uid != os.geteuid() for look in looks):
         raise DatabaseError(
-            f"The scratch folder {folder} belongs to another user, or is a link or a file; see who made it and remove it, or "
-            "set verification.scratch to a folder elsewhere."
+            f"The scratch folder {folder} belongs to another user, or is a link or a file",
+            remedy="see who made it and remove it, or set verification.scratch to a folder elsewhere",
         )
 
 

@@ -130,7 +130,7 @@ class Cutover:
             found = identity(folder.live)
             if found is None:
                 raise CutoverFailed(
-                    f"The media folder {folder.live} is not there any more; put it back, then restore again."
+                    f"The media folder {folder.live} is not there any more", remedy="put it back, then restore again"
                 )
             folder.live_identity = found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,16 +25,15 @@ from twist_dr.engine.postgres.roles import (
 )
 from twist_dr.engine.postgres.sessions import APPLYING, open_for_settings
 from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.processes import says_full
 from twist_dr.engine.progress import Report
 from twist_dr.engine.words import few
-from twist_dr.errors import ProcessFailed, RestoreFailed, TwistDRError
+from twist_dr.errors import DiskFilled, ProcessFailed, RestoreFailed, TwistDRError
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
     from twist_dr.engine.postgres.making import Made
-
-_FULL = re.compile(r"No space left on device|could not extend file|disk full", re.IGNORECASE)
 
 
 @contextmanager
@@ -46,20 +44,33 @@ def full_disk_named() -> Iterator[None]:
     try:
         yield
     except (TwistDRError, psycopg.Error) as error:
-        said = first_line(error) if isinstance(error, psycopg.Error) else str(error)
-        if not _FULL.search(said):
+        if not _is_full(error):
             raise
         raise RestoreFailed(
-            f"The disk of the database server filled up during the restore ({said}); free room there: it needs about as much "
-            "again as the live database. The live database was not changed."
+            f"The disk of the database server filled up during the restore ({first_line(error)}); it needs about as much again as the live database, which was not changed",
+            remedy="free room there",
         ) from error
 
 
-def refuse_full_disk(warning: str) -> None:
-    """Raise ``RestoreFailed`` where what failed without harm says that the disk is full: nothing is switched onto one that takes no more rows."""
+def _is_full(error: BaseException | None) -> bool:
+    """Whether that is what an error, or what it came of, means."""
+    import psycopg
+
+    while error is not None:
+        # Some of the server's words reach us in an error without the SQLSTATE that means it.
+        if isinstance(error, DiskFilled | psycopg.errors.DiskFull) or (
+            isinstance(error, psycopg.Error) and says_full(str(error))
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
+def refuse_full_disk(failed: Exception) -> None:
+    """Raise ``RestoreFailed`` where what failed without harm did for a full disk: nothing is switched onto one that takes no more rows."""
     with full_disk_named():
-        if _FULL.search(warning):
-            raise ProcessFailed(warning)
+        if _is_full(failed):
+            raise failed
 
 
 def make_missing_roles(cluster: Cluster, connection: Connection, roles: bytes, *, gone: bool) -> list[str]:
@@ -83,8 +94,8 @@ def make_missing_roles(cluster: Cluster, connection: Connection, roles: bytes, *
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
         except psycopg.Error as error:
             raise RestoreFailed(
-                f"The server lacks the role {role}, which the backup's had, and it could not be made: {first_line(error)}; "
-                f"as a superuser: CREATE ROLE {name} NOLOGIN, or restore as a role with CREATEROLE."
+                f"The server lacks the role {role}, which the backup's had, and it could not be made: {first_line(error)}",
+                remedy=f"as a superuser: CREATE ROLE {name} NOLOGIN, or restore as a role with CREATEROLE.",
             ) from error
         warnings.append(
             f"the role {role} was missing and was made without login; if it is to log in: ALTER ROLE {name} LOGIN"
@@ -120,7 +131,8 @@ def _make_as_they_were(cluster: Cluster, connection: Connection, roles: bytes) -
         apply_roles(cluster, ours, connection.info.dbname)
     except ProcessFailed as error:
         raise RestoreFailed(
-            f"The roles {few(missing)} could not be made: {error}; make them by hand, or name a superuser in restore.database_url, then restore again."
+            f"The roles {few(missing)} could not be made: {error}",
+            remedy="make them by hand, or name a superuser in restore.database_url, then restore again",
         ) from error
     told = [f"the server had no role of the backup's: {few(missing, 20)} were made as they were"]
     told += [
@@ -186,7 +198,8 @@ def refuse_misread(cluster: Cluster, name: str, made: Made) -> None:
         why = made.misreads(connection)
     if why is not None:
         raise RestoreFailed(
-            f"The restored database may not be used: {why}; install the locale on the database server, then restore again."
+            f"The restored database may not be used: {why}",
+            remedy="install the locale on the database server, then restore again",
         )
 
 
@@ -198,8 +211,8 @@ def compare(cluster: Cluster, name: str, manifest: Manifest, report: Report, key
         told = "; ".join(found.differences[:5])
         more = f"; and {len(found.differences) - 5} more" if len(found.differences) > 5 else ""
         raise RestoreFailed(
-            f"{manifest.backup_id} was restored and is not what was recorded: {told}{more}. The live database was not changed; "
-            "restore another backup, and keep this one until the cause is known."
+            f"{manifest.backup_id} was restored and is not what was recorded: {told}{more}. The live database was not changed",
+            remedy="restore another backup, and keep this one until the cause is known",
         )
     return found
 
@@ -215,7 +228,7 @@ def run_statements(cluster: Cluster, name: str, statements: Iterable[str]) -> No
                 connection.execute(statement.encode())
             except psycopg.Error as error:
                 raise RestoreFailed(
-                    f"Statement {place} of after_restore_sql failed in {name}: {first_line(error)}; correct it in the settings, "
-                    "then restore again."
+                    f"Statement {place} of after_restore_sql failed in {name}: {first_line(error)}",
+                    remedy="correct it in the settings, then restore again",
                 ) from error
         connection.commit()

@@ -44,7 +44,8 @@ class Maintenance:
                 _execute(cluster, self.sql_on)
         except (TwistDRError, OSError) as error:
             raise CutoverFailed(
-                f"Maintenance mode could not be switched on: {error}; correct restore.maintenance in the settings."
+                f"Maintenance mode could not be switched on: {error}",
+                remedy="correct restore.maintenance in the settings",
             ) from error
 
     def off(self, cluster: Cluster | None) -> None:
@@ -61,8 +62,8 @@ class Maintenance:
                 run_command(self.command_off, seconds=_COMMAND_SECONDS, environment=self.environment)
         if failures:
             raise CutoverFailed(
-                f"Maintenance mode could not be switched off: {'; '.join(failures)}; end it by hand, and correct "
-                "restore.maintenance in the settings."
+                f"Maintenance mode could not be switched off: {'; '.join(failures)}",
+                remedy="end it by hand, and correct restore.maintenance in the settings",
             )
 
 

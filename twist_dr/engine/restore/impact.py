@@ -228,5 +228,5 @@ def go_on_unless(stop: threading.Event | None) -> None:
     """Raises ``Cancelled`` once ``stop`` is set."""
     if stop is not None and stop.is_set():
         raise Cancelled(
-            "The comparison with the backup was stopped; nothing was changed. Start it again when you wish."
+            "The comparison with the backup was stopped, and nothing was changed", remedy="start it again when you wish"
         )

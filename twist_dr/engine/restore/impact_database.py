@@ -108,13 +108,13 @@ def _read_live(connection: Connection) -> list[_Live]:
     role = str(query(connection, "SELECT quote_ident(current_user)")[0][0])
     if filtered := [table.label for table in tables if table.filtered]:
         raise DatabaseRightsMissing(
-            f"Row-level security would hide rows of {few(filtered)} from role {role}, so nobody could tell what a restore "
-            f"would take away; as a superuser run: ALTER ROLE {role} BYPASSRLS"
+            f"Row-level security would hide rows of {few(filtered)} from role {role}, so nobody could tell what a restore would take away",
+            remedy=f"as a superuser run: ALTER ROLE {role} BYPASSRLS",
         )
     if closed := [table.label for table in tables if not table.readable]:
         raise DatabaseRightsMissing(
-            f"Role {role} may not read {few(closed)}, so nobody could tell what a restore would take away; as a superuser "
-            f"run: GRANT pg_read_all_data TO {role} (PostgreSQL 14 and newer), or grant SELECT on them."
+            f"Role {role} may not read {few(closed)}, so nobody could tell what a restore would take away",
+            remedy=f"as a superuser run: GRANT pg_read_all_data TO {role} (PostgreSQL 14 and newer), or grant SELECT on them.",
         )
     oids: dict[tuple[str, str], int] = {}
     columns: dict[tuple[str, str], list[Column]] = {}

@@ -146,12 +146,13 @@ class Journals:
             return Journal.model_validate(read_mapping(read_file(self._path(restore_id), NOTE.size), NOTE))
         except FileNotFoundError:
             raise RestoreError(
-                f"There is no restore {restore_id} to be found in {self._folder}; see what is kept with: twist-dr list --replaced"
+                f"There is no restore {restore_id} to be found in {self._folder}",
+                remedy="see what is kept with: twist-dr list --replaced",
             ) from None
         except (ValidationError, DocumentInvalid):
             raise RestoreInterrupted(
-                f"The journal {self._path(restore_id)} is damaged, or was written by a newer twist-dr; upgrade twist-dr, or look "
-                "at the databases and folders that it names, and move it away when they are as they should be."
+                f"The journal {self._path(restore_id)} is damaged, or was written by a newer twist-dr",
+                remedy="upgrade twist-dr, or look at the databases and folders that it names, and move it away when they are as they should be",
             ) from None
 
     def has(self, restore_id: str) -> bool:

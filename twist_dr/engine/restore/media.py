@@ -53,7 +53,8 @@ def _make(live: Path, name: str) -> Identity:
         status = os.stat(live)
     except OSError as error:
         raise RestoreFailed(
-            f"The media folder {live} is not there and cannot be made ({error.strerror}); make it, or correct media.{name}."
+            f"The media folder {live} is not there and cannot be made ({error.strerror})",
+            remedy=f"make it, or correct media.{name}",
         ) from error
     return status.st_dev, status.st_ino
 
@@ -94,7 +95,8 @@ def _unpack(
             read_out(stream, index)
     if found.files != manifest.files.get("media") and not found.skipped:
         raise RestoreFailed(
-            f"{found.files} media files were unpacked where {manifest.files.get('media')} were recorded; restore another backup."
+            f"{found.files} media files were unpacked where {manifest.files.get('media')} were recorded",
+            remedy="restore another backup",
         )
     return found
 

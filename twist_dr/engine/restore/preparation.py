@@ -159,9 +159,9 @@ class Preparation:
         with record.timed("after_restore"):
             self._run_after(names)
         with record.timed("analyze"):
-            for line in analyze(cluster, names.incoming, place.jobs):
-                phase_one.refuse_full_disk(line)
-                self._warn(line)
+            for left_out in analyze(cluster, names.incoming, place.jobs):
+                phase_one.refuse_full_disk(left_out.error)
+                self._warn(str(left_out))
 
     def _restore_tables(self, names: DatabaseSwitch, made: Made, tools: Tools, dump: Path) -> None:
         wish, record = self._wish, self._record
@@ -197,8 +197,9 @@ class Preparation:
         if found.state != "equal":
             # Django ends with success, and nothing done, where a squashed migration is applied in part.
             raise RestoreFailed(
-                f"After the migrations the restored database still does not fit the code ({', '.join((found.unknown or found.forward)[:5])}); "
-                "restore with the version of the application that made the backup. The live database was not changed."
+                f"After the migrations the restored database still does not fit the code ({', '.join((found.unknown or found.forward)[:5])}), and the live "
+                "database was not changed",
+                remedy="restore with the version of the application that made the backup",
             )
 
     def _run_after(self, names: DatabaseSwitch) -> None:
@@ -231,7 +232,8 @@ class Preparation:
                 )
             except ProcessFailed as error:
                 raise RestoreFailed(
-                    f"A command of after_restore_commands failed: {error} The live system was not changed; correct it, then restore again."
+                    f"A command of after_restore_commands failed: {error} The live system was not changed",
+                    remedy="correct it, then restore again",
                 ) from error
 
     @contextmanager
@@ -271,8 +273,8 @@ class Preparation:
                 journal.folders.remove(folder)
         if self._wish.mode == "replace" and not journal.folders and journal.database is None:
             raise RestoreFailed(
-                f"{self._wish.backup_id} has no media of {', '.join(self._place.media)}, so nothing was restored; correct media in the settings, "
-                "or restore another backup."
+                f"{self._wish.backup_id} has no media of {', '.join(self._place.media)}, so nothing was restored",
+                remedy="correct media in the settings, or restore another backup",
             )
         self._place.around.journals.save(journal)
         self._record.note_sources(self._sources)

@@ -66,7 +66,7 @@ class Record:
     def note_sources(self, sources: Sources) -> None:
         """Note which storage targets gave something, and which were passed over."""
         self.sources = list(sources.used)
-        self.passed_over = [f"{name}: {why.removeprefix(f'{name}: ')}" for name, why in sources.passed_over.items()]
+        self.passed_over = [f"{name}: {why}" for name, why in sources.passed_over.items()]
 
     def note_switch(self, journal: Journal) -> None:
         """Note what a cutover made live, what it replaced, and for how long it locked the application out."""

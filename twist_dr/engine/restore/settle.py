@@ -79,8 +79,8 @@ def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
     if not chosen:
         have = ", ".join(each.journal.restore_id for each in there) or "nothing"
         raise RestoreRefused(
-            f"There is nothing kept of {'any restore' if wanted == 'latest' else wanted} that could be put back; kept is {have}. "
-            "Restore a backup instead: the one labelled pre-restore, say."
+            f"There is nothing kept of {'any restore' if wanted == 'latest' else wanted} that could be put back, and kept is {have}",
+            remedy="restore a backup instead: the one labelled pre-restore, say.",
         )
     done = chosen[0].journal
     now = datetime.now(timezone.utc)
@@ -119,7 +119,9 @@ def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
 def _turned(folder: FolderSwitch, stamp: str) -> FolderSwitch:
     live = identity(folder.live)
     if live is None:
-        raise RestoreError(f"The media folder {folder.live} is not there; make it, or mount it, then undo again.")
+        raise RestoreError(
+            f"The media folder {folder.live} is not there", remedy="make it, or mount it, then undo again"
+        )
     return FolderSwitch(
         name=folder.name,
         live=folder.live,

@@ -49,8 +49,7 @@ _LAST_PATIENCE = 10
 class Sources:
     """Where one backup is read from. ``patience`` as in ``Repository``, for all targets but the last.
 
-    A target that failed once is not asked again. ``passed_over`` says by target why, ``corrupt`` names those whose copy
-    itself is bad, ``used`` those that gave something. The constructor finds the manifest; it raises ``BackupNotFound`` when no target has the
+    A target that failed once is not asked again. ``failed`` says by target why, ``used`` names those that gave something. The constructor finds the manifest; it raises ``BackupNotFound`` when no target has the
     backup whole, else what the keyring raises.
     """
 
@@ -64,8 +63,7 @@ class Sources:
         patience: float | None = None,
     ) -> None:
         self.backup_id = backup_id
-        self.passed_over: dict[str, str] = {}
-        self.corrupt: dict[str, TwistDRError] = {}
+        self.failed: dict[str, TwistDRError] = {}
         self.used: list[str] = []
         self._keyring = keyring
         self._report = report
@@ -103,6 +101,16 @@ class Sources:
 
         return self._attempt(look_first, RestoreFailed)
 
+    @property
+    def passed_over(self) -> dict[str, str]:
+        """Why, by target, in words that do not name it."""
+        return {name: error.clause for name, error in self.failed.items()}
+
+    @property
+    def corrupt(self) -> dict[str, TwistDRError]:
+        """The targets whose copy itself is bad."""
+        return {name: error for name, error in self.failed.items() if isinstance(error, CORRUPT)}
+
     def stored_size(self, name: str) -> int:
         """Bytes of an artifact as the present target stores it, for progress."""
         return self.attempt(lambda repository: repository.held(self.manifest)[name][1].size)
@@ -122,13 +130,11 @@ class Sources:
                 result = work(repository)
             except PASSED_OVER as error:
                 self._left.pop(0)
-                self.passed_over[name] = str(error)
-                if isinstance(error, CORRUPT):
-                    self.corrupt[name] = error
+                self.failed[name] = error
                 self._report.warning(f"passed over {name}: {error}")
             else:
                 if name not in self.used:
                     self.used.append(name)
                 return result
-        told = " ".join(text if text.endswith(".") else f"{text}." for text in self.passed_over.values())
-        raise failure(f"{no_good_copy(list(self.passed_over), self.backup_id)} {told}".rstrip())
+        told = " ".join(f"{str(error).removesuffix('.')}." for error in self.failed.values())
+        raise failure(f"{no_good_copy(list(self.failed), self.backup_id)} {told}".rstrip())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import defaultdict
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
@@ -30,14 +30,29 @@ _PARTITIONS = """
 _Name = tuple[str, str]
 
 
-def analyze(cluster: Cluster, name: str, jobs: int) -> list[str]:
-    """ANALYZE all tables, ``jobs`` at a time; returns a warning for each reason for which some were left without statistics.
+@dataclass(frozen=True)
+class WithoutStatistics:
+    """Tables that got none in ``database``, for one reason."""
+
+    tables: list[str]
+    database: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return (
+            f"{few(self.tables)} got no statistics for the planner in {self.database}: {first_line(self.error)}; what was restored is whole, and its "
+            "first queries may be slow: mend that, then run ANALYZE"
+        )
+
+
+def analyze(cluster: Cluster, name: str, jobs: int) -> list[WithoutStatistics]:
+    """ANALYZE all tables, ``jobs`` at a time; returns what was left without statistics, by reason.
 
     It raises nothing of the server's: a database that was restored and compared is good without them.
     """
     waiting: queue.SimpleQueue[_Name] = queue.SimpleQueue()
-    failed: dict[str, list[str]] = defaultdict(list)
-    lost: list[str] = []
+    failed: list[tuple[str, Exception]] = []
+    lost: list[Exception] = []
 
     def work() -> None:
         import psycopg
@@ -50,29 +65,29 @@ def analyze(cluster: Cluster, name: str, jobs: int) -> list[str]:
                     try:
                         _analyze_table(connection, *table)
                     except psycopg.Error as error:
-                        failed[first_line(error)].append(".".join(table))
+                        failed.append((".".join(table), error))
         except queue.Empty:
             pass
         except Exception as error:
-            lost.append(first_line(error))
+            lost.append(error)
 
     try:
         with cluster.connect(name) as connection:
             for row in query(connection, _TABLES):
                 waiting.put(row)
     except Exception as error:
-        failed[first_line(error)].append("all tables")
+        failed.append(("all tables", error))
     threads = [threading.Thread(target=work, name=f"analyze {number}", daemon=True) for number in range(jobs)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     while not waiting.empty():
-        failed[lost[0]].append(".".join(waiting.get_nowait()))
+        failed.append((".".join(waiting.get_nowait()), lost[0]))
+    reasons = {first_line(error): error for _, error in failed}
     return [
-        f"{few(tables)} got no statistics for the planner in {name}: {reason}; what was restored is whole, and its first queries may be slow: "
-        "mend that, then run ANALYZE"
-        for reason, tables in failed.items()
+        WithoutStatistics([table for table, each in failed if first_line(each) == reason], name, error)
+        for reason, error in reasons.items()
     ]
 
 

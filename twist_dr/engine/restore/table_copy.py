@@ -29,14 +29,14 @@ def check_live(cluster: Cluster, live: str, schema: str) -> None:
     with cluster.connect(live) as connection:
         if query(connection, "SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s", {"schema": schema}):
             raise RestoreFailed(
-                f"The schema {schema} is in {live} already; drop or rename it, or restore into a sandbox."
+                f"The schema {schema} is in {live} already", remedy="drop or rename it, or restore into a sandbox"
             )
         # Rows of a table that a subscriber lacks stop its replication (PostgreSQL, "Logical Replication: Restrictions").
         every = query(connection, "SELECT pubname FROM pg_publication WHERE puballtables ORDER BY 1")
     if every:
         raise RestoreFailed(
-            f"The publication {every[0][0]} of {live} is FOR ALL TABLES, so restored tables would be sent to its subscribers, which lack "
-            "them; restore into a sandbox."
+            f"The publication {every[0][0]} of {live} is FOR ALL TABLES, so restored tables would be sent to its subscribers, which lack them",
+            remedy="restore into a sandbox",
         )
 
 
@@ -78,10 +78,10 @@ def copy_into_live(
                 advance(len(chunk))
             child.finish(_LEAST_DUMP, wrote)
     except ProcessFailed as error:
-        reason = str(error).partition("ERROR:")[2].strip() or str(error)
+        reason = error.said.partition("ERROR:")[2].strip() or error.what
         raise RestoreFailed(
-            f"{live} does not take the tables of {backup_id}: {reason.rstrip('.')}. Nothing was changed in it. Make there "
-            "what the tables need (types, functions, extensions) as it was at the time of the backup, or restore into a sandbox."
+            f"{live} does not take the tables of {backup_id}: {reason.rstrip('.')}. Nothing was changed in it",
+            remedy="make there what the tables need (types, functions, extensions) as it was at the time of the backup, or restore into a sandbox",
         ) from error
     return role
 
@@ -153,7 +153,7 @@ def _transaction(cluster: Cluster, tools: Tools, database: str, closing: bytes) 
                 write(closing + b"\\quit\n")
             except BrokenPipeError:
                 child.finish()
-                raise ProcessFailed("psql ended before the end of its script; run twist-dr doctor.") from None
+                raise ProcessFailed("psql ended before the end of its script", remedy="run twist-dr doctor") from None
             child.finish()
     finally:
         os.close(write_end)

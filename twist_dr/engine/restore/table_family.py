@@ -64,8 +64,8 @@ def check_names(relations: list[Relation]) -> None:
     counts = Counter(each.name for each in relations)
     if twice := [each.label for each in relations if counts[each.name] > 1]:
         raise RestoreFailed(
-            f"{' and '.join(twice[:4])} have one name, and one schema holds only one table of a name; restore them one after the other, or "
-            "into a sandbox."
+            f"{' and '.join(twice[:4])} have one name, and one schema holds only one table of a name",
+            remedy="restore them one after the other, or into a sandbox",
         )
 
 
@@ -85,8 +85,9 @@ def check_locks(connection: Connection, relations: list[Relation], indexes: int)
     needed = made + indexes
     if needed > room // 2:
         raise RestoreFailed(
-            f"{len(relations)} tables in one transaction need about {needed} locks, and the server has room for {room}, the live database's "
-            "sessions included; restore fewer at a time, or into a sandbox."
+            f"{len(relations)} tables in one transaction need about {needed} locks, and the server has room for {room}, the live database's sessions "
+            "included",
+            remedy="restore fewer at a time, or into a sandbox",
         )
 
 

@@ -85,8 +85,8 @@ def restore_tables(
         return work.restore(tables, schema, live, made)
     except (psycopg.Error, ProcessFailed) as error:
         raise RestoreFailed(
-            f"Tables of {manifest.backup_id} could not be restored: {first_line(error)}; nothing was changed in the live database. "
-            "Restore the whole backup into a sandbox, and take what you need from there."
+            f"Tables of {manifest.backup_id} could not be restored: {first_line(error)}; nothing was changed in the live database",
+            remedy="restore the whole backup into a sandbox, and take what you need from there",
         ) from error
 
 
@@ -160,9 +160,12 @@ class _Tables:
             return found[0]
         if found:
             told = " or ".join(each.label for each in found)
-            raise RestoreFailed(f"{wanted} may mean {told} of {self._manifest.backup_id}; write the one that is meant.")
+            raise RestoreFailed(
+                f"{wanted} may mean {told} of {self._manifest.backup_id}", remedy="write the one that is meant"
+            )
         raise RestoreFailed(
-            f"{self._manifest.backup_id} has no table {wanted} (a name with a comma is written in double quotes); see what it has with: twist-dr show {self._manifest.backup_id} --json"
+            f"{self._manifest.backup_id} has no table {wanted} (a name with a comma is written in double quotes)",
+            remedy=f"see what it has with: twist-dr show {self._manifest.backup_id} --json",
         )
 
     def _numbers(self, connection: Connection, tables: Iterable[tuple[str, str]]) -> set[int]:
@@ -202,8 +205,9 @@ class _Tables:
         ]
         if different:
             raise RestoreFailed(
-                f"Tables of {self._manifest.backup_id} were restored and are not what was recorded: {'; '.join(different[:5])}. The live "
-                "database was not changed; restore another backup, and keep this one until the cause is known."
+                f"Tables of {self._manifest.backup_id} were restored and are not what was recorded: {'; '.join(different[:5])}. The live database was "
+                "not changed",
+                remedy="restore another backup, and keep this one until the cause is known",
             )
         return rows
 

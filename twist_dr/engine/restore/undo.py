@@ -42,7 +42,8 @@ def undo_restore(
     record.warnings += mixed
     if not confirmed:
         raise RestoreRefused(
-            f"Undoing {journal.restored_id} would put back {_what(journal)}; to do it, type the application's name in confirm."
+            f"Undoing {journal.restored_id} would put back {_what(journal)}",
+            remedy="to do it, type the application's name in confirm",
         )
     note(record)
     try:

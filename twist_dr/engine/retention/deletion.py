@@ -28,7 +28,15 @@ from twist_dr.engine.retention.ground import listed
 from twist_dr.engine.retention.tombstones import Tombstone, has_genuine_tombstone, tombstone_key
 from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.wal.objects import Stored, WalArchive
-from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, ObjectExists, StorageError, TargetRefused
+from twist_dr.errors import (
+    BackupError,
+    BackupNotFound,
+    EncryptionError,
+    ObjectExists,
+    StorageError,
+    TargetRefused,
+    clause_of,
+)
 from twist_dr.storage.base import Digest
 
 #: What folders are called in which a tombstone is written; those of killed processes are for the caller to clear.
@@ -96,12 +104,15 @@ class Deletion:
                     self._target.delete(self._manifest_key(backup_id))
                     if self._target.stat(self._manifest_key(backup_id)) is not None:
                         raise TargetRefused(
-                            f"{self._target.name}: {self._manifest_key(backup_id)} is there still after it was deleted; look at that "
-                            "storage target, then run cleanup again."
+                            f"{self._manifest_key(backup_id)} is there still after it was deleted",
+                            remedy="look at that storage target, then run cleanup again",
+                            target=self._target.name,
                         )
             except (TargetRefused, _Untrusted) as error:
                 self.spare(backup_id)
-                return Deleted(backup_id, "refused" if isinstance(error, TargetRefused) else "untrusted", str(error))
+                return Deleted(
+                    backup_id, "refused" if isinstance(error, TargetRefused) else "untrusted", clause_of(error)
+                )
             except BackupError:
                 self.spare(backup_id)
                 raise
@@ -206,14 +217,12 @@ class Deletion:
                 self._target.delete(key)
                 freed += keys.get(key, 0)
             except TargetRefused as error:
-                refused = refused or str(error)
+                refused = refused or error.clause
         if refused:
             return Deleted(backup_id, "incomplete", refused, freed)
         if left := [key for key in self._keys(backup_id) if key != manifest and self._target.stat(key) is not None]:
-            sentence = (
-                f"{self._target.name}: {left[0]} is there still after it was deleted; the next cleanup tries again."
-            )
-            return Deleted(backup_id, "incomplete", sentence, freed)
+            told = f"{left[0]} is there still after it was deleted; the next cleanup tries again."
+            return Deleted(backup_id, "incomplete", told, freed)
         self.spare(backup_id)
         return Deleted(backup_id, "deleted", freed=freed)
 
@@ -254,6 +263,6 @@ def delete_wal(archive: WalArchive, objects: Iterable[Stored]) -> WalDeleted:
         try:
             archive.remove(stored.key)
         except TargetRefused as error:
-            return WalDeleted(count, freed, refused=str(error))
+            return WalDeleted(count, freed, refused=error.clause)
         count, freed = count + 1, freed + stored.size
     return WalDeleted(count, freed)

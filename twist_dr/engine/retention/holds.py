@@ -106,7 +106,9 @@ class HoldNotes:
                 told = f"its hold on {self.target} cannot be read: {stranger}; look at that, and remove it"
                 yield HoldNote(Hold(backup_id, "somebody", ""), datetime.now(timezone.utc), told)
             elif folder.startswith(stranger.path):
-                raise TargetRefused(f"{self.target}: {stranger}, so nobody can tell what is held there; move it away.")
+                raise TargetRefused(
+                    f"{stranger}, so nobody can tell what is held there", remedy="move it away", target=self.target
+                )
 
     @property
     def stored_bytes(self) -> int:

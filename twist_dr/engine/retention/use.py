@@ -77,5 +77,6 @@ def _noted(path: Path) -> dict[str, str]:
         return {str(backup_id): str(note["what"]) for backup_id in list(note["backups"])}
     except (DocumentInvalid, LookupError, TypeError):
         raise Busy(
-            f"Somebody reads backups, and {path}, which should say which, is damaged; wait until he has ended, then run again."
+            f"Somebody reads backups, and {path}, which should say which, is damaged",
+            remedy="wait until he has ended, then run again",
         ) from None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import MANIFEST_NAME, Artifact, ArtifactForm, Manifest, open_manifest
+from twist_dr.engine.manifest import MANIFEST_NAME, Artifact, ArtifactForm, Manifest
 from twist_dr.engine.patience import bounded
 from twist_dr.engine.repository import Repository, form_named
 from twist_dr.engine.scrub.throttle import attentively
@@ -79,7 +79,7 @@ def read_copy(
     damages: list[Damage] = []
     try:
         sealed = repository.manifest_bytes(backup_id)
-        manifest = _opened(sealed, repository, backup_id, keyring)
+        manifest = repository.opened(sealed, backup_id, keyring)
     except (BackupNotFound, ManifestInvalid, ManifestForeign, ManifestTooNew, EncryptionError, StorageError) as error:
         if isinstance(error, StorageError) and not _is_bad_sector(error, repository):
             raise
@@ -99,11 +99,6 @@ def read_copy(
         if damage is not None:
             damages.append(damage)
     return CopyRead(backup_id, repository.target.name, manifest, sealed, size, tuple(damages))
-
-
-def _opened(sealed: bytes, repository: Repository, backup_id: str, keyring: Keyring) -> Manifest:
-    what = f"{repository.target.name}: {backup_id}/{MANIFEST_NAME}"
-    return open_manifest(sealed, keyring, application=repository.application, backup_id=backup_id, what=what)
 
 
 def _sizes(repository: Repository, backup_id: str) -> dict[str, int]:
@@ -142,7 +137,7 @@ def _look(
         return Damage(stored.name, artifact, stored, False, why)
     try:
         # Also when it was not listed: some stores list late what they hold.
-        attentively(lambda tell: target.check(key, stored.digest, tell), progress, repository.patience, what)
+        attentively(lambda tell: target.check(key, stored.digest, tell), progress, repository.patience, target.name)
     except ObjectMissing:
         return Damage(stored.name, artifact, stored, True, f"{what}: missing.")
     except ObjectCorrupt:

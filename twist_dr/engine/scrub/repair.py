@@ -61,8 +61,8 @@ def fetch_good(read: CopyRead, others: Others, folder: Path, keyring: Keyring, i
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise StagingFull(
-            f"To mend {read.backup_id} on {read.target}, {human_bytes(wanted)} are needed in {folder}, and {human_bytes(free)} are free; "
-            "free room there or set work_dir to a larger disk."
+            f"To mend {read.backup_id} on {read.target}, {human_bytes(wanted)} are needed in {folder}, and {human_bytes(free)} are free",
+            remedy="free room there or set work_dir to a larger disk",
         )
     for damage in read.damages:
         if damage.stored is not None:
@@ -93,11 +93,11 @@ def _fetch(
                 _good_bytes(repository, read.manifest, damage.artifact.name, stored, keyring, others.progress[name]),
             )
         except _BAD as error:
-            reasons.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
+            reasons.append(f"{name}: {error.clause}")
             if not isinstance(error, ObjectMissing):
                 fetched.bad[name] = str(error)
         except (StorageError, CopyFailed) as error:
-            reasons.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
+            reasons.append(f"{name}: {error.clause}")
         else:
             fetched.files.append((path, stored.digest))
             if name not in fetched.sources:
@@ -117,7 +117,7 @@ def _good_bytes(
     Packed or encrypted anew they would be other bytes than the manifest names.
     """
     target, key = repository.target, repository.key(manifest.backup_id, stored.name)
-    what = f"{target.name}: {manifest.backup_id}/{stored.name}"
+    what = f"{manifest.backup_id}/{stored.name}"
     artifact = manifest.artifact(name)
     assert artifact is not None
     same = repository.target.stat(key) is not None
@@ -127,16 +127,17 @@ def _good_bytes(
             yield from read_chunks(stream)
 
     if same:
-        source = chunks() if repository.patience is None else watched(chunks, repository.patience, what)
-        yield from hashed(counted(source, progress), stored.digest, what)
+        source = chunks() if repository.patience is None else watched(chunks, repository.patience, target.name)
+        yield from repository.named(hashed(counted(source, progress), stored.digest, what))
     elif stored.digest == artifact.digest and stored.name == name:
         yield from repository.read(manifest, name, keyring, progress)
     elif any(target.stat(repository.key(manifest.backup_id, each.name)) for each in artifact.stored.values()):
         raise CopyFailed(
-            f"{target.name}: it holds {name} in another form, and bytes made anew would not be those that the manifest names: take a new backup."
+            f"it holds {name} in another form, and bytes made anew would not be those that the manifest names: take a new backup.",
+            target=target.name,
         )
     else:
-        raise ObjectMissing(f"{target.name}: it does not hold {name} of {manifest.backup_id}.")
+        raise ObjectMissing(f"it does not hold {name} of {manifest.backup_id}.", target=target.name)
 
 
 def store_good(read: CopyRead, fetched: Fetched, repository: Repository, progress: Progress) -> None:
@@ -160,6 +161,7 @@ def put_anew(
             target.delete(key)
         except TargetRefused as error:
             raise TargetRefused(
-                f"{target.name}: the bad object {key} may not be deleted, so no good one can take its place: {error}"
+                f"the bad object {key} may not be deleted, so no good one can take its place: {error}",
+                target=target.name,
             ) from error
         attentively(lambda tell: target.put(path, key, digest, tell), progress, patience, target.name)

@@ -48,10 +48,10 @@ class Throttle:
                 self._free_at = max(self._free_at, now - _BURST_SECONDS) + count / self._rate
                 due = self._free_at - now
         if (due > 0 and self._wait(due)) or self._stop.is_set():
-            raise Cancelled("Reading was stopped; start it again when you wish: it goes on where it was.")
+            raise Cancelled("Reading was stopped", remedy="start it again when you wish: it goes on where it was.")
 
 
-def attentively(call: Callable[[Progress], None], progress: Progress, patience: float | None, what: str) -> None:
+def attentively(call: Callable[[Progress], None], progress: Progress, patience: float | None, whose: str) -> None:
     """Make a call that reads or writes. Raises ``TargetUnavailable`` when it tells no progress for ``patience`` seconds.
 
     ``progress`` is called here and may take its time: that does not count as the target's. The thread of a call that hangs is left behind.
@@ -62,10 +62,10 @@ def attentively(call: Callable[[Progress], None], progress: Progress, patience: 
     given_up = threading.Event()
 
     def counts() -> _Counts:
-        return _Counts(call, given_up, what)
+        return _Counts(call, given_up, whose)
 
     try:
-        for count in watched(counts, patience, what):
+        for count in watched(counts, patience, whose):
             progress(count)
     finally:
         given_up.set()
@@ -74,13 +74,13 @@ def attentively(call: Callable[[Progress], None], progress: Progress, patience: 
 class _Counts:
     """The numbers that a call tells its progress, as an iterator: the call goes on in a thread while they are taken."""
 
-    def __init__(self, call: Callable[[Progress], None], given_up: threading.Event, what: str) -> None:
+    def __init__(self, call: Callable[[Progress], None], given_up: threading.Event, whose: str) -> None:
         # One at a time: the call shall go no faster than its numbers are taken.
         self._told: queue.Queue[int | BaseException | None] = queue.Queue(1)
         self._given_up = given_up
-        self._what = what
+        self._whose = whose
         self._call = call
-        threading.Thread(target=self._run, name=f"attended {what}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"attended {whose}", daemon=True).start()
 
     def __iter__(self) -> _Counts:
         return self
@@ -104,7 +104,7 @@ class _Counts:
 
     def _tell(self, count: int) -> None:
         if not self._tell_last(count):
-            raise TargetUnavailable(f"{self._what}: given up.")
+            raise TargetUnavailable("given up.", target=self._whose)
 
     def _tell_last(self, told: int | BaseException | None) -> bool:
         while not self._given_up.is_set():

@@ -274,6 +274,6 @@ def store_good_wal(
     Raises storage errors.
     """
     if not missing and not archive.has(each.key):
-        raise ObjectMissing(f"{archive.target.name}: {each.key} was deleted meanwhile.")
+        raise ObjectMissing(f"{each.key} was deleted meanwhile.", target=archive.target.name)
     put_anew(archive.target, good.path, each.key, good.digest, progress, archive.patience)
     read_wal(archive, each, each.key, keyring)
