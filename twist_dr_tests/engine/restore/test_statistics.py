@@ -26,7 +26,7 @@ def test_what_cannot_be_analyzed_is_named_by_its_reason_and_the_rest_is(server: 
     cluster = server.create_database("unmeasured")
     with cluster.connect() as connection:
         connection.execute(_TABLES)
-    warnings = sorted(analyze(cluster, "unmeasured", 2))
+    warnings = sorted(map(str, analyze(cluster, "unmeasured", 2)))
     assert len(warnings) == 2
     assert "public.measured got no statistics" in warnings[0] and "nobody" in warnings[0]
     assert "public.odd" in warnings[1] and "public.odder" in warnings[1] and "six, of all numbers" in warnings[1]
@@ -38,5 +38,5 @@ def test_what_cannot_be_analyzed_is_named_by_its_reason_and_the_rest_is(server: 
 
 
 def test_a_server_that_does_not_answer_is_a_warning_too(newest_server: PostgresServer) -> None:
-    (warning,) = analyze(newest_server.cluster(), "no_such_database", 2)
+    (warning,) = map(str, analyze(newest_server.cluster(), "no_such_database", 2))
     assert "all tables got no statistics" in warning and "no_such_database" in warning
