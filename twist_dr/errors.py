@@ -75,7 +75,7 @@ def about(target: str) -> Iterator[None]:
     """What is read inside lies on a storage target: errors about it name the target, unless they name one."""
     try:
         yield
-    except (BackupError, AuthenticationFailed, StorageError) as error:
+    except (BackupError, AuthenticationFailed, StorageError, WalInvalid) as error:
         error.target = error.target or target
         raise
 
@@ -233,6 +233,10 @@ class WalReceiverStopped(WalError):
 
 class RecoveryPointInvalid(WalError):
     """What a recovery should aim at cannot be read, or does not exist in the archive; the message says what can be recovered."""
+
+
+class BaseBackupMissing(RecoveryPointInvalid):
+    """No storage target that answers holds the base backup that a recovery would begin with."""
 
 
 class WalVanished(RecoveryPointInvalid):

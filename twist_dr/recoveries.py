@@ -170,10 +170,10 @@ class Recovery:
         """Storage targets that gave nothing, and what was bad on those that did, of the WAL as of the base backups."""
         archives = planned.archives
         found = [*archives.unreachable.items(), *archives.passed_over.items()]
-        # These name the target, and the object there.
-        corrupt = [(place.partition(": ")[0], why) for place, why in archives.corrupt.items()]
-        found += [*corrupt, *(each for source in self.sources for each in source.passed_over.items())]
-        self.record.passed_over = [f"{name}: {why.removeprefix(f'{name}: ')}" for name, why in found]
+        found += [(name, why) for (name, _), why in archives.corrupt.items()]
+        told = [(name, why.clause) for name, why in found]
+        told += [each for source in self.sources for each in source.passed_over.items()]
+        self.record.passed_over = [f"{name}: {why}" for name, why in told]
 
     # -- the recovered server ------------------------------------------------------------------------------------------
 

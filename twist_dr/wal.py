@@ -279,7 +279,7 @@ def raise_failures(shipped: Shipped) -> None:
 
     Those two are noticed once: an attempt after them would find nothing wrong, and pass for a success.
     """
-    told = [f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in sorted(shipped.errors.items())]
+    told = [f"{name}: {error.clause}" for name, error in sorted(shipped.errors.items())]
     told += [f"{gap}; take a new base backup" for gap in shipped.gaps]
     told += shipped.refused
     if told:

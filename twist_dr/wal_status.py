@@ -150,7 +150,7 @@ def _look_at_target(
         assert facts is not None and base is not None
         held = Archives([archive], keyring, report, str(facts.system_identifier), base.wal_segment_size)
         if held.unreachable:
-            target.error = held.unreachable[target.name]
+            target.error = held.unreachable[target.name].clause
             return
         target.ranges = recoverable(newest, held)
         target.vanished = _vanished(target, held)
@@ -158,7 +158,7 @@ def _look_at_target(
         if not target.ranges:
             target.error = "no base backup has the WAL that it needs, so nothing can be recovered; see the gaps, and launch the job backup_base"
     except TwistDRError as error:
-        target.error = str(error)
+        target.error = error.clause
 
 
 def _vanished(target: TargetStatus, held: Archives) -> str:
@@ -196,7 +196,7 @@ def _look_at_primary(settings: Settings, status: WalStatus) -> None:
 
 def _judge(target: TargetStatus, most_seconds: float, status: WalStatus) -> None:
     if target.error is not None:
-        status.warnings.append(f"{target.name}: {target.error.removeprefix(f'{target.name}: ')}")
+        status.warnings.append(f"{target.name}: {target.error}")
     if target.row is not None and target.row.error is not None:
         status.warnings.append(
             f"{target.name}: the last round failed: {target.row.error.removeprefix(f'{target.name}: ')}"

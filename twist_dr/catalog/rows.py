@@ -29,7 +29,15 @@ RestoreState = Literal["running", "done", "refused", "failed", "undone", "settle
 #: Errors of ours, and what Dagster calls a run config that does not fit.
 _REFUSALS = frozenset(
     (
-        *("Busy", "LaunchRefused", "SettingsError", "BackupNotFound", "RestoreRefused", "RecoveryPointInvalid"),
+        *(
+            "Busy",
+            "LaunchRefused",
+            "SettingsError",
+            "BackupNotFound",
+            "RestoreRefused",
+            "RecoveryPointInvalid",
+            "BaseBackupMissing",
+        ),
         "DagsterInvalidConfigError",
     )
 )

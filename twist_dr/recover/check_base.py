@@ -16,7 +16,7 @@ from twist_dr.engine.recovery.lineage import Lineage, Part, Run, facts, start_of
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.wal.names import Segment, format_lsn, history_name
 from twist_dr.engine.words import counted, few
-from twist_dr.errors import TargetUnavailable, WalError
+from twist_dr.errors import WalError
 from twist_dr.recover.check import Checked, check_artifacts
 from twist_dr.recover.found import find_backup
 from twist_dr.recover.reach import archive_of
@@ -59,9 +59,9 @@ def _check_wal(base: Manifest, archives: Archives, report: Report) -> Iterator[C
             yield Checked(_words(timeline, run, parts), _size(parts), "; ".join(problems) or None)
     if not led:
         yield Checked("WAL", 0, "no archived WAL leads on from it")
-    for name, why in archives.passed_over.items():
+    for trouble in archives.passed_over.values():
         # It says nothing about what is there.
-        raise TargetUnavailable(why or name)
+        raise trouble
 
 
 def _in_the_way(base: Manifest, lineage: Lineage, run: Run) -> list[str]:

@@ -16,12 +16,24 @@ from types import FrameType
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.postgres.cluster import NEW_SERVER
 from twist_dr.engine.postgres.extension_members import KEPT
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.recovery.planning import RecoveryWish
 from twist_dr.engine.repository import Repository
-from twist_dr.errors import RestoreRefused, TwistDRError
+from twist_dr.errors import (
+    BaseBackupMissing,
+    ClientToolsMissing,
+    DatabaseError,
+    DatabaseGone,
+    DatabaseRefused,
+    DatabaseUnreachable,
+    RestoreRefused,
+    StagingFull,
+    TargetRefused,
+    TargetUnavailable,
+    TwistDRError,
+    WalVanished,
+)
 from twist_dr.recover.arguments import DATABASE_VARIABLE, check_usage
 from twist_dr.recover.check import check_artifacts
 from twist_dr.recover.check_base import check_base
@@ -42,20 +54,18 @@ from twist_dr.recover.reach import Reach, base_table, find_reach, reach_document
 from twist_dr.recover.scratch import need_room, scratch_base
 from twist_dr.recover.server import look
 
-#: What the engine's messages say of settings, which are not there on this day, and what is meant here.
-_WORDS = {
-    NEW_SERVER: "",
-    "in database.url": f"in {DATABASE_VARIABLE}",
-    "or name their folder in database.client_tools": "or put their folder into PATH",
-    "set work_dir (or verification.scratch) to a larger disk": "set TMPDIR to a folder on a larger disk",
-    "; run twist-dr doctor to see what is missing": "",
-    "launch the job backup_base": "restore a full backup with --backup",
-    " Take one with the job backup_base.": "",
-    "leave base empty, or see what there is: twist-dr wal status": "leave --base out, or see what there is with the same command without --to",
-    "can still be followed: timeline:": "can still be followed: --timeline",
-    "accept that loss: accept_loss: ": "accept that loss: --accept-loss ",
-    "give access_key_id and secret_access_key of": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for",
-    "storage_targets.": "",
+#: What to do about the kinds of errors whose remedy elsewhere speaks of twist-dr.yaml, of jobs or of the doctor: none of them is there on this day.
+_REMEDIES: dict[type[TwistDRError], str] = {
+    BaseBackupMissing: "leave --base out, restore a full backup with --backup, or see what there is with the same command without --to",
+    ClientToolsMissing: "install PostgreSQL's programs of that version, or put their folder into PATH",
+    DatabaseError: "see the server's log for why, then run again",
+    DatabaseGone: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
+    DatabaseRefused: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
+    DatabaseUnreachable: f"see that the server runs, and correct host and port in {DATABASE_VARIABLE}",
+    StagingFull: "free room there, or set TMPDIR to a folder on a larger disk",
+    TargetRefused: "correct --from-target, or what is allowed there; for S3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    TargetUnavailable: "see that it is mounted, or can be reached from here, or correct --from-target",
+    WalVanished: "say it with --accept-loss",
 }
 
 
@@ -63,7 +73,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """The whole command; returns its exit status. Raises ``TwistDRError``, and ``KeyboardInterrupt`` also when terminated."""
     check_usage(parser, options)
     report = _report(to_stderr=options.json)
-    with _interrupted_by_signals(report), _words_for_this_day():
+    with _interrupted_by_signals(report), _remedies_of_this_day():
         keyring = open_keyring(options.keyring)
         repository = choose_application(open_target(options.from_target), options.application)
         if options.to is not None:
@@ -281,16 +291,14 @@ def _report(*, to_stderr: bool) -> Report:
 
 
 @contextmanager
-def _words_for_this_day() -> Iterator[None]:
+def _remedies_of_this_day() -> Iterator[None]:
     try:
         yield
     except TwistDRError as error:
-        text = str(error)
-        for theirs, ours in _WORDS.items():
-            text = text.replace(theirs, ours)
-        if text == str(error):
+        remedy = _REMEDIES.get(type(error))
+        if remedy is None:
             raise
-        raise type(error)(text) from error
+        raise type(error)(error.what, remedy=remedy, target=error.target) from error
 
 
 @contextmanager

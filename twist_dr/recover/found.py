@@ -147,7 +147,9 @@ def _newest(
             continue
         if first is not None:
             raise type(first)(
-                f"{first} An older backup is not taken by itself; the newest one here that is authentic is {backup_id}: name it in the place of latest."
+                f"{first.clause} An older backup is not taken by itself",
+                remedy=f"the newest one here that is authentic is {backup_id}: name it in the place of latest",
+                target=first.target,
             )
         return manifest
     if first is not None:

@@ -17,7 +17,7 @@ from twist_dr.engine.recovery.lineage import facts, start_of, stop_of
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.engine.wal.objects import WalArchive
-from twist_dr.errors import TargetUnavailable, WalError
+from twist_dr.errors import WalError
 from twist_dr.recover.found import Found, table, with_problems
 
 
@@ -31,11 +31,11 @@ class Reach:
 
 
 def archive_of(repository: Repository, keyring: Keyring, base: PlannedBase) -> Archives:
-    """The WAL of a base backup's cluster. Raises ``TargetUnavailable`` when it cannot be listed."""
+    """The WAL of a base backup's cluster. Raises storage errors when it cannot be listed."""
     archive = WalArchive(repository.target, repository.application, repository.patience)
     archives = Archives([archive], keyring, Report(), identifier_of(base), facts(base).wal_segment_size)
-    for why in archives.unreachable.values():
-        raise TargetUnavailable(why)
+    for error in archives.unreachable.values():
+        raise error
     return archives
 
 

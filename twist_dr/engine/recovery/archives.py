@@ -22,9 +22,11 @@ from twist_dr.errors import (
     ObjectCorrupt,
     ObjectMissing,
     StorageError,
+    TwistDRError,
     WalConflict,
     WalInvalid,
     WalMissing,
+    about,
 )
 
 #: The object itself is bad on that target; others of the same target may be good.
@@ -61,9 +63,9 @@ class Archives:
         self.segment_size = segment_size
         self._archives = list(archives)
         self.names = [archive.target.name for archive in archives]
-        self.unreachable: dict[str, str] = {}
-        self.passed_over: dict[str, str] = {}
-        self.corrupt: dict[str, str] = {}
+        self.unreachable: dict[str, StorageError] = {}
+        self.passed_over: dict[str, TwistDRError] = {}
+        self.corrupt: dict[tuple[str, str], TwistDRError] = {}
         self.used: list[str] = []
         self.segments: dict[Segment, list[Place]] = {}
         self._heads: dict[Head, list[Place]] = {}
@@ -282,7 +284,7 @@ class Archives:
     def _checked(
         self, archive: WalArchive, stored: Stored, segment: Segment, size: int, *, whole: bool
     ) -> Iterator[bytes]:
-        check = PageCheck(segment, self.system_identifier, f"{archive.target.name}: {stored.key}", whole=whole)
+        check = PageCheck(segment, self.system_identifier, stored.key, whole=whole)
         for chunk in archive.read(self.system_identifier, stored.key, self._keyring):
             if self._report.stop.is_set():
                 raise Cancelled(
@@ -294,7 +296,7 @@ class Archives:
         check.finish()
         if check.size != size:
             raise WalInvalid(
-                f"{archive.target.name}: {stored.key} holds {check.size} bytes and not {size}; it is not used."
+                f"{stored.key} holds {check.size} bytes and not {size}", remedy="take it from another storage target"
             )
 
     def _history_bytes(self, timeline: int) -> bytes:
@@ -304,8 +306,9 @@ class Archives:
         for archive in self._histories.get(timeline, []):
             key = archive.history_key(self.system_identifier, timeline)
             try:
-                data = archive.history_bytes(self.system_identifier, timeline, self._keyring)
-                parse_history(data, timeline, f"{archive.target.name}: {name}")
+                with about(archive.target.name):
+                    data = archive.history_bytes(self.system_identifier, timeline, self._keyring)
+                    parse_history(data, timeline, name)
             except (*_CORRUPT, StorageError) as error:
                 self._note(archive, key, error)
                 failed += f" {error}"
@@ -319,8 +322,8 @@ class Archives:
             )
         if not found:
             raise WalMissing(
-                f"No storage target gives {name}, which tells where timeline {timeline} begins.{failed} {self._unasked()}"
-                "Put the file (it is in pg_wal of the server) into the archive."
+                f"No storage target gives {name}, which tells where timeline {timeline} begins.{failed} {self._unasked()}".rstrip(),
+                remedy="put the file (it is in pg_wal of the server) into the archive",
             )
         return next(iter(found))
 
@@ -339,7 +342,8 @@ class Archives:
         for place in ordered:
             archive, stored = place
             try:
-                work(place)
+                with about(archive.target.name):
+                    work(place)
             except (*_CORRUPT, StorageError) as error:
                 if not isinstance(error, silent):
                     self._note(archive, stored.key, error)
@@ -352,17 +356,17 @@ class Archives:
                 return
         raise WalMissing(f"No storage target gives {what}.{told} {self._unasked()}".rstrip())
 
-    def _note(self, archive: WalArchive, key: str, error: Exception) -> None:
+    def _note(self, archive: WalArchive, key: str, error: TwistDRError) -> None:
         name = archive.target.name
         with self._lock:
             if isinstance(error, _CORRUPT):
-                self.corrupt[f"{name}: {key}"] = str(error)
+                self.corrupt[name, key] = error
             else:
-                self.passed_over[name] = str(error)
-        self._report.warning(f"passed over {name}: {error}")
+                self.passed_over[name] = error
+        self._report.warning(f"passed over {name}: {error.clause}")
 
     def _unasked(self) -> str:
-        return "".join(f"{name} could not be asked: {why} " for name, why in self.unreachable.items())
+        return "".join(f"{name} could not be asked: {why.clause} " for name, why in self.unreachable.items())
 
     def _listed(self, archives: Sequence[WalArchive]) -> Iterator[tuple[WalArchive, Holdings]]:
         if not archives:
@@ -376,5 +380,5 @@ class Archives:
                 self._note_unreachable(archive, error)
 
     def _note_unreachable(self, archive: WalArchive, error: StorageError) -> None:
-        self.unreachable[archive.target.name] = str(error)
-        self._report.warning(f"{archive.target.name} cannot be listed: {error}")
+        self.unreachable[archive.target.name] = error
+        self._report.warning(f"{archive.target.name} cannot be listed: {error.clause}")

@@ -19,7 +19,7 @@ from twist_dr.engine.recovery.search import last_ending
 from twist_dr.engine.recovery.target import RecoveryTarget, moment
 from twist_dr.engine.recovery.vanished import Known, Vanished, known_by_bases
 from twist_dr.engine.wal.names import format_lsn, history_name
-from twist_dr.errors import RecoveryPointInvalid, WalInvalid, WalMissing
+from twist_dr.errors import BaseBackupMissing, RecoveryPointInvalid, WalInvalid, WalMissing
 
 
 class Ground:
@@ -28,7 +28,7 @@ class Ground:
     ``known_reach``: how far the archives were known to reach; ``vanished``: what of that is not there, once it was asked for; ``accepted``:
     how far what is there must reach for that to be accepted.
 
-    Raises ``RecoveryPointInvalid`` when there is nothing to begin with.
+    Raises ``BaseBackupMissing`` when there is nothing to begin with.
     """
 
     def __init__(
@@ -56,14 +56,10 @@ class Ground:
         self._whole, self.warnings = whole_chains(bases, archives)
         self.bases = [each for each in self._whole if base is None or each.backup_id == base]
         if not self.bases:
-            why = " ".join(self.warnings)
-            raise RecoveryPointInvalid(
-                f"There is no base backup of the cluster {archives.system_identifier} to begin with. {why} Take one with the job backup_base.".replace(
-                    "  ", " "
-                )
-            )
+            nothing = f"There is no base backup of the cluster {archives.system_identifier} to begin with."
+            raise BaseBackupMissing(" ".join([nothing, *self.warnings]), remedy="launch the job backup_base")
         for name, reason in archives.unreachable.items():
-            self.warnings.append(f"{name} could not be listed and may hold more: {reason}")
+            self.warnings.append(f"{name} could not be listed and may hold more: {reason.clause}")
         known = timelines(self.bases, archives)
         if pinned is not None and pinned not in known:
             raise self.refusal(f"There is no timeline {pinned} in the archive; it has {', '.join(map(str, known))}.")

@@ -18,7 +18,7 @@ from twist_dr.engine.recovery.target import RecoveryTarget, parse_target
 from twist_dr.engine.recovery.vanished import Known, parse_accepted
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.wal.objects import WalArchive
-from twist_dr.errors import ClientToolsMissing, RecoveryPointInvalid, WalVanished
+from twist_dr.errors import BaseBackupMissing, ClientToolsMissing, WalVanished
 
 #: How often targets are listed before write-ahead log is said to have vanished.
 _LOOKS = 2
@@ -59,13 +59,13 @@ def plan_recovery(
 ) -> Planned:
     """Look at every target and plan. ``work``: a folder of ours for the WAL that is looked at. ``known``: how far archives were known to reach.
 
-    Raises ``RecoveryPointInvalid``, ``WalMissing``, ``WalConflict``, ``ClientToolsMissing``, and storage errors when no target answers.
+    Raises ``RecoveryPointInvalid`` (``BaseBackupMissing`` among it), ``WalMissing``, ``WalConflict``, ``ClientToolsMissing``, and storage errors when no target answers.
     """
     target = parse_target(wish.to, now=now)
     accepted = parse_accepted(wish.accept_loss, now=now)
     bases = find_bases(repositories, keyring, report)
     if not bases:
-        raise RecoveryPointInvalid(
+        raise BaseBackupMissing(
             "No storage target that answers holds a base backup, so no point in time can be recovered",
             remedy="launch the job backup_base",
         )
@@ -112,7 +112,7 @@ def _base_of_cluster(target: RecoveryTarget, wanted: str | None, bases: Sequence
     if wanted is not None:
         chosen = next((manifest for manifest in bases if manifest.backup_id == wanted), None)
         if chosen is None:
-            raise RecoveryPointInvalid(
+            raise BaseBackupMissing(
                 f"No storage target that answers holds {wanted} with its whole chain",
                 remedy="leave base empty, or see what there is: twist-dr wal status",
             )

@@ -67,7 +67,7 @@ def _nothing_vanished(ground: Ground, lineage: Lineage, stretch: Stretch, reader
             f"there. Find out who removed it. To recover {archives.system_identifier} as it was last all the same, name the base "
             f"{ground.bases[-1].backup_id}."
         )
-        raise WalVanished(str(refusal))
+        raise WalVanished(refusal.what)
     known_reach = list(ground.known_reach)
     if not ground.recorded:
         # No record says how far the archives reached: what is not authentic may have been damaged, and not put there.
@@ -82,7 +82,7 @@ def _nothing_vanished(ground: Ground, lineage: Lineage, stretch: Stretch, reader
     times = [each for each in (stretch.claim, last.at if last else None) if each is not None]
     ground.vanished = Vanished(known, end, max(times, default=None))
     if not ground.vanished.is_accepted(ground.accepted):
-        raise WalVanished(str(ground.refusal(f"{ground.vanished.sentence()} {ground.vanished.remedy}.")))
+        raise WalVanished(ground.refusal(f"{ground.vanished.sentence()} {ground.vanished.remedy}.").what)
     ground.warnings.append(ground.vanished.sentence())
 
 

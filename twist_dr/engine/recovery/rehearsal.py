@@ -84,10 +84,10 @@ def rehearse(
         except RestoreFailed as error:
             # Nothing is left of the one target that was asked; why, is what the caller passes it over for.
             corrupt = [each for source in sources for each in source.corrupt.values()]
-            raise (corrupt[0] if corrupt else TargetUnavailable(str(error))) from error
+            raise (corrupt[0] if corrupt else TargetUnavailable(error.what, remedy=error.remedy)) from error
         except RecoveryFailed as error:
             if planned.archives.corrupt or planned.archives.passed_over:
-                raise WalMissing(str(error)) from error
+                raise WalMissing(error.what, remedy=error.remedy) from error
             result.differences.append(str(error))
     bad = f"NOT verified, {len(result.differences)} differences" if result.differences else result.unproven
     outcome = "verified" if result.verified else bad

@@ -54,7 +54,7 @@ class Admission:
             place = self._spool.refuse(file)
         except FileNotFoundError:
             return
-        sentence = f"{file.name} was not accepted: {why.removesuffix('; it is not used.')}. It lies in {place}."
+        sentence = f"{file.name} was not accepted: {why}. It lies in {place}."
         self._report.warning(sentence)
         with self._guard:
             self._aside.add(file.path)

@@ -140,7 +140,7 @@ class Destinations:
                 self._down.setdefault(name, error)
                 if spent > _SLOW_SECONDS:
                     self._resting[name] = (time.monotonic() + 10 * spent, error)
-                sentence = f"{name}: {str(error).removeprefix(f'{name}: ')}"
+                sentence = f"{name}: {error.clause}"
                 is_news = self._told.get(name) != sentence
                 self._told[name] = sentence
             if is_news:
@@ -171,9 +171,10 @@ class Destinations:
             plain = iter(()) if size == 0 else read_file(file.path, size)
             if not archive.holds(str(file.system_identifier), key, self._keyring, plain):
                 raise WalConflict(
-                    f"{name} holds other bytes as {key.rpartition('/')[2]}: two servers wrote the same timeline, or the key is another one. Nothing was "
+                    f"it holds other bytes as {key.rpartition('/')[2]}: two servers wrote the same timeline, or the key is another one. Nothing was "
                     f"overwritten, and {file.path} stays",
                     remedy="find out which server is the right one, and take a new base backup",
+                    target=name,
                 ) from None
         with self._guard:
             self.outcomes[name].stored_bytes += digest.size

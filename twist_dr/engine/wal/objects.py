@@ -30,7 +30,7 @@ from twist_dr.engine.wal.history import Ancestor, joined_history, parse_history
 from twist_dr.engine.wal.names import SEGMENT_NAME, Segment, history_name, kind_of, timeline_of
 from twist_dr.engine.wal.opening import opened
 from twist_dr.engine.wal.pages import read_first_page
-from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, TargetUnavailable, WalInvalid
+from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, TargetUnavailable, WalInvalid, about
 from twist_dr.storage.base import Digest, StorageTarget
 
 T = TypeVar("T")
@@ -163,9 +163,9 @@ class WalArchive:
         Raises ``AuthenticationFailed``, ``ArtifactInvalid`` and storage errors.
         """
         name = key.rpartition("/")[2]
-        base, what = _without_ending(name), f"{self.target.name}: {key}"
+        base = _without_ending(name)
         if base is None:
-            raise ArtifactInvalid(f"{what}: not a name of archived WAL.")
+            raise ArtifactInvalid(f"{key}: not a name of archived WAL.", target=self.target.name)
         compression = _ENDINGS[name[len(base) :]]
         data = associated_data(self.application, system_identifier, base)
 
@@ -173,8 +173,9 @@ class WalArchive:
             with self.target.open(key) as stream:
                 yield from read_chunks(stream)
 
-        chunks = stored() if self.patience is None else watched(stored, self.patience, what)
-        yield from decompress(opened(chunks, keyring, data, what), compression, what)
+        chunks = stored() if self.patience is None else watched(stored, self.patience, self.target.name)
+        with about(self.target.name):
+            yield from decompress(opened(chunks, keyring, data, key), compression, key)
 
     def read_beginning(self, system_identifier: str, key: str, keyring: Keyring) -> None:
         """Authenticate the beginning of an object, which says that it lies in its own place. Raises what :meth:`read` raises."""
@@ -191,16 +192,15 @@ class WalArchive:
 
     def history(self, system_identifier: str, timeline: int, keyring: Keyring) -> list[Ancestor]:
         """The ancestors of a timeline. Raises ``WalInvalid``, and what :meth:`read` raises."""
-        return parse_history(
-            self.history_bytes(system_identifier, timeline, keyring),
-            timeline,
-            f"{self.target.name}: {history_name(timeline)}",
-        )
+        with about(self.target.name):
+            data = self.history_bytes(system_identifier, timeline, keyring)
+            return parse_history(data, timeline, history_name(timeline))
 
     def history_bytes(self, system_identifier: str, timeline: int, keyring: Keyring) -> bytes:
         """A history file as PostgreSQL wrote it."""
         key = self.history_key(system_identifier, timeline)
-        return joined_history(self.read(system_identifier, key, keyring), f"{self.target.name}: {key}")
+        with about(self.target.name):
+            return joined_history(self.read(system_identifier, key, keyring), key)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

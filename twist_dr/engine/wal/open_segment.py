@@ -204,7 +204,7 @@ class OpenSegments:
                     self._destinations.store(name, file, key, path, digest, head.size)
             except WalInvalid as error:
                 if offer.over:
-                    round_.admission.refuse(file, str(error))
+                    round_.admission.refuse(file, error.what)
                 else:
                     self._report.warning(f"the open segment was not shipped: {error}")
                 return

@@ -153,7 +153,7 @@ class Shipper:
             for form, names in forms.items():
                 self._pack_and_put(file, form, names, admission.segment(file))
         except WalInvalid as error:
-            admission.refuse(file, str(error))
+            admission.refuse(file, error.what)
         except FileNotFoundError:
             pass  # moved meanwhile: the next round finds it
 
