@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from twist_dr.catalog import Catalog, CatalogUnavailable, CopyState, SealedBackup
+from twist_dr.catalog import CatalogUnavailable, CopyState, SealedBackup
 from twist_dr.catalog.location import parse_location
 from twist_dr.engine.backup import CLUSTER_PART, BackupPlan
 from twist_dr.engine.base.chain import require_chain
@@ -27,10 +24,9 @@ from twist_dr.engine.processes import child_environment
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.snapshots import PostgresTables, SqliteDatabase
-from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import CopyFailed, CopyFailedForNow, LaunchRefused, TwistDRError, clause_of
-from twist_dr.settings import DjangoSettings, Settings
+from twist_dr.settings import Application, DjangoSettings, Settings
 from twist_dr.settings.asking import app_version, django_application
 from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
@@ -40,8 +36,7 @@ AwaitWal = Callable[[StorageTarget, Manifest], None]
 
 
 def plan_backup(
-    settings: Settings,
-    catalog: Catalog,
+    app: Application,
     *,
     label: Label,
     reason: str,
@@ -49,7 +44,8 @@ def plan_backup(
     targets: Mapping[str, Form],
 ) -> BackupPlan:
     """What to back up now, with what the last backup tells about its size."""
-    last = _comparable(catalog.latest(settings.application, damaged=False), parts, targets)
+    settings = app.settings
+    last = _comparable(app.catalog.latest(app.name, damaged=False), parts, targets)
     return BackupPlan(
         application=settings.application,
         targets=targets,
@@ -58,7 +54,7 @@ def plan_backup(
         git_revision=_git_revision(settings.django),
         label=label,
         reason=reason,
-        who=who(),
+        who=app.actor.name,
         parts=parts,
         media=settings.media,
         configuration=settings.configuration,
@@ -82,16 +78,14 @@ class ParentChoice:
     expected: bool = True
 
 
-def choose_parent(
-    catalog: Catalog, application: str, *, wanted: BaseType, max_chain: int, targets: Mapping[str, Form]
-) -> ParentChoice:
+def choose_parent(app: Application, *, wanted: BaseType, max_chain: int, targets: Mapping[str, Form]) -> ParentChoice:
     """The newest base backup, if its chain may grow and every chosen target holds all of it, checked.
 
     A chain is only as good as what each target has of it: one that lacks a link could recover nothing from the rest.
     """
     if wanted == "full":
         return ParentChoice(None)
-    newest = catalog.latest(application, kind="base")
+    newest = app.catalog.latest(app.name, kind="base")
     base = newest.manifest.base if newest else None
     if newest is None or base is None:
         return ParentChoice(None, "there is none yet that it could build upon", wanted == "auto")
@@ -102,15 +96,14 @@ def choose_parent(
     if len(base.chain) >= max_chain:
         return ParentChoice(None, f"the last chain has {len(base.chain)} backups, and max_chain is {max_chain}")
     for backup_id in base.chain:
-        checked = {copy.target for copy in catalog.copies(backup_id) if copy.state == "checked"}
+        checked = {copy.target for copy in app.catalog.copies(backup_id) if copy.state == "checked"}
         if lacking := sorted(targets.keys() - checked):
             return ParentChoice(None, f"{', '.join(lacking)} lacks a checked copy of {backup_id}", False)
     return ParentChoice(newest.backup_id)
 
 
 def plan_base_backup(
-    settings: Settings,
-    catalog: Catalog,
+    app: Application,
     choice: ParentChoice,
     parent: Parent | None,
     *,
@@ -122,9 +115,10 @@ def plan_base_backup(
     """What base backup to take now. ``parent`` is what was fetched of the choice."""
     if choice.backup_id is not None and parent is None:
         choice = ParentChoice(None, f"no storage target gives the backup_manifest of {choice.backup_id}", False)
-    last = catalog.latest(settings.application, kind="base")
+    settings, catalog = app.settings, app.catalog
+    last = catalog.latest(app.name, kind="base")
     chain = last.manifest.base.chain if last and last.manifest.base else []
-    last_full = _comparable(catalog.backup(settings.application, chain[0]), [CLUSTER_PART], targets) if chain else None
+    last_full = _comparable(catalog.backup(app.name, chain[0]), [CLUSTER_PART], targets) if chain else None
     last_incremental = _comparable(last, [CLUSTER_PART], targets) if len(chain) > 1 else None
     sizes = last_incremental if parent else last_full
     return BasePlan(
@@ -134,7 +128,7 @@ def plan_base_backup(
         git_revision=_git_revision(settings.django),
         label=label,
         reason=reason,
-        who=who(),
+        who=app.actor.name,
         parts=[CLUSTER_PART],
         client_tools=settings.database.client_tools,
         compression_level=settings.backup.compression_level,
@@ -151,8 +145,7 @@ def plan_base_backup(
 
 
 def plan_configuration_backup(
-    settings: Settings,
-    catalog: Catalog,
+    app: Application,
     history: Sequence[HistoryFiles | PostgresTables],
     *,
     label: Label,
@@ -163,6 +156,7 @@ def plan_configuration_backup(
     contents: Mapping[str, object],
 ) -> ConfigurationPlan:
     """What configuration backup to take now. ``history`` and ``own_files`` are for those to find who know Dagster."""
+    settings, catalog = app.settings, app.catalog
     # Asked first: the answer brings the catalog's tables up to date, or says that it is not there.
     last = _comparable(catalog.latest(settings.application, kind="configuration"), [CONFIGURATION_PART], targets)
     return ConfigurationPlan(
@@ -172,7 +166,7 @@ def plan_configuration_backup(
         git_revision=_git_revision(settings.django),
         label=label,
         reason=reason,
-        who=who(),
+        who=app.actor.name,
         parts=[CONFIGURATION_PART],
         configuration=settings.configuration,
         client_tools=settings.database.client_tools,
@@ -247,12 +241,12 @@ def needed_beside(manifest: Manifest, await_wal: AwaitWal) -> BeforeSealed:
     return ready
 
 
-def record_sealed(catalog: Catalog, staging: StagingArea, manifest: Manifest, *, run_id: str | None) -> None:
+def record_sealed(app: Application, manifest: Manifest) -> None:
     """Record a backup that lies sealed in staging, its copies pending."""
-    sealed = (staging.folder(manifest.backup_id) / MANIFEST_NAME).read_bytes()
-    catalog.record_backup(manifest, sealed, run_id=run_id)
+    sealed = (app.staging.folder(manifest.backup_id) / MANIFEST_NAME).read_bytes()
+    app.catalog.record_backup(manifest, sealed, run_id=app.actor.run_id)
     for name, form in manifest.storage_targets.items():
-        catalog.record_copy(manifest.backup_id, name, state="pending", form=form)
+        app.catalog.record_copy(manifest.backup_id, name, state="pending", form=form)
 
 
 def _comparable(last: SealedBackup | None, parts: Sequence[Part], targets: Mapping[str, Form]) -> SealedBackup | None:
@@ -260,15 +254,6 @@ def _comparable(last: SealedBackup | None, parts: Sequence[Part], targets: Mappi
     if last is None or not set(parts) <= set(last.manifest.parts):
         return None
     return last if len(set(last.manifest.storage_targets.values())) == len(set(targets.values())) else None
-
-
-def who() -> str:
-    """The user and host; a container's user may have no name."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _git_revision(django: DjangoSettings | None) -> str | None:
@@ -288,10 +273,10 @@ def _git_revision(django: DjangoSettings | None) -> str | None:
 class Copying:
     """Copies in the making, and what became of them."""
 
-    def __init__(self, catalog: Catalog, manifest: Manifest, run_id: str | None, report: Report) -> None:
-        self._catalog = catalog
+    def __init__(self, app: Application, manifest: Manifest, report: Report) -> None:
+        self._catalog = app.catalog
         self._manifest = manifest
-        self._run_id = run_id
+        self._run_id = app.actor.run_id
         self._report = report
         self._failures: dict[str, Exception] = {}
         self._catalog_error: CatalogUnavailable | None = None
@@ -391,14 +376,15 @@ class Copying:
             self._report.warning(str(unavailable))
 
 
-def clear_staging(catalog: Catalog, staging: StagingArea, application: str, report: Report) -> None:
+def clear_staging(app: Application, report: Report) -> None:
     """Remove from staging what every target has, and what a newer backup of the same kind has overtaken.
 
     The newest that some target lacks stays, for the next attempt; older ones would fill the disk while a target is gone
     for days. A backup that no target holds stays: nothing else has it.
     """
+    staging = app.staging
     try:
-        rows = {backup_id: catalog.backup(application, backup_id) for backup_id in staging.sealed()}
+        rows = {backup_id: app.catalog.backup(app.name, backup_id) for backup_id in staging.sealed()}
     except CatalogUnavailable as unavailable:
         report.warning(str(unavailable))
         return

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from twist_dr.backups import backup_job
 from twist_dr.catalog import BackupRow, Catalog, CopyRow
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.labels import SET_ASIDE
 from twist_dr.engine.manifest import Kind, Label, Manifest
 from twist_dr.engine.newest import Newest, anything, find_newest, with_database
@@ -17,6 +16,7 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT
 from twist_dr.engine.words import few, no_good_copy
 from twist_dr.errors import BackupNotFound, StorageError, TwistDRError, VerificationFailed
+from twist_dr.settings import Application
 
 #: States of a copy that is there, or should be: nobody deleted it from here, and it did get there.
 THERE = ("stored", "checked", "corrupt")
@@ -34,12 +34,7 @@ class Choice:
 
 
 def choose_newest(
-    kind: Kind,
-    repositories: Sequence[Repository],
-    keyring: Keyring,
-    catalog: Catalog,
-    report: Report,
-    label: Label | None = None,
+    app: Application, kind: Kind, repositories: Sequence[Repository], report: Report, label: Label | None = None
 ) -> Choice:
     """The newest genuine backup of a kind on any of the targets, and what of newer ones must be said. ``label`` as in ``is_meant``.
 
@@ -47,7 +42,6 @@ def choose_newest(
     ``BackupNotFound`` when the targets hold none and should not, ``VerificationFailed`` when they should, and the storage error of a single target.
     """
     names = [repository.target.name for repository in repositories]
-    application = repositories[0].application
     away: dict[str, StorageError] = {}
     for repository in repositories:
         try:
@@ -60,17 +54,17 @@ def choose_newest(
     if kind == "full":
         usable = with_database
     elif kind == "base":
-        whole = {base.backup_id for base in find_bases(repositories, keyring, report)}
+        whole = {base.backup_id for base in find_bases(repositories, app.keyring, report)}
         usable = lambda manifest: manifest.backup_id in whole  # noqa: E731
-    found = find_newest(repositories, keyring, kind, report, usable=usable, label=label)
+    found = find_newest(repositories, app.keyring, kind, report, usable=usable, label=label)
     chosen = found.chosen if found.chosen is not None and (kind != "base" or usable(found.chosen)) else None
     found.away |= away
     if len(found.away) == len(names) == 1:
         raise next(iter(found.away.values()))
-    rows = _known_newer(catalog, application, kind, chosen, names)
+    rows = _known_newer(app, kind, chosen, names)
     missing = [
-        *(_said_unauthentic(found, backup_id, rows, catalog) for backup_id in found.unauthentic),
-        *(_said_lost(found, row, names, catalog) for row in rows.values() if _is_lost(row, found)),
+        *(_said_unauthentic(found, backup_id, rows, app.catalog) for backup_id in found.unauthentic),
+        *(_said_lost(found, row, names, app.catalog) for row in rows.values() if _is_lost(row, found)),
     ]
     if kind == "base":
         missing += [
@@ -126,12 +120,10 @@ def lacks(catalog: Catalog, backup_id: str, repository: Repository) -> bool:
     return True
 
 
-def _known_newer(
-    catalog: Catalog, application: str, kind: Kind, chosen: Manifest | None, names: Sequence[str]
-) -> dict[str, BackupRow]:
+def _known_newer(app: Application, kind: Kind, chosen: Manifest | None, names: Sequence[str]) -> dict[str, BackupRow]:
     """What the catalog knows to have been stored on these targets after the chosen one, and was not deleted from here, newest first."""
-    rows = catalog.backups(
-        application=application, kind=kind, since=chosen.started_at if chosen else None, limit=_LOOKED_FOR
+    rows = app.catalog.backups(
+        application=app.name, kind=kind, since=chosen.started_at if chosen else None, limit=_LOOKED_FOR
     )
     return {
         row.backup_id: row

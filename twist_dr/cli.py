@@ -139,10 +139,10 @@ def _doctor(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from twist_dr.doctor import exit_status, render, run_doctor
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
     findings = []
-    for finding in run_doctor(load_settings()):
+    for finding in run_doctor(open_application()):
         findings.append(finding)
         if not options.json:
             print(render([finding]), flush=True)
@@ -153,14 +153,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _restores(options: argparse.Namespace) -> None:
     from twist_dr import listing
-    from twist_dr.catalog import Catalog
     from twist_dr.errors import RestoreError
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    catalog = Catalog(settings.catalog_url)
+    app = open_application()
+    catalog = app.catalog
     if options.restore is None:
-        rows = catalog.restores(settings.application, limit=options.limit)
+        rows = catalog.restores(app.name, limit=options.limit)
         print(
             json.dumps([listing.restore_document(row) for row in rows], indent=2)
             if options.json
@@ -168,13 +167,13 @@ def _restores(options: argparse.Namespace) -> None:
         )
         return
     row = (
-        next(iter(catalog.restores(settings.application, limit=1)), None)
+        next(iter(catalog.restores(app.name, limit=1)), None)
         if options.restore == "latest"
-        else catalog.restore(settings.application, options.restore)
+        else catalog.restore(app.name, options.restore)
     )
     if row is None:
         raise RestoreError(
-            f"The log of restores has no {options.restore} of {settings.application}; see all with: twist-dr restores"
+            f"The log of restores has no {options.restore} of {app.name}; see all with: twist-dr restores"
         )
     print(json.dumps(listing.restore_document(row), indent=2) if options.json else listing.restore_page(row))
 
@@ -185,10 +184,10 @@ def _sandboxes(options: argparse.Namespace) -> None:
     from twist_dr.engine.recovery.sandbox import sandboxes
     from twist_dr.errors import RestoreError
     from twist_dr.recoveries import sandbox_base
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    found = {each.folder.name: each for each in sandboxes(sandbox_base(settings))}
+    app = open_application()
+    found = {each.folder.name: each for each in sandboxes(sandbox_base(app.settings))}
     if options.action == "list":
         print(listing.sandbox_table(list(found.values())))
         return
@@ -198,45 +197,40 @@ def _sandboxes(options: argparse.Namespace) -> None:
         )
     getattr(found[options.sandbox], options.action)()
     if options.action == "remove":
-        note(settings, "remove sandbox", options.sandbox, "done")
+        note(app, "remove sandbox", options.sandbox, "done")
     print(f"{options.sandbox}: {options.action} done")
 
 
 def _settle(options: argparse.Namespace) -> None:
-    from twist_dr.catalog import Catalog
     from twist_dr.commands.audit import note
-    from twist_dr.engine.lock import application_lock
     from twist_dr.engine.progress import Report
     from twist_dr.engine.restore.settle import settle_interrupted
-    from twist_dr.resources.restores import surroundings
     from twist_dr.restores import end_killed
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
+    from twist_dr.settings.restoring import surroundings
 
-    settings = load_settings()
+    app = open_application()
     report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr))
-    with application_lock(settings.lock_dir, settings.application, "Settling a restore"):
-        around = surroundings(settings)
+    with app.lock("Settling a restore"):
         try:
-            told = settle_interrupted(around, report)
+            told = settle_interrupted(surroundings(app.settings), report)
         except TwistDRError as error:
-            note(settings, "settle", "restores that were cut short", f"failed: {type(error).__name__}")
+            note(app, "settle", "restores that were cut short", f"failed: {type(error).__name__}")
             raise
         if told:
-            note(settings, "settle", "; ".join(told), "done")
-        end_killed(Catalog(settings.catalog_url), settings.application, around.journals, report)
+            note(app, "settle", "; ".join(told), "done")
+        end_killed(app, report)
     if not told:
         print("nothing was cut short")
 
 
 def _show(options: argparse.Namespace) -> None:
     from twist_dr import listing
-    from twist_dr.catalog import Catalog
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    catalog = Catalog(settings.catalog_url)
-    row = catalog.meant(settings.application, options.backup)
-    verifications = catalog.verifications(row.backup_id)
+    app = open_application()
+    row = app.catalog.meant(app.name, options.backup)
+    verifications = app.catalog.verifications(row.backup_id)
     if options.json:
         print(json.dumps(listing.full_document(row, verifications), indent=2))
     else:
@@ -244,22 +238,16 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _rebuild(options: argparse.Namespace) -> int:
-    from twist_dr.catalog import Catalog
-    from twist_dr.engine.keys import load_keyring
     from twist_dr.engine.progress import Report
     from twist_dr.rebuild import rebuild_catalog
-    from twist_dr.resources.targets import build_targets
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    targets = build_targets(settings)
+    app = open_application()
+    targets = app.targets
     if options.target not in targets:
         raise SettingsError(f"{options.target!r} is no enabled storage target; choose among {', '.join(targets)}.")
     report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr), bar=sys.stderr.isatty())
-    keyring = load_keyring(settings.encryption.keyring)
-    result = rebuild_catalog(
-        targets[options.target], settings.application, keyring, Catalog(settings.catalog_url), report
-    )
+    result = rebuild_catalog(app, targets[options.target], report)
     print(
         f"{result.recorded} backups read from {options.target}"
         + (f", {result.refused} refused" if result.refused else "")
@@ -280,31 +268,28 @@ def _recover(options: argparse.Namespace) -> int:
 
 
 def _keys_list(options: argparse.Namespace) -> None:
-    from twist_dr.engine.keys import load_keyring
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    keyring = load_keyring(load_settings().encryption.keyring)
+    keyring = open_application().keyring
     for key in keyring.keys.values():
         print(f"{key.id}  check value {key.check_value}" + ("  primary" if key.id == keyring.primary_id else ""))
 
 
 def _keys_new(options: argparse.Namespace) -> None:
     from twist_dr.commands.audit import note
-    from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
-    from twist_dr.settings import load_settings
+    from twist_dr.engine.keys import Keyring, new_key, save_keyring
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    location = settings.encryption.keyring
+    app = open_application()
+    location = app.settings.encryption.keyring
     if location.startswith("env:"):
         raise SettingsError(
             f"The keyring is in the environment ({location}), where twist-dr cannot add a key; keep it in a file to do so."
         )
     path, key = Path(location), new_key(options.id)
-    keyring = (
-        load_keyring(location).with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)
-    )
+    keyring = app.keyring.with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)
     save_keyring(keyring, path)
-    note(settings, "new key", key.id, "done", {"check_value": key.check_value})
+    note(app, "new key", key.id, "done", {"check_value": key.check_value})
     print(
         f"{key.id} (check value {key.check_value}) is the primary key of {path} now; keep a new copy of that file elsewhere."
     )

@@ -1,4 +1,4 @@
-"""The front door: settings in, one Definitions out."""
+"""The front door: an application in, one Definitions out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dagster as dg
 
 from twist_dr.assets.base_backup import base_backup_asset
 from twist_dr.assets.configuration_backup import configuration_backup_asset
-from twist_dr.assets.copies import copies_asset, target_resource
+from twist_dr.assets.copies import copies_asset
 from twist_dr.assets.external import external_assets
 from twist_dr.assets.full_backup import full_backup_asset
 from twist_dr.assets.report import report_asset
@@ -17,8 +17,6 @@ from twist_dr.automation.dead_runs import dead_runs_sensor
 from twist_dr.automation.schedules import schedules
 from twist_dr.automation.ship_wal import ship_wal_sensor
 from twist_dr.automation.watch import failed_runs_sensor, watch_sensor
-from twist_dr.catalog import Catalog
-from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.jobs.backups import backup_base_job, backup_configuration_job, backup_jobs
 from twist_dr.jobs.cleanup import cleanup_job
 from twist_dr.jobs.drill import drill_job
@@ -29,13 +27,13 @@ from twist_dr.jobs.status import status_job
 from twist_dr.jobs.test_storage_targets import test_storage_targets_job
 from twist_dr.jobs.undo_restore import undo_restore_job
 from twist_dr.jobs.wal import ship_wal_job
-from twist_dr.resources.keyring import KeyringSource
-from twist_dr.resources.targets import build_targets
-from twist_dr.settings import Settings, load_settings
+from twist_dr.orchestration import APPLICATION
+from twist_dr.settings import Application, open_application
 
 
-def build_definitions(settings: Settings) -> dg.Definitions:
+def build_definitions(app: Application) -> dg.Definitions:
     """Everything that Dagster shows and runs for one application."""
+    settings = app.settings
     sources = external_assets(settings)
     full_backup = full_backup_asset(settings, sources)
     copies = copies_asset(settings, full_backup.key)
@@ -43,7 +41,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     configuration_backup = configuration_backup_asset(settings, sources)
     configuration_copies = copies_asset(settings, configuration_backup.key, "configuration")
     report = report_asset(settings)
-    recovery = Recovery(settings, sources[0].key) if settings.wal is not None else None
+    recovery = Recovery(app, sources[0].key) if settings.wal is not None else None
     jobs = [
         *backup_jobs(settings, full_backup, copies, verification),
         backup_configuration_job(settings, configuration_backup, configuration_copies),
@@ -70,18 +68,13 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         jobs=jobs,
         schedules=schedules(settings),
         sensors=[
-            dead_runs_sensor(settings),
-            failed_runs_sensor(settings),
-            watch_sensor(settings),
-            *([after_backups_sensor(settings, settings.schedules, jobs)] if settings.schedules else ()),
+            dead_runs_sensor(app),
+            failed_runs_sensor(app),
+            watch_sensor(app),
+            *([after_backups_sensor(app, settings.schedules, jobs)] if settings.schedules else ()),
             *(recovery.sensors if recovery else ()),
         ],
-        resources={
-            "cluster": Cluster(settings.database.url.get_secret_value()),
-            "keyring": KeyringSource(settings.encryption.keyring),
-            "catalog": Catalog(settings.catalog_url),
-            **{target_resource(name): target for name, target in build_targets(settings).items()},
-        },
+        resources={APPLICATION: app},
         executor=dg.in_process_executor,
         # What a script sees, and cron mails. The page shows all events whatever this says.
         loggers={"console": dg.configured(dg.colored_console_logger)({"log_level": "INFO"})},
@@ -91,14 +84,15 @@ def build_definitions(settings: Settings) -> dg.Definitions:
 class Recovery:
     """What there is where the settings have a section ``wal``: base backups, archived WAL, recovery to any second."""
 
-    def __init__(self, settings: Settings, database: dg.AssetKey) -> None:
+    def __init__(self, app: Application, database: dg.AssetKey) -> None:
+        settings = app.settings
         wal_archive = wal_archive_asset(settings, database)
         ship_wal = ship_wal_job(settings, wal_archive)
         base_backup = base_backup_asset(settings, database)
         base_copies = copies_asset(settings, base_backup.key, "base")
         self.assets = [wal_archive, base_backup, base_copies]
         self.jobs = [ship_wal, backup_base_job(settings, base_backup, base_copies), restore_to_time_job(settings)]
-        self.sensors = [ship_wal_sensor(settings, ship_wal)]
+        self.sensors = [ship_wal_sensor(app, ship_wal)]
 
 
-defs = build_definitions(load_settings())
+defs = build_definitions(open_application())

@@ -19,15 +19,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from twist_dr import audit
-from twist_dr.backups import who
-from twist_dr.catalog import AttemptRow, AttemptState, Catalog, CatalogUnavailable
-from twist_dr.engine.lock import application_lock
+from twist_dr.catalog import AttemptRow, AttemptState, CatalogUnavailable
 from twist_dr.engine.progress import Report
 from twist_dr.errors import TwistDRError
 from twist_dr.redaction import leaving
 from twist_dr.runs import KILLED, LABEL, SCHEDULED_FOR, Recorder, note_killed, scheduled_for
-from twist_dr.settings import ScheduleSettings, Settings
+from twist_dr.settings import Actor, Application, ScheduleSettings, Settings, user_of_this_machine
 
 # Owners of jobs and sensors are beta in 1.13, and each definition would say so in every log; a contract test watches them.
 warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.BetaWarning)
@@ -35,6 +32,9 @@ warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.Beta
 RUN_BACKUP = "team:system_run_backup"
 CONFIGURE_BACKUP = "team:system_configure_backup"
 RESTORE_BACKUP = "team:system_restore_backup"
+
+#: The one resource: what a step works with. A plain object, so run config cannot say where backups go.
+APPLICATION = "application"
 
 #: Whose run it is: several applications may share one Dagster instance.
 APPLICATION_TAG = "twist_dr/application"
@@ -121,15 +121,15 @@ _ENDINGS: dict[dg.DagsterRunStatus, AttemptState] = {
 }
 
 
-def settle_attempts(settings: Settings, instance: dg.DagsterInstance) -> list[str]:
+def settle_attempts(app: Application, instance: dg.DagsterInstance) -> list[str]:
     """Note the end of runs that the catalog still calls running, as Dagster knows it: it may have been locked when they ended.
 
     Returns a sentence for each.
     """
-    catalog = Catalog(settings.catalog_url)
+    catalog = app.catalog
     told = []
     try:
-        for attempt in catalog.attempts(settings.application, state="running"):
+        for attempt in catalog.attempts(app.name, state="running"):
             run = instance.get_run_by_id(attempt.run_id)
             lost = run is None and datetime.now(timezone.utc) - attempt.started_at > _LOST_AFTER
             state = _ENDINGS.get(run.status) if run is not None else "killed" if lost else None
@@ -155,27 +155,32 @@ def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
-def operation(context: Context, settings: Settings, *, retry: bool = False) -> Iterator[Report]:
-    """Around a step's work. Gives the report that the engine tells its progress to. What becomes of it is recorded and told.
+def operation(context: Context, *, retry: bool = False) -> Iterator[tuple[Application, Report]]:
+    """Around a step's work. Gives the application of this run, and the report that the engine tells its progress to.
+
+    What becomes of it is recorded and told.
 
     With ``retry``, a failure that may pass by itself is tried again. Not by a retry policy of Dagster's: that would also
     start an interrupted step anew.
     """
+    shared: Application = getattr(context.resources, APPLICATION)
+    attempt = attempt_of(context.run, shared.name)
+    app = shared.of(Actor(attempt.who, shared.actor.permissions, attempt.run_id, _patience(context, shared.settings)))
     # Runs of assets that somebody materializes by hand have no job's tags.
-    own = {_PROCESS_TAG: _process_mark(), APPLICATION_TAG: settings.application}
+    own = {_PROCESS_TAG: _process_mark(), APPLICATION_TAG: app.name}
     context.instance.add_run_tags(context.run.run_id, own)
     report = Report(_safely(context.log.info), _safely(context.log.warning), bar=sys.stderr.isatty())
     for run_id in reap_dead_runs(context.instance):
         report.warning(f"run {run_id} was killed earlier and is marked as failed now")
-        note_killed(settings, run_id, report)
-    recorder = Recorder(settings, attempt_of(context.run, settings.application), report)
+        note_killed(app, run_id, report)
+    recorder = Recorder(app, attempt, report)
     recorder.begin()
     step = context.op_execution_context.op.name if isinstance(context, dg.AssetExecutionContext) else context.op.name
     chosen = context.run.step_keys_to_execute
     steps = [node.name for node in context.job_def.nodes_in_topological_order]
     last = [name for name in steps if not chosen or name in chosen][-1:] == [step]
     try:
-        yield report
+        yield app, report
     except TwistDRError as error:
         if retry and error.retryable and context.retry_number < _RETRIES:
             report.warning(f"{error} Trying again in {_RETRY_SECONDS} s.")
@@ -241,39 +246,13 @@ def attempt_of(run: dg.DagsterRun, application: str) -> AttemptRow:
         job=MATERIALIZED if run.job_name.startswith(_IMPLICIT_JOB) else run.job_name,
         label=run.tags.get(LABEL),
         scheduled_for=scheduled_for(run.tags.get(SCHEDULED_FOR)),
-        who=by or who(),
+        who=by or user_of_this_machine().name,
         started_at=datetime.now(timezone.utc),
     )
 
 
-@contextmanager
-def exclusively(context: Context, settings: Settings, what: str, report: Report) -> Iterator[None]:
-    """The application's lock: at once or not at all, but a scheduled run waits for what is going on."""
-    with application_lock(
-        settings.lock_dir, settings.application, what, patience=patience(context, settings), waiting=report.info
-    ):
-        yield
-
-
-def patience(context: Context, settings: Settings) -> float:
-    """Seconds that a run waits for another operation: a person wants to know at once, a schedule can wait."""
+def _patience(context: Context, settings: Settings) -> float:
+    """Seconds that a run waits for another operation."""
     waits = SCHEDULED_FOR in context.run.tags
     schedules = settings.schedules or ScheduleSettings()
     return schedules.patience.total_seconds() if waits else 0.0
-
-
-def note_key_use(context: Context, settings: Settings, purpose: str, backup_id: str, report: Report) -> None:
-    """Write into the audit log that a backup's key was used. ``purpose``: ``encrypt``, ``verify`` or ``restore``."""
-    catalog: Catalog = context.resources.catalog
-    try:
-        row = catalog.backup(settings.application, backup_id)
-    except CatalogUnavailable as unavailable:
-        report.warning(str(unavailable))
-        return
-    if row is not None:
-        attempt = attempt_of(context.run, settings.application)
-        problem = audit.key_used(
-            settings, catalog, who=attempt.who, key_id=row.key_id, purpose=purpose, subject=backup_id, run_id=attempt.run_id
-        )  # fmt: skip
-        if problem:
-            report.warning(problem)

@@ -14,6 +14,7 @@ from twist_dr.engine.retention.doubts import REBUILT_MARK
 from twist_dr.engine.retention.holds import HoldNotes
 from twist_dr.engine.retention.model import Hold
 from twist_dr.errors import BackupError, EncryptionError, ObjectCorrupt, ObjectMissing
+from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget
 
 
@@ -26,9 +27,7 @@ class RebuildResult:
     holds: int = 0
 
 
-def rebuild_catalog(
-    target: StorageTarget, application: str, keyring: Keyring, catalog: Catalog, report: Report
-) -> RebuildResult:
+def rebuild_catalog(app: Application, target: StorageTarget, report: Report) -> RebuildResult:
     """Record every backup of an application that a target holds with the holds there, and copies that it lacks now as deleted. The rest stays.
 
     Leaves a note: until backups are verified anew, no cleanup trusts what the catalog knows of good ones.
@@ -37,11 +36,11 @@ def rebuild_catalog(
     stays so, until somebody reads it. Folders without a
     manifest are no backups and are passed over. Raises storage errors when the target cannot be listed.
     """
-    repository = Repository(target, application)
+    repository, catalog, keyring = Repository(target, app.name), app.catalog, app.keyring
     target.prepare()
     recorded = refused = 0
     # Before anything else: whenever this is cut short, what is held is not deleted, and nothing is before something is verified.
-    catalog.set_mark(application, REBUILT_MARK, {"at": datetime.now(timezone.utc).isoformat()})
+    catalog.set_mark(app.name, REBUILT_MARK, {"at": datetime.now(timezone.utc).isoformat()})
     holds = _bring_back_holds(catalog, repository, keyring, report)
     ids = repository.backup_ids()
     there = {backup_id for backup_id in ids if repository.has_manifest(backup_id)}

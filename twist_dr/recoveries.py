@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.engine.backup import BackupPlan, take_full_backup
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.confinement import Confinement, Isolation, need_isolation
@@ -36,8 +35,8 @@ from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import IsolationMissing, LockTimeout, RecoveryFailed
-from twist_dr.resources.restores import restore_place, surroundings
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
+from twist_dr.settings.restoring import restore_place
 from twist_dr.storage.local import LocalTarget
 
 #: What holds the dump that a replaced database comes from, below the work folder.
@@ -64,20 +63,19 @@ class Recovery:
 
     def __init__(
         self,
-        settings: Settings,
+        app: Application,
         order: RecoveryOrder,
         repositories: Sequence[Repository],
-        keyring: Keyring,
         report: Report,
         *,
         known: Sequence[Known] = (),
         back_up: Callable[[], str] | None = None,
         note: Callable[[Record], None] = lambda record: None,
     ) -> None:
-        self._settings = settings
+        self._app = app
+        self._settings = app.settings
         self._order = order
         self._repositories = repositories
-        self._keyring = keyring
         self._report = report
         self._known = known
         self._back_up = back_up
@@ -108,7 +106,7 @@ class Recovery:
                 planned = plan_recovery(
                     self._order.wish,
                     self._repositories,
-                    self._keyring,
+                    self._app.keyring,
                     self._settings.database.client_tools,
                     folder,
                     self._report,
@@ -182,7 +180,7 @@ class Recovery:
             Sources(
                 manifest.backup_id,
                 self._repositories,
-                self._keyring,
+                self._app.keyring,
                 self._report,
                 patience=self._settings.restore.stall_seconds,
             )
@@ -197,7 +195,7 @@ class Recovery:
             planned.plan,
             self._sources(planned),
             planned.archives,
-            self._keyring,
+            self._app.keyring,
             planned.tools,
             self._base(),
             self._report,
@@ -248,7 +246,7 @@ class Recovery:
         folder = self._order.folder
         assert folder is not None
         finished = finish_cluster(
-            planned.plan, self._sources(planned), planned.archives, self._keyring, planned.tools, folder, self._base(),
+            planned.plan, self._sources(planned), planned.archives, self._app.keyring, planned.tools, folder, self._base(),
             self._report, isolation=self._isolation,
         )  # fmt: skip
         self._note_recovered(finished, planned)
@@ -269,7 +267,7 @@ class Recovery:
             owner = Owner(confinement.user, confinement.user)
             tools = reachable_tools(planned.tools, self._base(), owner.user)
             with recovered_in(
-                folder, planned.plan, self._sources(planned), planned.archives, self._keyring, tools, confinement, self._report,
+                folder, planned.plan, self._sources(planned), planned.archives, self._app.keyring, tools, confinement, self._report,
                 durable=True, port=None, amcheck=False,
             ) as recovered:  # fmt: skip
                 self._note_recovered(recovered, planned)
@@ -302,7 +300,7 @@ class Recovery:
         # A staging area is laid out as a storage target is.
         staging = StagingArea(folder / settings.application / "backups")
         try:
-            manifest = take_full_backup(plan, cluster, self._keyring, staging, self._report)
+            manifest = take_full_backup(plan, cluster, self._app.keyring, staging, self._report)
         except LockTimeout as error:
             raise RecoveryFailed(
                 f"At that point the database cannot be taken out of the recovered server: {error}",
@@ -329,8 +327,7 @@ class Recovery:
             name=f"the recovery to {order.wish.to}",
             as_of=planned.plan.last_commit_at,
         )
-        around = surroundings(self._settings)
-        place = restore_place(self._settings, around, [repository], self._keyring, "replace")
+        place = restore_place(self._app, [repository], "replace")
         restore = Restore(wish, place, self._report, back_up=self._back_up, note=note, record=record)
         try:
             restore.run()

@@ -7,21 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
-from twist_dr.backups import Copying, clear_staging, plan_backup, record_sealed, who
+from twist_dr.backups import Copying, clear_staging, plan_backup, record_sealed
 from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, RestoreRow
 from twist_dr.engine.backup import ALL_PARTS, take_full_backup
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.labels import SET_ASIDE, is_meant, split_label
 from twist_dr.engine.manifest import Label, Part
-from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.journal import Journals
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.sources import Sources
-from twist_dr.engine.staging import StagingArea
 from twist_dr.errors import BackupNotFound, RestoreRefused, TwistDRError
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 LATEST_VERIFIED = "latest-verified"
 LATEST = "latest"
@@ -60,13 +56,12 @@ class Chosen:
         return [*told, *([self.newer] if self.newer else [])]
 
 
-def choose_backup(
-    catalog: Catalog, application: str, wanted: str, parts: tuple[Part, ...] | None, *, allow_unverified: bool
-) -> Chosen:
+def choose_backup(app: Application, wanted: str, parts: tuple[Part, ...] | None, *, allow_unverified: bool) -> Chosen:
     """The backup that ``wanted`` names: ``latest-verified``, ``latest``, one of these with a label behind a colon, or an id. ``parts`` None asks for all that it has.
 
     Without a label what a restore was about to replace is passed over: it is mostly what somebody wanted to be rid of. Raises ``RestoreRefused`` when it is not known to be verified and that is not allowed, ``BackupNotFound``, ``CatalogUnavailable``.
     """
+    catalog, application = app.catalog, app.name
     needed: Part = "database" if parts is None or "database" in parts else parts[0]
     word, label = split_label(wanted)
     if word == LATEST_VERIFIED:
@@ -140,12 +135,8 @@ def _newer_words(catalog: Catalog, application: str, row: BackupRow, needed: Par
 class RestoreLog:
     """Writes the log of restores. A catalog that does not answer stops no restore: it is said once, and the run's page has it all."""
 
-    def __init__(
-        self, catalog: Catalog, application: str, run_id: str | None, report: Report, *, verified: bool
-    ) -> None:
-        self._catalog = catalog
-        self._application = application
-        self._run_id = run_id
+    def __init__(self, app: Application, report: Report, *, verified: bool) -> None:
+        self._app = app
         self._report = report
         self._verified = verified
         self._told = False
@@ -153,7 +144,7 @@ class RestoreLog:
     def note_recovery(self, record: Record) -> None:
         """The same for a recovery, whose base backup is chosen only when it is planned."""
         with suppress(CatalogUnavailable):
-            row = self._catalog.backup(self._application, record.backup_id) if record.backup_id else None
+            row = self._app.catalog.backup(self._app.name, record.backup_id) if record.backup_id else None
             self._verified = bool(row and row.last_verification and row.last_verification.verified)
         self.note(record)
 
@@ -161,10 +152,10 @@ class RestoreLog:
         """Record a restore as far as it has come."""
         row = RestoreRow(
             restore_id=record.restore_id,
-            application=self._application,
+            application=self._app.name,
             kind=record.kind,
             mode=record.mode,
-            who=who(),
+            who=self._app.actor.name,
             reason=record.reason,
             backup_id=record.backup_id,
             undone_id=record.restored_id,
@@ -184,11 +175,11 @@ class RestoreLog:
             replaced=tuple(record.replaced),
             result=record.result,
             error=record.error,
-            run_id=self._run_id,
+            run_id=self._app.actor.run_id,
             recovery_point=record.recovery_point,
         )
         try:
-            self._catalog.record_restore(row)
+            self._app.catalog.record_restore(row)
         # Not only when it is out of reach: between a cutover and its health check, nothing of an index may come in the way.
         except Exception as error:
             if not self._told:
@@ -196,13 +187,14 @@ class RestoreLog:
                 self._told = True
 
 
-def end_killed(catalog: Catalog, application: str, journals: Journals, report: Report, *, but: str = "") -> None:
+def end_killed(app: Application, report: Report, *, but: str = "") -> None:
     """Under the application's lock, after settling: what the log still calls running was killed. Its journal says what became of it.
 
     A plan holds no lock, and is left as it is. A catalog that does not answer is only said: the journals have it all.
     """
+    catalog, journals = app.catalog, Journals(app.settings.restores_dir)
     try:
-        for row in catalog.restores(application, state="running"):
+        for row in catalog.restores(app.name, state="running"):
             if row.mode == "plan" or row.restore_id == but:
                 continue
             journal = journals.load(row.restore_id) if journals.has(row.restore_id) else None
@@ -239,17 +231,7 @@ def mark_corrupt_copies(catalog: Catalog, sources: Sources | None, report: Repor
                     catalog.record_copy(sources.backup_id, name, state="corrupt", form=copy.form, error=str(error))
 
 
-def pre_restore_backup(
-    settings: Settings,
-    *,
-    catalog: Catalog,
-    cluster: Cluster,
-    keyring: Keyring,
-    repositories: dict[str, Repository],
-    reason: str,
-    run_id: str | None,
-    report: Report,
-) -> Callable[[], str]:
+def pre_restore_backup(app: Application, reason: str, report: Report) -> Callable[[], str]:
     """What makes a full backup labelled pre-restore and returns its id. Call it under the application's lock.
 
     One good copy is enough: the restore may be needed because a storage target is gone. It raises ``RestoreRefused`` when the
@@ -265,16 +247,15 @@ def pre_restore_backup(
             ) from error
 
     def make() -> str:
-        staging = StagingArea(settings.staging_dir)
-        forms = {name: target.form for name, target in settings.enabled_targets.items()}
-        plan = plan_backup(settings, catalog, label="pre-restore", reason=reason, parts=ALL_PARTS, targets=forms)
-        manifest = take_full_backup(plan, cluster, keyring, staging, report)
-        record_sealed(catalog, staging, manifest, run_id=run_id)
-        copying = Copying(catalog, manifest, run_id, report)
-        with staging.using(manifest.backup_id) as folder:
+        forms = {name: target.form for name, target in app.settings.enabled_targets.items()}
+        plan = plan_backup(app, label="pre-restore", reason=reason, parts=ALL_PARTS, targets=forms)
+        manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, report)
+        record_sealed(app, manifest)
+        copying, repositories = Copying(app, manifest, report), app.repositories()
+        with app.staging.using(manifest.backup_id) as folder:
             places = {name: (repositories[name], form) for name, form in forms.items()}
             stored = list(copying.side_by_side(folder, places))
-        clear_staging(catalog, staging, settings.application, report)
+        clear_staging(app, report)
         if not stored:
             copying.raise_failures()
         return manifest.backup_id

@@ -11,10 +11,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from twist_dr import audit
-from twist_dr.catalog import AttemptRow, AttemptState, Catalog, CatalogUnavailable
+from twist_dr.catalog import AttemptRow, AttemptState, CatalogUnavailable
 from twist_dr.catalog.operations import recordable
 from twist_dr.engine.progress import Report
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 #: Run tags that schedules set, and that a script may: when it was due (``now`` will do).
 SCHEDULED_FOR = "twist_dr/scheduled_for"
@@ -40,9 +40,9 @@ def scheduled_for(text: str | None) -> datetime | None:
 class Recorder:
     """Records one run in the catalog and the audit log, and has the alerts looked at when it has ended."""
 
-    def __init__(self, settings: Settings, attempt: AttemptRow, report: Report) -> None:
-        self._settings, self._attempt, self._report = settings, attempt, report
-        self._catalog = Catalog(settings.catalog_url)
+    def __init__(self, app: Application, attempt: AttemptRow, report: Report) -> None:
+        self._app, self._attempt, self._report = app, attempt, report
+        self._catalog = app.catalog
         self._away: CatalogUnavailable | None = None
 
     def begin(self) -> None:
@@ -51,7 +51,7 @@ class Recorder:
             return
         with self._tolerantly("this run could not be recorded"):
             if self._catalog.begin_attempt(self._attempt):
-                audit.note_settings(self._settings, self._catalog)
+                audit.note_settings(self._app)
                 self._audit("launch", "begun")
 
     def end(
@@ -82,8 +82,8 @@ class Recorder:
             return
         if self._attempt.job == "cleanup":
             with self._tolerantly("old runs could not be forgotten"):
-                self._catalog.forget_before(self._settings.application, _now() - _REMEMBERED)
-        look_after(self._settings, self._catalog, self._report)
+                self._catalog.forget_before(self._app.name, _now() - _REMEMBERED)
+        look_after(self._app, self._report)
 
     def _tell_without_catalog(self, unavailable: CatalogUnavailable, ended: AttemptRow) -> None:
         """No daemon may be there to tell of it, and then nobody else would: neither that the catalog is away, nor how this run ended."""
@@ -93,8 +93,8 @@ class Recorder:
         # Often it is what the run failed of.
         failed = ended.state == "failed" and str(unavailable) not in (ended.error or "")
         meanwhile = what_failed(ended) if failed else ""
-        tell_catalog_gone(self._settings, unavailable, _now(), self._report, meanwhile=meanwhile)
-        _write_metrics(self._settings, self._catalog, self._report)
+        tell_catalog_gone(self._app.settings, unavailable, _now(), self._report, meanwhile=meanwhile)
+        _write_metrics(self._app, self._report)
 
     @property
     def _routine(self) -> bool:
@@ -103,7 +103,7 @@ class Recorder:
 
     def _is_news(self, state: AttemptState, error: str | None) -> bool:
         """Whether a routine run ended otherwise than the one before it."""
-        last = next(iter(self._catalog.attempts(self._settings.application, job=ROUTINE_JOB, limit=1)), None)
+        last = next(iter(self._catalog.attempts(self._app.name, job=ROUTINE_JOB, limit=1)), None)
         if state == "succeeded":
             return last is not None and last.state != "succeeded"
         return last is None or (last.state, last.error) != (state, None if error is None else recordable(error))
@@ -111,15 +111,7 @@ class Recorder:
     def _audit(self, action: str, result: str) -> None:
         attempt = self._attempt
         details = {"run": attempt.run_id, "label": attempt.label}
-        audit.record(
-            self._settings,
-            self._catalog,
-            who=attempt.who,
-            action=action,
-            subject=attempt.job,
-            result=result,
-            details=details,
-        )
+        audit.record(self._app, action=action, subject=attempt.job, result=result, details=details)
 
     @contextmanager
     def _tolerantly(self, what: str) -> Iterator[None]:
@@ -131,48 +123,50 @@ class Recorder:
                 self._away = error
 
 
-def note_killed(settings: Settings, run_id: str, report: Report) -> None:
+def note_killed(app: Application, run_id: str, report: Report) -> None:
     """A run was found dead."""
     try:
-        Catalog(settings.catalog_url).end_attempt(run_id, state="killed", error=KILLED)
+        app.catalog.end_attempt(run_id, state="killed", error=KILLED)
     except CatalogUnavailable as unavailable:
         report.warning(str(unavailable))
 
 
-def look_after(settings: Settings, catalog: Catalog, report: Report) -> None:
+def look_after(app: Application, report: Report) -> None:
     """Raise, tell and resolve alerts, and write the metrics, after something has happened."""
     from twist_dr.alerts.reconcile import reconcile
 
     try:
-        reconcile(settings, catalog, _now(), report)
+        reconcile(app.settings, app.catalog, _now(), report)
     except Exception as error:
         report.warning(f"alerts could not be looked after: {error}")
-    _write_metrics(settings, catalog, report)
+    _write_metrics(app, report)
 
 
-def tick(settings: Settings, catalog: Catalog, report: Report, stopped: Collection[str]) -> None:
+def tick(app: Application, report: Report, stopped: Collection[str]) -> None:
     """The daemon looks whether all is well, and notes that it does. ``stopped``: names of schedules that somebody switched off."""
     from twist_dr.alerts.daemon import note_daemon
 
     try:
-        note_daemon(settings, catalog, _now(), stopped)
+        note_daemon(app.settings, app.catalog, _now(), stopped)
     except Exception as error:
         report.warning(f"that the daemon runs could not be noted: {error}")
-    look_after(settings, catalog, report)
+    look_after(app, report)
 
 
-def _write_metrics(settings: Settings, catalog: Catalog, report: Report) -> None:
-    if settings.metrics.textfile is not None:
+def _write_metrics(app: Application, report: Report) -> None:
+    textfile = app.settings.metrics.textfile
+    if textfile is not None:
         from twist_dr.status.metrics import write_textfile
 
         try:
-            write_textfile(settings, catalog)
+            write_textfile(app.settings, app.catalog)
         except Exception as error:
-            report.warning(f"{settings.metrics.textfile} could not be written: {error}")
+            report.warning(f"{textfile} could not be written: {error}")
 
 
-def heartbeat(settings: Settings, catalog: Catalog, report: Report) -> None:
+def heartbeat(app: Application, report: Report) -> None:
     """Tell the watcher outside that there is a verified recovery point within the objective: proving an old backup again is no news."""
+    settings = app.settings
     wanted = settings.alerts.heartbeat
     if wanted is None:
         return
@@ -183,7 +177,7 @@ def heartbeat(settings: Settings, catalog: Catalog, report: Report) -> None:
 
     now = _now()
     try:
-        facts = gather(settings, catalog, now)
+        facts = gather(settings, app.catalog, now)
         point = newest_point(facts, settings, now)
     except CatalogUnavailable as unavailable:
         report.warning(f"no heartbeat is sent: {unavailable}")

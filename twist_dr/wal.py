@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 
 from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, WalFrontierRow
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, named_errors
@@ -37,7 +35,7 @@ from twist_dr.errors import (
     WalMissing,
     WalNotShipped,
 )
-from twist_dr.settings import Settings, WalSettings
+from twist_dr.settings import Application, Settings, WalSettings
 from twist_dr.storage.base import StorageTarget
 
 #: The lock of shipping, apart from the application's: WAL is shipped while a backup or a restore goes on.
@@ -67,37 +65,28 @@ def wal_settings(settings: Settings) -> WalSettings:
     return settings.wal
 
 
-def archives(settings: Settings, targets: Mapping[str, StorageTarget]) -> dict[str, WalArchive]:
+def archives(app: Application) -> dict[str, WalArchive]:
     """Each target's archive, by name."""
-    return {name: WalArchive(target, settings.application, _PATIENCE_SECONDS) for name, target in targets.items()}
+    return {name: WalArchive(target, app.name, _PATIENCE_SECONDS) for name, target in app.targets.items()}
 
 
 class Shipping:
     """Ships for one application, again and again. A context manager: leaving it ends threads and connections."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        targets: Mapping[str, StorageTarget],
-        keyring: Keyring,
-        catalog: Catalog,
-        report: Report,
-    ) -> None:
-        wal = wal_settings(settings)
-        self._settings = settings
+    def __init__(self, app: Application, report: Report) -> None:
+        settings, wal = app.settings, wal_settings(app.settings)
+        self._app = app
         self._wal = wal
-        self._catalog = catalog
         self._report = report
         self._primary = Primary(Cluster(settings.replication_url), settings.wal_slot)
         destinations = {
-            name: Destination(archive, settings.storage_targets[name].form)
-            for name, archive in archives(settings, targets).items()
+            name: Destination(archive, settings.storage_targets[name].form) for name, archive in archives(app).items()
         }
         self._shipper = Shipper(
             settings.application,
             Spool(settings.wal_spool),
             destinations,
-            keyring,
+            app.keyring,
             report,
             required=wal.required_targets,
             level=settings.backup.compression_level,
@@ -116,14 +105,12 @@ class Shipping:
 
     def once(self) -> Shipped:
         """One round under the lock. Raises ``Busy`` when another process ships."""
-        with application_lock(self._settings.lock_dir, self._settings.application, "Shipping WAL", scope=LOCK_SCOPE):
+        with self._app.lock("Shipping WAL", scope=LOCK_SCOPE):
             return self._round()
 
     def follow(self, stop: threading.Event) -> None:
         """Rounds for ever, until ``stop`` is set. What goes wrong is said, and tried again in the next."""
-        with application_lock(
-            self._settings.lock_dir,
-            self._settings.application,
+        with self._app.lock(
             "Shipping WAL",
             scope=LOCK_SCOPE,
             # A round of the sensor may just be at its end, and whoever looks whether somebody ships holds the lock for a moment.
@@ -174,12 +161,12 @@ class Shipping:
     def _record(self, shipped: Shipped) -> None:
         """An index that does not answer stops nothing."""
         try:
-            application = self._settings.application
-            known = {row.target: row for row in self._catalog.wal_frontiers(application)}
+            application = self._app.name
+            known = {row.target: row for row in self._app.catalog.wal_frontiers(application)}
             for name in shipped.targets:
                 row = _frontier_row(application, name, shipped)
                 gaps = dict.fromkeys([*_still_known(known.get(name), row), *row.gaps])
-                self._catalog.record_wal_frontier(replace(row, gaps=tuple(gaps)))
+                self._app.catalog.record_wal_frontier(replace(row, gaps=tuple(gaps)))
             self._recorded_at = time.monotonic()
         except CatalogUnavailable as unavailable:
             self._report.warning(str(unavailable))
@@ -231,18 +218,16 @@ def _frontier_row(application: str, target: str, shipped: Shipped) -> WalFrontie
     )
 
 
-def known_reach(
-    settings: Settings, catalog: Catalog, report: Report, target: str | None = None, source: str = "any"
-) -> list[Known]:
+def known_reach(app: Application, report: Report, target: str | None = None, source: str = "any") -> list[Known]:
     """How far each target's archive (or that of one) was known to reach: by the catalog, and by what shipping remembers here.
 
     ``source``: the only target that a recovery reads, or ``any``. Recovering needs none of them: a catalog that does not answer is only said.
     """
-    if settings.wal is None:
+    if app.settings.wal is None:
         return []
     found = []
     try:
-        for row in catalog.wal_frontiers(settings.application):
+        for row in app.catalog.wal_frontiers(app.name):
             if row.system_identifier and row.timeline and row.lsn and target in (None, row.target):
                 lsn = parse_lsn(row.lsn)
                 asked = source in ("any", row.target)
@@ -251,7 +236,7 @@ def known_reach(
                 )
     except CatalogUnavailable as unavailable:
         report.warning(f"how far archives were known to reach is not known: {unavailable}")
-    state = Spool(settings.wal_spool).load_state()
+    state = Spool(app.settings.wal_spool).load_state()
     for name in state.frontiers:
         if target in (None, name) and (frontier := state.frontier(name)) is not None:
             by = f"by what was shipped {name}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from twist_dr.catalog import Catalog, CatalogUnavailable, WalFrontierRow
-from twist_dr.engine.keys import Keyring, load_keyring
+from twist_dr.catalog import CatalogUnavailable, WalFrontierRow
+from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.recovery.archives import Archives
@@ -23,8 +23,7 @@ from twist_dr.engine.wal.primary import Primary, Sample
 from twist_dr.engine.wal.spool import Spool
 from twist_dr.errors import TwistDRError
 from twist_dr.listing import table
-from twist_dr.resources.targets import build_targets
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 from twist_dr.wal import archives, spool_warnings, wal_settings
 
 
@@ -89,18 +88,17 @@ class WalStatus:
         }
 
 
-def wal_status(settings: Settings) -> WalStatus:
+def wal_status(app: Application) -> WalStatus:
     """Look at every target, the spool and the primary. Raises ``SettingsError`` and ``KeyringInvalid``; all else is in the status."""
-    wal = wal_settings(settings)
+    settings, wal = app.settings, wal_settings(app.settings)
     status = WalStatus(datetime.now(timezone.utc))
-    keyring = load_keyring(settings.encryption.keyring)
+    keyring = app.keyring
     spool = Spool(settings.wal_spool)
     state = spool.load_state()
-    rows = _rows(settings, status)
-    targets = build_targets(settings)
-    for name, archive in archives(settings, targets).items():
+    rows = _rows(app, status)
+    for name, archive in archives(app).items():
         target = TargetStatus(name, frontier=state.frontier(name), row=rows.get(name))
-        repository = Repository(archive.target, settings.application, archive.patience)
+        repository = Repository(archive.target, app.name, archive.patience)
         _look_at_target(target, repository, archive, keyring, status, _wanted_since(settings, name, status.at))
         status.targets.append(target)
     _look_at_primary(settings, status)
@@ -114,9 +112,9 @@ def wal_status(settings: Settings) -> WalStatus:
     return status
 
 
-def _rows(settings: Settings, status: WalStatus) -> dict[str, WalFrontierRow]:
+def _rows(app: Application, status: WalStatus) -> dict[str, WalFrontierRow]:
     try:
-        return {row.target: row for row in Catalog(settings.catalog_url).wal_frontiers(settings.application)}
+        return {row.target: row for row in app.catalog.wal_frontiers(app.name)}
     except CatalogUnavailable as unavailable:
         status.warnings.append(str(unavailable))
         return {}

@@ -31,8 +31,8 @@ from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.restore.settle import kept, remove_kept
 from twist_dr.errors import TwistDRError
-from twist_dr.resources.restores import surroundings
 from twist_dr.settings import Settings, load_settings
+from twist_dr.settings.restoring import surroundings
 from twist_dr.status.collect import collect
 from twist_dr.status.text import render
 from twist_dr_tests.erp import fixtures

@@ -17,8 +17,9 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.tombstones import Tombstone
 from twist_dr.engine.streams import Form
-from twist_dr.resources.targets import build_targets
 from twist_dr.retention import Retention, TargetOutcome
+from twist_dr.settings import Actor, Application
+from twist_dr.settings.building import build_targets
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr_tests.catalog.examples import manifest as example
 from twist_dr_tests.site import Site
@@ -119,10 +120,13 @@ class RetentionSite:
             )
 
     def retention(self, targets: dict[str, StorageTarget] | None = None, **options: Any) -> Retention:
-        return Retention(
-            self.site.settings(), targets or self.targets, self.keyring, Catalog(self.site.settings().catalog_url),
-            Report(self.said.append, self.said.append), who="tester@host", **options,
-        )  # fmt: skip
+        app = self.app(targets=targets or self.targets, catalog=Catalog(self.site.settings().catalog_url))
+        return Retention(app, Report(self.said.append, self.said.append), **options)
+
+    def app(self, **made: Any) -> Application:
+        return self.site.app(
+            Actor("tester@host"), **{"keyring": self.keyring, "catalog": self.catalog, "targets": self.targets, **made}
+        )
 
     def clean(
         self, name: str = "office", targets: dict[str, StorageTarget] | None = None, **options: Any

@@ -18,8 +18,9 @@ from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
-from twist_dr.resources.targets import build_target
-from twist_dr.settings import Settings, load_settings
+from twist_dr.settings import Actor, Application, Settings, load_settings
+from twist_dr.settings.building import build_target
+from twist_dr_tests.apps import application
 from twist_dr_tests.preloaded import Command, Preloaded
 
 #: Where commands of Dagster come from, unless each is to start as a shell starts it.
@@ -107,6 +108,10 @@ class Site:
 
     def settings(self) -> Settings:
         return load_settings(self.folder / "twist-dr.yaml", {**os.environ, **self.environment})
+
+    def app(self, actor: Actor | None = None, **made: Any) -> Application:
+        """As :func:`application`, of the settings as they are now."""
+        return application(self.settings(), actor, **made)
 
     def catalog(self) -> Catalog:
         return Catalog(self.settings().catalog_url)

@@ -22,9 +22,11 @@ from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.recovery.sandbox import ClusterSandbox
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.recoveries import sandbox_base
-from twist_dr.settings import Settings
+from twist_dr.settings import Actor, Settings
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
+
+OPS = Actor("ops@host")
 
 
 @pytest.fixture
@@ -37,9 +39,7 @@ def bare_site(tmp_path: Path) -> Site:
 def written(site: Site, count: int = 6) -> tuple[Settings, Catalog]:
     settings, catalog = site.settings(), site.catalog()
     for number in range(1, count + 1):
-        told = audit.record(
-            settings, catalog, who="ops@host", action="delete", subject=f"backup {number}", result="done"
-        )
+        told = audit.record(site.app(OPS), action="delete", subject=f"backup {number}", result="done")
         assert told is None
     return settings, catalog
 
@@ -146,9 +146,9 @@ def test_many_write_at_once_and_the_chain_holds(bare_site: Site, kind: str, requ
     troubles: list[str] = []
 
     def write(number: int) -> None:
-        catalog = bare_site.catalog()
+        app = bare_site.app(Actor(f"w{number}"))
         for line in range(10):
-            told = audit.record(settings, catalog, who=f"w{number}", action="test", subject=str(line), result="done")
+            told = audit.record(app, action="test", subject=str(line), result="done")
             troubles.extend([told] if told else [])
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(5)]
@@ -175,11 +175,8 @@ def test_a_line_that_the_catalog_cannot_take_is_kept_and_written_later(bare_site
     database.write_bytes(b"no database" * 1000)
     for extra in database.parent.glob("catalog.db-*"):
         extra.unlink()
-    broken = bare_site.catalog()
     told = audit.record(
-        settings,
-        broken,
-        who="ops@host",
+        bare_site.app(OPS),
         action="restore",
         subject="erp",
         result="done",
@@ -190,9 +187,7 @@ def test_a_line_that_the_catalog_cannot_take_is_kept_and_written_later(bare_site
     good.rename(database)
     waiting = verify(settings, catalog)
     assert waiting.sound and "1 line waits" in waiting.problems[0].text
-    assert (
-        audit.record(settings, bare_site.catalog(), who="ops@host", action="launch", subject="x", result="done") is None
-    )
+    assert audit.record(bare_site.app(OPS), action="launch", subject="x", result="done") is None
     rows = bare_site.catalog().audit("erp")
     assert [row.action for row in rows] == ["delete", "restore", "launch"]
     assert rows[1].details["path"] == "x" and datetime.fromisoformat(rows[1].details["happened_at"]) < rows[1].at
@@ -201,22 +196,21 @@ def test_a_line_that_the_catalog_cannot_take_is_kept_and_written_later(bare_site
 
 def test_nothing_raises_when_not_even_the_disk_takes_a_line(bare_site: Site) -> None:
     bare_site.set(work_dir="/proc/nowhere")
-    settings = bare_site.settings()
-    told = audit.record(settings, bare_site.catalog(), who="ops", action="launch", subject="x", result="done")
+    told = audit.record(bare_site.app(OPS), action="launch", subject="x", result="done")
     assert told is not None and "lacks a line" in told
-    assert audit.note_settings(settings, bare_site.catalog()) == []
+    assert audit.note_settings(bare_site.app(OPS)) == []
 
 
 @pytest.mark.promise(6)
 def test_a_change_of_settings_is_noticed_by_its_path_and_no_value_is_told(bare_site: Site) -> None:
     catalog = bare_site.catalog()
-    assert audit.note_settings(bare_site.settings(), catalog, who="ops@host") == []
-    assert audit.note_settings(bare_site.settings(), catalog, who="ops@host") == []
+    assert audit.note_settings(bare_site.app(OPS)) == []
+    assert audit.note_settings(bare_site.app(OPS)) == []
     bare_site.set(objectives={"recovery_point": "3 days"}, configuration=["/etc/erp-new.conf"])
     bare_site.database_url = bare_site.database_url.replace("sesame", "mustard")
-    changed = audit.note_settings(bare_site.settings(), catalog, who="ops@host")
+    changed = audit.note_settings(bare_site.app(OPS))
     assert changed == ["configuration[0]", "database.url", "objectives.recovery_point"]
-    assert audit.note_settings(bare_site.settings(), catalog, who="ops@host") == []
+    assert audit.note_settings(bare_site.app(OPS)) == []
     (row,) = catalog.audit("erp")
     assert (row.action, row.details["changed"]) == ("change settings", changed)
     everything = b"".join(path.read_bytes() for path in (bare_site.folder / "work").rglob("*") if path.is_file())
@@ -224,12 +218,11 @@ def test_a_change_of_settings_is_noticed_by_its_path_and_no_value_is_told(bare_s
 
 
 def test_a_key_is_told_once_per_run_and_purpose(bare_site: Site) -> None:
-    settings, catalog = bare_site.settings(), bare_site.catalog()
-    run = uuid4().hex
+    one, other = (bare_site.app(Actor("ops@host", run_id=uuid4().hex)) for _ in range(2))
     for purpose in ("encrypt", "encrypt", "verify"):
-        audit.key_used(settings, catalog, who="ops@host", key_id="k1", purpose=purpose, subject="b1", run_id=run)
-    audit.key_used(settings, catalog, who="ops@host", key_id="k1", purpose="encrypt", subject="b2", run_id=uuid4().hex)
-    rows = catalog.audit("erp")
+        audit.key_used(one, key_id="k1", purpose=purpose, subject="b1")
+    audit.key_used(other, key_id="k1", purpose="encrypt", subject="b2")
+    rows = one.catalog.audit("erp")
     assert [(row.action, row.subject, row.result) for row in rows] == [
         ("use key", "k1", "encrypt"),
         ("use key", "k1", "verify"),

@@ -24,7 +24,7 @@ def definitions(site: Site, monkeypatch: pytest.MonkeyPatch) -> dg.Definitions:
     # The module reads the settings when it is first imported.
     from twist_dr.definitions import build_definitions
 
-    return build_definitions(site.settings())
+    return build_definitions(site.app())
 
 
 def test_a_repository_can_be_made_of_the_definitions(definitions: dg.Definitions) -> None:
@@ -68,7 +68,7 @@ def test_recovery_to_a_point_is_there_exactly_where_wal_is_archived(definitions:
 
     del site.document["wal"]
     site.save()
-    without = build_definitions(site.settings())
+    without = build_definitions(site.app())
     assert names(definitions) - names(without) == {"backup_base", "ship_wal", "restore_to_time"}
     archived = {key for key in definitions.resolve_asset_graph().materializable_asset_keys if "wal_archive" in key.path}
     assert archived == {dg.AssetKey(["erp", "wal_archive", name]) for name in ("office", "archive")}
@@ -76,8 +76,7 @@ def test_recovery_to_a_point_is_there_exactly_where_wal_is_archived(definitions:
 
 def test_run_config_cannot_redirect_a_backup(site: Site) -> None:
     elsewhere = site.folder / "elsewhere"
-    for resource in ("target_office", "cluster", "keyring", "catalog"):
-        site.resources[resource] = {"config": {"path": str(elsewhere), "url": "sqlite:////tmp/elsewhere"}}
+    site.resources["application"] = {"config": {"path": str(elsewhere), "catalog_url": "sqlite:////tmp/elsewhere"}}
     site.backup(reason="redirected?").expect(0)
     assert len(site.held("office")) == 1 and not elsewhere.exists()
 

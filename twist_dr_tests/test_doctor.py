@@ -52,6 +52,7 @@ from twist_dr.redaction import keep_secret
 from twist_dr.settings import Settings, parse_settings
 from twist_dr.storage.base import Capabilities
 from twist_dr.storage.local import LocalTarget
+from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.engine.helpers import wait_until
 from twist_dr_tests.erp import fixtures
@@ -174,7 +175,11 @@ django:
   environment: {{ERP_DATABASE_URL: "${{DATABASE_URL}}"}}
 """
     settings = settings_for(tmp_path, url, more)
-    lacking = [finding for finding in run_doctor(settings, {"DAGSTER_HOME": str(tmp_path)}) if finding.status != "ok"]
+    lacking = [
+        finding
+        for finding in run_doctor(application(settings), {"DAGSTER_HOME": str(tmp_path)})
+        if finding.status != "ok"
+    ]
     assert [finding.check for finding in lacking] == ["targets", *["restore settings"] * 3, "schedules", "alerts"]
     assert "older backup cannot be migrated" in lacking[-3].found
     more += """  database_variable: ERP_DATABASE_URL
@@ -183,7 +188,7 @@ restore:
   health: {command: ["true"]}
 """
     settings = settings_for(tmp_path, url, more)
-    findings = list(run_doctor(settings, {"DAGSTER_HOME": str(tmp_path)}))
+    findings = list(run_doctor(application(settings), {"DAGSTER_HOME": str(tmp_path)}))
     text = render(findings)
     assert [finding.check for finding in findings if finding.status != "ok"] == ["targets", "schedules", "alerts"], text
     assert "can be restored beside" in only(findings, "restore rights").found
@@ -215,7 +220,7 @@ catalog: {{url: "${{DATABASE_URL}}"}}
     (tmp_path / "keyring.yaml").write_text(f"primary: a\nkeys: {{a: {PASSWORD}}}\n")
     (tmp_path / "work").touch()
     (tmp_path / "backups").touch()
-    findings = list(run_doctor(settings, {}))
+    findings = list(run_doctor(application(settings), {}))
     text = render(findings)
     problems = {finding.check for finding in findings if finding.status == "problem"}
     assert problems >= {"database", "media gone", "django", "work folder", "target disk", "keyring", "catalog"}, text
@@ -666,7 +671,7 @@ def test_a_target_whose_settings_contradict_each_other_is_named(tmp_path: Path) 
     settings = parse_settings(
         text, tmp_path / "twist-dr.yaml", {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/x"}
     )
-    findings = list(run_doctor(settings, {}))
+    findings = list(run_doctor(application(settings), {}))
     assert "does not lie below its mount_point /mnt/b" in only(findings, "target nas").found
     assert only(findings, "target disk").status == "ok"
 
@@ -693,7 +698,7 @@ def test_what_others_put_on_a_target_is_named_and_so_are_two_targets_that_are_on
     (tmp_path / "again").symlink_to(disk)
     (tmp_path / "other" / "erp").mkdir(parents=True)
     (tmp_path / "other" / "erp" / "backups").symlink_to("/etc")
-    findings = list(run_doctor(settings, {}))
+    findings = list(run_doctor(application(settings), {}))
     for name, twin in (("disk", "again"), ("again", "disk")):
         found = only(findings, f"target {name}")
         assert found.status == "problem" and f"same folder as {tmp_path}" in found.found and twin in found.found
@@ -755,7 +760,7 @@ def test_a_keyring_that_others_may_read_or_that_travels_with_the_backups_is_noti
         update={"encryption": settings.encryption.model_copy(update={"keyring": str(keyring)})}
     )
     keyring.chmod(0o640)
-    found = [finding for finding in run_doctor(settings, {}) if finding.check == "keyring"]
+    found = [finding for finding in run_doctor(application(settings), {}) if finding.check == "keyring"]
     assert [finding.status for finding in found] == ["problem", "warning"]
     assert remedy(found[0]) == f"chmod 600 {keyring}"
     assert "part of media.all" in found[1].found
@@ -777,7 +782,7 @@ def test_the_newest_backup_is_opened_and_a_wrong_or_missing_key_is_a_problem(tmp
     store_copy(manifest, folder, Repository(target, "erp"), Form("zstd", True), Report())
 
     def told() -> Finding:
-        return only(list(run_doctor(settings, {})), "newest on disk")
+        return only(list(run_doctor(application(settings), {})), "newest on disk")
 
     assert told().found == f"{manifest.backup_id} opens with key {manifest.key.id} and is all there"
     right, path = load_keyring(settings.encryption.keyring), Path(settings.encryption.keyring)
@@ -803,7 +808,7 @@ def test_a_backup_that_lies_in_staging_only_is_pointed_out_and_remains_of_killed
     manifest = make_backup(small, settings)
     killed.mkdir()
     (killed / ".lock").touch()
-    found = [finding for finding in run_doctor(settings, {}) if finding.check == "remains"]
+    found = [finding for finding in run_doctor(application(settings), {}) if finding.check == "remains"]
     assert [finding.status for finding in found] == ["ok", "warning"]
     assert killed.name in found[0].found
     assert manifest.backup_id in found[1].found
@@ -837,7 +842,7 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
         site.set(wal={"slot": "twist_dr_erp"})
 
         def told(now: datetime | None = None) -> list[Finding]:
-            found = list(run_doctor(site.settings(), site.environment))
+            found = list(run_doctor(site.app(), site.environment))
             names = (
                 "wal",
                 "replication",
@@ -1082,7 +1087,7 @@ def test_the_password_of_the_replication_role_is_never_shown(tmp_path: Path) -> 
     settings = settings_for(
         tmp_path, f"postgresql://erp:x@127.0.0.1:{free_port()}/erp", f"wal: {{replication_url: '{url}'}}\n"
     )
-    findings = list(run_doctor(settings, {}))
+    findings = list(run_doctor(application(settings), {}))
     found = only(findings, "wal")
     assert found.status == "problem" and "wal.replication_url" in remedy(found)
     assert only(findings, "newest base").status == "warning" and only(findings, "spool").status == "ok"

@@ -9,7 +9,6 @@ from typing import get_args
 import pytest
 import yaml
 
-from twist_dr.catalog import Catalog
 from twist_dr.choosing import choose_newest
 from twist_dr.engine.labels import split_label
 from twist_dr.engine.manifest import Label
@@ -31,8 +30,8 @@ def after_a_restore(tmp_path: Path) -> tuple[RetentionSite, str, str]:
     return site, night, damaged
 
 
-def _chosen(catalog: Catalog, wanted: str) -> Chosen:
-    return choose_backup(catalog, "erp", wanted, None, allow_unverified=False)
+def _chosen(site: RetentionSite, wanted: str) -> Chosen:
+    return choose_backup(site.app(), wanted, None, allow_unverified=False)
 
 
 def test_a_restore_takes_what_was_about_to_be_replaced_only_when_it_is_named(
@@ -40,25 +39,25 @@ def test_a_restore_takes_what_was_about_to_be_replaced_only_when_it_is_named(
 ) -> None:
     site, night, damaged = after_a_restore
     for wanted in ("latest-verified", "latest"):
-        chosen = _chosen(site.catalog, wanted)
+        chosen = _chosen(site, wanted)
         assert (chosen.backup_id, chosen.doubts) == (night, []), "that a newer one holds the damage needs no words"
     for wanted in (damaged, "latest:pre-restore", "latest-verified:pre-restore"):
-        chosen = _chosen(site.catalog, wanted)
+        chosen = _chosen(site, wanted)
         assert chosen.backup_id == damaged
         assert "damage included" in chosen.doubts[0]
     with pytest.raises(BackupNotFound, match=r"latest:nightly.* names no label; write one of manual, scheduled"):
-        _chosen(site.catalog, "latest:nightly")
+        _chosen(site, "latest:nightly")
 
 
 def test_where_nothing_else_is_verified_it_is_named_and_not_taken(tmp_path: Path) -> None:
     site = RetentionSite(tmp_path, POLICY)
     damaged = site.backup(1, verified=True, label="pre-restore", parts=["database"])
     with pytest.raises(RestoreRefused, match=f"{damaged}.*about to replace.*latest-verified:pre-restore names it"):
-        _chosen(site.catalog, "latest-verified")
+        _chosen(site, "latest-verified")
     with pytest.raises(RestoreRefused, match="knows no full backup"):
-        _chosen(site.catalog, "latest")
+        _chosen(site, "latest")
     with pytest.raises(BackupNotFound, match=f"beside {damaged}, which a restore was about to replace"):
-        choose_newest("full", [site.repository()], site.keyring, site.catalog, Report(print, print))
+        choose_newest(site.app(), "full", [site.repository()], Report(print, print))
     with pytest.raises(BackupNotFound, match="latest:pre-restore is the newest of these"):
         choose_without_catalog(site.repository(), site.keyring, "latest", Report(print, print))
 
@@ -70,9 +69,9 @@ def test_proofs_drills_and_recoveries_pass_it_over_and_a_person_may_name_it(
     said: list[str] = []
     report = Report(said.append, said.append)
     repositories = [site.repository()]
-    assert choose_newest("full", repositories, site.keyring, site.catalog, report).backup_id == night
+    assert choose_newest(site.app(), "full", repositories, report).backup_id == night
     assert any(damaged in line and "about to replace" in line for line in said)
-    named = choose_newest("full", repositories, site.keyring, site.catalog, report, "pre-restore")
+    named = choose_newest(site.app(), "full", repositories, report, "pre-restore")
     assert (named.backup_id, named.missing) == (damaged, ())
     for wanted, expected in (("latest", night), ("latest:pre-restore", damaged), (damaged, damaged)):
         assert choose_without_catalog(site.repository(), site.keyring, wanted, report).backup_id == expected
@@ -82,7 +81,7 @@ def test_proofs_drills_and_recoveries_pass_it_over_and_a_person_may_name_it(
 def test_one_that_vanished_is_told_all_the_same(after_a_restore: tuple[RetentionSite, str, str]) -> None:
     site, night, damaged = after_a_restore
     site.targets["office"].delete(site.repository().key(damaged, "manifest.json"))
-    choice = choose_newest("full", [site.repository()], site.keyring, site.catalog, Report(print, print))
+    choice = choose_newest(site.app(), "full", [site.repository()], Report(print, print))
     assert choice.backup_id == night and damaged in choice.missing[0]
 
 
@@ -100,4 +99,4 @@ def test_the_retention_of_a_new_installation_keeps_the_good_and_not_the_replaced
     replaced = [site.backup(days, verified=True, label="pre-restore") for days in (0.035, 0.03, 0.02, 0.01)]
     outcome = site.clean()
     assert (outcome.deleted, outcome.problems) == ([replaced[0]], [])
-    assert set(made) < set(site.listed()) and _chosen(site.catalog, "latest-verified").backup_id == made[-1]
+    assert set(made) < set(site.listed()) and _chosen(site, "latest-verified").backup_id == made[-1]

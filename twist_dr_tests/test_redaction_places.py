@@ -18,11 +18,12 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.hooks import Health
 from twist_dr.errors import DatabaseError, SettingsError
-from twist_dr.orchestration import operation
+from twist_dr.orchestration import APPLICATION, operation
 from twist_dr.redaction import forget, keep_secret, server_of
 from twist_dr.runs import Recorder
 from twist_dr.settings import Settings, parse_settings
 from twist_dr_tests.alerts.mailbox import webhook
+from twist_dr_tests.apps import application
 from twist_dr_tests.servers import free_port
 
 SECRET = "Tr0ub4dor&3+x"
@@ -64,7 +65,7 @@ django: {{manage: [python, manage.py], folder: ., environment: {{PRETIX_DATABASE
         with pytest.raises(DatabaseError) as error:
             cluster.connect()
         run = AttemptRow("r1", "erp", "backup_full", None, None, "someone", datetime.now(timezone.utc))
-        recorder = Recorder(settings, run, Report())
+        recorder = Recorder(application(settings), run, Report())
         recorder.begin()
         recorder.end("failed", last=True, step="full_backup", error=f"{error.value} It tried {SECRET}.")
         (call,) = hook.calls
@@ -145,9 +146,9 @@ def test_of_an_error_that_nobody_expected_dagster_keeps_no_secret(tmp_path: Path
     settings = read(tmp_path)
     instance = dg.DagsterInstance.ephemeral()
 
-    @dg.op
+    @dg.op(required_resource_keys={APPLICATION})
     def breaks(context: dg.OpExecutionContext) -> None:
-        with operation(context, settings):
+        with operation(context):
             try:
                 raise ValueError(f"invalid port: {SECRET}")
             except ValueError as error:
@@ -157,7 +158,8 @@ def test_of_an_error_that_nobody_expected_dagster_keeps_no_secret(tmp_path: Path
     def job() -> None:
         breaks()
 
-    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    resources = {APPLICATION: application(settings)}
+    result = job.execute_in_process(instance=instance, resources=resources, raise_on_error=False)
     assert not result.success
     events = "\n".join(str(each) for each in instance.all_logs(result.run_id))
     assert "invalid port: ***" in events and "the library gave up" in events
@@ -189,7 +191,7 @@ def test_the_audit_log_keeps_no_secret_in_its_spool_either(tmp_path: Path) -> No
     (tmp_path / "work").mkdir(exist_ok=True)
     (tmp_path / "work" / "catalog.db").write_bytes(b"this is no database" * 1000)
     audit.record(
-        settings, Catalog(settings.catalog_url), who="me", action="run", subject="backup_full", result=f"failed: {SECRET}",
+        application(settings), action="run", subject="backup_full", result=f"failed: {SECRET}",
         details={"tried": [SECRET]},
     )  # fmt: skip
     assert b"failed: ***" in kept(tmp_path / "work") and SECRET.encode() not in kept(tmp_path / "work")

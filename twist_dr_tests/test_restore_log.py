@@ -12,13 +12,15 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.journal import Journal, Journals, Phase
 from twist_dr.engine.restore.record import Record
 from twist_dr.restores import RestoreLog, end_killed
+from twist_dr.settings import Application
+from twist_dr_tests.site import Site
 
 NOW = datetime(2026, 11, 21, 14, 0, tzinfo=timezone.utc)
 
 
-def running(catalog: Catalog, restore_id: str, mode: str = "replace") -> None:
+def running(app: Application, restore_id: str, mode: str = "replace") -> None:
     record = Record(restore_id, "restore", mode, "why", "b")  # type: ignore[arg-type]
-    RestoreLog(catalog, "erp", None, Report(), verified=True).note(record)
+    RestoreLog(app, Report(), verified=True).note(record)
 
 
 def journal(journals: Journals, restore_id: str, phase: Phase) -> None:
@@ -26,17 +28,18 @@ def journal(journals: Journals, restore_id: str, phase: Phase) -> None:
 
 
 @pytest.fixture
-def catalog(tmp_path: Path) -> Catalog:
-    return Catalog(f"sqlite:///{tmp_path}/catalog.db")
+def app(tmp_path: Path) -> Application:
+    (tmp_path / "media").mkdir()
+    return Site(tmp_path, "postgresql://nobody@127.0.0.1:1/erp", tmp_path / "media").app()
 
 
-def test_a_killed_restore_does_not_run_for_ever_in_the_log(catalog: Catalog, tmp_path: Path) -> None:
-    journals = Journals(tmp_path / "journals")
+def test_a_killed_restore_does_not_run_for_ever_in_the_log(app: Application) -> None:
+    journals, catalog = Journals(app.settings.restores_dir), app.catalog
     for restore_id, mode in (("switched", "replace"), ("taken-back", "replace"), ("early", "sandbox"), ("plan", "plan"), ("ours", "replace")):  # fmt: skip
-        running(catalog, restore_id, mode)
+        running(app, restore_id, mode)
     journal(journals, "switched", "done")
     journal(journals, "taken-back", "reverted")
-    end_killed(catalog, "erp", journals, Report(), but="ours")
+    end_killed(app, Report(), but="ours")
     states = {row.restore_id: row.state for row in catalog.restores("erp")}
     assert states == {"switched": "done", "taken-back": "settled", "early": "settled", "plan": "running", "ours": "running"}  # fmt: skip
     row = catalog.restore("erp", "taken-back")
@@ -48,7 +51,7 @@ def test_a_killed_restore_does_not_run_for_ever_in_the_log(catalog: Catalog, tmp
     )
 
 
-def test_whatever_the_catalog_raises_stops_no_restore(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_catalog_raises_stops_no_restore(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a cutover and its health check above all."""
 
     def fail(*arguments: object) -> None:
@@ -56,7 +59,7 @@ def test_whatever_the_catalog_raises_stops_no_restore(catalog: Catalog, monkeypa
 
     monkeypatch.setattr(Catalog, "record_restore", fail)
     warnings: list[str] = []
-    log = RestoreLog(catalog, "erp", None, Report(warning=warnings.append), verified=True)
+    log = RestoreLog(app, Report(warning=warnings.append), verified=True)
     record = Record("r", "restore", "replace", "why", "b")
     log.note(record)
     log.note(record)

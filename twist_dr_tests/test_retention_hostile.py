@@ -19,7 +19,7 @@ from twist_dr.engine.sealing import seal
 from twist_dr.errors import BackupNotFound, TargetRefused, TargetUnavailable
 from twist_dr.rebuild import rebuild_catalog
 from twist_dr.recover.place import choose_application
-from twist_dr.resources.targets import build_targets
+from twist_dr.settings.building import build_targets
 from twist_dr_tests.retention_site import NOW, RetentionSite, bury, made_up, store
 
 WEEK = {"max_age": "7 days"}
@@ -197,11 +197,11 @@ def test_a_hold_that_is_not_authentic_comes_back_with_the_catalog_as_one_without
     old = site.listed()[0]
     _hold(site, old)
     said: list[str] = []
-    rebuild_catalog(site.targets["office"], "erp", site.keyring, site.catalog, Report(said.append, said.append))
+    rebuild_catalog(site.app(), site.targets["office"], Report(said.append, said.append))
     (row,) = site.catalog.holds("erp")
     assert (row.backup_id, row.until) == (old, None) and "is not authentic" in row.reason
     assert any("held for ever" in line and old in line for line in said)
-    rebuild_catalog(site.targets["office"], "erp", site.keyring, site.catalog, Report(said.append, said.append))
+    rebuild_catalog(site.app(), site.targets["office"], Report(said.append, said.append))
     assert len(site.catalog.holds("erp")) == 1
 
 

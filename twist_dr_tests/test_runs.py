@@ -20,10 +20,11 @@ from twist_dr.orchestration import MATERIALIZED, attempt_of, settle_attempts
 from twist_dr.redaction import leaving
 from twist_dr.restores import RestoreLog, end_killed
 from twist_dr.runs import ROUTINE_JOB, Recorder, heartbeat
-from twist_dr.settings import Settings, parse_settings
+from twist_dr.settings import Actor, Settings, parse_settings
 from twist_dr.status import metrics
 from twist_dr.status.collect import collect
 from twist_dr_tests.alerts.mailbox import Webhook, webhook
+from twist_dr_tests.apps import application
 from twist_dr_tests.catalog.examples import record
 
 NOW = datetime.now(timezone.utc)
@@ -55,7 +56,7 @@ def _states(settings: Settings) -> dict[str, str]:
 
 
 def test_a_run_with_several_steps_has_succeeded_when_its_last_one_has(settings: Settings) -> None:
-    first, second = (Recorder(settings, _attempt(), Report()) for _ in range(2))
+    first, second = (Recorder(application(settings), _attempt(), Report()) for _ in range(2))
     first.begin()
     first.end("succeeded", last=False)
     assert _states(settings) == {"r1": "running"}
@@ -65,7 +66,7 @@ def test_a_run_with_several_steps_has_succeeded_when_its_last_one_has(settings: 
 
 
 def test_a_run_that_failed_once_stays_failed_and_tells_no_secret(settings: Settings) -> None:
-    recorder = Recorder(settings, _attempt(), Report())
+    recorder = Recorder(application(settings), _attempt(), Report())
     recorder.begin()
     recorder.end("failed", last=False, step="full_backup", error="could not connect: password pass@word refused")
     recorder.end("succeeded", last=True)
@@ -88,7 +89,7 @@ def test_a_run_that_failed_once_stays_failed_and_tells_no_secret(settings: Setti
 def test_what_somebody_asked_for_in_vain_is_no_failed_run(
     settings: Settings, who: str, error_type: str, state: str
 ) -> None:
-    recorder = Recorder(settings, replace(_attempt(job="drill"), who=who), Report())
+    recorder = Recorder(application(settings), replace(_attempt(job="drill"), who=who), Report())
     recorder.begin()
     recorder.end("failed", last=False, step="drill", error="it cannot be", error_type=error_type)
     catalog = Catalog(settings.catalog_url)
@@ -106,7 +107,7 @@ def test_what_somebody_asked_for_in_vain_is_no_failed_run(
 
 def test_a_restore_that_was_killed_is_told_until_it_is_settled_and_not_later(settings: Settings) -> None:
     catalog, journals = Catalog(settings.catalog_url), Journals(settings.restores_dir)
-    note = RestoreLog(catalog, "erp", "r1", Report(), verified=True).note
+    note = RestoreLog(application(settings, Actor("someone", run_id="r1")), Report(), verified=True).note
     note(Record("cut", "restore", "replace", "why", "b"))
     journal = Journal(restore_id="cut", kind="restore", application="erp", began_at=NOW, phase="switching")
     journals.save(journal)
@@ -120,12 +121,12 @@ def test_a_restore_that_was_killed_is_told_until_it_is_settled_and_not_later(set
     assert told() == ["restore_interrupted:cut"]
     journals.save(journal.model_copy(update={"phase": "reverted"}))
     assert told() == []
-    end_killed(catalog, "erp", journals, Report())
+    end_killed(application(settings), Report())
     assert told() == []
 
 
 def test_a_run_that_began_while_the_catalog_did_not_answer_is_recorded_when_it_ends(settings: Settings) -> None:
-    Recorder(settings, _attempt(), Report()).end("failed", last=True, error="it broke")
+    Recorder(application(settings), _attempt(), Report()).end("failed", last=True, error="it broke")
     assert _states(settings) == {"r1": "failed"}
 
 
@@ -143,7 +144,7 @@ def test_without_a_daemon_a_run_tells_that_the_catalog_is_gone_and_why_it_failed
         file.parent.mkdir()
         file.write_bytes(b"this is no database" * 1000)
         for run in ("r1", "r2"):
-            recorder = Recorder(settings, _attempt(run, job), Report())
+            recorder = Recorder(application(settings), _attempt(run, job), Report())
             recorder.begin()
             recorder.end("failed", last=False, step="full_backup", error="pass@word was refused")
         (call,) = hook.calls
@@ -160,7 +161,7 @@ def test_a_run_that_failed_because_the_catalog_is_gone_says_so_once(tmp_path: Pa
         (tmp_path / "work" / "catalog.db").write_bytes(b"this is no database" * 1000)
         with pytest.raises(CatalogUnavailable) as gone:
             Catalog(settings.catalog_url).target_tests()
-        Recorder(settings, _attempt(), Report()).end("failed", last=True, error=str(gone.value))
+        Recorder(application(settings), _attempt(), Report()).end("failed", last=True, error=str(gone.value))
         assert hook.calls[0].json["message"].count("is damaged") == 1
 
 
@@ -168,7 +169,7 @@ def test_the_catalog_that_was_away_when_a_run_began_has_its_alerts_looked_after_
     settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "work").write_text("a file in the place of the folder")
-    recorder = Recorder(settings, _attempt(), Report())
+    recorder = Recorder(application(settings), _attempt(), Report())
     recorder.begin()
     (tmp_path / "work").unlink()
     recorder.end("failed", last=True, error="it broke")
@@ -183,7 +184,7 @@ def test_shipping_every_minute_leaves_a_line_only_when_it_fails_otherwise_and_wh
 
     def ended(run_id: str, state: str, error: str | None = None) -> None:
         at = NOW + timedelta(minutes=next(minutes))
-        recorder = Recorder(settings, replace(_attempt(run_id, ROUTINE_JOB), started_at=at), Report())
+        recorder = Recorder(application(settings), replace(_attempt(run_id, ROUTINE_JOB), started_at=at), Report())
         recorder.begin()
         recorder.end(state, last=True, error=error)  # type: ignore[arg-type]
 
@@ -206,7 +207,7 @@ def test_runs_that_the_catalog_calls_running_are_settled_by_what_dagster_knows(s
             catalog.begin_attempt(_attempt(ids[status]))
         catalog.begin_attempt(_attempt("lost today"))
         catalog.begin_attempt(replace(_attempt("lost long ago"), started_at=NOW - timedelta(days=3)))
-        told = settle_attempts(settings, instance)
+        told = settle_attempts(application(settings), instance)
     states = _states(settings)
     assert {status: states[run_id] for status, run_id in ids.items()} == {
         "SUCCESS": "succeeded", "FAILURE": "failed", "CANCELED": "cancelled", "STARTED": "running",
@@ -235,13 +236,13 @@ def test_the_heart_beats_only_while_a_proven_backup_is_young_enough(tmp_path: Pa
         catalog = Catalog(settings.catalog_url)
         lines: list[str] = []
         report = Report(warning=lines.append)
-        heartbeat(settings, catalog, report)
+        heartbeat(application(settings, catalog=catalog), report)
         assert not hook.calls and "older than objectives.recovery_point" in lines[-1]
         _proven(catalog, NOW - timedelta(days=30))
-        heartbeat(settings, catalog, report)
+        heartbeat(application(settings, catalog=catalog), report)
         assert not hook.calls, "an old backup that is proven again is no sign of life"
         _proven(catalog, NOW - timedelta(hours=2))
-        heartbeat(settings, catalog, report)
+        heartbeat(application(settings, catalog=catalog), report)
         assert _beats(hook) == 1
 
 

@@ -17,6 +17,7 @@ import yaml
 from twist_dr.automation.schedules import _run_config
 from twist_dr.errors import SettingsError
 from twist_dr.schedules import Entry, dues_before, entries, label_of, last_due, next_due, period
+from twist_dr_tests.apps import application
 from twist_dr_tests.test_settings import good, parsed
 
 UTC = timezone.utc
@@ -106,7 +107,7 @@ def test_every_job_takes_what_its_schedules_tell_it(monkeypatch: pytest.MonkeyPa
     for number, (kind, entry, _) in enumerate(EACH):
         schedules.setdefault(kind, []).append({"cron": "0 1 * * 0", "name": f"n{number}", **entry})
     settings = parsed(good(schedules=schedules, wal={}))
-    defs = build_definitions(settings)
+    defs = build_definitions(application(settings))
     assert len(entries(settings)) == len(EACH)
     for each in entries(settings):
         assert dg.validate_run_config(defs.resolve_job_def(each.job), _run_config(each, "scheduled"))

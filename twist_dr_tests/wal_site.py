@@ -14,7 +14,6 @@ from twist_dr.engine.postgres.unprivileged import unprivileged
 from twist_dr.engine.progress import Report
 from twist_dr.engine.wal.frontier import Frontier, Shipped
 from twist_dr.engine.wal.spool import Spool
-from twist_dr.resources.targets import build_targets
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.wal import Shipping, raise_failures
@@ -138,9 +137,7 @@ class WalSite:
 
     def ship(self, *, faultless: bool = True) -> Shipped:
         """A round of what the job and the command do, in this process: theirs take a second to start."""
-        settings = self.site.settings()
-        report = Report(warning=self.warnings.append)
-        with Shipping(settings, build_targets(settings), self.site.keyring, self.site.catalog(), report) as shipping:
+        with Shipping(self.site.app(), Report(warning=self.warnings.append)) as shipping:
             shipped = shipping.once()
         if faultless:
             raise_failures(shipped)

@@ -9,21 +9,17 @@ import dagster as dg
 from pydantic import Field
 
 from twist_dr.assets.backup_page import metadata, nothing_left_out
-from twist_dr.assets.copies import repositories_of, target_resource
 from twist_dr.assets.freshness import fresh_within, window_of
+from twist_dr.audit import note_key_use
 from twist_dr.backups import choose_parent, chosen_targets, plan_base_backup, record_sealed
-from twist_dr.catalog import Catalog
 from twist_dr.engine.base.chain import fetched_parent
 from twist_dr.engine.base.take import take_base_backup
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Label, Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.staging import StagingArea
 from twist_dr.metadata import in_words
-from twist_dr.orchestration import RUN_BACKUP, exclusively, note_key_use, operation
-from twist_dr.settings import Settings
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
+from twist_dr.settings import Application, Settings
 
 
 class BaseBackupConfig(dg.Config):
@@ -45,7 +41,6 @@ class BaseBackupConfig(dg.Config):
 def base_backup_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDefinition:
     """The asset ``<application>/base_backup``, made of the external asset ``database``."""
     key = dg.AssetKey([settings.application, "base_backup"])
-    cluster = Cluster(settings.replication_url)
 
     @dg.multi_asset(
         name="base_backup",
@@ -67,18 +62,15 @@ def base_backup_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
                 description="It is of the type that was asked for, its rows are recorded, and the server's configuration is in it.",
             )
         ],
-        required_resource_keys={"keyring", "catalog", *map(target_resource, settings.enabled_targets)},
+        required_resource_keys={APPLICATION},
     )
     def base_backup(
         context: dg.AssetExecutionContext, config: BaseBackupConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
-        with operation(context, settings, retry=True) as report:
-            catalog: Catalog = context.resources.catalog
-            keyring: Keyring = context.resources.keyring.load()
-            places = list(repositories_of(context, settings).values())
-            with exclusively(context, settings, "A base backup", report):
-                manifest = _take(settings, cluster, catalog, keyring, places, config, context.run.run_id, report)
-            note_key_use(context, settings, "encrypt", manifest.backup_id, report)
+        with operation(context, retry=True) as (app, report):
+            with app.exclusively("A base backup", report):
+                manifest = _take(app, config, report)
+            note_key_use(app, "encrypt", manifest.backup_id, report)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=_metadata(manifest),
@@ -88,26 +80,17 @@ def base_backup_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
     return base_backup
 
 
-def _take(
-    settings: Settings,
-    cluster: Cluster,
-    catalog: Catalog,
-    keyring: Keyring,
-    places: list[Repository],
-    config: BaseBackupConfig,
-    run_id: str,
-    report: Report,
-) -> Manifest:
-    staging = StagingArea(settings.staging_dir)
-    targets = chosen_targets(settings, config.targets)
-    max_chain = config.max_chain or settings.base.max_chain
-    choice = choose_parent(catalog, settings.application, wanted=config.type, max_chain=max_chain, targets=targets)
-    with fetched_parent(choice.backup_id, places, keyring, staging.root / "parent", report) as parent:
+def _take(app: Application, config: BaseBackupConfig, report: Report) -> Manifest:
+    targets = chosen_targets(app.settings, config.targets)
+    max_chain = config.max_chain or app.settings.base.max_chain
+    choice = choose_parent(app, wanted=config.type, max_chain=max_chain, targets=targets)
+    places = list(app.repositories().values())
+    with fetched_parent(choice.backup_id, places, app.keyring, app.staging.root / "parent", report) as parent:
         plan = plan_base_backup(
-            settings, catalog, choice, parent, label=config.label, reason=config.reason, wanted=config.type, targets=targets
-        )  # fmt: skip
-        manifest = take_base_backup(plan, cluster, keyring, staging, report)
-    record_sealed(catalog, staging, manifest, run_id=run_id)
+            app, choice, parent, label=config.label, reason=config.reason, wanted=config.type, targets=targets
+        )
+        manifest = take_base_backup(plan, Cluster(app.settings.replication_url), app.keyring, app.staging, report)
+    record_sealed(app, manifest)
     return manifest
 
 

@@ -10,20 +10,17 @@ from pydantic import Field
 
 from twist_dr.assets.backup_page import metadata, nothing_left_out
 from twist_dr.assets.dagster_history import find_history, own_files
-from twist_dr.audit import audit_anchor
+from twist_dr.audit import audit_anchor, note_key_use
 from twist_dr.backups import chosen_targets, plan_configuration_backup, record_sealed
-from twist_dr.catalog import Catalog
 from twist_dr.engine.configuration_backup import take_configuration_backup
 from twist_dr.engine.configuration_check import check_configuration, staged
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Label, Manifest
 from twist_dr.engine.progress import Report
-from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.verification import VerificationResult
 from twist_dr.errors import VerificationFailed
 from twist_dr.metadata import in_list
-from twist_dr.orchestration import RUN_BACKUP, exclusively, note_key_use, operation
-from twist_dr.settings import Settings, settings_file
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
+from twist_dr.settings import Application, Settings, settings_file
 
 
 class ConfigurationBackupConfig(dg.Config):
@@ -63,25 +60,23 @@ def configuration_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) 
                 description="Every artifact was decrypted, unpacked and compared with what was recorded; every database in it is whole.",
             ),
         ],
-        required_resource_keys={"keyring", "catalog"},
+        required_resource_keys={APPLICATION},
     )
     def configuration_backup(
         context: dg.AssetExecutionContext, config: ConfigurationBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context, settings, retry=True) as report:
-            keyring: Keyring = context.resources.keyring.load()
-            with exclusively(context, settings, "A configuration backup", report):
-                manifest = _take(settings, context, config, keyring, report)
-            staging = StagingArea(settings.staging_dir)
-            found = _prove(settings, manifest, staging, keyring, report)
+        with operation(context, retry=True) as (app, report):
+            with app.exclusively("A configuration backup", report):
+                manifest = _take(app, context.instance, config, report)
+            found = _prove(app, manifest, report)
             if not found.verified:
                 yield _read_back(key, found)
                 raise VerificationFailed(
                     f"{manifest.backup_id} is NOT good: {'; '.join(found.differences[:5])}. It was removed; see to the disk of "
-                    f"{settings.work_dir}, then run the backup again."
+                    f"{app.settings.work_dir}, then run the backup again."
                 )
-            record_sealed(context.resources.catalog, staging, manifest, run_id=context.run.run_id)
-            note_key_use(context, settings, "encrypt", manifest.backup_id, report)
+            record_sealed(app, manifest)
+            note_key_use(app, "encrypt", manifest.backup_id, report)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata={**metadata(manifest), "files": dg.MetadataValue.int(sum(manifest.files.values()))},
@@ -92,14 +87,10 @@ def configuration_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) 
 
 
 def _take(
-    settings: Settings,
-    context: dg.AssetExecutionContext,
-    config: ConfigurationBackupConfig,
-    keyring: Keyring,
-    report: Report,
+    app: Application, instance: dg.DagsterInstance, config: ConfigurationBackupConfig, report: Report
 ) -> Manifest:
-    catalog: Catalog = context.resources.catalog
-    history = find_history(context.instance)
+    settings = app.settings
+    history = find_history(instance)
     file = settings_file().absolute()
     contents = {
         "application": settings.application,
@@ -111,23 +102,21 @@ def _take(
         "keyring": f"not in this backup, unless a pattern of configuration finds it; it was {settings.encryption.keyring}",
     }
     plan = plan_configuration_backup(
-        settings, catalog, history.places, label=config.label, reason=config.reason, targets=chosen_targets(settings, config.targets),
-        own_files=[*own_files(file, context.instance), audit_anchor(settings)], history_missing=history.missing, contents=contents,
+        app, history.places, label=config.label, reason=config.reason, targets=chosen_targets(settings, config.targets),
+        own_files=[*own_files(file, instance), audit_anchor(settings)], history_missing=history.missing, contents=contents,
     )  # fmt: skip
-    return take_configuration_backup(plan, keyring, StagingArea(settings.staging_dir), report)
+    return take_configuration_backup(plan, app.keyring, app.staging, report)
 
 
-def _prove(
-    settings: Settings, manifest: Manifest, staging: StagingArea, keyring: Keyring, report: Report
-) -> VerificationResult:
+def _prove(app: Application, manifest: Manifest, report: Report) -> VerificationResult:
     """Read the sealed backup back. One that is not good is no backup any more."""
-    good = False
+    staging, good = app.staging, False
     try:
         with staging.using(manifest.backup_id) as folder:
-            for form, read in staged(manifest, folder, keyring).items():
+            for form, read in staged(manifest, folder, app.keyring).items():
                 found = check_configuration(
                     manifest, read, f"staging ({form})",
-                    scratch=staging.root, client_tools=settings.database.client_tools, report=report,
+                    scratch=staging.root, client_tools=app.settings.database.client_tools, report=report,
                 )  # fmt: skip
                 if not found.verified:
                     return found

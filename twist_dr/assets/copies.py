@@ -9,45 +9,21 @@ import dagster as dg
 
 from twist_dr.assets.freshness import fresh_within, window_of
 from twist_dr.backups import Copying, backup_job, clear_staging, copies_name, needed_beside
-from twist_dr.catalog import Catalog
 from twist_dr.engine.copies import StoredCopy, bring_back
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository, form_named
-from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.errors import BackupNotFound, TwistDRError
 from twist_dr.metadata import in_words
-from twist_dr.orchestration import RUN_BACKUP, operation
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
 from twist_dr.room import record_room
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 from twist_dr.storage.base import StorageTarget
 from twist_dr.wal import AwaitWal, Shipping
 
 
-def target_resource(name: str) -> str:
-    """The key of a storage target's resource: kept apart from ``cluster``, ``catalog`` and ``keyring``."""
-    return f"target_{name}"
-
-
-def repositories_of(
-    context: dg.OpExecutionContext | dg.AssetExecutionContext, settings: Settings, patience: float | None = None
-) -> dict[str, Repository]:
-    """The application's backups on each enabled target, by name. ``patience`` as in ``Repository``."""
-    return {
-        name: Repository(getattr(context.resources, target_resource(name)), settings.application, patience)
-        for name in settings.enabled_targets
-    }
-
-
-def copies_asset(
-    settings: Settings,
-    backup: dg.AssetKey,
-    kind: Kind = "full",
-    *,
-    await_wal: AwaitWal | None = None,
-) -> dg.AssetsDefinition:
+def copies_asset(settings: Settings, backup: dg.AssetKey, kind: Kind = "full") -> dg.AssetsDefinition:
     """One asset per enabled target, ``<application>/copies/<target>``, ``base_copies`` or ``configuration_copies``, made side by side in one step.
 
     Skippable, because a launch may choose some targets only; a target that failed fails the step all the same. A copy of a base backup is
@@ -81,39 +57,35 @@ def copies_asset(
             )
             for key in names
         ],
-        required_resource_keys={"catalog", "keyring", *map(target_resource, names.values())},
+        required_resource_keys={APPLICATION},
         can_subset=True,
     )
     def copies(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context, settings, retry=True) as report:
-            catalog: Catalog = context.resources.catalog
-            staging = StagingArea(settings.staging_dir)
-            keyring: Keyring = context.resources.keyring.load()
-            _adopt(catalog, staging, keyring, report)
-            places = repositories_of(context, settings)
-            backup_id, own_run = _backup_to_copy(context, catalog, settings.application, kind)
-            manifest = _staged(backup_id, staging, places, keyring, report)
+        with operation(context, retry=True) as (app, report):
+            _adopt(app, report)
+            places = app.repositories()
+            backup_id, own_run = _backup_to_copy(context.run, app, kind)
+            manifest = _staged(app, backup_id, places, report)
             # Bytes are checked as they are stored: whoever launches a check alone on its page has the copy made for it.
             checks = {check.asset_key for check in context.selected_asset_check_keys}
             chosen = {names[key]: key for key in sorted({*context.selected_asset_keys, *checks})}
-            forms = _forms(settings, manifest, list(chosen), own_run=own_run, report=report)
-            copying = Copying(catalog, manifest, context.run.run_id, report)
-            with staging.using(manifest.backup_id) as folder, ExitStack() as stack:
+            forms = _forms(app.settings, manifest, list(chosen), own_run=own_run, report=report)
+            copying = Copying(app, manifest, report)
+            with app.staging.using(manifest.backup_id) as folder, ExitStack() as stack:
                 needed = None
                 if kind == "base":
-                    targets = {name: place.target for name, place in places.items()}
-                    shipping = stack.enter_context(Shipping(settings, targets, keyring, catalog, report))
-                    needed = needed_beside(manifest, AwaitWal(settings, shipping, report))
+                    shipping = stack.enter_context(Shipping(app, report))
+                    needed = needed_beside(manifest, AwaitWal(app.settings, shipping, report))
                 wanted = {name: (places[name], form) for name, form in forms.items()}
                 for copy in copying.side_by_side(folder, wanted, before_sealed=needed):
                     key = chosen[copy.target]
                     check = _stored_bytes_checked(key, copy)
                     if key in context.selected_asset_keys:
-                        yield _materialization(key, copy, manifest, places[copy.target].target, check)
+                        yield _materialization(key, copy, manifest, app.targets[copy.target], check)
                     else:
                         yield check
-            clear_staging(catalog, staging, settings.application, report)
-            record_room(catalog, [place.target for place in places.values()], report)
+            clear_staging(app, report)
+            record_room(app.catalog, app.targets.values(), report)
             copying.raise_failures()
 
     return copies
@@ -124,21 +96,18 @@ def _form(form: Form, kind: Kind) -> Form:
     return form if kind == "full" else form.confidential
 
 
-def _backup_to_copy(
-    context: dg.AssetExecutionContext, catalog: Catalog, application: str, kind: Kind
-) -> tuple[str, bool]:
+def _backup_to_copy(run: dg.DagsterRun, app: Application, kind: Kind) -> tuple[str, bool]:
     """The backup of that kind which this run made, or the run that this one repeats, and True; else the newest, and False."""
-    run = context.run
-    newest = catalog.latest(application, kind=kind)
+    newest = app.catalog.latest(app.name, kind=kind)
     for run_id in (run.run_id, run.parent_run_id, run.root_run_id):
         if run_id is None:
             continue
         # A run may make a backup of each kind; then what the catalog names may be the other one.
-        for made in (catalog.backup_of_run(run_id), newest):
+        for made in (app.catalog.backup_of_run(run_id), newest):
             if made is not None and (made.kind, made.run_id) == (kind, run_id):
                 return made.backup_id, True
     if newest is None:
-        raise BackupNotFound(f"There is no {kind} backup of {application} yet; launch the job {backup_job(kind)}.")
+        raise BackupNotFound(f"There is no {kind} backup of {app.name} yet; launch the job {backup_job(kind)}.")
     return newest.backup_id, False
 
 
@@ -162,16 +131,12 @@ def _forms(
     return forms
 
 
-def _staged(
-    backup_id: str, staging: StagingArea, repositories: Mapping[str, Repository], keyring: Keyring, report: Report
-) -> Manifest:
+def _staged(app: Application, backup_id: str, repositories: Mapping[str, Repository], report: Report) -> Manifest:
     """The manifest of a backup that lies in staging; one that does not is brought back from the first target that has it."""
-    application = staging.root.name
+    staging, keyring = app.staging, app.keyring
     if backup_id in staging.sealed():
         sealed = (staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
-        return open_manifest(
-            sealed, keyring, application=application, backup_id=backup_id, what=f"staging: {backup_id}"
-        )
+        return open_manifest(sealed, keyring, application=app.name, backup_id=backup_id, what=f"staging: {backup_id}")
     for name, repository in repositories.items():
         try:
             manifest = repository.manifest(backup_id, keyring)
@@ -209,14 +174,14 @@ def _materialization(
     )
 
 
-def _adopt(catalog: Catalog, staging: StagingArea, keyring: Keyring, report: Report) -> None:
+def _adopt(app: Application, report: Report) -> None:
     """Record backups that lie whole in staging and that the catalog does not know: a run died between the two."""
-    application = staging.root.name
+    staging, catalog = app.staging, app.catalog
     for backup_id in staging.sealed():
-        if catalog.backup(application, backup_id) is None:
+        if catalog.backup(app.name, backup_id) is None:
             sealed = (staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
             what = f"staging: {backup_id}"
-            manifest = open_manifest(sealed, keyring, application=application, backup_id=backup_id, what=what)
+            manifest = open_manifest(sealed, app.keyring, application=app.name, backup_id=backup_id, what=what)
             catalog.record_backup(manifest, sealed, run_id=None)
             for name, form in manifest.storage_targets.items():
                 catalog.record_copy(backup_id, name, state="pending", form=form)

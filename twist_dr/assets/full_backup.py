@@ -9,14 +9,13 @@ from pydantic import Field
 
 from twist_dr.assets.backup_page import metadata, nothing_left_out
 from twist_dr.assets.freshness import fresh_within
+from twist_dr.audit import note_key_use
 from twist_dr.backups import chosen_targets, plan_backup, record_sealed
-from twist_dr.catalog import Catalog
 from twist_dr.engine.backup import ALL_PARTS, take_full_backup
 from twist_dr.engine.manifest import Label, Manifest, Part
-from twist_dr.engine.staging import StagingArea
 from twist_dr.errors import LaunchRefused
 from twist_dr.metadata import in_words
-from twist_dr.orchestration import RUN_BACKUP, exclusively, note_key_use, operation
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
 from twist_dr.settings import Settings
 
 
@@ -53,24 +52,19 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
                 description="No file vanished or changed while it was read, and every pattern found one.",
             )
         ],
-        required_resource_keys={"cluster", "keyring", "catalog"},
+        required_resource_keys={APPLICATION},
     )
     def full_backup(
         context: dg.AssetExecutionContext, config: FullBackupConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
-        with operation(context, settings, retry=True) as report:
-            targets = chosen_targets(settings, config.targets)
+        with operation(context, retry=True) as (app, report):
+            targets = chosen_targets(app.settings, config.targets)
             parts = _chosen_parts(config.parts)
-            catalog: Catalog = context.resources.catalog
-            keyring = context.resources.keyring.load()
-            staging = StagingArea(settings.staging_dir)
-            plan = plan_backup(
-                settings, catalog, label=config.label, reason=config.reason, parts=parts, targets=targets
-            )
-            with exclusively(context, settings, "A backup", report):
-                manifest = take_full_backup(plan, context.resources.cluster, keyring, staging, report)
-            record_sealed(catalog, staging, manifest, run_id=context.run.run_id)
-            note_key_use(context, settings, "encrypt", manifest.backup_id, report)
+            plan = plan_backup(app, label=config.label, reason=config.reason, parts=parts, targets=targets)
+            with app.exclusively("A backup", report):
+                manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, report)
+            record_sealed(app, manifest)
+            note_key_use(app, "encrypt", manifest.backup_id, report)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=_metadata(manifest),

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from twist_dr.catalog import Catalog
 from twist_dr.metadata import in_markdown, in_words
-from twist_dr.orchestration import RUN_BACKUP, operation
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
 from twist_dr.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def report_asset(settings: Settings) -> dg.AssetsDefinition:
         key=[settings.application, "report"],
         description="Whether the application is safe: recovery point, storage targets, alerts, and plots of 90 days. Open it below, or the file that it names.",
         owners=[RUN_BACKUP],
-        required_resource_keys={"catalog"},
+        required_resource_keys={APPLICATION},
     )
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         # Not above: drawing takes half a second to import, which every other run would pay.
@@ -32,11 +31,10 @@ def report_asset(settings: Settings) -> dg.AssetsDefinition:
         from twist_dr.status.report import html, markdown, write_report
         from twist_dr.status.text import headline
 
-        with operation(context, settings) as told:
-            catalog: Catalog = context.resources.catalog
-            status = collect(settings, catalog, datetime.now(timezone.utc))
-            drawn = plots(settings, catalog, status)
-            path = write_report(settings, html(status, drawn))
+        with operation(context) as (app, told):
+            status = collect(app.settings, app.catalog, datetime.now(timezone.utc))
+            drawn = plots(app.settings, app.catalog, status)
+            path = write_report(app.settings, html(status, drawn))
             (told.info if status.state == "safe" else told.warning)(headline(status))
             return dg.MaterializeResult(
                 metadata={

@@ -8,22 +8,19 @@ from datetime import datetime, timezone
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.assets.copies import repositories_of, target_resource
 from twist_dr.assets.freshness import fresh_within
+from twist_dr.audit import note_key_use
 from twist_dr.backups import copies_name
 from twist_dr.catalog import Catalog
 from twist_dr.choosing import THERE, Choice, choose_newest, lacks, note_bad, summed_up
 from twist_dr.engine.configuration_check import check_configuration
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.labels import is_meant, split_label
 from twist_dr.engine.manifest import Kind, Manifest, kind_of
-from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.rehearsal import RehearsalPlan, rehearse
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT, PASSED_OVER
-from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.verification import VerificationResult, verify_backup
 from twist_dr.engine.words import no_good_copy
 from twist_dr.errors import (
@@ -34,9 +31,9 @@ from twist_dr.errors import (
     WalError,
 )
 from twist_dr.metadata import in_list, in_words
-from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
 from twist_dr.runs import heartbeat
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 from twist_dr.settings.verifying import verification_plan
 
 
@@ -80,26 +77,23 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 description="Every table, definition, migration, extension and file is as it was when the backup was taken.",
             )
         ],
-        required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, settings.enabled_targets)},
+        required_resource_keys={APPLICATION},
         # Dagster asks for every check of a step that cannot be subset, and a configuration backup has nothing to say for this one.
         can_subset=True,
     )
     def verify(
         context: dg.AssetExecutionContext, config: VerifyBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation]:
-        with operation(context, settings, retry=True) as report:
-            repositories = _repositories(context, settings, config.target)
-            keyring: Keyring = context.resources.keyring.load()
-            catalog: Catalog = context.resources.catalog
-            choice = _chosen(config.backup, repositories, keyring, catalog, report)
+        with operation(context, retry=True) as (app, report):
+            repositories = _repositories(app, config.target)
+            choice = _chosen(app, config.backup, repositories, report)
             backup_id = choice.backup_id
             started_at = datetime.now(timezone.utc)
-            proof = Proof(settings, context.resources.cluster)
             corrupt: list[str] = []
-            with in_use(settings.lock_dir, settings.application, [backup_id], "a verification reads it"):
-                result = _verify_first_good(proof, backup_id, repositories, keyring, catalog, report, corrupt)
-            record_verification(catalog, result, started_at, context.run.run_id)
-            note_key_use(context, settings, "verify", result.backup_id, report)
+            with app.in_use([backup_id], "a verification reads it"):
+                result = _verify_first_good(app, backup_id, repositories, report, corrupt)
+            record_verification(app, result, started_at)
+            note_key_use(app, "verify", result.backup_id, report)
             check = dg.AssetCheckResult(
                 asset_key=key,
                 check_name="restored_equals_recorded",
@@ -107,7 +101,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 metadata={"differences": in_list(result.differences or [result.unproven] * bool(result.unproven))},
             )
             of_data = kind_of(backup_id) != "configuration"
-            known = catalog.backup(settings.application, backup_id)
+            known = app.catalog.backup(app.name, backup_id)
             # A proof of what a restore was about to replace is none of a state that somebody would want back.
             counts = of_data and (known is None or is_meant(known.label, None))
             if not result.verified:
@@ -123,13 +117,13 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 )
                 # Whoever launches the check alone on its page gets it alone.
                 yield proven if counts and context.selected_asset_keys else check
-                heartbeat(settings, catalog, report)
+                heartbeat(app, report)
             else:
-                read = dg.AssetKey([settings.application, "configuration_backup"])
+                read = dg.AssetKey([app.name, "configuration_backup"])
                 yield dg.AssetObservation(asset_key=read, metadata=_metadata(result))
             told = list(choice.missing)
             if corrupt:
-                place = f"{settings.application}/{copies_name(kind_of(backup_id))}"
+                place = f"{app.name}/{copies_name(kind_of(backup_id))}"
                 keys = " or ".join(f"key:{place}/{name}" for name in corrupt)
                 told.insert(
                     0,
@@ -143,14 +137,13 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
     return verify
 
 
-def _repositories(context: dg.AssetExecutionContext, settings: Settings, wanted: str) -> list[Repository]:
-    names = list(settings.enabled_targets)
+def _repositories(app: Application, wanted: str) -> list[Repository]:
+    names = list(app.targets)
     if wanted not in ("any", *names):
         raise LaunchRefused(
             f"{wanted!r} is no enabled storage target; choose among {', '.join(names)}, or write 'any' in target."
         )
-    places = repositories_of(context, settings)
-    return [places[name] for name in names if wanted in ("any", name)]
+    return [place for name, place in app.repositories().items() if wanted in ("any", name)]
 
 
 def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:
@@ -165,55 +158,43 @@ def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:
     )
 
 
-class Proof:
+def prove(app: Application, manifest: Manifest, repository: Repository, report: Report) -> VerificationResult:
     """A full backup is restored, a base backup recovered to the point whose rows it counted, a configuration backup read whole."""
-
-    def __init__(self, settings: Settings, live: Cluster) -> None:
-        self._settings = settings
-        self._live = live
-
-    def of(self, manifest: Manifest, repository: Repository, keyring: Keyring, report: Report) -> VerificationResult:
-        settings = self._settings
-        if manifest.kind == "configuration":
-            repository.held(manifest)
-            return check_configuration(
-                manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
-                scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=report,
-            )  # fmt: skip
-        if manifest.kind != "base":
-            return verify_backup(verification_plan(settings, self._live), manifest, repository, keyring, report)
-        return rehearse(rehearsal_plan(settings), manifest, repository, keyring, report)
+    settings, keyring = app.settings, app.keyring
+    if manifest.kind == "configuration":
+        repository.held(manifest)
+        return check_configuration(
+            manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
+            scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=report,
+        )  # fmt: skip
+    if manifest.kind != "base":
+        return verify_backup(verification_plan(settings, app.cluster), manifest, repository, keyring, report)
+    return rehearse(rehearsal_plan(settings), manifest, repository, keyring, report)
 
 
 #: What ``backup`` may name beside an id.
 _NEWEST: Mapping[str, Kind] = {"latest": "full", "latest-base": "base", "latest-configuration": "configuration"}
 
 
-def _chosen(wanted: str, repositories: list[Repository], keyring: Keyring, catalog: Catalog, report: Report) -> Choice:
+def _chosen(app: Application, wanted: str, repositories: list[Repository], report: Report) -> Choice:
     word, label = split_label(wanted)
     kind = _NEWEST.get(word)
-    return Choice(wanted) if kind is None else choose_newest(kind, repositories, keyring, catalog, report, label)
+    return Choice(wanted) if kind is None else choose_newest(app, kind, repositories, report, label)
 
 
 def _verify_first_good(
-    proof: Proof,
-    backup_id: str,
-    repositories: list[Repository],
-    keyring: Keyring,
-    catalog: Catalog,
-    report: Report,
-    corrupt: list[str],
+    app: Application, backup_id: str, repositories: list[Repository], report: Report, corrupt: list[str]
 ) -> VerificationResult:
     """The result from the first good copy. Names of targets whose copies are bad are added to ``corrupt``."""
-    failures = []
+    failures, catalog = [], app.catalog
     for place, repository in enumerate(repositories):
         name = repository.target.name
         try:
-            manifest, sealed = repository.sealed(backup_id, keyring)
+            manifest, sealed = repository.sealed(backup_id, app.keyring)
             if catalog.backup(manifest.application, backup_id) is None:
                 catalog.record_backup(manifest, sealed, run_id=None)
             report.info(f"verifying {backup_id} from {name}")
-            result = proof.of(manifest, repository, keyring, report)
+            result = prove(app, manifest, repository, report)
         # What a target lacks of the WAL that a base needs makes its copy useless, too.
         except (*PASSED_OVER, WalError) as error:
             failures.append(str(error))
@@ -247,11 +228,11 @@ def _was_stored(catalog: Catalog, backup_id: str, target: str) -> bool:
     return any(copy.target == target and copy.state in THERE for copy in catalog.copies(backup_id))
 
 
-def record_verification(catalog: Catalog, result: VerificationResult, started_at: datetime, run_id: str) -> None:
+def record_verification(app: Application, result: VerificationResult, started_at: datetime) -> None:
     """Write down in the catalog what came out; nothing where nothing could be compared, for that proves no more than before."""
     if result.unproven and not result.differences:
         return
-    catalog.record_verification(
+    app.catalog.record_verification(
         result.backup_id,
         result.target,
         state="verified" if result.verified else "unverified",
@@ -264,7 +245,7 @@ def record_verification(catalog: Catalog, result: VerificationResult, started_at
         server_version=result.server_version,
         differences=result.differences,
         notes=result.notes,
-        run_id=run_id,
+        run_id=app.actor.run_id,
         proved=result.proved,
         content_seconds=result.seconds.get("content"),
     )

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from twist_dr.assets.copies import target_resource
 from twist_dr.assets.freshness import fresh_within
 from twist_dr.catalog import Catalog, CatalogUnavailable
 from twist_dr.engine.wal.frontier import Gap, Outcome, Shipped, listed
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.metadata import in_words
-from twist_dr.orchestration import RUN_BACKUP, operation
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
 from twist_dr.settings import Settings
 from twist_dr.wal import Shipping, gaps_after_newest_base, raise_failures, spool_warnings, wal_settings
 
@@ -46,17 +45,15 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
             )
             for key in names
         ],
-        required_resource_keys={"catalog", "keyring", *map(target_resource, names.values())},
+        required_resource_keys={APPLICATION},
     )
     def wal_archive(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context, settings, retry=True) as report:
-            targets = {name: getattr(context.resources, target_resource(name)) for name in names.values()}
-            keyring = context.resources.keyring.load()
-            with Shipping(settings, targets, keyring, context.resources.catalog, report) as shipping:
+        with operation(context, retry=True) as (app, report):
+            with Shipping(app, report) as shipping:
                 shipped = shipping.once()
             for sentence in spool_warnings(shipped.oldest_seconds, shipped.spool_bytes, wal):
                 report.warning(sentence)
-            gaps = _gaps(context.resources.catalog, settings.application, shipped)
+            gaps = _gaps(app.catalog, app.name, shipped)
             for key, name in names.items():
                 outcome, check = shipped.targets[name], _no_gap(key, gaps.get(name, ()))
                 # The check is told whatever advanced: Dagster takes a run for failed that leaves out one of those it was to tell.

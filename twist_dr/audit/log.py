@@ -28,13 +28,14 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from twist_dr.catalog import AuditRow, Catalog
+from twist_dr.catalog import AuditRow, Catalog, CatalogUnavailable
 from twist_dr.catalog.operations import recordable
 from twist_dr.engine.documents import NOTE, read_file, read_mapping
 from twist_dr.engine.lock import application_lock
+from twist_dr.engine.progress import Report
 from twist_dr.errors import Busy
 from twist_dr.redaction import leaving
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 
 #: How long a line waits for others to be written; a catalog that is locked holds each up for some 15 seconds.
 _PATIENCE_SECONDS = 60.0
@@ -96,16 +97,9 @@ def audit_anchor(settings: Settings) -> Path:
 
 
 def record(
-    settings: Settings,
-    catalog: Catalog,
-    *,
-    who: str,
-    action: str,
-    subject: str,
-    result: str,
-    details: Mapping[str, Any] | None = None,
+    app: Application, *, action: str, subject: str, result: str, details: Mapping[str, Any] | None = None
 ) -> str | None:
-    """Write a line into the audit log. Never raises: what is audited must not fail because a line could not be written.
+    """Write a line about what the actor did into the audit log. Never raises: what is audited must not fail because a line could not be written.
 
     A line that the catalog does not take is kept on disk and written with the next one. Returns a sentence about that, for a warning.
     """
@@ -113,22 +107,32 @@ def record(
         plain = _plain(json.loads(json.dumps(dict(details or {}), default=str)))
         line = Line(
             datetime.now(timezone.utc).isoformat(),
-            recordable(who),
+            recordable(app.actor.name),
             action,
             recordable(subject),
             recordable(result),
             plain,
         )
-        return _write(places(settings), settings.lock_dir, catalog, line)
+        return _write(places(app.settings), app.settings.lock_dir, app.catalog, line)
     except Exception as error:
         return f"The audit log lacks a line ({action} {subject}: {result}), and it could not be kept either ({error})."
 
 
-def key_used(
-    settings: Settings, catalog: Catalog, *, who: str, key_id: str, purpose: str, subject: str, run_id: str | None
-) -> str | None:
+def note_key_use(app: Application, purpose: str, backup_id: str, report: Report) -> None:
+    """Write that a backup's key was used, if the catalog knows that backup. ``purpose`` as in :func:`key_used`."""
+    try:
+        row = app.catalog.backup(app.name, backup_id)
+    except CatalogUnavailable as unavailable:
+        report.warning(str(unavailable))
+        return
+    if row is not None and (problem := key_used(app, key_id=row.key_id, purpose=purpose, subject=backup_id)):
+        report.warning(problem)
+
+
+def key_used(app: Application, *, key_id: str, purpose: str, subject: str) -> str | None:
     """Write that a key was used, once per run and purpose. ``purpose``: ``encrypt``, ``verify``, ``restore``. Never raises."""
-    use = (settings.application, run_id or subject, key_id, purpose)
+    run_id = app.actor.run_id
+    use = (app.name, run_id or subject, key_id, purpose)
     with _telling:
         if use in _told_uses:
             return None
@@ -136,14 +140,15 @@ def key_used(
         if len(_told_uses) > _REMEMBERED_USES:
             _told_uses.popitem(last=False)
     details = {"purpose": purpose, "backup_id": subject, "run_id": run_id}
-    return record(settings, catalog, who=who, action="use key", subject=key_id, result=purpose, details=details)
+    return record(app, action="use key", subject=key_id, result=purpose, details=details)
 
 
-def note_settings(settings: Settings, catalog: Catalog, *, who: str | None = None) -> list[str]:
+def note_settings(app: Application) -> list[str]:
     """Write a line when the settings are others than when this was last called; returns the paths that changed. Never raises.
 
     No value is told or kept, only its hash with a salt that stays on this machine.
     """
+    settings, catalog = app.settings, app.catalog
     try:
         salt = _salt(places(settings))
         values = dict(_hashed(settings, salt))
@@ -153,14 +158,8 @@ def note_settings(settings: Settings, catalog: Catalog, *, who: str | None = Non
             return []
         changed = sorted(path for path in {*(known or {}), *values} if (known or {}).get(path) != values.get(path))
         if known is not None:
-            if who is None:
-                from twist_dr.backups import who as whoever
-
-                who = whoever()
-            record(
-                settings, catalog, who=who, action="change settings", subject="twist-dr.yaml", result="noticed",
-                details={"changed": changed},
-            )  # fmt: skip
+            details = {"changed": changed}
+            record(app, action="change settings", subject="twist-dr.yaml", result="noticed", details=details)
         catalog.set_mark(settings.application, mark, values)
         return changed if known is not None else []
     except Exception:

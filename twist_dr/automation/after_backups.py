@@ -9,11 +9,11 @@ from typing import TypeAlias
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable, SealedBackup
+from twist_dr.catalog import AttemptRow, CatalogUnavailable, SealedBackup
 from twist_dr.orchestration import RUN_BACKUP, without_secrets
 from twist_dr.proving import proof_is_due
 from twist_dr.runs import SCHEDULED_FOR
-from twist_dr.settings import ScheduleSettings, Settings
+from twist_dr.settings import Application, ScheduleSettings
 
 #: What a sensor may launch.
 Job: TypeAlias = dg.JobDefinition | UnresolvedAssetJobDefinition
@@ -24,9 +24,8 @@ _VERIFY, _CLEANUP, _STATUS = "verify_backup", "cleanup", "status"
 _RECENT = 30
 
 
-def after_backups_sensor(settings: Settings, wanted: ScheduleSettings, jobs: Sequence[Job]) -> dg.SensorDefinition:
+def after_backups_sensor(app: Application, wanted: ScheduleSettings, jobs: Sequence[Job]) -> dg.SensorDefinition:
     """The sensor ``after_backups``. It goes by the catalog: what was due while the daemon was down is done when it is back."""
-    catalog = Catalog(settings.catalog_url)
 
     @dg.sensor(
         name="after_backups",
@@ -39,7 +38,7 @@ def after_backups_sensor(settings: Settings, wanted: ScheduleSettings, jobs: Seq
     @without_secrets()
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
-            requests = list(_requests(catalog, settings, wanted))
+            requests = list(_requests(app, wanted))
         except CatalogUnavailable as unavailable:
             return dg.SensorResult(skip_reason=str(unavailable))
         return dg.SensorResult(run_requests=requests, skip_reason=None if requests else "nothing to verify or clean up")
@@ -47,9 +46,10 @@ def after_backups_sensor(settings: Settings, wanted: ScheduleSettings, jobs: Seq
     return sensor
 
 
-def _requests(catalog: Catalog, settings: Settings, wanted: ScheduleSettings) -> Iterator[dg.RunRequest]:
+def _requests(app: Application, wanted: ScheduleSettings) -> Iterator[dg.RunRequest]:
     """Of the newest of each schedule at most: what an older one missed is made up for by it. Run keys keep a tick from asking twice."""
-    recent = catalog.attempts(settings.application, scheduled=True, limit=_RECENT)
+    catalog = app.catalog
+    recent = catalog.attempts(app.name, scheduled=True, limit=_RECENT)
     backups = [attempt for attempt in recent if attempt.job in _BACKUP_JOBS]
     # The newest of each job: an older one that still counts as running is dead, and nobody has noted it yet.
     newest_of = {attempt.job: attempt for attempt in reversed(backups)}
@@ -62,7 +62,7 @@ def _requests(catalog: Catalog, settings: Settings, wanted: ScheduleSettings) ->
         made = catalog.backup_of_run(full.run_id)
         # One that some target lacks can be proven from those that have it.
         here = made is not None and any(copy.state == "checked" for copy in made.copies)
-        if made is not None and here and _is_due(catalog, settings, made):
+        if made is not None and here and _is_due(app, made):
             verifications = [each for each in recent if each.job == _VERIFY and each.started_at > full.started_at]
             proving = proving or not verifications or verifications[0].state == "running"
             yield _request(_VERIFY, made.backup_id, {"verification": {"config": {"backup": made.backup_id}}})
@@ -76,11 +76,11 @@ def _requests(catalog: Catalog, settings: Settings, wanted: ScheduleSettings) ->
             yield _request(_STATUS, newest.run_id, {})
 
 
-def _is_due(catalog: Catalog, settings: Settings, made: SealedBackup) -> bool:
+def _is_due(app: Application, made: SealedBackup) -> bool:
     # Of the backup itself its own proof says nothing: cleanup waits for the run that makes it.
     proof = made.last_verification
-    proven = catalog.latest_verified(settings.application, part="media" if "media" in made.parts else None)
-    return proof is not None or proof_is_due(settings, made, proven)
+    proven = app.catalog.latest_verified(app.name, part="media" if "media" in made.parts else None)
+    return proof is not None or proof_is_due(app.settings, made, proven)
 
 
 def _newest(attempts: Sequence[AttemptRow]) -> AttemptRow:

@@ -7,10 +7,10 @@ import dagster as dg
 from twist_dr.engine.progress import Report
 from twist_dr.orchestration import DEAD_RUNS, RUN_BACKUP, reap_dead_runs, settle_attempts, without_secrets
 from twist_dr.runs import note_killed
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 
-def dead_runs_sensor(settings: Settings) -> dg.SensorDefinition:
+def dead_runs_sensor(app: Application) -> dg.SensorDefinition:
     """The sensor ``dead_runs``. It launches nothing."""
 
     @dg.sensor(
@@ -25,8 +25,8 @@ def dead_runs_sensor(settings: Settings) -> dg.SensorDefinition:
         reaped = reap_dead_runs(context.instance)
         told: list[str] = []
         for run_id in reaped:
-            note_killed(settings, run_id, Report(told.append, told.append))
-        told += settle_attempts(settings, context.instance)
+            note_killed(app, run_id, Report(told.append, told.append))
+        told += settle_attempts(app, context.instance)
         marked = f"marked {', '.join(reaped)}" if reaped else "no dead runs"
         return dg.SkipReason("; ".join([marked, *told]))
 

@@ -7,22 +7,22 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from twist_dr.catalog import Catalog, CatalogUnavailable, WalFrontierRow
+from twist_dr.catalog import CatalogUnavailable, WalFrontierRow
 from twist_dr.engine.wal.frontier import Gap, listed
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.spool import Spool
 from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP, without_secrets
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 from twist_dr.wal import gaps_after_newest_base, is_anybody_shipping, wal_settings
 
 #: Of what is promised for the log (``objectives.wal``, 15 minutes by default) may go by without news: the asset's page warns at three quarters.
 _FRESH_PART = 1 / 3
 
 
-def ship_wal_sensor(settings: Settings, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def ship_wal_sensor(app: Application, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
     """The sensor ``ship_wal``: a run every ``wal.interval_seconds`` in which something waits, unless a resident process ships."""
-    wal = wal_settings(settings)
+    settings, wal = app.settings, wal_settings(app.settings)
 
     @dg.sensor(
         name="ship_wal_sensor",
@@ -35,14 +35,14 @@ def ship_wal_sensor(settings: Settings, job: dg.UnresolvedAssetJobDefinition) ->
     @without_secrets()
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason | dg.SensorResult:
         if is_anybody_shipping(settings):
-            return _told_by_the_resident(settings, context.cursor or "")
+            return _told_by_the_resident(app, context.cursor or "")
         files = Spool(settings.wal_spool).files()
         # An idle server writes nothing: that it does is made sure of, and archived, every few minutes.
         idle = str(time.time() // _fresh_seconds(settings))
         mark = ";".join([*(f"{file.name} {file.modified}" for file in files[-2:]), idle])
         if not files:
             return dg.SkipReason("the spool is empty")
-        if mark == context.cursor and not _failed_last_time(settings):
+        if mark == context.cursor and not _failed_last_time(app):
             return dg.SkipReason("nothing was written since the last round")
         context.update_cursor(mark)
         return dg.RunRequest()
@@ -50,18 +50,17 @@ def ship_wal_sensor(settings: Settings, job: dg.UnresolvedAssetJobDefinition) ->
     return sensor
 
 
-def _told_by_the_resident(settings: Settings, cursor: str) -> dg.SensorResult:
+def _told_by_the_resident(app: Application, cursor: str) -> dg.SensorResult:
     """What a resident process wrote into the catalog goes onto the assets' pages, where it changed: it has no runs that would."""
     skip = "twist-dr wal ship is at work"
     told = {mark.partition(" ")[0]: mark for mark in cursor.splitlines()}
     try:
-        catalog = Catalog(settings.catalog_url)
         events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
-        for row in catalog.wal_frontiers(settings.application):
+        for row in app.catalog.wal_frontiers(app.name):
             if row.lsn is None:
                 continue
-            gaps = gaps_after_newest_base(catalog, row)
-            if (mark := _mark(settings, row, gaps)) != told.get(row.target):
+            gaps = gaps_after_newest_base(app.catalog, row)
+            if (mark := _mark(app.settings, row, gaps)) != told.get(row.target):
                 told[row.target] = mark
                 events += _events(row, gaps)
     except CatalogUnavailable as unavailable:
@@ -102,9 +101,9 @@ def _events(row: WalFrontierRow, gaps: Sequence[Gap]) -> Iterator[dg.AssetMateri
     )
 
 
-def _failed_last_time(settings: Settings) -> bool:
+def _failed_last_time(app: Application) -> bool:
     try:
-        rows = Catalog(settings.catalog_url).wal_frontiers(settings.application)
+        rows = app.catalog.wal_frontiers(app.name)
     except CatalogUnavailable:
         return True
     return any(row.error is not None or row.waiting for row in rows)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
-from twist_dr.catalog import AttemptState, Catalog, CatalogUnavailable
+from twist_dr.catalog import AttemptState, CatalogUnavailable
 from twist_dr.engine.progress import Report
 from twist_dr.orchestration import APPLICATION_TAG, RUN_BACKUP, attempt_of, without_secrets
 from twist_dr.runs import look_after, tick
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 
-def watch_sensor(settings: Settings) -> dg.SensorDefinition:
+def watch_sensor(app: Application) -> dg.SensorDefinition:
     """The sensor ``watch``: alerts are raised, told and resolved by it even when nothing runs."""
-    catalog = Catalog(settings.catalog_url)
 
     @dg.sensor(
         name="watch",
@@ -26,7 +25,7 @@ def watch_sensor(settings: Settings) -> dg.SensorDefinition:
     @without_secrets()
     def watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         told: list[str] = []
-        tick(settings, catalog, Report(told.append, told.append), _stopped(context))
+        tick(app, Report(told.append, told.append), _stopped(context))
         return dg.SkipReason("; ".join(told)[:500] or "nothing new")
 
     return watch
@@ -46,10 +45,8 @@ def _stopped(context: dg.SensorEvaluationContext) -> list[str]:
     ]
 
 
-def failed_runs_sensor(settings: Settings) -> dg.SensorDefinition:
+def failed_runs_sensor(app: Application) -> dg.SensorDefinition:
     """The sensor ``failed_runs``. A job tells of its own failure; this hears of runs that could not: killed, or refused before a step began."""
-
-    catalog = Catalog(settings.catalog_url)
 
     # All locations: runs of "dagster job execute" belong to none, and would not be heard of otherwise.
     @dg.run_failure_sensor(
@@ -63,18 +60,18 @@ def failed_runs_sensor(settings: Settings) -> dg.SensorDefinition:
     def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason:
         run = context.dagster_run
         try:
-            if catalog.attempt(run.run_id) is None and not _is_ours(run, settings.application):
+            if app.catalog.attempt(run.run_id) is None and not _is_ours(run, app.name):
                 return dg.SkipReason(f"{run.run_id} is not ours")
-            attempt = attempt_of(run, settings.application)
-            catalog.begin_attempt(attempt)
+            attempt = attempt_of(run, app.name)
+            app.catalog.begin_attempt(attempt)
             step, reason, name = _cause(context)
             state: AttemptState = "refused" if attempt.is_refused_by(name) else "failed"
-            catalog.end_attempt(run.run_id, state=state, step=step, error=reason, error_type=name)
+            app.catalog.end_attempt(run.run_id, state=state, step=step, error=reason, error_type=name)
         except CatalogUnavailable as unavailable:
             # Dagster does not tell of this run again; the sensor dead_runs asks for all that have no end.
             return dg.SkipReason(str(unavailable))
         told: list[str] = []
-        look_after(settings, catalog, Report(told.append, told.append))
+        look_after(app, Report(told.append, told.append))
         return dg.SkipReason("; ".join(told)[:500] or f"{run.run_id} had told of itself")
 
     # Dagster 1.13 takes no owners for sensors of this kind, though they have them like all others; a contract test watches it.

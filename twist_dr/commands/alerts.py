@@ -14,7 +14,7 @@ from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.catalog import AlertRow, Catalog
-    from twist_dr.settings import Settings
+    from twist_dr.settings import Application, Settings
 
 #: A round of telling that is going on ends within this.
 _PATIENCE_SECONDS = 120.0
@@ -43,29 +43,22 @@ def add_commands(commands: Any) -> None:
     test.set_defaults(run=_test)
 
 
-def _opened() -> tuple[Settings, Catalog]:
-    from twist_dr.catalog import Catalog
-    from twist_dr.settings import load_settings
-
-    settings = load_settings()
-    return settings, Catalog(settings.catalog_url)
-
-
-def _opened_known() -> tuple[Settings, Catalog]:
+def _opened_known() -> Application:
     """Raises ``CatalogUnavailable`` where there is no catalog: an empty one would say that nothing is wrong."""
+    from twist_dr.settings import open_application
     from twist_dr.status.collect import require_catalog
 
-    settings, catalog = _opened()
-    require_catalog(settings)
-    return settings, catalog
+    app = open_application()
+    require_catalog(app.settings)
+    return app
 
 
 def _list(options: argparse.Namespace) -> None:
-    settings, catalog = _opened_known()
+    app = _opened_known()
     if options.all:
-        rows = catalog.alerts(settings.application, limit=options.limit)
+        rows = app.catalog.alerts(app.name, limit=options.limit)
     else:
-        rows = wrong_now(settings, catalog, datetime.now(timezone.utc))
+        rows = wrong_now(app.settings, app.catalog, datetime.now(timezone.utc))
     print(json.dumps([alert_document(row) for row in rows], indent=2) if options.json else _page(rows))
 
 
@@ -116,19 +109,18 @@ def _minute(moment: datetime) -> str:
 
 def _acknowledge(options: argparse.Namespace) -> None:
     from twist_dr.alerts.telling import telling
-    from twist_dr.backups import who
 
-    settings, catalog = _opened_known()
-    me, now = who(), datetime.now(timezone.utc)
+    app = _opened_known()
+    me, now = app.actor.name, datetime.now(timezone.utc)
     by = f"{me} ({options.note})" if options.note else me
     # Whoever tells writes the same rows.
-    with telling(settings, _report(), patience=_PATIENCE_SECONDS):
-        rows = catalog.open_alerts(settings.application)
-        chosen = rows if options.alert == "all" else [_one(settings, rows, options.alert)]
+    with telling(app.settings, _report(), patience=_PATIENCE_SECONDS):
+        rows = app.catalog.open_alerts(app.name)
+        chosen = rows if options.alert == "all" else [_one(app.name, rows, options.alert)]
         changed = [row for row in chosen if row.state == "active"]
         for row in changed:
-            catalog.save_alert(replace(row, state="acknowledged", acknowledged_at=now, acknowledged_by=by))
-            _audit(settings, catalog, me, "acknowledge_alert", row, {"note": options.note} if options.note else {})
+            app.catalog.save_alert(replace(row, state="acknowledged", acknowledged_at=now, acknowledged_by=by))
+            _audit(app, "acknowledge_alert", row, {"note": options.note} if options.note else {})
             print(f"acknowledged {row.id}: {one_line(row.message)}")
     if not changed:
         print("nothing to acknowledge")
@@ -136,21 +128,20 @@ def _acknowledge(options: argparse.Namespace) -> None:
 
 def _resolve(options: argparse.Namespace) -> None:
     from twist_dr.alerts.telling import telling
-    from twist_dr.backups import who
 
-    settings, catalog = _opened_known()
-    me, now = who(), datetime.now(timezone.utc)
-    with telling(settings, _report(), patience=_PATIENCE_SECONDS):
-        row = _one(settings, catalog.open_alerts(settings.application), options.alert)
-        catalog.save_alert(replace(row, state="resolved", resolved_at=now, resolved_by=me))
-        _audit(settings, catalog, me, "resolve_alert", row, {})
+    app = _opened_known()
+    me, now = app.actor.name, datetime.now(timezone.utc)
+    with telling(app.settings, _report(), patience=_PATIENCE_SECONDS):
+        row = _one(app.name, app.catalog.open_alerts(app.name), options.alert)
+        app.catalog.save_alert(replace(row, state="resolved", resolved_at=now, resolved_by=me))
+        _audit(app, "resolve_alert", row, {})
     print(f"resolved {row.id}: {one_line(row.message)}")
 
 
-def _one(settings: Settings, rows: list[AlertRow], number: str) -> AlertRow:
+def _one(application: str, rows: list[AlertRow], number: str) -> AlertRow:
     row = next((row for row in rows if str(row.id) == number), None)
     if row is None:
-        raise AlertNotFound(f"{settings.application} has no open alert {number}; see all with: twist-dr alerts")
+        raise AlertNotFound(f"{application} has no open alert {number}; see all with: twist-dr alerts")
     return row
 
 
@@ -158,35 +149,34 @@ def _test(options: argparse.Namespace) -> int:
     from twist_dr import audit
     from twist_dr.alerts.channels import Message, deliver_all
     from twist_dr.alerts.telling import channels, record_deliveries
-    from twist_dr.backups import who
     from twist_dr.catalog import CatalogUnavailable
+    from twist_dr.settings import open_application
 
-    settings, catalog = _opened()
-    ways = channels(settings)
+    app = open_application()
+    ways = channels(app.settings)
     if not ways:
         raise TwistDRError("twist-dr.yaml names no alerts.channels, so nobody is told anything; add one.")
-    me = who()
-    body = f"{me} tries whether alerts of {settings.application} arrive here. Nothing is wrong.\n"
+    body = f"{app.actor.name} tries whether alerts of {app.name} arrive here. Nothing is wrong.\n"
     # Critical, so that every channel wants it.
-    deliveries = deliver_all(ways, Message(f"[{settings.application}] TEST: alerts arrive", body, "critical", "raised"))
+    deliveries = deliver_all(ways, Message(f"[{app.name}] TEST: alerts arrive", body, "critical", "raised"))
     for each in deliveries:
         print(f"{each.channel}: {'sent' if each.ok else f'FAILED: {each.error}'}")
     failed = [each.channel for each in deliveries if not each.ok]
     try:
-        record_deliveries(settings, catalog, deliveries, datetime.now(timezone.utc))
+        record_deliveries(app.settings, app.catalog, deliveries, datetime.now(timezone.utc))
     except CatalogUnavailable as unavailable:
         print(f"warning: {unavailable}", file=sys.stderr)
     result = f"failed: {', '.join(failed)}" if failed else "done"
     subject = ", ".join(way.name for way in ways)
-    audit.record(settings, catalog, who=me, action="test_alerts", subject=subject, result=result)
+    audit.record(app, action="test_alerts", subject=subject, result=result)
     return 1 if failed else 0
 
 
-def _audit(settings: Settings, catalog: Catalog, me: str, action: str, row: AlertRow, details: dict[str, Any]) -> None:
+def _audit(app: Application, action: str, row: AlertRow, details: dict[str, Any]) -> None:
     from twist_dr import audit
 
     subject = f"alert {row.id} ({row.cause})"
-    audit.record(settings, catalog, who=me, action=action, subject=subject, result="done", details=details)
+    audit.record(app, action=action, subject=subject, result="done", details=details)
 
 
 def _report() -> Any:

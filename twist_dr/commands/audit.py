@@ -7,9 +7,12 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twist_dr.commands.backups import moment
+
+if TYPE_CHECKING:
+    from twist_dr.settings import Application
 
 
 def add_commands(commands: Any) -> None:
@@ -24,27 +27,22 @@ def add_commands(commands: Any) -> None:
     audit.set_defaults(run=_audit)
 
 
-def note(settings: Any, action: str, subject: str, result: str, details: Mapping[str, Any] | None = None) -> None:
+def note(app: Application, action: str, subject: str, result: str, details: Mapping[str, Any] | None = None) -> None:
     """Write what a command did into the audit log. What was done is done: a line that could not be written is a warning."""
     from twist_dr.audit import record
-    from twist_dr.backups import who
-    from twist_dr.catalog import Catalog
 
-    catalog = Catalog(settings.catalog_url)
-    trouble = record(settings, catalog, who=who(), action=action, subject=subject, result=result, details=details)
+    trouble = record(app, action=action, subject=subject, result=result, details=details)
     if trouble:
         print(f"warning: {trouble}", file=sys.stderr)
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from twist_dr.catalog import Catalog
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    catalog = Catalog(settings.catalog_url)
+    app = open_application()
     if options.action == "verify":
-        return _verify(settings, catalog, json_wanted=options.json)
-    rows = catalog.audit(settings.application, since=options.since, limit=options.limit)
+        return _verify(app, json_wanted=options.json)
+    rows = app.catalog.audit(app.name, since=options.since, limit=options.limit)
     if options.json:
         print(json.dumps([{**asdict(row), "at": row.at.isoformat()} for row in rows], indent=2))
         return 0
@@ -60,10 +58,10 @@ def _audit(options: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(settings: Any, catalog: Any, *, json_wanted: bool) -> int:
+def _verify(app: Application, *, json_wanted: bool) -> int:
     from twist_dr.audit.check import verify
 
-    found = verify(settings, catalog)
+    found = verify(app.settings, app.catalog)
     if json_wanted:
         print(json.dumps({"sound": found.sound, **asdict(found)}, indent=2))
         return 0 if found.sound else 1
@@ -73,6 +71,6 @@ def _verify(settings: Any, catalog: Any, *, json_wanted: bool) -> int:
         print(f"{found.lines} lines, none changed or missing; the last one's digest is {found.digest}")
     else:
         print(
-            f"The audit log of {settings.application} ({found.lines} lines) was tampered with or damaged: do not believe it from the first line named on; compare with the catalog in an earlier configuration backup."
+            f"The audit log of {app.name} ({found.lines} lines) was tampered with or damaged: do not believe it from the first line named on; compare with the catalog in an earlier configuration backup."
         )
     return 0 if found.sound else 1

@@ -100,10 +100,10 @@ def _count(text: str) -> int:
 
 def _list(options: argparse.Namespace) -> None:
     from twist_dr import listing
-    from twist_dr.catalog import Catalog
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
+    app = open_application()
+    settings = app.settings
     if options.replaced:
         if options.csv:
             options.parser.error("--replaced cannot be printed as CSV; use --json")
@@ -113,11 +113,10 @@ def _list(options: argparse.Namespace) -> None:
         options.parser.error(
             f"--until ({options.until.isoformat()}) is not after --since ({options.since.isoformat()})"
         )
-    catalog = Catalog(settings.catalog_url)
     filters = {
         name: getattr(options, name) for name in ("kind", "label", "target", "state", "since", "until", "search")
     }
-    rows = catalog.each_backup(application=settings.application, limit=options.limit, **filters)
+    rows = app.catalog.each_backup(application=app.name, limit=options.limit, **filters)
     first = list(islice(rows, 1))
     if not first and options.target is not None and options.target not in settings.storage_targets:
         # Asked only then: the catalog may know targets that have left the settings.
@@ -142,7 +141,7 @@ def _list(options: argparse.Namespace) -> None:
 def _list_replaced(settings: Settings, *, json_wanted: bool) -> None:
     from twist_dr import listing
     from twist_dr.engine.restore.restored_configuration import everything_kept
-    from twist_dr.resources.restores import surroundings
+    from twist_dr.settings.restoring import surroundings
 
     around = surroundings(settings)
     rows = everything_kept(around, settings.work_dir, settings.application)

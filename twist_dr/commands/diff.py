@@ -21,22 +21,17 @@ def add_commands(commands: Any) -> None:
 def _diff(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from twist_dr.catalog import Catalog
     from twist_dr.diff import compare, document, render
     from twist_dr.listing import json_pieces
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    catalog = Catalog(settings.catalog_url)
-    before, after = (catalog.meant(settings.application, text) for text in (options.before, options.after))
+    app = open_application()
+    before, after = (app.catalog.meant(app.name, text) for text in (options.before, options.after))
     difference = compare(before.manifest, after.manifest)
     if options.files:
         from twist_dr.diff_files import compare_files
-        from twist_dr.engine.keys import load_keyring
-        from twist_dr.resources.targets import build_targets
 
-        keyring = load_keyring(settings.encryption.keyring)
-        difference = replace(difference, files=compare_files(before, after, build_targets(settings), keyring))
+        difference = replace(difference, files=compare_files(before, after, app.targets, app.keyring))
     if options.json:
         for piece in json_pieces(document(difference)):
             print(piece, end="")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
-    from twist_dr.catalog import Catalog, HoldRow
+    from twist_dr.catalog import HoldRow
     from twist_dr.engine.retention.holds import HoldNotes
-    from twist_dr.settings import Settings
+    from twist_dr.settings import Application
 
 #: A target that gives no answer for so long is told as away.
 _PATIENCE_SECONDS = 20.0
@@ -36,79 +36,71 @@ def add_commands(commands: Any) -> None:
 
 
 def _hold(options: argparse.Namespace) -> None:
-    from twist_dr.backups import who
-    from twist_dr.catalog import Catalog
     from twist_dr.engine.retention.use import deciding
     from twist_dr.errors import SettingsError
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    catalog = Catalog(settings.catalog_url)
+    app = open_application()
     if options.backup is None:
-        _list(settings, catalog, everything=options.all, as_json=options.json)
+        _list(app, everything=options.all, as_json=options.json)
         return
     if not (options.reason or "").strip():
         raise SettingsError("A hold needs its reason: twist-dr hold ID --reason 'the audit of 2026'.")
     now = datetime.now(timezone.utc)
     until = parse_until(options.until, now) if options.until else None
-    backup_id = catalog.meant(settings.application, options.backup).backup_id
+    backup_id = app.catalog.meant(app.name, options.backup).backup_id
     # Never between a cleanup's last look and its deletion: then this would say that something is kept which is gone.
-    with deciding(settings.lock_dir, settings.application, "Placing a hold"):
-        _require_held(settings, catalog, backup_id)
-        row = catalog.place_hold(settings.application, backup_id, who=who(), reason=options.reason.strip(), until=until)
-    _note(
-        settings, catalog, "hold", backup_id, {"reason": options.reason, "until": until.isoformat() if until else None}
-    )
+    with deciding(app.settings.lock_dir, app.name, "Placing a hold"):
+        _require_held(app, backup_id)
+        row = app.catalog.place_hold(
+            app.name, backup_id, who=app.actor.name, reason=options.reason.strip(), until=until
+        )
+    _note(app, "hold", backup_id, {"reason": options.reason, "until": until.isoformat() if until else None})
     print(f"{backup_id} is held {_until(until)}; end it with: twist-dr release {backup_id}")
-    _write_on_targets(settings, row)
+    _write_on_targets(app, row)
 
 
 def _release(options: argparse.Namespace) -> None:
-    from twist_dr.backups import who
-    from twist_dr.catalog import Catalog
     from twist_dr.engine.manifest import is_backup_id
     from twist_dr.errors import BackupNotFound
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
 
-    settings = load_settings()
-    catalog = Catalog(settings.catalog_url)
+    app = open_application()
     # What the catalog lost can be held still, and a target's holds outlive it.
     backup_id = (
-        options.backup
-        if is_backup_id(options.backup)
-        else catalog.meant(settings.application, options.backup).backup_id
+        options.backup if is_backup_id(options.backup) else app.catalog.meant(app.name, options.backup).backup_id
     )
     missing, count = None, 0
     try:
-        count = catalog.release_hold(settings.application, backup_id, who=who())
+        count = app.catalog.release_hold(app.name, backup_id, who=app.actor.name)
     except BackupNotFound as error:
         missing = error
-    removed, left = _remove_from_targets(settings, backup_id)
+    removed, left = _remove_from_targets(app, backup_id)
     for line in left:
         _warn(f"{line} If it is held there, it stays so: run this again when that storage target can be used.")
     count = max(count, *removed.values()) if removed else count
     if not count and missing is not None:
         raise missing
-    _note(settings, catalog, "release", backup_id, {"holds": count})
+    _note(app, "release", backup_id, {"holds": count})
     holds = f"{count} hold{'s' if count != 1 else ''} ended"
-    where = f", except on {', '.join(sorted(set(_enabled(settings)) - set(removed)))}" if left else ""
+    where = f", except on {', '.join(sorted(set(_enabled(app)) - set(removed)))}" if left else ""
     print(f"{backup_id} is no longer held{where} ({holds}); the next cleanup goes by the policies")
 
 
 # -- on the storage targets --------------------------------------------------------------------------------------------
 
 
-def _write_on_targets(settings: Settings, row: HoldRow) -> None:
+def _write_on_targets(app: Application, row: HoldRow) -> None:
     """A hold lies on every target too, where it outlives the catalog. A target that cannot take it is named, and holds by the catalog alone."""
     from twist_dr.engine.retention.holds import HoldNote
     from twist_dr.engine.retention.model import Hold
     from twist_dr.errors import StorageError
 
-    settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    app.settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     note = HoldNote(Hold(row.backup_id, row.who, row.reason, row.until), row.placed_at)
-    for name, notes in _enabled(settings).items():
+    for name, notes in _enabled(app).items():
         try:
-            notes.place(note, settings.work_dir)
+            notes.place(note, app.settings.work_dir)
         except StorageError as error:
             _warn(
                 f"the hold was not written on {name}, where only the catalog knows it now: {error} "
@@ -116,12 +108,12 @@ def _write_on_targets(settings: Settings, row: HoldRow) -> None:
             )
 
 
-def _remove_from_targets(settings: Settings, backup_id: str) -> tuple[dict[str, int], list[str]]:
+def _remove_from_targets(app: Application, backup_id: str) -> tuple[dict[str, int], list[str]]:
     """By target, how many holds of a backup were removed; and a sentence for each target on which they were not."""
     from twist_dr.errors import StorageError
 
     removed, left = dict[str, int](), []
-    for name, notes in _enabled(settings).items():
+    for name, notes in _enabled(app).items():
         try:
             removed[name] = notes.remove(backup_id)
         except StorageError as error:
@@ -129,17 +121,10 @@ def _remove_from_targets(settings: Settings, backup_id: str) -> tuple[dict[str, 
     return removed, left
 
 
-def _enabled(settings: Settings) -> dict[str, HoldNotes]:
-    from twist_dr.engine.keys import load_keyring
-    from twist_dr.engine.repository import Repository
+def _enabled(app: Application) -> dict[str, HoldNotes]:
     from twist_dr.engine.retention.holds import HoldNotes
-    from twist_dr.resources.targets import build_targets
 
-    keyring = load_keyring(settings.encryption.keyring)
-    return {
-        name: HoldNotes(Repository(target, settings.application, _PATIENCE_SECONDS), keyring)
-        for name, target in build_targets(settings).items()
-    }
+    return {name: HoldNotes(place, app.keyring) for name, place in app.repositories(_PATIENCE_SECONDS).items()}
 
 
 def _warn(sentence: str) -> None:
@@ -170,33 +155,30 @@ def parse_until(text: str, now: datetime) -> datetime:
     return until
 
 
-def _require_held(settings: Settings, catalog: Catalog, backup_id: str) -> None:
+def _require_held(app: Application, backup_id: str) -> None:
     from twist_dr.errors import BackupNotFound
 
-    copies = catalog.copies(backup_id)
+    copies = app.catalog.copies(backup_id)
     if copies and all(copy.state == "deleted" for copy in copies):
         raise BackupNotFound(
             f"{backup_id} was deleted from every storage target, so there is nothing to hold; see twist-dr list"
         )
 
 
-def _note(settings: Settings, catalog: Catalog, action: str, backup_id: str, details: dict[str, Any]) -> None:
+def _note(app: Application, action: str, backup_id: str, details: dict[str, Any]) -> None:
     from twist_dr import audit
-    from twist_dr.backups import who
 
-    trouble = audit.record(
-        settings, catalog, who=who(), action=action, subject=backup_id, result="done", details=details
-    )
+    trouble = audit.record(app, action=action, subject=backup_id, result="done", details=details)
     if trouble:
         _warn(trouble)
 
 
-def _list(settings: Settings, catalog: Catalog, *, everything: bool, as_json: bool) -> None:
+def _list(app: Application, *, everything: bool, as_json: bool) -> None:
     from twist_dr.listing import table
 
     now = datetime.now(timezone.utc)
-    recorded = catalog.holds(settings.application)
-    found, silent = _on_targets_alone(settings, recorded)
+    recorded = app.catalog.holds(app.name)
+    found, silent = _on_targets_alone(app, recorded)
     where = {row: names for row, names in found.items() if everything or row.active(now)}
     rows = [*(row for row in recorded if everything or row.active(now)), *where]
     for line in silent:
@@ -225,7 +207,7 @@ def _list(settings: Settings, catalog: Catalog, *, everything: bool, as_json: bo
         )
 
 
-def _on_targets_alone(settings: Settings, recorded: list[HoldRow]) -> tuple[dict[HoldRow, list[str]], list[str]]:
+def _on_targets_alone(app: Application, recorded: list[HoldRow]) -> tuple[dict[HoldRow, list[str]], list[str]]:
     """What targets hold though the catalog has no such hold, or has it as released, with their names; and a sentence of each that does not answer."""
     from twist_dr.catalog import HoldRow
     from twist_dr.engine.retention.model import Hold
@@ -233,13 +215,11 @@ def _on_targets_alone(settings: Settings, recorded: list[HoldRow]) -> tuple[dict
 
     known = {Hold(row.backup_id, row.who, row.reason, row.until) for row in recorded if row.released_at is None}
     found, silent = dict[HoldRow, list[str]](), []
-    for name, notes in _enabled(settings).items():
+    for name, notes in _enabled(app).items():
         try:
             for note in notes.all():
                 if note.hold not in known and (hold := note.binding) not in known:
-                    row = HoldRow(
-                        None, settings.application, hold.backup_id, hold.who, hold.reason, note.placed_at, hold.until
-                    )
+                    row = HoldRow(None, app.name, hold.backup_id, hold.who, hold.reason, note.placed_at, hold.until)
                     found.setdefault(row, []).append(name)
         except StorageError as error:
             silent.append(str(error))

@@ -38,15 +38,14 @@ def add_commands(commands: Any) -> None:
 def _status(options: argparse.Namespace) -> int:
     from datetime import datetime, timezone
 
-    from twist_dr.catalog import Catalog
     from twist_dr.errors import TwistDRError
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
     from twist_dr.status.collect import collect
     from twist_dr.status.text import render
 
     try:
-        settings = load_settings()
-        status = collect(settings, Catalog(settings.catalog_url), datetime.now(timezone.utc))
+        app = open_application()
+        status = collect(app.settings, app.catalog, datetime.now(timezone.utc))
         text = json.dumps(status.document(), indent=2) if options.json else render(status)
     except TwistDRError as error:
         return _unknown(str(error), json_wanted=options.json)
@@ -73,13 +72,12 @@ def _print(text: str) -> None:
 
 
 def _metrics(options: argparse.Namespace) -> int:
-    from twist_dr.catalog import Catalog
     from twist_dr.errors import SettingsError
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
     from twist_dr.status import metrics
 
-    settings = load_settings()
-    catalog = Catalog(settings.catalog_url)
+    app = open_application()
+    settings, catalog = app.settings, app.catalog
     if options.listen is not None:
         host, port = options.listen
         metrics.serve(settings, catalog, host, port, tell=lambda line: print(line, flush=True))

@@ -50,19 +50,15 @@ def _receive(options: argparse.Namespace) -> None:
 
 
 def _ship(options: argparse.Namespace) -> None:
-    from twist_dr.catalog import Catalog
-    from twist_dr.engine.keys import load_keyring
     from twist_dr.engine.wal.names import format_lsn
     from twist_dr.engine.words import counted
-    from twist_dr.resources.targets import build_targets
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
     from twist_dr.wal import Shipping, raise_failures, spool_warnings, wal_settings
 
-    settings = load_settings()
-    wal = wal_settings(settings)
+    app = open_application()
+    wal = wal_settings(app.settings)
     report = _report()
-    keyring = load_keyring(settings.encryption.keyring)
-    with Shipping(settings, build_targets(settings), keyring, Catalog(settings.catalog_url), report) as shipping:
+    with Shipping(app, report) as shipping:
         if options.follow:
             stop = _stopped_by_signals()
             # A round that is going on ends at its next file.
@@ -86,9 +82,9 @@ def _ship(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from twist_dr.settings import load_settings
+    from twist_dr.settings import open_application
     from twist_dr.wal_status import render, wal_status
 
-    status = wal_status(load_settings())
+    status = wal_status(open_application())
     print(json.dumps(status.document(), indent=2) if options.json else render(status))
     return 0 if status.sound else 1

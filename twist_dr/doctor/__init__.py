@@ -41,20 +41,20 @@ from twist_dr.engine.django import DjangoApplication, read_code
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
-from twist_dr.resources.restores import surroundings
 from twist_dr.settings.asking import django_application
+from twist_dr.settings.restoring import surroundings
 from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
 
 if TYPE_CHECKING:
-    from twist_dr.settings import Settings
+    from twist_dr.settings import Application
 
 __all__ = ["Finding", "exit_status", "render", "run_doctor"]
 
 
-def run_doctor(settings: Settings, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+def run_doctor(app: Application, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """Check everything, and give each finding as it is found. No finding holds a secret of the settings."""
-    for finding in _Examination(settings, environment).findings():
+    for finding in _Examination(app, environment).findings():
         yield shown(finding)
 
 
@@ -76,10 +76,11 @@ def render(findings: Iterable[Finding]) -> str:
 class _Examination:
     """One run of all checks, in the order in which their results build on each other."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
-        self._settings = settings
+    def __init__(self, app: Application, environment: Mapping[str, str]) -> None:
+        self._app = app
+        self._settings = app.settings
         self._environment = environment
-        self._cluster = Cluster(settings.database.url.get_secret_value())
+        self._cluster = app.cluster
         self._seen: DatabaseSeen | None = None
         self._media = FilesSeen()
 
@@ -154,11 +155,8 @@ class _Examination:
         yield from guarded("newest base", self._reached(seen))
 
     def _reached(self, seen: WalSeen | None) -> Check[None]:
-        from twist_dr.catalog import Catalog
-
-        settings = self._settings
+        settings, catalog = self._settings, self._app.catalog
         assert settings.wal is not None
-        catalog = Catalog(settings.catalog_url)
         yield from check_newest_base(catalog.latest(settings.application, kind="base"), seen)
         rows = catalog.wal_frontiers(settings.application)
         yield from check_frontiers(rows, list(settings.enabled_targets), settings.wal.warn_after)
@@ -178,12 +176,11 @@ class _Examination:
     def _daemon(self, launched: Sequence[str], *, verified: bool, kept: list[str]) -> Check[None]:
         from twist_dr.alerts.daemon import read_daemon, why_silent
         from twist_dr.alerts.rules_operations import not_loaded
-        from twist_dr.catalog import Catalog
         from twist_dr.proving import allowed_media_age
         from twist_dr.schedules import entries
 
         now = datetime.now(timezone.utc)
-        catalog = Catalog(self._settings.catalog_url)
+        catalog = self._app.catalog
         daemon = read_daemon(self._settings, catalog)
         yield from check_schedules(launched, silent=why_silent(daemon, now), verified=verified, kept_for_ever=kept)
         yield from check_daemon(list(not_loaded(daemon, now)))
@@ -239,7 +236,7 @@ class _Examination:
         yield from guarded("remains", check_remains(staging, repositories, all_reachable=all_reachable))
 
     def _built_targets(self) -> Check[dict[str, StorageTarget]]:
-        from twist_dr.resources.targets import build_target, keep_apart
+        from twist_dr.settings.building import build_target, keep_apart
 
         targets = dict[str, StorageTarget]()
         for name, settings in self._settings.enabled_targets.items():
@@ -250,8 +247,6 @@ class _Examination:
         return keep_apart(targets)
 
     def _catalog(self) -> Check[None]:
-        from twist_dr.catalog import Catalog
-
-        catalog = Catalog(self._settings.catalog_url)
-        newest = catalog.latest(application=self._settings.application)
+        catalog = self._app.catalog
+        newest = catalog.latest(application=self._app.name)
         yield ok("catalog", f"{catalog.place}: {f'newest backup {newest.backup_id}' if newest else 'no backup yet'}")

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.backups import chosen_targets, copies_name, who
-from twist_dr.catalog import Catalog, CatalogUnavailable
+from twist_dr.backups import chosen_targets, copies_name
+from twist_dr.catalog import CatalogUnavailable
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.errors import LaunchRefused, SettingsError, StorageError, TwistDRError
 from twist_dr.metadata import in_markdown
-from twist_dr.orchestration import RUN_BACKUP, exclusively, operation, run_tags
-from twist_dr.resources.restores import surroundings
-from twist_dr.resources.targets import build_targets
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation, run_tags
 from twist_dr.restores import end_killed
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
+from twist_dr.settings.restoring import surroundings
 
 if TYPE_CHECKING:
     from twist_dr.retention import Retention
@@ -45,45 +44,22 @@ class CleanupConfig(dg.Config):
 def cleanup_job(settings: Settings) -> dg.JobDefinition:
     """The job ``cleanup``."""
 
-    @dg.op(name="clean_up", required_resource_keys={"catalog", "keyring"})
+    @dg.op(name="clean_up", required_resource_keys={APPLICATION})
     def clean_up(context: dg.OpExecutionContext, config: CleanupConfig) -> None:
         # Not above: every other run would wait for it.
         from twist_dr.retention import CleanupIncomplete
 
-        with operation(context, settings) as report:
-            names = chosen_targets(settings, config.targets)
+        with operation(context) as (app, report):
+            names = chosen_targets(app.settings, config.targets)
             if not 0 <= config.allow_delete_fraction <= 1:
                 raise LaunchRefused("allow_delete_fraction is a fraction from 0 to 1; 0 means that of the settings.")
-            with exclusively(context, settings, "A cleanup", report):
-                problems = clean(context, config, list(names), report)
+            with app.exclusively("A cleanup", report):
+                problems = _clean(context, app, config, list(names), report)
             if not config.dry_run:
                 # Nothing waits for it: no backup and no restore needs the history.
-                problems += _clean_history(context, settings, context.resources.catalog, report)
+                problems += _clean_history(context, app, report)
             if problems:
                 raise CleanupIncomplete(" ".join(line if line.endswith(".") else f"{line}." for line in problems))
-
-    def clean(context: dg.OpExecutionContext, config: CleanupConfig, names: list[str], report: Report) -> list[str]:
-        """What restores replaced, then each target. Returns what went wrong."""
-        from twist_dr.retention import Retention
-
-        targets = build_targets(settings)
-        catalog: Catalog = context.resources.catalog
-        problems = list(_remove_replaced(context, settings, config, catalog, report))
-        retention = Retention(
-            settings,
-            {name: targets[name] for name in names},
-            context.resources.keyring.load(),
-            catalog,
-            report,
-            who=who(),
-            run_id=context.run.run_id,
-            allow_fraction=config.allow_delete_fraction or None,
-            allow_clock=config.allow_clock,
-            allow_rebuilt=config.allow_rebuilt,
-        )
-        for name in names:
-            problems += _clean_target(context, settings, config, name, retention, report)
-        return problems
 
     @dg.job(
         name="cleanup",
@@ -98,18 +74,38 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
     return job
 
 
+def _clean(
+    context: dg.OpExecutionContext, app: Application, config: CleanupConfig, names: list[str], report: Report
+) -> list[str]:
+    """What restores replaced, then each target. Returns what went wrong."""
+    from twist_dr.retention import Retention
+
+    problems = list(_remove_replaced(context, app, config, report))
+    retention = Retention(
+        app,
+        report,
+        allow_fraction=config.allow_delete_fraction or None,
+        allow_clock=config.allow_clock,
+        allow_rebuilt=config.allow_rebuilt,
+    )
+    for name in names:
+        problems += _clean_target(context, app, config, name, retention, report)
+    return problems
+
+
 def _remove_replaced(
-    context: dg.OpExecutionContext, settings: Settings, config: CleanupConfig, catalog: Catalog, report: Report
+    context: dg.OpExecutionContext, app: Application, config: CleanupConfig, report: Report
 ) -> Iterable[str]:
     """Databases and media that restores replaced, once their time is over. Returns what went wrong: it keeps no target from being cleaned."""
     from twist_dr.retention.replaced import Replaced
     from twist_dr.retention.telling import Log
 
-    log = Log(settings, catalog, report, who(), context.run.run_id)
-    replaced = Replaced(surroundings(settings), log, datetime.now(timezone.utc), allow_clock=config.allow_clock)
+    replaced = Replaced(
+        surroundings(app.settings), Log(app, report), datetime.now(timezone.utc), allow_clock=config.allow_clock
+    )
     done = replaced.show() if config.dry_run else replaced.remove()
     if not config.dry_run:
-        end_killed(catalog, settings.application, surroundings(settings).journals, report)
+        end_killed(app, report)
     metadata = {"plan": in_markdown(done.table()), "removed": dg.MetadataValue.int(done.removed)}
     context.add_output_metadata(metadata)
     report.info(f"{done.removed} of {len(done.kept)} kept things removed" + (" (dry run)" if config.dry_run else ""))
@@ -118,14 +114,14 @@ def _remove_replaced(
 
 def _clean_target(
     context: dg.OpExecutionContext,
-    settings: Settings,
+    app: Application,
     config: CleanupConfig,
     name: str,
     retention: "Retention",
     report: Report,
 ) -> Iterable[str]:
     """One target: plan, show, delete, note its room. Returns what went wrong: it stops no other target."""
-    if not settings.storage_targets[name].policies:
+    if not app.settings.storage_targets[name].policies:
         report.info(f"{name}: no retention policy, so nothing is ever deleted there")
         if not config.dry_run:
             _note_space(name, None, retention, report)
@@ -136,7 +132,7 @@ def _clean_target(
         return [f"{name}: nothing was deleted: {str(error).removeprefix(f'{name}: ')}"]
     # Before anything goes: whoever kills the run sees what it was about to do.
     report.page(f"the plan for {planned.name}\n{planned.markdown()}")
-    _show(context, settings, name, {"plan": in_markdown(planned.markdown())}, report)
+    _show(context, app.name, name, {"plan": in_markdown(planned.markdown())}, report)
     for line in planned.facts.warnings:
         report.warning(line)
     if config.dry_run:
@@ -145,19 +141,17 @@ def _clean_target(
     outcome = retention.carry_out(planned)
     report.info(f"{name}: {len(outcome.deleted)} backups deleted, {human_bytes(outcome.freed)} freed")
     counts = {"deleted": dg.MetadataValue.int(len(outcome.deleted)), "freed_bytes": dg.MetadataValue.int(outcome.freed)}
-    _show(context, settings, name, counts, report)
+    _show(context, app.name, name, counts, report)
     _note_space(name, planned.facts.used_bytes - outcome.freed, retention, report)
     return outcome.problems
 
 
-def _clean_history(
-    context: dg.OpExecutionContext, settings: Settings, catalog: Catalog, report: Report
-) -> Iterable[str]:
+def _clean_history(context: dg.OpExecutionContext, app: Application, report: Report) -> Iterable[str]:
     """What Dagster remembers. Returns what went wrong: nothing else depends on it."""
     from twist_dr.jobs.history import clean_history
 
     try:
-        done = clean_history(context.instance, settings, catalog, datetime.now(timezone.utc), report)
+        done = clean_history(context.instance, app.settings, app.catalog, datetime.now(timezone.utc), report)
     except (
         SettingsError
     ) as error:  # of storages that are not Dagster's own: for a person to know, and nothing to wait for
@@ -173,14 +167,14 @@ def _clean_history(
 
 def _show(
     context: dg.OpExecutionContext,
-    settings: Settings,
+    application: str,
     name: str,
     metadata: Mapping[str, dg.MetadataValue[Any]],
     report: Report,
 ) -> None:
     """On the run's page and the target's asset, at once: metadata of a step's output is lost when the step fails."""
     try:
-        context.log_event(dg.AssetObservation([settings.application, copies_name("full"), name], metadata=metadata))
+        context.log_event(dg.AssetObservation([application, copies_name("full"), name], metadata=metadata))
     except Exception as error:  # as with log lines: the orchestrator's storage is not what this depends on
         report.warning(f"the run's page lacks {', '.join(metadata)} of {name}: {error}")
 

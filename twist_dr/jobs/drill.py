@@ -10,23 +10,20 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.assets.copies import repositories_of, target_resource
-from twist_dr.assets.verification import Proof, record_verification, rehearsal_plan
+from twist_dr.assets.verification import prove, record_verification, rehearsal_plan
+from twist_dr.audit import note_key_use
 from twist_dr.backups import chosen_targets
-from twist_dr.catalog import Catalog
 from twist_dr.choosing import choose_newest, note_bad, summed_up
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Kind, Manifest
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.recovery.rehearsal import rehearse
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT
-from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.verification import VerificationResult
 from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
 from twist_dr.metadata import in_list, in_words
-from twist_dr.orchestration import RUN_BACKUP, note_key_use, operation, run_tags
-from twist_dr.settings import Settings
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation, run_tags
+from twist_dr.settings import Application, Settings
 from twist_dr.wal import known_reach
 
 #: A note of the catalog: what the last drill measured, see ``Drill.note``.
@@ -68,13 +65,10 @@ class Way:
 def drill_job(settings: Settings) -> dg.JobDefinition:
     """The job ``drill``."""
 
-    @dg.op(
-        name="rehearse_recovery",
-        required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, settings.enabled_targets)},
-    )
+    @dg.op(name="rehearse_recovery", required_resource_keys={APPLICATION})
     def rehearse_recovery(context: dg.OpExecutionContext, config: DrillConfig) -> None:
-        with operation(context, settings, retry=True) as report:
-            drill = Drill(settings, context, report)
+        with operation(context, retry=True) as (app, report):
+            drill = Drill(app, report)
             try:
                 drill.run(config)
             finally:
@@ -96,15 +90,13 @@ def drill_job(settings: Settings) -> dg.JobDefinition:
 class Drill:
     """One drill. ``ways`` are those that were rehearsed to the end."""
 
-    def __init__(self, settings: Settings, context: dg.OpExecutionContext, report: Report) -> None:
-        self.settings = settings
+    def __init__(self, app: Application, report: Report) -> None:
+        self.settings = app.settings
         self.ways: list[Way] = []
         self.target = ""
         self.notes: list[str] = []
-        self._context = context
+        self._app = app
         self._report = report
-        self._catalog: Catalog = context.resources.catalog
-        self._keyring: Keyring = context.resources.keyring.load()
         self._began_at = datetime.now(timezone.utc)
         self._missing: list[str] = []
 
@@ -131,7 +123,7 @@ class Drill:
 
     def _choose(self, wanted: str) -> tuple[Repository, str]:
         """The target whose turn it is, and its newest full backup. One that holds none is passed over, and said."""
-        places = repositories_of(self._context, self.settings, self.settings.restore.stall_seconds)
+        places = self._app.repositories(self.settings.restore.stall_seconds)
         names = self._in_turn() if wanted.strip() == "next" else list(chosen_targets(self.settings, wanted))
         for name in names:
             try:
@@ -146,26 +138,24 @@ class Drill:
 
     def _newest(self, kind: Kind, repository: Repository) -> str:
         """Raises what :func:`choose_newest` raises."""
-        choice = choose_newest(kind, [repository], self._keyring, self._catalog, self._report)
+        choice = choose_newest(self._app, kind, [repository], self._report)
         self._missing += choice.missing
         return choice.backup_id
 
     def _in_turn(self) -> list[str]:
         names = list(self.settings.enabled_targets)
-        last = (self._catalog.mark(self.settings.application, DRILL_MARK) or {}).get("target")
+        last = (self._app.catalog.mark(self.settings.application, DRILL_MARK) or {}).get("target")
         turn = names.index(last) + 1 if last in names else 0
         return names[turn:] + names[:turn]
 
     # -- the two ways back -------------------------------------------------------------------------------------------
 
     def _restore(self, repository: Repository, backup_id: str) -> None:
-        proof = Proof(self.settings, self._context.resources.cluster)
-
         def work(manifest: Manifest) -> VerificationResult:
-            return proof.of(manifest, repository, self._keyring, self._report)
+            return prove(self._app, manifest, repository, self._report)
 
         result = self._rehearsed(repository, backup_id, [backup_id], work)
-        record_verification(self._catalog, result, self._began_at, self._context.run.run_id)
+        record_verification(self._app, result, self._began_at)
         self._take("restore", result, _RESTORE)
 
     def _recover(self, repository: Repository) -> None:
@@ -176,13 +166,13 @@ class Drill:
             return
 
         def work(manifest: Manifest) -> VerificationResult:
-            known = known_reach(self.settings, self._catalog, self._report, repository.target.name)
+            known = known_reach(self._app, self._report, repository.target.name)
             plan = replace(rehearsal_plan(self.settings, to="latest"), known=known)
-            return rehearse(plan, manifest, repository, self._keyring, self._report)
+            return rehearse(plan, manifest, repository, self._app.keyring, self._report)
 
-        base = repository.manifest(backup_id, self._keyring).base
+        base = repository.manifest(backup_id, self._app.keyring).base
         result = self._rehearsed(repository, backup_id, base.chain if base else [backup_id], work)
-        last = self._catalog.verifications(result.backup_id)[:1]
+        last = self._app.catalog.verifications(result.backup_id)[:1]
         if result.unproven and not result.differences:
             self._say(f"{result.backup_id}: {result.unproven}; it is not verified by this")
         elif result.verified and last and not last[0].verified:
@@ -192,22 +182,22 @@ class Drill:
                 f"backup: {result.backup_id}"
             )
         else:
-            record_verification(self._catalog, result, self._began_at, self._context.run.run_id)
+            record_verification(self._app, result, self._began_at)
         self._take("recovery", result, _RECOVERY)
 
     def _rehearsed(
         self, repository: Repository, backup_id: str, chain: list[str], work: Callable[[Manifest], VerificationResult]
     ) -> VerificationResult:
-        settings, name = self.settings, repository.target.name
-        with in_use(settings.lock_dir, settings.application, chain, "a drill reads it"):
+        name = repository.target.name
+        with self._app.in_use(chain, "a drill reads it"):
             try:
-                manifest, sealed = repository.sealed(backup_id, self._keyring)
-                if self._catalog.backup(settings.application, backup_id) is None:
-                    self._catalog.record_backup(manifest, sealed, run_id=None)
-                note_key_use(self._context, settings, "verify", backup_id, self._report)
+                manifest, sealed = repository.sealed(backup_id, self._app.keyring)
+                if self._app.catalog.backup(self._app.name, backup_id) is None:
+                    self._app.catalog.record_backup(manifest, sealed, run_id=None)
+                note_key_use(self._app, "verify", backup_id, self._report)
                 return work(manifest)
             except CORRUPT as error:
-                note_bad(self._catalog, backup_id, name, error)
+                note_bad(self._app.catalog, backup_id, name, error)
                 raise VerificationFailed(
                     f"The drill from {name} failed, for its copy of {backup_id} is bad: {error} Launch the job scrub, which mends it."
                 ) from error
@@ -255,9 +245,9 @@ class Drill:
                 way.name: {"backup_id": way.backup_id, "phases": way.phases, "seconds": way.seconds}
                 for way in self.ways
             },
-            "run_id": self._context.run.run_id,
+            "run_id": self._app.actor.run_id,
         }
-        self._catalog.set_mark(self.settings.application, DRILL_MARK, document)
+        self._app.catalog.set_mark(self.settings.application, DRILL_MARK, document)
 
 
 def _metadata(drill: Drill) -> dict[str, dg.MetadataValue]:

@@ -7,10 +7,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.assets.copies import repositories_of, target_resource
-from twist_dr.catalog import Catalog
 from twist_dr.engine.backup import ALL_PARTS
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Part
 from twist_dr.engine.restore.plan import RestoreWish
 from twist_dr.engine.restore.restore import Restore
@@ -18,10 +15,10 @@ from twist_dr.engine.table_names import split_names
 from twist_dr.errors import RestoreRefused
 from twist_dr.jobs.restore_page import told
 from twist_dr.jobs.restoring import alone, refuse_careless
-from twist_dr.orchestration import RESTORE_BACKUP, operation, run_tags
-from twist_dr.resources.restores import restore_place, surroundings
+from twist_dr.orchestration import APPLICATION, RESTORE_BACKUP, operation, run_tags
 from twist_dr.restores import RestoreLog, choose_backup, end_killed, mark_corrupt_copies, pre_restore_backup
 from twist_dr.settings import Settings
+from twist_dr.settings.restoring import restore_place
 
 
 class RestoreConfig(dg.Config):
@@ -64,24 +61,16 @@ class RestoreConfig(dg.Config):
 
 def restore_job(settings: Settings) -> dg.JobDefinition:
     """The job ``restore``."""
-    names = list(settings.enabled_targets)
 
-    @dg.op(
-        name="restore_backup", required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, names)}
-    )
+    @dg.op(name="restore_backup", required_resource_keys={APPLICATION})
     def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
-        with operation(context, settings) as report:
-            parts, tables = _check(config, settings)
-            repositories = repositories_of(context, settings)
-            catalog: Catalog = context.resources.catalog
-            keyring: Keyring = context.resources.keyring.load()
-            with alone(settings, "A restore", config.mode):
-                chosen = choose_backup(
-                    catalog, settings.application, config.backup, parts, allow_unverified=config.allow_unverified
-                )
+        with operation(context) as (app, report):
+            parts, tables = _check(config, app.settings)
+            with alone(app, "A restore", config.mode):
+                chosen = choose_backup(app, config.backup, parts, allow_unverified=config.allow_unverified)
                 for line in chosen.doubts:
                     report.warning(line)
-                sources = [repositories[name] for name in names if config.source in ("any", name)]
+                sources = [place for name, place in app.repositories().items() if config.source in ("any", name)]
                 wish = RestoreWish(
                     backup_id=chosen.backup_id,
                     mode=config.mode,
@@ -90,29 +79,23 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
                     run_migrations=config.run_migrations,
                     reason=config.reason,
                 )
-                back_up = pre_restore_backup(
-                    settings, catalog=catalog, cluster=context.resources.cluster, keyring=keyring, repositories=repositories,
-                    reason=f"before the restore of {chosen.backup_id}: {config.reason}", run_id=context.run.run_id, report=report,
-                )  # fmt: skip
-                around = surroundings(settings)
-                log = RestoreLog(catalog, settings.application, context.run.run_id, report, verified=chosen.verified)
+                back_up = pre_restore_backup(app, f"before the restore of {chosen.backup_id}: {config.reason}", report)
+                log = RestoreLog(app, report, verified=chosen.verified)
                 restore = Restore(
                     wish,
-                    restore_place(settings, around, sources, keyring, config.mode),
+                    restore_place(app, sources, config.mode),
                     report,
                     back_up=back_up if config.mode == "replace" and config.pre_restore_backup else None,
                     note=log.note,
                 )
                 restore.record.warnings += chosen.doubts
-                with told(context, settings, restore.record, log, report):
+                with told(context, app, restore.record, log, report):
                     try:
                         restore.run()
                     finally:
-                        mark_corrupt_copies(catalog, restore.sources, report)
+                        mark_corrupt_copies(app.catalog, restore.sources, report)
                         if config.mode != "plan":
-                            end_killed(
-                                catalog, settings.application, around.journals, report, but=restore.record.restore_id
-                            )
+                            end_killed(app, report, but=restore.record.restore_id)
 
     @dg.job(
         name="restore",

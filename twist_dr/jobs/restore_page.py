@@ -9,14 +9,12 @@ from contextlib import contextmanager
 import dagster as dg
 
 from twist_dr import audit
-from twist_dr.backups import who
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.record import Record
 from twist_dr.errors import RecoveryPointInvalid, RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.metadata import in_list, in_markdown, in_words
-from twist_dr.orchestration import note_key_use
 from twist_dr.restores import RestoreLog
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 
 def metadata(record: Record) -> dict[str, dg.MetadataValue]:
@@ -58,7 +56,7 @@ def metadata(record: Record) -> dict[str, dg.MetadataValue]:
     return found
 
 
-def observe(context: dg.OpExecutionContext, settings: Settings, record: Record, report: Report) -> None:
+def observe(context: dg.OpExecutionContext, app: Application, record: Record, report: Report) -> None:
     """Show on the application's own assets, and in the audit log, that they were restored, or that somebody tried."""
     if record.mode == "plan":
         return
@@ -69,25 +67,23 @@ def observe(context: dg.OpExecutionContext, settings: Settings, record: Record, 
         "run_id": context.run.run_id,
     }
     problem = audit.record(
-        settings, context.resources.catalog, who=who(), action=record.kind, subject=record.restore_id,
+        app, action=record.kind, subject=record.restore_id,
         result=record.state if record.error is None else f"{record.state}: {record.error}", details=details,
     )  # fmt: skip
     if problem:
         report.warning(problem)
     if record.backup_id is not None:
-        note_key_use(context, settings, "restore", record.backup_id, report)
+        audit.note_key_use(app, "restore", record.backup_id, report)
     for part in record.parts:
         try:
-            context.log_event(
-                dg.AssetObservation(asset_key=dg.AssetKey([settings.application, part]), metadata=metadata(record))
-            )
+            context.log_event(dg.AssetObservation(asset_key=dg.AssetKey([app.name, part]), metadata=metadata(record)))
         except Exception as error:  # the page's history is not worth a restore
             report.warning(f"the page could not be told of the restore: {type(error).__name__}")
 
 
 @contextmanager
 def told(
-    context: dg.OpExecutionContext, settings: Settings, record: Record, log: RestoreLog, report: Report
+    context: dg.OpExecutionContext, app: Application, record: Record, log: RestoreLog, report: Report
 ) -> Iterator[None]:
     """Around a restore: its outcome goes to the log of restores and to the run's page, however it ends."""
     try:
@@ -105,7 +101,7 @@ def told(
             record.result, record.replaced = "", []
         record.end(state, error=str(error))  # type: ignore[arg-type]
         log.note(record)
-        observe(context, settings, record, report)
+        observe(context, app, record, report)
         found = {"error": in_words(type(error).__name__), **metadata(record)}
         raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
     except BaseException as error:
@@ -114,7 +110,7 @@ def told(
         log.note(record)
         raise
     log.note(record)
-    observe(context, settings, record, report)
+    observe(context, app, record, report)
     context.add_output_metadata(metadata(record))
     report.info(record.result)
 

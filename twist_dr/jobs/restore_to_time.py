@@ -8,16 +8,12 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.assets.copies import repositories_of, target_resource
-from twist_dr.catalog import Catalog
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.recovery.planning import RecoveryWish
 from twist_dr.errors import RestoreRefused
 from twist_dr.jobs.restore_page import told
 from twist_dr.jobs.restoring import alone, refuse_careless
-from twist_dr.orchestration import RESTORE_BACKUP, operation, run_tags
+from twist_dr.orchestration import APPLICATION, RESTORE_BACKUP, operation, run_tags
 from twist_dr.recoveries import Recovery, RecoveryOrder, why_port_is_taken
-from twist_dr.resources.restores import surroundings
 from twist_dr.restores import RestoreLog, end_killed, mark_corrupt_copies, pre_restore_backup
 from twist_dr.settings import Settings
 from twist_dr.wal import known_reach
@@ -62,42 +58,32 @@ class RestoreToTimeConfig(dg.Config):
 
 def restore_to_time_job(settings: Settings) -> dg.JobDefinition:
     """The job ``restore_to_time``."""
-    names = list(settings.enabled_targets)
 
-    @dg.op(
-        name="recover_to_point", required_resource_keys={"cluster", "catalog", "keyring", *map(target_resource, names)}
-    )
+    @dg.op(name="recover_to_point", required_resource_keys={APPLICATION})
     def recover_to_point(context: dg.OpExecutionContext, config: RestoreToTimeConfig) -> None:
-        with operation(context, settings) as report:
-            order = _order(config, settings)
-            repositories = repositories_of(context, settings, settings.restore.stall_seconds)
-            catalog: Catalog = context.resources.catalog
-            keyring: Keyring = context.resources.keyring.load()
-            with alone(settings, "A recovery", order.mode):
-                back_up = pre_restore_backup(
-                    settings, catalog=catalog, cluster=context.resources.cluster, keyring=keyring, repositories=repositories,
-                    reason=f"before the recovery to {config.to}: {config.reason}", run_id=context.run.run_id, report=report,
-                )  # fmt: skip
-                log = RestoreLog(catalog, settings.application, context.run.run_id, report, verified=False)
+        with operation(context) as (app, report):
+            order = _order(config, app.settings)
+            repositories = app.repositories(app.settings.restore.stall_seconds)
+            with alone(app, "A recovery", order.mode):
+                back_up = pre_restore_backup(app, f"before the recovery to {config.to}: {config.reason}", report)
+                log = RestoreLog(app, report, verified=False)
                 recovery = Recovery(
-                    settings,
+                    app,
                     order,
-                    [repositories[name] for name in names if config.source in ("any", name)],
-                    keyring,
+                    [place for name, place in repositories.items() if config.source in ("any", name)],
                     report,
-                    known=known_reach(settings, catalog, report, source=config.source),
+                    known=known_reach(app, report, source=config.source),
                     back_up=back_up if order.mode == "replace" and config.pre_restore_backup else None,
                     note=log.note_recovery,
                 )
-                with told(context, settings, recovery.record, log, report):
+                with told(context, app, recovery.record, log, report):
                     try:
                         recovery.run()
                     finally:
                         for sources in recovery.sources:
-                            mark_corrupt_copies(catalog, sources, report)
+                            mark_corrupt_copies(app.catalog, sources, report)
                         if order.mode != "plan":
-                            journals = surroundings(settings).journals
-                            end_killed(catalog, settings.application, journals, report, but=recovery.record.restore_id)
+                            end_killed(app, report, but=recovery.record.restore_id)
 
     @dg.job(
         name="restore_to_time",

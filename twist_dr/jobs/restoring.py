@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-from twist_dr.engine.lock import application_lock
 from twist_dr.engine.restore.plan import Mode
 from twist_dr.errors import LaunchRefused, RestoreRefused
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 
 
 def refuse_careless(settings: Settings, what: str, *, source: str, mode: Mode, reason: str, confirm: str) -> None:
@@ -24,6 +23,6 @@ def refuse_careless(settings: Settings, what: str, *, source: str, mode: Mode, r
         )
 
 
-def alone(settings: Settings, what: str, mode: Mode) -> AbstractContextManager[None]:
+def alone(app: Application, what: str, mode: Mode) -> AbstractContextManager[None]:
     """The application's lock; a plan changes nothing, and takes none."""
-    return nullcontext() if mode == "plan" else application_lock(settings.lock_dir, settings.application, what)
+    return nullcontext() if mode == "plan" else app.lock(what)

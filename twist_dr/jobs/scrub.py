@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.assets.copies import repositories_of, target_resource
 from twist_dr.backups import chosen_targets
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.words import unmarked
 from twist_dr.metadata import in_markdown
-from twist_dr.orchestration import RUN_BACKUP, operation, run_tags
+from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation, run_tags
 from twist_dr.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,20 +31,16 @@ class ScrubConfig(dg.Config):
 def scrub_job(settings: Settings) -> dg.JobDefinition:
     """The job ``scrub``."""
 
-    @dg.op(
-        name="read_again",
-        required_resource_keys={"catalog", "keyring", *map(target_resource, settings.enabled_targets)},
-    )
+    @dg.op(name="read_again", required_resource_keys={APPLICATION})
     def read_again(context: dg.OpExecutionContext, config: ScrubConfig) -> None:
         # Not above: every other run would wait for it.
         from twist_dr.scrubbing import Scrub, ScrubOrder, raise_failures
 
-        with operation(context, settings) as report:
-            order = ScrubOrder([*chosen_targets(settings, config.targets)], config.backup.strip() or None, config.all)
-            keyring: Keyring = context.resources.keyring.load()
-            repositories = repositories_of(context, settings, settings.restore.stall_seconds)
-            scrub = Scrub(settings, context.resources.catalog, repositories, keyring, report, run_id=context.run.run_id)
-            result = scrub.run(order)
+        with operation(context) as (app, report):
+            order = ScrubOrder(
+                [*chosen_targets(app.settings, config.targets)], config.backup.strip() or None, config.all
+            )
+            result = Scrub(app, app.repositories(app.settings.restore.stall_seconds), report).run(order)
             context.add_output_metadata(_metadata(result))
             report.info(
                 f"{result.copies} copies and {result.wal_objects} objects of archived WAL read, {human_bytes(result.bytes)} in "

@@ -7,30 +7,24 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from twist_dr.assets.copies import target_resource
-from twist_dr.catalog import Catalog
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.target_test import TargetTest, run_target_test
 from twist_dr.errors import TargetUnavailable
 from twist_dr.metadata import in_words
-from twist_dr.orchestration import CONFIGURE_BACKUP, operation, run_tags
+from twist_dr.orchestration import APPLICATION, CONFIGURE_BACKUP, operation, run_tags
 from twist_dr.settings import Settings
 
 
 def test_storage_targets_job(settings: Settings) -> dg.JobDefinition:
     """The job ``test_storage_targets``: all targets at once, results in the catalog, failed when one is not usable."""
-    names = list(settings.enabled_targets)
 
-    @dg.op(name="test_targets", required_resource_keys={"catalog", *map(target_resource, names)})
+    @dg.op(name="test_targets", required_resource_keys={APPLICATION})
     def test_targets(context: dg.OpExecutionContext) -> None:
-        with operation(context, settings) as report:
-            catalog: Catalog = context.resources.catalog
-            with ThreadPoolExecutor(len(names)) as pool:
-                tests = list(
-                    pool.map(run_target_test, [getattr(context.resources, target_resource(name)) for name in names])
-                )
+        with operation(context) as (app, report):
+            with ThreadPoolExecutor(len(app.targets)) as pool:
+                tests = list(pool.map(run_target_test, app.targets.values()))
             for test in tests:
-                catalog.record_target_test(
+                app.catalog.record_target_test(
                     test.target,
                     ok=test.ok,
                     location=test.location,

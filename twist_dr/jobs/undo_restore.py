@@ -5,17 +5,15 @@
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.catalog import Catalog
-from twist_dr.engine.lock import application_lock
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.undo import undo_restore
 from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.jobs.restore_page import metadata, observe
-from twist_dr.orchestration import RESTORE_BACKUP, operation, run_tags
-from twist_dr.resources.restores import surroundings
+from twist_dr.orchestration import APPLICATION, RESTORE_BACKUP, operation, run_tags
 from twist_dr.restores import RestoreLog, end_killed
 from twist_dr.settings import Settings
 from twist_dr.settings.asking import django_application
+from twist_dr.settings.restoring import surroundings
 
 
 class UndoRestoreConfig(dg.Config):
@@ -29,19 +27,15 @@ class UndoRestoreConfig(dg.Config):
 def undo_restore_job(settings: Settings) -> dg.JobDefinition:
     """The job ``undo_restore``."""
 
-    @dg.op(name="put_back", required_resource_keys={"catalog"})
+    @dg.op(name="put_back", required_resource_keys={APPLICATION})
     def put_back(context: dg.OpExecutionContext, config: UndoRestoreConfig) -> None:
-        with (
-            operation(context, settings) as report,
-            application_lock(settings.lock_dir, settings.application, "Undoing a restore"),
-        ):
-            confirmed = config.confirm == settings.application
+        with operation(context) as (app, report), app.lock("Undoing a restore"):
+            confirmed = config.confirm == app.name
             if confirmed and not config.reason.strip():
                 raise RestoreRefused(
                     "Undoing a restore needs a reason, for those who find it later; write it in reason."
                 )
-            catalog: Catalog = context.resources.catalog
-            log = RestoreLog(catalog, settings.application, context.run.run_id, report, verified=True)
+            log = RestoreLog(app, report, verified=True)
             seen: list[Record] = []
 
             def note(record: Record) -> None:
@@ -50,12 +44,10 @@ def undo_restore_job(settings: Settings) -> dg.JobDefinition:
 
             try:
                 record = undo_restore(
-                    config.restore, surroundings(settings), report,
-                    reason=config.reason, django=django_application(settings), confirmed=confirmed, note=note,
+                    config.restore, surroundings(app.settings), report,
+                    reason=config.reason, django=django_application(app.settings), confirmed=confirmed, note=note,
                 )  # fmt: skip
-                end_killed(
-                    catalog, settings.application, surroundings(settings).journals, report, but=record.restore_id
-                )
+                end_killed(app, report, but=record.restore_id)
             except BaseException as error:
                 for record in seen:
                     undone = isinstance(error, RestoreUndone)
@@ -64,10 +56,10 @@ def undo_restore_job(settings: Settings) -> dg.JobDefinition:
                         "undone" if undone else "refused" if isinstance(error, RestoreRefused) else "failed", error=said
                     )
                     note(record)
-                    observe(context, settings, record, report)
+                    observe(context, app, record, report)
                 raise
             note(record)
-            observe(context, settings, record, report)
+            observe(context, app, record, report)
             context.add_output_metadata(metadata(record))
             report.info(record.result)
 

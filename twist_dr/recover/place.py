@@ -16,8 +16,8 @@ from twist_dr.engine.keys import Keyring, load_keyring
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import BackupNotFound, SettingsError
 from twist_dr.recover.arguments import KEYRING_VARIABLE
-from twist_dr.resources.targets import build_target
 from twist_dr.settings import TargetSettings
+from twist_dr.settings.building import build_target
 from twist_dr.settings.reading import explain, fill
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.storage.base import StorageTarget, first_strangers, told_of

@@ -7,8 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from twist_dr.catalog import Catalog, SpaceRow
-from twist_dr.engine.keys import Keyring
+from twist_dr.catalog import SpaceRow
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
@@ -28,8 +27,8 @@ from twist_dr.retention.planned import Planned, calendar_zone, wanted_policies
 from twist_dr.retention.recheck import Recheck
 from twist_dr.retention.telling import Log, TargetOutcome, Telling
 from twist_dr.retention.windows import Windows
-from twist_dr.settings import Settings
-from twist_dr.storage.base import StorageTarget, told_of
+from twist_dr.settings import Application
+from twist_dr.storage.base import told_of
 
 #: So many refusals in a row, and the target is left alone: it is read-only, or its credentials may not delete.
 _MOST_REFUSALS = 3
@@ -45,35 +44,27 @@ class Retention:
 
     def __init__(
         self,
-        settings: Settings,
-        targets: Mapping[str, StorageTarget],
-        keyring: Keyring,
-        catalog: Catalog,
+        app: Application,
         report: Report,
         *,
-        who: str,
-        run_id: str | None = None,
         allow_fraction: float | None = None,
         allow_clock: bool = False,
         allow_rebuilt: bool = False,
     ) -> None:
-        self._settings = settings
-        self._targets = targets
-        self._catalog = catalog
-        self._keyring = keyring
+        self._app = app
         self._report = report
-        self._log = Log(settings, catalog, report, who, run_id)
-        self._fraction = settings.cleanup.max_delete_fraction if allow_fraction is None else allow_fraction
+        self._log = Log(app, report)
+        self._fraction = app.settings.cleanup.max_delete_fraction if allow_fraction is None else allow_fraction
         self._allow_clock = allow_clock
         self._allow_rebuilt = allow_rebuilt
-        self._looking = Looking(settings, keyring, catalog)
-        self._windows = Windows(settings, catalog)
+        self._looking = Looking(app)
+        self._windows = Windows(app)
 
     # -- planning ------------------------------------------------------------------------------------------------------
 
     def plan(self, name: str, now: datetime) -> Planned:
         """Look at a target and plan. Changes nothing. Raises storage errors and ``CatalogUnavailable``."""
-        facts = self._looking.at(self._targets[name], now)
+        facts = self._looking.at(self._app.targets[name], now)
         plan = self._plan(facts, facts.backups, facts.in_use, now, self._fraction)
         # Asked of the store only for what would go: it costs a request each.
         locked = {
@@ -103,13 +94,13 @@ class Retention:
     def _plan(
         self, facts: Facts, backups: list[BackupFacts], in_use: Mapping[str, str], now: datetime, fraction: float
     ) -> TargetPlan:
-        policies = wanted_policies(self._settings.storage_targets[facts.name].policies)
+        policies = wanted_policies(self._app.settings.storage_targets[facts.name].policies)
         return plan_target(
             facts.name,
             backups,
             policies,
             now=now,
-            time_zone=calendar_zone(self._settings),
+            time_zone=calendar_zone(self._app.settings),
             holds=self._looking.holds(facts.notes),
             in_use=in_use,
             window_bases=bases_of_window(facts.clusters, self._window(facts.name), now),
@@ -121,7 +112,7 @@ class Retention:
         return plan_wal([each.keeping(kept) for each in facts.clusters], self._window(facts.name), now, plan.doubts)
 
     def _window(self, name: str) -> timedelta | None:
-        return longest_window(self._settings.storage_targets[name].policies)
+        return longest_window(self._app.settings.storage_targets[name].policies)
 
     def recheck(self, planned: Planned) -> Recheck:
         """For the look right before each deletion. By the plan's own time: nothing ages while it is carried out."""
@@ -134,7 +125,7 @@ class Retention:
             known = [_locked(each, locked.get(each.id)) for each in backups]
             return self._plan(facts, [*known, *more], in_use, now, 1.0)
 
-        return Recheck(planned, self._looking, self._keyring, replan, self._allow_clock)
+        return Recheck(planned, self._looking, self._app.keyring, replan, self._allow_clock)
 
     # -- carrying out --------------------------------------------------------------------------------------------------
 
@@ -161,10 +152,10 @@ class Retention:
     def record_space(self, name: str, used_bytes: int | None = None) -> None:
         """Note how much room a target has; ``used_bytes`` by all that is ours, counted unless given. Raises storage and catalog errors."""
         if used_bytes is None:
-            repository = self._looking.repository(self._targets[name])
-            used_bytes = sum(each.size for each in listed(repository, self._settings.application))
-        space = self._targets[name].space()
-        self._catalog.record_space(SpaceRow(name, datetime.now(timezone.utc), used_bytes, space.free, space.total))
+            repository = self._looking.repository(self._app.targets[name])
+            used_bytes = sum(each.size for each in listed(repository, self._app.name))
+        space = self._app.targets[name].space()
+        self._app.catalog.record_space(SpaceRow(name, datetime.now(timezone.utc), used_bytes, space.free, space.total))
 
 
 class _Carrying:
@@ -177,21 +168,21 @@ class _Carrying:
         self._outcome = outcome
         self._report = retention._report
         self._log = retention._log
-        self._settings = retention._settings
+        self._app = retention._app
         self._telling = Telling(retention._log, self._facts, outcome)
         self._recheck = retention.recheck(planned)
-        self._settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._app.settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._deletion = Deletion(
             self._facts.repository,
-            retention._keyring,
-            self._settings.work_dir,
-            lambda: deciding(self._settings.lock_dir, self._settings.application, "Deleting a copy"),
+            self._app.keyring,
+            self._app.settings.work_dir,
+            lambda: deciding(self._app.settings.lock_dir, self._app.name, "Deleting a copy"),
         )
 
     def all(self) -> None:
         """Raises storage errors and ``CatalogUnavailable``."""
         for prefix in (SCRATCH, HOLD_SCRATCH):
-            clear_left_over(self._settings.work_dir, prefix)
+            clear_left_over(self._app.settings.work_dir, prefix)
         for backup_id, why in self._facts.bases.unreadable.items():
             # It stays each time, and the target fills up meanwhile: somebody must see to it.
             self._outcome.add_problem(f"{backup_id} stays, and with it all WAL: {why}")
@@ -229,7 +220,7 @@ class _Carrying:
             self._stop_if_asked()
             backup_id = decision.backup.id
             tombstone = Tombstone(
-                backup_id, self._log.who, decision.reason, datetime.now(timezone.utc), self._log.run_id
+                backup_id, self._app.actor.name, decision.reason, datetime.now(timezone.utc), self._app.actor.run_id
             )
             deleted = self._deletion.delete(
                 tombstone, self._recheck.still(decision.backup), self._telling.gone(backup_id, decision.reason)
@@ -254,7 +245,7 @@ class _Carrying:
                 self._telling.told_of_remains(deleted, remains.reason)
         with suppress(TargetRefused):  # not every credential may look for uploads
             if swept := self._facts.repository.target.sweep(
-                max(UNFINISHED_AFTER, self._settings.cleanup.remains_after)
+                max(UNFINISHED_AFTER, self._app.settings.cleanup.remains_after)
             ):
                 self._report.info(f"{self._planned.name}: removed {swept} unfinished uploads of earlier days")
 

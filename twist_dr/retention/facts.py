@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import get_args
 
-from twist_dr.catalog import BackupRow, Catalog, RetentionRow
-from twist_dr.engine.keys import Keyring
+from twist_dr.catalog import BackupRow, RetentionRow
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.doubts import REBUILT_MARK
@@ -18,11 +17,10 @@ from twist_dr.engine.retention.model import INTACT, BackupFacts, ClusterWal, Cop
 from twist_dr.engine.retention.plan import good_ids
 from twist_dr.engine.retention.remains import Remains, find_remains, id_time
 from twist_dr.engine.retention.use import used_now
-from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.errors import TwistDRError
 from twist_dr.retention.suspicious import suspicious
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget, Stranger
 
 #: A target that gives no answer for so long is left alone.
@@ -76,26 +74,22 @@ class Facts:
 class Looking:
     """Looks at the targets of one application. No state: every call reads anew."""
 
-    def __init__(self, settings: Settings, keyring: Keyring, catalog: Catalog) -> None:
-        self._settings = settings
-        self._keyring = keyring
-        self._catalog = catalog
-        self._application = settings.application
-        self._staging = StagingArea(settings.staging_dir)
+    def __init__(self, app: Application) -> None:
+        self._app = app
 
     def at(self, target: StorageTarget, now: datetime) -> Facts:
         """Raises storage errors, ``CatalogUnavailable``; ``TargetUnavailable`` also when a target that held backups holds none."""
         rows = self._rows(target.name)
         repository = self.repository(target)
-        archive = WalArchive(target, self._application, _PATIENCE_SECONDS)
+        archive = WalArchive(target, self._app.name, _PATIENCE_SECONDS)
         whole = [row.backup_id for row in rows.values() if row.state in INTACT]
         staged = self._staged()
-        ground = survey(repository, self._keyring, whole)
+        ground = survey(repository, self._app.keyring, whole)
         if whole and not ground.sealed:
             raise repository.emptied()
-        bases = read_bases(repository, ground.sealed, self._keyring)
+        bases = read_bases(repository, ground.sealed, self._app.keyring)
         backups, in_use = self._assemble(rows, ground, bases, staged, {})
-        notes = HoldNotes(repository, self._keyring)
+        notes = HoldNotes(repository, self._app.keyring)
         facts = Facts(target.name, repository, archive, notes, ground, backups, in_use, bases, staged)
         facts.hold_bytes = notes.stored_bytes
         facts.begun = {each: rows[each] for each in sorted(ground.tombstones) if each in rows}
@@ -106,7 +100,7 @@ class Looking:
         ]
         self._add_wal(facts)
         facts.remains = find_remains(
-            ground, facts.begun, self._spared(_states(rows), staged, now), self._settings.cleanup.remains_after, now
+            ground, facts.begun, self._spared(_states(rows), staged, now), self._app.settings.cleanup.remains_after, now
         )
         return facts
 
@@ -124,13 +118,13 @@ class Looking:
 
     def spared(self, backup_id: str, facts: Facts, now: datetime) -> str | None:
         """Why a folder without a manifest stays, by what catalog and this machine say now; None when nothing speaks for it."""
-        copies = self._catalog.copies(backup_id)
+        copies = self._app.catalog.copies(backup_id)
         states = {copy.backup_id: (copy.state, copy.updated_at) for copy in copies if copy.target == facts.name}
-        return self._spared(states, self._staging.sealed(), now).get(backup_id)
+        return self._spared(states, self._app.staging.sealed(), now).get(backup_id)
 
     def coming(self, backup_id: str) -> str | None:
         """Why what is left of a deleted backup stays: it lies in staging again, from where it is copied anew. None when it does not."""
-        return _COMING if backup_id in self._staging.sealed() else None
+        return _COMING if backup_id in self._app.staging.sealed() else None
 
     def holds(self, notes: HoldNotes) -> list[Hold]:
         """All that were not released, those that have run out too: those of the catalog, and those that lie on the target itself."""
@@ -143,13 +137,13 @@ class Looking:
         """Those of the catalog, in its order."""
         return dict.fromkeys(
             Hold(row.backup_id, row.who, row.reason, row.until)
-            for row in self._catalog.holds(self._application)
+            for row in self._app.catalog.holds(self._app.name)
             if row.released_at is None
         )
 
     def unproven(self, kinds: Collection[Kind]) -> list[Kind]:
         """Those of which none was found good since the catalog was rebuilt, if it was: what was known of good ones may be lost."""
-        mark = self._catalog.mark(self._application, REBUILT_MARK)
+        mark = self._app.catalog.mark(self._app.name, REBUILT_MARK)
         if mark is None or not kinds:
             return []
         rebuilt = datetime.fromisoformat(mark["at"])
@@ -161,34 +155,34 @@ class Looking:
     def _is_proven(self, kind: Kind, rebuilt: datetime) -> bool:
         if kind == "full":
             # Mostly that of the newest; whoever verified an older one by hand is not to be told that he did not.
-            newest = self._catalog.latest_verified(self._application)
+            newest = self._app.catalog.latest_verified(self._app.name)
             if newest is None or _verified_since(newest, rebuilt):
                 return newest is not None
         return any(
-            _verified_since(row, rebuilt) for row in self._catalog.backups(application=self._application, kind=kind)
+            _verified_since(row, rebuilt) for row in self._app.catalog.backups(application=self._app.name, kind=kind)
         )
 
     def uses(self) -> dict[str, str]:
         """What is read now, by id."""
-        return used_now(self._settings.lock_dir, self._application)
+        return used_now(self._app.settings.lock_dir, self._app.name)
 
     def repository(self, target: StorageTarget) -> Repository:
         """A target's backups; one that gives no answer for a minute is left alone."""
-        return Repository(target, self._application, _PATIENCE_SECONDS)
+        return Repository(target, self._app.name, _PATIENCE_SECONDS)
 
     def _rows(self, name: str) -> dict[str, RetentionRow]:
-        return {row.backup_id: row for row in self._catalog.retention_rows(self._application, name)}
+        return {row.backup_id: row for row in self._app.catalog.retention_rows(self._app.name, name)}
 
     def _staged(self) -> dict[str, Manifest | None]:
         """Backups in staging, of which copies are being made or will be; None for one that cannot be read."""
         found: dict[str, Manifest | None] = {}
-        for backup_id in self._staging.sealed():
+        for backup_id in self._app.staging.sealed():
             try:
-                sealed = (self._staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
+                sealed = (self._app.staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
                 found[backup_id] = open_manifest(
                     sealed,
-                    self._keyring,
-                    application=self._application,
+                    self._app.keyring,
+                    application=self._app.name,
                     backup_id=backup_id,
                     what=f"staging: {backup_id}",
                 )
@@ -237,14 +231,14 @@ class Looking:
                 facts.wal_doubt or "a base backup in staging cannot be read, so nobody can tell what WAL it needs"
             )
         good = good_ids({backup.id: backup for backup in facts.backups})
-        facts.clusters = survey_wal(facts.archive, [*facts.bases.known.values(), *coming], good, self._keyring)
+        facts.clusters = survey_wal(facts.archive, [*facts.bases.known.values(), *coming], good, self._app.keyring)
 
     def _spared(
         self, states: Mapping[str, tuple[CopyState, datetime]], staged: Iterable[str], now: datetime
     ) -> dict[str, str]:
         """Ids whose folder stays though it has no manifest. ``states``: of each copy, since when."""
         spared = dict.fromkeys(staged, _COMING)
-        after: timedelta = self._settings.cleanup.remains_after
+        after: timedelta = self._app.settings.cleanup.remains_after
         for backup_id, (state, since) in states.items():
             if state == "pending" and now - since < after:
                 spared.setdefault(backup_id, "it is being copied")

@@ -83,7 +83,7 @@ class Replaced:
                 self._log.report.info(f"removed what an earlier cleanup had left of {journal.restore_id}")
 
     def _look(self) -> None:
-        settings = self._log.settings
+        settings = self._log.app.settings
         self._outcome.kept = everything_kept(self._around, settings.work_dir, settings.application)
         due = [each for each in self._outcome.kept if each.keep_until is not None and each.keep_until <= self._now]
         if due and not self._allow_clock:
@@ -92,8 +92,8 @@ class Replaced:
 
     def _doubts(self) -> list[Doubt]:
         """Whether the clock may be wrong, by what a plan for a storage target goes by, too."""
-        settings = self._log.settings
-        rows = self._log.catalog.backups(application=settings.application, limit=_LOOKED_AT)
+        settings = self._log.app.settings
+        rows = self._log.app.catalog.backups(application=settings.application, limit=_LOOKED_AT)
         if not rows:
             return []
         newest = f"the newest backup, {rows[0].backup_id},"
@@ -104,7 +104,7 @@ class Replaced:
 
     def _removed(self, which: Journal | Kept | RestoredConfiguration, what: str) -> bool:
         def record(result: str) -> None:
-            details: dict[str, object] = {"what": what, "run": self._log.run_id}
+            details: dict[str, object] = {"what": what, "run": self._log.app.actor.run_id}
             self._log.record("delete replaced", which.restore_id, result, details)
 
         def remove() -> None:

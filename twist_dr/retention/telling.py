@@ -7,12 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from twist_dr import audit
-from twist_dr.catalog import Catalog
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.retention.deletion import Deleted
 from twist_dr.errors import BackupNotFound, StorageError
 from twist_dr.retention.facts import Facts
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 
 @dataclass
@@ -33,19 +32,14 @@ class TargetOutcome:
 
 @dataclass
 class Log:
-    """Writes into the audit log what ``who`` does, in which run."""
+    """Writes into the audit log what the actor does."""
 
-    settings: Settings
-    catalog: Catalog
+    app: Application
     report: Report
-    who: str
-    run_id: str | None
 
     def record(self, action: str, subject: str, result: str, details: dict[str, object]) -> None:
         """A line that cannot be written is a warning."""
-        trouble = audit.record(
-            self.settings, self.catalog, who=self.who, action=action, subject=subject, result=result, details=details
-        )
+        trouble = audit.record(self.app, action=action, subject=subject, result=result, details=details)
         if trouble:
             self.report.warning(trouble)
 
@@ -62,12 +56,15 @@ class Telling:
         """What is written down once a backup is none any more, before the rest of it and the tombstone go."""
 
         def note(size: int) -> None:
-            name, catalog = self._facts.name, self._log.catalog
+            name, catalog = self._facts.name, self._log.app.catalog
             forms = [copy.form for copy in catalog.copies(backup_id) if copy.target == name]
             with suppress(BackupNotFound):  # finished after the catalog was lost
                 catalog.record_copy(backup_id, name, state="deleted", form=forms[0] if forms else "unknown")
             self._log.record(
-                "delete copy", f"{backup_id} on {name}", "done", {"why": why, "run": self._log.run_id, "bytes": size}
+                "delete copy",
+                f"{backup_id} on {name}",
+                "done",
+                {"why": why, "run": self._log.app.actor.run_id, "bytes": size},
             )
             self._facts.ground.folders.pop(backup_id, None)
             with suppress(StorageError):  # those that ran out: nothing else lets a backup go
@@ -103,4 +100,4 @@ class Telling:
     def _audit(self, action: str, deleted: Deleted, why: str) -> None:
         result = "done" if deleted.fate == "deleted" else f"{deleted.fate}: {deleted.reason}"
         subject = f"{deleted.backup_id} on {self._facts.name}"
-        self._log.record(action, subject, result, {"why": why, "run": self._log.run_id})
+        self._log.record(action, subject, result, {"why": why, "run": self._log.app.actor.run_id})

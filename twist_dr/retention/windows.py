@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from twist_dr.catalog import Catalog
 from twist_dr.engine.retention.doubts import beyond, shorter_window
 from twist_dr.engine.retention.model import Doubt, WalPlan
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 
 def _mark(name: str) -> str:
@@ -18,15 +17,14 @@ def _mark(name: str) -> str:
 class Windows:
     """Remembers the windows of all targets. A shorter one takes the place of a longer one only when what it costs was allowed."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
-        self._application = settings.application
-        self._catalog = catalog
+    def __init__(self, app: Application) -> None:
+        self._app = app
         #: Not what is allowed this once: that says what a person had to be asked for.
-        self._usual = settings.cleanup.max_delete_fraction
+        self._usual = app.settings.cleanup.max_delete_fraction
 
     def doubts(self, name: str, window: timedelta | None, wal: WalPlan, most: float) -> list[Doubt]:
         """A doubt when the window became shorter and more than the fraction ``most`` of the WAL goes. A new base may rightly free as much."""
-        note = self._catalog.mark(self._application, _mark(name))
+        note = self._app.catalog.mark(self._app.name, _mark(name))
         told = _much(wal, most)
         if window is None or not told or not _is_shorter(window, note):
             return []
@@ -36,10 +34,10 @@ class Windows:
 
     def note(self, name: str, window: timedelta | None, wal: WalPlan) -> None:
         """``wal`` is about to be carried out."""
-        note = self._catalog.mark(self._application, _mark(name))
+        note = self._app.catalog.mark(self._app.name, _mark(name))
         if note is None or not _is_shorter(window, note) or _much(wal, self._usual):
             seconds = None if window is None else window.total_seconds()
-            self._catalog.set_mark(self._application, _mark(name), {"seconds": seconds})
+            self._app.catalog.set_mark(self._app.name, _mark(name), {"seconds": seconds})
 
 
 def _is_shorter(window: timedelta | None, note: dict[str, float | None] | None) -> bool:

@@ -7,16 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 
-from twist_dr.backups import who
-from twist_dr.catalog import Catalog
 from twist_dr.catalog.rows import CopyRow
-from twist_dr.engine.keys import Keyring
-from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import kind_of
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.tombstones import is_being_deleted
-from twist_dr.engine.retention.use import in_use
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.scrub.reading import CopyRead
 from twist_dr.engine.scrub.repair import Fetched, Others, fetch_good, store_good
@@ -26,7 +21,7 @@ from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.errors import BackupError, Busy, Cancelled, EncryptionError, ObjectMissing, StorageError, WalError
 from twist_dr.scrubbing.found import Found, Outcome
 from twist_dr.scrubbing.trace import Repair, note_repair
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 _PREFIX = "repair-"
 #: How long a repair waits for another operation where the settings have no schedules, which say it.
@@ -41,22 +36,16 @@ class Mender:
 
     def __init__(
         self,
-        settings: Settings,
-        catalog: Catalog,
+        app: Application,
         repositories: Mapping[str, Repository],
         throttles: Mapping[str, Throttle],
-        keyring: Keyring,
         report: Report,
-        run_id: str | None,
     ) -> None:
-        self._settings = settings
-        self._catalog = catalog
+        self._app = app
         self._repositories = repositories
         self._throttles = throttles
-        self._keyring = keyring
         self._report = report
-        self._run_id = run_id
-        clear_left_over(settings.work_dir, _PREFIX)
+        clear_left_over(app.settings.work_dir, _PREFIX)
 
     # -- copies ------------------------------------------------------------------------------------------------------
 
@@ -70,13 +59,13 @@ class Mender:
             self._record_corrupt(read, row)
         never_stored = row.state in ("failed", "pending")
         if never_stored and kind_of(read.backup_id) == "base":
-            command = f"dagster asset materialize -m twist_dr.definitions --select 'key:{self._settings.application}/base_copies/{read.target}'"
+            command = f"dagster asset materialize -m twist_dr.definitions --select 'key:{self._app.name}/base_copies/{read.target}'"
             return self._found(read, "never stored", f"A base backup needs its chain and WAL beside it; run: {command}")
         fetched = Fetched()
         try:
-            self._settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self._in_use(read.backup_id), ScratchFolder(self._settings.work_dir, _PREFIX) as folder:
-                fetch_good(read, self._others(read.target), folder, self._keyring, fetched)
+            self._app.settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._in_use(read.backup_id), ScratchFolder(self._app.settings.work_dir, _PREFIX) as folder:
+                fetch_good(read, self._others(read.target), folder, self._app.keyring, fetched)
                 return self._put_in_place(read, fetched)
         except _NOT_MENDED as error:
             # What is missing may be so because a cleanup is at work; it has ended, or the catalog says so by now.
@@ -102,9 +91,14 @@ class Mender:
                 self._record_corrupt(read, row)
             store_good(read, fetched, repository, self._throttles[read.target])
             # What was good was read just before, what was bad was checked as it was stored.
-            repository.held(repository.manifest(read.backup_id, self._keyring))
-            self._catalog.record_copy(
-                read.backup_id, read.target, state="checked", form=row.form, stored_bytes=read.size, run_id=self._run_id
+            repository.held(repository.manifest(read.backup_id, self._app.keyring))
+            self._app.catalog.record_copy(
+                read.backup_id,
+                read.target,
+                state="checked",
+                form=row.form,
+                stored_bytes=read.size,
+                run_id=self._app.actor.run_id,
             )
         sources = ", ".join(fetched.sources) or "the catalog's manifest"
         never_stored = row.state in ("failed", "pending")
@@ -124,28 +118,28 @@ class Mender:
         # In this order: a deletion records what it did before it removes its tombstone.
         if read.gone and self._is_being_deleted(read):
             return None
-        row = next((copy for copy in self._catalog.copies(read.backup_id) if copy.target == read.target), None)
+        row = next((copy for copy in self._app.catalog.copies(read.backup_id) if copy.target == read.target), None)
         return None if row is None or row.state == "deleted" else row
 
     def _is_being_deleted(self, read: CopyRead) -> bool:
         try:
-            return is_being_deleted(self._repositories[read.target], read.backup_id, self._keyring)
+            return is_being_deleted(self._repositories[read.target], read.backup_id, self._app.keyring)
         except StorageError:
             return False
 
     def _in_use(self, backup_id: str) -> AbstractContextManager[None]:
         """No cleanup begins to delete this backup, here or where good bytes come from."""
-        return in_use(self._settings.lock_dir, self._settings.application, [backup_id], "a repair reads it")
+        return self._app.in_use([backup_id], "a repair reads it")
 
     def _record_corrupt(self, read: CopyRead, row: CopyRow) -> None:
         if row.state not in ("failed", "pending"):
-            self._catalog.record_copy(read.backup_id, read.target, state="corrupt", form=row.form, error=read.told)
+            self._app.catalog.record_copy(read.backup_id, read.target, state="corrupt", form=row.form, error=read.told)
 
     def _record_bad_sources(self, read: CopyRead, fetched: Fetched) -> None:
         """A copy that was found bad when it should have helped another is bad, too: the next scrub mends it."""
-        for copy in self._catalog.copies(read.backup_id):
+        for copy in self._app.catalog.copies(read.backup_id):
             if copy.target in fetched.bad and copy.state in ("checked", "stored"):
-                self._catalog.record_copy(
+                self._app.catalog.record_copy(
                     read.backup_id, copy.target, state="corrupt", form=copy.form, error=fetched.bad[copy.target]
                 )
 
@@ -169,14 +163,14 @@ class Mender:
             if other != name
         ]
         try:
-            self._settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with ScratchFolder(self._settings.work_dir, _PREFIX) as folder:
-                good = fetch_good_wal(each, others, self._keyring, folder, dict(self._throttles))
+            self._app.settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with ScratchFolder(self._app.settings.work_dir, _PREFIX) as folder:
+                good = fetch_good_wal(each, others, self._app.keyring, folder, dict(self._throttles))
                 with self._locked():
                     if needed is not None and not needed():
                         return Found(each.key, name, told, "gone", "What needed it was deleted meanwhile.")
                     missing = needed is not None
-                    store_good_wal(each, good, archive, self._keyring, self._throttles[name], missing=missing)
+                    store_good_wal(each, good, archive, self._app.keyring, self._throttles[name], missing=missing)
         except ObjectMissing:
             return Found(each.key, name, told, "gone", "Deleted while it was read.")
         except _NOT_MENDED as error:
@@ -190,7 +184,7 @@ class Mender:
     def _trace(self, what: str, target: str, told: str, sources: str) -> None:
         self._report.warning(f"{what} on {target} was bad and is mended from {sources}: {told}")
         repair = Repair(what, target, datetime.now(timezone.utc), told, sources)
-        warning = note_repair(self._settings, self._catalog, repair, who(), self._run_id)
+        warning = note_repair(self._app, repair)
         if warning is not None:
             self._report.warning(warning)
 
@@ -204,17 +198,13 @@ class Mender:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """The application's lock, waited for as long as the schedules say. Raises ``Busy`` after that, ``Cancelled`` before."""
-        settings = self._settings
-        patience = settings.schedules.patience if settings.schedules else _PATIENCE
+        schedules = self._app.settings.schedules
+        patience = schedules.patience if schedules else _PATIENCE
         deadline = time.monotonic() + patience.total_seconds()
         with ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(
-                        application_lock(
-                            settings.lock_dir, settings.application, "The repair of a copy", patience=_LOOK_UP_SECONDS
-                        )
-                    )
+                    stack.enter_context(self._app.lock("The repair of a copy", patience=_LOOK_UP_SECONDS))
                     break
                 except Busy:
                     if self._report.stop.is_set():

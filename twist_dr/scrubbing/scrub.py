@@ -10,9 +10,8 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from twist_dr.catalog import Catalog, CatalogUnavailable
+from twist_dr.catalog import CatalogUnavailable
 from twist_dr.catalog.rows import RetentionRow
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest, open_manifest
 from twist_dr.engine.patience import bounded
 from twist_dr.engine.progress import Report, human_bytes
@@ -37,7 +36,7 @@ from twist_dr.errors import (
 from twist_dr.scrubbing.found import Found, ScrubOrder, ScrubResult
 from twist_dr.scrubbing.mending import Mender
 from twist_dr.scrubbing.wal import WalScrub
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 from twist_dr.storage.base import Progress, told_of
 
 #: A note of the catalog: ``{"targets": {name: time of the last scrub that read all that was due there}}``.
@@ -51,40 +50,34 @@ class Scrub:
 
     def __init__(
         self,
-        settings: Settings,
-        catalog: Catalog,
+        app: Application,
         repositories: Mapping[str, Repository],
-        keyring: Keyring,
         report: Report,
         *,
-        run_id: str | None = None,
         now: datetime | None = None,
     ) -> None:
-        self._settings = settings
-        self._application = settings.application
-        self._catalog = catalog
+        self._app = app
         self._repositories = repositories
-        self._keyring = keyring
         self._report = report
         self._now = now or datetime.now(timezone.utc)
-        most = settings.scrub.max_mib_per_second
+        most = app.settings.scrub.max_mib_per_second
         rate = None if most is None else most * (1 << 20)
         self._throttles = {name: Throttle(rate, report.stop) for name in repositories}
-        self._mender = Mender(settings, catalog, repositories, self._throttles, keyring, report, run_id)
+        self._mender = Mender(app, repositories, self._throttles, report)
         self._mending = ThreadPoolExecutor(1, "mend")
         self._mended: list[Future[Found]] = []
-        self._wal = WalScrub(settings, catalog, keyring, report, self._throttles, self._mend_wal)
+        self._wal = WalScrub(app, report, self._throttles, self._mend_wal)
         self._counting = threading.Lock()
         self.result = ScrubResult()
 
     def run(self, order: ScrubOrder) -> ScrubResult:
         """Read what is due and mend what is bad. What a target fails of is in the result. Raises ``Cancelled``, ``BackupNotFound`` and errors of the catalog."""
         begun = time.monotonic()
-        if order.backup is not None and self._catalog.backup(self._application, order.backup) is None:
+        if order.backup is not None and self._app.catalog.backup(self._app.name, order.backup) is None:
             raise BackupNotFound(
-                f"The catalog has no backup {order.backup} of {self._application}", remedy="see all with: twist-dr list"
+                f"The catalog has no backup {order.backup} of {self._app.name}", remedy="see all with: twist-dr list"
             )
-        last = self._catalog.mark(self._application, SCRUB_MARK) or {}
+        last = self._app.catalog.mark(self._app.name, SCRUB_MARK) or {}
         with ThreadPoolExecutor(max(1, len(order.targets)), "scrub") as pool, self._mending:
             try:
                 for reading in [pool.submit(self._target, name, order, last) for name in order.targets]:
@@ -107,9 +100,9 @@ class Scrub:
     def _target(self, name: str, order: ScrubOrder, last: Mapping[str, Any]) -> None:
         """Whatever a target's failure is, it is that target's alone. Raises ``Cancelled``, and errors of the catalog."""
         repository = self._repositories[name]
-        elapsed = elapsed_since(_time(last.get("targets", {}).get(name)), self._now, self._settings.scrub.period)
+        elapsed = elapsed_since(_time(last.get("targets", {}).get(name)), self._now, self._app.settings.scrub.period)
         try:
-            rows = [row for row in self._catalog.retention_rows(self._application, name) if self._is_there(row)]
+            rows = [row for row in self._app.catalog.retention_rows(self._app.name, name) if self._is_there(row)]
             _refuse_emptied(repository, rows)
             self._strangers(repository)
             self._copies(repository, rows, order, elapsed)
@@ -145,7 +138,7 @@ class Scrub:
             if order.backup in (None, row.backup_id)
         ]
         whole = order.everything or order.backup is not None
-        period = self._settings.scrub.period
+        period = self._app.settings.scrub.period
         due = known if whole else copies_due(known, now=self._now, period=period, elapsed=elapsed)
         if not due:
             return
@@ -164,7 +157,7 @@ class Scrub:
         name = repository.target.name
         try:
             read = read_copy(
-                repository, copy.backup_id, copy.form, self._keyring, progress, lambda: self._elsewhere(copy, name)
+                repository, copy.backup_id, copy.form, self._app.keyring, progress, lambda: self._elsewhere(copy, name)
             )
         except Cancelled:
             raise
@@ -177,7 +170,7 @@ class Scrub:
             self._report.warning(f"{copy.backup_id} on {name} is not as recorded: {read.told}")
             self._mended.append(self._mending.submit(self._mender.copy, read))
         elif self._state(copy.backup_id, name) not in (None, "deleted"):
-            self._catalog.record_copy(copy.backup_id, name, state="checked", form=copy.form, stored_bytes=read.size)
+            self._app.catalog.record_copy(copy.backup_id, name, state="checked", form=copy.form, stored_bytes=read.size)
 
     def _unreadable(self, copy: CopyToRead, name: str, error: TwistDRError) -> None:
         """No genuine manifest anywhere, or no key for it: the first is the copy's fault, the second is not."""
@@ -187,10 +180,10 @@ class Scrub:
         self._report.warning(str(error))
         self.result.unreadable.append(str(error))
         if isinstance(error, (BackupNotFound, ManifestInvalid, ManifestForeign)):
-            self._catalog.record_copy(copy.backup_id, name, state="corrupt", form=copy.form, error=str(error))
+            self._app.catalog.record_copy(copy.backup_id, name, state="corrupt", form=copy.form, error=str(error))
 
     def _state(self, backup_id: str, name: str) -> str | None:
-        return next((copy.state for copy in self._catalog.copies(backup_id) if copy.target == name), None)
+        return next((copy.state for copy in self._app.catalog.copies(backup_id) if copy.target == name), None)
 
     def _elsewhere(self, copy: CopyToRead, name: str) -> tuple[Manifest, bytes] | None:
         """The genuine manifest: the catalog's, else another target's."""
@@ -198,10 +191,10 @@ class Scrub:
         def opened(sealed: bytes, place: str) -> tuple[Manifest, bytes]:
             what = f"{place}: {copy.backup_id}"
             return open_manifest(
-                sealed, self._keyring, application=self._application, backup_id=copy.backup_id, what=what
+                sealed, self._app.keyring, application=self._app.name, backup_id=copy.backup_id, what=what
             ), sealed
 
-        row = self._catalog.backup(self._application, copy.backup_id)
+        row = self._app.catalog.backup(self._app.name, copy.backup_id)
         with suppress(BackupError, EncryptionError):
             if row is not None:
                 return opened(row.sealed, "the catalog")
@@ -225,7 +218,7 @@ class Scrub:
         if order.backup is not None:
             return
         done = {name: self._now.isoformat() for name in order.targets if name not in self.result.unread}
-        self._catalog.set_mark(self._application, SCRUB_MARK, {"targets": {**last.get("targets", {}), **done}})
+        self._app.catalog.set_mark(self._app.name, SCRUB_MARK, {"targets": {**last.get("targets", {}), **done}})
         self._report.info(f"read {self.result.copies} copies and {self.result.wal_objects} objects of WAL")
 
     def _oldest(self, order: ScrubOrder) -> timedelta | None:
@@ -233,7 +226,7 @@ class Scrub:
         ages = [
             now - (row.checked_at or row.started_at)
             for name in order.targets
-            for row in self._catalog.retention_rows(self._application, name)
+            for row in self._app.catalog.retention_rows(self._app.name, name)
             if row.state in ("stored", "checked", "corrupt")
         ]
         return max(ages, default=None)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from twist_dr.audit import record
 from twist_dr.catalog import Catalog
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 #: A note of the catalog: ``{"repairs": [{"backup_id", "target", "at", "what", "source"}, ...]}``, oldest first.
 REPAIRS_MARK = "repairs"
@@ -32,13 +32,12 @@ def repairs(catalog: Catalog, application: str) -> list[Repair]:
     return [Repair(**{**each, "at": datetime.fromisoformat(each["at"])}) for each in note.get("repairs", [])]
 
 
-def note_repair(settings: Settings, catalog: Catalog, repair: Repair, who: str, run_id: str | None) -> str | None:
+def note_repair(app: Application, repair: Repair) -> str | None:
     """Leave the trace of a repair, in the note and in the audit log. Returns a sentence when the latter did not take it."""
-    application = settings.application
-    kept = [each for each in repairs(catalog, application) if repair.at - each.at < _KEPT_FOR]
+    kept = [each for each in repairs(app.catalog, app.name) if repair.at - each.at < _KEPT_FOR]
     documents = [{**asdict(each), "at": each.at.isoformat()} for each in [*kept, repair][-_KEPT:]]
-    catalog.set_mark(application, REPAIRS_MARK, {"repairs": documents})
+    app.catalog.set_mark(app.name, REPAIRS_MARK, {"repairs": documents})
     return record(
-        settings, catalog, who=who, action="repair", subject=f"{repair.backup_id} on {repair.target}", result="mended",
-        details={"what": repair.what, "source": repair.source, "run_id": run_id},
+        app, action="repair", subject=f"{repair.backup_id} on {repair.target}", result="mended",
+        details={"what": repair.what, "source": repair.source, "run_id": app.actor.run_id},
     )  # fmt: skip

@@ -8,10 +8,8 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from functools import partial
 
-from twist_dr.catalog import Catalog
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.emptied import emptied
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.ground import survey_wal
@@ -36,7 +34,7 @@ from twist_dr.engine.wal.names import Segment, parse_lsn
 from twist_dr.engine.wal.objects import Holdings, WalArchive
 from twist_dr.errors import ObjectMissing, StorageError
 from twist_dr.scrubbing.found import Found, ScrubOrder
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 
 #: Objects between two notes of how far the rotation is.
 _NOTE_EVERY = 50
@@ -50,20 +48,9 @@ _THERE = ("stored", "checked", "corrupt")
 class WalScrub:
     """Reads what targets have archived. ``objects``: how many were read. Safe for several threads, each with its own target."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        catalog: Catalog,
-        keyring: Keyring,
-        report: Report,
-        throttles: Mapping[str, Throttle],
-        mend: Mend,
-    ) -> None:
+    def __init__(self, app: Application, report: Report, throttles: Mapping[str, Throttle], mend: Mend) -> None:
         self.objects = 0
-        self._settings = settings
-        self._application = settings.application
-        self._catalog = catalog
-        self._keyring = keyring
+        self._app = app
         self._report = report
         self._throttles = throttles
         self._mend = mend
@@ -72,13 +59,13 @@ class WalScrub:
     def read(self, repository: Repository, order: ScrubOrder, elapsed: timedelta) -> None:
         """Objects whose badness is known first, then the rotation from where it was."""
         name = repository.target.name
-        archive = WalArchive(repository.target, self._application, repository.patience)
+        archive = WalArchive(repository.target, self._app.name, repository.patience)
         objects = wal_objects(archive)
         if not objects:
             return
-        note = self._catalog.mark(self._application, _wal_mark(name)) or {}
+        note = self._app.catalog.mark(self._app.name, _wal_mark(name)) or {}
         bad: dict[str, str] = {each.key: note["bad"][each.key] for each in objects if each.key in note.get("bad", {})}
-        period = self._settings.scrub.period
+        period = self._app.settings.scrub.period
         due = (
             objects
             if order.everything
@@ -105,7 +92,7 @@ class WalScrub:
         self, archive: WalArchive, each: WalObject, bad: dict[str, str], mending: dict[str, Future[Found]]
     ) -> None:
         try:
-            read_wal(archive, each, each.key, self._keyring)
+            read_wal(archive, each, each.key, self._app.keyring)
         except ObjectMissing:  # deleted since it was listed
             bad.pop(each.key, None)
             return
@@ -126,21 +113,21 @@ class WalScrub:
         """
         name = repository.target.name
         # Read now: the copies were read for hours, and a cleanup may have deleted some meanwhile, with their WAL.
-        rows = self._catalog.retention_rows(self._application, name)
+        rows = self._app.catalog.retention_rows(self._app.name, name)
         held = [row.backup_id for row in rows if row.kind == "base" and row.state in _THERE]
-        known = (self._catalog.backup(self._application, backup_id) for backup_id in held)
+        known = (self._app.catalog.backup(self._app.name, backup_id) for backup_id in held)
         bases = [
             BaseSummary.of(row.manifest)
             for row in known
             if row is not None and not self._is_going(repository, row.backup_id)
         ]
-        archive = WalArchive(repository.target, self._application, repository.patience)
-        form = self._settings.storage_targets[name].form
+        archive = WalArchive(repository.target, self._app.name, repository.patience)
+        form = self._app.settings.storage_targets[name].form
         needed = missing_wal(archive, bases, form)
         for each, told in needed.items():
             self._report.warning(told)
             self._mend(each, archive, told, partial(self._is_needed, repository, each, bases))
-        clusters = survey_wal(archive, bases, held, self._keyring)
+        clusters = survey_wal(archive, bases, held, self._app.keyring)
         for cluster, lost in zip(clusters, self._lost(archive, clusters, others), strict=True):
             for each, told in lacking(archive, lost, form).items():
                 if each not in needed:
@@ -154,16 +141,16 @@ class WalScrub:
         name, reached = archive.target.name, self._reached(archive.target.name)
         if reached is not None and not clusters and not archive.clusters():
             anew = "take a new base backup, with which its archive begins anew"
-            raise emptied(archive.target, self._application, archive.patience, held="write-ahead log", on_purpose=anew)
+            raise emptied(archive.target, self._app.name, archive.patience, held="write-ahead log", on_purpose=anew)
         lost = [lost_wal(each, self._held_by(others, each), reached) for each in clusters]
-        if policies := self._settings.storage_targets[name].policies:
+        if policies := self._app.settings.storage_targets[name].policies:
             leave_deleted(lost, clusters, longest_window(policies), datetime.now(timezone.utc))
         return lost
 
     def _held_by(self, others: Sequence[Repository], cluster: ClusterWal) -> list[Holdings]:
         held = []
         for other in others:
-            archive = WalArchive(other.target, self._application, other.patience)
+            archive = WalArchive(other.target, self._app.name, other.patience)
             try:
                 held.append(archive.holdings(cluster.holdings.system_identifier, cluster.holdings.segment_size))
             except StorageError as error:
@@ -172,9 +159,9 @@ class WalScrub:
 
     def _reached(self, name: str) -> Reached | None:
         """How far shipping has come by the catalog; None where nothing is shipped, or nothing is known."""
-        if self._settings.wal is None:
+        if self._app.settings.wal is None:
             return None
-        for row in self._catalog.wal_frontiers(self._application):
+        for row in self._app.catalog.wal_frontiers(self._app.name):
             if row.target == name and row.system_identifier and row.timeline and row.lsn:
                 return Reached(row.system_identifier, row.timeline, parse_lsn(row.lsn))
         return None
@@ -197,16 +184,16 @@ class WalScrub:
         )
 
     def _is_there(self, repository: Repository, backup_id: str) -> bool:
-        copies = self._catalog.copies(backup_id)
+        copies = self._app.catalog.copies(backup_id)
         return any(copy.target == repository.target.name and copy.state in _THERE for copy in copies)
 
     def _is_going(self, repository: Repository, backup_id: str) -> bool:
         """Whether a cleanup has begun to delete it, and was cut short perhaps before it could record that."""
-        return is_being_deleted(repository, backup_id, self._keyring)
+        return is_being_deleted(repository, backup_id, self._app.keyring)
 
     def _note(self, name: str, after: str | None, bad: Mapping[str, str]) -> None:
         note = {"after": after, "bad": dict(bad), "at": datetime.now(timezone.utc).isoformat()}
-        self._catalog.set_mark(self._application, _wal_mark(name), note)
+        self._app.catalog.set_mark(self._app.name, _wal_mark(name), note)
 
 
 def _needs(taken: PlannedBase, each: WalObject) -> bool:

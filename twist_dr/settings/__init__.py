@@ -5,6 +5,8 @@ The file is the one named by the environment variable ``TWIST_DR_CONFIG``, else 
 folder. Every mistake is reported at once, by its path in the file, with what was expected and what was found.
 """
 
+from twist_dr.settings.actor import Actor, Permission, user_of_this_machine
+from twist_dr.settings.application import Application, open_application
 from twist_dr.settings.reading import (
     CONFIG_VARIABLE,
     DEFAULT_FILE,
@@ -27,12 +29,15 @@ from twist_dr.settings.whole import Settings
 __all__ = [
     "CONFIG_VARIABLE",
     "DEFAULT_FILE",
+    "Actor",
     "AlertSettings",
+    "Application",
     "ChannelSettings",
     "DjangoSettings",
     "LocalTargetSettings",
     "Name",
     "NasTargetSettings",
+    "Permission",
     "RetentionSettings",
     "S3TargetSettings",
     "ScheduleSettings",
@@ -41,6 +46,8 @@ __all__ = [
     "WalSettings",
     "digest_of",
     "load_settings",
+    "open_application",
     "parse_settings",
     "settings_file",
+    "user_of_this_machine",
 ]

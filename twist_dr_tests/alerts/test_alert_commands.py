@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from twist_dr.alerts.telling import telling
-from twist_dr.backups import who
 from twist_dr.catalog import CatalogUnavailable
 from twist_dr.commands import alerts as alert_commands
 from twist_dr.engine.progress import Report
 from twist_dr.errors import TwistDRError
+from twist_dr.settings import user_of_this_machine
 from twist_dr_tests.alerts.mailbox import mailbox, silent_server, webhook
 from twist_dr_tests.alerts.test_reconcile import DAY, HOUR, MINUTE, Place, proven
 
@@ -130,9 +130,9 @@ def test_acknowledging_says_who_and_why_and_is_audited(operator: Operator) -> No
     status, text = operator.types("acknowledge", scrub, "--note", "disk is ordered")
     assert (status, text) == (0, f"acknowledged {scrub}: scrub failed in step step: The disk is gone; look.\n")
     row = operator.place.alerts()["job_failed:scrub"]
-    assert (row.state, row.acknowledged_by) == ("acknowledged", f"{who()} (disk is ordered)")
-    assert operator.audit() == [("acknowledge_alert", f"alert {scrub} (job_failed:scrub)", who())]
-    assert "by " + who() in operator.types()[1]
+    assert (row.state, row.acknowledged_by) == ("acknowledged", f"{user_of_this_machine().name} (disk is ordered)")
+    assert operator.audit() == [("acknowledge_alert", f"alert {scrub} (job_failed:scrub)", user_of_this_machine().name)]
+    assert "by " + user_of_this_machine().name in operator.types()[1]
     assert operator.types("acknowledge", scrub) == (0, "nothing to acknowledge\n")
     assert operator.place.alerts()["job_failed:cleanup"].state == "active"
 

@@ -12,9 +12,11 @@ from twist_dr.catalog import Catalog
 from twist_dr.engine.keys import Keyring, new_key
 from twist_dr.engine.progress import Report
 from twist_dr.rebuild import rebuild_catalog
+from twist_dr.settings import Actor
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.alerts.mailbox import Webhook
 from twist_dr_tests.alerts.test_reconcile import DAY, HOUR, START, Place, hook, place, proven, subject, titles
+from twist_dr_tests.apps import application
 
 __all__ = ["hook", "place"]
 
@@ -22,7 +24,12 @@ __all__ = ["hook", "place"]
 def works(place: Place, lines: int = 1) -> None:
     """What each run does: it is written into the audit log."""
     for _ in range(lines):
-        audit.record(place.settings, place.catalog, who="ops", action="launch", subject="backup_full", result="begun")
+        audit.record(
+            application(place.settings, Actor("ops"), catalog=place.catalog),
+            action="launch",
+            subject="backup_full",
+            result="begun",
+        )
 
 
 def lose(place: Place) -> None:
@@ -33,7 +40,8 @@ def lose(place: Place) -> None:
 def rebuild(place: Place) -> None:
     (place.folder / "office").mkdir(exist_ok=True)
     keyring = Keyring("k1", {"k1": new_key("k1")}, "test")
-    rebuild_catalog(LocalTarget("office", place.folder / "office"), "erp", keyring, place.catalog, Report())
+    app = application(place.settings, keyring=keyring, catalog=place.catalog)
+    rebuild_catalog(app, LocalTarget("office", place.folder / "office"), Report())
 
 
 @pytest.mark.promise(11)

@@ -30,6 +30,7 @@ from twist_dr_tests.alerts.scenes import (
     settings,
     with_copy,
 )
+from twist_dr_tests.apps import application
 from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.test_doctor import drain
 
@@ -203,8 +204,10 @@ def test_the_newest_of_each_schedule_is_verified(tmp_path: Path) -> None:
     )
     for backup_id in (night, hour):
         catalog.record_copy(backup_id, "office", state="checked", form="zstd+enc", stored_bytes=1)
-    keys = {request.run_key for request in _requests(catalog, given, given.schedules)}
+    keys = {request.run_key for request in _requests(application(given, catalog=catalog), given.schedules)}
     assert keys == {f"verify_backup {night}", f"verify_backup {hour}"}
     # What was proven today without media proves nothing of them.
     catalog.record_verification(hour, "office", state="verified", started_at=NOW, seconds=1, restore_seconds=1, tables=1, rows=1, differences=())  # fmt: skip
-    assert f"verify_backup {night}" in {request.run_key for request in _requests(catalog, given, given.schedules)}
+    assert f"verify_backup {night}" in {
+        request.run_key for request in _requests(application(given, catalog=catalog), given.schedules)
+    }

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from twist_dr.backups import plan_backup
-from twist_dr.catalog import Catalog
 from twist_dr.doctor import run_doctor
 from twist_dr.doctor import tools as doctor_tools
 from twist_dr.doctor.findings import Finding
@@ -27,6 +26,7 @@ from twist_dr.engine.verification import VerificationPlan
 from twist_dr.errors import BackupError
 from twist_dr.init import write_initial_files
 from twist_dr.settings import parse_settings
+from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.servers import PostgresServer
@@ -172,11 +172,9 @@ def test_the_doctor_and_the_backup_use_the_settings_place_for_the_proof(older: P
     write_initial_files(tmp_path, application="erp")
     file = tmp_path / "twist-dr.yaml"
     settings = parse_settings(file.read_text(), file, {"DATABASE_URL": database(older).url})
-    found = [finding for finding in run_doctor(settings, {}) if finding.check == "dumps"]
+    found = [finding for finding in run_doctor(application(settings), {}) if finding.check == "dumps"]
     assert [finding.status for finding in found] == ["problem"] and "came back in PostgreSQL" in found[0].found
-    plan = plan_backup(
-        settings, Catalog(settings.catalog_url), label="manual", reason="", parts=("database",), targets={}
-    )
+    plan = plan_backup(application(settings), label="manual", reason="", parts=("database",), targets={})
     assert plan.proof is not None and plan.proof.plan.scratch == settings.scratch_dir
     assert plan.proof.proven.is_relative_to(settings.work_dir)
 

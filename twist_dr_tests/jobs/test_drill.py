@@ -9,11 +9,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from twist_dr.assets.copies import target_resource
-from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.jobs.drill import drill_job
-from twist_dr.resources.keyring import KeyringSource
-from twist_dr.resources.targets import build_targets
+from twist_dr.orchestration import APPLICATION
 from twist_dr_tests.jobs.test_backup_base import back_up, source
 from twist_dr_tests.jobs.test_backup_base import site as with_wal
 from twist_dr_tests.jobs.test_scrub import rot, site, states
@@ -39,17 +36,11 @@ class Drilled:
 
 def drill(site: Site, **config: Any) -> Drilled:
     """The job, in this process."""
-    settings = site.settings()
-    resources = {
-        "cluster": Cluster(site.database_url),
-        "catalog": site.catalog(),
-        "keyring": KeyringSource(str(site.keyring_path)),
-        **{target_resource(name): target for name, target in build_targets(settings).items()},
-    }
+    app = site.app()
     with dg.DagsterInstance.ephemeral() as instance:
         run_config = {"ops": {"rehearse_recovery": {"config": config}}}
-        job = drill_job(settings)
-        done = job.execute_in_process(run_config, instance, resources=resources, raise_on_error=False)
+        job = drill_job(app.settings)
+        done = job.execute_in_process(run_config, instance, resources={APPLICATION: app}, raise_on_error=False)
         return Drilled(done)
 
 

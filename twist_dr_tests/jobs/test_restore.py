@@ -23,7 +23,7 @@ from twist_dr.engine.lock import application_lock
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.unprivileged import unprivileged
 from twist_dr.engine.restore.settle import kept, remove_kept
-from twist_dr.resources.restores import surroundings
+from twist_dr.settings.restoring import surroundings
 from twist_dr_tests.conftest import TOOLS, make_backed_up_site
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.jobs.page import page
@@ -358,7 +358,7 @@ def test_what_makes_no_sense_is_refused(backed_up: Site, monkeypatch: pytest.Mon
     # Imported here: loading it reads the settings of this environment.
     from twist_dr.definitions import build_definitions
 
-    job = build_definitions(site.settings()).resolve_job_def("restore")
+    job = build_definitions(site.app()).resolve_job_def("restore")
     for changes, said in _SENSELESS:
         config = {"restore_backup": {"config": {**_config(site)["restore_backup"]["config"], **changes}}}
         result = job.execute_in_process({"ops": config}, raise_on_error=False)

@@ -19,7 +19,7 @@ import yaml
 
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.restore.settle import kept
-from twist_dr.resources.restores import surroundings
+from twist_dr.settings.restoring import surroundings
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.jobs.page import page

@@ -18,7 +18,6 @@ import pytest
 from psycopg import sql
 
 from twist_dr.assets.verification import record_verification, rehearsal_plan
-from twist_dr.engine.keys import load_keyring
 from twist_dr.engine.postgres import confinement, databases
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.server_user import is_server_user
@@ -31,7 +30,7 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.wal.names import format_lsn, parse_lsn
 from twist_dr.errors import DatabaseUnreachable, IsolationMissing
 from twist_dr.recoveries import Recovery, RecoveryOrder
-from twist_dr.resources.targets import build_targets
+from twist_dr.settings.building import build_targets
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.engine.helpers import postmaster_of
 from twist_dr_tests.engine.test_names import TABLES, make
@@ -328,14 +327,12 @@ def test_a_machine_that_keeps_a_server_away_from_nothing_says_so_in_the_plan_and
     newest: Recorded, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confinement, "way", lambda: "nothing")
-    settings = newest.site.settings()
-    repositories = [Repository(each, settings.application) for each in build_targets(settings).values()]
-    keyring, report = load_keyring(settings.encryption.keyring), Report()
-    plan = Recovery(settings, RecoveryOrder(RecoveryWish()), repositories, keyring, report).run()
+    app, report = newest.site.app(), Report()
+    plan = Recovery(app, RecoveryOrder(RecoveryWish()), list(app.repositories().values()), report).run()
     assert any("would refuse to do it" in line and "isolation: where-possible" in line for line in plan.warnings)
     order = RecoveryOrder(RecoveryWish(), "cluster", "the server is gone", open_folder / "cluster")
     with pytest.raises(IsolationMissing):
-        Recovery(settings, order, [], keyring, report).run()
+        Recovery(app, order, [], report).run()
 
 
 def test_a_base_backup_is_verified_by_a_recovery_whose_rows_are_those_of_its_restore_point(newest: Recorded) -> None:
@@ -357,7 +354,7 @@ def test_a_base_backup_that_counted_no_rows_is_recovered_and_not_called_verified
     result = rehearse(rehearsal_plan(site.settings()), manifest, repository, site.keyring, report)
     assert not result.verified and not result.differences and "the backup counted none" in result.unproven
     before = site.catalog().verifications(row.backup_id)
-    record_verification(site.catalog(), result, newest.written[-1].committed_at, "run")
+    record_verification(site.app(), result, newest.written[-1].committed_at)
     assert site.catalog().verifications(row.backup_id) == before, "nothing was proven, for better or worse"
 
 

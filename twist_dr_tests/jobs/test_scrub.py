@@ -21,14 +21,11 @@ from twist_dr.catalog import Catalog, CopyRow
 from twist_dr.engine.backup import ALL_PARTS, take_full_backup
 from twist_dr.engine.keys import Keyring, new_key, save_keyring
 from twist_dr.engine.lock import application_lock
-from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.tombstones import Tombstone
-from twist_dr.engine.staging import StagingArea
 from twist_dr.errors import Cancelled, CopyFailed, TargetRefused, TargetUnavailable
-from twist_dr.resources.targets import build_targets
 from twist_dr.scrubbing import Scrub, ScrubOrder, ScrubResult, raise_failures, repairs
+from twist_dr.settings import Actor
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.conftest import make_site
@@ -53,13 +50,10 @@ def scrub(
     patience: float = 20,
 ) -> ScrubResult:
     """What the job does, in this process: the job takes a second to start."""
-    settings = site.settings()
-    repositories = {
-        name: Repository(target, "erp", patience)
-        for name, target in {**build_targets(settings), **(places or {})}.items()
-    }
+    app = site.app(Actor("tester@host", run_id="run"))
+    app.__dict__["targets"] = {**app.targets, **(places or {})}
     report = Report(warning=(said if said is not None else []).append)
-    run = Scrub(settings, site.catalog(), repositories, site.keyring, report, run_id="run", now=now)
+    run = Scrub(app, app.repositories(patience), report, now=now)
     return run.run(ScrubOrder(targets, backup, everything))
 
 
@@ -117,14 +111,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 def back_up(site: Site) -> None:
     """What backup_full does, in this process. Each target gets files of its own: hard links would share the damage."""
-    settings, catalog, report = site.settings(), site.catalog(), Report()
-    staging, targets = StagingArea(settings.staging_dir), chosen_targets(settings, "all")
-    plan = plan_backup(settings, catalog, label="manual", reason="", parts=ALL_PARTS, targets=targets)
-    manifest = take_full_backup(plan, Cluster(site.database_url), site.keyring, staging, report)
-    record_sealed(catalog, staging, manifest, run_id=None)
-    copying = Copying(catalog, manifest, None, report)
-    places = {name: (Repository(target, "erp"), targets[name]) for name, target in build_targets(settings).items()}
-    with staging.using(manifest.backup_id) as folder:
+    app, report = site.app(), Report()
+    targets = chosen_targets(app.settings, "all")
+    plan = plan_backup(app, label="manual", reason="", parts=ALL_PARTS, targets=targets)
+    manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, report)
+    record_sealed(app, manifest)
+    copying = Copying(app, manifest, report)
+    places = {name: (repository, targets[name]) for name, repository in app.repositories().items()}
+    with app.staging.using(manifest.backup_id) as folder:
         list(copying.side_by_side(folder, places))
     copying.raise_failures()
     for target in BOTH:
@@ -442,10 +436,9 @@ KILLED = (
     "    put(self, source, key, digest, progress)\n"
     "    if step == 'stored' and 'database' in key: die()\n"
     "LocalTarget.delete, LocalTarget.put = deleting, putting\n"
-    "settings = load_settings()\n"
-    "from twist_dr.engine.keys import load_keyring\n"
-    "places = {name: Repository(target, 'erp', 20) for name, target in build_targets(settings).items()}\n"
-    "Scrub(settings, Catalog(settings.catalog_url), places, load_keyring(settings.encryption.keyring), Report()).run(ScrubOrder(BOTH, None, True))\n"
+    "from twist_dr.settings import open_application\n"
+    "app = open_application()\n"
+    "Scrub(app, app.repositories(20), Report()).run(ScrubOrder(BOTH, None, True))\n"
 )
 
 
@@ -530,9 +523,8 @@ def test_the_job_mends_and_shows_what_it_found_and_fails_when_it_cannot(site: Si
 
 def test_the_bound_of_the_settings_holds_and_an_interrupt_ends_the_wait(site: Site) -> None:
     site.set(scrub={"max_mib_per_second": 0.001})
-    settings, report = site.settings(), Report()
-    places = {name: Repository(target, "erp", 5) for name, target in build_targets(settings).items()}
-    run = Scrub(settings, site.catalog(), places, site.keyring, report)
+    app, report = site.app(), Report()
+    run = Scrub(app, app.repositories(5), report)
     ended: list[BaseException] = []
 
     def work() -> None:

@@ -17,8 +17,8 @@ from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
 from twist_dr.engine.wal.objects import WalArchive, associated_data
 from twist_dr.engine.wal.packing import pack
 from twist_dr.errors import CopyFailed
-from twist_dr.resources.targets import build_target
 from twist_dr.scrubbing import ScrubResult, raise_failures, repairs
+from twist_dr.settings.building import build_target
 from twist_dr.storage.base import StoredObject
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.engine.helpers import wait_until

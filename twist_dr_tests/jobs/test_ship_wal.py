@@ -20,8 +20,8 @@ from twist_dr.engine.lock import application_lock
 from twist_dr.engine.progress import Report
 from twist_dr.engine.wal.frontier import Gap, Shipped
 from twist_dr.engine.wal.names import format_lsn
-from twist_dr.resources.targets import build_targets
 from twist_dr.wal import LOCK_SCOPE, Shipping
+from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import wait_until
 from twist_dr_tests.engine.recovery.material import base_manifest
@@ -155,8 +155,7 @@ def archived(site: WalSite, wal: Wal, *places: int) -> None:
 
 
 def shipped_with(site: WalSite, catalog: Catalog) -> Shipped:
-    settings = site.site.settings()
-    with Shipping(settings, build_targets(settings), site.site.keyring, catalog, Report()) as shipping:
+    with Shipping(site.site.app(catalog=catalog), Report()) as shipping:
         return shipping.once()
 
 
@@ -227,7 +226,7 @@ def ran(site: WalSite) -> tuple[bool, dict[str, bool], set[str]]:
     """Whether a run of the job succeeded, what its checks told of each target, and which assets it materialized."""
     from twist_dr.definitions import build_definitions
 
-    job = build_definitions(site.site.settings()).resolve_job_def("ship_wal")
+    job = build_definitions(site.site.app()).resolve_job_def("ship_wal")
     with dg.DagsterInstance.ephemeral() as instance:
         done = job.execute_in_process(instance=instance, raise_on_error=False)
     told = {each.asset_key.path[-1]: each.passed for each in done.get_asset_check_evaluations()}
@@ -294,7 +293,7 @@ def by_sensor(site: WalSite, cursor: str = "") -> dg.SensorResult:
     from twist_dr.definitions import build_definitions
 
     settings = site.site.settings()
-    sensor = build_definitions(settings).resolve_sensor_def("ship_wal_sensor")
+    sensor = build_definitions(application(settings)).resolve_sensor_def("ship_wal_sensor")
     with (
         application_lock(settings.lock_dir, "erp", "Shipping WAL", scope=LOCK_SCOPE),
         dg.build_sensor_context(cursor=cursor) as context,
@@ -339,7 +338,7 @@ def test_the_sensor_asks_for_a_run_only_when_there_is_something_to_ship(
         monkeypatch.setenv(name, value)
     from twist_dr.definitions import build_definitions
 
-    sensor = build_definitions(site.site.settings()).resolve_sensor_def("ship_wal_sensor")
+    sensor = build_definitions(site.site.app()).resolve_sensor_def("ship_wal_sensor")
     cursor = None
 
     def evaluated() -> object:

@@ -106,7 +106,7 @@ def test_a_check_that_is_launched_alone_is_told(backed_up: Site, monkeypatch: py
     for path, name in checks.items():
         check = dg.AssetCheckKey(dg.AssetKey(["erp", *path]), name)
         job = dg.define_asset_job("only_the_check", selection=dg.AssetSelection.checks(check))
-        definitions = dg.Definitions.merge(build_definitions(backed_up.settings()), dg.Definitions(jobs=[job]))
+        definitions = dg.Definitions.merge(build_definitions(backed_up.app()), dg.Definitions(jobs=[job]))
         with dg.DagsterInstance.ephemeral() as instance:
             done = definitions.resolve_job_def("only_the_check").execute_in_process(
                 instance=instance, raise_on_error=False

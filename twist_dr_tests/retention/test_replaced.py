@@ -14,9 +14,9 @@ from twist_dr.engine.postgres import databases
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.cutover import Surroundings
 from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journal
-from twist_dr.resources.restores import surroundings
 from twist_dr.retention.replaced import Replaced
 from twist_dr.retention.telling import Log
+from twist_dr.settings.restoring import surroundings
 from twist_dr_tests.engine.helpers import killed_at
 from twist_dr_tests.retention_site import NOW, RetentionSite
 from twist_dr_tests.servers import PostgresServer
@@ -60,7 +60,7 @@ class Scene:
 
     def replaced(self, now: datetime, allow_clock: bool = False) -> Replaced:
         said = self.site.said.append
-        log = Log(self.site.site.settings(), self.site.catalog, Report(said, said), "tester@host", "run-1")
+        log = Log(self.site.app(), Report(said, said))
         return Replaced(self.around, log, now, allow_clock=allow_clock)
 
     def audited(self) -> list[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ import dagster as dg
 from twist_dr.assets.report import report_asset
 from twist_dr.catalog import SpaceRow
 from twist_dr.jobs.status import status_job
+from twist_dr.orchestration import APPLICATION
 from twist_dr.status.plots import plots
 from twist_dr.status.report import html, markdown
 from twist_dr_tests.status.conftest import HOUR, Story
@@ -89,7 +90,7 @@ def test_the_job_materializes_the_report_and_writes_the_file(story: Story) -> No
     settings = story.site.settings()
     report = report_asset(settings)
     definitions = dg.Definitions(
-        assets=[report], jobs=[status_job(settings, report)], resources={"catalog": story.catalog}
+        assets=[report], jobs=[status_job(settings, report)], resources={APPLICATION: story.site.app()}
     )
     result = definitions.get_job_def("status").execute_in_process(instance=dg.DagsterInstance.ephemeral())
     assert result.success

@@ -22,6 +22,7 @@ from twist_dr.runs import look_after
 from twist_dr.settings import Settings
 from twist_dr.status import metrics, report
 from twist_dr.status.text import render
+from twist_dr_tests.apps import application
 from twist_dr_tests.status.conftest import HOUR, Story
 
 
@@ -344,7 +345,7 @@ def test_what_the_code_location_has_not_loaded_is_said_until_it_is_reloaded(
     instance = dg.DagsterInstance.local_temp(str(story.site.folder / "dagster"))
 
     def ticked(settings: Settings) -> None:
-        watch_sensor(settings).evaluate_tick(dg.build_sensor_context(instance=instance))
+        watch_sensor(application(settings)).evaluate_tick(dg.build_sensor_context(instance=instance))
 
     story.site.set(schedules={"full": "0 2 * * *"})
     healthy(story)
@@ -362,10 +363,10 @@ def test_what_the_code_location_has_not_loaded_is_said_until_it_is_reloaded(
     assert "Deployment -> Code locations -> Reload" in alert.advice
     assert "this is not sure" in render(status)
     # A script loads afresh: what it looks after does not end the alert.
-    for look in (lambda: ticked(loaded), lambda: look_after(story.site.settings(), story.catalog, Report())):
+    for look in (lambda: ticked(loaded), lambda: look_after(story.site.app(), Report())):
         look()
         assert [row.cause for row in story.catalog.open_alerts("erp")] == ["stale:settings"]
-    told = [each for each in _Examination(story.site.settings(), {})._unattended() if each.check == "code location"]
+    told = [each for each in _Examination(story.site.app(), {})._unattended() if each.check == "code location"]
     assert [each.remedy for each in told] == [alert.advice]
     ticked(story.site.settings())
     assert story.status().state == "safe" and not story.catalog.open_alerts("erp")

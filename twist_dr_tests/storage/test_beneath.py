@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twist_dr.errors import ObjectMissing, StorageError, TargetRefused
-from twist_dr.resources.targets import keep_apart
+from twist_dr.settings.building import keep_apart
 from twist_dr.storage import beneath
 from twist_dr.storage.base import Stranger
 from twist_dr.storage.local import LocalTarget

@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 import pytest
 
-from twist_dr.catalog import Catalog
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.bases import find_bases
@@ -21,6 +20,7 @@ from twist_dr.recover.found import find_backups
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.engine.helpers import KEY, KEYRING
 from twist_dr_tests.engine.recovery.material import MB, base_manifest
+from twist_dr_tests.site import Site
 
 BASES, TABLES = 60, 3000
 CLUSTER = "7000000000000000001"
@@ -83,6 +83,8 @@ def test_looking_at_many_bases_takes_the_memory_of_a_few_and_reads_each_once(fol
 
 def test_a_rebuild_fetches_each_manifest_once(folder: Path, tmp_path: Path) -> None:
     target = Counting("office", folder)
-    rebuild_catalog(target, "erp", KEYRING, Catalog(f"sqlite:///{tmp_path}/catalog.db"), Report())
+    (tmp_path / "media").mkdir()
+    app = Site(tmp_path, "postgresql://nobody@127.0.0.1:1/erp", tmp_path / "media").app(keyring=KEYRING)
+    rebuild_catalog(app, target, Report())
     read = {key: times for key, times in target.opened.items() if key.endswith("manifest.json")}
     assert len(read) == BASES and set(read.values()) == {1}

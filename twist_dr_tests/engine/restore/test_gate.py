@@ -21,7 +21,7 @@ from twist_dr.engine.restore.gate import Gate
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.restore import Restore
 from twist_dr.errors import BackupNotFound, KeyMissing, RestoreRefused, WrongKey
-from twist_dr.resources.restores import restore_place, surroundings
+from twist_dr.settings.restoring import restore_place
 from twist_dr_tests.conftest import make_backed_up_site
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
@@ -29,9 +29,8 @@ from twist_dr_tests.site import Site
 
 
 def _place(site: Site, **changes: Any) -> RestorePlace:
-    settings = site.settings()
-    repositories = [site.repository(name) for name in settings.enabled_targets]
-    place = restore_place(settings, surroundings(settings), repositories, site.keyring, "replace")
+    app = site.app()
+    place = restore_place(app, list(app.repositories().values()), "replace")
     return replace(place, **changes)
 
 

@@ -24,7 +24,7 @@ from twist_dr.errors import RestoreFailed
 from twist_dr.recover.database import recover_database
 from twist_dr.recover.files import recover_dump
 from twist_dr.recover.server import look
-from twist_dr.resources.restores import restore_place, surroundings
+from twist_dr.settings.restoring import restore_place
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
@@ -67,8 +67,7 @@ class Upgraded:
         return manifest
 
     def restore(self, manifest: Manifest, mode: Mode, *tables: str) -> Record:
-        settings = self._site.settings()
-        place = restore_place(settings, surroundings(settings), [self.repository], KEYRING, mode)
+        place = restore_place(self._site.app(keyring=KEYRING), [self.repository], mode)
         wish = RestoreWish(manifest.backup_id, mode=mode, parts=("database",), tables=tables)
         return Restore(wish, replace(place, media={}, key_tables=["t"]), self.report).run()
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.cutover import Surroundings
 from twist_dr.engine.restore.hooks import Health, Maintenance
 from twist_dr.engine.restore.journal import Journals
 from twist_dr.engine.restore.plan import Mode, RestorePlace
-from twist_dr.settings import Settings
+from twist_dr.settings.application import Application
 from twist_dr.settings.asking import django_application, revealed
+from twist_dr.settings.whole import Settings
 
 
 def surroundings(settings: Settings) -> Surroundings:
@@ -29,18 +29,16 @@ def surroundings(settings: Settings) -> Surroundings:
     )
 
 
-def restore_place(
-    settings: Settings, around: Surroundings, repositories: Sequence[Repository], keyring: Keyring, mode: Mode
-) -> RestorePlace:
-    """What a restore in that mode works with. No I/O."""
-    restore = settings.restore
+def restore_place(app: Application, repositories: Sequence[Repository], mode: Mode) -> RestorePlace:
+    """What a restore in that mode works with. Raises ``KeyringInvalid``."""
+    settings, restore = app.settings, app.settings.restore
     # Without rules of its own, a sandbox gets those of the real thing: better a too quiet copy than one that mails.
     after = restore.sandbox if mode == "sandbox" and restore.sandbox is not None else restore
     return RestorePlace(
         application=settings.application,
-        around=around,
+        around=surroundings(settings),
         repositories=repositories,
-        keyring=keyring,
+        keyring=app.keyring,
         work_dir=settings.work_dir,
         scratch=settings.scratch_dir,
         media=settings.media,

@@ -1,0 +1,112 @@
+"""The application as all that works for it sees it: its settings, and what they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from twist_dr.settings.actor import Actor, user_of_this_machine
+from twist_dr.settings.reading import load_settings
+from twist_dr.settings.whole import Settings
+
+if TYPE_CHECKING:
+    from twist_dr.catalog import Catalog
+    from twist_dr.engine.keys import Keyring
+    from twist_dr.engine.postgres.cluster import Cluster
+    from twist_dr.engine.progress import Report
+    from twist_dr.engine.repository import Repository
+    from twist_dr.engine.staging import StagingArea
+    from twist_dr.storage.base import StorageTarget
+
+
+@dataclass(frozen=True, eq=False)
+class Application:
+    """Built once by whoever begins something, and passed on as one. ``actor``: on whose behalf.
+
+    Inert: making it does no I/O, and each thing is made, or read, when it is first asked for; then it stays the same to the end of
+    what was begun. The orchestrator shares it among runs and takes one :meth:`of` its own for each, so that none works with yesterday's keys.
+    """
+
+    settings: Settings
+    actor: Actor
+
+    def of(self, actor: Actor) -> Application:
+        """The same for another actor, with nothing read yet."""
+        return replace(self, actor=actor)
+
+    @property
+    def name(self) -> str:
+        return self.settings.application
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """No I/O."""
+        from twist_dr.catalog import Catalog
+
+        return Catalog(self.settings.catalog_url)
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        """Raises ``KeyringInvalid``."""
+        from twist_dr.engine.keys import load_keyring
+
+        return load_keyring(self.settings.encryption.keyring)
+
+    @cached_property
+    def targets(self) -> Mapping[str, StorageTarget]:
+        """The enabled storage targets by name, in the order of the settings. No I/O."""
+        from twist_dr.settings.building import build_targets
+
+        return build_targets(self.settings)
+
+    def repositories(self, patience: float | None = None) -> dict[str, Repository]:
+        """The application's backups on each enabled target, by name. ``patience`` as in ``Repository``. No I/O."""
+        from twist_dr.engine.repository import Repository
+
+        return {name: Repository(target, self.name, patience) for name, target in self.targets.items()}
+
+    @property
+    def cluster(self) -> Cluster:
+        """The live database's server. No connection is made."""
+        from twist_dr.engine.postgres.cluster import Cluster
+
+        return Cluster(self.settings.database.url.get_secret_value())
+
+    @property
+    def staging(self) -> StagingArea:
+        from twist_dr.engine.staging import StagingArea
+
+        return StagingArea(self.settings.staging_dir)
+
+    def lock(
+        self,
+        operation: str,
+        *,
+        scope: str = "",
+        patience: float = 0.0,
+        waiting: Callable[[str], None] = lambda line: None,
+    ) -> AbstractContextManager[None]:
+        """One changing operation at a time, as in ``application_lock``. Raises ``Busy``."""
+        from twist_dr.engine.lock import application_lock
+
+        return application_lock(
+            self.settings.lock_dir, self.name, operation, scope=scope, patience=patience, waiting=waiting
+        )
+
+    def exclusively(self, operation: str, report: Report) -> AbstractContextManager[None]:
+        """The application's lock, waited for as long as the actor is patient. Raises ``Busy``."""
+        return self.lock(operation, patience=self.actor.patience, waiting=report.info)
+
+    def in_use(self, backup_ids: Sequence[str], what: str) -> AbstractContextManager[None]:
+        """While it lasts, no cleanup begins to delete these backups."""
+        from twist_dr.engine.retention.use import in_use
+
+        return in_use(self.settings.lock_dir, self.name, backup_ids, what)
+
+
+def open_application() -> Application:
+    """For a terminal: the settings as they are found, and this machine's user. Raises ``SettingsError``."""
+    return Application(load_settings(), user_of_this_machine())
