@@ -17,7 +17,7 @@ from typing import Any
 STEPS = (
     "twist_dr.engine.restore.journal:Journals.save",
     "twist_dr.engine.postgres.making:make_to_serve",
-    "twist_dr.engine.restore.database:restore_dump",
+    "twist_dr.engine.restore.pipeline:FetchedDatabase.load",
     "twist_dr.engine.restore.preparation:analyze",
     "twist_dr.engine.postgres.making:give_last",
     "twist_dr.engine.postgres.making:take_after",

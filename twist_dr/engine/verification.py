@@ -19,18 +19,14 @@ from twist_dr.engine.postgres.cluster import Cluster, named_errors
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.content import compare_content
-from twist_dr.engine.postgres.dump import restore_database
-from twist_dr.engine.postgres.dump_internals import leave_out_internals
-from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
-from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.engine.postgres.materialized import compare_views
-from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
+from twist_dr.engine.postgres.own_settings import OwnSettings
 from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, restoring_major, scratch_server
-from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.pipeline import FetchedDatabase, OneCopy, fetch_database
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.streams import full_disk
 from twist_dr.engine.words import few
@@ -157,50 +153,29 @@ class _Verification:
         clear_left_over(base, _FETCHED)
         need_verification_room(base, dump_artifact.size, 0 if plan.server else facts.database_size)
         with ScratchFolder(base, _FETCHED) as folder:
-            dump = folder / "database.dump"
-            stored = self._repository.held(manifest)["database.dump"][1].size
-            with self._result.timed("fetch"), self._report.part("fetching database.dump", stored) as advance:
-                self._repository.fetch(manifest, "database.dump", self._keyring, dump, advance, durable=False)
-                fill_in_offsets(dump, manifest.large_objects)
-                self._result.notes += leave_out_internals(dump)
-                own = own_settings_of(dump)
-                kept = fetch_kept(manifest, folder, self._fetch)
-                roles = self._repository.read_small(manifest, "roles.sql", self._keyring)
+            with self._result.timed("fetch"):
+                fetched = fetch_database(OneCopy(manifest, self._repository, self._keyring), folder, self._report)
+            self._result.notes += fetched.notes
             with self._result.timed("scratch server"):
-                opened = open_place(plan, facts, roles, own, manifest.backup_id)
+                opened = open_place(plan, facts, fetched.roles, fetched.own, manifest.backup_id)
             with opened as place:
                 self._result.server_version = place.version
                 self._result.notes += place.notes
-                self._restore(place, dump, kept, facts)
+                self._restore(place, fetched)
                 came_back = self._result.verified
                 with self._result.timed("compare"), place.connect() as connection:
                     self._compare(place, connection)
                 if plan.content == "full" and came_back:
                     with self._result.timed("content"):
-                        self._compare_content(place, dump, facts, kept)
+                        self._compare_content(place, fetched)
 
-    def _fetch(self, name: str, path: Path) -> None:
-        self._repository.fetch(self._manifest, name, self._keyring, path, durable=False)
-
-    def _restore(self, place: RestorePlace, dump: Path, kept: KeptFiles | None, facts: PostgresFacts) -> None:
-        client = place.tools
-        self._report.info(
-            f"restoring into PostgreSQL {place.version} with pg_restore {client.version}, {self._plan.jobs} jobs"
-        )
-        progress = restore_progress(place.cluster, place.database, facts.database_size, self._report)
-        with self._result.timed("restore"), progress:
+    def _restore(self, place: RestorePlace, fetched: FetchedDatabase) -> None:
+        with self._result.timed("restore"):
             try:
-                self._result.notes += restore_database(
-                    place.cluster,
-                    client,
-                    place.database,
-                    dump,
-                    jobs=self._plan.jobs,
-                    keep_owners=place.keep_owners,
-                    subscriptions=False,
-                    kept=kept,
-                    public=facts.public_schema,
-                )
+                self._result.notes += fetched.load(
+                    place.cluster, place.tools, place.database, where=f"PostgreSQL {place.version}", jobs=self._plan.jobs,
+                    report=self._report, keep_owners=place.keep_owners,
+                )  # fmt: skip
             except DiskFilled as error:  # which says nothing about the backup
                 raise full_disk(self._plan.scratch) from error
             except ProcessFailed as error:
@@ -224,13 +199,13 @@ class _Verification:
         result.notes += found.notes
         result.tables, result.rows = found.tables, found.rows
 
-    def _compare_content(self, place: RestorePlace, dump: Path, facts: PostgresFacts, kept: KeptFiles | None) -> None:
+    def _compare_content(self, place: RestorePlace, fetched: FetchedDatabase) -> None:
         try:
             tools = _dumping(self._plan, place)
         except ClientToolsMissing as error:
             self._result.notes.append(f"only rows were counted: {str(error).removesuffix('.')}")
             return
-        found = compare_content(place, tools, dump, facts, self._report, kept)
+        found = compare_content(place, tools, fetched.dump, fetched.facts, self._report, fetched.kept)
         with place.connect() as connection, named_errors("to compare the materialized views"):
             differences, notes = compare_views(connection, self._manifest.materialized_views)
         self._result.differences += found.differences + differences

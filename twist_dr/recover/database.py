@@ -6,22 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest, PostgresFacts
 from twist_dr.engine.postgres import databases, making
 from twist_dr.engine.postgres.cluster import first_line, named_errors
-from twist_dr.engine.postgres.comparison import Comparison, compare_database
-from twist_dr.engine.postgres.dump import restore_database
-from twist_dr.engine.postgres.dump_internals import leave_out_internals
-from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.comparison import Comparison
 from twist_dr.engine.postgres.dumped_properties import DumpedProperties, read_properties
 from twist_dr.engine.postgres.everybodys_settings import add_everybodys_settings
-from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
-from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
-from twist_dr.engine.postgres.restore_place import versions_differ
-from twist_dr.engine.postgres.restore_progress import restore_progress
+from twist_dr.engine.postgres.own_settings import OwnSettings
 from twist_dr.engine.postgres.roles import (
     apply_roles,
     missing_roles,
@@ -32,7 +26,7 @@ from twist_dr.engine.postgres.roles import (
 from twist_dr.engine.postgres.surroundings import differing
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.database import refuse_misread
+from twist_dr.engine.restore.pipeline import FetchedDatabase, OneCopy, Serving, fetch_database
 from twist_dr.engine.restore.statistics import analyze
 from twist_dr.engine.restore.surroundings_gate import told_differing
 from twist_dr.errors import ProcessFailed, RestoreFailed
@@ -65,41 +59,32 @@ def recover_database(
     for sentence in manifest.left_out:
         report.warning(f"not in the backup: {sentence}")
     with scratch_folder() as folder:
-        dump = folder / "database.dump"
-        stored = repository.held(manifest)["database.dump"][1].size
-        with report.part("fetching database.dump", stored) as advance:
-            repository.fetch(manifest, "database.dump", keyring, dump, advance, durable=False)
-        fill_in_offsets(dump, manifest.large_objects)
-        for line in leave_out_internals(dump):
+        fetched = fetch_database(OneCopy(manifest, repository, keyring), folder, report)
+        for line in fetched.notes:
             report.warning(line)
-        kept = fetch_kept(
-            manifest, folder, lambda name, path: repository.fetch(manifest, name, keyring, path, durable=False)
-        )
-        roles = repository.read_small(manifest, "roles.sql", keyring)
         if lines := differing(facts, new.cluster, new.beside):
             report.warning(told_differing(lines))
-        made = _make_roles(new, roles, report)
-        own = own_settings_of(dump)
-        if versions_differ(facts, new.major):
-            # Now, rather than after hours: does this server take every statement?
-            with _made(new, facts, own, report):
-                _restore(new, dump, kept, manifest, 1, report, schema_only=True)
-            with new.maintenance() as connection:
-                databases.drop(connection, new.name)
-        with _made(new, facts, own, report) as database:
+        made = _make_roles(new, fetched.roles, report)
+        properties = read_properties(new.tools, fetched.dump, folder)
+        serving = _serving(new, fetched, jobs, report)
+        if serving.versions_differ(fetched):
+            serving.try_schema(fetched)
+        with serving.make() as database:
             for line in database.notes:
                 report.warning(line)
-            properties = read_properties(new.tools, dump, folder)
             with new.maintenance() as connection:
                 # Now, rather than after hours: can they be given at all?
                 properties.give(connection, new.name, rehearse=True)
-            _restore(new, dump, kept, manifest, jobs, report)
-            refuse_misread(new.cluster, new.name, database)
-            found = _compare(new, manifest, report)
+            for line in serving.load(fetched):
+                report.warning(line)
+            report.info("comparing with what was recorded")
+            found = serving.compare(fetched, database)
+            for note in found.notes:
+                report.warning(note)
             with new.maintenance() as connection:
-                making.leave_outside(connection, new.name, facts, own)
+                making.leave_outside(connection, new.name, facts, fetched.own)
         # From here on it is what was recorded, and stays whatever comes.
-        _open(new, properties, own)
+        _open(new, properties, fetched.own)
         report.info("analyzing")
         for line in map(str, analyze(new.cluster, new.name, jobs)):
             report.warning(line)
@@ -134,6 +119,26 @@ def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
     if kept:
         report.info(f"roles that were there, left as they are: {', '.join(kept)}")
     return missing
+
+
+def _serving(new: NewDatabase, fetched: FetchedDatabase, jobs: int, report: Report) -> Serving:
+    def drop() -> None:
+        with new.maintenance() as connection:
+            databases.drop(connection, new.name)
+
+    return Serving(
+        new.cluster,
+        new.tools,
+        new.name,
+        new.major,
+        make=partial(_made, new, fetched.facts, fetched.own, report),
+        drop=drop,
+        where=f"{new.cluster.place} (PostgreSQL {new.server_version})",
+        jobs=jobs,
+        report=report,
+        after_failure="mend that on the server, then run again, or take --dump-to and restore by hand",
+        after_difference="restore another backup, or take --dump-to and look for yourself",
+    )
 
 
 @contextmanager
@@ -176,56 +181,3 @@ def _open(new: NewDatabase, properties: DumpedProperties, own: OwnSettings) -> N
             f"The database {new.cluster.place} is restored, compared with what was recorded, and stays. Yet nobody else may connect to it: {first_line(error)}",
             remedy="give it its owner and grants by hand",
         ) from error
-
-
-def _restore(
-    new: NewDatabase,
-    dump: Path,
-    kept: KeptFiles | None,
-    manifest: Manifest,
-    jobs: int,
-    report: Report,
-    *,
-    schema_only: bool = False,
-) -> None:
-    facts = manifest.postgres
-    assert facts is not None
-    report.info(
-        f"{'trying the schema in' if schema_only else 'restoring into'} {new.cluster.place} (PostgreSQL {new.server_version}) with pg_restore {new.tools.version}, {jobs} jobs"
-    )
-    with restore_progress(new.cluster, new.name, facts.database_size, report):
-        try:
-            notes = restore_database(
-                new.cluster,
-                new.tools,
-                new.name,
-                dump,
-                jobs=jobs,
-                subscriptions=False,
-                schema_only=schema_only,
-                kept=kept,
-                public=facts.public_schema,
-            )
-        except ProcessFailed as error:
-            raise RestoreFailed(
-                f"{manifest.backup_id} could not be restored: {error}",
-                remedy="mend that on the server, then run again, or take --dump-to and restore by hand",
-            ) from error
-    for line in notes:
-        report.warning(line)
-
-
-def _compare(new: NewDatabase, manifest: Manifest, report: Report) -> Comparison:
-    report.info("comparing with what was recorded")
-    with new.cluster.connect(new.name) as connection:
-        found = compare_database(connection, manifest, report)
-    if found.differences:
-        told = "; ".join(found.differences[:_MOST_DIFFERENCES])
-        more = len(found.differences) - _MOST_DIFFERENCES
-        raise RestoreFailed(
-            f"{manifest.backup_id} was restored and is not what was recorded: {told}{f'; and {more} more' if more > 0 else ''}",
-            remedy="restore another backup, or take --dump-to and look for yourself",
-        )
-    for note in found.notes:
-        report.warning(note)
-    return found

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
-from twist_dr.engine.postgres.comparison import Comparison, compare_database
-from twist_dr.engine.postgres.dump import restore_database, without_system_grants
 from twist_dr.engine.postgres.everybodys_settings import missing_everybodys_settings
-from twist_dr.engine.postgres.extension_restore import KeptFiles
-from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.roles import (
     apply_roles,
     memberships_of,
@@ -24,16 +18,13 @@ from twist_dr.engine.postgres.roles import (
     without_password,
 )
 from twist_dr.engine.postgres.sessions import APPLYING, open_for_settings
-from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import says_full
-from twist_dr.engine.progress import Report
 from twist_dr.engine.words import few
 from twist_dr.errors import DiskFilled, ProcessFailed, RestoreFailed, TwistDRError
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
-    from twist_dr.engine.postgres.making import Made
 
 
 @contextmanager
@@ -140,81 +131,6 @@ def _make_as_they_were(cluster: Cluster, connection: Connection, roles: bytes) -
         for role in without_password(ours)
     ]
     return told + missing_everybodys_settings(connection, roles)
-
-
-def restore_dump(
-    cluster: Cluster,
-    tools: Tools,
-    name: str,
-    dump: Path,
-    manifest: Manifest,
-    *,
-    jobs: int,
-    report: Report,
-    kept: KeptFiles | None = None,
-    schema_only: bool = False,
-) -> list[str]:
-    """Restore into the empty database ``name``; returns warnings. Subscriptions are left out: they would pull data at once.
-
-    So are grants on PostgreSQL's own functions, where an ordinary role restores, which could not give them. Raises ``RestoreFailed``.
-    """
-    facts = manifest.postgres
-    assert facts is not None
-    grants: list[str] = []
-    entries = dump.with_name("entries.list")
-    with cluster.connect(name) as connection:
-        [[superuser]] = query(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
-    if not superuser:
-        grants = without_system_grants(tools, dump, entries)
-    what = "trying the schema" if schema_only else "restoring"
-    report.info(f"{what} in {name} with pg_restore {tools.version}, {jobs} jobs")
-    with restore_progress(cluster, name, facts.database_size, report):
-        try:
-            notes = restore_database(
-                cluster,
-                tools,
-                name,
-                dump,
-                jobs=jobs,
-                subscriptions=False,
-                entries=entries if grants else None,
-                schema_only=schema_only,
-                kept=kept,
-                public=facts.public_schema,
-            )
-        except ProcessFailed as error:
-            raise RestoreFailed(
-                f"{manifest.backup_id} could not be restored: {error}; nothing was changed in the live database."
-            ) from error
-    return notes + [
-        f"grants on {grant} were left out, for only a superuser can give them; give them again if they are wanted"
-        for grant in grants
-    ]
-
-
-def refuse_misread(cluster: Cluster, name: str, made: Made) -> None:
-    """Raises ``RestoreFailed`` where amounts of money may not be those that were written."""
-    with cluster.connect(name) as connection:
-        why = made.misreads(connection)
-    if why is not None:
-        raise RestoreFailed(
-            f"The restored database may not be used: {why}",
-            remedy="install the locale on the database server, then restore again",
-        )
-
-
-def compare(cluster: Cluster, name: str, manifest: Manifest, report: Report, key_tables: Sequence[str]) -> Comparison:
-    """Compare with what was recorded. Raises ``RestoreFailed`` naming the differences."""
-    with cluster.connect(name) as connection:
-        found = compare_database(connection, manifest, report, key_tables=key_tables)
-    if found.differences:
-        told = "; ".join(found.differences[:5])
-        more = f"; and {len(found.differences) - 5} more" if len(found.differences) > 5 else ""
-        raise RestoreFailed(
-            f"{manifest.backup_id} was restored and is not what was recorded: {told}{more}. The live database was not changed",
-            remedy="restore another backup, and keep this one until the cause is known",
-        )
-    return found
 
 
 def run_statements(cluster: Cluster, name: str, statements: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,8 @@ from twist_dr.engine.django import migrate, read_code
 from twist_dr.engine.exchange import identity
 from twist_dr.engine.postgres import databases, making
 from twist_dr.engine.postgres.cluster import read_migrations
-from twist_dr.engine.postgres.dump_internals import leave_out_internals
-from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
-from twist_dr.engine.postgres.dumped_properties import read_owner, read_properties
-from twist_dr.engine.postgres.extension_restore import KeptFiles, fetch_kept
+from twist_dr.engine.postgres.dumped_properties import DumpedProperties, read_owner, read_properties
 from twist_dr.engine.postgres.making import Made
-from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
-from twist_dr.engine.postgres.restore_place import versions_differ
 from twist_dr.engine.postgres.sessions import COMMANDS
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
@@ -26,6 +22,7 @@ from twist_dr.engine.restore import database as phase_one
 from twist_dr.engine.restore.gate import Gate
 from twist_dr.engine.restore.journal import DatabaseSwitch, Journal
 from twist_dr.engine.restore.media import unpack_media
+from twist_dr.engine.restore.pipeline import FetchedDatabase, Serving, fetch_database
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.sources import Sources
@@ -36,7 +33,7 @@ from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.errors import ProcessFailed, RestoreFailed
 
 if TYPE_CHECKING:
-    from twist_dr.engine.postgres.cluster import Connection
+    pass
 
 _FETCHED = "fetched-"
 _COMMAND_SECONDS = 3600.0
@@ -80,40 +77,32 @@ class Preparation:
         self._report.warning(line)
 
     def _restore_database(self, names: DatabaseSwitch) -> None:
-        wish, place, record, report = self._wish, self._place, self._record, self._report
-        cluster, manifest, tools = place.around.cluster, self._sources.manifest, self._gate.tools
-        assert tools is not None and manifest.postgres is not None
-        with self._fetched() as dump, phase_one.full_disk_named():
-            kept = None if wish.tables else fetch_kept(manifest, dump.parent, self._sources.fetch)
-            with closing(databases.connect_for_maintenance(cluster)) as connection:
-                roles = self._sources.read_small("roles.sql")
-                for line in phase_one.make_missing_roles(cluster, connection, roles, gone=names.live_oid is None):
-                    self._warn(line)
-                own = own_settings_of(dump)
-                properties = read_properties(tools, dump, dump.parent) if names.live_oid is None else None
-                if not wish.tables and versions_differ(manifest.postgres, self._gate.server_major):
-                    self._make(connection, names, own, dump)
-                    self._try_schema(names, tools, dump, kept)
-                    databases.drop(connection, names.incoming)
-                made = self._make(connection, names, own, dump)
+        wish, record, cluster = self._wish, self._record, self._place.around.cluster
+        with self._fetched() as fetched, phase_one.full_disk_named():
+            self._make_roles(names, fetched)
+            # With what a dump says of its database when there is none to take it from.
+            properties = self._properties_of(fetched) if names.live_oid is None else None
+            serving = self._serving(names, fetched)
+            if not wish.tables and serving.versions_differ(fetched):
+                with record.timed("try_schema"):
+                    serving.try_schema(fetched)
+            with serving.make() as made:
                 for line in made.notes:
                     self._warn(line)
             record.database = names.incoming
             if wish.tables:
-                self._restore_tables(names, made, tools, dump)
+                self._restore_tables(names, made, serving.tools, fetched.dump)
             else:
                 with record.timed("restore"):
-                    for line in phase_one.restore_dump(
-                        cluster, tools, names.incoming, dump, manifest, jobs=place.jobs, report=report, kept=kept
-                    ):
+                    for line in serving.load(fetched):
                         self._warn(line)
         with phase_one.full_disk_named():
             if not wish.tables:
-                self._make_ready(names, made, own)
+                self._make_ready(names, serving, fetched, made)
             # Its makers did not wait for their commits. A sandbox is told of without another one.
             with closing(databases.connect_for_maintenance(cluster)) as connection:
                 if not wish.tables:
-                    making.give_last(connection, names.incoming, own)
+                    making.give_last(connection, names.incoming, fetched.own)
                     if properties is None:
                         for line in making.take_after(connection, names.incoming, names.live):
                             self._warn(line)
@@ -121,39 +110,66 @@ class Preparation:
                         properties.give(connection, names.incoming)
                 databases.make_durable(connection)
 
-    def _make(self, connection: Connection, names: DatabaseSwitch, own: OwnSettings, dump: Path) -> Made:
-        facts = self._sources.manifest.postgres
-        assert facts is not None
-        if names.live_oid is not None:
-            made = making.make_to_serve(connection, names.incoming, facts, own, live=names.live)
-        else:
-            with dump.open("rb") as file:
+    def _make_roles(self, names: DatabaseSwitch, fetched: FetchedDatabase) -> None:
+        cluster = self._place.around.cluster
+        with closing(databases.connect_for_maintenance(cluster)) as connection:
+            for line in phase_one.make_missing_roles(cluster, connection, fetched.roles, gone=names.live_oid is None):
+                self._warn(line)
+
+    def _properties_of(self, fetched: FetchedDatabase) -> DumpedProperties:
+        assert self._gate.tools is not None
+        return read_properties(self._gate.tools, fetched.dump, fetched.dump.parent)
+
+    def _serving(self, names: DatabaseSwitch, fetched: FetchedDatabase) -> Serving:
+        place, gate = self._place, self._gate
+        cluster = place.around.cluster
+        assert gate.tools is not None
+
+        def drop() -> None:
+            with closing(databases.connect_for_maintenance(cluster)) as connection:
+                databases.drop(connection, names.incoming)
+
+        return Serving(
+            cluster,
+            gate.tools,
+            names.incoming,
+            gate.server_major,
+            make=partial(self._make, names, fetched),
+            drop=drop,
+            where=names.incoming,
+            jobs=place.jobs,
+            report=self._report,
+            key_tables=place.key_tables,
+            unchanged="The live database was not changed",
+            after_failure="mend that on the server, or restore another backup",
+            after_difference="restore another backup, and keep this one until the cause is known",
+        )
+
+    @contextmanager
+    def _make(self, names: DatabaseSwitch, fetched: FetchedDatabase) -> Iterator[Made]:
+        """The new database; the journal names it, so whoever clears the journal removes it."""
+        live: str | None = names.live
+        owner = None
+        if names.live_oid is None:
+            live = None
+            with fetched.dump.open("rb") as file:
                 owner = read_owner(file)
-            made = making.make_to_serve(connection, names.incoming, facts, own, owner=owner)
+        with closing(databases.connect_for_maintenance(self._place.around.cluster)) as connection:
+            made = making.make_to_serve(connection, names.incoming, fetched.facts, fetched.own, live=live, owner=owner)
         names.incoming_oid = made.oid
         self._place.around.journals.save(self._journal)
-        return made
+        yield made
 
-    def _try_schema(self, names: DatabaseSwitch, tools: Tools, dump: Path, kept: KeptFiles | None) -> None:
-        """Now, rather than after hours: a statement that this server does not take ends the restore before it loads a row."""
-        with self._record.timed("try_schema"):
-            cluster, manifest = self._place.around.cluster, self._sources.manifest
-            phase_one.restore_dump(
-                cluster, tools, names.incoming, dump, manifest, jobs=1, report=self._report, kept=kept, schema_only=True
-            )
-
-    def _make_ready(self, names: DatabaseSwitch, made: Made, own: OwnSettings) -> None:
-        wish, place, record, report = self._wish, self._place, self._record, self._report
-        cluster, manifest = place.around.cluster, self._sources.manifest
-        assert manifest.postgres is not None
+    def _make_ready(self, names: DatabaseSwitch, serving: Serving, fetched: FetchedDatabase, made: Made) -> None:
+        wish, place, record = self._wish, self._place, self._record
+        cluster = place.around.cluster
         with record.timed("compare"):
-            phase_one.refuse_misread(cluster, names.incoming, made)
-            compared = phase_one.compare(cluster, names.incoming, manifest, report, place.key_tables)
+            compared = serving.compare(fetched, made)
         record.tables, record.rows = compared.tables, compared.rows
         for line in compared.notes:
             self._warn(line)
         with closing(databases.connect_for_maintenance(cluster)) as connection:
-            making.leave_outside(connection, names.incoming, manifest.postgres, own)
+            making.leave_outside(connection, names.incoming, fetched.facts, fetched.own)
         if self._gate.forward and wish.run_migrations:
             self._migrate(names)
         with record.timed("after_restore"):
@@ -237,21 +253,16 @@ class Preparation:
                 ) from error
 
     @contextmanager
-    def _fetched(self) -> Iterator[Path]:
-        """The dump, plain and checked, on our disk: pg_restore works in parallel only from a file."""
+    def _fetched(self) -> Iterator[FetchedDatabase]:
         base = self._place.work_dir
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
         with ScratchFolder(base, _FETCHED) as folder:
-            dump = folder / "database.dump"
             with self._record.timed("fetch"):
-                stored = self._sources.stored_size("database.dump")
-                with self._report.part("fetching database.dump", stored) as advance:
-                    self._sources.fetch("database.dump", dump, advance)
-                fill_in_offsets(dump, self._sources.manifest.large_objects)
-                for line in leave_out_internals(dump):
-                    self._warn(line)
+                fetched = fetch_database(self._sources, folder, self._report, members=not self._wish.tables)
+            for line in fetched.notes:
+                self._warn(line)
             self._record.note_sources(self._sources)
-            yield dump
+            yield fetched
 
     def _restore_media(self) -> None:
         journal = self._journal

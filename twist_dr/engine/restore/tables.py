@@ -27,7 +27,7 @@ from twist_dr.engine.postgres.sessions import LOADING
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.database import refuse_misread
+from twist_dr.engine.restore.pipeline import refuse_misread
 from twist_dr.engine.restore.table_copy import check_live, copy_into_live
 from twist_dr.engine.restore.table_family import (
     Relation,
