@@ -26,6 +26,7 @@ from twist_dr.engine.manifest import Extension
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.roles import roles_to_make, without_password
 from twist_dr.engine.progress import Report
+from twist_dr.engine.restore.pipeline import Serving
 from twist_dr.engine.wal.frontier import Frontier
 from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.spool import Spool
@@ -326,7 +327,7 @@ def test_what_was_compared_stays_when_it_cannot_be_opened(
     manifest = lost.manifest()
     assert manifest.postgres is not None
     new = server.look(machine.variables["TWIST_DR_DATABASE_URL"], manifest.postgres)
-    compare = database._compare
+    compare = Serving.compare
 
     def compare_and_rename(*arguments: Any) -> Any:
         found = compare(*arguments)
@@ -334,7 +335,7 @@ def test_what_was_compared_stays_when_it_cannot_be_opened(
             connection.execute("ALTER ROLE erp_app RENAME TO erp_gone")
         return found
 
-    monkeypatch.setattr(database, "_compare", compare_and_rename)
+    monkeypatch.setattr(Serving, "compare", compare_and_rename)
     try:
         with pytest.raises(RestoreFailed, match=r"is restored, compared .* and stays\. .*erp_app.* by hand"):
             database.recover_database(new, repository, manifest, keyring, jobs=1, report=Report())

@@ -14,6 +14,7 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.restore_place import RestorePlace
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
+from twist_dr.engine.restore import pipeline
 from twist_dr.engine.verification import VerificationPlan, VerificationResult, verify_backup
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.odd_schema import ODD
@@ -54,7 +55,7 @@ def verified_with(
 ) -> tuple[VerificationResult, list[str]]:
     """A backup of the database verified, while something is changed between the restore and the comparison."""
     manifest, repository = taken(cluster, folder)
-    restore = verification.restore_database
+    restore = pipeline.restore_database
 
     def restoring(*arguments: object, **options: object) -> list[str]:
         notes = restore(*arguments, **options)  # type: ignore[arg-type]
@@ -71,7 +72,7 @@ def verified_with(
 
     lines: list[str] = []
     with monkeypatch.context() as patched:
-        patched.setattr(verification, "restore_database", restoring)
+        patched.setattr(pipeline, "restore_database", restoring)
         patched.setattr(verification, "open_place", opened)
         plan = VerificationPlan(scratch=folder / "scratch", live=cluster, show_rows=show_rows)
         return verify_backup(plan, manifest, repository, KEYRING, Report(lines.append, lines.append)), lines
