@@ -8,7 +8,7 @@ these here alone. Whoever needs one of them takes the field: no sentence is ever
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -68,6 +68,18 @@ class TwistDRError(Exception):
 def clause_of(error: Exception) -> str:
     """What to say of any error behind a storage target's name."""
     return error.clause if isinstance(error, TwistDRError) else str(error) or type(error).__name__
+
+
+class Obstacle(str):
+    """Why something cannot be done, found before it is tried: half a sentence for people, and its halves for those who show each in its place."""
+
+    what: str
+    remedy: str | None
+
+    def __new__(cls, what: str, remedy: str | None = None) -> Obstacle:
+        made = super().__new__(cls, f"{what}; {remedy}" if remedy else what)
+        made.what, made.remedy = what, remedy
+        return made
 
 
 @contextmanager
@@ -184,6 +196,15 @@ class RestoreError(TwistDRError):
 
 class RestoreRefused(RestoreError):
     """The gate is shut: the message names every reason. Nothing was changed, and nothing fetched."""
+
+    #: Each of several reasons.
+    obstacles: Sequence[Obstacle] = ()
+
+    @classmethod
+    def by(cls, obstacles: Sequence[Obstacle], what: str) -> RestoreRefused:
+        refused = cls(f"{what}: {'; '.join(obstacles)}.")
+        refused.obstacles = tuple(obstacles)
+        return refused
 
 
 class RestoreFailed(RestoreError):

@@ -67,7 +67,7 @@ def choose_backup(app: Application, wanted: str, parts: tuple[Part, ...] | None,
     if word == LATEST_VERIFIED:
         row = catalog.latest_verified(application, part=needed, label=label)
         if row is None:
-            raise RestoreRefused(_none_verified(catalog, application, needed, label))
+            raise _none_verified(catalog, application, needed, label)
     elif word == LATEST:
         try:
             row = catalog.meant(application, wanted)
@@ -84,7 +84,7 @@ def choose_backup(app: Application, wanted: str, parts: tuple[Part, ...] | None,
     if row is not None and row.kind != "full":
         raise RestoreRefused(
             f"{row.backup_id} is a {row.kind} backup, and this job restores full ones",
-            remedy=f"{_INSTEAD.get(row.kind, 'choose another one')}",
+            remedy=_INSTEAD.get(row.kind, "choose another one"),
         )
     verified = bool(row and row.last_verification and row.last_verification.verified)
     if not verified and not allow_unverified:
@@ -104,14 +104,14 @@ def choose_backup(app: Application, wanted: str, parts: tuple[Part, ...] | None,
     )
 
 
-def _none_verified(catalog: Catalog, application: str, needed: Part, label: Label | None) -> str:
-    """That nothing is there for ``latest-verified``, and what to do."""
+def _none_verified(catalog: Catalog, application: str, needed: Part, label: Label | None) -> RestoreRefused:
+    """Nothing is there for ``latest-verified``."""
     labelled = f" labelled {label}" if label else ""
     told = f"No backup of {application} with a {needed}{labelled} is verified"
     aside = None if label else catalog.latest_verified(application, part=needed, label=SET_ASIDE)
     if aside is not None:
         told += f" but {aside.backup_id}, which holds what a restore was about to replace (latest-verified:{SET_ASIDE} names it)"
-    return f"{told}; launch the job verify_backup, or name a backup and set allow_unverified: true."
+    return RestoreRefused(told, remedy="launch the job verify_backup, or name a backup and set allow_unverified: true.")
 
 
 def _newer_words(catalog: Catalog, application: str, row: BackupRow, needed: Part) -> str:
@@ -243,7 +243,8 @@ def pre_restore_backup(app: Application, reason: str, report: Report) -> Callabl
             return make()
         except TwistDRError as error:
             raise RestoreRefused(
-                f"The backup before the restore failed, so the restore was not started: {error} Set pre_restore_backup: false to restore without it."
+                f"The backup before the restore failed, so the restore was not started: {error}",
+                remedy="set pre_restore_backup: false to restore without it",
             ) from error
 
     def make() -> str:

@@ -326,8 +326,9 @@ class _Work(Making):
                 self.warn(f"database: {sentence}")
             tables = snapshot.tables()
             if not tables:
-                sentence = f"The database {facts.database} holds no tables, so its backup would be empty; correct database.url, "
-                self.refuse("database", BackupError(f"{sentence}or run the application's migrations first."))
+                what = f"The database {facts.database} holds no tables, so its backup would be empty"
+                remedy = "correct database.url, or run the application's migrations first"
+                self.refuse("database", BackupError(what, remedy=remedy))
             self.migrations = snapshot.migrations()
             if not self.migrations:
                 self.warn("database: there is no django_migrations table with rows, so the schema version is unknown")
@@ -391,8 +392,9 @@ class _Work(Making):
         ):
             found = archive_media(self.plan.media, write, write_index, as_it_is=self.plan.as_it_is)
         if not found.files and (had := self.plan.last_files.get("media")):
-            sentence = f"The media folders hold no files, and in the last backup they held {had}; mount them, or correct media "
-            self.refuse("media", SourceUnreadable(f"{sentence}(put one file there if they were emptied on purpose)."))
+            what = f"The media folders hold no files, and in the last backup they held {had}"
+            remedy = "mount them, or correct media (put one file there if they were emptied on purpose)"
+            self.refuse("media", SourceUnreadable(what, remedy=remedy))
         self._note_files("media", found)
 
     def back_up_configuration(self) -> None:

@@ -262,10 +262,11 @@ def migrate(application: DjangoApplication, database: str, live: str, *, on_line
                     "passes its environment on"
                 ),
             ) from None
-        words = f"The migrations did not run in {database}: {error}"
-        if _FORBIDDEN.search(words):
-            words += f" The role in {application.database_variable} must own the tables: name the application's own URL for it under django.environment."
-        raise ProcessFailed(words) from error
+        remedy = f"the role in {application.database_variable} must own the tables: name the application's own URL for it under django.environment."
+        raise ProcessFailed(
+            f"The migrations did not run in {database}: {error}",
+            remedy=remedy if _FORBIDDEN.search(error.said) else None,
+        ) from error
 
 
 def _shell(

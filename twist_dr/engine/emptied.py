@@ -14,10 +14,11 @@ def emptied(
 
     def look() -> str:
         strangers = first_strangers(target, application)
-        return f" {told_of(strangers)}, and nothing below a target's folder may lead out of it." if strangers else ""
+        return f". {told_of(strangers)}, and nothing below a target's folder may lead out of it" if strangers else ""
 
     led_away = look() if patience is None else bounded(look, patience, target.name)
     return TargetUnavailable(
-        f"it held {held} before and holds none now.{led_away} Mount its disk, or find out who emptied it. If it was on purpose, {on_purpose}.",
+        f"it held {held} before and holds none now{led_away}",
+        remedy=f"mount its disk, or find out who emptied it. If it was on purpose, {on_purpose}.",
         target=target.name,
     )

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twist_dr.engine.staging import fsync_folder
-from twist_dr.errors import CutoverFailed, RestoreError, RestoreInterrupted
+from twist_dr.errors import CutoverFailed, Obstacle, RestoreError, RestoreInterrupted
 
 Identity = tuple[int, int]
 
@@ -114,28 +114,36 @@ def settle_exchange(a: Path, b: Path, aside: Path, wanted_at_a: Identity) -> boo
     return True
 
 
-def check_exchangeable(live: Path) -> str | None:
+def check_exchangeable(live: Path) -> Obstacle | None:
     """Why the media folder cannot be exchanged with one beside it, and what to do; None when it can."""
     real = _real(live)
     named = f"The media folder {live}" + (f" ({real})" if real != live else "")
     try:
         status, above = os.stat(real), os.stat(real.parent)
     except OSError as error:
-        return f"{named} is not there or cannot be reached ({error.strerror}); mount or make it, or correct media in the settings."
+        return Obstacle(
+            f"{named} is not there or cannot be reached ({error.strerror})",
+            "mount or make it, or correct media in the settings",
+        )
     if not stat.S_ISDIR(status.st_mode):
-        return f"{named} is not a folder; correct media in the settings."
+        return Obstacle(f"{named} is not a folder", "correct media in the settings")
     higher = "mount the disk one folder higher, and keep the media in a folder on it"
     mounts = mounts_within(real)
     if real in mounts or status.st_dev != above.st_dev or os.path.ismount(real):
-        return f"{named} is a mount point or a file system of its own, which cannot be exchanged in one step; {higher}."
+        return Obstacle(
+            f"{named} is a mount point or a file system of its own, which cannot be exchanged in one step", higher
+        )
     if mounts:
-        return f"{named} has another file system mounted in it, at {mounts[0]}, which would go away with the folder that is replaced; {higher}."
+        return Obstacle(
+            f"{named} has another file system mounted in it, at {mounts[0]}, which would go away with the folder that is replaced",
+            higher,
+        )
     # The owner of a file may rename it in a folder like /tmp; others may not, though they may write there.
     bound = above.st_mode & stat.S_ISVTX and os.geteuid() not in (0, above.st_uid, status.st_uid)
     if bound or not os.access(real.parent, os.W_OK | os.X_OK, effective_ids=True):
-        return (
-            f"{named} cannot be exchanged, as the user that runs twist-dr (uid {os.geteuid()}) may not rename folders in "
-            f"{real.parent}; let it write there."
+        return Obstacle(
+            f"{named} cannot be exchanged, as the user that runs twist-dr (uid {os.geteuid()}) may not rename folders in {real.parent}",
+            "let it write there",
         )
     return None
 
@@ -151,15 +159,18 @@ def is_missing(live: Path) -> bool:
     return False
 
 
-def check_creatable(live: Path) -> str | None:
+def check_creatable(live: Path) -> Obstacle | None:
     """Why a media folder that is missing cannot be made anew, and what to do; None when it can."""
     above = _real(live).parent
     if not above.is_dir():
-        return f"The media folder {live} is not there, nor is the folder {above} above it; mount or make that one, or correct media in the settings."
+        return Obstacle(
+            f"The media folder {live} is not there, nor is the folder {above} above it",
+            "mount or make that one, or correct media in the settings",
+        )
     if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
-        return (
-            f"The media folder {live} is not there, and the user that runs twist-dr (uid {os.geteuid()}) may not make it in {above}; "
-            "let it write there, or make the folder."
+        return Obstacle(
+            f"The media folder {live} is not there, and the user that runs twist-dr (uid {os.geteuid()}) may not make it in {above}",
+            "let it write there, or make the folder",
         )
     return None
 
@@ -261,6 +272,6 @@ def _place_of(wanted: Identity, names: dict[Path, Identity | None]) -> Path | No
 def _undecided(why: str, names: dict[Path, Identity | None]) -> RestoreInterrupted:
     told = ", ".join(f"{name}: {'nothing' if held is None else f'inode {held[1]}'}" for name, held in names.items())
     return RestoreInterrupted(
-        f"An exchange of media folders was cut short and needs a person. {why}. What there is: {told}. "
-        f"See which folder is which (ls -di), move the others away, then run again."
+        f"An exchange of media folders was cut short and needs a person. {why}. What there is: {told}",
+        remedy="see which folder is which (ls -di), move the others away, then run again",
     )

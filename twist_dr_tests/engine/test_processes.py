@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.processes import Child, describe_status, run
-from twist_dr.errors import ProcessFailed
+from twist_dr.errors import DiskFilled, LocksExhausted, ProcessFailed
 from twist_dr_tests.engine.helpers import (
     NOBODY,
     next_line,
@@ -76,6 +76,21 @@ def test_a_failure_is_named_with_its_status_and_its_last_words(script: str, word
     with pytest.raises(ProcessFailed) as caught:
         run(["sh", "-c", script])
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("could not write to file: No space left on device", DiskFilled),
+        ("ERROR:  could not extend file base/1: wrote only 4096 of 8192 bytes", DiskFilled),
+        ("ERROR:  out of shared memory", LocksExhausted),
+        ("ERROR:  relation does not exist", ProcessFailed),
+    ],
+)
+def test_what_postgresql_says_of_a_full_disk_or_locks_is_an_error_of_its_own(said: str, kind: type) -> None:
+    with pytest.raises(ProcessFailed) as failed:
+        run(["sh", "-c", f"echo 'pg_restore: error: {said}' >&2; exit 1"])
+    assert type(failed.value) is kind and failed.value.said == f"pg_restore: error: {said}"
 
 
 def test_a_program_killed_in_the_middle_of_a_stream_that_ended_cleanly_fails() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, first_line, query
 from twist_dr.engine.postgres.gone import MAINTENANCE
-from twist_dr.errors import CutoverFailed, DatabaseRefused
+from twist_dr.errors import CutoverFailed, DatabaseRefused, Obstacle
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -59,8 +59,8 @@ def connect_for_maintenance(cluster: Cluster) -> Connection:
             connection.execute(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
             return connection
     raise DatabaseRefused(
-        f"The role that restores may connect to none of {' and '.join(MAINTENANCE)}, and a database cannot be renamed from inside; "
-        f"GRANT CONNECT ON DATABASE postgres to it. {refusals[-1] if refusals else ''}".rstrip()
+        f"The role that restores may connect to none of {' and '.join(MAINTENANCE)}, and a database cannot be renamed from inside",
+        remedy=f"GRANT CONNECT ON DATABASE postgres to it. {refusals[-1] if refusals else ''}".rstrip(),
     )
 
 
@@ -113,7 +113,7 @@ def make_durable(connection: Connection) -> None:
 # -- switching --------------------------------------------------------------------------------------------------------
 
 
-def obstacles(connection: Connection, live: str) -> list[str]:
+def obstacles(connection: Connection, live: str) -> list[Obstacle]:
     """What forbids to rename a database, each as a sentence with the way out."""
     rows = query(
         connection,
@@ -128,10 +128,10 @@ def obstacles(connection: Connection, live: str) -> list[str]:
         "logical replication slot": "its readers would follow the replaced database: end them, then pg_drop_replication_slot",
         "subscription": "it would go on filling the replaced database: DROP SUBSCRIPTION, and make it anew afterwards",
     }
-    return [f"the live database {live} has the {kind} {name}; {remedies[kind]}" for kind, name in rows]
+    return [Obstacle(f"the live database {live} has the {kind} {name}", remedies[kind]) for kind, name in rows]
 
 
-def missing_rights(connection: Connection, live: str) -> list[str]:
+def missing_rights(connection: Connection, live: str) -> list[Obstacle]:
     """What the role of the connection lacks to restore beside ``live`` and to switch, each as a sentence with the statement that helps.
 
     Where ``live`` is gone, that is less.
@@ -149,23 +149,32 @@ def missing_rights(connection: Connection, live: str) -> list[str]:
     )
     if superuser:
         return []
-    missing = []
+    missing: list[Obstacle] = []
+    inherit = " WITH INHERIT TRUE" if give == "SET" else f"; ALTER ROLE {quoted} INHERIT"
     if not creates:
-        missing.append(f"role {role} may not create databases; as a superuser: ALTER ROLE {quoted} CREATEDB")
+        missing.append(
+            Obstacle(f"role {role} may not create databases", f"as a superuser: ALTER ROLE {quoted} CREATEDB")
+        )
     if owns is False:
         missing.append(
-            f"role {role} may not rename {live}, which belongs to {owner}, or give it to {owner}; as a superuser: GRANT {owner} TO "
-            f"{quoted}" + (" WITH INHERIT TRUE, SET TRUE" if give == "SET" else f"; ALTER ROLE {quoted} INHERIT")
+            Obstacle(
+                f"role {role} may not rename {live}, which belongs to {owner}, or give it to {owner}",
+                f"as a superuser: GRANT {owner} TO {quoted}{inherit}{', SET TRUE' if give == 'SET' else ''}",
+            )
         )
     if tablespace is not None:
         missing.append(
-            f"role {role} may not create databases in {tablespace}, where {live} is; as a superuser: GRANT CREATE ON TABLESPACE "
-            f"{tablespace} TO {quoted}"
+            Obstacle(
+                f"role {role} may not create databases in {tablespace}, where {live} is",
+                f"as a superuser: GRANT CREATE ON TABLESPACE {tablespace} TO {quoted}",
+            )
         )
     if not signals:
         missing.append(
-            f"role {role} may not end other roles' sessions; as a superuser: GRANT pg_signal_backend TO {quoted}"
-            + (" WITH INHERIT TRUE" if give == "SET" else f"; ALTER ROLE {quoted} INHERIT")
+            Obstacle(
+                f"role {role} may not end other roles' sessions",
+                f"as a superuser: GRANT pg_signal_backend TO {quoted}{inherit}",
+            )
         )
     strong = query(
         connection,
@@ -176,7 +185,9 @@ def missing_rights(connection: Connection, live: str) -> list[str]:
     )
     for (name,) in strong:
         missing.append(
-            f"only a superuser may end the sessions of {name} in {live}; end them, or restore as a superuser"
+            Obstacle(
+                f"only a superuser may end the sessions of {name} in {live}", "end them, or restore as a superuser"
+            )
         )
     return missing
 

@@ -191,9 +191,9 @@ def _giving(connection: Connection, name: str, own: OwnSettings) -> Iterator[byt
 def _refused(name: str, setting: OwnSetting, error: BaseException) -> RestoreFailed:
     return RestoreFailed(
         one_line(
-            f"The setting {setting} of the backup's database could not be given to {name}: {first_line(error)}; rows would be read otherwise "
-            "without it: install what it names on the server, or restore as a superuser."
-        )
+            f"The setting {setting} of the backup's database could not be given to {name}: {first_line(error)}; rows would be read otherwise without it"
+        ),
+        remedy="install what it names on the server, or restore as a superuser",
     )
 
 

@@ -16,6 +16,7 @@ from twist_dr.engine.postgres.dump_toc import TocEntry, read_entries, read_heade
 from twist_dr.engine.postgres.restoring_role import SUPERUSER, RestoringRole
 from twist_dr.engine.postgres.statements import unquoted, without_texts
 from twist_dr.engine.words import few
+from twist_dr.errors import Obstacle
 
 #: Kinds that only a superuser may make, and what they are called.
 _SUPERUSERS = {
@@ -54,19 +55,19 @@ _ENCODING = re.compile(rb"client_encoding = '(\w+)'")
 _BUILT_IN = b"plpgsql"
 
 
-def missing_for_dump(dump: BinaryIO, role: RestoringRole, labels: Collection[str] = ()) -> list[str]:
-    """What keeps ``role`` from restoring a dump, of which the head is enough: each reason is a sentence with its remedy.
+def missing_for_dump(dump: BinaryIO, role: RestoringRole, labels: Collection[str] = ()) -> list[Obstacle]:
+    """What keeps ``role`` from restoring a dump, of which the head is enough.
 
     ``labels``: providers of security labels that the server is known to have loaded. Nothing keeps a superuser. Raises ``UnknownDump``,
     and psycopg's errors.
     """
     if role.superuser:
         return []
-    return _Reading(role, labels, list(read_entries(dump, read_header(dump), _DEFINED))).sentences()
+    return _Reading(role, labels, list(read_entries(dump, read_header(dump), _DEFINED))).obstacles()
 
 
 class _Reading:
-    """One table of contents. ``_found``: names, by what is said before and after them."""
+    """One table of contents. ``_found``: names, by what is said before and after them, and the remedy."""
 
     def __init__(self, role: RestoringRole, labels: Collection[str], entries: list[TocEntry]) -> None:
         self._role = role
@@ -76,20 +77,22 @@ class _Reading:
         self._types = {entry.number for entry in entries if entry.kind in _TYPES}
         self._tables = {(entry.schema, entry.name) for entry in entries if entry.kind == b"TABLE"}
         self._schemas = {self._text(each.name): self._text(each.owner) for each in entries if each.kind == b"SCHEMA"}
-        self._found = defaultdict[tuple[str, str], list[str]](list)
+        self._found = defaultdict[tuple[str, str, str], list[str]](list)
 
-    def sentences(self) -> list[str]:
+    def obstacles(self) -> list[Obstacle]:
         settings: list[tuple[TocEntry, str]] = []
         for entry in self._entries:
             definition = without_texts(entry.definition)
             if (what := self._superusers(entry, definition)) is not None:
-                self._note(entry, f"only a superuser may make {what}", f", which the backup has; {SUPERUSER}")
+                self._note(entry, f"only a superuser may make {what}", SUPERUSER, ", which the backup has")
             if entry.kind in _OWNED and entry.owner:
                 self._look_at_owner(entry, self._text(entry.owner))
             if entry.kind in _ROUTINES:
                 settings += [(entry, unquoted(name)) for name in _SETTING.findall(definition)]
         self._look_at_settings(settings)
-        return [f"{before} {few(names)}{after}" for (before, after), names in self._found.items()]
+        return [
+            Obstacle(f"{before} {few(names)}{after}", remedy) for (before, after, remedy), names in self._found.items()
+        ]
 
     def _superusers(self, entry: TocEntry, definition: bytes) -> str | None:
         """What kind of thing the entry is, when only a superuser may make it."""
@@ -127,19 +130,20 @@ class _Reading:
             self._note(
                 entry,
                 f"the server lacks the role {owner}, which owns",
-                f"; as a superuser: CREATE ROLE {role.in_sql(owner)} NOLOGIN; {role.joining(owner)}",
+                f"as a superuser: CREATE ROLE {role.in_sql(owner)} NOLOGIN; {role.joining(owner)}",
             )
         elif not role.acts_for(owner):
             self._note(
                 entry,
                 f"role {role.name} is no member of {owner} with all its rights, which owns",
-                f"; as a superuser: {role.joining(owner)} (or {SUPERUSER})",
+                f"as a superuser: {role.joining(owner)} (or {SUPERUSER})",
             )
         elif (home := self._home(entry)) is not None and not role.creates_in(owner, home):
             self._note(
                 entry,
                 f"{owner} may make nothing yet, as its grants come back last, where it owns",
-                f", so only a superuser may give it that; {SUPERUSER}",
+                SUPERUSER,
+                ", so only a superuser may give it that",
             )
 
     def _home(self, entry: TocEntry) -> str | None:
@@ -158,15 +162,15 @@ class _Reading:
                 self._note(
                     entry,
                     f"role {self._role.name} may not set {parameter}, which is set for",
-                    f"; {self._role.granting(parameter)}",
+                    self._role.granting(parameter),
                 )
 
-    def _note(self, entry: TocEntry, before: str, after: str) -> None:
+    def _note(self, entry: TocEntry, before: str, remedy: str, after: str = "") -> None:
         name, kind = self._text(entry.name), ""
         if entry.kind in _ABOUT:
             kind, _, name = name.partition(" ")
         schema = f"{self._text(entry.schema)}." if entry.schema else ""
-        self._found[before, after].append(f"{kind} {schema}{name}".lstrip())
+        self._found[before, after, remedy].append(f"{kind} {schema}{name}".lstrip())
 
     def _text(self, name: bytes) -> str:
         return name.decode(self._encoding, errors="replace")

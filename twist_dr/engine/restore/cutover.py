@@ -26,7 +26,7 @@ from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.restore.hooks import Health, Maintenance
 from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journal, Journals
 from twist_dr.engine.staging import fsync_folder
-from twist_dr.errors import CutoverFailed, RestoreInterrupted, TwistDRError
+from twist_dr.errors import CutoverFailed, Obstacle, RestoreInterrupted, TwistDRError, clause_of
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
@@ -119,7 +119,10 @@ class Cutover:
             for name, oid in expected:
                 if databases.find_oid(connection, name) != oid:
                     found.append(
-                        f"the database {name} was renamed, dropped or made anew meanwhile; leave it in place, then start again"
+                        Obstacle(
+                            f"the database {name} was renamed, dropped or made anew meanwhile",
+                            "leave it in place, then start again",
+                        )
                     )
         if found:
             raise CutoverFailed(f"{found[0][0].upper()}{'; '.join(found)[1:]}.")
@@ -194,7 +197,8 @@ class Cutover:
             around.journals.save(journal.model_copy(update={"phase": "done"}))
         except (TwistDRError, OSError) as error:
             raise RestoreInterrupted(
-                f"{journal.restore_id} has switched: what it prepared is live. Its end is not done: {_sentence(error)} Then run: twist-dr settle"
+                f"{journal.restore_id} has switched: what it prepared is live. Its end is not done: {clause_of(error)}",
+                remedy="then run: twist-dr settle",
             ) from error
         journal.phase = "done"
 
@@ -216,7 +220,8 @@ class Cutover:
         except (TwistDRError, OSError) as error:
             because = f" because of: {str(why) or type(why).__name__}" if why is not None else ""
             raise RestoreInterrupted(
-                f"{journal.restore_id} was to be taken back{because} and cannot be now: {_sentence(error)} Then run: twist-dr settle"
+                f"{journal.restore_id} was to be taken back{because} and cannot be now: {clause_of(error)}",
+                remedy="then run: twist-dr settle",
             ) from error
         journal.phase = "reverted"
 
@@ -272,7 +277,8 @@ class Cutover:
                 return databases.find_oid(connection, journal.database.live) == journal.database.incoming_oid
         except TwistDRError as error:
             raise RestoreInterrupted(
-                f"Whether {journal.restore_id} has switched cannot be seen: {error} When the server answers, run: twist-dr settle"
+                f"Whether {journal.restore_id} has switched cannot be seen: {error}",
+                remedy="when the server answers, run: twist-dr settle",
             ) from error
 
     def _settle_folder(self, folder: FolderSwitch, *, forward: bool) -> None:
@@ -297,8 +303,3 @@ def _remove_incoming(folder: FolderSwitch) -> None:
     known = folder.incoming_identity is None or same(folder.incoming, folder.incoming_identity)
     if known and not same(folder.incoming, folder.live_identity):
         remove_tree(folder.incoming)
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return text if text.endswith(".") else f"{text}."

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,13 @@ from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.schema import DjangoCode, compare_schema
 from twist_dr.engine.words import few, unmarked
-from twist_dr.errors import ClientToolsMissing, ProcessFailed, TwistDRError
+from twist_dr.errors import ClientToolsMissing, Obstacle, ProcessFailed, TwistDRError
 
 if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
+#: Says what keeps a backup from being restored, and what a person does about it.
+Tell = Callable[[str, str], None]
 _VALIDATOR_SECONDS = 600.0
 #: How much more room than the sizes say is asked for.
 _ROOM_FACTOR = 1.1
@@ -47,7 +50,13 @@ class Gate:
     live_migrations: dict[str, list[str]] = field(default_factory=dict)
     passed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[Obstacle] = field(default_factory=list)
+
+    def refuse(self, what: str, remedy: str | None = None) -> None:
+        self.refusals.append(Obstacle(what, remedy))
+
+    def warn(self, what: str, remedy: str | None = None) -> None:
+        self.warnings.append(Obstacle(what, remedy))
 
     def markdown(self) -> str:
         """A table for the run's page."""
@@ -96,12 +105,10 @@ class _Looking:
         gate.passed.append(f"{manifest.backup_id} is whole, and the key {manifest.key.id} is at hand")
         for part in wish.parts:
             if part not in manifest.parts:
-                gate.refusals.append(
-                    f"{manifest.backup_id} has no {part}; leave it out of parts, or choose another backup"
-                )
+                gate.refuse(f"{manifest.backup_id} has no {part}", "leave it out of parts, or choose another backup")
         gate.warnings += [f"not in the backup: {sentence}" for sentence in manifest.left_out_of(wish.parts)]
         if wish.mode == "schema" and not wish.tables:
-            gate.refusals.append("mode schema is for some tables only; name them in tables, or choose another mode")
+            gate.refuse("mode schema is for some tables only", "name them in tables, or choose another mode")
 
     # -- the server --------------------------------------------------------------------------------------------------
 
@@ -112,8 +119,9 @@ class _Looking:
         available = {row[0] for row in query(connection, "SELECT name FROM pg_available_extensions")}
         missing = [extension.name for extension in facts.extensions if extension.name not in available]
         if missing:
-            gate.refusals.append(
-                f"the server lacks the extensions {few(missing, 20)} that the backup uses; install their packages there"
+            gate.refuse(
+                f"the server lacks the extensions {few(missing, 20)} that the backup uses",
+                "install their packages there",
             )
         else:
             gate.passed.append("every extension of the backup is available on the server")
@@ -131,15 +139,15 @@ class _Looking:
         gate = self._gate
         major = gate.server_major = connection.info.server_version // 10000
         if major < facts.major:
-            gate.refusals.append(
-                f"the server runs PostgreSQL {major}, and the backup comes from {facts.version}: dumps of a newer server do not go "
-                "into an older one; upgrade the server"
+            gate.refuse(
+                f"the server runs PostgreSQL {major}, and the backup comes from {facts.version}: dumps of a newer server do not go into an older one",
+                "upgrade the server",
             )
             return
         try:
             gate.tools = choose_serving(find_tools(self._place.client_tools), major, restoring_major(facts))
         except ClientToolsMissing as error:
-            gate.refusals.append(str(error).rstrip("."))
+            gate.refuse(error.what, error.remedy)
             return
         gate.passed.append(
             f"PostgreSQL {major} takes the dump of {facts.version}, with pg_restore {gate.tools.version}"
@@ -149,11 +157,11 @@ class _Looking:
         # A restore writes as much WAL; the server keeps max_wal_size of it, and stops altogether where that finds no room.
         wal = int(query(connection, "SELECT pg_size_bytes(current_setting('max_wal_size'))")[0][0])
         needed = int((facts.database_size + min(wal, facts.database_size)) * _ROOM_FACTOR)
-        what = f"about {human_bytes(needed)} for a second copy of the database and its WAL"
+        what = "a second copy of the database and its WAL"
         folder = _server_folder(connection, self._gate.live)
         if folder is None:
             self._gate.warnings.append(
-                f"the database server's disk cannot be seen from here; it needs {what} (on this machine: GRANT pg_read_all_settings to the role "
+                f"the database server's disk cannot be seen from here; it needs about {human_bytes(needed)} for {what} (on this machine: GRANT pg_read_all_settings to the role "
                 "that restores)"
             )
             return
@@ -164,7 +172,7 @@ class _Looking:
         if gate.live_oid is not None:
             return
         if self._wish.mode == "schema":
-            gate.refusals.append(f"there is no database {live} to put tables into; choose the mode sandbox")
+            gate.refuse(f"there is no database {live} to put tables into", "choose the mode sandbox")
         elif self._wish.mode != "sandbox":
             gate.warnings.append(
                 f"there is no live database {live}, so nothing is backed up first and none is replaced: it is made anew, and all its rows come "
@@ -195,22 +203,22 @@ class _Looking:
                 gate.live_migrations = read_migrations(connection)
                 filtered = [table.label for table in read_tables(connection) if table.filtered]
         if filtered:
-            gate.refusals.append(
-                f"row-level security hides rows of {few(filtered)} from the role that restores, so it could not tell whether all came "
-                "back; as a superuser: ALTER ROLE ... BYPASSRLS, or name another role in restore.database_url"
+            gate.refuse(
+                f"row-level security hides rows of {few(filtered)} from the role that restores, so it could not tell whether all came back",
+                "as a superuser: ALTER ROLE ... BYPASSRLS, or name another role in restore.database_url",
             )
         if wish.tables:
             return
         # A sandbox is looked at, not served: what would keep a cutover from happening is only worth a warning there.
-        tell = gate.warnings if wish.mode == "sandbox" else gate.refusals
+        tell = gate.warn if wish.mode == "sandbox" else gate.refuse
         if self._code_error is not None:
-            tell.append(f"the application's code could not be asked for its migrations: {self._code_error}".rstrip("."))
+            tell(f"the application's code could not be asked for its migrations: {self._code_error}".rstrip("."))
         elif self._code is None:
             self._compare_with_live(tell)
         else:
             self._compare_with_code(self._code, tell, manifest)
 
-    def _compare_with_live(self, tell: list[str]) -> None:
+    def _compare_with_live(self, tell: Tell) -> None:
         """Without manage.py, what runs now is known to fit what is live now."""
         if self._gate.live_oid is None:
             self._gate.warnings.append(
@@ -219,12 +227,12 @@ class _Looking:
         elif self._manifest.migrations == self._gate.live_migrations:
             self._gate.passed.append("the backup's schema is that of the live database")
         else:
-            tell.append(
-                "the backup's schema is not that of the live database, and whether the running code fits it is not known; set django "
-                "in the settings, so that its migrations can be asked for"
+            tell(
+                "the backup's schema is not that of the live database, and whether the running code fits it is not known",
+                "set django in the settings, so that its migrations can be asked for",
             )
 
-    def _compare_with_code(self, code: DjangoCode, tell: list[str], manifest: Manifest) -> None:
+    def _compare_with_code(self, code: DjangoCode, tell: Tell, manifest: Manifest) -> None:
         wish, gate = self._wish, self._gate
         found = compare_schema(manifest.migrations, code, gate.live_migrations)
         gate.warnings += found.notes
@@ -232,15 +240,16 @@ class _Looking:
             gate.warnings += manifest.django.differences(code.facts)
         if found.state == "newer":
             version = f"to {manifest.app_version} or later" if manifest.app_version else "to the version of the backup"
-            tell.append(
-                f"the backup is newer than the running code, which lacks {few(found.unknown, 6)}; Upgrade the application {version}, then restore"
+            tell(
+                f"the backup is newer than the running code, which lacks {few(found.unknown, 6)}",
+                f"Upgrade the application {version}, then restore",
             )
         elif found.state == "equal":
             gate.passed.append("the backup's schema is that of the running code")
         elif not wish.run_migrations:
-            tell.append(
-                f"the backup is older than the running code, and run_migrations is false: {few(found.forward, 6)} would be missing; set "
-                "run_migrations: true, or put the older code in place first"
+            tell(
+                f"the backup is older than the running code, and run_migrations is false: {few(found.forward, 6)} would be missing",
+                "set run_migrations: true, or put the older code in place first",
             )
         else:
             self._note_forward(found.forward)
@@ -252,9 +261,8 @@ class _Looking:
         try:
             django.leading_to(f"{gate.live}_restore", gate.live)
         except TwistDRError as error:
-            (gate.warnings if self._wish.mode == "sandbox" else gate.refusals).append(
-                f"{few(forward, 6)} would have to run in the restored database: {error}".rstrip(".")
-            )
+            tell = gate.warn if self._wish.mode == "sandbox" else gate.refuse
+            tell(f"{few(forward, 6)} would have to run in the restored database: {error.what}", error.remedy)
         else:
             gate.passed.append(
                 f"the backup is older than the running code: {few(forward, 6)} will run in the restored database before it is live"
@@ -296,11 +304,11 @@ class _Looking:
         if "media" not in wish.parts or archive is None or wish.mode not in ("replace", "plan"):
             return
         if not self._place.media:
-            gate.refusals.append("the settings name no media folders; set media, or leave media out of parts")
+            gate.refuse("the settings name no media folders", "set media, or leave media out of parts")
         for name, folder in self._place.media.items():
             gone = is_missing(folder)
             if (why := check_creatable(folder) if gone else check_exchangeable(folder)) is not None:
-                gate.refusals.append(f"media.{name}: {why}".rstrip("."))
+                gate.refuse(f"media.{name}: {why.what}", why.remedy)
             else:
                 if gone:
                     gate.warnings.append(
@@ -312,8 +320,9 @@ class _Looking:
     def _compare_room(self, folder: Path, needed: int, where: str, what: str) -> None:
         free = shutil.disk_usage(folder).free
         if free < needed:
-            self._gate.refusals.append(
-                f"{where} has {human_bytes(free)} free and needs {human_bytes(needed)} for {what.removeprefix('about ')}; free room there"
+            self._gate.refuse(
+                f"{where} has {human_bytes(free)} free and needs {human_bytes(needed)} for {what}",
+                "free room there",
             )
         else:
             self._gate.passed.append(f"{where} has {human_bytes(free)} free and needs {human_bytes(needed)}")
@@ -335,7 +344,9 @@ class _Looking:
                 try:
                     run_command(command, seconds=_VALIDATOR_SECONDS, environment=environment)
                 except ProcessFailed as error:
-                    self._gate.refusals.append(f"the validator {Path(command[0]).name} says no: {error}".rstrip("."))
+                    self._gate.refuse(
+                        f"the validator {Path(command[0]).name} says no: {error.what.rstrip('.')}", error.remedy
+                    )
                 else:
                     self._gate.passed.append(f"the validator {Path(command[0]).name} has no objection")
 

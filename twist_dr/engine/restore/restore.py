@@ -88,7 +88,7 @@ class Restore:
                     self._assess(sources, gate)
             self._note(record)
             if gate.refusals:
-                raise RestoreRefused(f"{wish.called} is not restored: {'; '.join(gate.refusals)}.")
+                raise RestoreRefused.by(gate.refusals, f"{wish.called} is not restored")
             if wish.mode == "plan":
                 record.end("done", self._plan_sentence(sources.manifest, gate))
                 return record

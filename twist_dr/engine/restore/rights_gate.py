@@ -25,15 +25,15 @@ from twist_dr.engine.restore.gate import Gate
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.words import few
-from twist_dr.errors import BackupError, DatabaseError, RestoreFailed
+from twist_dr.errors import BackupError, DatabaseError, Obstacle, RestoreFailed
 
 
 @dataclass(frozen=True)
 class MissingRights:
-    """Sentences. ``doubts``: of a role whose provider's own rules may allow what PostgreSQL does not."""
+    """``doubts``: of a role whose provider's own rules may allow what PostgreSQL does not."""
 
-    refusals: list[str]
-    doubts: list[str]
+    refusals: list[Obstacle]
+    doubts: list[Obstacle]
 
 
 def look_at_rights(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources, head: Head) -> None:
@@ -51,7 +51,9 @@ def look_at_rights(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: 
             "what the role that restores lacks cannot be told: the dump is none as pg_dump 12 to 18 write them"
         )
     except (BackupError, RestoreFailed) as error:
-        gate.refusals.append(f"what the backup needs of the role that restores cannot be read: {error}".rstrip("."))
+        gate.refuse(
+            f"what the backup needs of the role that restores cannot be read: {error.what.rstrip('.')}", error.remedy
+        )
     else:
         gate.refusals += found.refusals
         gate.warnings += found.doubts
@@ -73,12 +75,15 @@ def missing_rights(
         if role.superuser:
             return MissingRights([], [])
         dump = head()
-        lines: list[str] = []
+        lines: list[Obstacle] = []
         if owner is None:
             role = replace(role, database_owner=read_owner(io.BytesIO(dump)) or role.name)
             if not role.acts_for(role.database_owner):
                 lines.append(
-                    f"role {role.name} may make no database for {role.database_owner}; as a superuser: {role.joining(role.database_owner)}"
+                    Obstacle(
+                        f"role {role.name} may make no database for {role.database_owner}",
+                        f"as a superuser: {role.joining(role.database_owner)}",
+                    )
                 )
         lines += missing_for_dump(io.BytesIO(dump), role, _label_providers(cluster))
         lines += _missing_for_roles(role, missing_roles(connection, roles()))
@@ -86,25 +91,31 @@ def missing_rights(
     return MissingRights([], lines) if role.provided else MissingRights(lines, [])
 
 
-def _missing_for_roles(role: RestoringRole, missing: Collection[str]) -> list[str]:
+def _missing_for_roles(role: RestoringRole, missing: Collection[str]) -> list[Obstacle]:
     if not missing or role.makes_roles:
         return []
     statements = "; ".join(f"CREATE ROLE {role.in_sql(name)} NOLOGIN" for name in missing)
     return [
-        f"the server lacks the roles {few(missing)} of the backup's, and role {role.name} may make none; as a superuser: {statements}"
+        Obstacle(
+            f"the server lacks the roles {few(missing)} of the backup's, and role {role.name} may make none",
+            f"as a superuser: {statements}",
+        )
     ]
 
 
-def _missing_for_settings(role: RestoringRole, own: OwnSettings) -> list[str]:
+def _missing_for_settings(role: RestoringRole, own: OwnSettings) -> list[Obstacle]:
     """What the backup's database is set to, by ALTER DATABASE and ALTER ROLE IN DATABASE."""
     allowed = role.may_set({setting.name for setting in own.settings}) if own.settings else set()
     told = []
     for setting in own.settings:
         if setting.role is not None and not role.may_alter(unquoted(setting.role)):
-            told.append(f"role {role.name} may not set {setting}, as the backup's database has it; {SUPERUSER}")
+            told.append(Obstacle(f"role {role.name} may not set {setting}, as the backup's database has it", SUPERUSER))
         elif setting.name not in allowed:
             told.append(
-                f"role {role.name} may not set {setting}, as the backup's database has it; {role.granting(setting.name)}"
+                Obstacle(
+                    f"role {role.name} may not set {setting}, as the backup's database has it",
+                    f"{role.granting(setting.name)}",
+                )
             )
     return told
 

@@ -152,7 +152,8 @@ def check_health(journal: Journal, around: Surroundings, report: Report) -> None
     except TwistDRError as error:
         raise RestoreInterrupted(
             f"{journal.restore_id} is live, the application is not healthy with it ({complaint}), and what was live before could not be put back: "
-            f"{error} Mend that, then launch the job undo_restore."
+            f"{error}",
+            remedy="mend that, then launch the job undo_restore",
         ) from error
     after = around.health.complaint()
     again = (

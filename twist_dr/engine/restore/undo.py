@@ -13,7 +13,7 @@ from twist_dr.engine.restore.journal import Journal
 from twist_dr.engine.restore.record import Record
 from twist_dr.engine.restore.settle import check_health, plan_undo, settle_interrupted
 from twist_dr.engine.schema import compare_schema
-from twist_dr.errors import RestoreRefused, TwistDRError
+from twist_dr.errors import Obstacle, RestoreRefused, TwistDRError
 
 
 def undo_restore(
@@ -104,10 +104,10 @@ def _look(journal: Journal, around: Surroundings, django: DjangoApplication | No
         else:
             refusals.append(complaint)
     if refusals:
-        raise RestoreRefused(f"{journal.restored_id} is not undone: {'; '.join(refusals)}.")
+        raise RestoreRefused.by(refusals, f"{journal.restored_id} is not undone")
 
 
-def _schema_complaint(journal: Journal, around: Surroundings, django: DjangoApplication | None) -> str | None:
+def _schema_complaint(journal: Journal, around: Surroundings, django: DjangoApplication | None) -> Obstacle | None:
     if django is None or journal.restored_id is None:
         return None
     assert journal.database is not None
@@ -118,11 +118,14 @@ def _schema_complaint(journal: Journal, around: Surroundings, django: DjangoAppl
     try:
         found = compare_schema(applied, read_code(django), None)
     except TwistDRError as error:
-        return f"the application's code could not be asked for its migrations ({error})".rstrip(".")
+        return Obstacle(f"the application's code could not be asked for its migrations ({error.what})", error.remedy)
     if found.state == "equal":
         return None
     names = ", ".join((found.unknown or found.forward)[:6]) or "migrations"
-    return f"the running code does not fit the database that would be put back ({found.state}: {names}); put the code of that time in place first"
+    return Obstacle(
+        f"the running code does not fit the database that would be put back ({found.state}: {names})",
+        "put the code of that time in place first",
+    )
 
 
 def _note_switch(record: Record, journal: Journal) -> None:

@@ -184,6 +184,9 @@ def test_all_reasons_are_told_at_once(backed_up: Site) -> None:
     with pytest.raises(RestoreRefused) as refused:
         Restore(RestoreWish(site.latest().backup_id), _place(site), Report()).run()
     assert "on Fridays never" in str(refused.value) and "media.attachments" in str(refused.value)
+    media, validator = refused.value.obstacles
+    assert "media.attachments" in media.what and media.remedy and "correct media" in media.remedy
+    assert "on Fridays never" in validator.what and validator.remedy is None
 
 
 @pytest.mark.parametrize(("keyring", "error"), [("other", KeyMissing), ("same name", WrongKey)])

@@ -108,7 +108,8 @@ def test_a_corrupt_artifact_is_passed_over_and_its_target_not_asked_again(backup
     data[-1] ^= 1
     path.write_bytes(data)
     sources.fetch("media.tar", tmp_path / "media.tar")
-    assert list(sources.corrupt) == ["first"]
+    assert list(sources.corrupt) == ["first"] and sources.corrupt["first"].target == "first"
+    assert sources.passed_over["first"].startswith(f"{backup.backup_id}/media.tar")
     path.unlink()
     assert sources.read_small("media.files.jsonl")
     assert sources.used == ["first", "second"]
