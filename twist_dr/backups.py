@@ -353,7 +353,7 @@ class Copying:
     def _note_failure(self, name: str, form: Form, error: Exception) -> None:
         self._failures[name] = error
         self._report.warning(f"{name}: {clause_of(error)}")
-        self._record(name, form, "failed", error=str(error) or type(error).__name__)
+        self._record(name, form, "failed", error=error)
 
     def _record(
         self,
@@ -363,7 +363,7 @@ class Copying:
         *,
         stored_bytes: int | None = None,
         seconds: float | None = None,
-        error: str | None = None,
+        error: Exception | None = None,
     ) -> None:
         """An index that does not answer stops no copy."""
         try:

@@ -107,7 +107,7 @@ def note_bad(catalog: Catalog, backup_id: str, target: str, error: TwistDRError 
     """Write down in the catalog that a copy is bad or missing, if it knows that copy."""
     row = next((copy for copy in catalog.copies(backup_id) if copy.target == target), None)
     if row is not None:
-        catalog.record_copy(backup_id, target, state="corrupt", form=row.form, error=str(error))
+        catalog.record_copy(backup_id, target, state="corrupt", form=row.form, error=error)
 
 
 def lacks(catalog: Catalog, backup_id: str, repository: Repository) -> bool:

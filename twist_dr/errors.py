@@ -27,6 +27,11 @@ def sentence(what: str, remedy: str | None = None, target: str | None = None) ->
     return f"{target}: {told}" if target else told
 
 
+def code_named(name: str) -> str:
+    """The code of a class of errors of that name, ours or another's."""
+    return _WORD.sub("_", name).lower()
+
+
 class TwistDRError(Exception):
     """Base of all errors that twist-dr raises on purpose. What they say may leave us: no secret that is known stays in it.
 
@@ -41,7 +46,7 @@ class TwistDRError(Exception):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.code = _WORD.sub("_", cls.__name__).lower()
+        cls.code = code_named(cls.__name__)
 
     def __init__(self, what: str = "", *, remedy: str | None = None, target: str | None = None) -> None:
         super().__init__(leaving(what))
@@ -65,7 +70,12 @@ class TwistDRError(Exception):
         return leaving(sentence(self._what, self._remedy, self.target))
 
 
-def clause_of(error: Exception) -> str:
+def code_of(error: BaseException) -> str:
+    """The code of any error: that of one that is not ours is made of its name in the same way."""
+    return error.code if isinstance(error, TwistDRError) else code_named(type(error).__name__)
+
+
+def clause_of(error: BaseException) -> str:
     """What to say of any error behind a storage target's name."""
     return error.clause if isinstance(error, TwistDRError) else str(error) or type(error).__name__
 
@@ -337,6 +347,10 @@ class TargetUnavailable(StorageError):
 
 class TargetRefused(StorageError):
     """The target refuses us: wrong credentials, missing permission, read-only."""
+
+
+class CredentialsRefused(TargetRefused):
+    """The target does not accept our credentials, or they lack a right there."""
 
 
 class TargetFull(StorageError):

@@ -21,7 +21,7 @@ import dagster as dg
 
 from twist_dr.catalog import AttemptRow, AttemptState, CatalogUnavailable
 from twist_dr.engine.progress import Report
-from twist_dr.errors import TwistDRError
+from twist_dr.errors import TwistDRError, code_of
 from twist_dr.redaction import leaving
 from twist_dr.runs import KILLED, LABEL, SCHEDULED_FOR, Recorder, note_killed, scheduled_for
 from twist_dr.settings import Actor, Application, ScheduleSettings, Settings, user_of_this_machine
@@ -185,14 +185,14 @@ def operation(context: Context, *, retry: bool = False) -> Iterator[tuple[Applic
         if retry and error.retryable and context.retry_number < _RETRIES:
             report.warning(f"{error} Trying again in {_RETRY_SECONDS} s.")
             raise dg.RetryRequested(_RETRIES, _RETRY_SECONDS) from error
-        recorder.end("failed", last=last, step=step, error=str(error), error_type=type(error).__name__)
-        raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from None
+        recorder.end("failed", last=last, step=step, error=str(error), error_code=error.code)
+        raise dg.Failure(str(error), metadata={"error": error.code}, allow_retries=False) from None
     except BaseException as error:
         # An interrupt reaches this thread only; the others look at this between two chunks.
         report.stop.set()
         state: AttemptState = "failed" if isinstance(error, Exception) else "cancelled"
-        said, name = _reason(error)
-        recorder.end(state, last=last, step=step, error=said, error_type=name)
+        said, code = _reason(error)
+        recorder.end(state, last=last, step=step, error=said, error_code=code)
         if isinstance(error, Exception) and (instead := _instead(error)) is not None:
             raise instead from None
         raise
@@ -217,7 +217,7 @@ def _instead(error: Exception) -> dg.Failure | None:
         return None
     return dg.Failure(
         leaving("".join(traceback.format_exception(error))),
-        metadata={"error": type(error).__name__},
+        metadata={"error": code_of(error)},
         allow_retries=False,
     )
 
@@ -229,11 +229,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _reason(error: BaseException) -> tuple[str | None, str]:
-    """What to record of an error, and its name. A step may have made a failure of one of ours itself, to show more of it."""
+    """What to record of an error, and its code. A step may have made a failure of one of ours itself, to show more of it."""
     if isinstance(error, dg.Failure):
-        name = error.metadata.get("error")
-        return error.description, str(name.value) if name is not None else "Failure"
-    return str(error) or None, type(error).__name__
+        code = error.metadata.get("error")
+        return error.description, str(code.value) if code is not None else code_of(error)
+    return str(error) or None, code_of(error)
 
 
 def attempt_of(run: dg.DagsterRun, application: str) -> AttemptRow:

@@ -99,7 +99,7 @@ def _record_copy(catalog: Catalog, repository: Repository, manifest: Manifest, r
     except (ObjectCorrupt, ObjectMissing) as error:
         report.warning(str(error))
         form = manifest.storage_targets.get(name, "unknown")
-        catalog.record_copy(manifest.backup_id, name, state="corrupt", form=form, error=str(error))
+        catalog.record_copy(manifest.backup_id, name, state="corrupt", form=form, error=error)
         return
     forms = sorted({form.name for form, _ in held.values()}, key=len)
     known = next((copy for copy in catalog.copies(manifest.backup_id) if copy.target == name), None)

@@ -228,7 +228,7 @@ def mark_corrupt_copies(catalog: Catalog, sources: Sources | None, report: Repor
         with suppress(CatalogUnavailable):
             for copy in catalog.copies(sources.backup_id):
                 if copy.target == name:
-                    catalog.record_copy(sources.backup_id, name, state="corrupt", form=copy.form, error=str(error))
+                    catalog.record_copy(sources.backup_id, name, state="corrupt", form=copy.form, error=error)
 
 
 def pre_restore_backup(app: Application, reason: str, report: Report) -> Callable[[], str]:

@@ -61,12 +61,12 @@ class Recorder:
         last: bool,
         step: str | None = None,
         error: str | None = None,
-        error_type: str | None = None,
+        error_code: str | None = None,
     ) -> None:
         """A step has ended, ``last``: and the run with it, if all went well."""
         if state == "succeeded" and not last:
             return
-        if state == "failed" and self._attempt.is_refused_by(error_type):
+        if state == "failed" and self._attempt.is_refused_by(error_code):
             state = "refused"
         # Where it did not answer when the run began, it may now.
         self._away = None
@@ -74,7 +74,7 @@ class Recorder:
             if self._routine and not self._is_news(state, error):
                 return
             self._catalog.begin_attempt(self._attempt)
-            self._catalog.end_attempt(self._attempt.run_id, state=state, step=step, error=error, error_type=error_type)
+            self._catalog.end_attempt(self._attempt.run_id, state=state, step=step, error=error, error_code=error_code)
             self._audit("run", state if error is None else f"{state}: {error}")
         if self._away is not None:
             # Looking after the alerts would wait for it once more, to learn the same.

@@ -34,6 +34,8 @@ from twist_dr.errors import (
     WalInvalid,
     WalMissing,
     WalNotShipped,
+    clause_of,
+    code_of,
 )
 from twist_dr.settings import Application, Settings, WalSettings
 from twist_dr.storage.base import StorageTarget
@@ -214,7 +216,8 @@ def _frontier_row(application: str, target: str, shipped: Shipped) -> WalFrontie
         oldest_seconds=shipped.oldest_seconds,
         spool_bytes=shipped.spool_bytes,
         gaps=tuple(shipped.gaps_of(target)),
-        error=str(error) if error else None,
+        error=clause_of(error) if error else None,
+        error_code=code_of(error) if error else None,
     )
 
 

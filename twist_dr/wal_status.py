@@ -196,9 +196,7 @@ def _judge(target: TargetStatus, most_seconds: float, status: WalStatus) -> None
     if target.error is not None:
         status.warnings.append(f"{target.name}: {target.error}")
     if target.row is not None and target.row.error is not None:
-        status.warnings.append(
-            f"{target.name}: the last round failed: {target.row.error.removeprefix(f'{target.name}: ')}"
-        )
+        status.warnings.append(f"{target.name}: the last round failed: {target.row.error}")
     status.warnings += [f"{target.name}: {gap}" for gap in target.gaps]
     if target.vanished:
         status.warnings.append(f"{target.name}: {target.vanished}")

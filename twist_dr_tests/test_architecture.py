@@ -127,6 +127,7 @@ MAY_IMPORT = {
         "status",
     },
     "automation": {
+        "errors",
         "metadata",
         "redaction",
         "engine",

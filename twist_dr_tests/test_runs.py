@@ -77,21 +77,21 @@ def test_a_run_that_failed_once_stays_failed_and_tells_no_secret(settings: Setti
 
 
 @pytest.mark.parametrize(
-    ("who", "error_type", "state"),
+    ("who", "error_code", "state"),
     [
-        ("ops@host", "RestoreRefused", "refused"),
-        ("ops@host", "LaunchRefused", "refused"),
-        ("ops@host", "RestoreFailed", "failed"),
-        ("schedule full_schedule", "SettingsError", "failed"),
-        ("sensor after_backups", "Busy", "failed"),
+        ("ops@host", "restore_refused", "refused"),
+        ("ops@host", "launch_refused", "refused"),
+        ("ops@host", "restore_failed", "failed"),
+        ("schedule full_schedule", "settings_error", "failed"),
+        ("sensor after_backups", "busy", "failed"),
     ],
 )
 def test_what_somebody_asked_for_in_vain_is_no_failed_run(
-    settings: Settings, who: str, error_type: str, state: str
+    settings: Settings, who: str, error_code: str, state: str
 ) -> None:
     recorder = Recorder(application(settings), replace(_attempt(job="drill"), who=who), Report())
     recorder.begin()
-    recorder.end("failed", last=False, step="drill", error="it cannot be", error_type=error_type)
+    recorder.end("failed", last=False, step="drill", error="it cannot be", error_code=error_code)
     catalog = Catalog(settings.catalog_url)
     assert [row.state for row in catalog.attempts("erp")] == [state]
     assert catalog.audit("erp")[-1].result == f"{state}: it cannot be"

@@ -21,11 +21,12 @@ from twist_dr.alerts.rules_common import (
 )
 from twist_dr.catalog import AttemptRow, BackupRow, CopyRow
 from twist_dr.engine.manifest import Kind
+from twist_dr.errors import CopyFailed, CopyFailedForNow
 from twist_dr.schedules import Entry, dues_before, entries, period
 from twist_dr.settings import Settings
 
 _JOBS = ("backup_full", "backup_base", "backup_configuration", "backup_tenants")
-_PARTIAL = ("CopyFailed", "CopyFailedForNow")
+_PARTIAL = (CopyFailed.code, CopyFailedForNow.code)
 _LONGEST_GRACE = timedelta(hours=6)
 _SHORTEST_GRACE = timedelta(minutes=10)
 
@@ -36,7 +37,7 @@ def failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
     for job in _JOBS:
         for name, attempts in by_schedule(facts, settings, job):
             failed = failures(attempts)
-            if not failed or failed[0].error_type in _PARTIAL or failed[0].run_id in told:
+            if not failed or failed[0].error_code in _PARTIAL or failed[0].run_id in told:
                 continue
             told.add(failed[0].run_id)
             streak = in_a_row(failed)
@@ -59,7 +60,7 @@ def partial(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
         newest = max((row.started_at for row in facts.settled(kind)[:1]), default=None)
         for name, attempts in by_schedule(facts, settings, job):
             failed = failures(attempts)
-            if not failed or failed[0].error_type not in _PARTIAL or failed[0].run_id in lacked:
+            if not failed or failed[0].error_code not in _PARTIAL or failed[0].run_id in lacked:
                 continue
             if newest is None or newest < failed[0].started_at:
                 lacked.add(failed[0].run_id)
@@ -93,8 +94,7 @@ def _lacking(row: BackupRow, settings: Settings) -> list[CopyRow]:
 
 def _why(copy: CopyRow) -> str:
     states = {"pending": "it was never stored there", "stored": "its bytes were not checked"}
-    error = (copy.error or "").removeprefix(f"{copy.target}: ").rstrip(".")
-    return shortened(error or states.get(copy.state, "it could not be stored"))
+    return shortened((copy.error or "").rstrip(".") or states.get(copy.state, "it could not be stored"))
 
 
 def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from twist_dr.alerts.daemon import Daemon, installed_version
 from twist_dr.alerts.facts import Facts
 from twist_dr.alerts.rules_common import Finding, failures, in_a_row, launch, sentence, shortened, what_failed
 from twist_dr.engine.severity import Severity
+from twist_dr.errors import RestoreInterrupted
 from twist_dr.settings import Settings
 
 #: A restore that failed is told of for so long: nothing makes it good but the next one.
@@ -52,7 +53,7 @@ def restore_interrupted(facts: Facts, settings: Settings, now: datetime) -> Iter
 def restore_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """A restore failed and none has succeeded since. Not told: plans and what the gate refused, which touched nothing, and what was settled."""
     attempts = [attempt for job in _RESTORE_JOBS for attempt in facts.attempts.get(job, ())]
-    cut = {each.run_id for each in attempts if each.state == "killed" or each.error_type == "RestoreInterrupted"}
+    cut = {each.run_id for each in attempts if each.state == "killed" or each.error_code == RestoreInterrupted.code}
     told: set[str | None] = set()
     for row in facts.restores:
         if row.state != "running" or row.restore_id in facts.journals:

@@ -12,13 +12,13 @@ from twist_dr.catalog import WalFrontierRow
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.severity import Severity
 from twist_dr.engine.wal.frontier import gaps_after
+from twist_dr.errors import WalConflict
 from twist_dr.proving import allowed_age, allowed_media_age
 from twist_dr.schedules import entries
 from twist_dr.settings import Settings
 
 #: How many times the objective the write-ahead log may be behind before it is the worst.
 _FAR_BEHIND = 4
-_CONFLICT = "two servers wrote"
 
 
 def recovery_point(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
@@ -113,7 +113,7 @@ def wal_frontier(facts: Facts, settings: Settings, now: datetime) -> Iterator[Fi
             advice = "See that the sensor ship_wal or twist-dr wal ship --follow runs, and twist-dr wal receive: twist-dr wal status"
         else:
             why = (
-                f"The last round failed: {shortened(row.error.removeprefix(f'{name}: '))}"
+                f"The last round failed: {shortened(row.error)}"
                 if row.error
                 else "The server has not said how far it is."
             )
@@ -148,9 +148,9 @@ def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[F
                 f"{some(gaps)}, and no storage target has it any more: no recovery leads across, until a newer base backup.",
                 f"Take a new base backup at once: {launch('backup_base')}", about=frozenset(gaps),
             )  # fmt: skip
-        if row.error is not None and _CONFLICT in row.error:
+        if row.error is not None and row.error_code == WalConflict.code:
             yield Finding(
-                f"wal_conflict:{name}", "wal_conflict", "critical", sentence(shortened(row.error)),
+                f"wal_conflict:{name}", "wal_conflict", "critical", sentence(f"{name}: {shortened(row.error)}"),
                 f"Find out which of the two is production and stop the other; then take a new base backup: {launch('backup_base')}",
             )  # fmt: skip
     if facts.refused_wal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,15 +11,9 @@ from twist_dr.alerts.rules_common import Finding, human, launch, shortened, some
 from twist_dr.catalog import BackupRow, SpaceRow
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.severity import Severity
+from twist_dr.errors import CredentialsRefused, TargetFull
 from twist_dr.settings import Settings
 
-#: What targets say when they know us no more; each provider has its own words, and all of ours name what to correct.
-_CREDENTIALS = re.compile(
-    r"credentials|access[ _]key|secret[ _]key|session token|access was denied|reauthori[sz]e|log ?in again|HTTP 40[13]\b"
-    r"|(token|password|grant|consent)\b.{0,40}\b(expired|revoked|invalid)",
-    re.IGNORECASE,
-)
-_FULL = re.compile(r"no (room|space) left|disks? (is|are) full|store is full|quota|free some room", re.IGNORECASE)
 #: Once told, room must be this much above the limit before it is called enough: it goes up and down with every backup.
 _ENOUGH_AGAIN = 1.2
 _SOON = timedelta(days=7)
@@ -101,10 +94,11 @@ def bad_wal(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was last met at a target; ``error`` None: it did as it was asked."""
+    """What was last met at a target; ``error`` None: it did as it was asked. ``code``: its kind, None where that is not known."""
 
     at: datetime
     error: str | None
+    code: str | None
     doing: str
 
 
@@ -114,14 +108,14 @@ def trouble(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
         last = last_use(facts, name)
         if last is None or last.error is None:
             continue
-        error = shortened(last.error.removeprefix(f"{name}: ").rstrip("."))
-        if _CREDENTIALS.search(error):
+        error = shortened(last.error.rstrip("."))
+        if last.code == CredentialsRefused.code:
             yield Finding(
                 f"credentials:{name}", "credentials", "error",
                 f"{name} {last.doing} failed: its credentials were refused, or lack a right: {error}.",
                 f"Give storage_targets.{name} credentials that are valid (reauthorize it), then run: {launch('test_storage_targets')}",
             )  # fmt: skip
-        elif _FULL.search(error):
+        elif last.code == TargetFull.code:
             yield Finding(
                 f"capacity:{name}", "capacity", "error", f"{name} is full: {error}.",
                 f"Make room there, raise its quota, or keep less (storage_targets.{name}.retention), then run: {launch('backup_full')}",
@@ -145,18 +139,18 @@ def _evidence(facts: Facts, name: str) -> Iterator[Evidence]:
             for copy in row.copies:
                 # A run that goes on may try again; what it has stored already counts.
                 if copy.target == name and copy.state == "failed" and row.backup_id in settled:
-                    yield Evidence(copy.updated_at, copy.error or "the copy could not be stored", "backup")
+                    error = copy.error or "the copy could not be stored"
+                    yield Evidence(copy.updated_at, error, copy.error_code, "backup")
                 elif copy.target == name and copy.state != "failed" and copy.checked_at is not None:
-                    yield Evidence(copy.checked_at, None, "backup")
+                    yield Evidence(copy.checked_at, None, None, "backup")
     for test in facts.target_tests:
         if test.target == name:
-            yield Evidence(test.at, None if test.ok else test.error or "the test did not succeed", "test")
+            failed = None if test.ok else test.error or "the test did not succeed"
+            yield Evidence(test.at, failed, test.error_code, "test")
     frontier = facts.frontiers.get(name)
-    if frontier is not None:
-        error = frontier.error
-        # A round every minute meets every hiccup of a network: how long it lasts is told by the frontier's age.
-        if error is None or _CREDENTIALS.search(error):
-            yield Evidence(frontier.updated_at, error, "write-ahead log")
+    # A round every minute meets every hiccup of a network: how long it lasts is told by the frontier's age.
+    if frontier is not None and (frontier.error is None or frontier.error_code == CredentialsRefused.code):
+        yield Evidence(frontier.updated_at, frontier.error, frontier.error_code, "write-ahead log")
 
 
 def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
 from twist_dr.catalog import AttemptState, CatalogUnavailable
 from twist_dr.engine.progress import Report
+from twist_dr.errors import code_named
 from twist_dr.orchestration import APPLICATION_TAG, RUN_BACKUP, attempt_of, without_secrets
 from twist_dr.runs import look_after, tick
 from twist_dr.settings import Application
@@ -64,9 +65,9 @@ def failed_runs_sensor(app: Application) -> dg.SensorDefinition:
                 return dg.SkipReason(f"{run.run_id} is not ours")
             attempt = attempt_of(run, app.name)
             app.catalog.begin_attempt(attempt)
-            step, reason, name = _cause(context)
-            state: AttemptState = "refused" if attempt.is_refused_by(name) else "failed"
-            app.catalog.end_attempt(run.run_id, state=state, step=step, error=reason, error_type=name)
+            step, reason, code = _cause(context)
+            state: AttemptState = "refused" if attempt.is_refused_by(code) else "failed"
+            app.catalog.end_attempt(run.run_id, state=state, step=step, error=reason, error_code=code)
         except CatalogUnavailable as unavailable:
             # Dagster does not tell of this run again; the sensor dead_runs asks for all that have no end.
             return dg.SkipReason(str(unavailable))
@@ -85,7 +86,7 @@ def _is_ours(run: dg.DagsterRun, application: str) -> bool:
 
 
 def _cause(context: dg.RunFailureSensorContext) -> tuple[str | None, str, str | None]:
-    """The step that failed, the first line of its error, and the error's name. A run may fail without either."""
+    """The step that failed, the first line of its error, and the error's code. A run may fail without either."""
     for event in context.get_step_failure_events():
         error = event.step_failure_data.error
         if error is not None:
@@ -95,6 +96,6 @@ def _cause(context: dg.RunFailureSensorContext) -> tuple[str | None, str, str | 
             return (
                 event.step_key,
                 (told or [""])[0].removeprefix("dagster._core.definitions.events.Failure: "),
-                cause.cls_name,
+                code_named(cause.cls_name) if cause.cls_name else None,
             )
     return None, (context.failure_event.message or "the run failed").splitlines()[0], None

@@ -13,7 +13,7 @@ from twist_dr.catalog import queries
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalFrontier
-from twist_dr.catalog.operations import Operations, recordable
+from twist_dr.catalog.operations import Operations, recordable, told
 from twist_dr.catalog.rows import (
     BackupRow,
     CopyRow,
@@ -96,7 +96,8 @@ class Catalog(Operations, Summaries):
             if owner not in (None, manifest.application):
                 raise BackupError(
                     f"The catalog {self.place} already has a backup {manifest.backup_id}, of {owner}, so that of "
-                    f"{manifest.application} cannot be recorded; give each application a catalog of its own."
+                    f"{manifest.application} cannot be recorded",
+                    remedy="give each application a catalog of its own",
                 )
             upsert(connection, Backup, values, key=("backup_id",), keep_known=("run_id",))
 
@@ -109,7 +110,7 @@ class Catalog(Operations, Summaries):
         form: str,
         stored_bytes: int | None = None,
         seconds: float | None = None,
-        error: str | None = None,
+        error: BaseException | str | None = None,
         run_id: str | None = None,
     ) -> None:
         """Record how a storage target holds a backup now. ``form`` is a form's name.
@@ -118,6 +119,7 @@ class Catalog(Operations, Summaries):
         clears it. The state ``checked`` sets ``checked_at``. Raises ``BackupNotFound``.
         """
         now = _now()
+        said, code = told(error)
         values = {
             "backup_id": backup_id,
             "target": target,
@@ -127,7 +129,8 @@ class Catalog(Operations, Summaries):
             "seconds": seconds,
             "updated_at": now,
             "checked_at": now if state == "checked" else None,
-            "error": None if error is None else recordable(error),
+            "error": said,
+            "error_code": code,
             "run_id": run_id,
         }
         with self._database.writing() as connection:
@@ -184,16 +187,18 @@ class Catalog(Operations, Summaries):
         location: str,
         seconds: float,
         capabilities: Mapping[str, Any] | None = None,
-        error: str | None = None,
+        error: BaseException | str | None = None,
     ) -> None:
         """Record a test of a storage target that ended now. ``capabilities`` as JSON can hold them."""
+        said, code = told(error)
         values = {
             "target": target,
             "at": _now(),
             "ok": ok,
             "location": location,
             "capabilities": None if capabilities is None else dict(capabilities),
-            "error": None if error is None else recordable(error),
+            "error": said,
+            "error_code": code,
             "seconds": seconds,
         }
         with self._database.writing() as connection:
@@ -286,8 +291,8 @@ class Catalog(Operations, Summaries):
             if matches:
                 number = queries.count(connection, ours, begins)
                 raise BackupNotFound(
-                    f"{text!r} is the beginning of {number} backups of {application}, {_some(matches, number)}; "
-                    "write more of the id."
+                    f"{text!r} is the beginning of {number} backups of {application}, {_some(matches, number)}",
+                    remedy="write more of the id",
                 )
             raise self._not_found(connection, application, text)
 
@@ -305,8 +310,8 @@ class Catalog(Operations, Summaries):
         if found is None:
             what = f"labelled {label}" if label else "to be taken by itself"
             raise BackupNotFound(
-                f"The catalog knows no full backup of {application} {what}; see all with twist-dr list, or make one with: "
-                "dagster job execute -m twist_dr.definitions -j backup_full"
+                f"The catalog knows no full backup of {application} {what}",
+                remedy="see all with twist-dr list, or make one with: dagster job execute -m twist_dr.definitions -j backup_full",
             )
         return found
 
@@ -377,7 +382,8 @@ class Catalog(Operations, Summaries):
     def _require(self, connection: Connection, backup_id: str) -> None:
         if not connection.scalar(select(exists().where(Backup.backup_id == backup_id))):
             raise BackupNotFound(
-                f"The catalog {self.place} has no backup {backup_id}; run: twist-dr catalog rebuild --from TARGET"
+                f"The catalog {self.place} has no backup {backup_id}",
+                remedy="run: twist-dr catalog rebuild --from TARGET",
             )
 
     def _not_found(self, connection: Connection, application: str, text: str) -> BackupNotFound:
@@ -385,8 +391,8 @@ class Catalog(Operations, Summaries):
         known, number = queries.ids(connection, ours, limit=_NAMED), queries.count(connection, ours)
         instead = f"it has {_some(known, number)}" if known else "it has none at all"
         return BackupNotFound(
-            f"The catalog {self.place} has no backup of {application} whose id begins with {text!r} ({instead}); see all with "
-            "twist-dr list, or read a storage target's with: twist-dr catalog rebuild --from TARGET"
+            f"The catalog {self.place} has no backup of {application} whose id begins with {text!r} ({instead})",
+            remedy="see all with twist-dr list, or read a storage target's with: twist-dr catalog rebuild --from TARGET",
         )
 
 

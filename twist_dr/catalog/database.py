@@ -74,8 +74,8 @@ class Database:
             os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise CatalogUnavailable(
-                f"The catalog {file} cannot be opened ({error.strerror}); see that its folder exists and that this user "
-                "may write to it."
+                f"The catalog {file} cannot be opened ({error.strerror})",
+                remedy="see that its folder exists and that this user may write to it",
             ) from None
 
     @contextmanager

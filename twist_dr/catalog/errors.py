@@ -59,35 +59,38 @@ def named(error: BaseException, place: str) -> CatalogUnavailable:
 def _named_sqlite(words: str, place: str) -> CatalogUnavailable:
     if "locked" in words or "busy" in words:
         return CatalogLocked(
-            f"The catalog {place} is locked by another process; wait until that one is done, or find it with "
-            f"'fuser {place}', and try again."
+            f"The catalog {place} is locked by another process",
+            remedy=f"wait until that one is done, or find it with 'fuser {place}', and try again",
         )
     if "malformed" in words or "not a database" in words:
         return CatalogUnavailable(
-            f"The catalog {place} is damaged ({words}); move it away and run: twist-dr catalog rebuild"
+            f"The catalog {place} is damaged ({words})", remedy="move it away and run: twist-dr catalog rebuild"
         )
     return CatalogUnavailable(
-        f"The catalog {place} cannot be used ({words}); see that its folder exists, that this user may write to it and "
-        "that its disk has room."
+        f"The catalog {place} cannot be used ({words})",
+        remedy="see that its folder exists, that this user may write to it and that its disk has room",
     )
 
 
 def _named_postgres(words: str, place: str, sqlstate: str | None) -> CatalogUnavailable:
     if sqlstate in _LOCKED:
         return CatalogLocked(
-            f"The catalog {place} is locked by another process ({words}); wait until that one is done and try again."
+            f"The catalog {place} is locked by another process ({words})",
+            remedy="wait until that one is done and try again",
         )
     if sqlstate is None and _refusal(words):
         return CatalogUnavailable(
-            f"The catalog {place} refuses us ({words}); correct catalog.url, or that role and database on the server."
+            f"The catalog {place} refuses us ({words})",
+            remedy="correct catalog.url, or that role and database on the server",
         )
     if sqlstate is None or sqlstate[:2] in _PASSING:
         return CatalogUnreachable(
-            f"The catalog {place} does not answer ({words}); see that its server runs and can be reached from here."
+            f"The catalog {place} does not answer ({words})",
+            remedy="see that its server runs and can be reached from here",
         )
     return CatalogUnavailable(
-        f"The catalog {place} cannot be used ({words}); see that the role of catalog.url owns its tables, and run "
-        "twist-dr doctor."
+        f"The catalog {place} cannot be used ({words})",
+        remedy="see that the role of catalog.url owns its tables, and run twist-dr doctor",
     )
 
 

@@ -33,7 +33,7 @@ def parse_location(url: str) -> Location:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise SettingsError(f"catalog.url is no database URL; write {_EXAMPLES}.") from None
+        raise SettingsError("catalog.url is no database URL", remedy=f"write {_EXAMPLES}") from None
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
         path = parsed.database or ""
         # A relative path would mean another file to the daemon than to a shell; one in memory, another to each connection.
@@ -43,7 +43,7 @@ def parse_location(url: str) -> Location:
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
         # SQLAlchemy ends the password at the first one: what follows would be a host, a port and a database that every message shows.
         if url.count("@") > 1:
-            raise SettingsError("catalog.url has more than one '@'; write %40 for an '@' in the password.")
+            raise SettingsError("catalog.url has more than one '@'", remedy="write %40 for an '@' in the password")
         host = parsed.host or parsed.query.get("host") or "the local socket"
         where = host if isinstance(host, str) else ", ".join(host)
         place = f"{parsed.database or 'the default database'} at {where}" + (f":{parsed.port}" if parsed.port else "")

@@ -151,6 +151,7 @@ class Copy(Base):
     updated_at: Mapped[datetime]
     checked_at: Mapped[datetime | None]
     error: Mapped[str | None] = mapped_column(Text)
+    error_code: Mapped[str | None] = mapped_column(String(64))
     run_id: Mapped[str | None] = mapped_column(String(64))
 
 
@@ -193,6 +194,7 @@ class TargetTest(Base):
     location: Mapped[str] = mapped_column(Text)
     capabilities: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None] = mapped_column(Text)
+    error_code: Mapped[str | None] = mapped_column(String(64))
     seconds: Mapped[float]
 
 
@@ -247,6 +249,7 @@ class WalFrontier(Base):
     spool_bytes: Mapped[int] = mapped_column(BigInteger)
     gaps: Mapped[tuple[Gap, ...]] = mapped_column(Gaps)
     error: Mapped[str | None] = mapped_column(Text)
+    error_code: Mapped[str | None] = mapped_column(String(64))
 
 
 class Hold(Base):
@@ -315,7 +318,7 @@ class Attempt(Base):
     finished_at: Mapped[datetime | None]
     step: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
-    error_type: Mapped[str | None] = mapped_column(String(64))
+    error_code: Mapped[str | None] = mapped_column(String(64))
 
 
 class AuditLine(Base):

@@ -25,7 +25,7 @@ from twist_dr.catalog.rows import (
     SpaceRow,
 )
 from twist_dr.catalog.upserts import upsert
-from twist_dr.errors import BackupNotFound
+from twist_dr.errors import BackupNotFound, clause_of, code_of
 from twist_dr.redaction import leaving, one_line
 
 #: What stands before the first line of an audit log.
@@ -64,7 +64,9 @@ class Operations:
                 update(Hold).where(*mine).values(released_at=_now(), released_by=who)
             ).rowcount
         if not released:
-            raise BackupNotFound(f"Nothing holds {backup_id} of {application}; see all holds with: twist-dr hold")
+            raise BackupNotFound(
+                f"Nothing holds {backup_id} of {application}", remedy="see all holds with: twist-dr hold"
+            )
         return released
 
     def holds(self, application: str, *, active_at: datetime | None = None) -> list[HoldRow]:
@@ -139,7 +141,7 @@ class Operations:
         state: AttemptState,
         step: str | None = None,
         error: str | None = None,
-        error_type: str | None = None,
+        error_code: str | None = None,
     ) -> None:
         """Record how a run's step ended. A run that failed once has failed."""
         values = {
@@ -147,7 +149,7 @@ class Operations:
             "finished_at": _now(),
             "step": step,
             "error": None if error is None else recordable(error),
-            "error_type": error_type,
+            "error_code": error_code,
         }
         ended = Attempt.state.in_(["running", "succeeded"])
         with self._database.writing() as connection:
@@ -311,6 +313,13 @@ def audit_digest(previous: str, document: str) -> str:
 def recordable(text: str) -> str:
     """A text on one line that may be kept, and that any database takes: names of files may hold bytes that are no text."""
     return " ".join(leaving(text).replace("\0", " ").split()).encode("utf-8", "backslashreplace").decode()
+
+
+def told(error: BaseException | str | None) -> tuple[str | None, str | None]:
+    """What is kept of an error beside the storage target that it is about: one line that does not name it again, and the code."""
+    if error is None or isinstance(error, str):
+        return error and recordable(error), None
+    return recordable(clause_of(error)), code_of(error)
 
 
 def _seen(row: HoldRow) -> HoldRow:

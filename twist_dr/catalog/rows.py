@@ -13,7 +13,16 @@ from twist_dr.engine.documents import read_mapping
 from twist_dr.engine.manifest import LIMITS, Kind, Label, Manifest, Part, Proved
 from twist_dr.engine.severity import Severity
 from twist_dr.engine.wal.frontier import Gap
-from twist_dr.errors import ManifestInvalid
+from twist_dr.errors import (
+    BackupNotFound,
+    BaseBackupMissing,
+    Busy,
+    LaunchRefused,
+    ManifestInvalid,
+    RecoveryPointInvalid,
+    RestoreRefused,
+    SettingsError,
+)
 
 CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "deleted"]
 VerificationState = Literal["verified", "unverified"]
@@ -29,16 +38,9 @@ RestoreState = Literal["running", "done", "refused", "failed", "undone", "settle
 #: Errors of ours, and what Dagster calls a run config that does not fit.
 _REFUSALS = frozenset(
     (
-        *(
-            "Busy",
-            "LaunchRefused",
-            "SettingsError",
-            "BackupNotFound",
-            "RestoreRefused",
-            "RecoveryPointInvalid",
-            "BaseBackupMissing",
-        ),
-        "DagsterInvalidConfigError",
+        *(Busy.code, LaunchRefused.code, SettingsError.code, BackupNotFound.code),
+        *(RestoreRefused.code, RecoveryPointInvalid.code, BaseBackupMissing.code),
+        "dagster_invalid_config_error",
     )
 )
 
@@ -48,7 +50,8 @@ class CopyRow:
     """A backup as one storage target holds it.
 
     ``stored_bytes`` and ``seconds`` (to store it) are None until known. ``checked_at`` is when its bytes were last found right, whatever
-    happened since. ``error`` is one line about the present state.
+    happened since. ``error`` is one line about the present state, which does not name the target again; ``error_code`` its kind, None where an
+    older twist-dr wrote it.
     """
 
     backup_id: str
@@ -61,6 +64,7 @@ class CopyRow:
     checked_at: datetime | None
     error: str | None
     run_id: str | None
+    error_code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,13 +143,13 @@ class SealedBackup(BackupRow):
             return Manifest.model_validate(document)
         except (ValueError, AttributeError, ValidationError):
             raise ManifestInvalid(
-                f"The catalog's manifest of {self.backup_id} is damaged; run: twist-dr catalog rebuild"
+                f"The catalog's manifest of {self.backup_id} is damaged", remedy="run: twist-dr catalog rebuild"
             ) from None
 
 
 @dataclass(frozen=True)
 class TargetTestRow:
-    """One test of a storage target: whether it can be used, and what it can do."""
+    """One test of a storage target: whether it can be used, and what it can do. ``error`` and ``error_code`` as in ``CopyRow``."""
 
     id: int
     target: str
@@ -155,6 +159,7 @@ class TargetTestRow:
     capabilities: dict[str, Any] | None
     error: str | None
     seconds: float
+    error_code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,8 @@ class WalFrontierRow:
     """How far a target's archive of WAL reaches, as of ``updated_at``; None where it holds none yet.
 
     Everything before ``lsn`` is there, and everything committed before ``at`` (the primary's clock). ``waiting`` files lie in the spool,
-    the oldest since ``oldest_seconds``, ``spool_bytes`` altogether. ``gaps``: what this target will never have. ``error``: why the last attempt failed.
+    the oldest since ``oldest_seconds``, ``spool_bytes`` altogether. ``gaps``: what this target will never have. ``error``: why the last attempt failed;
+    it and ``error_code`` as in ``CopyRow``.
     """
 
     application: str
@@ -215,6 +221,7 @@ class WalFrontierRow:
     spool_bytes: int
     gaps: tuple[Gap, ...] = ()
     error: str | None = None
+    error_code: str | None = None
 
 
 class RetentionRow(NamedTuple):
@@ -290,7 +297,8 @@ class AlertRow:
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One run of a job, as far as it has come. ``scheduled_for``: the time of the schedule that launched it; None for all others."""
+    """One run of a job, as far as it has come. ``scheduled_for``: the time of the schedule that launched it; None for all others.
+    ``error_code``: the kind of error that ended it (``errors.code_of``)."""
 
     run_id: str
     application: str
@@ -303,18 +311,18 @@ class AttemptRow:
     finished_at: datetime | None = None
     step: str | None = None
     error: str | None = None
-    error_type: str | None = None
+    error_code: str | None = None
 
     @property
     def was_refused(self) -> bool:
         """Whether somebody launched it and was told at once that it cannot be."""
         # Earlier versions wrote such runs as failed.
-        return self.state == "refused" or (self.state == "failed" and self.is_refused_by(self.error_type))
+        return self.state == "refused" or (self.state == "failed" and self.is_refused_by(self.error_code))
 
-    def is_refused_by(self, error_type: str | None) -> bool:
+    def is_refused_by(self, error_code: str | None) -> bool:
         """Whether a run that fails so is a refusal: the error says what somebody at a keyboard asked for in vain, and nothing of the backups."""
         by_itself = self.scheduled_for is not None or self.who.startswith(("schedule ", "sensor "))
-        return error_type in _REFUSALS and not by_itself
+        return error_code in _REFUSALS and not by_itself
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from twist_dr.catalog.errors import CatalogTooNew, missing_table
 
 #: The newest migration's revision. Revisions are four digits and count up.
-HEAD = "0007"
+HEAD = "0008"
 #: Not Alembic's default name, which Dagster's storage and other applications use in the same database.
 VERSION_TABLE = "twist_dr_catalog_version"
 #: PostgreSQL's advisory locks are numbers: "twistdr" in ASCII.
@@ -46,8 +46,8 @@ def _read_version(engine: Engine) -> str | None:
 def _refuse_newer(version: str | None, place: str) -> None:
     if version is not None and version > HEAD:
         raise CatalogTooNew(
-            f"The catalog {place} was changed by a newer twist-dr (its tables are at {version}, this one knows them up "
-            f"to {HEAD}); upgrade twist-dr."
+            f"The catalog {place} was changed by a newer twist-dr (its tables are at {version}, this one knows them up to {HEAD})",
+            remedy="upgrade twist-dr",
         )
 
 

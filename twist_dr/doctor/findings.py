@@ -49,6 +49,13 @@ def from_error(check: str, error: Exception, status: Status = "problem") -> Find
     """A finding from an error. Ours say what happened and, after the last semicolon, what to do next."""
     import psycopg
 
+    if isinstance(error, TwistDRError) and error.remedy is not None:
+        found = (
+            error.what
+            if error.target is None or check.endswith(f" {error.target}")
+            else f"{error.target}: {error.what}"
+        )
+        return Finding(check, status, found, error.remedy)
     if isinstance(error, TwistDRError):
         return from_sentence(check, str(error), status)
     if isinstance(error, OSError):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, from_error, from_sentence, ok, problem, warning
+from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.ground import strangers
@@ -54,7 +54,7 @@ def check_targets(targets: Mapping[str, StorageTarget], one_form_bytes: int) -> 
 
 def _tested(check: str, test: TargetTest) -> Check[None]:
     if test.error is not None:
-        yield from_sentence(check, test.error.removeprefix(f"{test.target}: "))
+        yield from_error(check, test.error)
         return
     can = test.capabilities
     notes = "".join(f"; {note.rstrip('.')}" for note in can.notes) if can else ""

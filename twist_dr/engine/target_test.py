@@ -20,13 +20,13 @@ _SIZE = 64 << 10
 
 @dataclass(frozen=True)
 class TargetTest:
-    """What came out. ``error`` is a sentence for people when the target is not usable."""
+    """What came out. ``error``: why the target is not usable."""
 
     target: str
     location: str
     seconds: float
     capabilities: Capabilities | None
-    error: str | None
+    error: StorageError | None
 
     @property
     def ok(self) -> bool:
@@ -36,13 +36,14 @@ class TargetTest:
 def run_target_test(target: StorageTarget) -> TargetTest:
     """Try a target with a small object of random bytes. Never raises a storage error: it is the result."""
     begun = time.monotonic()
-    capabilities, error = None, None
+    capabilities: Capabilities | None = None
+    error: StorageError | None = None
     try:
         target.prepare()
         _write_read_delete(target)
         capabilities = target.probe()
     except StorageError as failure:
-        error = str(failure)
+        error = failure
     return TargetTest(target.name, target.location, round(time.monotonic() - begun, 3), capabilities, error)
 
 
@@ -58,7 +59,9 @@ def _write_read_delete(target: StorageTarget) -> None:
             with target.open(key) as stream:
                 if stream.read() != content:
                     raise ObjectCorrupt(
-                        f"{target.name}: reads other bytes than were written a moment ago; do not use this target."
+                        "it reads other bytes than were written a moment ago",
+                        remedy="do not use this target",
+                        target=target.name,
                     )
         except BaseException:
             with suppress(StorageError):
@@ -67,5 +70,7 @@ def _write_read_delete(target: StorageTarget) -> None:
         target.delete(key)
     if target.stat(key) is not None:
         raise ObjectCorrupt(
-            f"{target.name}: shows an object that was just deleted; see whether it keeps versions or delays deletion."
+            "it shows an object that was just deleted",
+            remedy="see whether it keeps versions or delays deletion",
+            target=target.name,
         )

@@ -102,7 +102,7 @@ def told(
         record.end(state, error=str(error))  # type: ignore[arg-type]
         log.note(record)
         observe(context, app, record, report)
-        found = {"error": in_words(type(error).__name__), **metadata(record)}
+        found = {"error": in_words(error.code), **metadata(record)}
         raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
     except BaseException as error:
         # Where it had switched already, what is live is what was restored: the log must not leave that out.

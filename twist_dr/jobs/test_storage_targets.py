@@ -53,7 +53,8 @@ def test_storage_targets_job(settings: Settings) -> dg.JobDefinition:
 
 def _line(test: TargetTest) -> str:
     if test.capabilities is None:
-        return f"{test.target} ({test.location}): {test.error}"
+        why = test.error.clause if test.error else "not tried"
+        return f"{test.target} ({test.location}): {why}"
     can = test.capabilities
     facts = [
         "refuses to overwrite by itself" if can.write_once else "does not refuse overwriting by itself",

@@ -180,7 +180,7 @@ class Scrub:
         self._report.warning(str(error))
         self.result.unreadable.append(str(error))
         if isinstance(error, (BackupNotFound, ManifestInvalid, ManifestForeign)):
-            self._app.catalog.record_copy(copy.backup_id, name, state="corrupt", form=copy.form, error=str(error))
+            self._app.catalog.record_copy(copy.backup_id, name, state="corrupt", form=copy.form, error=error)
 
     def _state(self, backup_id: str, name: str) -> str | None:
         return next((copy.state for copy in self._app.catalog.copies(backup_id) if copy.target == name), None)

@@ -104,8 +104,8 @@ def _about_recovery_point(facts: Facts) -> Iterator[tuple[str, Reason]]:
 def _about_target(facts: Facts, target: TargetStatus) -> Iterator[tuple[str, Reason]]:
     name = target.name
     if target.state == "failing":
-        why = (target.because or "no reason is known").removeprefix(f"{name}: ")
-        yield f"trouble:{name}", Reason("degraded", f"{name} fails: {_clause(why)}")
+        why = _clause(target.because or "no reason is known")
+        yield f"trouble:{name}", Reason("degraded", f"{name} fails: {why}")
     if target.age is None:
         yield f"objective:{name}", Reason("degraded", f"{name} holds no checked copy of a full or base backup")
     elif target.late:

@@ -31,7 +31,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from twist_dr.errors import ObjectCorrupt
+from twist_dr.errors import ObjectCorrupt, ObjectExists
 
 #: Called with the number of bytes just sent or read: ``put`` counts both the sending and the reading back, and what it
 #: had to send again, so the sum tells activity, not completion. May come from several threads at once. May raise
@@ -124,8 +124,10 @@ class Capabilities:
     notes: tuple[str, ...] = ()
 
 
-def compare(stream: BinaryIO, what: str, digest: Digest, progress: Progress = no_progress) -> None:
-    """Read ``stream`` to its end; raise ``ObjectCorrupt``, naming ``what``, unless its bytes are ``digest``."""
+def compare(
+    stream: BinaryIO, what: str, digest: Digest, progress: Progress = no_progress, *, target: str | None = None
+) -> None:
+    """Read ``stream`` to its end; raise ``ObjectCorrupt``, naming ``what`` on ``target``, unless its bytes are ``digest``."""
     found, size = hashlib.sha256(), 0
     while chunk := stream.read(CHUNK):
         found.update(chunk)
@@ -134,8 +136,19 @@ def compare(stream: BinaryIO, what: str, digest: Digest, progress: Progress = no
     if (size, found.hexdigest()) != (digest.size, digest.sha256):
         raise ObjectCorrupt(
             f"{what} holds {size} bytes with SHA-256 {found.hexdigest()[:12]}…, but {digest.size} bytes with "
-            f"{digest.sha256[:12]}… were recorded; take the backup from another target and store this copy anew."
+            f"{digest.sha256[:12]}… were recorded",
+            remedy="take the backup from another target and store this copy anew",
+            target=target,
         )
+
+
+def other_bytes(key: str, target: str) -> ObjectExists:
+    """The error that an object is there under ``key``, and is not the one to be stored."""
+    return ObjectExists(
+        f"{key} exists with other bytes than those to be stored, and was left as it is",
+        remedy="objects are never rewritten: store under another key, or check that object and delete it if it is damaged",
+        target=target,
+    )
 
 
 class StorageTarget(ABC):
@@ -220,4 +233,4 @@ class StorageTarget(ABC):
     def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
         """Read the object as the target holds it and compare. Raises ``ObjectMissing`` or ``ObjectCorrupt``."""
         with self.open(key) as stream:
-            compare(stream, f"{self.name}: {key}", digest, progress)
+            compare(stream, key, digest, progress, target=self.name)

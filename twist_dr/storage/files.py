@@ -44,24 +44,31 @@ def storage_error(name: str, where: Path, error: OSError) -> StorageError:
     if isinstance(error, NoFolder):
         if error.what == A_FILE:
             return ObjectExists(
-                f"{name}: {error.path} is an object, so no object can lie below it; choose another key."
+                f"{error.path} is an object, so no object can lie below it", remedy="choose another key", target=name
             )
         return TargetRefused(
-            f"{name}: {where}: {error.path} is {error.what}, and nothing below a storage target's folder may lead out of it; "
-            f"move it away, or set storage_targets.{name}.path to the folder that is meant."
+            f"{where}: {error.path} is {error.what}, and nothing below a storage target's folder may lead out of it",
+            remedy=f"move it away, or set storage_targets.{name}.path to the folder that is meant",
+            target=name,
         )
-    what = f"{name}: {where}: {os.strerror(error.errno) if error.errno else error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TargetFull(f"{what}; free some room or raise the quota, then run again.")
-    if error.errno == errno.EROFS:
-        return TargetRefused(f"{what}; the file system is mounted read-only: remount it for writing.")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return TargetRefused(f"{what}; give the user that runs twist-dr (uid {os.geteuid()}) read and write access.")
-    if error.errno == errno.EFBIG:
-        return TargetRefused(f"{what}; this file system cannot hold a file that large: use another one.")
-    if error.errno == errno.ENAMETOOLONG:
-        return TargetRefused(f"{what}; choose a shorter path for the target.")
-    return TargetUnavailable(f"{what}; check that the disk or share is mounted and healthy, then run again.")
+    kind, remedy = _meaning(error.errno)
+    return kind(f"{where}: {os.strerror(error.errno) if error.errno else error}", remedy=remedy, target=name)
+
+
+def _meaning(number: int | None) -> tuple[type[StorageError], str]:
+    """What a number of errno(3) means on a storage target, and what to do."""
+    match number:
+        case errno.ENOSPC | errno.EDQUOT:
+            return TargetFull, "free some room or raise the quota, then run again"
+        case errno.EROFS:
+            return TargetRefused, "the file system is mounted read-only: remount it for writing"
+        case errno.EACCES | errno.EPERM:
+            return TargetRefused, f"give the user that runs twist-dr (uid {os.geteuid()}) read and write access"
+        case errno.EFBIG:
+            return TargetRefused, "this file system cannot hold a file that large: use another one"
+        case errno.ENAMETOOLONG:
+            return TargetRefused, "choose a shorter path for the target"
+    return TargetUnavailable, "check that the disk or share is mounted and healthy, then run again"
 
 
 @contextlib.contextmanager
@@ -155,7 +162,8 @@ def _reading(source: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ObjectCorrupt(
-            f"nothing was stored: the file {source} to be stored cannot be read ({error.strerror}); make it anew."
+            f"nothing was stored: the file {source} to be stored cannot be read ({error.strerror})",
+            remedy="make it anew",
         ) from error
 
 

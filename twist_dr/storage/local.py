@@ -48,6 +48,7 @@ from twist_dr.storage.base import (
     Stranger,
     compare,
     no_progress,
+    other_bytes,
     valid_key,
 )
 from twist_dr.storage.beneath import A_FOLDER, Entry, Folder, NoFolder
@@ -81,10 +82,7 @@ class LocalTarget(StorageTarget):
         self._mounted()
         with os_errors(self.name, self.path):
             if not self.path.parent.is_dir():
-                raise TargetUnavailable(
-                    f"{self.name}: the folder {self.path.parent} does not exist; mount its disk, create it, or correct "
-                    f"storage_targets.{self.name}.path."
-                )
+                raise self._away(self.path.parent)
             if not self.path.is_dir():
                 with Folder.at(self.path.parent) as parent, contextlib.suppress(FileExistsError):
                     self.path.mkdir(0o700)
@@ -118,7 +116,7 @@ class LocalTarget(StorageTarget):
     def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
         with self._open(key) as stream:
             drop_cache(stream.fileno())
-            compare(stream, f"{self.name}: {key}", digest, progress)
+            compare(stream, key, digest, progress, target=self.name)
 
     def stat(self, key: str) -> StoredObject | None:
         *folders, name = self._parts(key)
@@ -227,12 +225,16 @@ class LocalTarget(StorageTarget):
         try:
             root = Folder.at(self.path)
         except (FileNotFoundError, NotADirectoryError):
-            raise TargetUnavailable(
-                f"{self.name}: the folder {self.path} does not exist; mount its disk, create it, or correct "
-                f"storage_targets.{self.name}.path."
-            ) from None
+            raise self._away(self.path) from None
         with root:
             yield root
+
+    def _away(self, folder: Path) -> TargetUnavailable:
+        return TargetUnavailable(
+            f"the folder {folder} does not exist",
+            remedy=f"mount its disk, create it, or correct storage_targets.{self.name}.path",
+            target=self.name,
+        )
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Folder]:
@@ -243,9 +245,10 @@ class LocalTarget(StorageTarget):
                 for other in self.others:
                     if other is not self and other._is(mine):
                         raise TargetRefused(
-                            f"{self.name}: {self.path} is the same folder as {other.path} of storage_targets.{other.name}: what is "
-                            f"lost or deleted in one is so in both. Give each a folder of its own, or set "
-                            f"storage_targets.{self.name}.enabled: false."
+                            f"{self.path} is the same folder as {other.path} of storage_targets.{other.name}: what is lost or deleted in one "
+                            "is so in both",
+                            remedy=f"give each a folder of its own, or set storage_targets.{self.name}.enabled: false",
+                            target=self.name,
                         )
                 self._found_apart = mine
             yield root
@@ -280,10 +283,7 @@ class LocalTarget(StorageTarget):
                 raise ObjectCorrupt("other size")
             self.check(key, digest, progress)
         except ObjectCorrupt:
-            raise ObjectExists(
-                f"{self.name}: {key} exists with other bytes than those to be stored, and was left as it is; objects "
-                "are never rewritten: store under another key, or check that object and delete it if it is damaged."
-            ) from None
+            raise other_bytes(key, self.name) from None
         return True
 
     def _check_back(self, incoming: Folder, temporary: str, source: Path, digest: Digest, progress: Progress) -> None:
@@ -296,10 +296,11 @@ class LocalTarget(StorageTarget):
                 compare(stream, str(place), digest, progress)
             except ObjectCorrupt:
                 with ObjectFile(self.name, source, os.open(source, os.O_RDONLY)) as original:
-                    compare(original, f"{self.name}: nothing was stored: the file {source}", digest)
+                    compare(original, f"nothing was stored: the file {source}", digest, target=self.name)
                 raise ObjectCorrupt(
-                    f"{self.name}: {self.path} gave back other bytes than were written to it, so nothing was stored; "
-                    "check the disk and its cables, and use another storage target until then."
+                    f"{self.path} gave back other bytes than were written to it, so nothing was stored",
+                    remedy="check the disk and its cables, and use another storage target until then",
+                    target=self.name,
                 ) from None
 
     def _refuse_taken(self, root: Folder, folders: builtins.list[str], name: str) -> None:
@@ -307,7 +308,9 @@ class LocalTarget(StorageTarget):
         with root.chain(folders) as chain:
             what = chain[-1].kind(name)
         if what == A_FOLDER:
-            raise ObjectExists(f"{self.name}: objects lie below {'/'.join((*folders, name))}; choose another key.")
+            raise ObjectExists(
+                f"objects lie below {'/'.join((*folders, name))}", remedy="choose another key", target=self.name
+            )
         raise NoFolder("/".join((*folders, name)), what)
 
     def _open(self, key: str) -> ObjectFile:
@@ -318,7 +321,9 @@ class LocalTarget(StorageTarget):
                     return ObjectFile(self.name, self.path / key, chain[-1].open(name))
             except (FileNotFoundError, NoFolder):
                 pass
-        raise ObjectMissing(f"{self.name}: there is no object {key}; list the target to see what it holds.")
+        raise ObjectMissing(
+            f"there is no object {key}", remedy="list the target to see what it holds", target=self.name
+        )
 
 
 def _temporary() -> str:

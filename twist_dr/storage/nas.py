@@ -48,16 +48,18 @@ class NasTarget(LocalTarget):
             probe = self._probe
         if not probe.done.wait(self.timeout_seconds):
             raise TargetUnavailable(
-                f"{self.name}: the share at {self.mount_point or self.path} has not answered for "
-                f"{self.timeout_seconds:g} seconds; check the server and the network, then unmount and mount it again."
+                f"the share at {self.mount_point or self.path} has not answered for {self.timeout_seconds:g} seconds",
+                remedy="check the server and the network, then unmount and mount it again",
+                target=self.name,
             )
         if probe.error is not None:
             raise storage_error(self.name, self.mount_point or self.path, probe.error) from probe.error
         if not probe.mounted:
             what = self.mount_point or f"the share that holds {self.path}"
             raise TargetUnavailable(
-                f"{self.name}: nothing is mounted at {self.mount_point or self.path}, so nothing was read or written; "
-                f"mount {what}, or correct storage_targets.{self.name}.mount_point."
+                f"nothing is mounted at {self.mount_point or self.path}, so nothing was read or written",
+                remedy=f"mount {what}, or correct storage_targets.{self.name}.mount_point",
+                target=self.name,
             )
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from twist_dr.errors import ObjectCorrupt, ObjectExists, StorageError, TargetRefused, TargetUnavailable
+from twist_dr.errors import ObjectCorrupt, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import (
     CHUNK,
     Capabilities,
@@ -25,6 +25,7 @@ from twist_dr.storage.base import (
     StorageTarget,
     StoredObject,
     no_progress,
+    other_bytes,
     valid_key,
 )
 from twist_dr.storage.s3_connection import S3Access, S3Connection
@@ -143,7 +144,7 @@ class S3Target(StorageTarget):
                 answer: dict[str, Any] = self._connection.client.get_object(**place, **since)
                 return answer
 
-        return io.BufferedReader(ResumingReader(f"{self.name}: {key}", fetch, self.max_attempts), CHUNK)
+        return io.BufferedReader(ResumingReader(key, self.name, fetch, self.max_attempts), CHUNK)
 
     def stat(self, key: str) -> StoredObject | None:
         with self._connection.errors(f"look up {key}"):
@@ -178,10 +179,14 @@ class S3Target(StorageTarget):
             # Deleting without naming a version succeeds on a locked object, and only hides it.
             until = _locked_until(head)
             if until == NO_END:
-                raise TargetRefused(f"{self.name}: {key} is under a legal hold; lift it in the store, then run again.")
+                raise TargetRefused(
+                    f"{key} is under a legal hold", remedy="lift it in the store, then run again", target=self.name
+                )
             if until is not None:
                 raise TargetRefused(
-                    f"{self.name}: {key} is locked (Object Lock) until {until:%Y-%m-%d %H:%M} UTC; delete it then."
+                    f"{key} is locked (Object Lock) until {until:%Y-%m-%d %H:%M} UTC",
+                    remedy="delete it then",
+                    target=self.name,
                 )
             self._connection.client.delete_object(**self._connection.place(key))
 
@@ -237,9 +242,10 @@ class S3Target(StorageTarget):
         measured = self._uploader.measure(source, self.part_size)
         if measured.digest != digest:
             raise ObjectCorrupt(
-                f"{self.name}: nothing was stored: {source} has {measured.digest.size} bytes with SHA-256 "
-                f"{measured.digest.sha256[:12]}…, not {digest.size} with {digest.sha256[:12]}… as announced; "
-                "make it anew."
+                f"nothing was stored: {source} has {measured.digest.size} bytes with SHA-256 "
+                f"{measured.digest.sha256[:12]}…, not {digest.size} with {digest.sha256[:12]}… as announced",
+                remedy="make it anew",
+                target=self.name,
             )
         return measured
 
@@ -256,10 +262,7 @@ class S3Target(StorageTarget):
                     return
             self.check(key, digest, progress)
         except ObjectCorrupt:
-            raise ObjectExists(
-                f"{self.name}: {key} exists with other bytes than those to be stored, and was left as it is; objects "
-                "are never rewritten: store under another key, or check that object and delete it if it is damaged."
-            ) from None
+            raise other_bytes(key, self.name) from None
 
     def _send(self, source: Path, key: str, measured: Measured, progress: Progress) -> str | None:
         """Upload; return the version that this made, if the bucket keeps versions."""
@@ -269,7 +272,7 @@ class S3Target(StorageTarget):
         try:
             return self._uploader.send(source, key, measured, watch)
         except Stopped:
-            raise watch.error or TargetUnavailable(f"{self.name}: {key}: the upload was stopped.") from None
+            raise watch.error or TargetUnavailable(f"{key}: the upload was stopped.", target=self.name) from None
         except ClientError as error:
             there = self._head(key) if status_of(error) in (404, 409, 412) else None
             if there is None:

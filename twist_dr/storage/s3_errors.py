@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from twist_dr.errors import ObjectCorrupt, ObjectMissing, StorageError, TargetFull, TargetRefused, TargetUnavailable
+from twist_dr.errors import (
+    CredentialsRefused,
+    ObjectCorrupt,
+    ObjectMissing,
+    StorageError,
+    TargetFull,
+    TargetRefused,
+    TargetUnavailable,
+)
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -20,50 +28,64 @@ _RIGHTS = (
     "allow these credentials s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, s3:DeleteObject "
     "and s3:AbortMultipartUpload on it, or correct bucket and prefix of storage_targets.{name}"
 )
+_REGION = "correct storage_targets.{name}.region"
+_LOOK = "list the target to see what it holds"
+_RENEW = "renew it, or use credentials that last"
+_OPERATOR = "ask its operator"
+_LESS = "delete what is no longer needed"
 
-#: Code or bare status: error class, what to do. ``{name}`` and ``{bucket}`` are filled in.
-_MEANINGS: dict[str, tuple[type[StorageError], str]] = {
+#: Code or bare status: error class, what it means, what to do. ``{name}`` and ``{bucket}`` are filled in.
+_Meaning: TypeAlias = tuple[type[StorageError], str, str]
+_MEANINGS: dict[str, _Meaning] = {
     "NoSuchBucket": (
         TargetUnavailable,
-        "the bucket '{bucket}' does not exist; create it, or correct storage_targets.{name}.bucket",
+        "the bucket '{bucket}' does not exist",
+        "create it, or correct storage_targets.{name}.bucket",
     ),
-    "InvalidBucketName": (TargetUnavailable, "'{bucket}' cannot be a bucket; correct storage_targets.{name}.bucket"),
-    "NoSuchKey": (ObjectMissing, "there is no such object; list the target to see what it holds"),
+    "InvalidBucketName": (TargetUnavailable, "'{bucket}' cannot be a bucket", "correct storage_targets.{name}.bucket"),
+    "NoSuchKey": (ObjectMissing, "there is no such object", _LOOK),
     "BadDigest": (
         ObjectCorrupt,
-        "the bytes arrived altered, so nothing was stored; run again, and suspect the network",
+        "the bytes arrived altered, so nothing was stored",
+        "run again, and suspect the network",
     ),
-    "InvalidAccessKeyId": (TargetRefused, "the store does not know this access key; " + _KEYS),
-    "SignatureDoesNotMatch": (TargetRefused, "the secret key does not fit the access key; " + _KEYS),
-    "InvalidToken": (TargetRefused, "the session token is not valid; " + _KEYS),
-    "ExpiredToken": (TargetRefused, "the session token has expired; renew it, or use credentials that last"),
-    "TokenRefreshRequired": (TargetRefused, "the session token has expired; renew it, or use credentials that last"),
+    "InvalidAccessKeyId": (CredentialsRefused, "the store does not know this access key", _KEYS),
+    "SignatureDoesNotMatch": (CredentialsRefused, "the secret key does not fit the access key", _KEYS),
+    "InvalidToken": (CredentialsRefused, "the session token is not valid", _KEYS),
+    "ExpiredToken": (CredentialsRefused, "the session token has expired", _RENEW),
+    "TokenRefreshRequired": (CredentialsRefused, "the session token has expired", _RENEW),
     "RequestTimeTooSkewed": (
         TargetRefused,
-        "this machine's clock and the store's differ by more than 15 minutes; set this clock (timedatectl, chronyc)",
+        "this machine's clock and the store's differ by more than 15 minutes",
+        "set this clock (timedatectl, chronyc)",
     ),
-    "ConditionalRequestConflict": (TargetUnavailable, "another writer is storing the same object; run again"),
-    "AccessDenied": (TargetRefused, "access was denied; " + _RIGHTS),
-    "AllAccessDisabled": (TargetRefused, "the store has disabled access; ask its operator"),
-    "AccountProblem": (TargetRefused, "the store has a problem with the account; ask its operator"),
+    "ConditionalRequestConflict": (TargetUnavailable, "another writer is storing the same object", "run again"),
+    "AccessDenied": (CredentialsRefused, "access was denied", _RIGHTS),
+    "AllAccessDisabled": (CredentialsRefused, "the store has disabled access", _OPERATOR),
+    "AccountProblem": (CredentialsRefused, "the store has a problem with the account", _OPERATOR),
     "InvalidObjectState": (
         TargetRefused,
-        "the object is in an archive storage class; restore it there first, and choose another storage_class",
+        "the object is in an archive storage class",
+        "restore it there first, and choose another storage_class",
     ),
-    "AuthorizationHeaderMalformed": (TargetRefused, "the region is wrong; correct storage_targets.{name}.region"),
-    "PermanentRedirect": (TargetRefused, "the bucket is in another region; correct storage_targets.{name}.region"),
-    "KMS.NotFoundException": (TargetRefused, "the KMS key does not exist; correct storage_targets.{name}.kms_key_id"),
-    "EntityTooLarge": (TargetRefused, "the store takes no object that large; lower storage_targets.{name}.part_size"),
-    "QuotaExceeded": (TargetFull, "the quota is used up; raise it, or delete what is no longer needed"),
-    "XMinioStorageFull": (TargetFull, "the store's disks are full; add room, or delete what is no longer needed"),
-    "ServiceQuotaExceeded": (TargetFull, "the quota is used up; raise it, or delete what is no longer needed"),
-    "301": (TargetRefused, "the bucket is in another region; correct storage_targets.{name}.region"),
-    "401": (TargetRefused, "the credentials were refused; " + _KEYS),
-    "403": (TargetRefused, "access was denied: wrong credentials or missing rights; " + _KEYS + ", or " + _RIGHTS),
-    "404": (ObjectMissing, "there is no such object; list the target to see what it holds"),
-    "405": (TargetRefused, "the store does not know this operation; see its documentation for what it supports"),
-    "501": (TargetRefused, "the store does not know this operation; see its documentation for what it supports"),
-    "507": (TargetFull, "the store is full; add room, or delete what is no longer needed"),
+    "AuthorizationHeaderMalformed": (TargetRefused, "the region is wrong", _REGION),
+    "PermanentRedirect": (TargetRefused, "the bucket is in another region", _REGION),
+    "KMS.NotFoundException": (TargetRefused, "the KMS key does not exist", "correct storage_targets.{name}.kms_key_id"),
+    "EntityTooLarge": (
+        TargetRefused,
+        "the store takes no object that large",
+        "lower storage_targets.{name}.part_size",
+    ),
+    "QuotaExceeded": (TargetFull, "the quota is used up", f"raise it, or {_LESS}"),
+    "XMinioStorageFull": (TargetFull, "the store's disks are full", f"add room, or {_LESS}"),
+    "ServiceQuotaExceeded": (TargetFull, "the quota is used up", f"raise it, or {_LESS}"),
+    "301": (TargetRefused, "the bucket is in another region", _REGION),
+    "401": (CredentialsRefused, "the credentials were refused", _KEYS),
+    "403": (CredentialsRefused, "access was denied: wrong credentials or missing rights", f"{_KEYS}, or {_RIGHTS}"),
+    "404": (ObjectMissing, "there is no such object", _LOOK),
+    "405": (TargetRefused, "the store does not know this operation", "see its documentation for what it supports"),
+    "501": (TargetRefused, "the store does not know this operation", "see its documentation for what it supports"),
+    "507": (TargetFull, "the store is full", f"add room, or {_LESS}"),
 }
 
 
@@ -79,30 +101,37 @@ def code_of(error: ClientError) -> str:
 
 def storage_error(name: str, bucket: str, what: str, error: Exception) -> StorageError:
     """The error of ours that says what botocore's ``error``, met while doing ``what`` on target ``name``, means."""
+    kind, meaning, remedy = _meaning(name, bucket, error)
+    return kind(f"{what}: {meaning}", remedy=remedy, target=name)
+
+
+def _meaning(name: str, bucket: str, error: Exception) -> _Meaning:
     from botocore import exceptions
 
-    if isinstance(error, exceptions.ClientError):
-        code, status = code_of(error), status_of(error)
-        kind, meaning = _MEANINGS.get(code) or _MEANINGS.get(str(status)) or _unknown(status)
-        return kind(f"{name}: {what}: {meaning.format(name=name, bucket=bucket)}. ({code}, HTTP {status})")
-    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        meaning = f"no credentials were found; give access_key_id and secret_access_key of storage_targets.{name}"
-        return TargetRefused(f"{name}: {what}: {meaning}, or set up the machine's own role.")
-    if isinstance(error, exceptions.ParamValidationError | exceptions.NoRegionError | exceptions.InvalidRegionError):
-        return TargetRefused(f"{name}: {what}: {error}; correct storage_targets.{name}.")
-    if isinstance(error, exceptions.SSLError):
-        meaning = f"there is no trusted TLS connection ({error}); install the store's CA certificate"
-        return TargetRefused(f"{name}: {what}: {meaning}.")
-    return TargetUnavailable(
-        f"{name}: {what}: the store cannot be reached ({error}); check storage_targets.{name}.endpoint_url, the "
-        "network and the store, then run again."
+    match error:
+        case exceptions.ClientError():
+            code, status = code_of(error), status_of(error)
+            kind, meaning, remedy = _MEANINGS.get(code) or _MEANINGS.get(str(status)) or _unknown(status)
+            return kind, f"{meaning.format(bucket=bucket)} ({code}, HTTP {status})", remedy.format(name=name)
+        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
+            own = f"give access_key_id and secret_access_key of storage_targets.{name}"
+            return CredentialsRefused, "no credentials were found", f"{own}, or set up the machine's own role"
+        case exceptions.ParamValidationError() | exceptions.NoRegionError() | exceptions.InvalidRegionError():
+            return TargetRefused, str(error), f"correct storage_targets.{name}"
+        case exceptions.SSLError():
+            return TargetRefused, f"there is no trusted TLS connection ({error})", "install the store's CA certificate"
+    return (
+        TargetUnavailable,
+        f"the store cannot be reached ({error})",
+        f"check storage_targets.{name}.endpoint_url, the network and the store, then run again",
     )
 
 
-def _unknown(status: int) -> tuple[type[StorageError], str]:
+def _unknown(status: int) -> _Meaning:
     if status >= 500 or status in (408, 429):
-        return TargetUnavailable, "the store is overloaded or has a fault; run again later"
-    return TargetRefused, "the store refused the request; look up the code in its documentation"
+        return TargetUnavailable, "the store is overloaded or has a fault", "run again later"
+    kind = CredentialsRefused if status in (401, 403) else TargetRefused
+    return kind, "the store refused the request", "look up the code in its documentation"
 
 
 @contextlib.contextmanager

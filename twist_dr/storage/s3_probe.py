@@ -49,8 +49,9 @@ class S3Probe:
         got = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}a")["Body"].read()
         if got != b"first":
             raise ObjectCorrupt(
-                f"{name}: the store gave back other bytes than were stored ({len(got)} instead of 5); "
-                "do not use it, and ask its operator."
+                f"the store gave back other bytes than were stored ({len(got)} instead of 5)",
+                remedy="do not use it, and ask its operator",
+                target=name,
             )
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         if date is None:

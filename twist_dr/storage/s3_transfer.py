@@ -101,7 +101,8 @@ def measure(source: Path, wanted_part_size: int, *, sha256: bool, md5: bool) -> 
                     return Measured(Digest(offset, whole.hexdigest()), tuple(parts))
     except OSError as error:
         raise ObjectCorrupt(
-            f"nothing was stored: the file {source} to be stored cannot be read ({error.strerror}); make it anew."
+            f"nothing was stored: the file {source} to be stored cannot be read ({error.strerror})",
+            remedy="make it anew",
         ) from error
 
 
@@ -194,14 +195,14 @@ def in_parallel(parts: tuple[Part, ...], connections: int, watch: Watch, send: C
 
 
 class ResumingReader(io.RawIOBase):
-    """An object's bytes. When the connection breaks, reading goes on with a Range request from where it stopped.
+    """The bytes of the object ``key`` of ``target``. When the connection breaks, reading goes on with a Range request from where it stopped.
 
     ``fetch(position)`` makes the request and returns botocore's answer. ``attempts``: how often in a row it may bring
     nothing. Raises ``TargetUnavailable`` then: never a short object.
     """
 
-    def __init__(self, what: str, fetch: Callable[[int], dict[str, Any]], attempts: int) -> None:
-        self._what, self._fetch, self._attempts = what, fetch, attempts
+    def __init__(self, key: str, target: str, fetch: Callable[[int], dict[str, Any]], attempts: int) -> None:
+        self._key, self._target, self._fetch, self._attempts = key, target, fetch, attempts
         answer = fetch(0)
         self._body: Any = answer["Body"]
         self._size = int(answer["ContentLength"])
@@ -223,8 +224,9 @@ class ResumingReader(io.RawIOBase):
             time.sleep(delay)
             self._resume()
         raise TargetUnavailable(
-            f"{self._what}: reading stopped after {self._position} of {self._size} bytes, and {self._attempts} attempts "
-            "to go on brought nothing; check the network and the store, then run again."
+            f"{self._key}: reading stopped after {self._position} of {self._size} bytes, and {self._attempts} attempts to go on brought nothing",
+            remedy="check the network and the store, then run again",
+            target=self._target,
         )
 
     def close(self) -> None:
@@ -250,6 +252,7 @@ class ResumingReader(io.RawIOBase):
         expected = f"bytes {self._position}-{self._size - 1}/{self._size}"
         if answer.get("ContentRange", expected if self._position == 0 else None) != expected:
             raise ObjectCorrupt(
-                f"{self._what}: the object changed, or the store gave other bytes than asked for, while it was being "
-                "read; take the backup from another storage target."
+                f"{self._key}: the object changed, or the store gave other bytes than asked for, while it was being read",
+                remedy="take the backup from another storage target",
+                target=self._target,
             )

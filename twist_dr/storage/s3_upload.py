@@ -67,9 +67,10 @@ class S3Uploader:
             enabled = code_of(error)
         if enabled != "Enabled":
             raise TargetRefused(
-                f"{connection.name}: the bucket '{connection.bucket}' does not do Object Lock (it says {enabled}); make "
-                "one with Object Lock, allow these credentials s3:GetBucketObjectLockConfiguration, or drop "
-                f"storage_targets.{connection.name}.object_lock_days."
+                f"the bucket '{connection.bucket}' does not do Object Lock (it says {enabled})",
+                remedy="make one with Object Lock, allow these credentials s3:GetBucketObjectLockConfiguration, or drop "
+                f"storage_targets.{connection.name}.object_lock_days",
+                target=connection.name,
             )
         self._lockable = True
 
@@ -82,8 +83,10 @@ class S3Uploader:
         connection.client.put_object_retention(**connection.place(key), Retention=retention)
         if not self._is_locked(key):
             raise TargetRefused(
-                f"{connection.name}: {key} was stored but shows no lock; allow these credentials s3:PutObjectRetention "
-                f"and s3:GetObjectRetention, or drop storage_targets.{connection.name}.object_lock_days."
+                f"{key} was stored but shows no lock",
+                remedy="allow these credentials s3:PutObjectRetention and s3:GetObjectRetention, or drop "
+                f"storage_targets.{connection.name}.object_lock_days",
+                target=connection.name,
             )
 
     def _is_locked(self, key: str) -> bool:

@@ -26,9 +26,16 @@ def settings(**changes: Any) -> Settings:
     return parsed(good(**{"storage_targets": targets, "schedules": SCHEDULES, **changes}))
 
 
-def copy(backup_id: str, target: str, at: datetime, state: Any = "checked", error: str | None = None) -> CopyRow:
+def copy(
+    backup_id: str,
+    target: str,
+    at: datetime,
+    state: Any = "checked",
+    error: str | None = None,
+    code: str | None = None,
+) -> CopyRow:
     checked_at = at if state in ("checked", "corrupt") else None
-    return CopyRow(backup_id, target, state, "zstd+enc", 300 * MB, 20.0, at, checked_at, error, None)
+    return CopyRow(backup_id, target, state, "zstd+enc", 300 * MB, 20.0, at, checked_at, error, None, code)
 
 
 def proof(row: BackupRow, *, verified: bool = True, seconds: float = 240, **changes: Any) -> VerificationRow:
@@ -53,11 +60,11 @@ def backup(at: datetime, kind: Any = "full", **changes: Any) -> BackupRow:
     return replace(row, **changes)
 
 
-def with_copy(row: BackupRow, target: str, state: Any, error: str | None = None) -> BackupRow:
+def with_copy(row: BackupRow, target: str, state: Any, error: str | None = None, code: str | None = None) -> BackupRow:
     return replace(
         row,
         copies=tuple(
-            copy(row.backup_id, each.target, each.updated_at, state, error) if each.target == target else each
+            copy(row.backup_id, each.target, each.updated_at, state, error, code) if each.target == target else each
             for each in row.copies
         ),
     )
@@ -79,7 +86,7 @@ def attempt(
         values |= {
             "step": "full_backup",
             "error": "The server does not answer; start it.",
-            "error_type": "DatabaseUnreachable",
+            "error_code": "database_unreachable",
         }
     return AttemptRow(**{**values, **changes})
 

@@ -66,7 +66,7 @@ class Place:
         self.runs += 1
         run = f"run-{self.runs}"
         row = AttemptRow(
-            run, "erp", job, None, None, "ops", self.now - MINUTE, state, self.now, "step", error, "StorageError"
+            run, "erp", job, None, None, "ops", self.now - MINUTE, state, self.now, "step", error, "storage_error"
         )
         self.catalog.begin_attempt(replace(row, **changes))
         return run
@@ -580,7 +580,7 @@ def test_a_table_that_lost_rows_long_ago_is_not_told_again_beside_another_one(pl
 
 def test_an_alert_about_a_target_ends_when_the_target_is_switched_off(place: Place, hook: Webhook) -> None:
     place.document["storage_targets"]["cloud"] = {"type": "local", "path": "cloud"}
-    place.catalog.record_target_test("cloud", ok=False, location="cloud", seconds=1, error="cloud: it does not answer")
+    place.catalog.record_target_test("cloud", ok=False, location="cloud", seconds=1, error="it does not answer")
     place.tick()
     assert list(place.alerts()) == ["unreachable:cloud"]
     place.document["storage_targets"]["cloud"]["enabled"] = False

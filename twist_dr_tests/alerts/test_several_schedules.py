@@ -95,7 +95,7 @@ def test_a_run_is_as_slow_as_those_of_its_own_schedule() -> None:
 
 
 def test_what_a_schedule_could_not_store_is_told_until_the_same_one_stored_it() -> None:
-    failed = of_night(TONIGHT, "failed", error_type="CopyFailed", error="cloud: no answer")
+    failed = of_night(TONIGHT, "failed", error_code="copy_failed", error="cloud: no answer")
     before = [row for row in usual() if row.started_at < TONIGHT]
     facts = told(before, [failed, *hours(3, NOW - HOUR)])
     assert found(facts, by_the_hour())["partial:backup_full"].severity == "warning"

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from twist_dr.catalog import Catalog, CopyState
-from twist_dr.errors import BackupError, BackupNotFound
+from twist_dr.errors import BackupError, BackupNotFound, TargetFull
 from twist_dr_tests.catalog.examples import KEY, NIGHT, manifest, record
 
 
@@ -66,6 +66,12 @@ def test_copy_goes_through_its_states(catalog: Catalog) -> None:
     (failed,) = catalog.copies(backup_id)
     assert (failed.state, failed.stored_bytes, failed.checked_at) == ("failed", None, None)
     assert failed.error == "no room left: \\xff\\x00 on nas"
+    full = TargetFull("/mnt/nas: no room", remedy="free some", target="nas")
+    catalog.record_copy(backup_id, "nas", state="failed", form="zstd+enc", error=full)
+    (failed,) = catalog.copies(backup_id)
+    assert (failed.error, failed.error_code) == ("/mnt/nas: no room; free some.", "target_full")
+    catalog.record_copy(backup_id, "nas", state="failed", form="zstd+enc", error="no room")
+    assert catalog.copies(backup_id)[0].error_code is None
 
     before = datetime.now(timezone.utc)
     catalog.record_copy(

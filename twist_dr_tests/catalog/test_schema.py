@@ -24,6 +24,7 @@ import twist_dr.catalog
 from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
 from twist_dr.catalog.models import Backup, Base
 from twist_dr.engine.wal.frontier import Gap, gaps_after
+from twist_dr.errors import CopyFailedForNow
 from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.catalog.test_asking import counted_statements
 
@@ -193,8 +194,10 @@ def of_the_first_version(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with at_version("0001", tmp_path, monkeypatch):
         catalog = Catalog(url)
         backup_id = _recorded_by_the_first_version(catalog, tmp_path)
-        catalog.record_copy(backup_id, "nas", state="checked", form="zstd")
-        # As that version wrote it: today's has columns that it had not.
+        # As that version wrote them: today's have columns that it had not.
+        columns = "backup_id, target, state, form, updated_at, checked_at"
+        values = f"'{backup_id}', 'nas', 'checked', 'zstd', '2026-11-21 02:00:00', '2026-11-21 02:00:00'"
+        execute(url, f"INSERT INTO copies ({columns}) VALUES ({values})")
         columns = "backup_id, target, state, started_at, seconds, tables, rows, files, differences, notes"
         values = f"'{backup_id}', 'nas', 'verified', '2026-11-21 02:00:00', 1, 0, 0, 0, '[]', '[]'"
         execute(url, f"INSERT INTO verifications ({columns}) VALUES ({values})")
@@ -227,7 +230,7 @@ def test_an_open_alert_of_the_version_before_is_kept_and_what_it_is_about_is_not
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with at_version("0004", tmp_path, monkeypatch):
-        Catalog(url).target_tests()
+        Catalog(url).holds("erp")
     columns = "application, cause, open_cause, kind, severity, state, message, advice, raised_at, seen_at, times"
     values = "'erp', 'c', 'c', 'k', 'error', 'active', 'm', 'a', '2026-11-21 02:00:00', '2026-11-21 02:00:00', 1"
     execute(url, f"INSERT INTO alerts ({columns}) VALUES ({values})")
@@ -243,7 +246,7 @@ def test_gaps_that_earlier_versions_wrote_as_sentences_are_numbers_and_one_that_
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with at_version("0006", tmp_path, monkeypatch):
-        Catalog(url).target_tests()
+        Catalog(url).holds("erp")
     columns = "application, target, updated_at, waiting, oldest_seconds, spool_bytes, gaps"
     sentences = {
         "nas": '["nas lacks WAL from 0/1000000 to 1F/E2000000"]',
@@ -257,6 +260,30 @@ def test_gaps_that_earlier_versions_wrote_as_sentences_are_numbers_and_one_that_
     assert nas.gaps == (Gap(None, 0x1000000, 0x1FE2000000),) and whole.gaps == ()
     assert nas.gaps[0].sentence("nas") == "nas lacks WAL from 0/1000000 to 1F/E2000000"
     assert gaps_after(nas.gaps, 0x1FE2000000) == [] and gaps_after(odd.gaps, 0xFFFFFFFF00000000) == list(odd.gaps) != []
+
+
+def test_errors_that_the_version_before_recorded_keep_their_words_and_have_no_code(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at_version("0007", tmp_path, monkeypatch):
+        backup_id = record(Catalog(url))
+        at = "'2026-11-21 02:00:00'"
+        copies = "backup_id, target, state, form, updated_at, error"
+        values = f"'{backup_id}', 'nas', 'failed', 'zstd', {at}, 'nas: /mnt/nas: no space left; free some room.'"
+        execute(url, f"INSERT INTO copies ({copies}) VALUES ({values})")
+        attempts = "run_id, application, job, who, started_at, state, error_type"
+        for name in ("CopyFailedForNow", "DagsterInvalidConfigError", "Busy"):
+            values = f"'{name}', 'erp', 'backup_full', 'ops', {at}, 'failed', '{name}'"
+            execute(url, f"INSERT INTO attempts ({attempts}) VALUES ({values})")
+    (copy,) = Catalog(url).copies(backup_id)
+    assert (copy.error, copy.error_code) == ("/mnt/nas: no space left; free some room.", None)
+    known = {row.run_id: row for row in Catalog(url).attempts("erp")}
+    assert known["CopyFailedForNow"].error_code == CopyFailedForNow.code
+    assert {name: row.was_refused for name, row in known.items()} == {
+        "CopyFailedForNow": False,
+        "DagsterInvalidConfigError": True,
+        "Busy": True,
+    }
 
 
 def test_upgrade_that_fails_leaves_everything_as_it_was(url: str, future: Any, monkeypatch: pytest.MonkeyPatch) -> None:

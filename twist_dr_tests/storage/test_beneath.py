@@ -336,7 +336,7 @@ def test_two_targets_that_are_one_folder_neither_store_nor_delete_and_can_be_rea
                 lambda target=target: target.delete(KEY),
                 lambda target=target: target.sweep(timedelta(0)),
             ):
-                with pytest.raises(TargetRefused, match=f"{name}: .* is the same folder as .* Give each"):
+                with pytest.raises(TargetRefused, match=f"{name}: .* is the same folder as .* give each"):
                     use()
             target.check(KEY, digest)
             assert [each.key for each in target.list("")] == [KEY]
