@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 
 from twist_dr.catalog import Catalog, CatalogUnavailable, SpaceRow
-from twist_dr.engine.patience import bounded
+from twist_dr.engine.patience import patient
 from twist_dr.engine.progress import Report
 from twist_dr.errors import StorageError
 from twist_dr.storage.base import StorageTarget
@@ -21,7 +21,7 @@ def record_room(catalog: Catalog, targets: Iterable[StorageTarget], report: Repo
         for target in targets:
             free = total = None
             try:
-                space = bounded(target.space, _PATIENCE_SECONDS, target.name)
+                space = patient(target, _PATIENCE_SECONDS).space()
                 free, total = space.free, space.total
             except StorageError as error:
                 report.warning(f"{target.name} does not say how much room it has: {error}")

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, WalFrontierRow
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.patience import patient
 from twist_dr.engine.postgres.cluster import Cluster, named_errors
 from twist_dr.engine.postgres.tools import find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
@@ -69,7 +70,7 @@ def wal_settings(settings: Settings) -> WalSettings:
 
 def archives(app: Application) -> dict[str, WalArchive]:
     """Each target's archive, by name."""
-    return {name: WalArchive(target, app.name, _PATIENCE_SECONDS) for name, target in app.targets.items()}
+    return {name: WalArchive(patient(target, _PATIENCE_SECONDS), app.name) for name, target in app.targets.items()}
 
 
 class Shipping:
@@ -348,7 +349,7 @@ class AwaitWal:
 
     def _check_held(self, target: StorageTarget, identifier: str, start: Segment, last: int) -> None:
         """Every segment is asked of the target itself: it is the truth, and the spool's state only what was believed."""
-        archive = WalArchive(target, self._settings.application, _PATIENCE_SECONDS)
+        archive = WalArchive(patient(target, _PATIENCE_SECONDS), self._settings.application)
         lacking = archive.lacks(identifier, start, last, self._settings.storage_targets[target.name].form)
         if lacking is not None:
             raise WalNotShipped(

@@ -98,7 +98,7 @@ def wal_status(app: Application) -> WalStatus:
     rows = _rows(app, status)
     for name, archive in archives(app).items():
         target = TargetStatus(name, frontier=state.frontier(name), row=rows.get(name))
-        repository = Repository(archive.target, app.name, archive.patience)
+        repository = Repository(archive.target, app.name)
         _look_at_target(target, repository, archive, keyring, status, _wanted_since(settings, name, status.at))
         status.targets.append(target)
     _look_at_primary(settings, status)

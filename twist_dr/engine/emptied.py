@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from twist_dr.engine.patience import bounded
 from twist_dr.errors import TargetUnavailable
 from twist_dr.storage.base import StorageTarget, first_strangers, told_of
 
 
-def emptied(
-    target: StorageTarget, application: str, patience: float | None, *, held: str, on_purpose: str
-) -> TargetUnavailable:
+def emptied(target: StorageTarget, application: str, *, held: str, on_purpose: str) -> TargetUnavailable:
     """The error to raise. ``held``: ``backups``; ``on_purpose``: what to do if so, half a sentence. Raises storage errors."""
-
-    def look() -> str:
-        strangers = first_strangers(target, application)
-        return f". {told_of(strangers)}, and nothing below a target's folder may lead out of it" if strangers else ""
-
-    led_away = look() if patience is None else bounded(look, patience, target.name)
+    strangers = first_strangers(target, application)
+    led_away = f". {told_of(strangers)}, and nothing below a target's folder may lead out of it" if strangers else ""
     return TargetUnavailable(
         f"it held {held} before and holds none now{led_away}",
         remedy=f"mount its disk, or find out who emptied it. If it was on purpose, {on_purpose}.",

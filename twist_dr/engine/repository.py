@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from twist_dr.engine.chunks import counted, hashed, prefetch, read_chunks
 from twist_dr.engine.compression import decompress
@@ -25,7 +24,6 @@ from twist_dr.engine.manifest import (
     is_backup_id,
     open_manifest,
 )
-from twist_dr.engine.patience import bounded, watched
 from twist_dr.engine.streams import Form, write_new
 from twist_dr.errors import (
     FROM_ANOTHER,
@@ -38,8 +36,6 @@ from twist_dr.errors import (
     about,
 )
 from twist_dr.storage.base import Progress, StorageTarget, no_progress
-
-T = TypeVar("T")
 
 #: Of what is held in memory whole (roles.sql, server.json), bytes: a hundred thousand roles.
 _MOST_SMALL = 64 << 20
@@ -57,15 +53,10 @@ def form_named(name: str) -> Form | None:
 
 @dataclass(frozen=True)
 class Repository:
-    """One application's backups on one target.
-
-    ``patience``: seconds without an answer, or without a megabyte, after which reading raises ``TargetUnavailable``. None
-    waits as long as the target itself does.
-    """
+    """One application's backups on one target."""
 
     target: StorageTarget
     application: str
-    patience: float | None = None
 
     def key(self, backup_id: str, name: str) -> str:
         return f"{self.application}/backups/{backup_id}/{name}"
@@ -80,7 +71,7 @@ class Repository:
     def emptied(self) -> TargetUnavailable:
         """What to raise where this target lists no backups though it held some: it may not be mounted, or somebody emptied it."""
         rebuild = f"run: twist-dr catalog rebuild --from {self.target.name}"
-        return emptied(self.target, self.application, self.patience, held="backups", on_purpose=rebuild)
+        return emptied(self.target, self.application, held="backups", on_purpose=rebuild)
 
     def latest(self, kind: str) -> str | None:
         """The newest id of a kind that has a manifest."""
@@ -110,16 +101,13 @@ class Repository:
         Raises ``ObjectMissing`` and storage errors.
         """
 
-        def read() -> bytes:
-            # Python sets aside all that it is asked for, before it reads.
-            pieces, left = list[bytes](), most + 1
-            with self.target.open(key) as stream:
-                while left and (piece := stream.read(min(left, _PIECE))):
-                    pieces.append(piece)
-                    left -= len(piece)
-            return b"".join(pieces)
-
-        return self._bounded(read)
+        # Python sets aside all that it is asked for, before it reads.
+        pieces, left = list[bytes](), most + 1
+        with self.target.open(key) as stream:
+            while left and (piece := stream.read(min(left, _PIECE))):
+                pieces.append(piece)
+                left -= len(piece)
+        return b"".join(pieces)
 
     def manifest(self, backup_id: str, keyring: Keyring) -> Manifest:
         """The authenticated manifest. Raises the errors of :func:`twist_dr.engine.manifest.open_manifest`."""
@@ -139,8 +127,7 @@ class Repository:
     def held(self, manifest: Manifest) -> dict[str, tuple[Form, ArtifactForm]]:
         """By artifact, the form in which this target holds it. Raises ``ObjectMissing`` or ``ObjectCorrupt`` when it is not all here."""
         prefix = self.key(manifest.backup_id, "")
-        found = self._bounded(lambda: list(self.target.list(prefix.rstrip("/"))))
-        sizes = {each.key.removeprefix(prefix): each.size for each in found}
+        sizes = {each.key.removeprefix(prefix): each.size for each in self.target.list(prefix.rstrip("/"))}
         return {artifact.name: self._held_form(manifest, artifact, sizes) for artifact in manifest.artifacts}
 
     def _held_form(self, manifest: Manifest, artifact: Artifact, sizes: dict[str, int]) -> tuple[Form, ArtifactForm]:
@@ -182,8 +169,7 @@ class Repository:
             with self.target.open(self.key(manifest.backup_id, stored.name)) as stream:
                 yield from hashed(counted(read_chunks(stream), progress), stored.digest, what)
 
-        patience = self.patience
-        chunks = prefetch(stored_chunks()) if patience is None else watched(stored_chunks, patience, self.target.name)
+        chunks = prefetch(stored_chunks())
         if form.encrypted:
             chunks = decrypt(chunks, key, associated_data(manifest.application, manifest.backup_id, name), what)
         yield from self.named(hashed(prefetch(decompress(chunks, form.compression, what)), artifact.digest, what))
@@ -192,9 +178,6 @@ class Repository:
         """Bytes that come from here: errors about them name the target."""
         with about(self.target.name):
             yield from chunks
-
-    def _bounded(self, call: Callable[[], T]) -> T:
-        return call() if self.patience is None else bounded(call, self.patience, self.target.name)
 
     def read_small(self, manifest: Manifest, name: str, keyring: Keyring) -> bytes:
         """A small artifact whole. Nothing is given before all of it was checked. Raises also ``ArtifactInvalid`` when it is not small."""

@@ -23,6 +23,7 @@ from twist_dr.engine.repository import Repository
 from twist_dr.errors import (
     BaseBackupMissing,
     ClientToolsMissing,
+    CredentialsRefused,
     DatabaseError,
     DatabaseGone,
     DatabaseRefused,
@@ -58,12 +59,13 @@ from twist_dr.recover.server import look
 _REMEDIES: dict[type[TwistDRError], str] = {
     BaseBackupMissing: "leave --base out, restore a full backup with --backup, or see what there is with the same command without --to",
     ClientToolsMissing: "install PostgreSQL's programs of that version, or put their folder into PATH",
+    CredentialsRefused: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, allow them s3:ListBucket and s3:GetObject there, or correct --from-target",
     DatabaseError: "see the server's log for why, then run again",
     DatabaseGone: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
     DatabaseRefused: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
     DatabaseUnreachable: f"see that the server runs, and correct host and port in {DATABASE_VARIABLE}",
     StagingFull: "free room there, or set TMPDIR to a folder on a larger disk",
-    TargetRefused: "correct --from-target, or what is allowed there; for S3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    TargetRefused: "correct --from-target, or what is allowed there",
     TargetUnavailable: "see that it is mounted, or can be reached from here, or correct --from-target",
     WalVanished: "say it with --accept-loss",
 }

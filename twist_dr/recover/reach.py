@@ -32,7 +32,7 @@ class Reach:
 
 def archive_of(repository: Repository, keyring: Keyring, base: PlannedBase) -> Archives:
     """The WAL of a base backup's cluster. Raises storage errors when it cannot be listed."""
-    archive = WalArchive(repository.target, repository.application, repository.patience)
+    archive = WalArchive(repository.target, repository.application)
     archives = Archives([archive], keyring, Report(), identifier_of(base), facts(base).wal_segment_size)
     for error in archives.unreachable.values():
         raise error
@@ -59,7 +59,7 @@ def find_reach(repository: Repository, keyring: Keyring, found: Sequence[Found])
         problems |= {backup_id: problem for backup_id, problem in told.items() if problem}
         usable = [base for base in group if base.backup_id in whole]
         reaches.append(Reach(identifier, tuple(recoverable(usable, archives)), tuple(_gaps(usable, archives))))
-    archived = WalArchive(repository.target, repository.application, repository.patience).clusters()
+    archived = WalArchive(repository.target, repository.application).clusters()
     known = {reach.system_identifier for reach in reaches}
     reaches += [Reach(identifier) for identifier in archived if identifier not in known]
     judged = [replace(each, problem=each.problem or problems.get(each.backup_id)) for each in found]

@@ -12,7 +12,6 @@ from twist_dr.engine.manifest import MANIFEST_NAME, Kind
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
 from twist_dr.engine.retention.doubts import unproven
-from twist_dr.engine.retention.ground import listed
 from twist_dr.engine.retention.holds import SCRATCH as HOLD_SCRATCH
 from twist_dr.engine.retention.model import BackupFacts, TargetPlan, WalPlan
 from twist_dr.engine.retention.plan import longest_window, plan_target
@@ -153,7 +152,7 @@ class Retention:
         """Note how much room a target has; ``used_bytes`` by all that is ours, counted unless given. Raises storage and catalog errors."""
         if used_bytes is None:
             repository = self._looking.repository(self._app.targets[name])
-            used_bytes = sum(each.size for each in listed(repository, self._app.name))
+            used_bytes = sum(each.size for each in repository.target.list(self._app.name))
         space = self._app.targets[name].space()
         self._app.catalog.record_space(SpaceRow(name, datetime.now(timezone.utc), used_bytes, space.free, space.total))
 

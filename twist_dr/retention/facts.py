@@ -9,6 +9,7 @@ from typing import get_args
 
 from twist_dr.catalog import BackupRow, RetentionRow
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
+from twist_dr.engine.patience import patient
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.doubts import REBUILT_MARK
 from twist_dr.engine.retention.ground import Bases, Ground, read_bases, strangers, survey, survey_wal
@@ -81,7 +82,7 @@ class Looking:
         """Raises storage errors, ``CatalogUnavailable``; ``TargetUnavailable`` also when a target that held backups holds none."""
         rows = self._rows(target.name)
         repository = self.repository(target)
-        archive = WalArchive(target, self._app.name, _PATIENCE_SECONDS)
+        archive = WalArchive(patient(target, _PATIENCE_SECONDS), self._app.name)
         whole = [row.backup_id for row in rows.values() if row.state in INTACT]
         staged = self._staged()
         ground = survey(repository, self._app.keyring, whole)
@@ -168,7 +169,7 @@ class Looking:
 
     def repository(self, target: StorageTarget) -> Repository:
         """A target's backups; one that gives no answer for a minute is left alone."""
-        return Repository(target, self._app.name, _PATIENCE_SECONDS)
+        return Repository(patient(target, _PATIENCE_SECONDS), self._app.name)
 
     def _rows(self, name: str) -> dict[str, RetentionRow]:
         return {row.backup_id: row for row in self._app.catalog.retention_rows(self._app.name, name)}

@@ -158,7 +158,7 @@ class Mender:
         """
         name = archive.target.name
         others = [
-            WalArchive(repository.target, repository.application, repository.patience)
+            WalArchive(repository.target, repository.application)
             for other, repository in self._repositories.items()
             if other != name
         ]

@@ -13,7 +13,6 @@ from typing import Any
 from twist_dr.catalog import CatalogUnavailable
 from twist_dr.catalog.rows import RetentionRow
 from twist_dr.engine.manifest import Manifest, open_manifest
-from twist_dr.engine.patience import bounded
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.ground import strangers
@@ -238,8 +237,5 @@ def _time(text: str | None) -> datetime | None:
 
 def _refuse_emptied(repository: Repository, rows: list[RetentionRow]) -> None:
     """An absent disk must not be taken for one of which every copy was lost, and be filled."""
-    if not any(row.state in ("stored", "checked", "corrupt") for row in rows):
-        return
-    name, patience = repository.target.name, repository.patience
-    if not (repository.backup_ids() if patience is None else bounded(repository.backup_ids, patience, name)):
+    if any(row.state in ("stored", "checked", "corrupt") for row in rows) and not repository.backup_ids():
         raise repository.emptied()

@@ -59,7 +59,7 @@ class WalScrub:
     def read(self, repository: Repository, order: ScrubOrder, elapsed: timedelta) -> None:
         """Objects whose badness is known first, then the rotation from where it was."""
         name = repository.target.name
-        archive = WalArchive(repository.target, self._app.name, repository.patience)
+        archive = WalArchive(repository.target, self._app.name)
         objects = wal_objects(archive)
         if not objects:
             return
@@ -121,7 +121,7 @@ class WalScrub:
             for row in known
             if row is not None and not self._is_going(repository, row.backup_id)
         ]
-        archive = WalArchive(repository.target, self._app.name, repository.patience)
+        archive = WalArchive(repository.target, self._app.name)
         form = self._app.settings.storage_targets[name].form
         needed = missing_wal(archive, bases, form)
         for each, told in needed.items():
@@ -141,7 +141,7 @@ class WalScrub:
         name, reached = archive.target.name, self._reached(archive.target.name)
         if reached is not None and not clusters and not archive.clusters():
             anew = "take a new base backup, with which its archive begins anew"
-            raise emptied(archive.target, self._app.name, archive.patience, held="write-ahead log", on_purpose=anew)
+            raise emptied(archive.target, self._app.name, held="write-ahead log", on_purpose=anew)
         lost = [lost_wal(each, self._held_by(others, each), reached) for each in clusters]
         if policies := self._app.settings.storage_targets[name].policies:
             leave_deleted(lost, clusters, longest_window(policies), datetime.now(timezone.utc))
@@ -150,7 +150,7 @@ class WalScrub:
     def _held_by(self, others: Sequence[Repository], cluster: ClusterWal) -> list[Holdings]:
         held = []
         for other in others:
-            archive = WalArchive(other.target, self._app.name, other.patience)
+            archive = WalArchive(other.target, self._app.name)
             try:
                 held.append(archive.holdings(cluster.holdings.system_identifier, cluster.holdings.segment_size))
             except StorageError as error:

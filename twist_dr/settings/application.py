@@ -63,10 +63,11 @@ class Application:
         return build_targets(self.settings)
 
     def repositories(self, patience: float | None = None) -> dict[str, Repository]:
-        """The application's backups on each enabled target, by name. ``patience`` as in ``Repository``. No I/O."""
+        """The application's backups on each enabled target, by name. ``patience`` as in ``patient``. No I/O."""
+        from twist_dr.engine.patience import patient
         from twist_dr.engine.repository import Repository
 
-        return {name: Repository(target, self.name, patience) for name, target in self.targets.items()}
+        return {name: Repository(patient(target, patience), self.name) for name, target in self.targets.items()}
 
     @property
     def cluster(self) -> Cluster:

@@ -1,4 +1,4 @@
-"""A scrub's rotation reaches everything in time, its bandwidth is bounded, and nothing is waited for without end."""
+"""A scrub's rotation reaches everything in time, and its bandwidth is bounded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import pytest
 
 from twist_dr.engine.retention.wal_plan import plan_wal
 from twist_dr.engine.scrub.rotation import CopyToRead, KeyedObject, copies_due, elapsed_since, objects_due
-from twist_dr.engine.scrub.throttle import Throttle, attentively
+from twist_dr.engine.scrub.throttle import Throttle
 from twist_dr.engine.scrub.wal import leave_deleted, lost_wal
-from twist_dr.errors import Cancelled, ObjectCorrupt, TargetUnavailable
-from twist_dr.storage.base import Progress
-from twist_dr_tests.engine.helpers import no_thread_stays
+from twist_dr.errors import Cancelled
 from twist_dr_tests.engine.retention.wal_story import SIZE, Story
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
@@ -185,59 +183,3 @@ def test_a_hole_that_a_cleanup_made_stays_one_and_another_is_filled() -> None:
     assert len(lost.segments) == len(deleted) + 1
     leave_deleted([lost], [ours], timedelta(days=7), story.now)
     assert list(lost.segments) == [kept[-3]]
-
-
-# -- patience ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_call_that_tells_nothing_is_given_up_and_a_slow_reader_is_not_its_fault() -> None:
-    hangs = threading.Event()
-
-    def trickles(tell: Progress) -> None:
-        for _ in range(3):
-            tell(10)
-        hangs.wait(20)
-        tell(1)
-
-    told: list[int] = []
-
-    def slowly(count: int) -> None:
-        told.append(count)
-        threading.Event().wait(0.4)
-
-    with no_thread_stays():
-        with pytest.raises(TargetUnavailable, match="nothing came"):
-            attentively(trickles, slowly, 0.3, "office")
-        hangs.set()
-    assert told == [10, 10, 10]
-
-
-def test_a_calls_result_and_errors_come_through() -> None:
-    told: list[int] = []
-
-    def refuses(tell: Progress) -> None:
-        tell(5)
-        raise ObjectCorrupt("bad")
-
-    with no_thread_stays():
-        for patience in (None, 5.0):
-            with pytest.raises(ObjectCorrupt):
-                attentively(refuses, told.append, patience, "office")
-            attentively(lambda tell: tell(7), told.append, patience, "office")
-    assert told == [5, 7, 5, 7]
-
-
-def test_a_reader_that_stops_stops_the_call() -> None:
-    calls: list[int] = []
-
-    def endless(tell: Progress) -> None:
-        while True:
-            calls.append(1)
-            tell(1)
-
-    def stop(count: int) -> None:
-        raise Cancelled("enough")
-
-    with no_thread_stays(), pytest.raises(Cancelled):
-        attentively(endless, stop, 5.0, "office")
-    assert len(calls) < 20

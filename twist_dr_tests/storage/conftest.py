@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from twist_dr.engine.patience import patient
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.nas import NasTarget
@@ -43,10 +44,11 @@ class Place:
     arguments: dict[str, Any]
     keeps_folders: bool = False
     dates_uploads: bool = True
+    patience: float | None = None
 
     def target(self) -> StorageTarget:
         arguments = {name: Path(value) if name in _PATHS else value for name, value in self.arguments.items()}
-        return KINDS[self.kind](**arguments)
+        return patient(KINDS[self.kind](**arguments), self.patience)
 
 
 _PATHS = {"path", "mount_point"}
@@ -119,12 +121,14 @@ def s3_place(server: S3Server, **arguments: Any) -> Place:
     return Place("s3", {**usual, **arguments})
 
 
-@pytest.fixture(params=["local-linked", "local-copied", "nas", "s3-moto", "s3-rclone"])
+@pytest.fixture(params=["local-linked", "local-patient", "local-copied", "nas", "s3-moto", "s3-rclone"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty place on each provider in turn."""
     kind = request.param
     if kind == "local-linked":
         return Place("local", {"name": "disk", "path": str(tmp_path / "target")})
+    if kind == "local-patient":
+        return Place("local", {"name": "disk", "path": str(tmp_path / "target")}, patience=60)
     if kind == "local-copied":
         other = request.getfixturevalue("other_file_system")
         return Place("local", {"name": "disk2", "path": str(other / uuid.uuid4().hex)})

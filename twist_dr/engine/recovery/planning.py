@@ -77,7 +77,7 @@ def plan_recovery(
     while True:
         looks -= 1
         archives = Archives(
-            [WalArchive(each.target, each.application, each.patience) for each in repositories],
+            [WalArchive(each.target, each.application) for each in repositories],
             keyring,
             report,
             str(facts.system_identifier),

@@ -44,7 +44,7 @@ class RestoreWish:
 
 @dataclass(frozen=True)
 class RestorePlace:
-    """What a restore works with. ``repositories`` in the order in which they are tried; ``patience`` as in ``Repository``.
+    """What a restore works with. ``repositories`` in the order in which they are tried; ``patience`` as in ``Sources``.
 
     ``media`` are the live folders by name. ``work_dir`` takes what is fetched, sandboxes' media and configuration, ``scratch`` scratch servers.
     ``environment``: what the settings name for commands. ``after_sql`` and ``after_commands`` are run in the restored database before anybody else sees it.

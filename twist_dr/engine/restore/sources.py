@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.patience import patient
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.words import no_good_copy
@@ -47,7 +48,7 @@ _LAST_PATIENCE = 10
 
 
 class Sources:
-    """Where one backup is read from. ``patience`` as in ``Repository``, for all targets but the last.
+    """Where one backup is read from. ``patience``: seconds without a sign of life after which a target is given up, for all targets but the last.
 
     A target that failed once is not asked again. ``failed`` says by target why, ``used`` names those that gave something. The constructor finds the manifest; it raises ``BackupNotFound`` when no target has the
     backup whole, else what the keyring raises.
@@ -71,7 +72,7 @@ class Sources:
         self._left = [
             replace(
                 repository,
-                patience=None if patience is None else patience * (_LAST_PATIENCE if place == last else 1),
+                target=patient(repository.target, patience and patience * (_LAST_PATIENCE if place == last else 1)),
             )
             for place, repository in enumerate(repositories)
         ]

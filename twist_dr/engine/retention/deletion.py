@@ -24,7 +24,6 @@ from twist_dr.engine.artifact_names import is_stored_name
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Manifest
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.ground import listed
 from twist_dr.engine.retention.tombstones import Tombstone, has_genuine_tombstone, tombstone_key
 from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.wal.objects import Stored, WalArchive
@@ -198,7 +197,7 @@ class Deletion:
         below = self._repository.key(backup_id, "")
         return {
             each.key: each.size
-            for each in listed(self._repository, below.rstrip("/"))
+            for each in self._repository.target.list(below.rstrip("/"))
             if is_stored_name(each.key.removeprefix(below))
         }
 

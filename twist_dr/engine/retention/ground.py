@@ -6,7 +6,7 @@ listed yet): that something is not there counts only when the target says so of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -15,7 +15,6 @@ from twist_dr.engine.artifact_names import is_stored_name
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, is_backup_id
-from twist_dr.engine.patience import watched
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.model import ClusterWal, WalBase
 from twist_dr.engine.retention.tombstones import has_genuine_tombstone, tombstone_folder
@@ -24,7 +23,6 @@ from twist_dr.engine.wal.objects import Holdings, WalArchive
 from twist_dr.errors import BackupError, EncryptionError, StorageError, TwistDRError
 from twist_dr.storage.base import StoredObject, Stranger
 
-_AT_ONCE = 500
 #: Enough to see what somebody did.
 _MOST_STRANGERS = 20
 _TOMBSTONE = ".json"
@@ -74,7 +72,7 @@ def survey(repository: Repository, keyring: Keyring, expected: Collection[str] =
     """List a target. ``expected`` are ids that should be there: those that were not listed are asked for. Raises storage errors."""
     ground = Ground(repository.target.name)
     below = f"{repository.application}/backups/"
-    for stored in listed(repository, below.rstrip("/")):
+    for stored in repository.target.list(below.rstrip("/")):
         ground.stored_bytes += stored.size
         backup_id, _, name = stored.key.removeprefix(below).partition("/")
         if is_backup_id(backup_id) and is_stored_name(name):
@@ -83,7 +81,7 @@ def survey(repository: Repository, keyring: Keyring, expected: Collection[str] =
             ground.folders[backup_id].add(stored)
         else:
             ground.foreign.append(stored.key)
-    for stored in listed(repository, tombstone_folder(repository.application)):
+    for stored in repository.target.list(tombstone_folder(repository.application)):
         ground.stored_bytes += stored.size
         name = stored.key.rpartition("/")[2].removesuffix(_TOMBSTONE)
         if is_backup_id(name):
@@ -102,27 +100,9 @@ def _look_again(ground: Ground, backup_id: str, repository: Repository) -> None:
         ground.folders.setdefault(backup_id, Folder(backup_id, manifest.modified)).add(manifest)
 
 
-def listed(repository: Repository, prefix: str) -> Iterator[StoredObject]:
-    """Every object below a prefix; a target that gives nothing for the repository's patience raises ``TargetUnavailable``."""
-
-    def some() -> Iterator[list[StoredObject]]:
-        found = iter(repository.target.list(prefix))
-        while portion := list(islice(found, _AT_ONCE)):
-            yield portion
-
-    name = repository.target.name
-    for portion in some() if repository.patience is None else watched(some, repository.patience, name):
-        yield from portion
-
-
 def strangers(repository: Repository, prefix: str | None = None) -> list[Stranger]:
-    """What others put among an application's objects, or below ``prefix``; the first of them. Raises storage errors, as :func:`listed` does."""
-    name, patience = repository.target.name, repository.patience
-
-    def some() -> Iterator[Stranger | None]:
-        return repository.target.strangers(prefix or repository.application)
-
-    found = some() if patience is None else watched(some, patience, name)
+    """What others put among an application's objects, or below ``prefix``; the first of them. Raises storage errors."""
+    found = repository.target.strangers(prefix or repository.application)
     return list(islice((each for each in found if each is not None), _MOST_STRANGERS))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 from twist_dr.engine.documents import NOTE, read_mapping
 from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.manifest import is_backup_id
-from twist_dr.engine.patience import bounded
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.ground import listed, strangers
+from twist_dr.engine.retention.ground import strangers
 from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.sealing import is_genuine, seal
@@ -125,7 +124,7 @@ class HoldNotes:
             path = folder / "hold.json"
             path.touch(0o600)
             path.write_bytes(document)
-            self._patiently(lambda: self._repository.target.put(path, key, digest))
+            self._repository.target.put(path, key, digest)
 
     def remove(self, backup_id: str) -> int:
         """Remove all holds of a backup; returns how many there were. Raises storage errors."""
@@ -135,7 +134,7 @@ class HoldNotes:
         return len(keys)
 
     def _delete(self, key: str) -> None:
-        self._patiently(lambda: self._repository.target.delete(key))
+        self._repository.target.delete(key)
 
     def _folder(self, backup_id: str) -> str:
         return f"{holds_folder(self._repository.application)}/{backup_id}"
@@ -144,7 +143,7 @@ class HoldNotes:
         below = f"{holds_folder(self._repository.application)}/"
         return [
             each
-            for each in listed(self._repository, prefix)
+            for each in self._repository.target.list(prefix)
             if is_backup_id(each.key.removeprefix(below).partition("/")[0])
         ]
 
@@ -165,10 +164,6 @@ class HoldNotes:
     def _doubted(self, note: HoldNote, key: str, why: str) -> HoldNote:
         remedy = f"look at it, then run: twist-dr release {note.hold.backup_id}"
         return replace(note, doubt=f"its hold on {self.target} {why} ({key}); {remedy}")
-
-    def _patiently(self, call: Callable[[], T]) -> T:
-        patience = self._repository.patience
-        return call() if patience is None else bounded(call, patience, self.target)
 
 
 def _parsed(values: Any, backup_id: str) -> HoldNote:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, Artifact, ArtifactForm, Manifest
-from twist_dr.engine.patience import bounded
 from twist_dr.engine.repository import Repository, form_named
-from twist_dr.engine.scrub.throttle import attentively
 from twist_dr.errors import (
     BackupNotFound,
     EncryptionError,
@@ -103,11 +101,7 @@ def read_copy(
 
 def _sizes(repository: Repository, backup_id: str) -> dict[str, int]:
     prefix = repository.key(backup_id, "")
-
-    def listed() -> dict[str, int]:
-        return {each.key.removeprefix(prefix): each.size for each in repository.target.list(prefix.rstrip("/"))}
-
-    return listed() if repository.patience is None else bounded(listed, repository.patience, repository.target.name)
+    return {each.key.removeprefix(prefix): each.size for each in repository.target.list(prefix.rstrip("/"))}
 
 
 def _expected(artifact: Artifact, form_name: str, listed: dict[str, int]) -> ArtifactForm:
@@ -137,7 +131,7 @@ def _look(
         return Damage(stored.name, artifact, stored, False, why)
     try:
         # Also when it was not listed: some stores list late what they hold.
-        attentively(lambda tell: target.check(key, stored.digest, tell), progress, repository.patience, target.name)
+        target.check(key, stored.digest, progress)
     except ObjectMissing:
         return Damage(stored.name, artifact, stored, True, f"{what}: missing.")
     except ObjectCorrupt:

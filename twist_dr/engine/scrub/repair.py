@@ -11,11 +11,9 @@ from pathlib import Path
 from twist_dr.engine.chunks import counted, hashed, read_chunks
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, ArtifactForm, Manifest
-from twist_dr.engine.patience import watched
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.scrub.reading import CopyRead, Damage
-from twist_dr.engine.scrub.throttle import attentively
 from twist_dr.engine.streams import write_new
 from twist_dr.errors import (
     ArtifactInvalid,
@@ -127,8 +125,7 @@ def _good_bytes(
             yield from read_chunks(stream)
 
     if same:
-        source = chunks() if repository.patience is None else watched(chunks, repository.patience, target.name)
-        yield from repository.named(hashed(counted(source, progress), stored.digest, what))
+        yield from repository.named(hashed(counted(chunks(), progress), stored.digest, what))
     elif stored.digest == artifact.digest and stored.name == name:
         yield from repository.read(manifest, name, keyring, progress)
     elif any(target.stat(repository.key(manifest.backup_id, each.name)) for each in artifact.stored.values()):
@@ -147,15 +144,13 @@ def store_good(read: CopyRead, fetched: Fetched, repository: Repository, progres
     """
     for path, digest in fetched.files:
         key = repository.key(read.backup_id, path.name)
-        put_anew(repository.target, path, key, digest, progress, repository.patience)
+        put_anew(repository.target, path, key, digest, progress)
 
 
-def put_anew(
-    target: StorageTarget, path: Path, key: str, digest: Digest, progress: Progress, patience: float | None
-) -> None:
+def put_anew(target: StorageTarget, path: Path, key: str, digest: Digest, progress: Progress) -> None:
     """Store a file; other bytes under its key, which are known to be bad, are deleted first. Raises storage errors."""
     try:
-        attentively(lambda tell: target.put(path, key, digest, tell), progress, patience, target.name)
+        target.put(path, key, digest, progress)
     except ObjectExists:
         try:
             target.delete(key)
@@ -164,4 +159,4 @@ def put_anew(
                 f"the bad object {key} may not be deleted, so no good one can take its place: {error}",
                 target=target.name,
             ) from error
-        attentively(lambda tell: target.put(path, key, digest, tell), progress, patience, target.name)
+        target.put(path, key, digest, progress)

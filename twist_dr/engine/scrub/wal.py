@@ -13,7 +13,6 @@ from pathlib import Path
 from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.compression import SUFFIXES
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.patience import bounded
 from twist_dr.engine.retention.model import ClusterWal
 from twist_dr.engine.retention.wal_plan import plan_wal
 from twist_dr.engine.scrub.repair import put_anew
@@ -62,12 +61,8 @@ class WalObject(KeyedObject):
 
 def wal_objects(archive: WalArchive) -> list[WalObject]:
     """All that a target has of an application's WAL, in the order of the keys. Heads are left out: they are replaced every few seconds."""
-
-    def listed() -> list[WalObject]:
-        found = (_named(each.key, each.size) for each in archive.target.list(f"{archive.application}/wal"))
-        return [each for each in found if each is not None]
-
-    return listed() if archive.patience is None else bounded(listed, archive.patience, archive.target.name)
+    found = (_named(each.key, each.size) for each in archive.target.list(f"{archive.application}/wal"))
+    return [each for each in found if each is not None]
 
 
 def _named(key: str, size: int) -> WalObject | None:
@@ -275,5 +270,5 @@ def store_good_wal(
     """
     if not missing and not archive.has(each.key):
         raise ObjectMissing(f"{each.key} was deleted meanwhile.", target=archive.target.name)
-    put_anew(archive.target, good.path, each.key, good.digest, progress, archive.patience)
+    put_anew(archive.target, good.path, each.key, good.digest, progress)
     read_wal(archive, each, each.key, keyring)

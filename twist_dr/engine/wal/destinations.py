@@ -123,7 +123,7 @@ class Destinations:
         with self.failures_of(name):
             if frontier is not None and frontier.system_identifier not in archive.clusters():
                 anew = f"remove {name} from {self._spool.state_path} and take a new base backup"
-                raise emptied(archive.target, archive.application, archive.patience, held="WAL", on_purpose=anew)
+                raise emptied(archive.target, archive.application, held="WAL", on_purpose=anew)
             archive.prepare()
             self._ready.add(name)
 

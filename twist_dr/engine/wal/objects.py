@@ -10,10 +10,8 @@ no object can be put in another's place.
 
 from __future__ import annotations
 
-import queue
 import re
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,14 +21,13 @@ from typing import TypeVar
 from twist_dr.engine.chunks import read_chunks
 from twist_dr.engine.compression import SUFFIXES, Compression, decompress
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.patience import bounded, watched
 from twist_dr.engine.streams import Form
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import Ancestor, joined_history, parse_history
 from twist_dr.engine.wal.names import SEGMENT_NAME, Segment, history_name, kind_of, timeline_of
 from twist_dr.engine.wal.opening import opened
 from twist_dr.engine.wal.pages import read_first_page
-from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, TargetUnavailable, WalInvalid, about
+from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, WalInvalid, about
 from twist_dr.storage.base import Digest, StorageTarget
 
 T = TypeVar("T")
@@ -76,11 +73,10 @@ class Holdings:
 
 @dataclass(frozen=True)
 class WalArchive:
-    """One application's archived WAL on one target. ``patience`` as in ``Repository``."""
+    """One application's archived WAL on one target."""
 
     target: StorageTarget
     application: str
-    patience: float | None = None
 
     # -- the layout ------------------------------------------------------------------------------------------------
 
@@ -98,7 +94,7 @@ class WalArchive:
 
     def clusters(self) -> list[str]:
         """System identifiers of the clusters whose WAL is here."""
-        children = self._bounded(lambda: self.target.children(f"{self.application}/wal"))
+        children = self.target.children(f"{self.application}/wal")
         return [name for name in children if _IDENTIFIER.fullmatch(name)]
 
     def holdings(self, system_identifier: str, segment_size: int) -> Holdings:
@@ -127,7 +123,7 @@ class WalArchive:
         return None
 
     def has(self, key: str) -> bool:
-        return self._bounded(lambda: self.target.stat(key)) is not None
+        return self.target.stat(key) is not None
 
     def lacks(self, system_identifier: str, first: Segment, until: int, form: Form) -> Segment | None:
         """The first segment that is not here, from ``first`` to the one that ends at or after ``until`` (LSN); that may be a head.
@@ -150,7 +146,7 @@ class WalArchive:
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, Stored]]:
         """What lies below a prefix and has an ending of ours, each with its name without it."""
-        for each in self._bounded(lambda: list(self.target.list(prefix))):
+        for each in self.target.list(prefix):
             base = _without_ending(each.key.rpartition("/")[2])
             if base is not None:
                 yield base, Stored(each.key, each.size, each.modified)
@@ -173,9 +169,8 @@ class WalArchive:
             with self.target.open(key) as stream:
                 yield from read_chunks(stream)
 
-        chunks = stored() if self.patience is None else watched(stored, self.patience, self.target.name)
         with about(self.target.name):
-            yield from decompress(opened(chunks, keyring, data, key), compression, key)
+            yield from decompress(opened(stored(), keyring, data, key), compression, key)
 
     def read_beginning(self, system_identifier: str, key: str, keyring: Keyring) -> None:
         """Authenticate the beginning of an object, which says that it lies in its own place. Raises what :meth:`read` raises."""
@@ -206,27 +201,14 @@ class WalArchive:
 
     def prepare(self) -> None:
         """Raises ``TargetUnavailable`` or ``TargetRefused`` unless the target can be used now."""
-        self._bounded(self.target.prepare)
+        self.target.prepare()
 
     def put(self, packed: Path, key: str, digest: Digest) -> None:
-        """Store and check. Raises ``ObjectExists`` when other stored bytes are there (the plain ones may still be the same).
-
-        ``patience`` counts from the last sign of life: a large segment may take its time over a slow line.
-        """
-        if self.patience is None:
-            self.target.put(packed, key, digest)
-            return
-        ended = threading.Event()
-        try:
-            for _ in watched(
-                lambda: _signs_of_life(self.target, packed, key, digest, ended), self.patience, self.target.name
-            ):
-                pass
-        finally:
-            ended.set()
+        """Store and check. Raises ``ObjectExists`` when other stored bytes are there (the plain ones may still be the same)."""
+        self.target.put(packed, key, digest)
 
     def remove(self, key: str) -> None:
-        self._bounded(lambda: self.target.delete(key))
+        self.target.delete(key)
 
     def holds(self, system_identifier: str, key: str, keyring: Keyring, plain: Iterator[bytes]) -> bool:
         """Whether the object under ``key`` has just these plain bytes."""
@@ -234,35 +216,6 @@ class WalArchive:
             return _same(self.read(system_identifier, key, keyring), plain)
         except (AuthenticationFailed, ArtifactInvalid, ObjectMissing):
             return False
-
-    def _bounded(self, call: Callable[[], T]) -> T:
-        return call() if self.patience is None else bounded(call, self.patience, self.target.name)
-
-
-def _signs_of_life(
-    target: StorageTarget, packed: Path, key: str, digest: Digest, ended: threading.Event
-) -> Iterator[bool]:
-    """Store, and give something whenever bytes have gone; once ``ended`` is set, storing is given up. Raises what storing raises."""
-    alive: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    errors: list[BaseException] = []
-
-    def progress(count: int) -> None:
-        if ended.is_set():
-            raise TargetUnavailable("given up.", target=target.name)
-        alive.put(True)
-
-    def put() -> None:
-        try:
-            target.put(packed, key, digest, progress)
-        except BaseException as error:
-            errors.append(error)
-        alive.put(False)
-
-    threading.Thread(target=put, name=f"put {target.name}", daemon=True).start()
-    while alive.get():
-        yield True
-    if errors:
-        raise errors[0]
 
 
 def _without_ending(name: str) -> str | None:

@@ -17,6 +17,7 @@ import pytest
 
 from twist_dr.engine.keys import Keyring, new_key
 from twist_dr.engine.manifest import MANIFEST_NAME
+from twist_dr.engine.patience import patient
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.deletion import Deletion
 from twist_dr.engine.retention.ground import survey
@@ -68,7 +69,7 @@ def local(tmp_path: Path) -> Repository:
 
 
 def test_a_deleted_copy_leaves_nothing_and_the_others_everything(target: StorageTarget, tmp_path: Path) -> None:  # noqa: F811
-    repository = Repository(target, "erp", 60)
+    repository = Repository(patient(target, 60), "erp")
     old, new = made_up(KEYRING, 40), made_up(KEYRING, 1)
     for manifest in (old, new):
         store(repository, manifest, KEYRING, tmp_path)
@@ -88,7 +89,7 @@ def _put(repository: Repository, key: str, content: bytes, folder: Path) -> None
 
 
 def test_what_others_wrote_is_told_from_what_is_ours_wherever_it_lies(target: StorageTarget, tmp_path: Path) -> None:  # noqa: F811
-    repository, stranger = Repository(target, "erp", 60), new_key("k2")
+    repository, stranger = Repository(patient(target, 60), "erp"), new_key("k2")
     ours, theirs, none = (made_up(KEYRING, days).backup_id for days in (40, 30, 20))
     _put(repository, tombstone_key("erp", ours), _tombstone(ours).document("erp", KEYRING.primary), tmp_path)
     _put(repository, tombstone_key("erp", theirs), _tombstone(theirs).document("erp", stranger), tmp_path)

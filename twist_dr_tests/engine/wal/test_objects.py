@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.keys import Keyring, new_key
+from twist_dr.engine.patience import patient
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.objects import WalArchive, associated_data
@@ -23,7 +24,7 @@ from twist_dr_tests.engine.wal.wal_files import MB, NOON, ZSTD, Wal
 def archive(tmp_path: Path) -> WalArchive:
     target = LocalTarget("office", tmp_path / "office")
     target.prepare()
-    return WalArchive(target, "erp", patience=20)
+    return WalArchive(patient(target, 20), "erp")
 
 
 def store(
@@ -63,15 +64,14 @@ def test_a_stored_segment_is_listed_and_read_back(archive: WalArchive, any_wal: 
 
 def test_no_object_opens_under_another_name_application_or_cluster(archive: WalArchive, wal: Wal) -> None:
     key = store(archive, wal)
-    assert isinstance(archive.target, LocalTarget)
     for other in (
         key.replace(wal.segment(0).name, wal.segment(1).name),
         key.replace("erp/", "shop/"),
         key.replace(wal.identifier, "7000000000000000001"),
     ):
-        place = archive.target.path / other
+        place = Path(archive.target.location) / other
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(archive.target.path / key, place)
+        shutil.copyfile(Path(archive.target.location) / key, place)
         application, _, identifier, *_ = other.split("/")
         with pytest.raises(AuthenticationFailed, match=r"altered or moved.*add that key"):
             list(WalArchive(archive.target, application).read(identifier, other, KEYRING))
@@ -79,8 +79,7 @@ def test_no_object_opens_under_another_name_application_or_cluster(archive: WalA
 
 def test_altered_and_truncated_objects_are_refused(archive: WalArchive, wal: Wal) -> None:
     key = store(archive, wal)
-    assert isinstance(archive.target, LocalTarget)
-    path = archive.target.path / key
+    path = Path(archive.target.location) / key
     stored = path.read_bytes()
     for bad in (stored[:-1], stored[: len(stored) // 2], b"", stored[:-20] + b"\0" + stored[-19:], stored + b"\0"):
         path.write_bytes(bad)
@@ -120,8 +119,7 @@ def test_a_head_says_in_its_name_what_it_holds(archive: WalArchive, wal: Wal) ->
 
 def test_strangers_files_beside_archived_wal_harm_nothing(archive: WalArchive, wal: Wal) -> None:
     store(archive, wal)
-    assert isinstance(archive.target, LocalTarget)
-    folder = archive.target.path / f"erp/wal/{wal.identifier}"
+    folder = Path(archive.target.location) / f"erp/wal/{wal.identifier}"
     for name in (
         "readme",
         "notes.history.enc",

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.patience import patient
 from twist_dr.engine.progress import Report
 from twist_dr.engine.streams import Form
 from twist_dr.engine.wal.destinations import Destination
@@ -101,7 +102,7 @@ class Round:
                 "erp",
                 self.spool,
                 {
-                    name: Destination(WalArchive(target, "erp", self.patience), ZSTD)
+                    name: Destination(WalArchive(patient(target, self.patience), "erp"), ZSTD)
                     for name, target in self.targets.items()
                 },
                 self.keyring,
