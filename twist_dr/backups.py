@@ -5,20 +5,20 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from twist_dr.catalog import CatalogUnavailable, CopyState, SealedBackup
 from twist_dr.catalog.location import parse_location
-from twist_dr.engine.backup import CLUSTER_PART, BackupPlan
+from twist_dr.engine.backup import BackupPlan
 from twist_dr.engine.base.chain import require_chain
 from twist_dr.engine.base.server import INCREMENTAL_MAJOR
 from twist_dr.engine.base.take import BasePlan, BaseType, Parent
-from twist_dr.engine.configuration_backup import PART as CONFIGURATION_PART
 from twist_dr.engine.configuration_backup import ConfigurationPlan, HistoryFiles
 from twist_dr.engine.copies import BeforeSealed, StoredCopy, store_copy
-from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Label, Manifest, Part
+from twist_dr.engine.kinds import BASE, CONFIGURATION, KINDS
+from twist_dr.engine.manifest import MANIFEST_NAME, Label, Manifest, Part
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.processes import child_environment
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
@@ -36,36 +36,47 @@ AwaitWal = Callable[[StorageTarget, Manifest], None]
 
 
 def plan_backup(
+    app: Application, *, label: Label, reason: str, parts: Sequence[Part], targets: Mapping[str, Form]
+) -> BackupPlan:
+    """What to back up now, with what the last backup tells about its size."""
+    settings = app.settings
+    last = _comparable(app.catalog.latest(app.name, damaged=False), parts, targets)
+    return replace(
+        _plan(app, last, label=label, reason=reason, parts=parts, targets=targets),
+        django=django_application(settings) if "database" in parts else None,
+        media=settings.media,
+        proof=tools_proof(settings),
+        last_files=last.manifest.files if last else {},
+    )
+
+
+def _plan(
     app: Application,
+    last: SealedBackup | None,
     *,
     label: Label,
     reason: str,
     parts: Sequence[Part],
     targets: Mapping[str, Form],
 ) -> BackupPlan:
-    """What to back up now, with what the last backup tells about its size."""
+    """What plans of all kinds say. ``last``: the backup that tells how large this one will be."""
     settings = app.settings
-    last = _comparable(app.catalog.latest(app.name, damaged=False), parts, targets)
     return BackupPlan(
-        application=settings.application,
+        application=app.name,
         targets=targets,
         app_version=app_version(settings),
-        django=django_application(settings) if "database" in parts else None,
         git_revision=_git_revision(settings.django),
         label=label,
         reason=reason,
         who=app.actor.name,
         parts=parts,
-        media=settings.media,
         configuration=settings.configuration,
         client_tools=settings.database.client_tools,
         lock_timeout=settings.database.lock_timeout.total_seconds(),
-        proof=tools_proof(settings),
         compression_level=settings.backup.compression_level,
         compression_threads=settings.backup.compression_threads,
         last_stored_bytes=last.staged_bytes if last else None,
         last_plain_bytes={artifact.name: artifact.size for artifact in last.manifest.artifacts} if last else {},
-        last_files=last.manifest.files if last else {},
     )
 
 
@@ -85,7 +96,7 @@ def choose_parent(app: Application, *, wanted: BaseType, max_chain: int, targets
     """
     if wanted == "full":
         return ParentChoice(None)
-    newest = app.catalog.latest(app.name, kind="base")
+    newest = app.catalog.latest(app.name, kind=BASE.kind)
     base = newest.manifest.base if newest else None
     if newest is None or base is None:
         return ParentChoice(None, "there is none yet that it could build upon", wanted == "auto")
@@ -115,32 +126,21 @@ def plan_base_backup(
     """What base backup to take now. ``parent`` is what was fetched of the choice."""
     if choice.backup_id is not None and parent is None:
         choice = ParentChoice(None, f"no storage target gives the backup_manifest of {choice.backup_id}", False)
-    settings, catalog = app.settings, app.catalog
-    last = catalog.latest(app.name, kind="base")
+    last = app.catalog.latest(app.name, kind=BASE.kind)
     chain = last.manifest.base.chain if last and last.manifest.base else []
-    last_full = _comparable(catalog.backup(app.name, chain[0]), [CLUSTER_PART], targets) if chain else None
-    last_incremental = _comparable(last, [CLUSTER_PART], targets) if len(chain) > 1 else None
-    sizes = last_incremental if parent else last_full
+    last_full = _comparable(app.catalog.backup(app.name, chain[0]), BASE.parts, targets) if chain else None
+    last_incremental = _comparable(last, BASE.parts, targets) if len(chain) > 1 else None
+    plan = _plan(
+        app, last_incremental if parent else last_full, label=label, reason=reason, parts=BASE.parts, targets=targets
+    )
     return BasePlan(
-        application=settings.application,
-        targets=targets,
-        app_version=app_version(settings),
-        git_revision=_git_revision(settings.django),
-        label=label,
-        reason=reason,
-        who=app.actor.name,
-        parts=[CLUSTER_PART],
-        client_tools=settings.database.client_tools,
-        compression_level=settings.backup.compression_level,
-        compression_threads=settings.backup.compression_threads,
-        last_stored_bytes=last_incremental.staged_bytes if last_incremental else None,
+        **{**vars(plan), "last_stored_bytes": last_incremental.staged_bytes if last_incremental else None},
         last_full_bytes=last_full.staged_bytes if last_full else None,
-        last_plain_bytes={artifact.name: artifact.size for artifact in sizes.manifest.artifacts} if sizes else {},
         type=wanted,
         parent=parent,
         full_because=choice.because,
         full_is_expected=choice.expected,
-        checksums=settings.base.checksums,
+        checksums=app.settings.base.checksums,
     )
 
 
@@ -156,29 +156,16 @@ def plan_configuration_backup(
     contents: Mapping[str, object],
 ) -> ConfigurationPlan:
     """What configuration backup to take now. ``history`` and ``own_files`` are for those to find who know Dagster."""
-    settings, catalog = app.settings, app.catalog
     # Asked first: the answer brings the catalog's tables up to date, or says that it is not there.
-    last = _comparable(catalog.latest(settings.application, kind="configuration"), [CONFIGURATION_PART], targets)
+    last = _comparable(app.catalog.latest(app.name, kind=CONFIGURATION.kind), CONFIGURATION.parts, targets)
+    plan = _plan(app, last, label=label, reason=reason, parts=CONFIGURATION.parts, targets=targets)
     return ConfigurationPlan(
-        application=settings.application,
-        targets=targets,
-        app_version=app_version(settings),
-        git_revision=_git_revision(settings.django),
-        label=label,
-        reason=reason,
-        who=app.actor.name,
-        parts=[CONFIGURATION_PART],
-        configuration=settings.configuration,
-        client_tools=settings.database.client_tools,
-        compression_level=settings.backup.compression_level,
-        compression_threads=settings.backup.compression_threads,
-        last_stored_bytes=last.staged_bytes if last else None,
-        last_plain_bytes={artifact.name: artifact.size for artifact in last.manifest.artifacts} if last else {},
+        **vars(plan),
         own_files=[path for path in own_files if path.is_file()],
-        catalog=catalog_source(settings.catalog_url),
+        catalog=catalog_source(app.settings.catalog_url),
         history=history,
         history_missing=history_missing,
-        contents={"catalog": catalog.place, **contents},
+        contents={"catalog": app.catalog.place, **contents},
     )
 
 
@@ -219,16 +206,6 @@ def chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:
             remedy=f"choose among {', '.join(enabled)}, or write 'all' in targets",
         )
     return {name: enabled[name] for name in names}
-
-
-def copies_name(kind: Kind) -> str:
-    """What stands in the asset keys of copies: ``<application>/<this>/<target>``. It is the name of their step, too."""
-    return "copies" if kind == "full" else f"{kind}_copies"
-
-
-def backup_job(kind: Kind) -> str:
-    """The job that makes backups of a kind."""
-    return f"backup_{kind}"
 
 
 def needed_beside(manifest: Manifest, await_wal: AwaitWal) -> BeforeSealed:
@@ -332,7 +309,7 @@ class Copying:
         """Raise ``CopyFailed`` unless all were stored: partial is loud. Retryable when each failure may pass by itself."""
         if self._failures:
             told = " ".join(f"{name}: {clause_of(error)}" for name, error in sorted(self._failures.items()))
-            place = f"{self._manifest.application}/{copies_name(self._manifest.kind)}"
+            place = f"{self._manifest.application}/{KINDS[self._manifest.kind].copies}"
             keys = " or ".join(f"key:{place}/{name}" for name in sorted(self._failures))
             passing = all(isinstance(error, TwistDRError) and error.retryable for error in self._failures.values())
             raise (CopyFailedForNow if passing else CopyFailed)(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twist_dr.backups import backup_job
 from twist_dr.catalog import BackupRow, Catalog, CopyRow
+from twist_dr.engine.kinds import FULL, KINDS
 from twist_dr.engine.labels import SET_ASIDE
 from twist_dr.engine.manifest import Kind, Label, Manifest
 from twist_dr.engine.newest import Newest, anything, find_newest, with_database
@@ -50,14 +50,12 @@ def choose_newest(
             away[repository.target.name] = error
             report.warning(f"passed over {repository.target.name}: {error}")
     repositories = [repository for repository in repositories if repository.target.name not in away]
-    usable = anything
-    if kind == "full":
-        usable = with_database
-    elif kind == "base":
+    usable, physical = with_database if kind == FULL.kind else anything, KINDS[kind].physical
+    if physical:
         whole = {base.backup_id for base in find_bases(repositories, app.keyring, report)}
         usable = lambda manifest: manifest.backup_id in whole  # noqa: E731
     found = find_newest(repositories, app.keyring, kind, report, usable=usable, label=label)
-    chosen = found.chosen if found.chosen is not None and (kind != "base" or usable(found.chosen)) else None
+    chosen = found.chosen if found.chosen is not None and (not physical or usable(found.chosen)) else None
     found.away |= away
     if len(found.away) == len(names) == 1:
         raise next(iter(found.away.values()))
@@ -66,7 +64,7 @@ def choose_newest(
         *(_said_unauthentic(found, backup_id, rows, app.catalog) for backup_id in found.unauthentic),
         *(_said_lost(found, row, names, app.catalog) for row in rows.values() if _is_lost(row, found)),
     ]
-    if kind == "base":
+    if physical:
         missing += [
             f"{backup_id} is there, but not the whole chain that it builds upon."
             for backup_id in found.genuine
@@ -77,7 +75,7 @@ def choose_newest(
     if chosen is None:
         raise BackupNotFound(
             f"No storage target that answers holds a {kind} backup{_beside(found, label)}",
-            remedy=f"launch the job {backup_job(kind)} first",
+            remedy=f"launch the job {KINDS[kind].job} first",
         )
     if found.set_aside and label is None:
         report.info(f"passed over {few(found.set_aside)}, labelled {SET_ASIDE}: what a restore was about to replace")
@@ -166,5 +164,5 @@ def _said_lost(found: Newest, row: BackupRow, names: Sequence[str], catalog: Cat
     return (
         f"{row.backup_id}, taken {row.started_at:%Y-%m-%d %H:%M} UTC, is newer and was stored on {', '.join(gone)}, which "
         f"{'does' if len(gone) == 1 else 'do'} not hold it any more{also}, though nobody deleted it from here: find out who did, and make a "
-        f"new backup: dagster job execute -m twist_dr.definitions -j {backup_job(row.kind)}"
+        f"new backup: dagster job execute -m twist_dr.definitions -j {KINDS[row.kind].job}"
     )

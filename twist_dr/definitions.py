@@ -17,7 +17,7 @@ from twist_dr.automation.dead_runs import dead_runs_sensor
 from twist_dr.automation.schedules import schedules
 from twist_dr.automation.ship_wal import ship_wal_sensor
 from twist_dr.automation.watch import failed_runs_sensor, watch_sensor
-from twist_dr.jobs.backups import backup_base_job, backup_configuration_job, backup_jobs
+from twist_dr.jobs.backups import backup_job, verify_backup_job
 from twist_dr.jobs.cleanup import cleanup_job
 from twist_dr.jobs.drill import drill_job
 from twist_dr.jobs.restore import restore_job
@@ -36,15 +36,16 @@ def build_definitions(app: Application) -> dg.Definitions:
     settings = app.settings
     sources = external_assets(settings)
     full_backup = full_backup_asset(settings, sources)
-    copies = copies_asset(settings, full_backup.key)
+    copies = copies_asset(settings, full_backup.key, "full")
     verification = verification_asset(settings, sorted(copies.keys))
     configuration_backup = configuration_backup_asset(settings, sources)
     configuration_copies = copies_asset(settings, configuration_backup.key, "configuration")
     report = report_asset(settings)
     recovery = Recovery(app, sources[0].key) if settings.wal is not None else None
     jobs = [
-        *backup_jobs(settings, full_backup, copies, verification),
-        backup_configuration_job(settings, configuration_backup, configuration_copies),
+        backup_job(settings, "full", full_backup, copies),
+        verify_backup_job(settings, verification),
+        backup_job(settings, "configuration", configuration_backup, configuration_copies),
         restore_job(settings),
         undo_restore_job(settings),
         cleanup_job(settings),
@@ -91,7 +92,7 @@ class Recovery:
         base_backup = base_backup_asset(settings, database)
         base_copies = copies_asset(settings, base_backup.key, "base")
         self.assets = [wal_archive, base_backup, base_copies]
-        self.jobs = [ship_wal, backup_base_job(settings, base_backup, base_copies), restore_to_time_job(settings)]
+        self.jobs = [ship_wal, backup_job(settings, "base", base_backup, base_copies), restore_to_time_job(settings)]
         self.sensors = [ship_wal_sensor(app, ship_wal)]
 
 

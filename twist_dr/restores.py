@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from twist_dr.backups import Copying, clear_staging, plan_backup, record_sealed
 from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, RestoreRow
 from twist_dr.engine.backup import ALL_PARTS, take_full_backup
+from twist_dr.engine.kinds import FULL, KINDS
 from twist_dr.engine.labels import SET_ASIDE, is_meant, split_label
 from twist_dr.engine.manifest import Label, Part
 from twist_dr.engine.progress import Report
@@ -21,11 +22,6 @@ from twist_dr.settings import Application
 
 LATEST_VERIFIED = "latest-verified"
 LATEST = "latest"
-#: What to do with a backup that is none of a database's dump.
-_INSTEAD = {
-    "base": "recover from it with the job restore_to_time",
-    "configuration": "bring it back by hand into a new folder, with: twist-dr recover --backup ID --configuration-to FOLDER",
-}
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,10 @@ def choose_backup(app: Application, wanted: str, parts: tuple[Part, ...] | None,
             if not allow_unverified:
                 raise
             row = None
-    if row is not None and row.kind != "full":
+    if row is not None and row.kind != FULL.kind:
         raise RestoreRefused(
             f"{row.backup_id} is a {row.kind} backup, and this job restores full ones",
-            remedy=_INSTEAD.get(row.kind, "choose another one"),
+            remedy=KINDS[row.kind].instead,
         )
     verified = bool(row and row.last_verification and row.last_verification.verified)
     if not verified and not allow_unverified:

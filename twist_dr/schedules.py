@@ -9,6 +9,7 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from twist_dr.engine.kinds import BASE, KINDS
 from twist_dr.engine.manifest import Label
 from twist_dr.settings import Settings
 from twist_dr.settings.scheduling import FullSchedule, ScheduleKind
@@ -16,10 +17,8 @@ from twist_dr.settings.scheduling import FullSchedule, ScheduleKind
 if TYPE_CHECKING:
     from cronsim import CronSim
 
-_JOBS: dict[ScheduleKind, str] = {
-    "full": "backup_full",
-    "configuration": "backup_configuration",
-    "base": "backup_base",
+_JOBS: dict[str, str] = {
+    **{kind: spec.job for kind, spec in KINDS.items()},
     "drill": "drill",
     "scrub": "scrub",
 }
@@ -85,7 +84,7 @@ def entries(settings: Settings) -> list[Entry]:
         if isinstance(each, FullSchedule) and label is None and each is not by_calendar:
             label = "scheduled" if each.is_whole else "manual"
         found.append(Entry(kind, _JOBS[kind], each.cron, wanted.time_zone, each.own_name, label, each.told))
-    return found if settings.wal is not None else [each for each in found if each.job != "backup_base"]
+    return found if settings.wal is not None else [each for each in found if each.kind != BASE.kind]
 
 
 def media_differ(settings: Settings) -> bool:

@@ -24,6 +24,7 @@ from twist_dr.catalog import (
     TargetTestRow,
     WalFrontierRow,
 )
+from twist_dr.engine.kinds import BACKUP_JOBS, DATA_KINDS, FULL, KINDS
 from twist_dr.engine.labels import is_meant
 from twist_dr.engine.manifest import Kind, Part
 from twist_dr.engine.patience import bounded
@@ -37,7 +38,6 @@ from twist_dr.settings import Settings
 MARK = "alerts"
 #: The cause of the alert that tables lost rows.
 ROWS_LOST = "row_drop:full"
-KINDS: tuple[Kind, ...] = ("full", "base", "configuration")
 #: A clock may be so much ahead of another one.
 SKEW = timedelta(minutes=5)
 
@@ -46,16 +46,8 @@ _ATTEMPTS = 300
 _EACH_JOB = 12
 #: Those that write-ahead log, shipped in a run every minute, may have pushed out of the last runs.
 _JOBS = (
-    *(
-        "backup_full",
-        "backup_base",
-        "backup_configuration",
-        "verify_backup",
-        "restore",
-        "restore_to_time",
-        "undo_restore",
-    ),
-    *("cleanup", "scrub", "drill"),
+    *BACKUP_JOBS,
+    *("verify_backup", "restore", "restore_to_time", "undo_restore", "cleanup", "scrub", "drill"),
 )
 #: Full backups whose tables are compared.
 TABLES_OF = 4
@@ -347,7 +339,9 @@ def _checked(
     settings: Settings, catalog: Catalog, backups: Mapping[Kind, Sequence[BackupRow]], now: datetime
 ) -> dict[str, BackupRow]:
     """By target, the newest full or base backup with a checked copy there."""
-    restorable = sorted((*backups["full"], *backups["base"]), key=lambda row: row.started_at, reverse=True)
+    restorable = sorted(
+        (row for kind in DATA_KINDS for row in backups[kind]), key=lambda row: row.started_at, reverse=True
+    )
     found: dict[str, BackupRow] = {}
     for name in settings.enabled_targets:
         row = next((row for row in restorable if _holds(row, name)), None)
@@ -355,7 +349,7 @@ def _checked(
             older = catalog.backups(
                 application=settings.application, target=name, state="checked", until=now + SKEW, limit=_RECENT
             )
-            row = next((row for row in older if row.kind in ("full", "base") and _holds(row, name)), None)
+            row = next((row for row in older if row.kind in DATA_KINDS and _holds(row, name)), None)
         if row is not None:
             found[name] = row
     return found
@@ -398,7 +392,7 @@ def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
                 base = Base(facts.incremental, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain), counted)
             # What format 1.0 leaves open is nobody's: by that name a newer backup has none.
             rows = {name.label: rows for name, rows in manifest.rows.items() if name.schema}
-            return _Details(rows if row.kind == "full" else {}, base)
+            return _Details(rows if row.kind == FULL.kind else {}, base)
     return _Details({}, None)
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from twist_dr.alerts.daemon import why_silent
-from twist_dr.alerts.facts import KINDS, Facts
+from twist_dr.alerts.facts import Facts
 from twist_dr.alerts.rules_common import (
     Finding,
     by_media,
@@ -20,12 +20,11 @@ from twist_dr.alerts.rules_common import (
     what_failed,
 )
 from twist_dr.catalog import AttemptRow, BackupRow, CopyRow
-from twist_dr.engine.manifest import Kind
+from twist_dr.engine.kinds import BACKUP_JOBS, DATA_KINDS, KINDS
 from twist_dr.errors import CopyFailed, CopyFailedForNow
 from twist_dr.schedules import Entry, dues_before, entries, period
 from twist_dr.settings import Settings
 
-_JOBS = ("backup_full", "backup_base", "backup_configuration", "backup_tenants")
 _PARTIAL = (CopyFailed.code, CopyFailedForNow.code)
 _LONGEST_GRACE = timedelta(hours=6)
 _SHORTEST_GRACE = timedelta(minutes=10)
@@ -34,7 +33,7 @@ _SHORTEST_GRACE = timedelta(minutes=10)
 def failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """A backup job's last run failed or was killed; two due times in a row are critical."""
     told = set[str]()
-    for job in _JOBS:
+    for job in BACKUP_JOBS:
         for name, attempts in by_schedule(facts, settings, job):
             failed = failures(attempts)
             if not failed or failed[0].error_code in _PARTIAL or failed[0].run_id in told:
@@ -51,7 +50,7 @@ def failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
 def partial(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """The newest backup of a kind is not, checked, on every storage target that it is for."""
     for kind in KINDS:
-        job = f"backup_{kind}"
+        job = KINDS[kind].job
         lacked = set[str | None]()
         for end, rows in by_media(facts.settled(kind), settings):
             if lacking := _lacking(rows[0], settings) if rows else []:
@@ -110,7 +109,7 @@ def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
         if not lost or _is_waited_for(facts, entry, lost[-1], now):
             continue
         often = f" It was due {len(lost)} times since." if len(lost) > 1 else ""
-        important = entry.kind in ("full", "base") and entry.told.get("type", "full") == "full"
+        important = entry.kind in DATA_KINDS and entry.told.get("type", "full") == "full"
         yield Finding(
             f"missed:{entry.name}", "missed",
             ("critical" if len(lost) > 1 else "error") if important else "warning",
@@ -136,9 +135,9 @@ def _last_begun(facts: Facts, entry: Entry) -> datetime | None:
     attempts = [each for each in known if not each.who.startswith("schedule ") or each.who == entry.launcher]
     begun = [attempt.started_at for attempt in attempts]
     begun += [attempt.scheduled_for for attempt in attempts if attempt.scheduled_for is not None]
-    kind: Kind | None = next((kind for kind in KINDS if entry.job == f"backup_{kind}"), None)
     # A catalog that was rebuilt knows backups and no runs.
-    begun += [row.started_at for row in facts.backups.get(kind, ())[:1]] if kind and not known else []
+    if not known:
+        begun += [row.started_at for kind, rows in facts.backups.items() if kind == entry.kind for row in rows[:1]]
     return max(begun, default=None)
 
 
@@ -168,7 +167,7 @@ def verification_failed(facts: Facts, settings: Settings, now: datetime) -> Iter
         yield Finding(
             f"verification_failed:{kind}", "verification_failed", "error",
             f"{proof.backup_id}, restored from {proof.target}, is not what was recorded when it was taken: {shortened(some(proof.differences))}.",
-            f"Make a new backup and verify it: {launch(f'backup_{kind}')} && {launch('verify_backup')}. Keep the bad one until its cause is known.",
+            f"Make a new backup and verify it: {launch(KINDS[kind].job)} && {launch('verify_backup')}. Keep the bad one until its cause is known.",
             proof.run_id,
         )  # fmt: skip
     failed = failures(facts.attempts.get("verify_backup", ()))

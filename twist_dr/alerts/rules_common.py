@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from twist_dr.alerts.facts import Facts
 from twist_dr.catalog import AttemptRow, BackupRow
+from twist_dr.engine.kinds import FULL
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.severity import Severity
 from twist_dr.schedules import media_differ, several_of_a_job
@@ -56,8 +57,8 @@ def by_media(rows: Sequence[BackupRow], settings: Settings) -> Iterator[tuple[st
     if not media_differ(settings):
         yield "", rows
         return
-    yield "", [row for row in rows if row.kind != "full" or "media" in row.parts]
-    yield "_without_media", [row for row in rows if row.kind == "full" and "media" not in row.parts]
+    yield "", [row for row in rows if row.kind != FULL.kind or "media" in row.parts]
+    yield "_without_media", [row for row in rows if row.kind == FULL.kind and "media" not in row.parts]
 
 
 def failures(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median
 
-from twist_dr.alerts.facts import KINDS, ROWS_LOST, TABLES_OF, Facts
+from twist_dr.alerts.facts import ROWS_LOST, TABLES_OF, Facts
 from twist_dr.alerts.rules_common import Finding, by_media, by_schedule, human, some
 from twist_dr.catalog import BackupRow
+from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.labels import is_meant
 from twist_dr.engine.manifest import Kind
 from twist_dr.engine.progress import human_bytes

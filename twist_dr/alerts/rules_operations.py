@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from twist_dr.alerts.daemon import Daemon, installed_version
 from twist_dr.alerts.facts import Facts
 from twist_dr.alerts.rules_common import Finding, failures, in_a_row, launch, sentence, shortened, what_failed
+from twist_dr.engine.kinds import BACKUP_JOBS
 from twist_dr.engine.severity import Severity
 from twist_dr.errors import RestoreInterrupted
 from twist_dr.settings import Settings
@@ -20,10 +21,7 @@ _OTHERS_TELL = frozenset(
     (
         # By hand, by somebody who is told; what it should have brought is missed by the rules that look for it.
         "materialize",
-        "backup_full",
-        "backup_base",
-        "backup_configuration",
-        "backup_tenants",
+        *BACKUP_JOBS,
         "verify_backup",
         "ship_wal",
         *_RESTORE_JOBS,

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from twist_dr.alerts.facts import KINDS, Facts
+from twist_dr.alerts.facts import Facts
 from twist_dr.alerts.rules_common import Finding, human, launch, shortened, some
 from twist_dr.catalog import BackupRow, SpaceRow
+from twist_dr.engine.kinds import BACKUP_JOBS, DATA_KINDS, KINDS
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.severity import Severity
 from twist_dr.errors import CredentialsRefused, TargetFull
@@ -20,15 +21,7 @@ _SOON = timedelta(days=7)
 _TREND_OVER = timedelta(days=2)
 _TREND_SAMPLES = 3
 _OLD_SAMPLE = timedelta(days=7)
-_BUSY_JOBS = (
-    "backup_full",
-    "backup_base",
-    "backup_configuration",
-    "verify_backup",
-    "restore",
-    "restore_to_time",
-    "drill",
-)
+_BUSY_JOBS = (*BACKUP_JOBS, "verify_backup", "restore", "restore_to_time", "drill")
 
 
 def integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
@@ -155,7 +148,7 @@ def _evidence(facts: Facts, name: str) -> Iterator[Evidence]:
 
 def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """A target's newest checked copy is too old, while newer backups exist: it was left out, or its copies fail."""
-    newest = max((rows[0].started_at for kind in ("full", "base") if (rows := facts.settled(kind))), default=None)
+    newest = max((rows[0].started_at for kind in DATA_KINDS if (rows := facts.settled(kind))), default=None)
     for name, target in settings.enabled_targets.items():
         most = target.objective or settings.objectives.recovery_point
         held = facts.checked.get(name)

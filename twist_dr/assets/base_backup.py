@@ -14,6 +14,7 @@ from twist_dr.audit import note_key_use
 from twist_dr.backups import choose_parent, chosen_targets, plan_base_backup, record_sealed
 from twist_dr.engine.base.chain import fetched_parent
 from twist_dr.engine.base.take import take_base_backup
+from twist_dr.engine.kinds import BASE
 from twist_dr.engine.manifest import Label, Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
@@ -52,7 +53,7 @@ def base_backup_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
                 group_name="backups",
                 kinds={"postgres", "zstd"},
                 owners=[RUN_BACKUP],
-                freshness_policy=fresh_within(window_of(settings, "base")),
+                freshness_policy=fresh_within(window_of(settings, BASE)),
             )
         ],
         check_specs=[

@@ -8,8 +8,9 @@ from contextlib import ExitStack
 import dagster as dg
 
 from twist_dr.assets.freshness import fresh_within, window_of
-from twist_dr.backups import Copying, backup_job, clear_staging, copies_name, needed_beside
+from twist_dr.backups import Copying, clear_staging, needed_beside
 from twist_dr.engine.copies import StoredCopy, bring_back
+from twist_dr.engine.kinds import KINDS, KindSpec
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository, form_named
@@ -23,22 +24,21 @@ from twist_dr.storage.base import StorageTarget
 from twist_dr.wal import AwaitWal, Shipping
 
 
-def copies_asset(settings: Settings, backup: dg.AssetKey, kind: Kind = "full") -> dg.AssetsDefinition:
+def copies_asset(settings: Settings, backup: dg.AssetKey, of_kind: Kind) -> dg.AssetsDefinition:
     """One asset per enabled target, ``<application>/copies/<target>``, ``base_copies`` or ``configuration_copies``, made side by side in one step.
 
     Skippable, because a launch may choose some targets only; a target that failed fails the step all the same. A copy of a base backup is
     sealed only when its target also holds the chain that it builds upon, and the WAL up to its end.
     """
-    step = copies_name(kind)
-    names = {dg.AssetKey([settings.application, step, name]): name for name in settings.enabled_targets}
-    what = "backup" if kind == "full" else f"{kind} backup"
+    kind = KINDS[of_kind]
+    names = {dg.AssetKey([settings.application, kind.copies, name]): name for name in settings.enabled_targets}
 
     def spec(key: dg.AssetKey, name: str) -> dg.AssetSpec:
         target = settings.storage_targets[name]
         return dg.AssetSpec(
             key,
             deps=[backup],
-            description=f"The {what} on storage target {name} ({target.type}), stored as {_form(target.form, kind).name} and checked.",
+            description=f"The {kind.kind} backup on storage target {name} ({target.type}), stored as {_form(target.form, kind).name} and checked.",
             group_name="backups",
             kinds={"s3"} if target.type == "s3" else {"file"},
             owners=[RUN_BACKUP],
@@ -47,7 +47,7 @@ def copies_asset(settings: Settings, backup: dg.AssetKey, kind: Kind = "full") -
         )
 
     @dg.multi_asset(
-        name=step,
+        name=kind.copies,
         specs=[spec(key, name) for key, name in names.items()],
         check_specs=[
             dg.AssetCheckSpec(
@@ -73,7 +73,7 @@ def copies_asset(settings: Settings, backup: dg.AssetKey, kind: Kind = "full") -
             copying = Copying(app, manifest, report)
             with app.staging.using(manifest.backup_id) as folder, ExitStack() as stack:
                 needed = None
-                if kind == "base":
+                if kind.physical:
                     shipping = stack.enter_context(Shipping(app, report))
                     needed = needed_beside(manifest, AwaitWal(app.settings, shipping, report))
                 wanted = {name: (places[name], form) for name, form in forms.items()}
@@ -91,23 +91,23 @@ def copies_asset(settings: Settings, backup: dg.AssetKey, kind: Kind = "full") -
     return copies
 
 
-def _form(form: Form, kind: Kind) -> Form:
+def _form(form: Form, kind: KindSpec) -> Form:
     """The form of most artifacts: base and configuration backups are never stored unencrypted."""
-    return form if kind == "full" else form.confidential
+    return form.confidential if kind.always_encrypted else form
 
 
-def _backup_to_copy(run: dg.DagsterRun, app: Application, kind: Kind) -> tuple[str, bool]:
+def _backup_to_copy(run: dg.DagsterRun, app: Application, kind: KindSpec) -> tuple[str, bool]:
     """The backup of that kind which this run made, or the run that this one repeats, and True; else the newest, and False."""
-    newest = app.catalog.latest(app.name, kind=kind)
+    newest = app.catalog.latest(app.name, kind=kind.kind)
     for run_id in (run.run_id, run.parent_run_id, run.root_run_id):
         if run_id is None:
             continue
         # A run may make a backup of each kind; then what the catalog names may be the other one.
         for made in (app.catalog.backup_of_run(run_id), newest):
-            if made is not None and (made.kind, made.run_id) == (kind, run_id):
+            if made is not None and (made.kind, made.run_id) == (kind.kind, run_id):
                 return made.backup_id, True
     if newest is None:
-        raise BackupNotFound(f"There is no {kind} backup of {app.name} yet; launch the job {backup_job(kind)}.")
+        raise BackupNotFound(f"There is no {kind.kind} backup of {app.name} yet; launch the job {kind.job}.")
     return newest.backup_id, False
 
 
@@ -147,7 +147,7 @@ def _staged(app: Application, backup_id: str, repositories: Mapping[str, Reposit
             return manifest
     raise BackupNotFound(
         f"Neither staging nor any storage target holds {backup_id} whole; make a new backup with the job "
-        f"{backup_job(kind_of(backup_id))}."
+        f"{KINDS[kind_of(backup_id)].job}."
     )
 
 
@@ -165,7 +165,7 @@ def _materialization(
         metadata={
             "backup_id": in_words(manifest.backup_id),
             "location": in_words(target.location),
-            "form": in_words(_form(copy.form, manifest.kind).name),
+            "form": in_words(_form(copy.form, KINDS[manifest.kind]).name),
             "dagster/size_bytes": dg.MetadataValue.int(copy.bytes),
             "duration_seconds": dg.MetadataValue.float(copy.seconds),
             "ratio": dg.MetadataValue.float(round(manifest.plain_bytes / copy.bytes, 2)),

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from twist_dr.engine.manifest import Kind
+from twist_dr.engine.kinds import KindSpec
 from twist_dr.settings import Settings
 
 #: Dagster takes no shorter window.
@@ -20,10 +20,7 @@ def fresh_within(objective: timedelta) -> dg.FreshnessPolicy:
     return dg.FreshnessPolicy.time_window(fail_window=window, warn_window=warn if warn >= _SHORTEST else None)
 
 
-def window_of(settings: Settings, kind: Kind, target: str | None = None) -> timedelta:
+def window_of(settings: Settings, kind: KindSpec, target: str | None = None) -> timedelta:
     """How old the newest backup of a kind may be, or its copy on a target. Promises are made of full backups; the rest goes by its schedule."""
-    if kind == "full":
-        objective = settings.storage_targets[target].objective if target else None
-        return objective or settings.objectives.recovery_point
-    # A weekly base and a daily configuration backup, with a day to spare.
-    return timedelta(days=8) if kind == "base" else timedelta(days=2)
+    objective = settings.storage_targets[target].objective if target else None
+    return kind.max_age or objective or settings.objectives.recovery_point

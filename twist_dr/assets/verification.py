@@ -10,10 +10,10 @@ from pydantic import Field
 
 from twist_dr.assets.freshness import fresh_within
 from twist_dr.audit import note_key_use
-from twist_dr.backups import copies_name
 from twist_dr.catalog import Catalog
 from twist_dr.choosing import THERE, Choice, choose_newest, lacks, note_bad, summed_up
 from twist_dr.engine.configuration_check import check_configuration
+from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.labels import is_meant, split_label
 from twist_dr.engine.manifest import Kind, Manifest, kind_of
 from twist_dr.engine.postgres.scratch import scratch_base
@@ -100,18 +100,18 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 passed=result.verified,
                 metadata={"differences": in_list(result.differences or [result.unproven] * bool(result.unproven))},
             )
-            of_data = kind_of(backup_id) != "configuration"
+            kind = KINDS[kind_of(backup_id)]
             known = app.catalog.backup(app.name, backup_id)
             # A proof of what a restore was about to replace is none of a state that somebody would want back.
-            counts = of_data and (known is None or is_meant(known.label, None))
+            counts = kind.brings_data and (known is None or is_meant(known.label, None))
             if not result.verified:
-                if of_data:
+                if kind.brings_data:
                     yield check
                 raise VerificationFailed(
                     f"{result.backup_id} from {result.target} is NOT verified: {_some(result.differences) or result.unproven}. "
                     f"{_advice(result)} {summed_up(choice.missing)}".rstrip()
                 )
-            if of_data:
+            if kind.brings_data:
                 proven: dg.MaterializeResult[None] = dg.MaterializeResult(
                     asset_key=key, metadata=_metadata(result), check_results=[check]
                 )
@@ -123,7 +123,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 yield dg.AssetObservation(asset_key=read, metadata=_metadata(result))
             told = list(choice.missing)
             if corrupt:
-                place = f"{app.name}/{copies_name(kind_of(backup_id))}"
+                place = f"{app.name}/{kind.copies}"
                 keys = " or ".join(f"key:{place}/{name}" for name in corrupt)
                 told.insert(
                     0,
@@ -161,19 +161,19 @@ def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:
 def prove(app: Application, manifest: Manifest, repository: Repository, report: Report) -> VerificationResult:
     """A full backup is restored, a base backup recovered to the point whose rows it counted, a configuration backup read whole."""
     settings, keyring = app.settings, app.keyring
-    if manifest.kind == "configuration":
+    if not KINDS[manifest.kind].brings_data:
         repository.held(manifest)
         return check_configuration(
             manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
             scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=report,
         )  # fmt: skip
-    if manifest.kind != "base":
+    if not KINDS[manifest.kind].physical:
         return verify_backup(verification_plan(settings, app.cluster), manifest, repository, keyring, report)
     return rehearse(rehearsal_plan(settings), manifest, repository, keyring, report)
 
 
 #: What ``backup`` may name beside an id.
-_NEWEST: Mapping[str, Kind] = {"latest": "full", "latest-base": "base", "latest-configuration": "configuration"}
+_NEWEST: Mapping[str, Kind] = {each.latest: each.kind for each in KINDS.values()}
 
 
 def _chosen(app: Application, wanted: str, repositories: list[Repository], report: Report) -> Choice:

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from twist_dr.catalog import AttemptRow, CatalogUnavailable, SealedBackup
+from twist_dr.engine.kinds import BACKUP_JOBS, FULL
 from twist_dr.orchestration import RUN_BACKUP, without_secrets
 from twist_dr.proving import proof_is_due
 from twist_dr.runs import SCHEDULED_FOR
@@ -18,7 +19,6 @@ from twist_dr.settings import Application, ScheduleSettings
 #: What a sensor may launch.
 Job: TypeAlias = dg.JobDefinition | UnresolvedAssetJobDefinition
 
-_BACKUP_JOBS = ("backup_full", "backup_base", "backup_configuration")
 _VERIFY, _CLEANUP, _STATUS = "verify_backup", "cleanup", "status"
 #: Scheduled runs that are looked at: more than are launched in any night.
 _RECENT = 30
@@ -50,14 +50,14 @@ def _requests(app: Application, wanted: ScheduleSettings) -> Iterator[dg.RunRequ
     """Of the newest of each schedule at most: what an older one missed is made up for by it. Run keys keep a tick from asking twice."""
     catalog = app.catalog
     recent = catalog.attempts(app.name, scheduled=True, limit=_RECENT)
-    backups = [attempt for attempt in recent if attempt.job in _BACKUP_JOBS]
+    backups = [attempt for attempt in recent if attempt.job in BACKUP_JOBS]
     # The newest of each job: an older one that still counts as running is dead, and nobody has noted it yet.
     newest_of = {attempt.job: attempt for attempt in reversed(backups)}
     if any(attempt.state == "running" for attempt in newest_of.values()):
         return
     proving = False
     # Of each schedule the newest: one that takes no media does not stand for the one that does.
-    fulls = {each.who: each for each in reversed(backups) if each.job == "backup_full"} if wanted.verify else {}
+    fulls = {each.who: each for each in reversed(backups) if each.job == FULL.job} if wanted.verify else {}
     for full in fulls.values():
         made = catalog.backup_of_run(full.run_id)
         # One that some target lacks can be proven from those that have it.
@@ -72,7 +72,7 @@ def _requests(app: Application, wanted: ScheduleSettings) -> Iterator[dg.RunRequ
         if wanted.cleanup:
             yield _request(_CLEANUP, newest.run_id, {})
         cleanups = [each for each in recent if each.job == _CLEANUP and each.started_at > newest.started_at]
-        if newest.job == "backup_full" and ((cleanups and cleanups[0].state != "running") or not wanted.cleanup):
+        if newest.job == FULL.job and ((cleanups and cleanups[0].state != "running") or not wanted.cleanup):
             yield _request(_STATUS, newest.run_id, {})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from twist_dr.engine.kinds import KINDS
 from twist_dr.orchestration import RUN_BACKUP
 from twist_dr.runs import LABEL, SCHEDULED_FOR
 from twist_dr.schedules import Entry, entries, label_of
@@ -15,9 +16,7 @@ from twist_dr.settings import Settings
 
 #: The step of each job that is told what to do.
 _STEPS = {
-    "backup_full": "full_backup",
-    "backup_configuration": "configuration_backup",
-    "backup_base": "base_backup",
+    **{spec.job: spec.step for spec in KINDS.values()},
     "drill": "rehearse_recovery",
     "scrub": "read_again",
 }
@@ -53,5 +52,5 @@ def _schedule(entry: Entry) -> dg.ScheduleDefinition:
 def _run_config(entry: Entry, label: str) -> Mapping[str, Any]:
     """The run config of a scheduled run. Drills and scrubs have no label."""
     told = {name: ",".join(value) if isinstance(value, list) else value for name, value in entry.told.items()}
-    config = told if entry.kind in ("drill", "scrub") else {"label": label, **told}
+    config = {"label": label, **told} if entry.kind in KINDS else told
     return {"ops": {_STEPS[entry.job]: {"config": config}}} if config else {}

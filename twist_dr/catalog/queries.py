@@ -39,10 +39,10 @@ from twist_dr.catalog.rows import (
     VerificationRow,
     WalFrontierRow,
 )
+from twist_dr.engine.kinds import BASE, FULL
 from twist_dr.engine.labels import OF_NIGHTS, SET_ASIDE
 from twist_dr.engine.manifest import Label, Part
 
-_PARTS_OF_FULL: tuple[Part, ...] = ("database", "media", "configuration")
 #: Ids in one statement; SQLite takes 999 parameters in its oldest builds.
 _AT_ONCE = 500
 #: So many copies are found at once faster than by asking of each backup whether it has one.
@@ -175,7 +175,7 @@ def retention(connection: Connection, application: str, target: str) -> list[Ret
 
     There may be 100,000: what few have is read by itself, and what the driver gives is taken as it is.
     """
-    bases = select(Backup.backup_id, Backup.chain).where(Backup.application == application, Backup.kind == "base")
+    bases = select(Backup.backup_id, Backup.chain).where(Backup.application == application, Backup.kind == BASE.kind)
     chains = {backup_id: _chain(value) for backup_id, value in _driver_rows(connection, bases)}
     proofs = dict(
         _driver_rows(
@@ -186,8 +186,8 @@ def retention(connection: Connection, application: str, target: str) -> list[Ret
         )
     )
     # Those of the nights have all parts (``FullSchedule``), so of the many no row is read for this.
-    lacking = or_(*(not_(has_part(part)) for part in _PARTS_OF_FULL))
-    by_hand = (Backup.application == application, Backup.kind == "full", Backup.label.not_in(OF_NIGHTS))
+    lacking = or_(*(not_(has_part(part)) for part in FULL.parts))
+    by_hand = (Backup.application == application, Backup.kind == FULL.kind, Backup.label.not_in(OF_NIGHTS))
     partial = {
         backup_id for (backup_id,) in _driver_rows(connection, select(Backup.backup_id).where(*by_hand, lacking))
     }

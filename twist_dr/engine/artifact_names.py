@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
-_ARTIFACT = re.compile(
-    r"database\.dump|roles\.sql|extension-(?:rows\.(?:sql|json)|members\.dump)|(?:media|configuration|dagster)\.(?:tar|files\.jsonl)"  # full, configuration
-    r"|contents\.json|catalog\.(?:sqlite|dump)|dagster(?:-[0-9]{1,4})?\.dump"  # configuration
-    r"|base\.tar|[0-9]{1,10}\.tar|backup_manifest|server\.json"  # base; tablespaces go by their OIDs
-)
+from twist_dr.engine.kinds import KINDS
+
+_ARTIFACT = re.compile("|".join(each.artifacts for each in KINDS.values()))
 _STORED = re.compile(rf"manifest\.json|(?:{_ARTIFACT.pattern})(?:\.zst|\.gz)?(?:\.enc)?")
 
 

@@ -20,6 +20,7 @@ from twist_dr.engine.asking import Asking, VersionCommand
 from twist_dr.engine.django import DjangoApplication
 from twist_dr.engine.encryption import associated_data
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.kinds import BASE, FULL
 from twist_dr.engine.manifest import (
     FORMAT_VERSION,
     Artifact,
@@ -65,10 +66,7 @@ from twist_dr.errors import (
     SourceUnreadable,
 )
 
-#: Of a full backup.
-ALL_PARTS: tuple[Part, ...] = ("database", "media", "configuration")
-#: Of a base backup, which has no other.
-CLUSTER_PART: Part = "cluster"
+ALL_PARTS = FULL.parts
 
 #: Room for a first backup, when nothing says how well the data compresses: business data shrinks to a quarter and less.
 _FIRST_GUESS = 0.5
@@ -252,7 +250,7 @@ class Making:
             label=plan.label,
             reason=plan.reason,
             who=plan.who,
-            parts=[part for part in (*ALL_PARTS, CLUSTER_PART) if part in plan.parts and part not in self.absent],
+            parts=[part for part in (*ALL_PARTS, *BASE.parts) if part in plan.parts and part not in self.absent],
             started_at=self._started_at,
             snapshot_at=self.snapshot_at,
             finished_at=datetime.now(timezone.utc),

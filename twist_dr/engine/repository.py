@@ -20,8 +20,10 @@ from twist_dr.engine.manifest import (
     MOST_BYTES,
     Artifact,
     ArtifactForm,
+    Kind,
     Manifest,
     is_backup_id,
+    kind_of,
     open_manifest,
 )
 from twist_dr.engine.streams import Form, write_new
@@ -73,9 +75,9 @@ class Repository:
         rebuild = f"run: twist-dr catalog rebuild --from {self.target.name}"
         return emptied(self.target, self.application, held="backups", on_purpose=rebuild)
 
-    def latest(self, kind: str) -> str | None:
+    def latest(self, kind: Kind) -> str | None:
         """The newest id of a kind that has a manifest."""
-        ids = (backup_id for backup_id in reversed(self.backup_ids()) if f"-{kind}-" in backup_id)
+        ids = (backup_id for backup_id in reversed(self.backup_ids()) if kind_of(backup_id) == kind)
         return next((backup_id for backup_id in ids if self.has_manifest(backup_id)), None)
 
     def manifest_bytes(self, backup_id: str) -> bytes:

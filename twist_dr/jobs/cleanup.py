@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from twist_dr.backups import chosen_targets, copies_name
+from twist_dr.backups import chosen_targets
 from twist_dr.catalog import CatalogUnavailable
+from twist_dr.engine.kinds import FULL
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.errors import LaunchRefused, SettingsError, StorageError, TwistDRError
 from twist_dr.metadata import in_markdown
@@ -174,7 +175,7 @@ def _show(
 ) -> None:
     """On the run's page and the target's asset, at once: metadata of a step's output is lost when the step fails."""
     try:
-        context.log_event(dg.AssetObservation([application, copies_name("full"), name], metadata=metadata))
+        context.log_event(dg.AssetObservation([application, FULL.copies, name], metadata=metadata))
     except Exception as error:  # as with log lines: the orchestrator's storage is not what this depends on
         report.warning(f"the run's page lacks {', '.join(metadata)} of {name}: {error}")
 

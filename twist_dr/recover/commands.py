@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.kinds import BASE, CONFIGURATION
+from twist_dr.engine.manifest import Manifest, kind_of
 from twist_dr.engine.postgres.extension_members import KEPT
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.recovery.planning import RecoveryWish
@@ -109,8 +110,9 @@ def _list(repository: Repository, keyring: Keyring, json_wanted: bool) -> int:
 
 
 def _listed(found: list[Found], reaches: list[Reach]) -> str:
-    bases = [each for each in found if "-base-" in each.backup_id]
-    configuration = [each for each in found if "-configuration-" in each.backup_id]
+    bases, configuration = (
+        [each for each in found if kind_of(each.backup_id) == kind.kind] for kind in (BASE, CONFIGURATION)
+    )
     full = [each for each in found if each not in bases and each not in configuration]
     if not bases and not reaches and not configuration:
         return backup_table(full)

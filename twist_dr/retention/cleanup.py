@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import SpaceRow
+from twist_dr.engine.kinds import BASE, bases_of
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
@@ -79,7 +80,7 @@ class Retention:
         wal = replace(wal, doubts=(*wal.doubts, *([] if facts.wal_doubt else doubts)))
         going: set[Kind] = {each.backup.kind for each in plan.deleted}
         if wal.deleted:
-            going.add("base")
+            going.add(BASE.kind)
         if lacking := self._looking.unproven(going):
             plan = replace(plan, doubts=(*plan.doubts, unproven(lacking)))
         forbidden = dict.fromkeys(
@@ -275,8 +276,9 @@ class _Carrying:
         if facts.wal_doubt:
             self._report.warning(f"{name}: all WAL stays: {facts.wal_doubt}")
             return
-        if used := [f"{each} ({why})" for each, why in self._retention._looking.uses().items() if "-base-" in each]:
-            self._report.info(f"{name}: WAL stays this time, as it may be read: {used[0]}")
+        uses = self._retention._looking.uses()
+        if used := bases_of(uses):
+            self._report.info(f"{name}: WAL stays this time, as it may be read: {used[0]} ({uses[used[0]]})")
             return
         plan = self._retention._plan_wal(facts, self._recheck.plan(), self._planned.plan.made_at)
         # Before: what was allowed is not asked about again when this is cut short.

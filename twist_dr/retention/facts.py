@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import get_args
 
 from twist_dr.catalog import BackupRow, RetentionRow
+from twist_dr.engine.kinds import DATA_KINDS, KINDS, bases_of
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.engine.patience import patient
 from twist_dr.engine.repository import Repository
@@ -148,17 +148,16 @@ class Looking:
         if mark is None or not kinds:
             return []
         rebuilt = datetime.fromisoformat(mark["at"])
-        proven = {kind for kind in get_args(Kind) if self._is_proven(kind, rebuilt)}
+        proven = {kind for kind in KINDS if self._is_proven(kind, rebuilt)}
         # Nothing verifies configurations by itself: if theirs was waited for, every cleanup would wait for a person.
-        proven |= {"configuration"} if proven else set()
-        return [kind for kind in get_args(Kind) if kind in kinds and kind not in proven]
+        proven |= KINDS.keys() - DATA_KINDS if proven else set()
+        return [kind for kind in KINDS if kind in kinds and kind not in proven]
 
     def _is_proven(self, kind: Kind, rebuilt: datetime) -> bool:
-        if kind == "full":
-            # Mostly that of the newest; whoever verified an older one by hand is not to be told that he did not.
-            newest = self._app.catalog.latest_verified(self._app.name)
-            if newest is None or _verified_since(newest, rebuilt):
-                return newest is not None
+        # Mostly that of the newest; whoever verified an older one by hand is not to be told that he did not.
+        newest = self._app.catalog.latest_verified(self._app.name, kind)
+        if newest is None or _verified_since(newest, rebuilt):
+            return newest is not None
         return any(
             _verified_since(row, rebuilt) for row in self._app.catalog.backups(application=self._app.name, kind=kind)
         )
@@ -217,9 +216,9 @@ class Looking:
         for backup_id, manifest in staged.items():
             if backup_id not in ground.folders or not ground.folders[backup_id].sealed:
                 backups.append(_coming(backup_id, manifest))
-            if manifest is None and kind_of(backup_id) == "base":
+            if manifest is None and bases_of([backup_id]):
                 told = f"{backup_id} in staging cannot be read, and may build upon it"
-                in_use |= {each: told for each in ground.sealed if kind_of(each) == "base" and each not in in_use}
+                in_use |= {each: told for each in bases_of(ground.sealed) if each not in in_use}
         return backups, in_use
 
     def _add_wal(self, facts: Facts) -> None:
@@ -227,7 +226,7 @@ class Looking:
             backup_id, why = next(iter(facts.bases.unreadable.items()))
             facts.wal_doubt = f"the manifest of {backup_id} cannot be read, so nobody can tell what WAL it needs: {why}"
         coming = [each for key, each in facts.staged.items() if each is not None and key not in facts.bases.known]
-        if any(each is None and kind_of(key) == "base" for key, each in facts.staged.items()):
+        if bases_of(key for key, each in facts.staged.items() if each is None):
             facts.wal_doubt = (
                 facts.wal_doubt or "a base backup in staging cannot be read, so nobody can tell what WAL it needs"
             )

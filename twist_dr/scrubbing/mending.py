@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog.rows import CopyRow
+from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.manifest import kind_of
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
@@ -58,8 +59,8 @@ class Mender:
             # Recorded at once: whatever happens now, nobody takes this copy for good.
             self._record_corrupt(read, row)
         never_stored = row.state in ("failed", "pending")
-        if never_stored and kind_of(read.backup_id) == "base":
-            command = f"dagster asset materialize -m twist_dr.definitions --select 'key:{self._app.name}/base_copies/{read.target}'"
+        if never_stored and (kind := KINDS[kind_of(read.backup_id)]).physical:
+            command = f"dagster asset materialize -m twist_dr.definitions --select 'key:{self._app.name}/{kind.copies}/{read.target}'"
             return self._found(read, "never stored", f"A base backup needs its chain and WAL beside it; run: {command}")
         fetched = Fetched()
         try:

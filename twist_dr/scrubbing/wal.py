@@ -10,6 +10,7 @@ from functools import partial
 
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.emptied import emptied
+from twist_dr.engine.kinds import BASE
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.ground import survey_wal
@@ -114,7 +115,7 @@ class WalScrub:
         name = repository.target.name
         # Read now: the copies were read for hours, and a cleanup may have deleted some meanwhile, with their WAL.
         rows = self._app.catalog.retention_rows(self._app.name, name)
-        held = [row.backup_id for row in rows if row.kind == "base" and row.state in _THERE]
+        held = [row.backup_id for row in rows if row.kind == BASE.kind and row.state in _THERE]
         known = (self._app.catalog.backup(self._app.name, backup_id) for backup_id in held)
         bases = [
             BaseSummary.of(row.manifest)

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from twist_dr.engine.kinds import FULL
 from twist_dr.engine.manifest import Part
 from twist_dr.settings.values import Duration, Name, Section
 
@@ -86,7 +87,7 @@ class FullSchedule(Schedule):
 
 
 def _all(parts: Sequence[Part] | None) -> bool:
-    return parts is None or set(parts) == {"database", "media", "configuration"}
+    return parts is None or set(parts) == set(FULL.parts)
 
 
 class BaseSchedule(Schedule):

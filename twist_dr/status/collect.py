@@ -13,6 +13,7 @@ from twist_dr.alerts.points import set_aside
 from twist_dr.catalog import AttemptRow, BackupRow, Catalog, CatalogUnavailable
 from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.summaries import AttemptCount
+from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.manifest import Kind
 from twist_dr.proving import allowed_age, allowed_media_age
 from twist_dr.schedules import entries, next_due
@@ -39,7 +40,6 @@ from twist_dr.status.targets import target_statuses
 RATE_DAYS = 90
 #: Runs that are looked at for those that go on.
 _RECENT_RUNS = 50
-_KINDS: tuple[Kind, ...] = ("full", "base", "tenant", "configuration")
 #: A note of the catalog that cleanup leaves: see :func:`history_status`.
 HISTORY_MARK = "history"
 #: Jobs that run every minute, or only look: they would drown what the rate is to tell.
@@ -67,7 +67,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     application = settings.application
     # Runs first: a backup whose run ends between the two questions is seen whole.
     recent = catalog.attempts(application, limit=_RECENT_RUNS)
-    newest = {kind: _newest(catalog, application, kind, now) for kind in _KINDS}
+    newest = {kind: _newest(catalog, application, kind, now) for kind in KINDS}
     frontiers = {row.target: row for row in catalog.wal_frontiers(application)} if settings.wal else {}
     known = alert_facts(settings, catalog, now)
     counts = catalog.attempt_counts(application, now - timedelta(days=RATE_DAYS))

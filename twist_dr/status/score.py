@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
+from twist_dr.engine.kinds import DATA_KINDS
 from twist_dr.engine.labels import SET_ASIDE
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.severity import at_least
@@ -140,7 +141,7 @@ def _parts(facts: Facts) -> Iterator[ScorePart]:
         len(good) / len(enabled) if enabled else 0.0,
         f"{len(good)} of {len(enabled)} are good and have a copy in time",
     )
-    whole = [backup for backup in facts.backups if backup.kind in ("full", "base")]
+    whole = [backup for backup in facts.backups if backup.kind in DATA_KINDS]
     newest = max(whole, key=lambda backup: backup.started_at, default=None)
     if newest is None:
         yield _part("last backup", 0.0, "there is none")

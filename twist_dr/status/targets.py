@@ -11,12 +11,10 @@ from twist_dr.alerts.facts import Facts
 from twist_dr.alerts.rules_targets import last_use
 from twist_dr.catalog import Catalog, SpaceRow, WalFrontierRow
 from twist_dr.catalog.summaries import CopyCount
-from twist_dr.engine.manifest import Kind
+from twist_dr.engine.kinds import DATA_KINDS
 from twist_dr.settings import Settings
 from twist_dr.status.model import CLOCK_TOLERANCE, TargetStatus, WalStatus
 
-#: What the application can be brought back from.
-_WHOLE: tuple[Kind, ...] = ("full", "base")
 #: Backups whose copies tell how a target is.
 _RECENT = 20
 #: Over which growth is reckoned, and the least that it takes.
@@ -42,7 +40,7 @@ def _target(
     now: datetime,
 ) -> TargetStatus:
     target = settings.storage_targets[name]
-    newest = catalog.newest_checked(settings.application, name, kinds=_WHOLE, until=now + CLOCK_TOLERANCE)
+    newest = catalog.newest_checked(settings.application, name, kinds=DATA_KINDS, until=now + CLOCK_TOLERANCE)
     samples = catalog.space(name, since=now - _TREND)
     held = [counts[state] for state in ("stored", "checked") if state in counts]
     used = sum(each.stored_bytes for each in held)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from twist_dr.engine.backup import CLUSTER_PART, BackupPlan, Making, begin_backup, seal_backup
+from twist_dr.engine.backup import BackupPlan, Making, begin_backup, seal_backup
 from twist_dr.engine.base.backup_label import BackupLabel, ManifestTail, WalRange, read_label
 from twist_dr.engine.base.configuration import server_document
 from twist_dr.engine.base.program import BaseBackup, IncrementalRefused
@@ -22,6 +22,7 @@ from twist_dr.engine.base.server import INCREMENTAL_MAJOR, Server, base_tools, r
 from twist_dr.engine.base.tar_tap import TarTap
 from twist_dr.engine.chunks import read_chunks
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.kinds import BASE
 from twist_dr.engine.manifest import BaseFacts, Manifest
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
 from twist_dr.engine.postgres.lock_waits import watched_locks
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from twist_dr.engine.postgres.cluster import Connection
 
 BaseType = Literal["auto", "full", "incremental"]
+(_PART,) = BASE.parts
 
 BASE_TAR = "base.tar"
 BACKUP_MANIFEST = "backup_manifest"
@@ -215,8 +217,8 @@ class _Work(Making):
     def _stream(self, incremental: Path | None) -> None:
         """The one tar, in one pass; its backup_manifest becomes an artifact of its own as well."""
         with (
-            self.artifact(BASE_TAR, CLUSTER_PART) as write,
-            self.artifact(BACKUP_MANIFEST, CLUSTER_PART, quiet=True) as write_manifest,
+            self.artifact(BASE_TAR, _PART) as write,
+            self.artifact(BACKUP_MANIFEST, _PART, quiet=True) as write_manifest,
         ):
             tap = self._tap(write_manifest)
             for chunk in self._program.stream(incremental):
@@ -238,7 +240,7 @@ class _Work(Making):
             tap = self._tap() if name == BASE_TAR else None
             with (
                 open(plain / name, "rb", buffering=0) as file,
-                self.artifact(name, CLUSTER_PART, quiet=name == BACKUP_MANIFEST) as write,
+                self.artifact(name, _PART, quiet=name == BACKUP_MANIFEST) as write,
             ):
                 for chunk in read_chunks(file):
                     write(chunk)
@@ -271,7 +273,7 @@ class _Work(Making):
     # -- facts and rows ------------------------------------------------------------------------------------------------------
 
     def _note_server(self, connection: Connection) -> None:
-        with self.artifact(SERVER_DOCUMENT, CLUSTER_PART, quiet=True) as write:
+        with self.artifact(SERVER_DOCUMENT, _PART, quiet=True) as write:
             write(server_document(self._cluster, connection, self._server.tablespaces, self.warn))
         facts = with_surroundings(read_facts(connection, self._client_version), self._cluster)
         if not facts.system_identifier:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import (
     count_rows,
@@ -52,7 +53,7 @@ def compare_database(
     assert facts is not None
     found = Comparison()
     with named_errors("to compare the restored database"):
-        counts = _count(connection, report, unlogged=manifest.kind != "base" and not facts.in_recovery)
+        counts = _count(connection, report, unlogged=not KINDS[manifest.kind].physical and not facts.in_recovery)
         _compare_rows(manifest.rows, counts, found)
         objects = query(connection, "SELECT count(*) FROM pg_largeobject_metadata")[0][0]
         if objects != manifest.large_objects:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.kinds import bases_of
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
@@ -23,7 +24,7 @@ def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Rep
     found: dict[str, BaseSummary] = {}
     for repository in repositories:
         try:
-            ids = [backup_id for backup_id in repository.backup_ids() if "-base-" in backup_id]
+            ids = bases_of(repository.backup_ids())
         except StorageError as error:
             report.warning(f"passed over {repository.target.name}: {error}")
             continue

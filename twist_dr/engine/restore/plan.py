@@ -10,6 +10,7 @@ from typing import Literal
 
 from twist_dr.engine.django import DjangoApplication
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.kinds import FULL
 from twist_dr.engine.manifest import Part
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.cutover import Surroundings
@@ -29,7 +30,7 @@ class RestoreWish:
 
     backup_id: str
     mode: Mode = "plan"
-    parts: Sequence[Part] = ("database", "media", "configuration")
+    parts: Sequence[Part] = FULL.parts
     tables: Sequence[str] = ()
     run_migrations: bool = True
     reason: str = ""

@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from itertools import pairwise
 from statistics import median_low
 
+from twist_dr.engine.kinds import FULL, KINDS
 from twist_dr.engine.manifest import Kind
 from twist_dr.engine.retention.model import Doubt
 from twist_dr.engine.retention.policy import local_day, span
@@ -106,7 +107,7 @@ def unproven(kinds: Sequence[Kind]) -> Doubt:
 
 def _verifying(kind: Kind) -> str:
     """The job that verifies one of a kind."""
-    return "verify_backup" if kind == "full" else f"verify_backup with backup: latest-{kind}"
+    return "verify_backup" if kind == FULL.kind else f"verify_backup with backup: {KINDS[kind].latest}"
 
 
 def _utc(moment: datetime) -> str:

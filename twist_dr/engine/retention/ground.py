@@ -14,6 +14,7 @@ from itertools import islice
 from twist_dr.engine.artifact_names import is_stored_name
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.kinds import bases_of
 from twist_dr.engine.manifest import MANIFEST_NAME, is_backup_id
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.model import ClusterWal, WalBase
@@ -120,12 +121,11 @@ class Bases:
 def read_bases(repository: Repository, backup_ids: Iterable[str], keyring: Keyring) -> Bases:
     """Read those of the ids that are base backups, one at a time. Raises storage errors."""
     known, unreadable = {}, {}
-    for backup_id in backup_ids:
-        if "-base-" in backup_id:
-            try:
-                known[backup_id] = BaseSummary.of(repository.manifest(backup_id, keyring))
-            except (BackupError, EncryptionError) as error:
-                unreadable[backup_id] = str(error)
+    for backup_id in bases_of(backup_ids):
+        try:
+            known[backup_id] = BaseSummary.of(repository.manifest(backup_id, keyring))
+        except (BackupError, EncryptionError) as error:
+            unreadable[backup_id] = str(error)
     return Bases(known, unreadable)
 
 

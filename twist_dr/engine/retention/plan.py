@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from twist_dr.engine.collector import paused_collector
+from twist_dr.engine.kinds import BASE
 from twist_dr.engine.labels import BEFORE_A_CHANGE, OF_NIGHTS
 from twist_dr.engine.retention.doubts import TOLERANCE, set_back, set_forward, too_much
 from twist_dr.engine.retention.model import INTACT, BackupFacts, Decision, Doubt, Hold, Policy, TargetPlan
@@ -234,7 +235,7 @@ def _window(
     """The base from which the window's first second is reached, and the one that will take its place."""
     if window is None:
         return {}
-    bases = [backup for backup in newest_first if backup.kind == "base" and backup.state != "pending"]
+    bases = [backup for backup in newest_first if backup.kind == BASE.kind and backup.state != "pending"]
     before = [backup for backup in bases if now - backup.usable_from >= window]
     after = [backup for backup in bases if now - backup.usable_from < window]
     first = next((backup for backup in before if backup.id in good), next(iter(before), None))
