@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -67,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     init.add_argument("application", help="the application's name: lower-case letters, digits and '_'")
     init.add_argument("--folder", type=Path, default=Path(), help="where to write (default: here)")
+    init.add_argument(
+        "--django",
+        metavar="COMMAND",
+        help='how to call manage.py, as in "python manage.py": it is asked for database, media and version, and the settings are filled in',
+    )
     init.set_defaults(run=_init)
 
     doctor = commands.add_parser("doctor", help="check all that a first night would trip over, and say how to mend it")
@@ -125,13 +131,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> None:
-    from twist_dr.init import write_initial_files
+    from twist_dr.init import EXAMPLES, ROLES_FILE, ask_django, write_initial_files
 
-    for path in write_initial_files(options.folder, application=options.application):
-        print(f"wrote {path}")
+    found = ask_django(options.django, Path()) if options.django else None
+    for path in write_initial_files(options.folder, application=options.application, found=found):
+        if path.parent.name != EXAMPLES:
+            print(f"wrote {path}")
+    print(f"wrote {options.folder / EXAMPLES}: files of run config")
+    here = shlex.quote(str(options.folder.absolute() / "environment"))
+    first = "fill in twist-dr.yaml and environment"
+    if found is not None:
+        for note in found.notes:
+            print(f"note: {note}", file=sys.stderr)
+        first = f"look through twist-dr.yaml, run {ROLES_FILE} as a superuser, name a storage target that is far from this machine"
     print(
-        "\nNext: fill in twist-dr.yaml and environment, keep a copy of keyring.yaml where neither this machine nor a storage target\n"
-        "can take it along when it goes, then run: . ./environment && twist-dr doctor"
+        f"\nNext: {first}, keep a copy of keyring.yaml where neither this machine nor a storage target\n"
+        f"can take it along when it goes, then run: . {here} && twist-dr doctor"
     )
 
 

@@ -22,7 +22,7 @@ from twist_dr.redaction import quoting
 
 _ASK_SECONDS = 120.0
 #: What our programs say to us begins so: shell itself (Django 5.2), settings and apps may print lines of their own.
-_MARKER = "twist-dr says: "
+MARKER = "twist-dr says: "
 
 #: What libpq, dj-database-url, django-environ and SQLAlchemy (with its +driver) call PostgreSQL.
 #: Names that are kept of an application's settings, and characters of each: more than any has.
@@ -125,7 +125,7 @@ order = {{}}
 for leaf in loader.graph.leaf_nodes():
     order.update(dict.fromkeys(loader.graph.forwards_plan(leaf)))
 print()
-print({_MARKER!r} + json.dumps({{
+print({MARKER!r} + json.dumps({{
     "migrations": sorted(loader.disk_migrations),
     "replaces": [[key, migration.replaces] for key, migration in loader.disk_migrations.items() if migration.replaces],
     "order": list(order),
@@ -149,8 +149,7 @@ def read_code(
 
     One child process, about half a second. Raises ``ProcessFailed``, ``SettingsError``.
     """
-    answer: dict[str, Any] = {}
-    _shell(application, _READ_CODE, environment or {}, answer.update, lambda line: None, seconds=seconds)
+    answer = ask(application, _READ_CODE, environment or {}, seconds=seconds)
     migrations: dict[str, list[str]] = {}
     for app, name in answer["migrations"]:
         migrations.setdefault(app, []).append(name)
@@ -170,6 +169,15 @@ def _facts(answer: Mapping[str, Any]) -> DjangoFacts:
     }
     installed = [app[:_LONGEST_NAME] for app in answer["installed_apps"][:_MOST_NAMES]]
     return DjangoFacts.model_validate({**answer, "installed_apps": installed, "databases": databases})
+
+
+def ask(
+    application: DjangoApplication, program: str, environment: Mapping[str, str], *, seconds: float = _ASK_SECONDS
+) -> dict[str, Any]:
+    """What a program says in ``manage.py shell``: it prints :data:`MARKER` and JSON. Raises ``ProcessFailed``, ``SettingsError``."""
+    answer: dict[str, Any] = {}
+    _shell(application, program, environment, answer.update, lambda line: None, seconds=seconds)
+    return answer
 
 
 def _migration(pair: Sequence[str]) -> Migration:
@@ -192,7 +200,7 @@ with connection.cursor() as cursor:
     )
     role, may_create, foreign = cursor.fetchone()
 print()
-print({_MARKER!r} + json.dumps({{"role": role, "may_create": may_create, "foreign": foreign}}), flush=True)
+print({MARKER!r} + json.dumps({{"role": role, "may_create": may_create, "foreign": foreign}}), flush=True)
 """
 
 
@@ -207,9 +215,7 @@ class Rights:
 
 def read_rights(application: DjangoApplication) -> Rights:
     """Ask the database that the application uses now. Raises ``ProcessFailed``, also where that is not PostgreSQL, and ``SettingsError``."""
-    answer: dict[str, Any] = {}
-    _shell(application, _READ_RIGHTS, {}, answer.update, lambda line: None, seconds=_ASK_SECONDS)
-    return Rights(**answer)
+    return Rights(**ask(application, _READ_RIGHTS, {}))
 
 
 # -- going forward ----------------------------------------------------------------------------------------------------
@@ -227,7 +233,7 @@ with connection.cursor() as cursor:
 connection.close()
 others = {{alias: str(connections[alias].settings_dict["NAME"]) for alias in connections if alias != "default"}}
 print()
-print({_MARKER!r} + json.dumps({{"database": found, "others": others}}), flush=True)
+print({MARKER!r} + json.dumps({{"database": found, "others": others}}), flush=True)
 if found != expected:
     sys.exit(1)
 call_command("migrate", "--no-input", "--database", "default", skip_checks=False)
@@ -287,9 +293,9 @@ def _shell(
 
     def listen(line: str) -> None:
         nonlocal heard
-        if line.startswith(_MARKER):
+        if line.startswith(MARKER):
             heard = True
-            hear(json.loads(line.removeprefix(_MARKER)))
+            hear(json.loads(line.removeprefix(MARKER)))
         elif line:
             on_line(quoting(line))
 
