@@ -20,7 +20,7 @@ ui: $(VENV)/.demo ## the same application in the Dagster web page, on http://127
 
 test: $(VENV)/.test servers ## everything: style, types, tests against real PostgreSQL and S3 servers
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m twist_dr_tests.in_memory $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test ## style and types
 	$(BIN)/ruff format --check .

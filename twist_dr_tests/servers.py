@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -19,9 +18,16 @@ from urllib.parse import quote
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.sessions import APPLYING, LOOKING
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, socket_folder, unprivileged
+from twist_dr.engine.postgres.unprivileged import (
+    give_tree,
+    reachable_base,
+    reachable_tools,
+    socket_folder,
+    unprivileged,
+)
 from twist_dr.engine.processes import Child, run
 from twist_dr.errors import DatabaseUnreachable
+from twist_dr_tests.templates import Templates, initdb
 
 
 def _connect_as_the_application(connect: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,9 +51,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+#: Where new clusters are copied from. The demo and what else keeps its cluster has none.
+templates: Templates | None = None
+
+
 class PostgresServer:
     """A running server whose cluster lies in ``folder``, made there at the first start.
 
+    ``options`` are initdb's. ``data``: a data directory of another's to begin from, with its superuser's ``password``.
     A context manager: leaving stops it, and removes the cluster unless ``keep``.
     """
 
@@ -58,48 +69,62 @@ class PostgresServer:
         *,
         port: int | None = None,
         settings: dict[str, str] | None = None,
-        initdb: Sequence[str] = (),
+        options: Sequence[str] = (),
         keep: bool = False,
         over_socket: bool = False,
+        data: Path | None = None,
+        password: str = "",
     ) -> None:
         self._keep = keep
         self._over_socket = over_socket
-        self._initdb = initdb
         user, group = unprivileged()
         self.base = reachable_base(folder, user)
         self.tools = reachable_tools(tools, self.base, user)
         self.major = tools.major
         self.port = port or free_port()
-        self._data, self._password = self.base / "data", self.base / "superuser.password"
+        self.data, self._password = self.base / "data", self.base / "superuser.password"
         self._run_as = {"user": user, "group": group}
         self._sockets = socket_folder(self.base)
-        for path in (self._data, self._sockets):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if user is not None:
-                os.chown(path, user, group or -1)
-        if not (self._data / "PG_VERSION").exists():
-            self._make()
+        self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if user is not None:
+            os.chown(self._sockets, user, group or -1)
+        if data is not None:
+            self._take_over(data, password)
+        elif not (self.data / "PG_VERSION").exists():
+            make = initdb if templates is None else templates.copy
+            make(self.tools, self.base, options)
         self.start(settings or {})
 
-    def start(self, settings: dict[str, str]) -> None:
-        """Start the server of a cluster that is there; after :meth:`crash` or :meth:`stop`."""
-        arguments: list[str | Path] = [self.tools.program("postgres"), "-D", self._data, "-p", str(self.port)]
+    @property
+    def password(self) -> str:
+        """The superuser's."""
+        return self._password.read_text()
+
+    def start(self, settings: dict[str, str] | None = None) -> None:
+        """Start the server of a cluster that is there; after :meth:`crash` or :meth:`stop`. With the settings that it had, or these alone."""
+        self._settings = self._settings if settings is None else settings
+        arguments: list[str | Path] = [self.tools.program("postgres"), "-D", self.data, "-p", str(self.port)]
         for name, value in {
             "unix_socket_directories": str(self._sockets),
             "listen_addresses": "127.0.0.1",
-            **settings,
+            **self._settings,
         }.items():
             arguments += ["-c", f"{name}={value}"]
-        self._child = Child(arguments, environment={"LC_ALL": "C"}, folder=self._data, **self._run_as)
+        self._child = Child(arguments, environment={"LC_ALL": "C"}, folder=self.data, **self._run_as)
         try:
             self._wait()
         except BaseException:
             self.close()
             raise
 
+    def restart(self, **settings: str) -> None:
+        """Stop and start it, with these settings beside those that it had."""
+        self.stop()
+        self.start({**self._settings, **settings})
+
     def url(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
         """A connection URL, as the superuser unless told otherwise: over TCP, or the server's socket if it was made so."""
-        word = self._password.read_text() if password is None else password
+        word = self.password if password is None else password
         host = quote(str(self._sockets), safe="") if self._over_socket else "127.0.0.1"
         return f"postgresql://{quote(user)}:{quote(word)}@{host}:{self.port}/{quote(database, safe='')}"
 
@@ -146,17 +171,13 @@ class PostgresServer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _make(self) -> None:
+    def _take_over(self, data: Path, password: str) -> None:
+        if data != self.data:
+            shutil.move(data, self.data)
         self._password.touch(mode=0o600)
-        self._password.write_text(secrets.token_urlsafe(16))
-        if self._run_as["user"] is not None:
-            os.chown(self._password, self._run_as["user"], self._run_as["group"] or -1)
-        arguments: list[str | Path] = [
-            self.tools.program("initdb"), f"--pgdata={self._data}", "--username=postgres", f"--pwfile={self._password}",
-            "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
-            *self._initdb,
-        ]  # fmt: skip
-        run(arguments, environment={"LC_ALL": "C"}, folder=self._data, **self._run_as)
+        self._password.write_text(password)
+        if (user := self._run_as["user"]) is not None:
+            give_tree(self.data, user, self._run_as["group"] or -1)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 60
@@ -171,29 +192,13 @@ class PostgresServer:
 
 def standby_of(server: PostgresServer, folder: Path, *, settings: dict[str, str]) -> PostgresServer:
     """A running standby, removed when it is closed."""
-    standby = PostgresServer(server.tools, folder, settings={"fsync": "off"})
-    standby.stop()
-    data = standby.base / "data"
-    owner = data.stat()
-    shutil.rmtree(data)
+    data = folder / "copied"
+    folder.mkdir()
     run(
-        [
-            server.tools.program("pg_basebackup"),
-            f"--pgdata={data}",
-            "--wal-method=stream",
-            "--checkpoint=fast",
-            "--no-sync",
-        ],
+        [server.tools.program("pg_basebackup"), f"--pgdata={data}", "--wal-method=stream", "--checkpoint=fast", "--no-sync"],
         environment=server.cluster().environment(),
-    )
+    )  # fmt: skip
     (data / "standby.signal").touch()
-    host = server.cluster().parameters
     with (data / "postgresql.auto.conf").open("a") as file:
-        file.write(
-            f"primary_conninfo = 'host=127.0.0.1 port={server.port} user=postgres password={host['password']}'\n"
-        )
-    for path in (data, *data.rglob("*")):
-        os.chown(path, owner.st_uid, owner.st_gid)
-    (standby.base / "superuser.password").write_text(host["password"])
-    standby.start(settings)
-    return standby
+        file.write(f"primary_conninfo = 'host=127.0.0.1 port={server.port} user=postgres password={server.password}'\n")
+    return PostgresServer(server.tools, folder, settings=settings, data=data, password=server.password)

@@ -835,7 +835,7 @@ def named(findings: list[Finding], check: str, words: str) -> Finding:
 def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_gone(tmp_path: Path) -> None:
     settings = {"fsync": "off", "summarize_wal": "on"}
     with PostgresServer(
-        TOOLS[max(TOOLS)], tmp_path / "server", settings=settings, initdb=["--data-checksums"]
+        TOOLS[max(TOOLS)], tmp_path / "server", settings=settings, options=["--data-checksums"]
     ) as server:
         (tmp_path / "site").mkdir()
         site = make_site(server, tmp_path / "site")

@@ -29,7 +29,6 @@ class WalSite:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "media").mkdir()
         self.server = server
-        self.server_settings: dict[str, str] = {}
         self.site = Site(folder, server.url(), folder / "media")
         self.site.set(wal={"interval_seconds": 5, "follow_seconds": 0.2, **wal}, verification={})
         self._log = folder / "receiver.log"

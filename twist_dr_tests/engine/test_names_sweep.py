@@ -29,9 +29,10 @@ from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.base.clusters import Bases
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.recovery.material import Material
-from twist_dr_tests.engine.recovery.primary import MB, Primary, archives_of
+from twist_dr_tests.engine.recovery.world import archives_of
 from twist_dr_tests.engine.test_names import DATABASES, TABLES, make
 from twist_dr_tests.engine.test_verification import taken, verified
+from twist_dr_tests.primaries import MB, Primary
 from twist_dr_tests.servers import PostgresServer
 
 PIECES = [
@@ -114,11 +115,11 @@ def test_a_database_of_any_name_is_recovered_to_a_point(major: int, open_folder:
     primary = Primary(TOOLS[major], open_folder / "primary")
     try:
         database = DATABASES[0]
-        with primary.server.cluster().connect() as connection:
+        with primary.cluster().connect() as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-        made = make(primary.server.cluster(database), TABLES)
+        made = make(primary.cluster(database), TABLES)
         bases = Bases(open_folder)
-        manifest = bases.take(primary.server.cluster(database))
+        manifest = bases.take(primary.cluster(database))
         assert manifest.rows == made and manifest.base is not None and manifest.base.restore_point
         primary.archived()
         Material(open_folder, primary.tools, archives_of(primary).identifier, MB, []).ship(primary.archive)

@@ -36,7 +36,7 @@ SMALL = ["--wal-segsize=1"]
 @pytest.fixture(scope="module")
 def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     folder: Path = tmp_path_factory.mktemp("primary")
-    with PostgresServer(TOOLS[max(TOOLS)], folder, settings={"fsync": "off"}, initdb=SMALL) as server:
+    with PostgresServer(TOOLS[max(TOOLS)], folder, settings={"fsync": "off"}, options=SMALL) as server:
         yield server
 
 
@@ -197,7 +197,7 @@ def test_a_gap_of_the_cluster_before_is_none_of_the_new_one(gapped: tuple[WalSit
     site, wal = gapped
     site.ship(faultless=False)
     assert recorded_gaps(site)["archive"]
-    with PostgresServer(TOOLS[min(TOOLS)], tmp_path / "anew", settings={"fsync": "off"}, initdb=SMALL) as server:
+    with PostgresServer(TOOLS[min(TOOLS)], tmp_path / "anew", settings={"fsync": "off"}, options=SMALL) as server:
         site.point_at(server)
         (tmp_path / "newer").mkdir()
         newer = make_wal(server, tmp_path / "newer", 1)

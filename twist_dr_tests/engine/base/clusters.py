@@ -14,7 +14,6 @@ from twist_dr.engine.base.take import BasePlan, take_base_backup
 from twist_dr.engine.copies import store_copy
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.unprivileged import unprivileged
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
@@ -95,12 +94,8 @@ def verify(server: PostgresServer, data: Path) -> str:
 
 def started(source: PostgresServer, data: Path, **settings: str) -> PostgresServer:
     """A server on a data directory that came out of a base backup of ``source``."""
-    base = data.parent
-    user, group = unprivileged()
-    shutil.copyfile(source.base / "superuser.password", base / "superuser.password")
-    if user is not None:
-        for path in [base, *base.rglob("*")]:
-            os.chown(path, user, group or -1, follow_symlinks=False)
-        os.chown(base, 0, -1)
-        base.chmod(0o711)
-    return PostgresServer(source.tools, base, settings={"fsync": "off", **settings})
+    # What was unpacked into it is reached through it.
+    data.parent.chmod(0o711)
+    return PostgresServer(
+        source.tools, data.parent, settings={"fsync": "off", **settings}, data=data, password=source.password
+    )

@@ -41,6 +41,7 @@ from twist_dr.errors import (
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.base.clusters import PLAIN, Bases, started, verify
 from twist_dr_tests.engine.helpers import KEYRING, next_line, python, runs, wait_until
+from twist_dr_tests.primaries import Primary
 from twist_dr_tests.servers import PostgresServer
 
 
@@ -50,27 +51,19 @@ def bases(open_folder: Path) -> Bases:
 
 
 @pytest.fixture(scope="module", params=sorted(TOOLS, reverse=True), ids=lambda major: f"pg{major}")
-def archiving(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
-    """A server that archives its WAL into the folder ``archive`` beside its data."""
+def archiving(request: pytest.FixtureRequest) -> Iterator[Primary]:
+    """A server with segments as they usually are, and checksums where its version has them by itself."""
     folder = Path(tempfile.mkdtemp(prefix="twist-dr-archiving-"))
     folder.chmod(0o755)
-    archive = folder / "archive"
-    archive.mkdir()
-    archive.chmod(0o777)
-    settings = {
-        "fsync": "off",
-        "archive_mode": "on",
-        "archive_command": f"cp %p {archive}/%f.new && mv {archive}/%f.new {archive}/%f",
-    }
-    if request.param >= 17:
-        settings["summarize_wal"] = "on"
-    with PostgresServer(TOOLS[request.param], folder, settings=settings) as running:
+    with Primary(
+        TOOLS[request.param], folder, segment_mb=16, checksums=False, max_prepared_transactions="0"
+    ) as running:
         yield running
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def erp(archiving: PostgresServer) -> Cluster:
+def erp(archiving: Primary) -> Cluster:
     """A database with a table that holds rows."""
     cluster = archiving.create_database("erp")
     with cluster.connect() as connection:
@@ -79,11 +72,11 @@ def erp(archiving: PostgresServer) -> Cluster:
     return cluster
 
 
-def recovered(server: PostgresServer, data: Path, point: str) -> PostgresServer:
+def recovered(server: Primary, data: Path, point: str) -> PostgresServer:
     """A server that replayed the archive up to a restore point and stands there."""
     (data / "recovery.signal").touch()
     return started(
-        server, data, archive_mode="off", restore_command=f"cp {server.base}/archive/%f %p",
+        server, data, archive_mode="off", restore_command=f"cp {server.archive}/%f %p",
         recovery_target_name=point, recovery_target_action="pause",
     )  # fmt: skip
 
@@ -94,7 +87,7 @@ def count(cluster: Cluster, table: str = "invoice") -> int:
 
 
 def test_what_comes_back_out_of_the_artifacts_is_what_postgresql_verifies(
-    archiving: PostgresServer, erp: Cluster, bases: Bases
+    archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:
     manifest = bases.take(erp)
     assert verify(archiving, bases.unpack(manifest, "restored")) == ""
@@ -119,7 +112,7 @@ def test_base_backups_are_encrypted_even_for_a_target_that_asks_for_none(erp: Cl
 
 
 def test_the_recorded_rows_and_checksums_are_exactly_those_at_the_restore_point_while_others_write(
-    archiving: PostgresServer, erp: Cluster, bases: Bases
+    archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:
     with writing(erp, sessions=3):
         manifest = bases.take(erp, checksums=True)
@@ -144,7 +137,7 @@ def test_the_recorded_rows_and_checksums_are_exactly_those_at_the_restore_point_
 
 
 def test_a_commit_that_is_in_the_log_and_not_yet_seen_is_never_miscounted(
-    archiving: PostgresServer, erp: Cluster, bases: Bases, monkeypatch: pytest.MonkeyPatch
+    archiving: Primary, erp: Cluster, bases: Bases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A commit that waits for a standby is in the WAL before the restore point, and in no snapshot: a recovery would have its row."""
     monkeypatch.setattr(restore_point, "_SECONDS", 0.5)
@@ -172,7 +165,7 @@ def test_an_unlogged_table_is_not_counted_and_named(erp: Cluster, bases: Bases) 
 
 
 def test_a_role_that_may_not_make_restore_points_is_told_and_the_base_is_good(
-    archiving: PostgresServer, erp: Cluster, bases: Bases
+    archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:
     with role(archiving, "replicator", "REPLICATION") as cluster:
         manifest = bases.take(cluster)
@@ -183,7 +176,7 @@ def test_a_role_that_may_not_make_restore_points_is_told_and_the_base_is_good(
 
 
 def test_grants_in_the_maintenance_database_outlive_every_restore_and_are_enough(
-    archiving: PostgresServer, erp: Cluster, bases: Bases
+    archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:
     rights = "REPLICATION BYPASSRLS IN ROLE pg_read_all_data, pg_monitor"
     functions = "pg_create_restore_point(text), pg_switch_wal()"
@@ -211,7 +204,7 @@ def _about_grants(cluster: Cluster) -> list[Finding]:
     return [each for each in findings if "GRANT EXECUTE" in (each.remedy or "")]
 
 
-def test_server_json_says_what_the_files_do_not(archiving: PostgresServer, erp: Cluster, bases: Bases) -> None:
+def test_server_json_says_what_the_files_do_not(archiving: Primary, erp: Cluster, bases: Bases) -> None:
     manifest = bases.take(erp)
     document = json.loads(bases.repository.read_small(manifest, "server.json", KEYRING))
     settings = {each["name"]: each["setting"] for each in document["settings"]}
@@ -236,7 +229,7 @@ def test_configuration_files_outside_the_data_directory_are_recorded(
     ]
 
 
-def test_a_tablespace_becomes_a_tar_of_its_own(archiving: PostgresServer, erp: Cluster, bases: Bases) -> None:
+def test_a_tablespace_becomes_a_tar_of_its_own(archiving: Primary, erp: Cluster, bases: Bases) -> None:
     with tablespace(archiving, bases.folder / "far") as oid:
         with erp.connect() as connection:
             connection.execute("CREATE TABLE archive TABLESPACE far AS SELECT generate_series(1, 5000) AS id")
@@ -279,7 +272,7 @@ def test_a_copy_whose_target_lacks_the_log_is_no_backup_and_goes_on_later(
 
 
 def test_an_incremental_base_holds_what_changed_and_combines_with_its_parent(
-    archiving: PostgresServer, erp: Cluster, bases: Bases
+    archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:
     if archiving.major < 17:
         pytest.skip("incremental base backups came with version 17")
@@ -302,7 +295,7 @@ def test_an_incremental_base_holds_what_changed_and_combines_with_its_parent(
 
 
 def test_without_the_summaries_that_the_parent_needs_a_full_one_is_taken_and_said(
-    archiving: PostgresServer, erp: Cluster, bases: Bases
+    archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:
     if archiving.major < 17:
         pytest.skip("incremental base backups came with version 17")
@@ -333,7 +326,7 @@ def test_a_server_that_does_not_summarize_its_wal_gives_a_full_one(newest_server
     assert bases.take(cluster, type="auto", parent=parent).warnings == []
 
 
-def test_a_parent_of_another_cluster_is_not_built_upon(archiving: PostgresServer, erp: Cluster, bases: Bases) -> None:
+def test_a_parent_of_another_cluster_is_not_built_upon(archiving: Primary, erp: Cluster, bases: Bases) -> None:
     if archiving.major < 17:
         pytest.skip("incremental base backups came with version 17")
     with PostgresServer(archiving.tools, bases.folder / "other", settings={"fsync": "off"}) as other:
@@ -347,7 +340,7 @@ def test_a_parent_of_another_cluster_is_not_built_upon(archiving: PostgresServer
 
 
 def test_a_standby_can_be_the_source_and_that_no_rows_are_recorded_is_said(
-    archiving: PostgresServer, erp: Cluster, bases: Bases
+    archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:
     data = bases.unpack(bases.take(erp), "standby")
     (data / "standby.signal").touch()
@@ -363,7 +356,7 @@ def test_a_standby_can_be_the_source_and_that_no_rows_are_recorded_is_said(
 
 
 def test_a_role_without_the_right_to_replicate_is_refused_with_the_remedy(
-    archiving: PostgresServer, erp: Cluster, bases: Bases
+    archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:
     with (
         role(archiving, "auditor") as cluster,

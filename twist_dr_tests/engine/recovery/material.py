@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,12 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-import psycopg
-
 from twist_dr.engine.manifest import MANIFEST_NAME, Artifact, BaseFacts, KeyName, Manifest, PostgresFacts
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
-from twist_dr.engine.processes import run
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.plan import RecoveryPlan, make_plan
@@ -25,165 +20,26 @@ from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.streams import Form
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.names import Segment, format_lsn, kind_of, parse_lsn, timeline_of
+from twist_dr.engine.wal.names import format_lsn, kind_of, timeline_of
 from twist_dr.engine.wal.objects import HISTORY_FORM, WalArchive, associated_data
 from twist_dr.engine.wal.packing import pack
 from twist_dr.storage.local import LocalTarget
-from twist_dr_tests.engine.helpers import KEY, KEYRING, wait_until
-from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.engine.helpers import KEY, KEYRING
+from twist_dr_tests.primaries import MB, Primary, Row
 
-MB = 1 << 20
 FORM = Form("zstd", True)
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row that was committed: its COMMIT record lies in ``[before, after)``; ``at`` is the time that the record bears."""
-
-    number: int
-    xid: int
-    before: int
-    after: int
-    at: datetime
-
-
-class Primary(PostgresServer):
-    """A server that archives into a folder; begun from ``data``, a data directory, when one is given."""
-
-    def __init__(
-        self,
-        tools: Tools,
-        folder: Path,
-        *,
-        segment_mb: int = 1,
-        data: Path | None = None,
-        **settings: str,
-    ) -> None:
-        self._segment_mb = segment_mb
-        user, group = unprivileged()
-        base = reachable_base(folder, user)
-        #: PostgreSQL puts its WAL here.
-        self.archive = archive = base / "archive"
-        archive.mkdir(mode=0o700)
-        if user is not None:
-            os.chown(archive, user, group or -1)
-        if data is not None:
-            shutil.move(data, base / "data")
-            (base / "superuser.password").write_text("not a secret")
-        super().__init__(
-            tools, folder,
-            settings={
-                "fsync": "off", "archive_mode": "on", "autovacuum": "off", "track_commit_timestamp": "on",
-                "max_prepared_transactions": "5",
-                "archive_command": f"test -e {archive}/%f || (cp %p {archive}/%f.new && mv {archive}/%f.new {archive}/%f)",
-                **settings,
-            },
-        )  # fmt: skip
-        with self.cluster().connect() as connection:
-            if data is None:
-                connection.execute("CREATE TABLE log (number int, filling text)")
-                connection.execute("ALTER TABLE log ALTER filling SET STORAGE EXTERNAL")
-            ((self.identifier,),) = connection.execute(
-                "SELECT system_identifier::text FROM pg_control_system()"
-            ).fetchall()
-
-    def _make(self) -> None:
-        self._password.touch(mode=0o600)
-        self._password.write_text("not a secret")
-        user, group = unprivileged()
-        if user is not None:
-            os.chown(self._password, user, group or -1)
-        run(
-            [
-                self.tools.program("initdb"), f"--pgdata={self._data}", "--username=postgres", f"--pwfile={self._password}",
-                "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
-                f"--wal-segsize={self._segment_mb}",
-            ],
-            environment={"LC_ALL": "C"}, folder=self._data, user=user, group=group,
-        )  # fmt: skip
-
-    # -- the story -------------------------------------------------------------------------------------------------
-
-    def one(self, statement: str) -> str:
-        with self.cluster().connect() as connection:
-            row = connection.execute(statement).fetchone()
-            return str(row[0]) if row else ""
-
-    def write(self, numbers: Sequence[int], filling: int = 100) -> list[Row]:
-        """Rows of so many bytes, each in a transaction of its own."""
-        rows = []
-        with self.cluster().connect() as connection:
-            for number in numbers:
-                with connection.transaction():
-                    before = self._insert_lsn(connection)
-                    text = "repeat(md5(random()::text), %s)"
-                    connection.execute(f"INSERT INTO log SELECT %s, {text}", (number, max(1, filling // 32)))
-                    xid = connection.execute("SELECT pg_current_xact_id()::text").fetchone()[0]  # type: ignore[index]
-                after = self._insert_lsn(connection)
-                at = connection.execute("SELECT pg_xact_commit_timestamp(%s::xid)", (xid,)).fetchone()[0]  # type: ignore[index]
-                rows.append(Row(number, int(xid), before, after, at.astimezone(timezone.utc)))
-        return rows
-
-    def _insert_lsn(self, connection: psycopg.Connection) -> int:
-        return parse_lsn(connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()[0])  # type: ignore[index]
-
-    def fill(self, segments: int) -> None:
-        """So many segments of WAL, in which no transaction ends but one."""
-        with self.cluster().connect() as connection:
-            for _ in range(segments):
-                connection.execute(
-                    "SELECT pg_logical_emit_message(false, 'fill', repeat('x', %s))", (self._segment_mb * MB * 9 // 10,)
-                )
-                connection.execute("SELECT pg_switch_wal()")
-
-    def point(self, name: str) -> int:
-        """A restore point; where its record ends."""
-        return parse_lsn(self.one(f"SELECT pg_create_restore_point('{name}')"))
-
-    def base_backup(self, backup_id: str) -> Manifest:
-        """The facts of a base backup that begins and ends here; nothing is copied."""
-        with self.cluster().connect() as connection:
-            started = datetime.now(timezone.utc)
-            start = connection.execute("SELECT pg_backup_start('test', true)::text").fetchone()[0]  # type: ignore[index]
-            stop = connection.execute("SELECT lsn::text FROM pg_backup_stop(false)").fetchone()[0]  # type: ignore[index]
-            timeline = connection.execute("SELECT timeline_id FROM pg_control_checkpoint()").fetchone()[0]  # type: ignore[index]
-        return base_manifest(
-            backup_id,
-            self.identifier,
-            timeline,
-            start,
-            stop,
-            started,
-            datetime.now(timezone.utc),
-            self._segment_mb * MB,
-            self.major,
-        )
-
-    def copy_of_data(self, to: Path) -> Path:
-        """A real base backup without WAL in the folder ``to``, which its server's user owns."""
-        user, group = unprivileged()
-        to.mkdir(mode=0o700)
-        if user is not None:
-            os.chown(to, user, group or -1)
-        run(
-            [self.tools.program("pg_basebackup"), "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-D", to, "-X", "none", "-c", "fast", "--no-sync"],
-            environment={"PGPASSWORD": "not a secret", "LC_ALL": "C"}, folder=to, user=user, group=group,
-        )  # fmt: skip
-        return to
-
-    def archived(self) -> str:
-        """Wait until all that was written is archived; the name of the last segment."""
-        self.one("SELECT pg_logical_emit_message(false, 'test', 'something to switch')")
-        name = self.one("SELECT pg_walfile_name(pg_switch_wal())")
-        wait_until((self.archive / name).exists, f"{name} to be archived", 30)
-        return name
-
-    def open_segment(self) -> tuple[Path, Segment, int]:
-        """The open segment's file, its name, and how far it is written."""
-        lsn = parse_lsn(self.one("SELECT pg_current_wal_flush_lsn()"))
-        timeline = int(self.one("SELECT timeline_id FROM pg_control_checkpoint()"))
-        segment = Segment.holding(timeline, lsn, self._segment_mb * MB)
-        return self._data / "pg_wal" / segment.name, segment, lsn - segment.start
+def facts_of_base(primary: Primary, backup_id: str) -> Manifest:
+    """The facts of a base backup that begins and ends here; nothing is copied."""
+    with primary.cluster().connect() as connection:
+        started = datetime.now(timezone.utc)
+        start = connection.execute("SELECT pg_backup_start('test', true)::text").fetchone()[0]  # type: ignore[index]
+        stop = connection.execute("SELECT lsn::text FROM pg_backup_stop(false)").fetchone()[0]  # type: ignore[index]
+        timeline = connection.execute("SELECT timeline_id FROM pg_control_checkpoint()").fetchone()[0]  # type: ignore[index]
+    stopped = datetime.now(timezone.utc)
+    size = primary.segment_mb * MB
+    return base_manifest(backup_id, primary.identifier, timeline, start, stop, started, stopped, size, primary.major)
 
 
 def base_manifest(

@@ -20,7 +20,8 @@ from twist_dr.errors import Cancelled, WalMissing
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
-from twist_dr_tests.engine.recovery.material import MB, Material, Primary
+from twist_dr_tests.engine.recovery.material import Material
+from twist_dr_tests.primaries import MB, Primary
 
 
 class Pair:
@@ -28,7 +29,7 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         with Primary(TOOLS[max(TOOLS)], folder / "server") as primary:
-            primary.write(range(5), 400_000)
+            primary.record(range(5), 400_000)
             primary.archived()
             self.material = Material(folder / "archive", primary.tools, primary.identifier)
             self.material.folder.mkdir()

@@ -13,7 +13,8 @@ from twist_dr.engine.repository import Repository
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
-from twist_dr_tests.engine.recovery.material import MB, Material, base_manifest
+from twist_dr_tests.engine.recovery.material import Material, base_manifest
+from twist_dr_tests.primaries import MB
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
 OLD, NEW = "7000000000000000001", "7700000000000000001"

@@ -13,7 +13,8 @@ from twist_dr.engine.recovery.lineage import stop_of
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment
 from twist_dr_tests.conftest import TOOLS
-from twist_dr_tests.engine.recovery.material import MB, Material, Primary
+from twist_dr_tests.engine.recovery.material import Material, facts_of_base
+from twist_dr_tests.primaries import MB, Primary
 
 IDS = [f"20261121T0{hour}0000Z-base-000{hour}" for hour in range(3)]
 
@@ -25,8 +26,8 @@ class Days:
         with Primary(TOOLS[max(TOOLS)], folder / "server") as primary:
             bases = []
             for backup_id in IDS:
-                bases.append(primary.base_backup(backup_id))
-                self.rows = primary.write([1])
+                bases.append(facts_of_base(primary, backup_id))
+                self.rows = primary.record([1])
                 primary.fill(4)
             primary.archived()
             self.material = Material(folder / "archive", primary.tools, primary.identifier, bases=bases)

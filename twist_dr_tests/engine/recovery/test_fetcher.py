@@ -19,7 +19,8 @@ from twist_dr.engine.recovery.restore_command import RESTORE_COMMAND
 from twist_dr.engine.recovery.tablespace_guard import across, created_tablespaces, edges
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.engine.wal.names import Segment
-from twist_dr_tests.engine.recovery.primary import MB, PlainArchives, World, archives_of
+from twist_dr_tests.engine.recovery.world import PlainArchives, World, archives_of
+from twist_dr_tests.primaries import MB
 
 
 class Asked:

@@ -19,7 +19,8 @@ from twist_dr.engine.recovery.untar import Owner, untar
 from twist_dr.errors import ArchiveInvalid, RecoveryFailed
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
-from twist_dr_tests.engine.recovery.primary import Base, Primary, archives_of, plan_of, rows
+from twist_dr_tests.engine.recovery.world import Base, archives_of, plan_of, rows
+from twist_dr_tests.primaries import Primary
 
 
 def spaced_primary(major: int, folder: Path) -> Primary:
@@ -52,7 +53,7 @@ def live_files(primary: Primary) -> dict[str, tuple[int, int]]:
 def test_tablespaces_get_places_of_their_own_and_the_live_ones_are_not_touched(
     spaced: Primary, open_folder: Path
 ) -> None:
-    base = spaced.base_backup("with-space")
+    base = Base(spaced, "with-space")
     spaced.sql("INSERT INTO elsewhere SELECT 0, 'z' FROM generate_series(1, 100)")
     point = spaced.mark()
     spaced.write(1)
@@ -80,11 +81,11 @@ class Chain:
 
     def __init__(self, primary: Primary) -> None:
         self.primary = primary
-        self.bases = [primary.base_backup("chain-0")]
+        self.bases = [Base(primary, "chain-0")]
         for number in (1, 2):
             primary.write(100)
             primary.sql(f"UPDATE elsewhere SET t = 'changed {number}' WHERE id % 7 = {number}")
-            self.bases.append(primary.base_backup(f"chain-{number}", self.bases[-1]))
+            self.bases.append(Base(primary, f"chain-{number}", self.bases[-1]))
         primary.write(5)
         self.point = primary.mark()
         self.expected = primary.one(_SUM)

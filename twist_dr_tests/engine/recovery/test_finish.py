@@ -13,7 +13,7 @@ from twist_dr.engine.recovery.finish import finish_cluster, leave_for_pg_ctl
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.errors import RecoveryFailed
 from twist_dr_tests.engine.helpers import KEYRING
-from twist_dr_tests.engine.recovery.primary import World, archives_of
+from twist_dr_tests.engine.recovery.world import Base, World, archives_of
 from twist_dr_tests.servers import free_port
 
 
@@ -21,7 +21,7 @@ def test_a_finished_cluster_starts_with_pg_ctl_and_has_the_planned_rows(world: W
     world.primary.sql("ALTER SYSTEM SET archive_command = 'touch /nowhere/%f'")
     world.primary.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
     world.primary.sql("ALTER SYSTEM SET work_mem = '7MB'")
-    base = world.primary.base_backup(f"settings-{open_folder.name}")
+    base = Base(world.primary, f"settings-{open_folder.name}")
     world.primary.sql("ALTER SYSTEM RESET ALL")
     world.primary.write(10)
     point = world.primary.mark()
@@ -42,7 +42,7 @@ def test_a_finished_cluster_starts_with_pg_ctl_and_has_the_planned_rows(world: W
             world.tools.program("psql"), "-h", open_folder / "s", "-p", str(started), "-U", "postgres", "-At",
             "-c", "SELECT count(*) FROM log; SHOW archive_mode; SHOW archive_command; SHOW work_mem",
         ]  # fmt: skip
-        said = run(psql, environment={"PGPASSWORD": "not a secret"}).decode().split("\n")
+        said = run(psql, environment={"PGPASSWORD": world.primary.password}).decode().split("\n")
         assert said[:4] == [str(point.rows), "off", "(disabled)", "7MB"]
     finally:
         run(

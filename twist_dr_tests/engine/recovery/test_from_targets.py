@@ -21,7 +21,8 @@ from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.base.clusters import Bases
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.recovery.material import Material
-from twist_dr_tests.engine.recovery.primary import MB, Primary, archives_of, rows
+from twist_dr_tests.engine.recovery.world import archives_of, rows
+from twist_dr_tests.primaries import MB, Primary
 
 
 class Stored:
@@ -31,7 +32,7 @@ class Stored:
         self.folder = folder
         self.primary = Primary(TOOLS[major], folder / "primary")
         self.primary.write(30)
-        self.base = Bases(folder).take(self.primary.server.cluster())
+        self.base = Bases(folder).take(self.primary.cluster())
         self.primary.write(2000)
         self.here = self.primary.mark()
         self.primary.write(20)

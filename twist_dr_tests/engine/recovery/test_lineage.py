@@ -15,7 +15,8 @@ from twist_dr.engine.wal.names import Segment, format_lsn
 from twist_dr.errors import RecoveryPointInvalid, WalConflict
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import wait_until
-from twist_dr_tests.engine.recovery.material import MB, Material, Primary, Row, between, ended
+from twist_dr_tests.engine.recovery.material import Material, between, ended, facts_of_base
+from twist_dr_tests.primaries import MB, Primary, Row
 
 FIRST, SECOND = "20261121T020000Z-base-0001", "20261121T030000Z-base-0002"
 
@@ -25,15 +26,15 @@ class Branches:
 
     def __init__(self, major: int, folder: Path) -> None:
         with Primary(TOOLS[major], folder / "one") as one:
-            self.rows: list[Row] = one.write(range(5))
+            self.rows: list[Row] = one.record(range(5))
             copy = one.copy_of_data(one.base / "copy")
-            bases = [one.base_backup(FIRST)]
-            self.rows += one.write(range(5, 15), 200_000)
+            bases = [facts_of_base(one, FIRST)]
+            self.rows += one.record(range(5, 15), 200_000)
             self.left = self.rows[14].after
-            self.rows += one.write(range(15, 20), 300_000)
+            self.rows += one.record(range(15, 20), 300_000)
             self.point = one.point("given_up")
             one.archived()
-            self.rows += one.write([20])
+            self.rows += one.record([20])
             source, segment, written = one.open_segment()
             self.material = Material(folder / "archive", one.tools, one.identifier, bases=bases)
             self.material.folder.mkdir()
@@ -45,14 +46,14 @@ class Branches:
             archive = one.base / "archive"
             (kept / "recovery.signal").touch()
             with Primary(
-                TOOLS[major], folder / "two", data=kept,
+                TOOLS[major], folder / "two", data=kept, password=one.password,
                 restore_command=f"cp {archive}/%f %p", recovery_target_lsn=format_lsn(self.left),
                 recovery_target_inclusive="off", recovery_target_action="promote",
             ) as two:  # fmt: skip
                 wait_until(lambda: two.one("SELECT pg_is_in_recovery()") == "False", "promotion")
-                self.later = two.write(range(100, 105), 100_000)
-                bases.append(two.base_backup(SECOND))
-                self.later += two.write(range(105, 110), 100_000)
+                self.later = two.record(range(100, 105), 100_000)
+                bases.append(facts_of_base(two, SECOND))
+                self.later += two.record(range(105, 110), 100_000)
                 two.archived()
                 for path in two.archive.iterdir():
                     assert not (self.wal / path.name).exists()

@@ -19,7 +19,8 @@ from twist_dr.rebuild import rebuild_catalog
 from twist_dr.recover.found import find_backups
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.engine.helpers import KEY, KEYRING
-from twist_dr_tests.engine.recovery.material import MB, base_manifest
+from twist_dr_tests.engine.recovery.material import base_manifest
+from twist_dr_tests.primaries import MB
 from twist_dr_tests.site import Site
 
 BASES, TABLES = 60, 3000

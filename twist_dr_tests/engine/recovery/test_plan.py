@@ -21,7 +21,8 @@ from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
 from twist_dr.errors import RecoveryPointInvalid, WalMissing
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import wait_until
-from twist_dr_tests.engine.recovery.material import MB, Material, Primary, Row, base_manifest, between, ended
+from twist_dr_tests.engine.recovery.material import Material, base_manifest, between, ended, facts_of_base
+from twist_dr_tests.primaries import MB, Primary, Row
 
 FIRST, SECOND = "20261121T020000Z-base-0001", "20261121T030000Z-base-0002"
 
@@ -31,24 +32,24 @@ class Story:
 
     def __init__(self, tools_major: int, folder: Path) -> None:
         with Primary(TOOLS[tools_major], folder / "server") as primary:
-            self.rows: list[Row] = primary.write(range(10))
+            self.rows: list[Row] = primary.record(range(10))
             self.material = Material(folder / "archive", primary.tools, primary.identifier)
             self.material.folder.mkdir()
             self.data = primary.copy_of_data(primary.base / "copy")
-            self.bases = [primary.base_backup(FIRST)]
-            self.rows += primary.write(range(10, 20), 20_000)
+            self.bases = [facts_of_base(primary, FIRST)]
+            self.rows += primary.record(range(10, 20), 20_000)
             self.point = primary.point("before_import")
-            self.rows += primary.write(range(20, 30), 200_000)
+            self.rows += primary.record(range(20, 30), 200_000)
             self.again = [primary.point("twice"), primary.point("twice")]
-            self.bases.append(primary.base_backup(SECOND))
-            self.rows += primary.write(range(30, 50), 100_000)
+            self.bases.append(facts_of_base(primary, SECOND))
+            self.rows += primary.record(range(30, 50), 100_000)
             self.archived = primary.archived()
-            self.rows += primary.write(range(50, 55))
+            self.rows += primary.record(range(50, 55))
             source, segment, self.written = primary.open_segment()
             self.head = Head(segment, self.written, datetime.now(timezone.utc))
             self.open = folder / "open"
             shutil.copyfile(source, self.open)
-            self.tools = primary.tools
+            self.tools, self.password = primary.tools, primary.password
             self.material.bases = self.bases
             self.wal = folder / "wal"
             shutil.copytree(primary.archive, self.wal)
@@ -303,7 +304,7 @@ def replayed(story: Story, plan: RecoveryPlan, folder: Path, material: Material)
     (data / "recovery.signal").touch()
     try:
         with Primary(
-            story.tools, folder / "server", data=data,
+            story.tools, folder / "server", data=data, password=story.password,
             restore_command=f"cp {wal}/%f %p", recovery_target_lsn=format_lsn(plan.stop.lsn),
             recovery_target_inclusive="on" if plan.stop.inclusive else "off",
             recovery_target_timeline=str(plan.timeline), recovery_target_action="pause",

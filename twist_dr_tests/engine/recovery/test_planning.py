@@ -13,8 +13,9 @@ from twist_dr.engine.recovery.planning import RecoveryWish
 from twist_dr.engine.wal.names import Segment, format_lsn
 from twist_dr.errors import RecoveryPointInvalid
 from twist_dr_tests.conftest import TOOLS
-from twist_dr_tests.engine.recovery.material import MB, Material, Primary, base_manifest, between, ended
+from twist_dr_tests.engine.recovery.material import Material, base_manifest, between, ended, facts_of_base
 from twist_dr_tests.engine.recovery.test_plan import FIRST, SECOND, Story
+from twist_dr_tests.primaries import MB, Primary
 
 INCREMENTAL, OF_UPGRADED = "20261121T040000Z-base-0003", "20261121T090000Z-base-0009"
 
@@ -43,8 +44,8 @@ class Upgraded:
     def __init__(self, folder: Path) -> None:
         with Primary(TOOLS[max(TOOLS)], folder / "server") as primary:
             self.identifier = primary.identifier
-            self.base = primary.base_backup(OF_UPGRADED)
-            primary.write([0])
+            self.base = facts_of_base(primary, OF_UPGRADED)
+            primary.record([0])
             primary.archived()
             self.wal = folder / "wal"
             shutil.copytree(primary.archive, self.wal)

@@ -23,7 +23,8 @@ from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.errors import DatabaseRefused, RecoveryFailed, StagingFull
 from twist_dr_tests.engine.helpers import KEYRING
-from twist_dr_tests.engine.recovery.primary import MB, PlainArchives, World, archives_of, rows
+from twist_dr_tests.engine.recovery.world import PlainArchives, World, archives_of, rows
+from twist_dr_tests.primaries import MB
 from twist_dr_tests.servers import free_port
 
 
@@ -82,7 +83,10 @@ def test_a_recovered_server_can_be_checked_and_reached_on_loopback_with_its_own_
         durable=True, port=port, amcheck=True,
     ) as recovered:  # fmt: skip
         assert recovered.complaints == []
-        assert rows(Cluster(f"postgresql://postgres:not%20a%20secret@127.0.0.1:{port}/postgres")) == world.late.rows
+        assert (
+            rows(Cluster(f"postgresql://postgres:{world.primary.password}@127.0.0.1:{port}/postgres"))
+            == world.late.rows
+        )
         with pytest.raises(DatabaseRefused):
             Cluster(f"postgresql://postgres:wrong@127.0.0.1:{port}/postgres").connect()
         with recovered.cluster().connect() as connection:

@@ -11,7 +11,7 @@ import pytest
 from twist_dr.engine.recovery.scan import Scanner, end_of
 from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
 from twist_dr_tests.conftest import TOOLS
-from twist_dr_tests.engine.recovery.material import MB, Primary
+from twist_dr_tests.primaries import MB, Primary
 
 
 class Told:
@@ -21,7 +21,7 @@ class Told:
         self.size = segment_mb * MB
         with Primary(TOOLS[major], folder / "server", segment_mb=segment_mb) as primary:
             self.start = parse_lsn(primary.one("SELECT pg_current_wal_insert_lsn()"))
-            self.rows = primary.write(range(3), 50_000)
+            self.rows = primary.record(range(3), 50_000)
             self.points = {
                 name: primary.point(name.replace("'", "''")) for name in ("plain", "it's: lsn, ä", "two\nlines")
             }

@@ -17,7 +17,8 @@ from twist_dr.engine.recovery.target import parse_target
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment, format_lsn
 from twist_dr_tests.conftest import TOOLS
-from twist_dr_tests.engine.recovery.material import MB, Material, Primary, between, ended, set_clock
+from twist_dr_tests.engine.recovery.material import Material, between, ended, facts_of_base, set_clock
+from twist_dr_tests.primaries import MB, Primary
 
 FIRST = "20261121T020000Z-base-0001"
 
@@ -29,14 +30,14 @@ class Long:
         with Primary(TOOLS[max(TOOLS)], folder / "server", max_wal_size="1GB") as primary:
             self.material = Material(folder / "archive", primary.tools, primary.identifier)
             self.material.folder.mkdir()
-            primary.write([0])
-            self.material.bases = [primary.base_backup(FIRST)]
+            primary.record([0])
+            self.material.bases = [facts_of_base(primary, FIRST)]
             self.rows = []
             for number in range(1, 40):
-                self.rows += primary.write([number])
+                self.rows += primary.record([number])
                 primary.fill(3)
                 if number % 10 == 0:
-                    primary.base_backup(FIRST)  # a checkpoint, which tells which transactions run
+                    facts_of_base(primary, FIRST)  # a checkpoint, which tells which transactions run
             self.archived = primary.archived()
             shutil.copytree(primary.archive, folder / "wal")
             self.wal = folder / "wal"

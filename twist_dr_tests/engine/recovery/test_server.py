@@ -16,7 +16,8 @@ from twist_dr.engine.recovery.untar import Owner
 from twist_dr.errors import RecoveryFailed
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
-from twist_dr_tests.engine.recovery.primary import Primary, archives_of, plan_of, rows
+from twist_dr_tests.engine.recovery.world import Base, archives_of, plan_of, rows
+from twist_dr_tests.primaries import Primary
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def test_settings_of_the_base_do_not_count(primary: Primary, open_folder: Path) 
         "primary_conninfo": "host=127.0.0.1 port=1",
     }.items():
         primary.sql(f"ALTER SYSTEM SET {name} = '{value}'")
-    base = primary.base_backup("settings")
+    base = Base(primary, "settings")
     primary.sql("ALTER SYSTEM RESET ALL")
     primary.write(10)
     point = primary.mark()
@@ -69,15 +70,15 @@ def test_settings_of_the_base_do_not_count(primary: Primary, open_folder: Path) 
 def test_settings_that_the_primary_raised_after_the_base_are_raised_here_too(open_folder: Path) -> None:
     """PostgreSQL would wait for ever, before its target, for somebody to raise them."""
     tools = TOOLS[max(TOOLS)]
-    primary = Primary(tools, open_folder / "primary", {"max_connections": "30"})
+    primary = Primary(tools, open_folder / "primary", max_connections="30")
     try:
         primary.write(10)
-        base = primary.base_backup("small")
+        base = Base(primary, "small")
         assert base.manifest.base is not None
         base.manifest = base.manifest.model_copy(
             update={"base": base.manifest.base.model_copy(update={"cluster_settings": {"max_connections": 30}})}
         )
-        primary.restart({"max_connections": "70", "max_prepared_transactions": "9"})
+        primary.restart(max_connections="70", max_prepared_transactions="9")
         primary.write(10)
         point = primary.mark()
         primary.write(1)
@@ -93,7 +94,7 @@ def test_settings_that_the_primary_raised_after_the_base_are_raised_here_too(ope
 def test_a_tablespace_made_after_the_base_is_refused_and_its_folder_is_not_written_to(
     primary: Primary, open_folder: Path
 ) -> None:
-    base = primary.base_backup("before")
+    base = Base(primary, "before")
     live = Owner(*unprivileged()).make_folder(primary.base / "space")
     primary.sql(f"CREATE TABLESPACE space LOCATION '{live}'")
     primary.write(1)
@@ -117,7 +118,7 @@ def test_a_tablespace_made_after_the_base_is_refused_and_its_folder_is_not_writt
 
 
 def test_a_promotion_is_followed_and_a_missing_history_is_an_error(primary: Primary, open_folder: Path) -> None:
-    base = primary.base_backup("first")
+    base = Base(primary, "first")
     primary.write(30)
     old = primary.mark()
     primary.promote_itself()
@@ -149,7 +150,7 @@ def test_a_server_that_stands_still_is_given_up(
     from twist_dr.engine.recovery import server
 
     monkeypatch.setattr(server, "STANDSTILL_SECONDS", 1.0)
-    base = primary.base_backup("first")
+    base = Base(primary, "first")
     primary.write(30)
     point = primary.mark()
     primary.archived()

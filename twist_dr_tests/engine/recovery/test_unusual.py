@@ -9,14 +9,15 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.recover import recover
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.recovery.material import Material
-from twist_dr_tests.engine.recovery.primary import MB, Base, World, archives_of, plan_of, rows
+from twist_dr_tests.engine.recovery.world import Base, World, archives_of, plan_of, rows
+from twist_dr_tests.primaries import MB
 
 
 def test_a_point_behind_a_base_since_which_nothing_was_committed_is_recovered(world: World, open_folder: Path) -> None:
     primary = world.primary
     primary.write(3)
     count = int(primary.one("SELECT count(*) FROM log"))
-    quiet = primary.base_backup(f"quiet-{open_folder.name}")
+    quiet = Base(primary, f"quiet-{open_folder.name}")
     primary.sql("SELECT pg_create_restore_point('quiet')")
     primary.sql("SELECT pg_logical_emit_message(false, 'test', 'before the first commit')")
     lsn = primary.one("SELECT pg_current_wal_insert_lsn()")
@@ -48,11 +49,11 @@ def test_a_long_transaction_with_many_savepoints_does_not_keep_the_result_from_b
     world: World, open_folder: Path
 ) -> None:
     primary = world.primary
-    with primary.server.cluster().connect(autocommit=False) as importing:
+    with primary.cluster().connect(autocommit=False) as importing:
         for _ in range(100):
             importing.execute("SAVEPOINT s")
             importing.execute("INSERT INTO log (filling) VALUES ('never committed')")
-        base = primary.base_backup(f"busy-{open_folder.name}")
+        base = Base(primary, f"busy-{open_folder.name}")
         primary.write(5)
         point = primary.mark()
         importing.rollback()
@@ -71,7 +72,7 @@ def test_a_recovered_server_takes_nothing_from_the_servers_that_it_was_subscribe
         "CREATE SUBSCRIPTION taking CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false, slot_name = 'live')"
     )
     primary.sql("ALTER SUBSCRIPTION taking ENABLE")
-    base = primary.base_backup(f"subscribed-{open_folder.name}")
+    base = Base(primary, f"subscribed-{open_folder.name}")
     primary.write(1)
     point = primary.mark()
     primary.sql("ALTER SUBSCRIPTION taking DISABLE")
@@ -91,8 +92,8 @@ def test_a_recovered_server_takes_nothing_from_the_servers_that_it_was_subscribe
 
 def test_a_transaction_that_is_prepared_and_pending_at_the_point_is_named(world: World, open_folder: Path) -> None:
     primary = world.primary
-    base = primary.base_backup(f"prepared-{open_folder.name}")
-    with primary.server.cluster().connect(autocommit=False) as transfer:
+    base = Base(primary, f"prepared-{open_folder.name}")
+    with primary.cluster().connect(autocommit=False) as transfer:
         transfer.execute("INSERT INTO log (filling) VALUES ('of a transfer')")
         transfer.execute("PREPARE TRANSACTION 'transfer 7'")
     primary.write(1)

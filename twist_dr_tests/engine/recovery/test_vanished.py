@@ -17,8 +17,9 @@ from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment, format_lsn
 from twist_dr.errors import RecoveryPointInvalid, WalVanished
 from twist_dr_tests.conftest import TOOLS
-from twist_dr_tests.engine.recovery.material import MB, Material, between, ended
+from twist_dr_tests.engine.recovery.material import Material, between, ended
 from twist_dr_tests.engine.recovery.test_plan import SECOND, Story
+from twist_dr_tests.primaries import MB
 
 
 @pytest.fixture(scope="module")

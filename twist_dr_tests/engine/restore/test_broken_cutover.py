@@ -197,7 +197,7 @@ def test_a_switch_is_on_the_disk_before_it_is_told_though_commits_are_not_waited
                 server.crash()
 
         Cutover(scene.journal(), scene.around, Report(crash)).run()
-        server.start(slow)
+        server.start()
         assert scene.serves() == "restored"
         assert scene.databases()[1].startswith("_replaced_")
         with psycopg.connect(scene.cluster.url, autocommit=True) as connection:
@@ -205,12 +205,12 @@ def test_a_switch_is_on_the_disk_before_it_is_told_though_commits_are_not_waited
         with closing(databases.connect_for_maintenance(scene.cluster)) as connection:
             databases.make_durable(connection)
         server.crash()
-        server.start(slow)
+        server.start()
         with scene.cluster.connect() as connection:
             assert query(connection, "SELECT one FROM made") == [(1,)]
         with suppress(RestoreInterrupted):
             undo_restore("latest", scene.around, Report(crash), reason="test")
-        server.start(slow)
+        server.start()
         settle_interrupted(scene.around, Report())
         assert scene.serves() == "live"
 

@@ -19,7 +19,7 @@ def small_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int
     try:
         for major, tools in TOOLS.items():
             folder: Path = tmp_path_factory.mktemp(f"small{major}")
-            servers[major] = PostgresServer(tools, folder, settings={"fsync": "off"}, initdb=["--wal-segsize=1"])
+            servers[major] = PostgresServer(tools, folder, settings={"fsync": "off"}, options=["--wal-segsize=1"])
         yield servers
     finally:
         for server in servers.values():

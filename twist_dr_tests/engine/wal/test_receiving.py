@@ -115,7 +115,7 @@ def test_the_receiver_killed_and_begun_again_leaves_no_gap(receiving: WalSite, t
 
 
 def test_a_server_that_restarts_is_received_from_again(tmp_path: Path) -> None:
-    server = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "pg", initdb=SMALL)
+    server = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "pg", options=SMALL)
     with server, wal_site(server, tmp_path / "site") as site:
         site.receive()
         site.write()
@@ -124,7 +124,7 @@ def test_a_server_that_restarts_is_received_from_again(tmp_path: Path) -> None:
         # While it is down, what was received is shipped all the same.
         site.ship()
         assert any("cannot be compared" in line for line in site.warnings)
-        server.start({})
+        server.start()
         site.write()
         assert site.reaches(current_lsn(server), seconds=40)
 
@@ -161,7 +161,7 @@ def test_a_dropped_slot_is_made_anew(receiving: WalSite) -> None:
 
 def test_an_invalidated_slot_is_said_made_anew_and_the_gap_is_recorded(server: PostgresServer, tmp_path: Path) -> None:
     settings = {"max_slot_wal_keep_size": "2MB", "max_wal_size": "4MB", "min_wal_size": "2MB"}
-    small = PostgresServer(TOOLS[server.major], tmp_path / "pg", settings=settings, initdb=SMALL)
+    small = PostgresServer(TOOLS[server.major], tmp_path / "pg", settings=settings, options=SMALL)
     with small, wal_site(small, tmp_path / "site") as site:
         site.receive()
         site.write()
@@ -191,7 +191,7 @@ def test_an_invalidated_slot_is_said_made_anew_and_the_gap_is_recorded(server: P
 
 def test_a_server_that_writes_too_little_is_refused_with_what_to_set(tmp_path: Path) -> None:
     settings = {"wal_level": "minimal", "max_wal_senders": "0", "fsync": "off"}
-    server = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "pg", settings=settings, initdb=SMALL)
+    server = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "pg", settings=settings, options=SMALL)
     with server, wal_site(server, tmp_path / "site") as site:
         site.start_receiver()
         wait_until(lambda: "set wal_level = replica" in site.said(), "the sentence")
@@ -208,7 +208,7 @@ def test_another_receiver_of_the_same_slot_is_said(receiving: WalSite, tmp_path:
 def test_a_promotion_is_followed_and_both_timelines_and_the_history_arrive(
     server: PostgresServer, tmp_path: Path
 ) -> None:
-    primary = PostgresServer(TOOLS[server.major], tmp_path / "pg", settings={"fsync": "off"}, initdb=SMALL)
+    primary = PostgresServer(TOOLS[server.major], tmp_path / "pg", settings={"fsync": "off"}, options=SMALL)
     with primary, wal_site(primary, tmp_path / "site") as site:
         site.receive()
         site.write()
@@ -242,19 +242,18 @@ def test_a_promotion_is_followed_and_both_timelines_and_the_history_arrive(
             assert not site.site.catalog().wal_frontiers("erp")[0].gaps
             assert commits(dumped(site, tmp_path / "dump", 2)) >= 1
         finally:
-            standby._keep = False
             standby.close()
 
 
 def test_another_cluster_under_the_same_url_is_said_and_archived_apart(tmp_path: Path) -> None:
-    first = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "first", settings={"fsync": "off"}, initdb=SMALL)
+    first = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "first", settings={"fsync": "off"}, options=SMALL)
     with first, wal_site(first, tmp_path / "site") as site:
         site.receive()
         site.write()
         assert site.reaches(current_lsn(first))
         before = site.identifier
         first.close()
-        with PostgresServer(TOOLS[min(TOOLS)], tmp_path / "second", settings={"fsync": "off"}, initdb=SMALL) as second:
+        with PostgresServer(TOOLS[min(TOOLS)], tmp_path / "second", settings={"fsync": "off"}, options=SMALL) as second:
             site.point_at(second)
             site.write(second)
             assert site.reaches(current_lsn(second))
@@ -266,7 +265,7 @@ def test_another_cluster_under_the_same_url_is_said_and_archived_apart(tmp_path:
 
 def test_a_primary_that_was_behind_and_was_promoted_is_followed(tmp_path: Path) -> None:
     """The failover that loses WAL: what was received goes further than the new primary's history."""
-    primary = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "pg", settings={"fsync": "off"}, initdb=SMALL)
+    primary = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "pg", settings={"fsync": "off"}, options=SMALL)
     with primary, wal_site(primary, tmp_path / "site") as site:
         site.receive()
         site.write()
@@ -291,7 +290,6 @@ def test_a_primary_that_was_behind_and_was_promoted_is_followed(tmp_path: Path) 
             held = holdings(site.target("office"), site.identifier)
             assert held.histories == {2} and 1 in held.timelines
         finally:
-            standby._keep = False
             standby.close()
 
 
@@ -346,7 +344,7 @@ def test_the_claim_comes_even_when_the_last_record_ends_a_segment_or_a_page(smal
 def test_a_server_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twist_dr.engine.wal.primary._ANSWER_SECONDS", 0.5)
     monkeypatch.setattr("twist_dr.engine.postgres.cluster._CONNECT_TIMEOUT_SECONDS", 2)
-    server = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "pg", settings={"fsync": "off"}, initdb=SMALL)
+    server = PostgresServer(TOOLS[max(TOOLS)], tmp_path / "pg", settings={"fsync": "off"}, options=SMALL)
     with server:
         primary = Primary(server.cluster(), "none")
         primary.ask()
@@ -379,7 +377,7 @@ def wake(server: PostgresServer) -> None:
 @contextmanager
 def archiving(server_tools_major: int, folder: Path, way: str) -> Iterator[WalSite]:
     """A server that archives into the spool by itself."""
-    with PostgresServer(TOOLS[server_tools_major], folder / "pg", settings={"fsync": "off"}, initdb=SMALL) as server:  # noqa: SIM117
+    with PostgresServer(TOOLS[server_tools_major], folder / "pg", settings={"fsync": "off"}, options=SMALL) as server:  # noqa: SIM117
         with wal_site(server, folder / "site", source="archive", spool=str(server.base / "spool")) as site:
             archived = site.open_archived()
             script = server.base / "archive-to-spool.sh"
@@ -391,7 +389,6 @@ def archiving(server_tools_major: int, folder: Path, way: str) -> Iterator[WalSi
                 settings |= {"archive_library": "basic_archive", "basic_archive.archive_directory": str(archived)}
             else:
                 settings |= {"archive_command": f"{script} %p %f {archived}"}
-            site.server_settings = settings
             server.start(settings)
             wake(server)
             yield site
@@ -414,7 +411,7 @@ def test_the_archiver_fills_the_spool_durably_and_a_crash_between_copy_and_ackno
         for done in status.glob("*.done"):
             done.rename(done.with_suffix(".ready"))
         before = {path.name for path in site.archived.iterdir()}
-        site.server.start(site.server_settings)
+        site.server.start()
         wake(site.server)
         site.write()
         assert site.reaches(current_lsn(site.server), seconds=20)

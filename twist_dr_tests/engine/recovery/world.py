@@ -1,10 +1,9 @@
-"""A small primary with 1 MB segments, an archive folder that PostgreSQL fills, base backups of it, and plans to recover them."""
+"""Base backups of a primary as plain files, its archive, and plans to recover them."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-import os
 import shutil
 import tempfile
 import time
@@ -18,7 +17,6 @@ from twist_dr.engine.manifest import Artifact, BaseFacts, Manifest, Tablespace
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tools, unprivileged
 from twist_dr.engine.processes import run
 from twist_dr.engine.recovery.plan import Lost, RecoveryPlan, Stop
 from twist_dr.engine.recovery.target import parse_target
@@ -27,105 +25,9 @@ from twist_dr.engine.wal.history import parse_history
 from twist_dr.engine.wal.names import Segment, format_lsn, history_name, parse_lsn
 from twist_dr.engine.wal.pages import check_segment
 from twist_dr.errors import WalMissing
-from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.primaries import MB, Point, Primary
 
-MB = 1 << 20
 T = TypeVar("T")
-
-
-class Primary:
-    """A running server; ``archive`` is where its archive_command copies to."""
-
-    def __init__(self, tools: Tools, folder: Path, settings: dict[str, str] | None = None) -> None:
-        user, group = unprivileged()
-        self.base = reachable_base(folder, user)
-        usable = reachable_tools(tools, self.base, user)
-        self.archive = self.base / "archive"
-        password = self.base / "superuser.password"
-        password.touch(mode=0o600)
-        password.write_text("not a secret")
-        self.archive.mkdir(mode=0o700)
-        (self.base / "data").mkdir(mode=0o700)
-        for path in (password, self.archive, self.base / "data"):
-            if user is not None:
-                os.chown(path, user, group or -1)
-        run(
-            [
-                usable.program("initdb"), f"--pgdata={self.base / 'data'}", "--username=postgres", f"--pwfile={password}",
-                "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
-                "--wal-segsize=1", "--data-checksums",
-            ],
-            environment={"LC_ALL": "C"}, folder=self.base, user=user, group=group,
-        )  # fmt: skip
-        self._given, self._folder = tools, folder
-        self._settings = {
-            "fsync": "off",
-            "archive_mode": "on",
-            "archive_command": f"cp %p {self.archive}/%f.new && mv {self.archive}/%f.new {self.archive}/%f",
-            "track_commit_timestamp": "on",
-            "autovacuum": "off",
-            "max_prepared_transactions": "2",
-            **({"summarize_wal": "on"} if tools.major >= 17 else {}),
-            **(settings or {}),
-        }
-        self.server = PostgresServer(tools, folder, settings=self._settings, keep=True)
-        self.tools = self.server.tools
-        self.major = self.server.major
-
-    def sql(self, statement: str) -> list[tuple[object, ...]]:
-        with self.server.cluster().connect() as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    def one(self, statement: str) -> str:
-        return str(self.sql(statement)[0][0])
-
-    def write(self, rows: int) -> None:
-        """So many rows, each in a transaction of its own."""
-        self.sql("CREATE TABLE IF NOT EXISTS log (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, filling text)")
-        with self.server.cluster().connect() as connection:
-            for _ in range(rows):
-                connection.execute("INSERT INTO log (filling) VALUES (repeat('x', 1000))")
-
-    def mark(self) -> Point:
-        """Here a recovery shall end."""
-        count = int(self.one("SELECT count(*) FROM log"))
-        ((at,),) = self.sql("SELECT timestamp FROM pg_last_committed_xact()")
-        assert isinstance(at, datetime)
-        return Point(parse_lsn(self.one("SELECT pg_create_restore_point('here')")), at, count)
-
-    def archived(self) -> None:
-        """Wait until all that was written is in the archive."""
-        self.sql("SELECT pg_logical_emit_message(false, 'test', 'so that there is something to switch')")
-        name = self.one("SELECT pg_walfile_name(pg_switch_wal())")
-        deadline = time.monotonic() + 30
-        while not (self.archive / name).exists():
-            assert time.monotonic() < deadline, "nothing was archived"
-            time.sleep(0.02)
-
-    def close(self) -> None:
-        self.server.close()
-        shutil.rmtree(self.base, ignore_errors=True)
-
-    def restart(self, settings: dict[str, str]) -> None:
-        self.server.close()
-        self._settings.update(settings)
-        self.server = PostgresServer(self._given, self._folder, settings=self._settings, keep=True)
-
-    def promote_itself(self) -> None:
-        """Onto the next timeline, by way of a recovery with nothing to recover."""
-        data = self.base / "data"
-        self.server.close()
-        signal = data / "standby.signal"
-        signal.touch()
-        user, group = unprivileged()
-        if user is not None:
-            os.chown(signal, user, group or -1)
-        self.server = PostgresServer(self._given, self._folder, settings=self._settings, keep=True)
-        self.sql("SELECT pg_promote()")
-
-    def base_backup(self, name: str, parent: Base | None = None) -> Base:
-        return Base(self, name, parent)
 
 
 class World:
@@ -135,7 +37,7 @@ class World:
         self.primary = Primary(tools, folder)
         self.tools = self.primary.tools
         self.primary.write(50)
-        self.base = self.primary.base_backup("base0")
+        self.base = Base(self.primary, "base0")
         self.primary.write(3000)
         self.early = self.primary.mark()
         self.primary.write(1000)
@@ -161,17 +63,12 @@ def rows(cluster: Cluster) -> int:
         return int(connection.execute("SELECT count(*) FROM log").fetchall()[0][0])
 
 
-class Point:
-    def __init__(self, lsn: int, last: datetime, rows: int) -> None:
-        self.lsn, self.last, self.rows = lsn, last, rows
-
-
 class Base:
     """A base backup as tar files in a folder, read as if from a storage target."""
 
-    def __init__(self, primary: Primary, name: str, parent: Base | None) -> None:
+    def __init__(self, primary: Primary, name: str, parent: Base | None = None) -> None:
         self.folder = primary.base / name
-        environment = primary.server.cluster().environment()
+        environment = primary.cluster().environment()
         arguments: list[str | Path] = [
             primary.tools.program("pg_basebackup"),
             "-Ft",
@@ -187,8 +84,8 @@ class Base:
         run(arguments, environment=environment, folder=primary.base)
         label = run(["tar", "-xOf", self.folder / "base.tar", "backup_label"]).decode().splitlines()
         start, segment = label[0].split()[3], label[0].split()[-1].rstrip(")")
-        with primary.server.cluster().connect() as connection:
-            postgres = with_surroundings(read_facts(connection, "test"), primary.server.cluster())
+        with primary.cluster().connect() as connection:
+            postgres = with_surroundings(read_facts(connection, "test"), primary.cluster())
         spaces = [
             Tablespace(oid=int(str(oid)), name=str(name), location=str(place), size=None)
             for oid, name, place in primary.sql(
@@ -284,7 +181,7 @@ class PlainArchives:
 
 
 def archives_of(primary: Primary, delay: float = 0.0) -> PlainArchives:
-    return PlainArchives(primary.archive, primary.one("SELECT system_identifier FROM pg_control_system()"), delay)
+    return PlainArchives(primary.archive, primary.identifier, delay)
 
 
 def plan_of(primary: Primary, chain: list[Base], point: Point, timeline: int = 1) -> RecoveryPlan:
