@@ -114,6 +114,10 @@ class LaunchRefused(TwistDRError):
     """A launch asks for what there is not: a part, a storage target, a number. Nothing was begun."""
 
 
+class PermissionMissing(LaunchRefused):
+    """Who asks may not launch this. Nothing was begun."""
+
+
 class Cancelled(TwistDRError):
     """The operation was asked to stop; what it had begun was removed."""
 

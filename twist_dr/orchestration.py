@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from twist_dr.catalog import AttemptRow, AttemptState, CatalogUnavailable
 from twist_dr.engine.progress import Report
 from twist_dr.errors import TwistDRError, code_of
+from twist_dr.operations.operation import Operation
 from twist_dr.redaction import leaving
 from twist_dr.runs import KILLED, LABEL, SCHEDULED_FOR, Recorder, note_killed, scheduled_for
 from twist_dr.settings import Actor, Application, ScheduleSettings, Settings, user_of_this_machine
@@ -30,8 +32,6 @@ from twist_dr.settings import Actor, Application, ScheduleSettings, Settings, us
 warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.BetaWarning)
 
 RUN_BACKUP = "team:system_run_backup"
-CONFIGURE_BACKUP = "team:system_configure_backup"
-RESTORE_BACKUP = "team:system_restore_backup"
 
 #: The one resource: what a step works with. A plain object, so run config cannot say where backups go.
 APPLICATION = "application"
@@ -56,6 +56,11 @@ LAUNCHERS = {"schedule": "dagster/schedule_name", "sensor": "dagster/sensor_name
 #: Attempts after the first for a failure that may pass by itself (a server that is just restarting), and seconds between them.
 _RETRIES = 2
 _RETRY_SECONDS = 5
+
+
+def owner(launched: Operation[Any, Any]) -> str:
+    """Who owns the job of an operation: its permission."""
+    return f"team:{launched.permission}"
 
 
 def run_tags(settings: Settings) -> dict[str, str]:
@@ -155,10 +160,12 @@ def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
-def operation(context: Context, *, retry: bool = False) -> Iterator[tuple[Application, Report]]:
-    """Around a step's work. Gives the application of this run, and the report that the engine tells its progress to.
+def operation(
+    context: Context, launched: Operation[Any, Any], *, retry: bool = False
+) -> Iterator[tuple[Application, Report]]:
+    """Around a step of what was launched. Gives the application of this run, and the report that the engine tells its progress to.
 
-    What becomes of it is recorded and told.
+    Whether the actor may is asked first; what becomes of it is recorded and told.
 
     With ``retry``, a failure that may pass by itself is tried again. Not by a retry policy of Dagster's: that would also
     start an interrupted step anew.
@@ -180,6 +187,7 @@ def operation(context: Context, *, retry: bool = False) -> Iterator[tuple[Applic
     steps = [node.name for node in context.job_def.nodes_in_topological_order]
     last = [name for name in steps if not chosen or name in chosen][-1:] == [step]
     try:
+        launched.require(app.actor)
         yield app, report
     except TwistDRError as error:
         if retry and error.retryable and context.retry_number < _RETRIES:

@@ -18,6 +18,7 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.hooks import Health
 from twist_dr.errors import DatabaseError, SettingsError
+from twist_dr.operations.table import STATUS
 from twist_dr.orchestration import APPLICATION, operation
 from twist_dr.redaction import forget, keep_secret, server_of
 from twist_dr.runs import Recorder
@@ -148,7 +149,7 @@ def test_of_an_error_that_nobody_expected_dagster_keeps_no_secret(tmp_path: Path
 
     @dg.op(required_resource_keys={APPLICATION})
     def breaks(context: dg.OpExecutionContext) -> None:
-        with operation(context):
+        with operation(context, STATUS):
             try:
                 raise ValueError(f"invalid port: {SECRET}")
             except ValueError as error:

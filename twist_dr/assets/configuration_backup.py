@@ -3,32 +3,18 @@
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
 from collections.abc import Iterator
-from importlib.metadata import version
 
 import dagster as dg
-from pydantic import Field
 
 from twist_dr.assets.backup_page import metadata, nothing_left_out
 from twist_dr.assets.dagster_history import find_history, own_files
-from twist_dr.audit import audit_anchor, note_key_use
-from twist_dr.backups import chosen_targets, plan_configuration_backup, record_sealed
-from twist_dr.engine.configuration_backup import take_configuration_backup
-from twist_dr.engine.configuration_check import check_configuration, staged
-from twist_dr.engine.manifest import Label, Manifest
-from twist_dr.engine.progress import Report
 from twist_dr.engine.verification import VerificationResult
-from twist_dr.errors import VerificationFailed
 from twist_dr.metadata import in_list
+from twist_dr.operations.backup_configuration import ConfigurationBackupConfig, take_configuration
+from twist_dr.operations.table import BACKUP_CONFIGURATION
 from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
-from twist_dr.settings import Application, Settings, settings_file
-
-
-class ConfigurationBackupConfig(dg.Config):
-    """All have defaults: launched as it is, everything is backed up to every enabled storage target."""
-
-    label: Label = Field("manual", description="What the backup is for.")
-    reason: str = Field("", description="Why it is made, for those who find it later.")
-    targets: str = Field("all", description="all enabled storage targets, or some of them by name, separated by commas")
+from twist_dr.settings import Settings, settings_file
+from twist_dr.taking import taking
 
 
 def configuration_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.AssetsDefinition:
@@ -62,21 +48,17 @@ def configuration_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) 
         ],
         required_resource_keys={APPLICATION},
     )
+    @taking(ConfigurationBackupConfig)
     def configuration_backup(
         context: dg.AssetExecutionContext, config: ConfigurationBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context, retry=True) as (app, report):
-            with app.exclusively("A configuration backup", report):
-                manifest = _take(app, context.instance, config, report)
-            found = _prove(app, manifest, report)
+        with operation(context, BACKUP_CONFIGURATION, retry=True) as (app, report):
+            own = own_files(settings_file().absolute(), context.instance)
+            taken = take_configuration(app, config, report, find_history(context.instance), own)
+            manifest, found = taken.manifest, taken.found
             if not found.verified:
                 yield _read_back(key, found)
-                raise VerificationFailed(
-                    f"{manifest.backup_id} is NOT good: {'; '.join(found.differences[:5])}. It was removed; see to the disk of "
-                    f"{app.settings.work_dir}, then run the backup again."
-                )
-            record_sealed(app, manifest)
-            note_key_use(app, "encrypt", manifest.backup_id, report)
+            taken.raise_failures()
         yield dg.MaterializeResult(
             asset_key=key,
             metadata={**metadata(manifest), "files": dg.MetadataValue.int(sum(manifest.files.values()))},
@@ -84,47 +66,6 @@ def configuration_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) 
         )
 
     return configuration_backup
-
-
-def _take(
-    app: Application, instance: dg.DagsterInstance, config: ConfigurationBackupConfig, report: Report
-) -> Manifest:
-    settings = app.settings
-    history = find_history(instance)
-    file = settings_file().absolute()
-    contents = {
-        "application": settings.application,
-        "twist_dr": version("twist-dr"),
-        "dagster": version("dagster"),
-        "dagster_history": history.told,
-        "settings": str(file),
-        "manifests": "in the catalog: table backups, column manifest",
-        "keyring": f"not in this backup, unless a pattern of configuration finds it; it was {settings.encryption.keyring}",
-    }
-    plan = plan_configuration_backup(
-        app, history.places, label=config.label, reason=config.reason, targets=chosen_targets(settings, config.targets),
-        own_files=[*own_files(file, instance), audit_anchor(settings)], history_missing=history.missing, contents=contents,
-    )  # fmt: skip
-    return take_configuration_backup(plan, app.keyring, app.staging, report)
-
-
-def _prove(app: Application, manifest: Manifest, report: Report) -> VerificationResult:
-    """Read the sealed backup back. One that is not good is no backup any more."""
-    staging, good = app.staging, False
-    try:
-        with staging.using(manifest.backup_id) as folder:
-            for form, read in staged(manifest, folder, app.keyring).items():
-                found = check_configuration(
-                    manifest, read, f"staging ({form})",
-                    scratch=staging.root, client_tools=app.settings.database.client_tools, report=report,
-                )  # fmt: skip
-                if not found.verified:
-                    return found
-        good = True
-        return found
-    finally:
-        if not good:
-            staging.remove(manifest.backup_id)
 
 
 def _read_back(key: dg.AssetKey, found: VerificationResult) -> dg.AssetCheckResult:

@@ -3,11 +3,11 @@
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
 
+from twist_dr.backup.history import History
 from twist_dr.backups import libpq_url
 from twist_dr.engine.configuration_backup import HistoryFiles
 from twist_dr.engine.postgres.cluster import Cluster
@@ -15,15 +15,6 @@ from twist_dr.engine.snapshots import PostgresTables
 
 #: Where the file of each of Dagster's storages lies in the archive, as it does below DAGSTER_HOME unless somebody moved it.
 _FOLDERS = {"run": "history", "event log": "history/runs", "schedule": "schedules"}
-
-
-@dataclass
-class History:
-    """Where the history is. ``missing``: why some of it, or all, cannot be copied. ``told``: each place, for people; no password."""
-
-    places: list[HistoryFiles | PostgresTables] = field(default_factory=list)
-    missing: str | None = None
-    told: dict[str, str] = field(default_factory=dict)
 
 
 def find_history(instance: dg.DagsterInstance) -> History:

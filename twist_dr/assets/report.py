@@ -2,12 +2,13 @@
 
 # No "from __future__ import annotations" here: Dagster looks at the annotations of assets themselves.
 
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from twist_dr.metadata import in_markdown, in_words
+from twist_dr.operations import Config
+from twist_dr.operations.table import STATUS
 from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
 from twist_dr.settings import Settings
 
@@ -26,16 +27,13 @@ def report_asset(settings: Settings) -> dg.AssetsDefinition:
     )
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         # Not above: drawing takes half a second to import, which every other run would pay.
-        from twist_dr.status.collect import collect
         from twist_dr.status.plots import plots
         from twist_dr.status.report import html, markdown, write_report
-        from twist_dr.status.text import headline
 
-        with operation(context) as (app, told):
-            status = collect(app.settings, app.catalog, datetime.now(timezone.utc))
+        with operation(context, STATUS) as (app, told):
+            status = STATUS(app, Config(), told)
             drawn = plots(app.settings, app.catalog, status)
             path = write_report(app.settings, html(status, drawn))
-            (told.info if status.state == "safe" else told.warning)(headline(status))
             return dg.MaterializeResult(
                 metadata={
                     "report": in_markdown(markdown(status, drawn)),

@@ -11,9 +11,11 @@ from twist_dr.catalog import Catalog, CatalogUnavailable
 from twist_dr.engine.wal.frontier import Gap, Outcome, Shipped, listed
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.metadata import in_words
+from twist_dr.operations.table import SHIP_WAL
+from twist_dr.operations.wal import ship_once
 from twist_dr.orchestration import APPLICATION, RUN_BACKUP, operation
 from twist_dr.settings import Settings
-from twist_dr.wal import Shipping, gaps_after_newest_base, raise_failures, spool_warnings, wal_settings
+from twist_dr.wal import gaps_after_newest_base, raise_failures
 
 
 def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDefinition:
@@ -22,7 +24,6 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
     Skippable, because freshness counts from the last time that the frontier advanced, not from the last look.
     """
     names = {dg.AssetKey([settings.application, "wal_archive", name]): name for name in settings.enabled_targets}
-    wal = wal_settings(settings)
 
     @dg.multi_asset(
         name="wal_archive",
@@ -48,11 +49,8 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
         required_resource_keys={APPLICATION},
     )
     def wal_archive(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context, retry=True) as (app, report):
-            with Shipping(app, report) as shipping:
-                shipped = shipping.once()
-            for sentence in spool_warnings(shipped.oldest_seconds, shipped.spool_bytes, wal):
-                report.warning(sentence)
+        with operation(context, SHIP_WAL, retry=True) as (app, report):
+            shipped = ship_once(app, report)
             gaps = _gaps(app.catalog, app.name, shipped)
             for key, name in names.items():
                 outcome, check = shipped.targets[name], _no_gap(key, gaps.get(name, ()))

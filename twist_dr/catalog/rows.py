@@ -19,6 +19,7 @@ from twist_dr.errors import (
     Busy,
     LaunchRefused,
     ManifestInvalid,
+    PermissionMissing,
     RecoveryPointInvalid,
     RestoreRefused,
     SettingsError,
@@ -38,7 +39,7 @@ RestoreState = Literal["running", "done", "refused", "failed", "undone", "settle
 #: Errors of ours, and what Dagster calls a run config that does not fit.
 _REFUSALS = frozenset(
     (
-        *(Busy.code, LaunchRefused.code, SettingsError.code, BackupNotFound.code),
+        *(Busy.code, LaunchRefused.code, PermissionMissing.code, SettingsError.code, BackupNotFound.code),
         *(RestoreRefused.code, RecoveryPointInvalid.code, BaseBackupMissing.code),
         "dagster_invalid_config_error",
     )

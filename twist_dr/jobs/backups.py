@@ -6,7 +6,9 @@ import dagster as dg
 
 from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.manifest import Kind
-from twist_dr.orchestration import RUN_BACKUP, run_tags
+from twist_dr.operations import OPERATIONS
+from twist_dr.operations.table import VERIFY_BACKUP
+from twist_dr.orchestration import owner, run_tags
 from twist_dr.settings import Settings
 
 
@@ -19,16 +21,16 @@ def backup_job(
         selection=dg.AssetSelection.assets(backup, copies),
         description=f"{KINDS[kind].does.format(settings.application)} to every storage target.",
         tags=run_tags(settings),
-        owners=[RUN_BACKUP],
+        owners=[owner(OPERATIONS[KINDS[kind].job])],
     )
 
 
 def verify_backup_job(settings: Settings, verification: dg.AssetsDefinition) -> dg.UnresolvedAssetJobDefinition:
     """``verify_backup``."""
     return dg.define_asset_job(
-        "verify_backup",
+        VERIFY_BACKUP.name,
         selection=dg.AssetSelection.assets(verification),
         description="Restore a backup for real into a scratch server and compare it with what was recorded.",
         tags=run_tags(settings),
-        owners=[RUN_BACKUP],
+        owners=[owner(VERIFY_BACKUP)],
     )

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from twist_dr import audit
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.record import Record
-from twist_dr.errors import RecoveryPointInvalid, RestoreRefused, RestoreUndone, TwistDRError
+from twist_dr.errors import TwistDRError
 from twist_dr.metadata import in_list, in_markdown, in_words
-from twist_dr.restores import RestoreLog
+from twist_dr.operations.restoring import Shown
 from twist_dr.settings import Application
 
 
@@ -56,63 +55,32 @@ def metadata(record: Record) -> dict[str, dg.MetadataValue]:
     return found
 
 
-def observe(context: dg.OpExecutionContext, app: Application, record: Record, report: Report) -> None:
-    """Show on the application's own assets, and in the audit log, that they were restored, or that somebody tried."""
-    if record.mode == "plan":
-        return
-    details = {
-        "mode": record.mode,
-        "backup_id": record.backup_id,
-        "reason": record.reason,
-        "run_id": context.run.run_id,
-    }
-    problem = audit.record(
-        app, action=record.kind, subject=record.restore_id,
-        result=record.state if record.error is None else f"{record.state}: {record.error}", details=details,
-    )  # fmt: skip
-    if problem:
-        report.warning(problem)
-    if record.backup_id is not None:
-        audit.note_key_use(app, "restore", record.backup_id, report)
+@contextmanager
+def watched(context: dg.OpExecutionContext, app: Application, report: Report) -> Iterator[Shown]:
+    """Around a restore: how it ended is shown on the run's page and on the application's own assets, a failure with all that is known of it."""
+    seen: list[Record] = []
+
+    def shown(record: Record) -> None:
+        seen.append(record)
+        if record.mode != "plan":
+            _observe(context, app, record, report)
+
+    try:
+        yield shown
+    except TwistDRError as error:
+        if not seen:
+            raise
+        found = {"error": in_words(error.code), **metadata(seen[-1])}
+        raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
+    context.add_output_metadata(metadata(seen[-1]))
+
+
+def _observe(context: dg.OpExecutionContext, app: Application, record: Record, report: Report) -> None:
     for part in record.parts:
         try:
             context.log_event(dg.AssetObservation(asset_key=dg.AssetKey([app.name, part]), metadata=metadata(record)))
         except Exception as error:  # the page's history is not worth a restore
             report.warning(f"the page could not be told of the restore: {type(error).__name__}")
-
-
-@contextmanager
-def told(
-    context: dg.OpExecutionContext, app: Application, record: Record, log: RestoreLog, report: Report
-) -> Iterator[None]:
-    """Around a restore: its outcome goes to the log of restores and to the run's page, however it ends."""
-    try:
-        yield
-    except TwistDRError as error:
-        state = (
-            "refused"
-            if isinstance(error, (RestoreRefused, RecoveryPointInvalid))
-            else "undone"
-            if isinstance(error, RestoreUndone)
-            else "failed"
-        )
-        if isinstance(error, RestoreUndone):
-            # It is not live any more, and what it had replaced is live again.
-            record.result, record.replaced = "", []
-        record.end(state, error=str(error))  # type: ignore[arg-type]
-        log.note(record)
-        observe(context, app, record, report)
-        found = {"error": in_words(error.code), **metadata(record)}
-        raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
-    except BaseException as error:
-        # Where it had switched already, what is live is what was restored: the log must not leave that out.
-        record.end("failed", error=f"ended by {type(error).__name__}" + (f"; {record.result}" if record.result else ""))
-        log.note(record)
-        raise
-    log.note(record)
-    observe(context, app, record, report)
-    context.add_output_metadata(metadata(record))
-    report.info(record.result)
 
 
 def _run_config(record: Record) -> str:

@@ -1,129 +1,34 @@
 """The job that recovers to a point in time: launched as it is, it plans the recovery of the latest state and changes nothing."""
 
-# No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
-
-from pathlib import Path
-from typing import Literal
+from __future__ import annotations
 
 import dagster as dg
-from pydantic import Field
 
-from twist_dr.engine.recovery.planning import RecoveryWish
-from twist_dr.errors import RestoreRefused
-from twist_dr.jobs.restore_page import told
-from twist_dr.jobs.restoring import alone, refuse_careless
-from twist_dr.orchestration import APPLICATION, RESTORE_BACKUP, operation, run_tags
-from twist_dr.recoveries import Recovery, RecoveryOrder, why_port_is_taken
-from twist_dr.restores import RestoreLog, end_killed, mark_corrupt_copies, pre_restore_backup
+from twist_dr.jobs.restore_page import watched
+from twist_dr.operations.restore_to_time import RestoreToTimeConfig, restore_to_time
+from twist_dr.operations.table import RESTORE_TO_TIME
+from twist_dr.orchestration import APPLICATION, operation, owner, run_tags
 from twist_dr.settings import Settings
-from twist_dr.wal import known_reach
-
-
-class RestoreToTimeConfig(dg.Config):
-    """All have safe defaults: launched as it is, nothing changes."""
-
-    to: str = Field(
-        "latest",
-        description="latest, a time with its zone (2026-01-31T12:00:00+00:00), lsn:0/3000000, xid:1234, or name:before_import "
-        "(a restore point)",
-    )
-    mode: Literal["plan", "sandbox", "replace", "cluster"] = Field(
-        "plan",
-        description="plan: change nothing, show the base, the WAL and what would be lost. sandbox: a server of its own on its own port. "
-        "replace: the application's database as of then, cut over. cluster: a data folder made ready, for the day the server is gone.",
-    )
-    source: str = Field(
-        "any", description="any (each file from the first storage target that has it good), or one target by name"
-    )
-    base: str = Field("", description="a base backup's id, where the choice is not to be left to twist-dr")
-    timeline: int = Field(
-        0, description="a timeline by number, to go back to one that was left; 0: the newest that has the point"
-    )
-    accept_loss: str = Field(
-        "",
-        description="Where archived WAL has vanished, latest is refused. To go to the end of what is there all the same: how far that must at "
-        "least reach, as the refusal names it (lsn:0/3000000), or a time.",
-    )
-    folder: str = Field("", description="For cluster: where to put it; a new or empty folder.")
-    port: int = Field(0, description="For sandbox: the port on 127.0.0.1; 0: a free one.")
-    run_migrations: bool = Field(
-        True, description="For replace: run the code's newer migrations in the database before it is live."
-    )
-    pre_restore_backup: bool = Field(
-        True, description="For replace: first a full backup, labelled pre-restore; if it fails, nothing is replaced."
-    )
-    reason: str = Field("", description="Why; required unless it is a plan.")
-    confirm: str = Field("", description="For replace: the application's name, typed.")
+from twist_dr.taking import taking
 
 
 def restore_to_time_job(settings: Settings) -> dg.JobDefinition:
     """The job ``restore_to_time``."""
 
     @dg.op(name="recover_to_point", required_resource_keys={APPLICATION})
+    @taking(RestoreToTimeConfig)
     def recover_to_point(context: dg.OpExecutionContext, config: RestoreToTimeConfig) -> None:
-        with operation(context) as (app, report):
-            order = _order(config, app.settings)
-            repositories = app.repositories(app.settings.restore.stall_seconds)
-            with alone(app, "A recovery", order.mode):
-                back_up = pre_restore_backup(app, f"before the recovery to {config.to}: {config.reason}", report)
-                log = RestoreLog(app, report, verified=False)
-                recovery = Recovery(
-                    app,
-                    order,
-                    [place for name, place in repositories.items() if config.source in ("any", name)],
-                    report,
-                    known=known_reach(app, report, source=config.source),
-                    back_up=back_up if order.mode == "replace" and config.pre_restore_backup else None,
-                    note=log.note_recovery,
-                )
-                with told(context, app, recovery.record, log, report):
-                    try:
-                        recovery.run()
-                    finally:
-                        for sources in recovery.sources:
-                            mark_corrupt_copies(app.catalog, sources, report)
-                        if order.mode != "plan":
-                            end_killed(app, report, but=recovery.record.restore_id)
+        with operation(context, RESTORE_TO_TIME) as (app, report), watched(context, app, report) as shown:
+            restore_to_time(app, config, report, shown)
 
     @dg.job(
-        name="restore_to_time",
+        name=RESTORE_TO_TIME.name,
         description="Recover to any second, LSN, transaction or named point: plan it (the default), into a sandbox, in the place of the "
         "live database, or as a data folder on a recovery host.",
         tags=run_tags(settings),
-        owners=[RESTORE_BACKUP],
+        owners=[owner(RESTORE_TO_TIME)],
     )
     def job() -> None:
         recover_to_point()
 
     return job
-
-
-def _order(config: RestoreToTimeConfig, settings: Settings) -> RecoveryOrder:
-    """What is asked for, when it makes sense. Cheap looks first."""
-    refuse_careless(
-        settings, "A recovery", source=config.source, mode=config.mode, reason=config.reason, confirm=config.confirm
-    )
-    if (config.mode == "cluster") != bool(config.folder.strip()):
-        raise RestoreRefused("The mode cluster needs a folder, and no other mode does; name a new folder in folder.")
-    if config.folder.strip() and not Path(config.folder.strip()).is_absolute():
-        raise RestoreRefused(
-            f"{config.folder.strip()} is no whole path, and where a run is executed is not where you are; write folder from / on."
-        )
-    if not 0 <= config.port <= 65535 or config.timeline < 0:
-        raise RestoreRefused(
-            "A port is a number up to 65535, and a timeline one from 1; leave them at 0 to have them chosen."
-        )
-    if config.mode == "sandbox" and config.port and (why := why_port_is_taken(config.port)):
-        raise RestoreRefused(
-            f"The port {config.port} on 127.0.0.1 cannot be had ({why}); name another one, or leave port at 0 for a free one."
-        )
-    return RecoveryOrder(
-        wish=RecoveryWish(
-            config.to, config.base.strip() or None, config.timeline or None, accept_loss=config.accept_loss.strip()
-        ),
-        mode=config.mode,
-        reason=config.reason,
-        folder=Path(config.folder.strip()) if config.folder.strip() else None,
-        port=config.port,
-        run_migrations=config.run_migrations,
-    )

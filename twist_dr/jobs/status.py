@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dagster as dg
 
-from twist_dr.orchestration import RUN_BACKUP, run_tags
+from twist_dr.operations.table import STATUS
+from twist_dr.orchestration import owner, run_tags
 from twist_dr.settings import Settings
 
 
 def status_job(settings: Settings, report: dg.AssetsDefinition) -> dg.UnresolvedAssetJobDefinition:
     """The job ``status``. It succeeds whatever the status is: what fails is what cannot be told."""
     return dg.define_asset_job(
-        "status",
+        STATUS.name,
         selection=dg.AssetSelection.assets(report),
         description="Say whether the application is safe, and draw the report: open it on the page of the asset report. Scripts: twist-dr status.",
         tags=run_tags(settings),
-        owners=[RUN_BACKUP],
+        owners=[owner(STATUS)],
     )

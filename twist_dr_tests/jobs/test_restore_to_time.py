@@ -17,7 +17,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from twist_dr.assets.verification import record_verification, rehearsal_plan
 from twist_dr.engine.postgres import confinement, databases
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.server_user import is_server_user
@@ -31,6 +30,7 @@ from twist_dr.engine.wal.names import format_lsn, parse_lsn
 from twist_dr.errors import DatabaseUnreachable, IsolationMissing
 from twist_dr.recoveries import Recovery, RecoveryOrder
 from twist_dr.settings.building import build_targets
+from twist_dr.verify.proof import record_verification, rehearsal_plan
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.engine.helpers import postmaster_of
 from twist_dr_tests.engine.test_names import TABLES, make

@@ -1,0 +1,1 @@
+"""Backups taken, staged and copied to the storage targets."""

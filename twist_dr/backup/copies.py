@@ -1,0 +1,113 @@
+"""The sealed backup on each storage target, all at the same time, each checked after it was stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+
+from twist_dr.backups import Copying, clear_staging, needed_beside
+from twist_dr.engine.copies import StoredCopy, bring_back
+from twist_dr.engine.kinds import KINDS
+from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
+from twist_dr.engine.progress import Report
+from twist_dr.engine.repository import Repository, form_named
+from twist_dr.engine.streams import Form
+from twist_dr.errors import BackupNotFound, TwistDRError
+from twist_dr.room import record_room
+from twist_dr.settings import Application, Settings
+from twist_dr.wal import AwaitWal, Shipping
+
+
+def backup_to_copy(app: Application, kind: Kind, runs: Iterable[str | None], report: Report) -> tuple[str, bool]:
+    """The backup of that kind which one of these runs made, and True; else the newest, and False. Raises ``BackupNotFound``."""
+    _adopt(app, report)
+    newest = app.catalog.latest(app.name, kind=kind)
+    for run_id in runs:
+        if run_id is None:
+            continue
+        # A run may make a backup of each kind; then what the catalog names may be the other one.
+        for made in (app.catalog.backup_of_run(run_id), newest):
+            if made is not None and (made.kind, made.run_id) == (kind, run_id):
+                return made.backup_id, True
+    if newest is None:
+        raise BackupNotFound(f"There is no {kind} backup of {app.name} yet; launch the job {KINDS[kind].job}.")
+    return newest.backup_id, False
+
+
+def copy_backup(
+    app: Application, backup_id: str, names: Iterable[str], report: Report, *, own: bool
+) -> Iterator[tuple[Manifest, StoredCopy]]:
+    """Copy to these targets, side by side, and give each copy as it is done. Raises ``CopyFailed`` at the end unless all were stored.
+
+    ``own``: to those of them alone that the backup was made for. A copy of a base backup is sealed only when its target also holds
+    the chain that it builds upon, and the WAL up to its end.
+    """
+    places = app.repositories()
+    manifest = _staged(app, backup_id, places, report)
+    forms = _forms(app.settings, manifest, list(names), own_run=own, report=report)
+    copying = Copying(app, manifest, report)
+    with app.staging.using(manifest.backup_id) as folder, ExitStack() as stack:
+        needed = None
+        if KINDS[manifest.kind].physical:
+            shipping = stack.enter_context(Shipping(app, report))
+            needed = needed_beside(manifest, AwaitWal(app.settings, shipping, report))
+        wanted = {name: (places[name], form) for name, form in forms.items()}
+        for copy in copying.side_by_side(folder, wanted, before_sealed=needed):
+            yield manifest, copy
+    clear_staging(app, report)
+    record_room(app.catalog, app.targets.values(), report)
+    copying.raise_failures()
+
+
+def _forms(
+    settings: Settings, manifest: Manifest, chosen: list[str], *, own_run: bool, report: Report
+) -> dict[str, Form]:
+    """The form of each copy to make, as the backup planned it.
+
+    A target that the backup was not meant for is left out in the run that made it (and its repetitions); in a run of its
+    own somebody asks for just that copy, and the settings say the form.
+    """
+    forms = {}
+    for name in chosen:
+        planned = form_named(manifest.storage_targets.get(name, ""))
+        if planned is not None:
+            forms[name] = planned
+        elif own_run:
+            report.info(f"{name} was not chosen for {manifest.backup_id}")
+        else:
+            forms[name] = settings.storage_targets[name].form
+    return forms
+
+
+def _staged(app: Application, backup_id: str, repositories: Mapping[str, Repository], report: Report) -> Manifest:
+    """The manifest of a backup that lies in staging; one that does not is brought back from the first target that has it."""
+    staging, keyring = app.staging, app.keyring
+    if backup_id in staging.sealed():
+        sealed = (staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
+        return open_manifest(sealed, keyring, application=app.name, backup_id=backup_id, what=f"staging: {backup_id}")
+    for name, repository in repositories.items():
+        try:
+            manifest = repository.manifest(backup_id, keyring)
+            bring_back(manifest, repository, staging, keyring, report)
+        except TwistDRError as error:
+            report.warning(f"{name} cannot give {backup_id} back: {error}")
+        else:
+            return manifest
+    raise BackupNotFound(
+        f"Neither staging nor any storage target holds {backup_id} whole; make a new backup with the job "
+        f"{KINDS[kind_of(backup_id)].job}."
+    )
+
+
+def _adopt(app: Application, report: Report) -> None:
+    """Record backups that lie whole in staging and that the catalog does not know: a run died between the two."""
+    staging, catalog = app.staging, app.catalog
+    for backup_id in staging.sealed():
+        if catalog.backup(app.name, backup_id) is None:
+            sealed = (staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
+            what = f"staging: {backup_id}"
+            manifest = open_manifest(sealed, app.keyring, application=app.name, backup_id=backup_id, what=what)
+            catalog.record_backup(manifest, sealed, run_id=None)
+            for name, form in manifest.storage_targets.items():
+                catalog.record_copy(backup_id, name, state="pending", form=form)
+            report.info(f"{backup_id} lay whole in staging and was not recorded; it is now")

@@ -1,0 +1,38 @@
+"""Reading what storage targets hold again, and mending what went bad."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from twist_dr.backups import chosen_targets
+from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.operations.operation import Config
+from twist_dr.settings import Application
+
+if TYPE_CHECKING:
+    from twist_dr.scrubbing import ScrubResult
+
+
+class ScrubConfig(Config):
+    """All have defaults: launched as it is, it reads what is due."""
+
+    all: bool = Field(False, description="Read everything now, whenever it was read last.")
+    backup: str = Field("", description="Only this backup, by its id; empty: the rotation goes on.")
+    targets: str = Field("all", description="all enabled storage targets, or some of them by name, separated by commas")
+
+
+def scrub(app: Application, config: ScrubConfig, report: Report) -> ScrubResult:
+    """Read what is due. Raises errors of the catalog, and when something is bad that was not mended."""
+    # Not above: whoever launches something else would wait for it.
+    from twist_dr.scrubbing import Scrub, ScrubOrder, raise_failures
+
+    order = ScrubOrder([*chosen_targets(app.settings, config.targets)], config.backup.strip() or None, config.all)
+    result = Scrub(app, app.repositories(app.settings.restore.stall_seconds), report).run(order)
+    report.info(
+        f"{result.copies} copies and {result.wal_objects} objects of archived WAL read, {human_bytes(result.bytes)} in "
+        f"{human_seconds(result.seconds)}; {result.bad} bad, {result.count('mended')} of them mended"
+    )
+    raise_failures(result)
+    return result

@@ -1,0 +1,47 @@
+"""Trying every storage target."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+from twist_dr.engine.progress import Report, human_seconds
+from twist_dr.engine.target_test import TargetTest, run_target_test
+from twist_dr.errors import TargetUnavailable
+from twist_dr.operations.operation import Config
+from twist_dr.settings import Application
+
+
+def test_storage_targets(app: Application, config: Config, report: Report) -> list[TargetTest]:
+    """Write, read back and delete a small object on all at once; results go to the catalog. Raises ``TargetUnavailable`` when one is not usable."""
+    with ThreadPoolExecutor(len(app.targets)) as pool:
+        tests = list(pool.map(run_target_test, app.targets.values()))
+    for test in tests:
+        app.catalog.record_target_test(
+            test.target,
+            ok=test.ok,
+            location=test.location,
+            capabilities=asdict(test.capabilities) if test.capabilities else None,
+            error=test.error,
+            seconds=test.seconds,
+        )
+        (report.info if test.ok else report.warning)(in_a_line(test))
+    if failed := [test for test in tests if not test.ok]:
+        raise TargetUnavailable(
+            f"{len(failed)} of {len(tests)} storage targets cannot be used. {' '.join(str(test.error) for test in failed)}"
+        )
+    return tests
+
+
+def in_a_line(test: TargetTest) -> str:
+    if test.capabilities is None:
+        why = test.error.clause if test.error else "not tried"
+        return f"{test.target} ({test.location}): {why}"
+    can = test.capabilities
+    facts = [
+        "refuses to overwrite by itself" if can.write_once else "does not refuse overwriting by itself",
+        "checks what it receives" if can.checksum == "server" else "is read back after each write",
+        *([f"its clock differs by {human_seconds(abs(can.clock_skew_seconds))}"] if can.clock_skew_seconds else []),
+        *can.notes,
+    ]
+    return f"{test.target} ({test.location}): written, read back, compared and deleted in {human_seconds(test.seconds)}; {'; '.join(facts)}"

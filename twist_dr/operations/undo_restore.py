@@ -1,0 +1,57 @@
+"""Taking a restore back: told nothing, it says what would be put back and changes nothing."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from twist_dr.engine.progress import Report
+from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.undo import undo_restore as undo
+from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
+from twist_dr.operations.operation import Config
+from twist_dr.operations.restoring import Shown, conclude, nowhere
+from twist_dr.restores import RestoreLog, end_killed
+from twist_dr.settings import Application
+from twist_dr.settings.asking import django_application
+from twist_dr.settings.restoring import surroundings
+
+
+class UndoRestoreConfig(Config):
+    """Launched as it is, it says what would be put back and changes nothing."""
+
+    restore: str = Field("latest", description="latest, or a restore's id (twist-dr list --replaced)")
+    reason: str = Field("", description="Why; required.")
+    confirm: str = Field("", description="The application's name, typed.")
+
+
+def undo_restore(app: Application, config: UndoRestoreConfig, report: Report, shown: Shown = nowhere) -> Record:
+    """Raises ``RestoreRefused``, ``RestoreUndone`` and what the cluster raises; ``shown`` is called with what came of it all the same."""
+    with app.lock("Undoing a restore"):
+        confirmed = config.confirm == app.name
+        if confirmed and not config.reason.strip():
+            raise RestoreRefused("Undoing a restore needs a reason, for those who find it later; write it in reason.")
+        log = RestoreLog(app, report, verified=True)
+        seen: list[Record] = []
+
+        def note(record: Record) -> None:
+            seen[:] = [record]
+            log.note(record)
+
+        try:
+            record = undo(
+                config.restore, surroundings(app.settings), report,
+                reason=config.reason, django=django_application(app.settings), confirmed=confirmed, note=note,
+            )  # fmt: skip
+            end_killed(app, report, but=record.restore_id)
+        except BaseException as error:
+            for record in seen:
+                undone = isinstance(error, RestoreUndone)
+                said = str(error) if isinstance(error, TwistDRError) else f"ended by {type(error).__name__}"
+                record.end(
+                    "undone" if undone else "refused" if isinstance(error, RestoreRefused) else "failed", error=said
+                )
+                conclude(app, record, log, report, shown)
+            raise
+        conclude(app, record, log, report, shown)
+        report.info(record.result)
+        return record

@@ -1,0 +1,25 @@
+"""Shipping write-ahead log."""
+
+from __future__ import annotations
+
+from twist_dr.engine.progress import Report
+from twist_dr.engine.wal.frontier import Shipped
+from twist_dr.operations.operation import Config
+from twist_dr.settings import Application
+from twist_dr.wal import Shipping, raise_failures, spool_warnings, wal_settings
+
+
+def ship_once(app: Application, report: Report) -> Shipped:
+    """One round, and what is to be said of the spool. What a target lacks is in the result. Raises ``Busy`` when another process ships."""
+    with Shipping(app, report) as shipping:
+        shipped = shipping.once()
+    for sentence in spool_warnings(shipped.oldest_seconds, shipped.spool_bytes, wal_settings(app.settings)):
+        report.warning(sentence)
+    return shipped
+
+
+def ship_wal(app: Application, config: Config, report: Report) -> Shipped:
+    """Raises ``WalNotShipped``, ``WalMissing`` and ``WalInvalid``, as :func:`raise_failures`."""
+    shipped = ship_once(app, report)
+    raise_failures(shipped)
+    return shipped

@@ -1,0 +1,1 @@
+"""Proof by restore: backups verified, recoveries rehearsed."""

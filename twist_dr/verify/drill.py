@@ -1,0 +1,210 @@
+"""A recovery rehearsed, harmlessly, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from twist_dr.audit import note_key_use
+from twist_dr.backups import chosen_targets
+from twist_dr.choosing import choose_newest, note_bad, summed_up
+from twist_dr.engine.manifest import Kind, Manifest
+from twist_dr.engine.progress import Report, human_seconds
+from twist_dr.engine.recovery.rehearsal import rehearse
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.restore.sources import CORRUPT
+from twist_dr.engine.verification import VerificationResult
+from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
+from twist_dr.settings import Application
+from twist_dr.verify.proof import prove, record_verification, rehearsal_plan
+from twist_dr.wal import known_reach
+
+#: A note of the catalog: what the last drill measured, see ``Drill.note``.
+DRILL_MARK = "drill"
+_NAMED = 5
+
+#: Phases for people, of which each takes the seconds of some parts of a rehearsal.
+_RESTORE = {
+    "fetch": ("fetch", "media", "configuration"),
+    "restore": ("scratch server", "restore"),
+    "compare": ("compare", "content"),
+}
+_RECOVERY = {"fetch": ("unpack",), "replay": ("replay", "prove", "promote"), "compare": ("check pages",)}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way back that was rehearsed, and the seconds of its phases."""
+
+    name: str
+    backup_id: str
+    phases: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return round(sum(self.phases.values()), 3)
+
+
+class Drill:
+    """One drill. ``ways`` are those that were rehearsed to the end."""
+
+    def __init__(self, app: Application, report: Report) -> None:
+        self.settings = app.settings
+        self.ways: list[Way] = []
+        self.target = ""
+        self.notes: list[str] = []
+        self._app = app
+        self._report = report
+        self._began_at = datetime.now(timezone.utc)
+        self._missing: list[str] = []
+
+    def run(self, target: str = "next", *, recovery: bool = True) -> None:
+        """Rehearse, record and judge. Raises ``VerificationFailed`` when a backup is not good or the time is not kept, and storage errors."""
+        repository, backup_id = self._choose(target)
+        self.target = repository.target.name
+        self._report.info(f"a drill from {self.target}: {backup_id}")
+        try:
+            self._restore(repository, backup_id)
+            if recovery and self.settings.wal is not None:
+                self._recover(repository)
+            self._judge()
+            if self._missing:
+                raise VerificationFailed(f"The drill from {self.target} went well, but {summed_up(self._missing)}")
+        except TwistDRError as error:
+            # A target that is away keeps its turn.
+            if not error.retryable:
+                self.note(str(error))
+            raise
+        self.note(None)
+
+    # -- which -------------------------------------------------------------------------------------------------------
+
+    def _choose(self, wanted: str) -> tuple[Repository, str]:
+        """The target whose turn it is, and its newest full backup. One that holds none is passed over, and said."""
+        places = self._app.repositories(self.settings.restore.stall_seconds)
+        names = self._in_turn() if wanted.strip() == "next" else list(chosen_targets(self.settings, wanted))
+        for name in names:
+            try:
+                return places[name], self._newest("full", places[name])
+            except BackupNotFound:
+                pass
+            except VerificationFailed as lost:
+                # Another target can be rehearsed all the same; that this one should hold some is told at the end.
+                self._missing.append(str(lost))
+            self._say(f"{name} holds no full backup, so nothing can be rehearsed from it")
+        raise BackupNotFound(f"{', '.join(names)}: no full backup is there; launch the job backup_full first.")
+
+    def _newest(self, kind: Kind, repository: Repository) -> str:
+        """Raises what :func:`choose_newest` raises."""
+        choice = choose_newest(self._app, kind, [repository], self._report)
+        self._missing += choice.missing
+        return choice.backup_id
+
+    def _in_turn(self) -> list[str]:
+        names = list(self.settings.enabled_targets)
+        last = (self._app.catalog.mark(self.settings.application, DRILL_MARK) or {}).get("target")
+        turn = names.index(last) + 1 if last in names else 0
+        return names[turn:] + names[:turn]
+
+    # -- the two ways back -------------------------------------------------------------------------------------------
+
+    def _restore(self, repository: Repository, backup_id: str) -> None:
+        def work(manifest: Manifest) -> VerificationResult:
+            return prove(self._app, manifest, repository, self._report)
+
+        result = self._rehearsed(repository, backup_id, [backup_id], work)
+        record_verification(self._app, result, self._began_at)
+        self._take("restore", result, _RESTORE)
+
+    def _recover(self, repository: Repository) -> None:
+        try:
+            backup_id = self._newest("base", repository)
+        except BackupNotFound:
+            self._say(f"{repository.target.name} holds no base backup, so no recovery to a point in time is rehearsed")
+            return
+
+        def work(manifest: Manifest) -> VerificationResult:
+            known = known_reach(self._app, self._report, repository.target.name)
+            plan = replace(rehearsal_plan(self.settings, to="latest"), known=known)
+            return rehearse(plan, manifest, repository, self._app.keyring, self._report)
+
+        base = repository.manifest(backup_id, self._app.keyring).base
+        result = self._rehearsed(repository, backup_id, base.chain if base else [backup_id], work)
+        last = self._app.catalog.verifications(result.backup_id)[:1]
+        if result.unproven and not result.differences:
+            self._say(f"{result.backup_id}: {result.unproven}; it is not verified by this")
+        elif result.verified and last and not last[0].verified:
+            # No rows are compared at the latest point: what was found by comparing them is not taken back by this.
+            self._say(
+                f"{result.backup_id} could be recovered, but its last verification found it bad, and that compares more: launch the job verify_backup with "
+                f"backup: {result.backup_id}"
+            )
+        else:
+            record_verification(self._app, result, self._began_at)
+        self._take("recovery", result, _RECOVERY)
+
+    def _rehearsed(
+        self, repository: Repository, backup_id: str, chain: list[str], work: Callable[[Manifest], VerificationResult]
+    ) -> VerificationResult:
+        name = repository.target.name
+        with self._app.in_use(chain, "a drill reads it"):
+            try:
+                manifest, sealed = repository.sealed(backup_id, self._app.keyring)
+                if self._app.catalog.backup(self._app.name, backup_id) is None:
+                    self._app.catalog.record_backup(manifest, sealed, run_id=None)
+                note_key_use(self._app, "verify", backup_id, self._report)
+                return work(manifest)
+            except CORRUPT as error:
+                note_bad(self._app.catalog, backup_id, name, error)
+                raise VerificationFailed(
+                    f"The drill from {name} failed, for its copy of {backup_id} is bad: {error} Launch the job scrub, which mends it."
+                ) from error
+
+    def _take(self, way: str, result: VerificationResult, phases: dict[str, tuple[str, ...]]) -> None:
+        """Keep what was measured; a backup that is not good ends the drill."""
+        self.notes += result.notes
+        if result.differences:
+            told = "; ".join(result.differences[:_NAMED])
+            raise VerificationFailed(
+                f"The drill from {result.target} failed: {result.backup_id} restores to something else than was recorded: {told}. "
+                "Make a new backup now, and keep this one until the cause is known."
+            )
+        spent = {
+            phase: round(sum(result.seconds.get(part, 0.0) for part in parts), 3) for phase, parts in phases.items()
+        }
+        self.ways.append(Way(way, result.backup_id, spent))
+        told = ", ".join(f"{phase} {human_seconds(seconds)}" for phase, seconds in spent.items())
+        self._report.info(f"{way} of {result.backup_id} from {result.target} rehearsed: {told}")
+
+    def _judge(self) -> None:
+        wanted = self.settings.objectives.recovery_time
+        late = [way for way in self.ways if wanted is not None and way.seconds > wanted.total_seconds()]
+        if wanted is not None and late:
+            told = " and ".join(f"the {way.name} of {way.backup_id} took {human_seconds(way.seconds)}" for way in late)
+            raise VerificationFailed(
+                f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted.total_seconds())}; the backups are "
+                "good. Give the machine that restores faster disks or more restore.jobs, use a nearer storage target, or promise less."
+            )
+
+    def _say(self, line: str) -> None:
+        self.notes.append(line)
+        self._report.warning(line)
+
+    def note(self, error: str | None) -> None:
+        """Leave the catalog's note: when, from which target, how long each phase of each way took, and what went wrong."""
+        wanted = self.settings.objectives.recovery_time
+        document: dict[str, Any] = {
+            "at": self._began_at.isoformat(),
+            "target": self.target,
+            "ok": error is None,
+            "error": error,
+            "objective_seconds": wanted.total_seconds() if wanted else None,
+            "ways": {
+                way.name: {"backup_id": way.backup_id, "phases": way.phases, "seconds": way.seconds}
+                for way in self.ways
+            },
+            "run_id": self._app.actor.run_id,
+        }
+        self._app.catalog.set_mark(self.settings.application, DRILL_MARK, document)

@@ -1,0 +1,65 @@
+"""What proves a backup of each kind, and the record of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from twist_dr.engine.configuration_check import check_configuration
+from twist_dr.engine.kinds import KINDS
+from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.scratch import scratch_base
+from twist_dr.engine.progress import Report
+from twist_dr.engine.recovery.rehearsal import RehearsalPlan, rehearse
+from twist_dr.engine.repository import Repository
+from twist_dr.engine.verification import VerificationResult, verify_backup
+from twist_dr.settings import Application, Settings
+from twist_dr.settings.verifying import verification_plan
+
+
+def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:
+    """How base backups are rehearsed. ``to`` as in ``RehearsalPlan``."""
+    return RehearsalPlan(
+        scratch_base(settings.scratch_dir),
+        settings.database.client_tools,
+        settings.verification.key_tables,
+        settings.restore.stall_seconds,
+        to,
+        settings.verification.isolation,
+    )
+
+
+def prove(app: Application, manifest: Manifest, repository: Repository, report: Report) -> VerificationResult:
+    """A full backup is restored, a base backup recovered to the point whose rows it counted, a configuration backup read whole."""
+    settings, keyring = app.settings, app.keyring
+    if not KINDS[manifest.kind].brings_data:
+        repository.held(manifest)
+        return check_configuration(
+            manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
+            scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=report,
+        )  # fmt: skip
+    if not KINDS[manifest.kind].physical:
+        return verify_backup(verification_plan(settings, app.cluster), manifest, repository, keyring, report)
+    return rehearse(rehearsal_plan(settings), manifest, repository, keyring, report)
+
+
+def record_verification(app: Application, result: VerificationResult, started_at: datetime) -> None:
+    """Write down in the catalog what came out; nothing where nothing could be compared, for that proves no more than before."""
+    if result.unproven and not result.differences:
+        return
+    app.catalog.record_verification(
+        result.backup_id,
+        result.target,
+        state="verified" if result.verified else "unverified",
+        started_at=started_at,
+        seconds=result.seconds["total"],
+        restore_seconds=result.seconds.get("restore"),
+        tables=result.tables,
+        rows=result.rows,
+        files=result.files,
+        server_version=result.server_version,
+        differences=result.differences,
+        notes=result.notes,
+        run_id=app.actor.run_id,
+        proved=result.proved,
+        content_seconds=result.seconds.get("content"),
+    )

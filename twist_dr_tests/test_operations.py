@@ -1,0 +1,94 @@
+"""One table of what can be launched: jobs derive from it, scripts call it without the orchestrator, and each asks who may."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from twist_dr.engine.progress import Report
+from twist_dr.errors import PermissionMissing
+from twist_dr.operations import OPERATIONS
+from twist_dr.settings import Actor
+from twist_dr.settings.actor import ALL_PERMISSIONS
+from twist_dr_tests.site import Site
+
+
+@pytest.fixture
+def bare_site(tmp_path: Path) -> Site:
+    """A site whose database nobody asks."""
+    (tmp_path / "media").mkdir()
+    return Site(tmp_path, "postgresql://nobody@127.0.0.1:1/erp", tmp_path / "media")
+
+
+def definitions(site: Site, monkeypatch: pytest.MonkeyPatch, actor: Actor | None = None) -> dg.Definitions:
+    for name, value in site.environment.items():
+        monkeypatch.setenv(name, value)
+    site.set(wal={"source": "receive"})
+    from twist_dr.definitions import build_definitions
+
+    return build_definitions(site.app(actor))
+
+
+def test_every_job_has_the_name_the_permission_and_the_settings_of_its_operation(
+    bare_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defs = definitions(bare_site, monkeypatch)
+    jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert set(jobs) == set(OPERATIONS)
+    for name, operation in OPERATIONS.items():
+        assert jobs[name].owners == [f"team:{operation.permission}"], name
+        steps = dg.validate_run_config(jobs[name], {})["ops"].values()
+        taken = [step["config"] for step in steps if step["config"]]
+        assert taken == [operation.config().model_dump()] * bool(operation.config.model_fields), name
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_nobody_launches_what_the_own_permissions_do_not_allow(bare_site: Site, name: str) -> None:
+    operation = OPERATIONS[name]
+    lesser = Actor("eva", ALL_PERMISSIONS - {operation.permission})
+    before = sorted(bare_site.folder.rglob("*"))
+    with pytest.raises(PermissionMissing, match=f"eva may not launch {name}; ask somebody .* {operation.permission}"):
+        operation(bare_site.app(lesser), operation.config(), Report())
+    assert sorted(bare_site.folder.rglob("*")) == before
+
+
+def test_a_run_on_behalf_of_somebody_who_may_not_is_refused_and_audited(
+    bare_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defs = definitions(bare_site, monkeypatch, Actor("eva", ALL_PERMISSIONS - {"system_restore_backup"}))
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = defs.resolve_job_def("restore").execute_in_process(instance=instance, raise_on_error=False)
+    assert not done.success
+    (attempt,) = bare_site.catalog().attempts("erp")
+    assert (attempt.state, attempt.error_code) == ("refused", "permission_missing")
+    assert "may not launch restore" in bare_site.catalog().audit("erp")[-1].result
+
+
+@pytest.mark.promise(9)
+def test_a_script_backs_up_and_proves_without_the_orchestrator(site: Site) -> None:
+    program = (
+        "import sys; sys.modules['dagster'] = None\n"
+        "from twist_dr.engine.progress import Report\n"
+        "from twist_dr.operations import OPERATIONS\n"
+        "from twist_dr.settings import open_application\n"
+        "app, report = open_application(), Report(print, print)\n"
+        "def launch(name, **told):\n"
+        "    operation = OPERATIONS[name]\n"
+        "    return operation(app, operation.config(**told), report)\n"
+        "made = launch('backup_full', targets='office', reason='by a script')\n"
+        "found = launch('verify_backup', backup=made.backup_id)\n"
+        "rehearsed = launch('drill', target='office')\n"
+        "print('proven:', found.result.verified, [way.name for way in rehearsed.ways])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **site.environment}, capture_output=True, text=True
+    )
+    assert "proven: True ['restore']" in done.stdout, done.stdout + done.stderr
+    (row,) = site.catalog().backups(application="erp")
+    assert row.reason == "by a script" and row.last_verification is not None and row.last_verification.verified
+    assert site.held("office") == [row.backup_id] and site.held("archive") == []
