@@ -16,6 +16,7 @@ from twist_dr.engine.recovery.bases import by_cluster, find_bases
 from twist_dr.engine.recovery.coverage import Range, gap_words, gaps, recoverable
 from twist_dr.engine.recovery.vanished import Known, Vanished
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.retention.plan import longest_window
 from twist_dr.engine.wal.frontier import Frontier
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.engine.wal.objects import WalArchive
@@ -122,7 +123,7 @@ def _rows(app: Application, status: WalStatus) -> dict[str, WalFrontierRow]:
 
 def _wanted_since(settings: Settings, name: str, now: datetime) -> datetime | None:
     """The moment from which on a target's retention keeps any second recoverable; None when it keeps all that a base leads to."""
-    window = max((policy.wal for policy in settings.storage_targets[name].policies if policy.wal), default=None)
+    window = longest_window(settings.storage_targets[name].policies)
     return None if window is None else now - window
 
 

@@ -241,6 +241,24 @@ def test_two_targets_in_one_place_of_a_bucket_are_refused() -> None:
     assert parsed(good(storage_targets={"cloud": cloud, "other": {**cloud, "prefix": "other"}}))
 
 
+@pytest.mark.parametrize(
+    ("retention", "told"),
+    [
+        ({"daily": -1}, ".daily: expected greater than or equal to 0, found -1"),
+        ({"kinds": []}, ".kinds: expected at least one, found an empty list"),
+        (
+            [{"daily": 7}, {"dayly": 1}],
+            "[1].dayly: unknown key; see the commented file of twist-dr init for those that exist",
+        ),
+        ({"wal": 7}, ".wal: expected a time such as '12 hours' or '7 days', found 7"),
+        ("7 days", ": expected a mapping, found a text"),
+    ],
+)
+def test_a_mistake_in_a_policy_is_told_at_its_place_and_once(retention: Any, told: str) -> None:
+    disk = {"type": "local", "path": "backups", "retention": retention}
+    assert mistakes(good(storage_targets={"disk": disk}))[1:] == [f"storage_targets.disk.retention{told}"]
+
+
 def test_no_storage_target_is_a_mistake_and_a_disabled_one_is_left_out() -> None:
     assert mistakes(good(storage_targets={}))[1].startswith("storage_targets: expected")
     targets = {"a": {"type": "local", "path": "/a"}, "b": {"type": "local", "path": "/b", "enabled": False}}

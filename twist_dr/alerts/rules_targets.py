@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from statistics import linear_regression
 
 from twist_dr.alerts.facts import Facts
 from twist_dr.alerts.rules_common import Finding, human, launch, shortened, some
@@ -199,11 +200,7 @@ def _full_in(samples: Sequence[SpaceRow]) -> timedelta | None:
         return None
     times = [(row.at - samples[0].at).total_seconds() for row in samples]
     frees = [float(row.free or 0) for row in samples]
-    middle, mean = sum(times) / len(times), sum(frees) / len(frees)
-    spread = sum((time - middle) ** 2 for time in times)
-    slope = (
-        sum((time - middle) * (free - mean) for time, free in zip(times, frees, strict=True)) / spread if spread else 0
-    )
+    slope = linear_regression(times, frees).slope
     return timedelta(seconds=min(frees[-1] / -slope, 1e9)) if slope < 0 else None
 
 

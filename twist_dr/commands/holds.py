@@ -135,8 +135,8 @@ def parse_until(text: str, now: datetime) -> datetime:
     """A day (its end, in UTC), a moment, or a time from now on. Raises ``SettingsError``."""
     from pydantic import TypeAdapter, ValidationError
 
+    from twist_dr.engine.durations import Duration
     from twist_dr.errors import SettingsError
-    from twist_dr.settings.values import Duration
 
     try:
         until = now + TypeAdapter[timedelta](Duration).validate_python(text)

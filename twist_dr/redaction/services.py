@@ -9,60 +9,16 @@ from functools import lru_cache
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
 #: Apprise's services whose URL names a server after ``//``. With the others that place is a token, a key, a phone number or a topic.
-_NAME_A_SERVER = frozenset(
-    (
-        *("mailto", "mailtos", "json", "jsons", "xml", "xmls", "form", "forms", "http", "https", "apprise", "apprises"),
-        *("gotify", "gotifys", "matrix", "matrixs", "mmost", "mmosts", "rocket", "rockets", "rsyslog", "mqtt", "mqtts"),
-        *(
-            "nctalk",
-            "nctalks",
-            "ncloud",
-            "nclouds",
-            "hassio",
-            "hassios",
-            "signal",
-            "signals",
-            "syslog",
-            "xmpp",
-            "xmpps",
-        ),
-    )
-)
+_NAME_A_SERVER = frozenset((
+    "mailto", "mailtos", "json", "jsons", "xml", "xmls", "form", "forms", "http", "https", "apprise", "apprises", "gotify", "gotifys", "matrix",
+    "matrixs", "mmost", "mmosts", "rocket", "rockets", "rsyslog", "mqtt", "mqtts", "nctalk", "nctalks", "ncloud", "nclouds", "hassio", "hassios",
+    "signal", "signals", "syslog", "xmpp", "xmpps",
+))  # fmt: skip
 #: Options that say nothing secret: addresses, which people look for in an error, and Apprise's own, whose "no" and "1" occur in any sentence.
-_PLAIN_OPTIONS = frozenset(
-    (
-        *(
-            "to",
-            "from",
-            "cc",
-            "bcc",
-            "reply",
-            "name",
-            "smtp",
-            "mode",
-            "format",
-            "overflow",
-            "verify",
-            "method",
-            "priority",
-        ),
-        *(
-            "retry",
-            "wait",
-            "cto",
-            "rto",
-            "redirect",
-            "optional",
-            "emojis",
-            "image",
-            "footer",
-            "tz",
-            "store",
-            "pgp",
-            "wkd",
-        ),
-    )
-)
+_PLAIN_OPTIONS = frozenset((
+    "to", "from", "cc", "bcc", "reply", "name", "smtp", "mode", "format", "overflow", "verify", "method", "priority", "retry", "wait", "cto", "rto",
+    "redirect", "optional", "emojis", "image", "footer", "tz", "store", "pgp", "wkd",
+))  # fmt: skip
 _LONG = 6
 _ANY_URL = re.compile(r"""(?i)[a-z][a-z0-9+.-]{0,99}://[^\s'"<>]+|(?<=with url: )\S+""")
 

@@ -5,8 +5,8 @@
 
 from twist_dr.retention.cleanup import Retention
 from twist_dr.retention.facts import Facts, Looking
-from twist_dr.retention.planned import Planned, wanted_policies
+from twist_dr.retention.planned import Planned
 from twist_dr.retention.recheck import CleanupIncomplete
 from twist_dr.retention.telling import TargetOutcome
 
-__all__ = ["CleanupIncomplete", "Facts", "Looking", "Planned", "Retention", "TargetOutcome", "wanted_policies"]
+__all__ = ["CleanupIncomplete", "Facts", "Looking", "Planned", "Retention", "TargetOutcome"]

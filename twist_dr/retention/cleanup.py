@@ -23,7 +23,7 @@ from twist_dr.engine.retention.wal_plan import bases_of_window, plan_wal
 from twist_dr.engine.scratch_folder import clear_left_over
 from twist_dr.errors import Cancelled, TargetRefused, TwistDRError
 from twist_dr.retention.facts import Facts, Looking
-from twist_dr.retention.planned import Planned, calendar_zone, wanted_policies
+from twist_dr.retention.planned import Planned, calendar_zone
 from twist_dr.retention.recheck import Recheck
 from twist_dr.retention.telling import Log, TargetOutcome, Telling
 from twist_dr.retention.windows import Windows
@@ -94,11 +94,10 @@ class Retention:
     def _plan(
         self, facts: Facts, backups: list[BackupFacts], in_use: Mapping[str, str], now: datetime, fraction: float
     ) -> TargetPlan:
-        policies = wanted_policies(self._app.settings.storage_targets[facts.name].policies)
         return plan_target(
             facts.name,
             backups,
-            policies,
+            self._app.settings.storage_targets[facts.name].policies,
             now=now,
             time_zone=calendar_zone(self._app.settings),
             holds=self._looking.holds(facts.notes),

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timezone, tzinfo
 from zoneinfo import ZoneInfo
 
 from twist_dr.engine.progress import human_bytes
-from twist_dr.engine.retention.model import BackupFacts, Doubt, Policy, TargetPlan, WalPlan, WalStretch
+from twist_dr.engine.retention.model import BackupFacts, Doubt, TargetPlan, WalPlan, WalStretch
 from twist_dr.engine.wal.objects import Stored
 from twist_dr.engine.words import unmarked
 from twist_dr.retention.facts import Facts
-from twist_dr.settings import RetentionSettings, Settings
+from twist_dr.settings import Settings
 
 #: Lines of a table that a page shows; a log line of 100,000 lines is read by nobody.
 _MOST_LINES = 200
-
-
-def wanted_policies(settings: Iterable[RetentionSettings]) -> list[Policy]:
-    """What the settings of a target want, in the words of the planning."""
-    return [
-        Policy(
-            kinds=frozenset(each.kinds) if each.kinds is not None else None,
-            labels=frozenset(each.labels) if each.labels is not None else None,
-            daily=each.daily,
-            weekly=each.weekly,
-            monthly=each.monthly,
-            yearly=each.yearly,
-            last=each.last,
-            max_age=each.max_age,
-            max_count=each.max_count,
-            max_bytes=each.max_bytes,
-            grace=each.grace,
-            wal=each.wal,
-        )
-        for each in settings
-    ]
 
 
 def calendar_zone(settings: Settings) -> tzinfo:

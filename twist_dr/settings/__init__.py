@@ -21,7 +21,6 @@ from twist_dr.settings.targets import LocalTargetSettings, NasTargetSettings, S3
 from twist_dr.settings.unattended import (
     AlertSettings,
     ChannelSettings,
-    RetentionSettings,
 )
 from twist_dr.settings.values import Name
 from twist_dr.settings.whole import Settings
@@ -38,7 +37,6 @@ __all__ = [
     "Name",
     "NasTargetSettings",
     "Permission",
-    "RetentionSettings",
     "S3TargetSettings",
     "ScheduleSettings",
     "Settings",

@@ -111,6 +111,10 @@ _EXPECTED = {
     "float_parsing": "a number",
     "list_type": "a list",
     "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "frozen_set_type": "a list",
+    "too_short": "at least one",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "path_type": "a path",
@@ -123,7 +127,7 @@ def explain(error: ValidationError, document: Any) -> Iterator[tuple[str, str]]:
     for mistake in error.errors(include_url=False):
         place = _place(mistake["loc"])
         kind, context = mistake["type"], mistake.get("ctx", {})
-        if kind == "extra_forbidden":
+        if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             line = f"{place}: unknown key; see the commented file of twist-dr init for those that exist"
         else:
             if kind == "string_pattern_mismatch" and context.get("pattern") == NAME_PATTERN:
@@ -160,10 +164,12 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 def _without_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Pydantic puts a target's type between its name and its fields, and '[key]' after a wrong key."""
+    """Pydantic puts a target's type between its name and its fields, which of several forms a value has after it, and '[key]' after a wrong key."""
     steps = [step for step in location if step != "[key]"]
     if steps[:1] == ["storage_targets"] and len(steps) > 2 and steps[2] in ("local", "nas", "s3"):
         del steps[2]
+    if steps[2:3] == ["retention"] and steps[3:4] in (["one"], ["several"]):
+        del steps[3]
     return tuple(steps)
 
 

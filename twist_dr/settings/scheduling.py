@@ -9,9 +9,10 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from twist_dr.engine.durations import Duration
 from twist_dr.engine.kinds import FULL
 from twist_dr.engine.manifest import Part
-from twist_dr.settings.values import Duration, Name, Section
+from twist_dr.settings.values import Name, Section
 
 
 def _cron(text: str) -> str:

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
+from twist_dr.engine.durations import Duration
 from twist_dr.settings.values import (
-    Duration,
     PostgresUrl,
     Section,
     SettingsPath,

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Discriminator, Field, SecretStr, Tag, model_validator
 
 from twist_dr.engine.compression import Compression
+from twist_dr.engine.durations import Duration
+from twist_dr.engine.retention.model import Policy
 from twist_dr.engine.streams import Form
-from twist_dr.settings.unattended import RetentionSettings
 from twist_dr.settings.values import (
-    Duration,
     Section,
     SettingsPath,
     WebAddress,
 )
+
+#: One, or a list of them.
+Policies = Annotated[
+    Annotated[Policy, Tag("one")] | Annotated[list[Policy], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, list) else "one"),
+]
 
 
 class _TargetSettings(Section):
@@ -27,11 +33,11 @@ class _TargetSettings(Section):
     encrypt: bool = True
     compression: Compression = "zstd"
     objective: Duration | None = None
-    retention: RetentionSettings | list[RetentionSettings] | None = None
+    retention: Policies | None = None
     warn_free: float = Field(0.1, ge=0, lt=1)
 
     @property
-    def policies(self) -> list[RetentionSettings]:
+    def policies(self) -> list[Policy]:
         """The retention policies of this target; none: nothing is ever deleted."""
         if self.retention is None:
             return []

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
 
-from twist_dr.engine.labels import GRACE
-from twist_dr.engine.manifest import Kind, Label
+from twist_dr.engine.durations import Duration
 from twist_dr.engine.severity import Severity
 from twist_dr.engine.web import is_web_address
-from twist_dr.settings.values import Duration, Name, Section, SettingsPath, WebAddress
+from twist_dr.settings.values import Name, Section, SettingsPath, WebAddress
 
 
 class ObjectiveSettings(Section):
@@ -26,28 +24,6 @@ class ObjectiveSettings(Section):
     media: Duration | None = None
     wal: Duration = timedelta(minutes=15)
     recovery_time: Duration | None = None
-
-
-class RetentionSettings(Section):
-    """What a storage target keeps; docs/retention.md says how these work together.
-
-    ``kinds`` and ``labels``: to which backups it applies, all unless given. ``daily`` to ``yearly``: the newest good backup of so many
-    periods. ``last``: so many of a label. ``max_age``, ``max_count``, ``max_bytes``: what goes although a rule would keep it. ``grace``: how long
-    what no schedule made stays. ``wal``: any second of so long stays recoverable.
-    """
-
-    kinds: list[Kind] | None = Field(None, min_length=1)
-    labels: list[Label] | None = Field(None, min_length=1)
-    daily: int = Field(0, ge=0)
-    weekly: int = Field(0, ge=0)
-    monthly: int = Field(0, ge=0)
-    yearly: int = Field(0, ge=0)
-    last: dict[Label, Annotated[int, Field(ge=0)]] = {}
-    max_age: Duration | None = None
-    max_count: int | None = Field(None, ge=0)
-    max_bytes: int | None = Field(None, ge=0)
-    grace: Duration = GRACE
-    wal: Duration | None = None
 
 
 class CleanupSettings(Section):

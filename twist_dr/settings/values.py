@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo
 
 from twist_dr.engine.postgres.url import WORDS, is_postgres_url
 from twist_dr.engine.table_names import table_name
@@ -18,20 +16,12 @@ from twist_dr.engine.web import is_web_address
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 NAME_WORDS = "a name of at most 40 lower-case letters, digits and '_' that starts with a letter"
 HTTP_PATTERN = r"^https?://"
-_DURATION = re.compile(r"(\d{1,6}) (second|minute|hour|day|week)s?")
 
 
 def absolute(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("folder", Path.cwd())
     # os.path's leaves an unknown ~user as it is, where pathlib's raises.
     return Path(os.path.normpath(Path(base) / os.path.expanduser(path)))
-
-
-def _duration(value: Any) -> timedelta:
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("a time such as '12 hours' or '7 days'")
-    return timedelta(**{f"{match[2]}s": int(match[1])})
 
 
 def _one_table(text: str) -> str:
@@ -44,8 +34,6 @@ def _one_table(text: str) -> str:
 
 #: One table, as :func:`table_name` reads it.
 TableText = Annotated[str, AfterValidator(_one_table)]
-#: A number and a unit, as in ``7 days``.
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
 SettingsPath = Annotated[Path, AfterValidator(absolute)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 

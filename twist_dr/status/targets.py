@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from statistics import linear_regression
 from typing import Literal
 
 from twist_dr.alerts.facts import Facts
@@ -82,9 +83,7 @@ def growth(samples: Sequence[SpaceRow]) -> float | None:
         return None
     days = [(at - known[0][0]).total_seconds() / _DAY for at, _ in known]
     used = [float(bytes_) for _, bytes_ in known]
-    middle, mean = sum(days) / len(days), sum(used) / len(used)
-    spread = sum((day - middle) ** 2 for day in days)
-    return sum((day - middle) * (size - mean) for day, size in zip(days, used, strict=True)) / spread
+    return linear_regression(days, used).slope
 
 
 def _state(facts: Facts, name: str) -> tuple[Literal["ok", "failing", "unknown"], str | None]:

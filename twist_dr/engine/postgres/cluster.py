@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -312,16 +312,7 @@ class Snapshot:
         """Every table that the dump must hold. Raises ``DatabaseRightsMissing`` when one is closed to us, or shown in part."""
         with named_errors("to list the tables"):
             tables = read_tables(self._connection)
-        if filtered := [table.label for table in tables if table.filtered]:
-            raise DatabaseRightsMissing(
-                f"Row-level security would hide rows of {few(filtered)} from role {self._role()}, so the backup would be incomplete",
-                remedy=f"as a superuser run: ALTER ROLE {self._role()} BYPASSRLS",
-            )
-        if closed := [table.label for table in tables if not table.readable]:
-            raise DatabaseRightsMissing(
-                f"Role {self._role()} may not read {few(closed)}",
-                remedy=f"as a superuser run: GRANT pg_read_all_data TO {self._role()} (PostgreSQL 14 and newer), or grant SELECT on them.",
-            )
+        need_readable(self._connection, tables, "the backup would be incomplete")
         return tables
 
     def count_rows(self, tables: list[Table]) -> RowCount:
@@ -335,8 +326,20 @@ class Snapshot:
         with named_errors("to read the migration state"):
             return read_migrations(self._connection)
 
-    def _role(self) -> str:
-        return str(query(self._connection, "SELECT quote_ident(current_user)")[0][0])
+
+def need_readable(connection: Connection, tables: Iterable[Table], so: str) -> None:
+    """Raise ``DatabaseRightsMissing`` when one is closed to us, or shown in part; ``so`` is what would come of it."""
+    [[role]] = query(connection, "SELECT quote_ident(current_user)")
+    if filtered := [table.label for table in tables if table.filtered]:
+        raise DatabaseRightsMissing(
+            f"Row-level security would hide rows of {few(filtered)} from role {role}, so {so}",
+            remedy=f"as a superuser run: ALTER ROLE {role} BYPASSRLS",
+        )
+    if closed := [table.label for table in tables if not table.readable]:
+        raise DatabaseRightsMissing(
+            f"Role {role} may not read {few(closed)}, so {so}",
+            remedy=f"as a superuser run: GRANT pg_read_all_data TO {role} (PostgreSQL 14 and newer), or grant SELECT on them.",
+        )
 
 
 class RowCount:

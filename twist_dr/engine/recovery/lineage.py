@@ -13,7 +13,7 @@ from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.manifest import BaseFacts
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.history import Ancestor
+from twist_dr.engine.wal.history import Ancestor, stretches_of
 from twist_dr.engine.wal.names import Segment, parse_lsn
 
 
@@ -62,13 +62,7 @@ class Lineage:
         for head in archives.heads:  # the longest comes last
             if head.size:
                 self._heads.setdefault(head.segment, []).append(head)
-        #: Each timeline with the LSNs at which it begins and was left, the newest first.
-        self.stretches: list[tuple[int, int, int | None]] = []
-        begin = 0
-        for ancestor in self.ancestors:
-            self.stretches.insert(0, (ancestor.timeline, begin, ancestor.switched_at))
-            begin = ancestor.switched_at
-        self.stretches.insert(0, (timeline, begin, None))
+        self.stretches = stretches_of(timeline, self.ancestors)
 
     def holds(self, base: BaseFacts) -> bool:
         """Whether a base backup was taken on this line, before it was left for the next timeline."""

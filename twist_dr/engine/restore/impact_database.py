@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.changes import ChangesSince, read_counters
-from twist_dr.engine.postgres.cluster import Table, first_line, named_errors, query, read_tables
+from twist_dr.engine.postgres.cluster import Table, first_line, named_errors, need_readable, query, read_tables
 from twist_dr.engine.postgres.unplanned import count_unplanned
 from twist_dr.engine.restore.impact import TableImpact, go_on_unless
 from twist_dr.engine.restore.impact_extensions import extension_impact
 from twist_dr.engine.restore.newest_columns import COLUMNS, Column, Period, moment, newer_than, possible
 from twist_dr.engine.table_names import TableName
-from twist_dr.engine.words import few
-from twist_dr.errors import DatabaseRightsMissing
 
 if TYPE_CHECKING:
     from psycopg.sql import Composed
@@ -105,17 +103,7 @@ def _stopped_by(stop: threading.Event | None, connection: Connection) -> Iterato
 
 def _read_live(connection: Connection) -> list[_Live]:
     tables = read_tables(connection)
-    role = str(query(connection, "SELECT quote_ident(current_user)")[0][0])
-    if filtered := [table.label for table in tables if table.filtered]:
-        raise DatabaseRightsMissing(
-            f"Row-level security would hide rows of {few(filtered)} from role {role}, so nobody could tell what a restore would take away",
-            remedy=f"as a superuser run: ALTER ROLE {role} BYPASSRLS",
-        )
-    if closed := [table.label for table in tables if not table.readable]:
-        raise DatabaseRightsMissing(
-            f"Role {role} may not read {few(closed)}, so nobody could tell what a restore would take away",
-            remedy=f"as a superuser run: GRANT pg_read_all_data TO {role} (PostgreSQL 14 and newer), or grant SELECT on them.",
-        )
+    need_readable(connection, tables, "nobody could tell what a restore would take away")
     oids: dict[tuple[str, str], int] = {}
     columns: dict[tuple[str, str], list[Column]] = {}
     for schema, name, oid, *column in query(connection, COLUMNS):

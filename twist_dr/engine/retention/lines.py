@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from twist_dr.engine.retention.model import ClusterWal, WalBase
+from twist_dr.engine.wal.history import TimelineSpan, stretches_of
 from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.objects import Stored
 
@@ -24,7 +25,7 @@ class Line:
     """
 
     timeline: int
-    stretches: tuple[tuple[int, int, int | None], ...]
+    stretches: tuple[TimelineSpan, ...]
     bases: tuple[WalBase, ...]
     run_of: Mapping[int, int]
     size: int
@@ -44,9 +45,7 @@ class Line:
         return base.good and self.run(base) is not None
 
 
-def _numbers(
-    stretches: Sequence[tuple[int, int, int | None]], lsn: int, size: int
-) -> Iterator[tuple[int, int, int | None]]:
+def _numbers(stretches: Sequence[TimelineSpan], lsn: int, size: int) -> Iterator[tuple[int, int, int | None]]:
     """Where a timeline was left, its file and that of the next have the same number; either may be the one that is archived."""
     for timeline, begin, left in stretches:
         first = max(begin, lsn) // size
@@ -76,12 +75,7 @@ class Lines:
         return self._lines[timeline]
 
     def _line(self, timeline: int) -> Line:
-        stretches: list[tuple[int, int, int | None]] = []
-        begin = 0
-        for ancestor in self._cluster.ancestors.get(timeline, ()):
-            stretches.insert(0, (ancestor.timeline, begin, ancestor.switched_at))
-            begin = ancestor.switched_at
-        stretches.insert(0, (timeline, begin, None))
+        stretches = stretches_of(timeline, self._cluster.ancestors.get(timeline, ()))
         left_at = {each: left for each, _, left in stretches}
         bases = [
             base
@@ -89,9 +83,9 @@ class Lines:
             if base.timeline in left_at and ((left := left_at[base.timeline]) is None or base.stop_lsn <= left)
         ]
         bases.sort(key=lambda base: (base.finished_at, base.id))
-        return Line(timeline, tuple(stretches), tuple(bases), self._runs(stretches), self._size)
+        return Line(timeline, stretches, tuple(bases), self._runs(stretches), self._size)
 
-    def _runs(self, stretches: Sequence[tuple[int, int, int | None]]) -> dict[int, int]:
+    def _runs(self, stretches: Sequence[TimelineSpan]) -> dict[int, int]:
         """The number of the run that each archived segment of a line is in. A head, or a file that ends where its timeline was left, ends one."""
         there: set[int] = set()
         whole: set[int] = set()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from operator import attrgetter
-from typing import Protocol
 
 from twist_dr.engine.collector import paused_collector
 from twist_dr.engine.kinds import BASE
@@ -113,14 +112,7 @@ def good_ids(known: Mapping[str, BackupFacts]) -> frozenset[str]:
     )
 
 
-class SaysWindow(Protocol):
-    """A policy, or the settings that one is made of."""
-
-    @property
-    def wal(self) -> timedelta | None: ...
-
-
-def longest_window(policies: Iterable[SaysWindow]) -> timedelta | None:
+def longest_window(policies: Iterable[Policy]) -> timedelta | None:
     """For how long any second is to stay recoverable on a target with these policies; None when none says."""
     return max((policy.wal for policy in policies if policy.wal is not None), default=None)
 

@@ -21,12 +21,26 @@ MOST_BYTES = 1 << 20
 _TIMELINE = re.compile("[0-9]{1,10}")
 
 
+#: A timeline, the LSN at which it begins and that at which it was left for the next one.
+TimelineSpan = tuple[int, int, int | None]
+
+
 @dataclass(frozen=True)
 class Ancestor:
     """A timeline that was left for the next one at ``switched_at`` (LSN)."""
 
     timeline: int
     switched_at: int
+
+
+def stretches_of(timeline: int, ancestors: Iterable[Ancestor]) -> tuple[TimelineSpan, ...]:
+    """A timeline and its ancestors, the newest first."""
+    found: list[TimelineSpan] = []
+    begin = 0
+    for ancestor in ancestors:
+        found.append((ancestor.timeline, begin, ancestor.switched_at))
+        begin = ancestor.switched_at
+    return (timeline, begin, None), *reversed(found)
 
 
 def joined_history(chunks: Iterable[bytes], what: str) -> bytes:
