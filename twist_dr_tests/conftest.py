@@ -137,8 +137,14 @@ def _secrets_of_one_test_alone() -> Iterator[None]:
 
 
 @pytest.fixture
-def real_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command starts as a shell starts it."""
+def as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are commands, processes of their own, and Dagster's history is in files."""
+    monkeypatch.setattr(commands, "as_commands", True)
+
+
+@pytest.fixture
+def real_commands(as_commands: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides, every command starts as a shell starts it."""
     monkeypatch.setattr(commands, "preloaded", None)
 
 

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import yaml
 
 from twist_dr.catalog import Catalog, SealedBackup
@@ -20,11 +22,14 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.settings import Actor, Application, Settings, load_settings
 from twist_dr.settings.building import build_target
+from twist_dr_tests import in_process
 from twist_dr_tests.apps import application
 from twist_dr_tests.preloaded import Command, Preloaded
 
 #: Where commands of Dagster come from, unless each is to start as a shell starts it.
 preloaded: Preloaded | None = None
+#: Whether what is run to its end is a command, and a process of its own.
+as_commands = False
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -113,6 +118,11 @@ class Site:
         """As :func:`application`, of the settings as they are now."""
         return application(self.settings(), actor, **made)
 
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        """Dagster's, in memory, for jobs in this process. A command's is in files."""
+        return dg.DagsterInstance.ephemeral(str(self.folder / "dagster"))
+
     def catalog(self) -> Catalog:
         return Catalog(self.settings().catalog_url)
 
@@ -166,13 +176,19 @@ class Site:
         arguments = ["job", "execute", "-m", "twist_dr.definitions", "-j", job]
         if config:
             path = self.folder / "run.yaml"
-            path.write_text(yaml.safe_dump({"ops": config, "resources": self.resources}))
+            path.write_text(yaml.safe_dump(self._run_config(config)))
             arguments += ["-c", str(path)]
         return self.dagster(*arguments, **environment)
 
+    def _run_config(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {"ops": config, "resources": self.resources} if config else {}
+
     def job(self, job: str, config: Mapping[str, Any] | None = None, **environment: str) -> Outcome:
         """Run a job to its end, as a script would."""
-        return _ended(self.start(job, config, **environment))
+        if as_commands:
+            return _ended(self.start(job, config, **environment))
+        environment = {**self.environment, **environment}
+        return Outcome(*in_process.run_job(job, self._run_config(config), self.instance, environment, self.folder))
 
     def backup(self, **config: str) -> Outcome:
         return self.job("backup_full", {"full_backup": {"config": config}} if config else None)
@@ -207,8 +223,10 @@ class Site:
 
     def materialize(self, *key: str) -> Outcome:
         """Materialize one asset by itself, as the page's button does."""
-        selected = f"key:{'/'.join(key)}"
-        return _ended(self.dagster("asset", "materialize", "-m", "twist_dr.definitions", "--select", selected))
+        if as_commands:
+            selected = f"key:{'/'.join(key)}"
+            return _ended(self.dagster("asset", "materialize", "-m", "twist_dr.definitions", "--select", selected))
+        return Outcome(*in_process.materialize(dg.AssetKey(key), self.instance, self.environment, self.folder))
 
     def cli(self, *arguments: str, **environment: str) -> Outcome:
         """Run ``twist-dr``."""

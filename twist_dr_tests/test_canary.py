@@ -163,6 +163,7 @@ def canaries(newest_server: PostgresServer, tmp_path: Path) -> Iterator[Canaries
     site.database_url = plain
 
 
+@pytest.mark.usefixtures("as_commands")
 @pytest.mark.promise(6)
 @pytest.mark.timeout(600)
 def test_whatever_fails_no_secret_is_kept_printed_or_an_argument(canaries: Canaries) -> None:

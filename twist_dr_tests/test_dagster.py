@@ -112,6 +112,7 @@ def test_loading_touches_neither_database_nor_targets_nor_keyring(site: Site) ->
     assert sorted(path for path in site.folder.rglob("*") if "__pycache__" not in path.parts) == before
 
 
+@pytest.mark.usefixtures("as_commands")
 def test_mistakes_in_the_settings_are_what_a_script_sees(site: Site) -> None:
     site.document["storage_targets"]["office"]["pfad"] = "typo"
     site.document["database"] = {}

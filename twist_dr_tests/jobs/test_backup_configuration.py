@@ -90,6 +90,7 @@ def recording(site: Site) -> Iterator[None]:
         assert process.poll() is None
 
 
+@pytest.mark.usefixtures("as_commands")
 @pytest.mark.promise(1, 2)
 def test_it_is_encrypted_on_every_target_whatever_the_target_says(site: Site) -> None:
     site.document["storage_targets"]["office"]["encrypt"] = False
@@ -122,6 +123,7 @@ def test_it_is_encrypted_on_every_target_whatever_the_target_says(site: Site) ->
     assert row.backup_id in site.cli("list").expect(0).text
 
 
+@pytest.mark.usefixtures("as_commands")
 def test_catalog_history_and_files_come_back_in_a_new_place(site: Site, tmp_path: Path) -> None:
     """The steps of docs/configuration-backup.md, with all lost but a target and the keyring."""
     (site.folder / "workspace.yaml").write_text("load_from: []\n")
@@ -163,6 +165,7 @@ def test_catalog_history_and_files_come_back_in_a_new_place(site: Site, tmp_path
     back_up(site).expect(0)
 
 
+@pytest.mark.usefixtures("as_commands")
 def test_a_catalog_and_a_history_in_postgresql_come_back(site: Site, newest_server: PostgresServer) -> None:
     names = {what: f"{what}_{os.getpid()}" for what in ("kept", "kept_back", "history", "history_back")}
     for name in names.values():
@@ -239,6 +242,7 @@ def test_it_is_never_taken_for_a_full_backup(site: Site) -> None:
     assert "Configuration backups:" in recover(site).expect(0).text
 
 
+@pytest.mark.usefixtures("as_commands")
 @pytest.mark.promise(4)
 def test_a_copy_gone_bad_is_found_and_passed_over(site: Site) -> None:
     back_up(site).expect(0)

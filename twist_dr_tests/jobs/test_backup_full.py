@@ -131,6 +131,7 @@ def test_one_broken_target_stops_no_other_and_fails_the_run(site: Site, tmp_path
     assert len(site.staged()) == 1, "what a target still lacks is kept for the next attempt"
 
 
+@pytest.mark.usefixtures("as_commands")
 def test_a_repeated_run_copies_only_to_the_target_that_failed(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

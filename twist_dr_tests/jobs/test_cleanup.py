@@ -41,6 +41,7 @@ def _cleanup(site: Site, **config: Any) -> Outcome:
     return site.job("cleanup", {"clean_up": {"config": config}} if config else None)
 
 
+@pytest.mark.usefixtures("as_commands")
 @pytest.mark.promise(5)
 def test_the_plan_is_shown_a_dry_run_deletes_nothing_and_a_run_only_what_the_plan_said(backed_up: Site) -> None:
     site = backed_up

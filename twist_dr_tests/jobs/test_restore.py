@@ -75,6 +75,7 @@ def test_launched_as_it_is_it_plans_the_latest_verified_backup_and_changes_nothi
     assert not (site.folder / "work" / "restores").exists()
 
 
+@pytest.mark.usefixtures("as_commands")
 @pytest.mark.promise(3)
 def test_a_restore_cuts_over_and_an_undo_takes_it_back(any_site: Site) -> None:
     site = any_site
@@ -727,6 +728,7 @@ def test_what_was_replaced_is_removed_by_cleanup_when_its_time_is_over(backed_up
     assert "nothing kept" in site.undo().expect(1).text
 
 
+@pytest.mark.usefixtures("as_commands")
 @pytest.mark.promise(6)
 def test_no_secret_appears_in_what_a_restore_says_and_stores(backed_up: Site) -> None:
     site = backed_up

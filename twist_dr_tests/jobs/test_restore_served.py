@@ -41,9 +41,6 @@ REPLACE = {
     "mode": "replace", "reason": "test", "confirm": "erp", "pre_restore_backup": False, "allow_unverified": True, "backup": "latest",
 }  # fmt: skip
 
-#: As a script or a person would launch them.
-pytestmark = pytest.mark.usefixtures("real_commands")
-
 
 @dataclass
 class Stage:
@@ -251,6 +248,7 @@ def _run_killed(site: Site, at: int) -> int:
     return subprocess.run(command, env=environment, cwd=site.folder, capture_output=True, timeout=120).returncode
 
 
+@pytest.mark.usefixtures("real_commands")
 def test_killed_at_a_random_instant_under_load(stage: Stage) -> None:
     site = stage.site
     with stage.history.during("restore"):

@@ -243,6 +243,7 @@ def test_a_recovery_that_changes_something_needs_a_reason_and_the_name_typed(new
     assert "needs a folder" in _recover(newest.site, mode="cluster", reason="test").expect(1).text
 
 
+@pytest.mark.usefixtures("as_commands")
 def test_a_sandbox_is_a_server_of_its_own_that_can_be_removed(newest: Recorded) -> None:
     site, row = newest.site, newest.written[-10]
     outcome = _recover(site, to=f"xid:{row.xid}", mode="sandbox", reason="to look").expect(0)

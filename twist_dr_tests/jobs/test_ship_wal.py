@@ -55,11 +55,10 @@ def position(site: WalSite) -> int:
 
 def materializations(site: WalSite, target: str) -> list[dict[str, object]]:
     """Metadata of the asset's materializations, newest first."""
-    with dg.DagsterInstance.from_config(str(site.site.folder / "dagster")) as instance:
-        key = dg.AssetKey(["erp", "wal_archive", target])
-        records = instance.fetch_materializations(key, limit=10).records
-        made = [record.asset_materialization for record in records]
-        return [{name: value.value for name, value in each.metadata.items()} for each in made if each]
+    key = dg.AssetKey(["erp", "wal_archive", target])
+    records = site.site.instance.fetch_materializations(key, limit=10).records
+    made = [record.asset_materialization for record in records]
+    return [{name: value.value for name, value in each.metadata.items()} for each in made if each]
 
 
 @contextmanager

@@ -1,0 +1,82 @@
+"""Jobs in the test's own process: what a command runs, with its run config, environment, folder and words, and without what it costs to start.
+
+What only a command has (arguments, exit status, signals, a history in files) is for the tests that ask for one: see the fixtures ``as_commands``
+and ``real_commands``.
+"""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from twist_dr.alerts import catalog_gone, facts
+from twist_dr.audit import log
+from twist_dr.engine.postgres import sessions
+from twist_dr.redaction import known
+from twist_dr.settings import load_settings
+
+
+def run_job(
+    job: str, run_config: Mapping[str, Any], instance: dg.DagsterInstance, environment: Mapping[str, str], folder: Path
+) -> tuple[int, str]:
+    """What ``dagster job execute`` does, its exit status, and all that it says."""
+
+    def execute(definitions: dg.Definitions) -> dg.ExecuteInProcessResult:
+        return definitions.resolve_job_def(job).execute_in_process(run_config, instance, raise_on_error=False)
+
+    return _run(execute, environment, folder)
+
+
+def materialize(
+    key: dg.AssetKey, instance: dg.DagsterInstance, environment: Mapping[str, str], folder: Path
+) -> tuple[int, str]:
+    """The same for ``dagster asset materialize`` and one asset."""
+
+    def execute(definitions: dg.Definitions) -> dg.ExecuteInProcessResult:
+        every = definitions.resolve_implicit_global_asset_job_def()
+        return every.execute_in_process(instance=instance, asset_selection=[key], raise_on_error=False)
+
+    return _run(execute, environment, folder)
+
+
+def _run(
+    execute: Callable[[dg.Definitions], dg.ExecuteInProcessResult], environment: Mapping[str, str], folder: Path
+) -> tuple[int, str]:
+    said, children = io.StringIO(), _children()
+    with pytest.MonkeyPatch.context() as process, redirect_stdout(said), redirect_stderr(said):
+        _begin(process, environment, folder)
+        try:
+            # Imported here: loading it reads the settings of this environment.
+            from twist_dr.definitions import build_definitions
+
+            success = execute(build_definitions(load_settings())).success
+        except Exception:
+            traceback.print_exc()
+            success = False
+    # A command's children end with it at the latest; here, nobody would notice one that was left.
+    assert not (left := _children() - children), f"processes {left} were left behind:\n{said.getvalue()[-6000:]}"
+    return int(not success), said.getvalue()
+
+
+def _begin(process: pytest.MonkeyPatch, environment: Mapping[str, str], folder: Path) -> None:
+    """As a new process does: in its environment and folder, and knowing nothing of what this one has learnt."""
+    for name, value in environment.items():
+        process.setenv(name, value)
+    process.chdir(folder)
+    process.setattr(known, "_known", known._Known())
+    process.setattr(sessions, "_known_servers", {})
+    process.setattr(facts, "_KNOWN", {})
+    process.setattr(catalog_gone, "_REMEMBERED", {})
+    process.setattr(log, "_told_uses", OrderedDict())
+
+
+def _children() -> set[str]:
+    return {child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
