@@ -1,4 +1,4 @@
-"""Jobs in the test's own process: what a command runs, with its run config, environment, folder and words, and without what it costs to start.
+"""Jobs and commands in the test's own process: what they run, with its run config, environment, folder and words, and without what it costs to start.
 
 What only a command has (arguments, exit status, signals, a history in files) is for the tests that ask for one: see the fixtures ``as_commands``
 and ``real_commands``.
@@ -7,9 +7,12 @@ and ``real_commands``.
 from __future__ import annotations
 
 import io
+import os
+import signal
+import sys
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import pytest
 
 from twist_dr.alerts import catalog_gone, facts
 from twist_dr.audit import log
+from twist_dr.cli import main
 from twist_dr.engine.postgres import sessions
 from twist_dr.redaction import known
 from twist_dr.settings import load_settings
@@ -29,8 +33,9 @@ def run_job(
 ) -> tuple[int, str]:
     """What ``dagster job execute`` does, its exit status, and all that it says."""
 
-    def execute(definitions: dg.Definitions) -> dg.ExecuteInProcessResult:
-        return definitions.resolve_job_def(job).execute_in_process(run_config, instance, raise_on_error=False)
+    def execute() -> int:
+        found = _definitions().resolve_job_def(job)
+        return int(not found.execute_in_process(run_config, instance, raise_on_error=False).success)
 
     return _run(execute, environment, folder)
 
@@ -40,30 +45,49 @@ def materialize(
 ) -> tuple[int, str]:
     """The same for ``dagster asset materialize`` and one asset."""
 
-    def execute(definitions: dg.Definitions) -> dg.ExecuteInProcessResult:
-        every = definitions.resolve_implicit_global_asset_job_def()
-        return every.execute_in_process(instance=instance, asset_selection=[key], raise_on_error=False)
+    def execute() -> int:
+        every = _definitions().resolve_implicit_global_asset_job_def()
+        done = every.execute_in_process(instance=instance, asset_selection=[key], raise_on_error=False)
+        return int(not done.success)
 
     return _run(execute, environment, folder)
 
 
-def _run(
-    execute: Callable[[dg.Definitions], dg.ExecuteInProcessResult], environment: Mapping[str, str], folder: Path
-) -> tuple[int, str]:
-    said, children = io.StringIO(), _children()
-    with pytest.MonkeyPatch.context() as process, redirect_stdout(said), redirect_stderr(said):
-        _begin(process, environment, folder)
-        try:
-            # Imported here: loading it reads the settings of this environment.
-            from twist_dr.definitions import build_definitions
+def run_command(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> tuple[int, str]:
+    """The same for ``twist-dr``."""
+    return _run(lambda: main(arguments), environment, folder)
 
-            success = execute(build_definitions(load_settings())).success
+
+def _definitions() -> dg.Definitions:
+    # Imported here: loading it reads the settings of the environment.
+    from twist_dr.definitions import build_definitions
+
+    return build_definitions(load_settings())
+
+
+def _run(work: Callable[[], int], environment: Mapping[str, str], folder: Path) -> tuple[int, str]:
+    said, children = io.StringIO(), _children()
+    with (
+        pytest.MonkeyPatch.context() as process,
+        redirect_stdout(said),
+        redirect_stderr(said),
+        open(os.devnull) as none,
+    ):
+        process.setattr(sys, "stdin", none)
+        _begin(process, environment, folder)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = work()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
         except Exception:
             traceback.print_exc()
-            success = False
+            status = 1
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     # A command's children end with it at the latest; here, nobody would notice one that was left.
     assert not (left := _children() - children), f"processes {left} were left behind:\n{said.getvalue()[-6000:]}"
-    return int(not success), said.getvalue()
+    return status, said.getvalue()
 
 
 def _begin(process: pytest.MonkeyPatch, environment: Mapping[str, str], folder: Path) -> None:
