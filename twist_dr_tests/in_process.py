@@ -25,7 +25,7 @@ from twist_dr.audit import log
 from twist_dr.cli import main
 from twist_dr.engine.postgres import sessions
 from twist_dr.redaction import known
-from twist_dr.settings import load_settings
+from twist_dr.settings import open_application
 
 
 def run_job(
@@ -62,7 +62,7 @@ def _definitions() -> dg.Definitions:
     # Imported here: loading it reads the settings of the environment.
     from twist_dr.definitions import build_definitions
 
-    return build_definitions(load_settings())
+    return build_definitions(open_application())
 
 
 def _run(work: Callable[[], int], environment: Mapping[str, str], folder: Path) -> tuple[int, str]:

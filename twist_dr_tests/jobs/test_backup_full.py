@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from twist_dr.engine.keys import new_key, save_keyring
-from twist_dr.settings import load_settings
+from twist_dr.settings import open_application
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 from twist_dr_tests.storage.servers import rclone_server
@@ -164,7 +164,7 @@ def test_a_repeated_run_copies_only_to_the_target_that_failed(
 def _backup_full() -> dg.JobDefinition:
     from twist_dr.definitions import build_definitions
 
-    return build_definitions(load_settings()).resolve_job_def("backup_full")
+    return build_definitions(open_application()).resolve_job_def("backup_full")
 
 
 def test_a_target_added_later_gets_its_copy_from_another_target(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from twist_dr.assets.verification import Proof
+from twist_dr.assets import verification
 from twist_dr.engine.encryption import associated_data
-from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Artifact, ArtifactForm, Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.scratch import scratch_base
@@ -22,6 +21,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.streams import ArtifactWriter, Form
 from twist_dr.engine.verification import VerificationResult
+from twist_dr.settings import Application
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
@@ -81,13 +81,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
-def _read(
-    proof: Proof, manifest: Manifest, repository: Repository, keyring: Keyring, report: Report
-) -> VerificationResult:
+def _read(app: Application, manifest: Manifest, repository: Repository, report: Report) -> VerificationResult:
     """Each artifact is read to its end, and nothing restored."""
     repository.held(manifest)
     for artifact in manifest.artifacts:
-        for _ in repository.read(manifest, artifact.name, keyring):
+        for _ in repository.read(manifest, artifact.name, app.keyring):
             pass
     return VerificationResult(manifest.backup_id, repository.target.name, seconds={"total": 0.0})
 
@@ -100,7 +98,7 @@ def test_a_damaged_copy_is_passed_over_for_the_next_target(
     damage, words = DAMAGES[name]
     if damage is not _alter:
         # Which copy is taken does not depend on what comes of a good one, which one of them shows.
-        monkeypatch.setattr(Proof, "of", _read)
+        monkeypatch.setattr(verification, "prove", _read)
     site = backed_up
     damage(site)
     outcome = site.verify().expect(1)
