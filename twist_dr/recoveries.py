@@ -20,7 +20,7 @@ from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.finish import Finished, finish_cluster
-from twist_dr.engine.recovery.planning import Planned, RecoveryWish, plan_recovery
+from twist_dr.engine.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.recover import Recovered, clear_recovery_remains, recover, recovered_in
 from twist_dr.engine.recovery.sandbox import ClusterSandbox, clear_unfinished, unfinished
 from twist_dr.engine.recovery.untar import Owner
@@ -28,7 +28,7 @@ from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.journal import new_restore_id
 from twist_dr.engine.restore.plan import Mode, RestoreWish
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.engine.restore.restore import Restore
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
@@ -70,7 +70,7 @@ class Recovery:
         *,
         known: Sequence[Known] = (),
         back_up: Callable[[], str] | None = None,
-        note: Callable[[Record], None] = lambda record: None,
+        note: Callable[[RestoreRecord], None] = lambda record: None,
     ) -> None:
         self._app = app
         self._settings = app.settings
@@ -81,14 +81,14 @@ class Recovery:
         self._back_up = back_up
         self._note = note
         began_at = datetime.now(timezone.utc)
-        self.record = Record(
+        self.record = RestoreRecord(
             new_restore_id("restore", began_at), "restore", order.mode, order.reason, parts=["database"],
             recovery_target=order.wish.to, recovery_point=order.wish.to, started_at=began_at,
             recovery_options=_options(order, repositories),
         )  # fmt: skip
         self.sources: list[Sources] = []
 
-    def run(self) -> Record:
+    def run(self) -> RestoreRecord:
         """Recover as asked. Call it under the application's lock unless it is a plan.
 
         Raises the errors under ``WalError`` and ``RestoreError``, and what targets, servers and disks raise. In every case the
@@ -142,7 +142,7 @@ class Recovery:
     def _isolation(self) -> Isolation:
         return self._settings.verification.isolation
 
-    def _tell(self, planned: Planned) -> None:
+    def _tell(self, planned: PlannedRecovery) -> None:
         plan, record = planned.plan, self.record
         record.backup_id = plan.base.backup_id
         record.recovery_point = _said(planned)
@@ -164,7 +164,7 @@ class Recovery:
         except IsolationMissing as missing:
             yield f"this machine would refuse to do it: {missing}"
 
-    def _note_passed_over(self, planned: Planned) -> None:
+    def _note_passed_over(self, planned: PlannedRecovery) -> None:
         """Storage targets that gave nothing, and what was bad on those that did, of the WAL as of the base backups."""
         archives = planned.archives
         found = [*archives.unreachable.items(), *archives.passed_over.items()]
@@ -175,7 +175,7 @@ class Recovery:
 
     # -- the recovered server ------------------------------------------------------------------------------------------
 
-    def _sources(self, planned: Planned) -> list[Sources]:
+    def _sources(self, planned: PlannedRecovery) -> list[Sources]:
         self.sources = [
             Sources(
                 manifest.backup_id,
@@ -189,7 +189,7 @@ class Recovery:
         return self.sources
 
     @contextmanager
-    def _recovered(self, planned: Planned) -> Iterator[Recovered]:
+    def _recovered(self, planned: PlannedRecovery) -> Iterator[Recovered]:
         """The server in a folder that goes with it."""
         with recover(
             planned.plan,
@@ -204,7 +204,7 @@ class Recovery:
             self._note_recovered(recovered, planned)
             yield recovered
 
-    def _note_recovered(self, recovered: Recovered | Finished, planned: Planned) -> None:
+    def _note_recovered(self, recovered: Recovered | Finished, planned: PlannedRecovery) -> None:
         record = self.record
         record.seconds |= {f"recovery_{phase}": round(spent, 3) for phase, spent in recovered.seconds.items()}
         used = [*planned.archives.used, *(name for source in self.sources for name in source.used)]
@@ -220,7 +220,7 @@ class Recovery:
 
     # -- the modes -----------------------------------------------------------------------------------------------------
 
-    def _to_sandbox(self, planned: Planned) -> None:
+    def _to_sandbox(self, planned: PlannedRecovery) -> None:
         facts = planned.plan.base.postgres
         assert facts is not None
         folder = sandbox_base(self._settings) / self.record.restore_id
@@ -242,7 +242,7 @@ class Recovery:
             f"password: {sandbox.where()}; to be rid of it: twist-dr sandboxes remove {self.record.restore_id}",
         )
 
-    def _to_cluster(self, planned: Planned) -> None:
+    def _to_cluster(self, planned: PlannedRecovery) -> None:
         folder = self._order.folder
         assert folder is not None
         finished = finish_cluster(
@@ -261,7 +261,7 @@ class Recovery:
         )
 
     @contextmanager
-    def _lasting(self, planned: Planned, folder: Path) -> Iterator[ClusterSandbox]:
+    def _lasting(self, planned: PlannedRecovery, folder: Path) -> Iterator[ClusterSandbox]:
         """A cluster recovered durably into a folder that stays, its server stopped again. If the block fails, it is removed."""
         with Confinement(folder.parent, self._isolation) as confinement, unfinished(folder):
             owner = Owner(confinement.user, confinement.user)
@@ -274,7 +274,7 @@ class Recovery:
             # Chosen only now: a recovery may take hours, and a port that was free then be taken.
             yield ClusterSandbox(folder, tools, owner, self._order.port or free_port())
 
-    def _replace(self, planned: Planned) -> None:
+    def _replace(self, planned: PlannedRecovery) -> None:
         """The database is taken out of the recovered server by a dump, and restored and switched in like every other."""
         facts = planned.plan.base.postgres
         assert facts is not None
@@ -309,11 +309,11 @@ class Recovery:
         self._report.info(f"dumped {human_bytes(manifest.plain_bytes)} out of the recovered server")
         return manifest
 
-    def _restore(self, manifest: Manifest, repository: Repository, planned: Planned) -> None:
+    def _restore(self, manifest: Manifest, repository: Repository, planned: PlannedRecovery) -> None:
         order, record = self._order, self.record
         base_id, sources, passed_over = record.backup_id, list(record.sources), list(record.passed_over)
 
-        def note(changed: Record) -> None:
+        def note(changed: RestoreRecord) -> None:
             # Whoever reads the log knows base backups and storage targets; the dump in between is gone tomorrow.
             changed.backup_id, changed.sources, changed.passed_over = base_id, sources, passed_over
             self._note(changed)
@@ -349,7 +349,7 @@ def _options(order: RecoveryOrder, repositories: Sequence[Repository]) -> dict[s
     return options
 
 
-def _said(planned: Planned) -> str:
+def _said(planned: PlannedRecovery) -> str:
     return planned.plan.sentence().removesuffix(".")
 
 

@@ -15,7 +15,7 @@ from twist_dr.engine.labels import SET_ASIDE, is_meant, split_label
 from twist_dr.engine.manifest import Label, Part
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.journal import Journals
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.errors import BackupNotFound, RestoreRefused, TwistDRError
 from twist_dr.settings import Application
@@ -137,14 +137,14 @@ class RestoreLog:
         self._verified = verified
         self._told = False
 
-    def note_recovery(self, record: Record) -> None:
+    def note_recovery(self, record: RestoreRecord) -> None:
         """The same for a recovery, whose base backup is chosen only when it is planned."""
         with suppress(CatalogUnavailable):
             row = self._app.catalog.backup(self._app.name, record.backup_id) if record.backup_id else None
             self._verified = bool(row and row.last_verification and row.last_verification.verified)
         self.note(record)
 
-    def note(self, record: Record) -> None:
+    def note(self, record: RestoreRecord) -> None:
         """Record a restore as far as it has come."""
         row = RestoreRow(
             restore_id=record.restore_id,

@@ -29,7 +29,7 @@ from twist_dr.wal import archives, spool_warnings, wal_settings
 
 
 @dataclass
-class TargetStatus:
+class ArchiveStatus:
     """One target. ``ranges`` and ``gaps`` are those of the cluster whose bases are newest; ``vanished``: what is said of
     WAL at its end that was there and is not. ``row`` is what was recorded of the last round.
     """
@@ -48,7 +48,7 @@ class WalStatus:
     """All of it, as of ``at``. ``warnings``: what is wrong, or will be; without any, the status is ``sound``."""
 
     at: datetime
-    targets: list[TargetStatus] = field(default_factory=list)
+    targets: list[ArchiveStatus] = field(default_factory=list)
     sample: Sample | None = None
     spool_bytes: int = 0
     waiting: int = 0
@@ -98,7 +98,7 @@ def wal_status(app: Application) -> WalStatus:
     state = spool.load_state()
     rows = _rows(app, status)
     for name, archive in archives(app).items():
-        target = TargetStatus(name, frontier=state.frontier(name), row=rows.get(name))
+        target = ArchiveStatus(name, frontier=state.frontier(name), row=rows.get(name))
         repository = Repository(archive.target, app.name)
         _look_at_target(target, repository, archive, keyring, status, _wanted_since(settings, name, status.at))
         status.targets.append(target)
@@ -128,7 +128,7 @@ def _wanted_since(settings: Settings, name: str, now: datetime) -> datetime | No
 
 
 def _look_at_target(
-    target: TargetStatus,
+    target: ArchiveStatus,
     repository: Repository,
     archive: WalArchive,
     keyring: Keyring,
@@ -160,7 +160,7 @@ def _look_at_target(
         target.error = error.clause
 
 
-def _vanished(target: TargetStatus, held: Archives) -> str:
+def _vanished(target: ArchiveStatus, held: Archives) -> str:
     """What of the WAL that was shipped there last is not there; empty when all of it is."""
     frontier = target.frontier
     if frontier is None or frontier.system_identifier != held.system_identifier:
@@ -193,7 +193,7 @@ def _look_at_primary(settings: Settings, status: WalStatus) -> None:
             )
 
 
-def _judge(target: TargetStatus, most_seconds: float, status: WalStatus) -> None:
+def _judge(target: ArchiveStatus, most_seconds: float, status: WalStatus) -> None:
     if target.error is not None:
         status.warnings.append(f"{target.name}: {target.error}")
     if target.row is not None and target.row.error is not None:
@@ -208,7 +208,7 @@ def _judge(target: TargetStatus, most_seconds: float, status: WalStatus) -> None
         status.warnings.append(f"{target.name}: the frontier is {human_seconds(age)} old")
 
 
-def until_at(target: TargetStatus, each: Range) -> datetime | None:
+def until_at(target: ArchiveStatus, each: Range) -> datetime | None:
     """Up to when a range is known to hold every commit: by what lies on the target, or by what was shipped last from here."""
     frontier = target.frontier
     shipped = (
@@ -221,7 +221,7 @@ def until_at(target: TargetStatus, each: Range) -> datetime | None:
     return max((at for at in (each.until_at, shipped) if at is not None), default=None)
 
 
-def frontier_age(target: TargetStatus, now: datetime) -> float | None:
+def frontier_age(target: ArchiveStatus, now: datetime) -> float | None:
     """Seconds since the last moment whose commits are all on the target."""
     return (now - target.frontier.at).total_seconds() if target.frontier and target.frontier.at else None
 
@@ -248,7 +248,7 @@ def render(status: WalStatus) -> str:
     return "\n".join(lines)
 
 
-def _table_rows(target: TargetStatus, age: float | None) -> Iterator[tuple[str, ...]]:
+def _table_rows(target: ArchiveStatus, age: float | None) -> Iterator[tuple[str, ...]]:
     """A row for each range; only the first says whose they are, and the frontier."""
     name, frontier = target.name, format_lsn(target.frontier.lsn) if target.frontier else ""
     old = human_seconds(age) if age is not None else ""
@@ -265,7 +265,7 @@ def _second(when: datetime) -> str:
     return f"{when.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}"
 
 
-def _target_document(target: TargetStatus) -> dict[str, Any]:
+def _target_document(target: ArchiveStatus) -> dict[str, Any]:
     frontier = target.frontier
     return {
         "name": target.name,

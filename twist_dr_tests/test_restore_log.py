@@ -10,7 +10,7 @@ import pytest
 from twist_dr.catalog import Catalog
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.journal import Journal, Journals, Phase
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.restores import RestoreLog, end_killed
 from twist_dr.settings import Application
 from twist_dr_tests.site import Site
@@ -19,7 +19,7 @@ NOW = datetime(2026, 11, 21, 14, 0, tzinfo=timezone.utc)
 
 
 def running(app: Application, restore_id: str, mode: str = "replace") -> None:
-    record = Record(restore_id, "restore", mode, "why", "b")  # type: ignore[arg-type]
+    record = RestoreRecord(restore_id, "restore", mode, "why", "b")  # type: ignore[arg-type]
     RestoreLog(app, Report(), verified=True).note(record)
 
 
@@ -60,7 +60,7 @@ def test_whatever_the_catalog_raises_stops_no_restore(app: Application, monkeypa
     monkeypatch.setattr(Catalog, "record_restore", fail)
     warnings: list[str] = []
     log = RestoreLog(app, Report(warning=warnings.append), verified=True)
-    record = Record("r", "restore", "replace", "why", "b")
+    record = RestoreRecord("r", "restore", "replace", "why", "b")
     log.note(record)
     log.note(record)
     assert warnings == ["the log of restores was not written: a defect of the index"]

@@ -15,7 +15,7 @@ from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable
 from twist_dr.engine.manifest import new_backup_id
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.journal import Journal, Journals
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.orchestration import MATERIALIZED, attempt_of, settle_attempts
 from twist_dr.redaction import leaving
 from twist_dr.restores import RestoreLog, end_killed
@@ -108,7 +108,7 @@ def test_what_somebody_asked_for_in_vain_is_no_failed_run(
 def test_a_restore_that_was_killed_is_told_until_it_is_settled_and_not_later(settings: Settings) -> None:
     catalog, journals = Catalog(settings.catalog_url), Journals(settings.restores_dir)
     note = RestoreLog(application(settings, Actor("someone", run_id="r1")), Report(), verified=True).note
-    note(Record("cut", "restore", "replace", "why", "b"))
+    note(RestoreRecord("cut", "restore", "replace", "why", "b"))
     journal = Journal(restore_id="cut", kind="restore", application="erp", began_at=NOW, phase="switching")
     journals.save(journal)
     catalog.begin_attempt(_attempt(job="restore"))

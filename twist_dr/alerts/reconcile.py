@@ -33,7 +33,7 @@ _PUT_AWAY = 200
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Reconciled:
     """What one look came to. ``told`` goes by event; ``problem``: why alerts could not be looked after, in one sentence."""
 
     raised: tuple[AlertRow, ...] = ()
@@ -51,7 +51,7 @@ class _Change:
     event: Event | None
 
 
-def reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Report) -> Outcome:
+def reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Report) -> Reconciled:
     """Compare what is with the alerts that are open, write what changed, and tell those who should know. Never raises."""
     try:
         outcome = _reconcile(settings, catalog, now, report)
@@ -60,18 +60,18 @@ def reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Repor
     except CatalogUnavailable as unavailable:
         report.warning(str(unavailable))
         tell_catalog_gone(settings, unavailable, now, report)
-        return Outcome(problem=str(unavailable))
+        return Reconciled(problem=str(unavailable))
     except Exception as error:
         # Whoever calls has backups to make: what a defect of ours keeps from being told is told in his log.
         problem = f"alerts could not be looked after: {type(error).__name__}: {error}"
         report.warning(problem)
-        return Outcome(problem=problem)
+        return Reconciled(problem=problem)
 
 
-def _reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Report) -> Outcome:
+def _reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Report) -> Reconciled:
     facts = gather(settings, catalog, now)
     if facts.note is None and not _changes(settings, catalog, facts, now):
-        return Outcome()
+        return Reconciled()
     try:
         with telling(settings, report):
             # What another process told while we waited is known now.
@@ -80,7 +80,7 @@ def _reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Repo
                 catalog.set_mark(settings.application, MARK, facts.note)
             return _Round(settings, catalog, now, report).carry_out(_changes(settings, catalog, facts, now))
     except Busy:
-        return Outcome()
+        return Reconciled()
 
 
 # -- what changes -----------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class _Round:
         self._until = time.monotonic() + _ROUND_SECONDS
         self._deliveries: dict[str, Delivery] = {}
 
-    def carry_out(self, changes: Sequence[_Change]) -> Outcome:
+    def carry_out(self, changes: Sequence[_Change]) -> Reconciled:
         raised: list[AlertRow] = []
         resolved: list[AlertRow] = []
         told: dict[Event, list[AlertRow]] = {}
@@ -211,7 +211,7 @@ class _Round:
             if self._deliveries:
                 record_deliveries(self._settings, self._catalog, self._deliveries.values(), self._now)
         every = tuple(self._deliveries.values())
-        return Outcome(tuple(raised), tuple(resolved), {name: tuple(rows) for name, rows in told.items()}, every)
+        return Reconciled(tuple(raised), tuple(resolved), {name: tuple(rows) for name, rows in told.items()}, every)
 
     def _tell(self, row: AlertRow, event: Event) -> bool:
         if time.monotonic() > self._until:

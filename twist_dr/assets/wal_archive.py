@@ -8,7 +8,7 @@ import dagster as dg
 
 from twist_dr.assets.freshness import fresh_within
 from twist_dr.catalog import Catalog, CatalogUnavailable
-from twist_dr.engine.wal.frontier import Gap, Outcome, Shipped, listed
+from twist_dr.engine.wal.frontier import Gap, Shipped, TargetShipped, listed
 from twist_dr.engine.wal.names import format_lsn
 from twist_dr.metadata import in_words
 from twist_dr.operations.table import SHIP_WAL
@@ -79,7 +79,7 @@ def _no_gap(key: dg.AssetKey, gaps: Sequence[Gap]) -> dg.AssetCheckResult:
 
 
 def _materialization(
-    key: dg.AssetKey, outcome: Outcome, shipped: Shipped, check: dg.AssetCheckResult
+    key: dg.AssetKey, outcome: TargetShipped, shipped: Shipped, check: dg.AssetCheckResult
 ) -> dg.MaterializeResult[None]:
     """Bare numbers, which the page plots over time."""
     frontier = outcome.frontier

@@ -47,7 +47,7 @@ _telling = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Line:
+class AuditEntry:
     """What a line of the log says. ``details`` as JSON can hold them; no secrets."""
 
     at: str
@@ -105,7 +105,7 @@ def record(
     """
     try:
         plain = _plain(json.loads(json.dumps(dict(details or {}), default=str)))
-        line = Line(
+        line = AuditEntry(
             datetime.now(timezone.utc).isoformat(),
             recordable(app.actor.name),
             action,
@@ -173,7 +173,7 @@ def fingerprint(settings: Settings, content: bytes) -> str:
     return f"{hashlib.sha256(salt).hexdigest()[:12]}:{hmac.new(salt, content, hashlib.sha256).hexdigest()}"
 
 
-def waiting(places: Places) -> list[Line]:
+def waiting(places: Places) -> list[AuditEntry]:
     """Lines that the catalog could not take yet, oldest first."""
     try:
         texts = places.spool.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
@@ -196,7 +196,7 @@ def read_anchor(places: Places) -> Anchor | None:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write(places: Places, locks: Path, catalog: Catalog, line: Line) -> str | None:
+def _write(places: Places, locks: Path, catalog: Catalog, line: AuditEntry) -> str | None:
     with ExitStack() as stack:
         # Held by none for longer than the catalog makes it wait. Without it, a line is still better written than lost.
         with suppress(Busy, OSError):
@@ -214,7 +214,7 @@ def _write(places: Places, locks: Path, catalog: Catalog, line: Line) -> str | N
     return None
 
 
-def _append(application: str, catalog: Catalog, line: Line, *, late: bool) -> AuditRow:
+def _append(application: str, catalog: Catalog, line: AuditEntry, *, late: bool) -> AuditRow:
     # The catalog writes its own time: a line's time says when it was chained, and what came late says when it happened.
     details = {**line.details, "happened_at": line.at} if late else line.details
     return catalog.append_audit(
@@ -234,7 +234,7 @@ def _write_waiting(places: Places, catalog: Catalog) -> None:
         places.spool.unlink()
 
 
-def _keep(places: Places, line: Line) -> None:
+def _keep(places: Places, line: AuditEntry) -> None:
     _make_folder(places.folder)
     descriptor = os.open(places.spool, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -262,15 +262,15 @@ def _still_there(anchor: Anchor, catalog: Catalog, row: AuditRow) -> bool:
     return any(each.seq == anchor.seq and each.digest == anchor.digest for each in between)
 
 
-def _text(line: Line) -> str:
+def _text(line: AuditEntry) -> str:
     return json.dumps(asdict(line)) + "\n"
 
 
-def _parsed(text: str) -> Line:
+def _parsed(text: str) -> AuditEntry:
     try:
-        return Line(**json.loads(text))
+        return AuditEntry(**json.loads(text))
     except (ValueError, TypeError):  # cut off by a full disk or a power cut
-        return Line("unknown", "unknown", "unreadable line", "audit spool", "damaged", {"text": text})
+        return AuditEntry("unknown", "unknown", "unreadable line", "audit spool", "damaged", {"text": text})
 
 
 def _plain(value: Any) -> Any:

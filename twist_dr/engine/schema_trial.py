@@ -10,7 +10,7 @@ from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.extension_restore import KeptFiles
 from twist_dr.engine.postgres.own_settings import OwnSettings, own_settings_of
-from twist_dr.engine.postgres.restore_place import RestorePlace
+from twist_dr.engine.postgres.restore_place import TrialPlace
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.streams import full_disk, write_new
@@ -30,7 +30,7 @@ class Trial:
 def try_schema(
     dump: bytes,
     base: Path,
-    open_place: Callable[[OwnSettings], RestorePlace],
+    open_place: Callable[[OwnSettings], TrialPlace],
     kept_in: Callable[[Path], KeptFiles | None],
     tools: Tools | None = None,
 ) -> Trial:

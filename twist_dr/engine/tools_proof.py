@@ -15,7 +15,7 @@ from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.extension_members import MEMBERS, ROWS, read_kept
 from twist_dr.engine.postgres.extension_restore import KeptFiles
 from twist_dr.engine.postgres.own_settings import OwnSettings
-from twist_dr.engine.postgres.restore_place import RestorePlace
+from twist_dr.engine.postgres.restore_place import TrialPlace
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools, serves
 from twist_dr.engine.progress import Report
@@ -74,7 +74,7 @@ class ToolsProof:
         dump_roles(source, tools, False, roles.append)
         base = verification_base(self.plan.scratch, server_here=self.plan.server is None)
 
-        def opened(own: OwnSettings) -> RestorePlace:
+        def opened(own: OwnSettings) -> TrialPlace:
             return open_place(self.plan, facts, b"".join(roles), own, _NAME)
 
         def kept_in(folder: Path) -> KeptFiles | None:

@@ -21,7 +21,7 @@ from twist_dr.engine.postgres.confinement import Isolation
 from twist_dr.engine.postgres.content import compare_content
 from twist_dr.engine.postgres.materialized import compare_views
 from twist_dr.engine.postgres.own_settings import OwnSettings
-from twist_dr.engine.postgres.restore_place import RestorePlace, existing_server, restoring_major, scratch_server
+from twist_dr.engine.postgres.restore_place import TrialPlace, existing_server, restoring_major, scratch_server
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
@@ -169,7 +169,7 @@ class _Verification:
                     with self._result.timed("content"):
                         self._compare_content(place, fetched)
 
-    def _restore(self, place: RestorePlace, fetched: FetchedDatabase) -> None:
+    def _restore(self, place: TrialPlace, fetched: FetchedDatabase) -> None:
         with self._result.timed("restore"):
             try:
                 self._result.notes += fetched.load(
@@ -187,7 +187,7 @@ class _Verification:
                     ) from error
                 self._result.differences.append(f"database.dump: {error}")
 
-    def _compare(self, place: RestorePlace, connection: Connection) -> None:
+    def _compare(self, place: TrialPlace, connection: Connection) -> None:
         if (why := place.made.misreads(connection)) is not None:
             raise DatabaseError(
                 f"Nothing can be said about {self._manifest.backup_id}: {why}",
@@ -199,7 +199,7 @@ class _Verification:
         result.notes += found.notes
         result.tables, result.rows = found.tables, found.rows
 
-    def _compare_content(self, place: RestorePlace, fetched: FetchedDatabase) -> None:
+    def _compare_content(self, place: TrialPlace, fetched: FetchedDatabase) -> None:
         try:
             tools = _dumping(self._plan, place)
         except ClientToolsMissing as error:
@@ -216,14 +216,14 @@ class _Verification:
                 self._report.warning(line)
 
 
-def _dumping(plan: VerificationPlan, place: RestorePlace) -> Tools:
+def _dumping(plan: VerificationPlan, place: TrialPlace) -> Tools:
     """The tools that dump the place again: a pg_dump dumps no newer server than itself. Raises ``ClientToolsMissing``."""
     if place.major <= place.tools.major:
         return place.tools
     return choose_tools(find_tools(plan.client_tools), place.major, purpose="compare the content of")
 
 
-def open_place(plan: VerificationPlan, facts: PostgresFacts, roles: bytes, own: OwnSettings, name: str) -> RestorePlace:
+def open_place(plan: VerificationPlan, facts: PostgresFacts, roles: bytes, own: OwnSettings, name: str) -> TrialPlace:
     """Where what these facts describe is restored to be verified, ready and set to ``own``. ``name`` is part of that of a database on an existing server.
 
     Raises kinds of ``DatabaseError`` when this machine or that server lacks what it needs.

@@ -20,7 +20,7 @@ from twist_dr.taking import taking
 
 if TYPE_CHECKING:
     from twist_dr.retention import TargetOutcome
-    from twist_dr.retention.planned import Planned
+    from twist_dr.retention.planned import PlannedCleanup
     from twist_dr.retention.replaced import ReplacedOutcome
 
 
@@ -56,7 +56,7 @@ class _RunPage(Page):
         metadata = {"plan": in_markdown(done.table()), "removed": dg.MetadataValue.int(done.removed)}
         self._context.add_output_metadata(metadata)
 
-    def planned(self, planned: Planned) -> None:
+    def planned(self, planned: PlannedCleanup) -> None:
         self._show(planned.name, {"plan": in_markdown(planned.markdown())})
 
     def deleted(self, outcome: TargetOutcome) -> None:

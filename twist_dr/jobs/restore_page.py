@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import dagster as dg
 
 from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.errors import TwistDRError
 from twist_dr.metadata import in_list, in_markdown, in_words
 from twist_dr.operations.restoring import Shown
 from twist_dr.settings import Application
 
 
-def metadata(record: Record) -> dict[str, dg.MetadataValue]:
+def metadata(record: RestoreRecord) -> dict[str, dg.MetadataValue]:
     """Bare numbers, which the page plots over time; sentences and tables for people."""
     found: dict[str, dg.MetadataValue] = {"result": in_words(record.error or record.result)}
     # What somebody who decides wants to read stands first.
@@ -58,9 +58,9 @@ def metadata(record: Record) -> dict[str, dg.MetadataValue]:
 @contextmanager
 def watched(context: dg.OpExecutionContext, app: Application, report: Report) -> Iterator[Shown]:
     """Around a restore: how it ended is shown on the run's page and on the application's own assets, a failure with all that is known of it."""
-    seen: list[Record] = []
+    seen: list[RestoreRecord] = []
 
-    def shown(record: Record) -> None:
+    def shown(record: RestoreRecord) -> None:
         seen.append(record)
         if record.mode != "plan":
             _observe(context, app, record, report)
@@ -75,7 +75,7 @@ def watched(context: dg.OpExecutionContext, app: Application, report: Report) ->
     context.add_output_metadata(metadata(seen[-1]))
 
 
-def _observe(context: dg.OpExecutionContext, app: Application, record: Record, report: Report) -> None:
+def _observe(context: dg.OpExecutionContext, app: Application, record: RestoreRecord, report: Report) -> None:
     for part in record.parts:
         try:
             context.log_event(dg.AssetObservation(asset_key=dg.AssetKey([app.name, part]), metadata=metadata(record)))
@@ -83,7 +83,7 @@ def _observe(context: dg.OpExecutionContext, app: Application, record: Record, r
             report.warning(f"the page could not be told of the restore: {type(error).__name__}")
 
 
-def _run_config(record: Record) -> str:
+def _run_config(record: RestoreRecord) -> str:
     """What to paste into the launchpad, or a file for -c, to do what was planned."""
     config = {
         "backup": record.backup_id,
@@ -95,7 +95,7 @@ def _run_config(record: Record) -> str:
     return _yaml("restore_backup", config)
 
 
-def _recovery_config(record: Record) -> str:
+def _recovery_config(record: RestoreRecord) -> str:
     options = {name: str(value) for name, value in record.recovery_options.items()}
     config = {"to": json.dumps(record.recovery_target), **options, "mode": "replace", "reason": "", "confirm": ""}
     return _yaml("recover_to_point", config)

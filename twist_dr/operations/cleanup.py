@@ -19,7 +19,7 @@ from twist_dr.settings.restoring import surroundings
 
 if TYPE_CHECKING:
     from twist_dr.retention import Retention, TargetOutcome
-    from twist_dr.retention.planned import Planned
+    from twist_dr.retention.planned import PlannedCleanup
     from twist_dr.retention.replaced import ReplacedOutcome
 
 
@@ -46,7 +46,7 @@ class Page:
 
     def replaced(self, done: ReplacedOutcome) -> None: ...
 
-    def planned(self, planned: Planned) -> None: ...
+    def planned(self, planned: PlannedCleanup) -> None: ...
 
     def deleted(self, outcome: TargetOutcome) -> None: ...
 
@@ -123,7 +123,7 @@ def _clean_target(
     try:
         planned = retention.plan(name, datetime.now(timezone.utc))
     except TwistDRError as error:
-        return [f"{name}: nothing was deleted: {str(error).removeprefix(f'{name}: ')}"]
+        return [f"{name}: nothing was deleted: {error.clause}"]
     # Before anything goes: whoever kills the run sees what it was about to do.
     report.page(f"the plan for {planned.name}\n{planned.markdown()}")
     page.planned(planned)

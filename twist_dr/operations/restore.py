@@ -10,7 +10,7 @@ from twist_dr.engine.backup import ALL_PARTS
 from twist_dr.engine.manifest import Part
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.plan import RestoreWish
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.engine.restore.restore import Restore
 from twist_dr.engine.table_names import split_names
 from twist_dr.errors import RestoreRefused
@@ -59,7 +59,7 @@ class RestoreConfig(Config):
     confirm: str = Field("", description="For replace: the application's name, typed.")
 
 
-def restore(app: Application, config: RestoreConfig, report: Report, shown: Shown = nowhere) -> Record:
+def restore(app: Application, config: RestoreConfig, report: Report, shown: Shown = nowhere) -> RestoreRecord:
     """Raises ``RestoreRefused``, and whatever a restore raises; ``shown`` is called with what came of it all the same."""
     parts, tables = _check(config, app.settings)
     with alone(app, "A restore", config.mode):

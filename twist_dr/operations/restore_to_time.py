@@ -9,7 +9,7 @@ from pydantic import Field
 
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.planning import RecoveryWish
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.errors import RestoreRefused
 from twist_dr.operations.operation import Config
 from twist_dr.operations.restoring import Shown, alone, nowhere, recorded, refuse_careless
@@ -56,7 +56,9 @@ class RestoreToTimeConfig(Config):
     confirm: str = Field("", description="For replace: the application's name, typed.")
 
 
-def restore_to_time(app: Application, config: RestoreToTimeConfig, report: Report, shown: Shown = nowhere) -> Record:
+def restore_to_time(
+    app: Application, config: RestoreToTimeConfig, report: Report, shown: Shown = nowhere
+) -> RestoreRecord:
     """Raises the errors under ``WalError`` and ``RestoreError``; ``shown`` is called with what came of it all the same."""
     order = _order(config, app.settings)
     repositories = app.repositories(app.settings.restore.stall_seconds)

@@ -8,16 +8,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from twist_dr import audit
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.plan import Mode
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.errors import LaunchRefused, RecoveryPointInvalid, RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.restores import RestoreLog
 from twist_dr.settings import Application, Settings
 
 #: Shows how a restore ended, wherever it is watched.
-Shown = Callable[[Record], None]
+Shown = Callable[[RestoreRecord], None]
 
 
-def nowhere(record: Record) -> None:
+def nowhere(record: RestoreRecord) -> None:
     """Nobody watches."""
 
 
@@ -41,7 +41,7 @@ def alone(app: Application, what: str, mode: Mode) -> AbstractContextManager[Non
 
 
 @contextmanager
-def recorded(app: Application, record: Record, log: RestoreLog, report: Report, shown: Shown) -> Iterator[None]:
+def recorded(app: Application, record: RestoreRecord, log: RestoreLog, report: Report, shown: Shown) -> Iterator[None]:
     """Around a restore: its outcome goes to the log of restores, the audit log, and to whoever watches, however it ends."""
     try:
         yield
@@ -68,7 +68,7 @@ def recorded(app: Application, record: Record, log: RestoreLog, report: Report, 
     report.info(record.result)
 
 
-def conclude(app: Application, record: Record, log: RestoreLog, report: Report, shown: Shown) -> None:
+def conclude(app: Application, record: RestoreRecord, log: RestoreLog, report: Report, shown: Shown) -> None:
     """Write down what a restore came to, and show it."""
     log.note(record)
     if record.mode != "plan":

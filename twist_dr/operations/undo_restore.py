@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.engine.restore.undo import undo_restore as undo
 from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.operations.operation import Config
@@ -24,16 +24,16 @@ class UndoRestoreConfig(Config):
     confirm: str = Field("", description="The application's name, typed.")
 
 
-def undo_restore(app: Application, config: UndoRestoreConfig, report: Report, shown: Shown = nowhere) -> Record:
+def undo_restore(app: Application, config: UndoRestoreConfig, report: Report, shown: Shown = nowhere) -> RestoreRecord:
     """Raises ``RestoreRefused``, ``RestoreUndone`` and what the cluster raises; ``shown`` is called with what came of it all the same."""
     with app.lock("Undoing a restore"):
         confirmed = config.confirm == app.name
         if confirmed and not config.reason.strip():
             raise RestoreRefused("Undoing a restore needs a reason, for those who find it later; write it in reason.")
         log = RestoreLog(app, report, verified=True)
-        seen: list[Record] = []
+        seen: list[RestoreRecord] = []
 
-        def note(record: Record) -> None:
+        def note(record: RestoreRecord) -> None:
             seen[:] = [record]
             log.note(record)
 

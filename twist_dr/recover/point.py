@@ -17,7 +17,7 @@ from twist_dr.engine.postgres.unprivileged import reachable_base, reachable_tool
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.recovery.finish import Finished, finish_cluster
 from twist_dr.engine.recovery.plan import RecoveryPlan
-from twist_dr.engine.recovery.planning import Planned, RecoveryWish, plan_recovery
+from twist_dr.engine.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import CORRUPT, Sources
 from twist_dr.engine.streams import write_new
@@ -29,7 +29,7 @@ from twist_dr.redaction import one_line
 _SERVER = "server.json"
 
 
-def plan_point(wish: RecoveryWish, repository: Repository, keyring: Keyring, report: Report) -> Planned:
+def plan_point(wish: RecoveryWish, repository: Repository, keyring: Keyring, report: Report) -> PlannedRecovery:
     """Settle how the point is reached, and print that. Nothing is changed.
 
     Raises ``RecoveryPointInvalid``, saying what can be recovered instead, and what :func:`plan_recovery` raises.

@@ -4,9 +4,9 @@
 """
 
 from twist_dr.retention.cleanup import Retention
-from twist_dr.retention.facts import Facts, Looking
-from twist_dr.retention.planned import Planned
+from twist_dr.retention.facts import Looking, TargetFacts
+from twist_dr.retention.planned import PlannedCleanup
 from twist_dr.retention.recheck import CleanupIncomplete
 from twist_dr.retention.telling import TargetOutcome
 
-__all__ = ["CleanupIncomplete", "Facts", "Looking", "Planned", "Retention", "TargetOutcome"]
+__all__ = ["CleanupIncomplete", "Looking", "PlannedCleanup", "Retention", "TargetFacts", "TargetOutcome"]

@@ -22,8 +22,8 @@ from twist_dr.engine.retention.use import deciding
 from twist_dr.engine.retention.wal_plan import bases_of_window, plan_wal
 from twist_dr.engine.scratch_folder import clear_left_over
 from twist_dr.errors import Cancelled, TargetRefused, TwistDRError
-from twist_dr.retention.facts import Facts, Looking
-from twist_dr.retention.planned import Planned, calendar_zone
+from twist_dr.retention.facts import Looking, TargetFacts
+from twist_dr.retention.planned import PlannedCleanup, calendar_zone
 from twist_dr.retention.recheck import Recheck
 from twist_dr.retention.telling import Log, TargetOutcome, Telling
 from twist_dr.retention.windows import Windows
@@ -62,7 +62,7 @@ class Retention:
 
     # -- planning ------------------------------------------------------------------------------------------------------
 
-    def plan(self, name: str, now: datetime) -> Planned:
+    def plan(self, name: str, now: datetime) -> PlannedCleanup:
         """Look at a target and plan. Changes nothing. Raises storage errors and ``CatalogUnavailable``."""
         facts = self._looking.at(self._app.targets[name], now)
         plan = self._plan(facts, facts.backups, facts.in_use, now, self._fraction)
@@ -89,10 +89,10 @@ class Retention:
                 *wal.forbidden_by(allow_clock=self._allow_clock),
             )
         )
-        return Planned(facts, plan, wal, tuple(forbidden))
+        return PlannedCleanup(facts, plan, wal, tuple(forbidden))
 
     def _plan(
-        self, facts: Facts, backups: list[BackupFacts], in_use: Mapping[str, str], now: datetime, fraction: float
+        self, facts: TargetFacts, backups: list[BackupFacts], in_use: Mapping[str, str], now: datetime, fraction: float
     ) -> TargetPlan:
         return plan_target(
             facts.name,
@@ -106,14 +106,14 @@ class Retention:
             max_delete_fraction=fraction,
         )
 
-    def _plan_wal(self, facts: Facts, plan: TargetPlan, now: datetime) -> WalPlan:
+    def _plan_wal(self, facts: TargetFacts, plan: TargetPlan, now: datetime) -> WalPlan:
         kept = [each.backup.id for each in plan.kept]
         return plan_wal([each.keeping(kept) for each in facts.clusters], self._window(facts.name), now, plan.doubts)
 
     def _window(self, name: str) -> timedelta | None:
         return longest_window(self._app.settings.storage_targets[name].policies)
 
-    def recheck(self, planned: Planned) -> Recheck:
+    def recheck(self, planned: PlannedCleanup) -> Recheck:
         """For the look right before each deletion. By the plan's own time: nothing ages while it is carried out."""
         facts, now = planned.facts, planned.plan.made_at
         locked = {each.id: each.locked_until for each in facts.backups if each.locked_until is not None}
@@ -128,7 +128,7 @@ class Retention:
 
     # -- carrying out --------------------------------------------------------------------------------------------------
 
-    def carry_out(self, planned: Planned) -> TargetOutcome:
+    def carry_out(self, planned: PlannedCleanup) -> TargetOutcome:
         """Delete what the plan says, unless something speaks against it now. Everything that goes wrong is in the outcome.
 
         Raises ``Cancelled``, and defects.
@@ -160,7 +160,7 @@ class Retention:
 class _Carrying:
     """One target's plan, carried out."""
 
-    def __init__(self, retention: Retention, planned: Planned, outcome: TargetOutcome) -> None:
+    def __init__(self, retention: Retention, planned: PlannedCleanup, outcome: TargetOutcome) -> None:
         self._retention = retention
         self._planned = planned
         self._facts = planned.facts

@@ -12,7 +12,7 @@ from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, ope
 from twist_dr.engine.patience import patient
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.doubts import REBUILT_MARK
-from twist_dr.engine.retention.ground import Bases, Ground, read_bases, strangers, survey, survey_wal
+from twist_dr.engine.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
 from twist_dr.engine.retention.holds import HoldNotes
 from twist_dr.engine.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
 from twist_dr.engine.retention.plan import good_ids
@@ -32,7 +32,7 @@ _COMING = "it lies in staging: its copy is being made, or will be"
 
 
 @dataclass
-class Facts:
+class TargetFacts:
     """One target as it is. ``in_use``: ids with why they stay whatever a plan says. ``staged``: None for what cannot be read.
 
     ``wal_doubt``: why nothing of the WAL may go; empty when nothing speaks against it. ``stayed``: ids that were to go and are there still,
@@ -44,7 +44,7 @@ class Facts:
     repository: Repository
     archive: WalArchive
     notes: HoldNotes
-    ground: Ground
+    ground: Survey
     backups: list[BackupFacts]
     in_use: dict[str, str]
     bases: Bases
@@ -78,7 +78,7 @@ class Looking:
     def __init__(self, app: Application) -> None:
         self._app = app
 
-    def at(self, target: StorageTarget, now: datetime) -> Facts:
+    def at(self, target: StorageTarget, now: datetime) -> TargetFacts:
         """Raises storage errors, ``CatalogUnavailable``; ``TargetUnavailable`` also when a target that held backups holds none."""
         rows = self._rows(target.name)
         repository = self.repository(target)
@@ -91,7 +91,7 @@ class Looking:
         bases = read_bases(repository, ground.sealed, self._app.keyring)
         backups, in_use = self._assemble(rows, ground, bases, staged, {})
         notes = HoldNotes(repository, self._app.keyring)
-        facts = Facts(target.name, repository, archive, notes, ground, backups, in_use, bases, staged)
+        facts = TargetFacts(target.name, repository, archive, notes, ground, backups, in_use, bases, staged)
         facts.hold_bytes = notes.stored_bytes
         facts.begun = {each: rows[each] for each in sorted(ground.tombstones) if each in rows}
         facts.strangers = strangers(repository)
@@ -105,19 +105,19 @@ class Looking:
         )
         return facts
 
-    def begun(self, facts: Facts, backup_id: str) -> BackupFacts:
+    def begun(self, facts: TargetFacts, backup_id: str) -> BackupFacts:
         """A backup whose deletion was begun as though it was whole: so it is decided again whether it goes."""
         row = facts.begun[backup_id]
         folder = facts.ground.folders.get(backup_id)
         return _known(row, folder.size if folder else 0, facts.bases)
 
-    def again(self, facts: Facts) -> tuple[list[BackupFacts], dict[str, str]]:
+    def again(self, facts: TargetFacts) -> tuple[list[BackupFacts], dict[str, str]]:
         """The same target's backups and their use, by what catalog and this machine say now."""
         # What lay in staging when the target was looked at may lie on the target by now, which is not listed again.
         staged = {**facts.staged, **self._staged()}
         return self._assemble(self._rows(facts.name), facts.ground, facts.bases, staged, facts.stayed)
 
-    def spared(self, backup_id: str, facts: Facts, now: datetime) -> str | None:
+    def spared(self, backup_id: str, facts: TargetFacts, now: datetime) -> str | None:
         """Why a folder without a manifest stays, by what catalog and this machine say now; None when nothing speaks for it."""
         copies = self._app.catalog.copies(backup_id)
         states = {copy.backup_id: (copy.state, copy.updated_at) for copy in copies if copy.target == facts.name}
@@ -193,7 +193,7 @@ class Looking:
     def _assemble(
         self,
         rows: Mapping[str, RetentionRow],
-        ground: Ground,
+        ground: Survey,
         bases: Bases,
         staged: Mapping[str, Manifest | None],
         stayed: Mapping[str, str],
@@ -221,7 +221,7 @@ class Looking:
                 in_use |= {each: told for each in bases_of(ground.sealed) if each not in in_use}
         return backups, in_use
 
-    def _add_wal(self, facts: Facts) -> None:
+    def _add_wal(self, facts: TargetFacts) -> None:
         if facts.bases.unreadable:
             backup_id, why = next(iter(facts.bases.unreadable.items()))
             facts.wal_doubt = f"the manifest of {backup_id} cannot be read, so nobody can tell what WAL it needs: {why}"

@@ -11,7 +11,7 @@ from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.retention.model import BackupFacts, Doubt, TargetPlan, WalPlan, WalStretch
 from twist_dr.engine.wal.objects import Stored
 from twist_dr.engine.words import unmarked
-from twist_dr.retention.facts import Facts
+from twist_dr.retention.facts import TargetFacts
 from twist_dr.settings import Settings
 
 #: Lines of a table that a page shows; a log line of 100,000 lines is read by nobody.
@@ -24,10 +24,10 @@ def calendar_zone(settings: Settings) -> tzinfo:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedCleanup:
     """What is to become of a target. ``forbidden``: doubts that nobody allowed; with any, nothing is deleted there."""
 
-    facts: Facts
+    facts: TargetFacts
     plan: TargetPlan
     wal: WalPlan
     forbidden: tuple[Doubt, ...]

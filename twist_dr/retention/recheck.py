@@ -12,7 +12,7 @@ from twist_dr.engine.retention.deletion import Asked, Still
 from twist_dr.engine.retention.model import INTACT, BackupFacts, Decision, TargetPlan
 from twist_dr.errors import BackupError, EncryptionError, ObjectCorrupt, ObjectMissing
 from twist_dr.retention.facts import Looking
-from twist_dr.retention.planned import Planned
+from twist_dr.retention.planned import PlannedCleanup
 
 #: The plan is made anew unless it is younger than so many times what making it takes: with 100,000 backups every deletion would wait.
 _FRESH_TIMES = 2.0
@@ -30,7 +30,7 @@ class Recheck:
 
     def __init__(
         self,
-        planned: Planned,
+        planned: PlannedCleanup,
         looking: Looking,
         keyring: Keyring,
         replan: Callable[[Sequence[BackupFacts]], TargetPlan],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from twist_dr.engine.retention.ground import Ground
+from twist_dr.engine.retention.ground import Survey
 from twist_dr.engine.retention.holds import HoldNotes
 from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.words import counted, few
@@ -12,7 +12,7 @@ from twist_dr.storage.base import Stranger, told_of
 
 
 def suspicious(
-    name: str, strangers: Sequence[Stranger], ground: Ground, notes: HoldNotes, placed: Collection[Hold]
+    name: str, strangers: Sequence[Stranger], ground: Survey, notes: HoldNotes, placed: Collection[Hold]
 ) -> Iterator[str]:
     """Sentences about one target. ``placed``: the holds that the catalog has. Raises storage errors."""
     if strangers:

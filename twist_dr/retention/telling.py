@@ -10,7 +10,7 @@ from twist_dr import audit
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.retention.deletion import Deleted
 from twist_dr.errors import BackupNotFound, StorageError
-from twist_dr.retention.facts import Facts
+from twist_dr.retention.facts import TargetFacts
 from twist_dr.settings import Application
 
 
@@ -47,7 +47,7 @@ class Log:
 class Telling:
     """Of what is done on one target."""
 
-    def __init__(self, log: Log, facts: Facts, outcome: TargetOutcome) -> None:
+    def __init__(self, log: Log, facts: TargetFacts, outcome: TargetOutcome) -> None:
         self._log = log
         self._facts = facts
         self._outcome = outcome

@@ -10,7 +10,7 @@ from typing import Literal
 from twist_dr.errors import CopyFailed, TargetUnavailable
 
 #: ``gone``: deleted while it was read, which is no fault. ``never stored``: the backup never got there, which its own run has said.
-Outcome = Literal["mended", "not mended", "gone", "never stored", "stored"]
+ScrubOutcome = Literal["mended", "not mended", "gone", "never stored", "stored"]
 
 _NAMED = 5
 
@@ -25,13 +25,13 @@ class ScrubOrder:
 
 
 @dataclass(frozen=True)
-class Found:
+class ScrubFinding:
     """Something that was not as recorded. ``what``: a backup's id, or the key of an object of write-ahead log. ``result``: what was done, or why not."""
 
     what: str
     target: str
     told: str
-    outcome: Outcome
+    outcome: ScrubOutcome
     result: str
 
 
@@ -46,13 +46,13 @@ class ScrubResult:
     copies: int = 0
     wal_objects: int = 0
     bytes: int = 0
-    found: list[Found] = field(default_factory=list)
+    found: list[ScrubFinding] = field(default_factory=list)
     unread: dict[str, str] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     oldest: timedelta | None = None
     seconds: float = 0.0
 
-    def count(self, outcome: Outcome) -> int:
+    def count(self, outcome: ScrubOutcome) -> int:
         return sum(found.outcome == outcome for found in self.found)
 
     @property

@@ -20,7 +20,7 @@ from twist_dr.engine.scrub.throttle import Throttle
 from twist_dr.engine.scrub.wal import WalObject, fetch_good_wal, store_good_wal
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.errors import BackupError, Busy, Cancelled, EncryptionError, ObjectMissing, StorageError, WalError
-from twist_dr.scrubbing.found import Found, Outcome
+from twist_dr.scrubbing.found import ScrubFinding, ScrubOutcome
 from twist_dr.scrubbing.trace import Repair, note_repair
 from twist_dr.settings import Application
 
@@ -50,7 +50,7 @@ class Mender:
 
     # -- copies ------------------------------------------------------------------------------------------------------
 
-    def copy(self, read: CopyRead) -> Found:
+    def copy(self, read: CopyRead) -> ScrubFinding:
         """Mend a copy of which something is bad, and tell what became of it. Raises ``Cancelled``, and errors of the catalog."""
         row = self._row(read)
         if row is None:
@@ -81,7 +81,7 @@ class Mender:
         finally:
             self._record_bad_sources(read, fetched)
 
-    def _put_in_place(self, read: CopyRead, fetched: Fetched) -> Found:
+    def _put_in_place(self, read: CopyRead, fetched: Fetched) -> ScrubFinding:
         with self._locked():
             # Nothing deletes this backup now: what was deleted before is recorded so, or has a tombstone.
             row = self._row(read)
@@ -152,7 +152,7 @@ class Mender:
 
     def wal(
         self, each: WalObject, archive: WalArchive, told: str, *, needed: Callable[[], bool] | None = None
-    ) -> Found:
+    ) -> ScrubFinding:
         """Mend an object of the archive; with ``needed``, put it where it is missing, if that says under the lock that it is needed still.
 
         Raises ``Cancelled``, and errors of the catalog.
@@ -169,16 +169,16 @@ class Mender:
                 good = fetch_good_wal(each, others, self._app.keyring, folder, dict(self._throttles))
                 with self._locked():
                     if needed is not None and not needed():
-                        return Found(each.key, name, told, "gone", "What needed it was deleted meanwhile.")
+                        return ScrubFinding(each.key, name, told, "gone", "What needed it was deleted meanwhile.")
                     missing = needed is not None
                     store_good_wal(each, good, archive, self._app.keyring, self._throttles[name], missing=missing)
         except ObjectMissing:
-            return Found(each.key, name, told, "gone", "Deleted while it was read.")
+            return ScrubFinding(each.key, name, told, "gone", "Deleted while it was read.")
         except _NOT_MENDED as error:
             self._report.warning(f"{each.key} on {name} was not mended: {error}")
-            return Found(each.key, name, told, "not mended", str(error))
+            return ScrubFinding(each.key, name, told, "not mended", str(error))
         self._trace(each.key, name, told, good.source)
-        return Found(each.key, name, told, "mended", f"Mended from {good.source}.")
+        return ScrubFinding(each.key, name, told, "mended", f"Mended from {good.source}.")
 
     # -- what both need ----------------------------------------------------------------------------------------------
 
@@ -189,10 +189,10 @@ class Mender:
         if warning is not None:
             self._report.warning(warning)
 
-    def _found(self, read: CopyRead, outcome: Outcome, result: str) -> Found:
-        return Found(read.backup_id, read.target, read.told, outcome, result)
+    def _found(self, read: CopyRead, outcome: ScrubOutcome, result: str) -> ScrubFinding:
+        return ScrubFinding(read.backup_id, read.target, read.told, outcome, result)
 
-    def _gone(self, read: CopyRead) -> Found:
+    def _gone(self, read: CopyRead) -> ScrubFinding:
         self._report.info(f"{read.backup_id} was deleted from {read.target} while it was read")
         return self._found(read, "gone", "Deleted while it was read.")
 

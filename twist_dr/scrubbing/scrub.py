@@ -32,7 +32,7 @@ from twist_dr.errors import (
     TwistDRError,
     clause_of,
 )
-from twist_dr.scrubbing.found import Found, ScrubOrder, ScrubResult
+from twist_dr.scrubbing.found import ScrubFinding, ScrubOrder, ScrubResult
 from twist_dr.scrubbing.mending import Mender
 from twist_dr.scrubbing.wal import WalScrub
 from twist_dr.settings import Application
@@ -64,7 +64,7 @@ class Scrub:
         self._throttles = {name: Throttle(rate, report.stop) for name in repositories}
         self._mender = Mender(app, repositories, self._throttles, report)
         self._mending = ThreadPoolExecutor(1, "mend")
-        self._mended: list[Future[Found]] = []
+        self._mended: list[Future[ScrubFinding]] = []
         self._wal = WalScrub(app, report, self._throttles, self._mend_wal)
         self._counting = threading.Lock()
         self.result = ScrubResult()
@@ -205,7 +205,7 @@ class Scrub:
 
     def _mend_wal(
         self, each: WalObject, archive: WalArchive, told: str, needed: Callable[[], bool] | None
-    ) -> Future[Found]:
+    ) -> Future[ScrubFinding]:
         mended = self._mending.submit(self._mender.wal, each, archive, told, needed=needed)
         self._mended.append(mended)
         return mended

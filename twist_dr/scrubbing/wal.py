@@ -34,14 +34,14 @@ from twist_dr.engine.scrub.wal import (
 from twist_dr.engine.wal.names import Segment, parse_lsn
 from twist_dr.engine.wal.objects import Holdings, WalArchive
 from twist_dr.errors import ObjectMissing, StorageError
-from twist_dr.scrubbing.found import Found, ScrubOrder
+from twist_dr.scrubbing.found import ScrubFinding, ScrubOrder
 from twist_dr.settings import Application
 
 #: Objects between two notes of how far the rotation is.
 _NOTE_EVERY = 50
 
 #: Begins to mend an object; the last argument, of one that is missing: whether something needs it still.
-Mend = Callable[[WalObject, WalArchive, str, Callable[[], bool] | None], Future[Found]]
+Mend = Callable[[WalObject, WalArchive, str, Callable[[], bool] | None], Future[ScrubFinding]]
 #: States of a copy that is there, or should be.
 _THERE = ("stored", "checked", "corrupt")
 
@@ -74,7 +74,7 @@ class WalScrub:
         )
         known = set(bad)
         first = [each for each in objects if each.key in known]
-        mending: dict[str, Future[Found]] = {}
+        mending: dict[str, Future[ScrubFinding]] = {}
         self._report.info(f"{name}: reading {len(due)} of {len(objects)} objects of archived WAL")
         after = note.get("after")
         try:
@@ -90,7 +90,7 @@ class WalScrub:
             self._note(name, after, bad)
 
     def _look(
-        self, archive: WalArchive, each: WalObject, bad: dict[str, str], mending: dict[str, Future[Found]]
+        self, archive: WalArchive, each: WalObject, bad: dict[str, str], mending: dict[str, Future[ScrubFinding]]
     ) -> None:
         try:
             read_wal(archive, each, each.key, self._app.keyring)

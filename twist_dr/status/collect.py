@@ -23,8 +23,8 @@ from twist_dr.status.model import (
     CLOCK_TOLERANCE,
     AttemptTotal,
     BackupStatus,
+    Collected,
     DaySuccess,
-    Facts,
     HistoryStatus,
     NextRun,
     RestoreStatus,
@@ -62,7 +62,7 @@ def require_catalog(settings: Settings) -> None:
         )
 
 
-def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
+def gather(settings: Settings, catalog: Catalog, now: datetime) -> Collected:
     """The facts, not judged."""
     application = settings.application
     # Runs first: a backup whose run ends between the two questions is seen whole.
@@ -73,7 +73,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     counts = catalog.attempt_counts(application, now - timedelta(days=RATE_DAYS))
     media_age = allowed_media_age(settings, now)
     next_runs, next_not = _next(settings, known.daemon, now)
-    return Facts(
+    return Collected(
         application=application,
         now=now,
         backups=tuple(_backup(row, now) for row in newest.values() if row is not None),

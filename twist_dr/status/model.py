@@ -79,7 +79,7 @@ class RestoreStatus:
 
 
 @dataclass(frozen=True)
-class WalStatus:
+class TargetWal:
     """How far a target's archive of WAL reaches."""
 
     lsn: str | None
@@ -113,7 +113,7 @@ class TargetStatus:
     bytes_per_day: float | None
     days_until_full: float | None
     oldest_checked_at: datetime | None
-    wal: WalStatus | None
+    wal: TargetWal | None
 
     @property
     def late(self) -> bool:
@@ -192,7 +192,7 @@ class ScorePart:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Collected:
     """What was collected; nothing is judged yet."""
 
     application: str
@@ -234,7 +234,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Status(Facts):
+class Status(Collected):
     """The facts, and what they mean: ``state`` with its reasons, worst first, and the health score from 0 to 100."""
 
     state: State = "unsafe"

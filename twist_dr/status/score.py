@@ -10,7 +10,7 @@ from twist_dr.engine.labels import SET_ASIDE
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.severity import at_least
 from twist_dr.engine.words import few
-from twist_dr.status.model import STATES, ActiveAlert, Facts, Reason, ScorePart, State, Status, TargetStatus
+from twist_dr.status.model import STATES, ActiveAlert, Collected, Reason, ScorePart, State, Status, TargetStatus
 
 #: What the parts of the score count, 100 together.
 MOST = {"recovery point": 40, "storage targets": 20, "last backup": 10, "runs of 90 days": 15, "alerts": 15}
@@ -23,14 +23,14 @@ _FINE = frozenset({"stored", "checked", "deleted"})
 _HIGHEST: dict[State, int] = {"safe": 100, "degraded": 89, "unsafe": 49}
 
 
-def judged(facts: Facts) -> Status:
+def judged(facts: Collected) -> Status:
     """The status that follows from the facts."""
     reasons = sorted(_reasons(facts), key=lambda reason: -STATES.index(reason.state))
     state: State = reasons[0].state if reasons else "safe"
     parts = tuple(_parts(facts))
     # Rounded down: 100 means that nothing is missing.
     score = min(int(sum(part.points for part in parts)), _HIGHEST[state])
-    values = {field.name: getattr(facts, field.name) for field in fields(Facts)}
+    values = {field.name: getattr(facts, field.name) for field in fields(Collected)}
     return Status(**values, state=state, reasons=tuple(reasons), score=score, score_parts=parts)
 
 
@@ -42,7 +42,7 @@ def span(seconds: float) -> str:
 # -- the state --------------------------------------------------------------------------------------------------------
 
 
-def _reasons(facts: Facts) -> list[Reason]:
+def _reasons(facts: Collected) -> list[Reason]:
     """One for each cause: what the facts say for themselves and what the alert rules find are often the same, and the worse one counts."""
     found: dict[str, Reason] = {}
     for cause, reason in (*_of_facts(facts), *_of_alerts(facts.alerts)):
@@ -62,7 +62,7 @@ def _of_alerts(alerts: Sequence[ActiveAlert]) -> Iterator[tuple[str, Reason]]:
             yield cause, Reason("degraded", _clause(alert.message))
 
 
-def _of_facts(facts: Facts) -> Iterator[tuple[str, Reason]]:
+def _of_facts(facts: Collected) -> Iterator[tuple[str, Reason]]:
     yield from _about_recovery_point(facts)
     if not any(target.newest_at for target in facts.targets if target.enabled):
         yield "no_copy", Reason("unsafe", "no enabled storage target holds a checked copy of a full or base backup")
@@ -88,7 +88,7 @@ def _of_facts(facts: Facts) -> Iterator[tuple[str, Reason]]:
         yield "clock", Reason("degraded", told)
 
 
-def _about_recovery_point(facts: Facts) -> Iterator[tuple[str, Reason]]:
+def _about_recovery_point(facts: Collected) -> Iterator[tuple[str, Reason]]:
     point, objective = facts.recovery_point, facts.recovery_point_objective
     cause = "no_recovery_point"
     if point is None:
@@ -102,7 +102,7 @@ def _about_recovery_point(facts: Facts) -> Iterator[tuple[str, Reason]]:
         yield cause, Reason("unsafe", told)
 
 
-def _about_target(facts: Facts, target: TargetStatus) -> Iterator[tuple[str, Reason]]:
+def _about_target(facts: Collected, target: TargetStatus) -> Iterator[tuple[str, Reason]]:
     name = target.name
     if target.state == "failing":
         why = _clause(target.because or "no reason is known")
@@ -132,7 +132,7 @@ def _clause(text: str) -> str:
 # -- the score --------------------------------------------------------------------------------------------------------
 
 
-def _parts(facts: Facts) -> Iterator[ScorePart]:
+def _parts(facts: Collected) -> Iterator[ScorePart]:
     yield _recovery_point_part(facts)
     enabled = [target for target in facts.targets if target.enabled]
     good = [target for target in enabled if not target.late and target.state != "failing" and not target.corrupt]
@@ -157,7 +157,7 @@ def _parts(facts: Facts) -> Iterator[ScorePart]:
     yield _part("alerts", 1 - cost / most, f"{len(facts.alerts)} active" if facts.alerts else "none")
 
 
-def _recovery_point_part(facts: Facts) -> ScorePart:
+def _recovery_point_part(facts: Collected) -> ScorePart:
     point, objective = facts.recovery_point, facts.recovery_point_objective
     if point is None:
         return _part("recovery point", 0.0, "there is none")

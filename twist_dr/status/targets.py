@@ -14,7 +14,7 @@ from twist_dr.catalog import Catalog, SpaceRow, WalFrontierRow
 from twist_dr.catalog.summaries import CopyCount
 from twist_dr.engine.kinds import DATA_KINDS
 from twist_dr.settings import Settings
-from twist_dr.status.model import CLOCK_TOLERANCE, TargetStatus, WalStatus
+from twist_dr.status.model import CLOCK_TOLERANCE, TargetStatus, TargetWal
 
 #: Backups whose copies tell how a target is.
 _RECENT = 20
@@ -94,11 +94,11 @@ def _state(facts: Facts, name: str) -> tuple[Literal["ok", "failing", "unknown"]
     return ("ok", None) if last.error is None else ("failing", last.error)
 
 
-def _wal(frontier: WalFrontierRow | None, now: datetime) -> WalStatus:
+def _wal(frontier: WalFrontierRow | None, now: datetime) -> TargetWal:
     if frontier is None:
-        return WalStatus(None, None, None, None, (), None)
+        return TargetWal(None, None, None, None, (), None)
     # What is not committed yet cannot be there: of a frontier from the future nothing is known.
     at = frontier.at if frontier.at and frontier.at <= now + CLOCK_TOLERANCE else None
     age = max(0.0, (now - at).total_seconds()) if at else None
     gaps = tuple(gap.sentence(frontier.target) for gap in frontier.gaps)
-    return WalStatus(frontier.lsn, frontier.timeline, at, age, gaps, frontier.error)
+    return TargetWal(frontier.lsn, frontier.timeline, at, age, gaps, frontier.error)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from twist_dr.alerts.reconcile import Outcome, reconcile
+from twist_dr.alerts.reconcile import Reconciled, reconcile
 from twist_dr.alerts.telling import telling
 from twist_dr.alerts.words import kind_in_words
 from twist_dr.catalog import AlertRow, AttemptRow, Catalog, SpaceRow
@@ -55,7 +55,7 @@ class Place:
     def channel(self, name: str, url: str, **options: Any) -> None:
         self.document["alerts"]["channels"][name] = {"url": url, "timeout_seconds": 5, **options}
 
-    def tick(self, after: timedelta = MINUTE) -> Outcome:
+    def tick(self, after: timedelta = MINUTE) -> Reconciled:
         self.now += after
         return reconcile(self.settings, self.catalog, self.now, Report(self.said.append, self.said.append))
 
@@ -304,7 +304,7 @@ def test_of_two_that_look_at_once_one_tells(place: Place, hook: Webhook) -> None
     place.ran()
     place.ran(job="scrub")
     place.now += MINUTE
-    outcomes: list[Outcome] = []
+    outcomes: list[Reconciled] = []
     together = threading.Barrier(4)
 
     def look() -> None:
@@ -329,7 +329,7 @@ def test_while_another_process_tells_nothing_is_told_beside_it_and_nothing_is_lo
     place.tick()
     place.ran()
     with telling(place.settings, Report()):
-        assert place.tick() == Outcome()
+        assert place.tick() == Reconciled()
     assert hook.calls == []
     place.tick()
     assert len(hook.calls) == 1

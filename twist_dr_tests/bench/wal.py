@@ -20,7 +20,7 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.fetcher import Fetcher
 from twist_dr.engine.recovery.finish import finish_cluster
-from twist_dr.engine.recovery.planning import Planned, RecoveryWish, plan_recovery
+from twist_dr.engine.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.restore_command import RESTORE_COMMAND
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import Sources
@@ -230,7 +230,7 @@ def _base(scene: Scene) -> Manifest:
     return repository.manifest(newest, scene.site.keyring)
 
 
-def _plan(scene: Scene, wal: Segments) -> Planned:
+def _plan(scene: Scene, wal: Segments) -> PlannedRecovery:
     work = fresh_folder(scene.folder / "planning")
     wish = RecoveryWish(f"lsn:{format_lsn(wal.stop)}")
     folders = [scene.server.tools.folder]
@@ -292,7 +292,7 @@ def bench_replay(scene: Scene, rounds: int, wal: Segments) -> list[Row]:
     return rows
 
 
-def _our_replay(scene: Scene, planned: Planned, data: Path, wal: Segments) -> float:
+def _our_replay(scene: Scene, planned: PlannedRecovery, data: Path, wal: Segments) -> float:
     with _fetching(scene, planned, data) as socket:
         # Our archive has the segments before too.
         alone = replace(wal, earlier=scene.empty("nothing"))
@@ -300,7 +300,7 @@ def _our_replay(scene: Scene, planned: Planned, data: Path, wal: Segments) -> fl
 
 
 @contextmanager
-def _fetching(scene: Scene, planned: Planned, data: Path) -> Iterator[int]:
+def _fetching(scene: Scene, planned: PlannedRecovery, data: Path) -> Iterator[int]:
     """The descriptor over which our ``restore_command`` asks."""
     with Fetcher(planned.plan, planned.archives, data.parent, data, scene.owner) as fetcher:
         connection = fetcher.connect()
@@ -310,7 +310,7 @@ def _fetching(scene: Scene, planned: Planned, data: Path) -> Iterator[int]:
             connection.close()
 
 
-def _handed_over(scene: Scene, rounds: int, planned: Planned, wal: Segments) -> Row:
+def _handed_over(scene: Scene, rounds: int, planned: PlannedRecovery, wal: Segments) -> Row:
     """Fetching alone: asked as a recovery asks, one command after another, with no redo in between."""
     user, group = scene.owner.user, scene.owner.group
     names = [segment.name for segment in planned.plan.segments][-len(wal.names) :]

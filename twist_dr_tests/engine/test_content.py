@@ -11,7 +11,7 @@ from psycopg.sql import SQL, Composable
 from twist_dr.engine import backup, verification
 from twist_dr.engine.postgres import materialized
 from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.restore_place import RestorePlace
+from twist_dr.engine.postgres.restore_place import TrialPlace
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore import pipeline
@@ -31,11 +31,11 @@ SHOP = """
     SELECT lo_from_bytea(4711, 'contract');
 """
 
-Change = Callable[[RestorePlace], object]
+Change = Callable[[TrialPlace], object]
 
 
 def changed(statement: str) -> Change:
-    def change(place: RestorePlace) -> None:
+    def change(place: TrialPlace) -> None:
         with place.cluster.connect(place.database) as connection:
             connection.execute(statement.encode())
 
@@ -63,10 +63,10 @@ def verified_with(
             change(places[-1])
         return notes
 
-    places: list[RestorePlace] = []
+    places: list[TrialPlace] = []
     opening = verification.open_place
 
-    def opened(*arguments: object) -> RestorePlace:
+    def opened(*arguments: object) -> TrialPlace:
         places.append(opening(*arguments))  # type: ignore[arg-type]
         return places[-1]
 
@@ -287,7 +287,7 @@ def test_a_trigger_that_is_off_in_a_partition_of_a_partition_comes_back_off_with
         connection.execute(SWITCHED_OFF.encode())
     enabled: list[object] = []
 
-    def look(place: RestorePlace) -> None:
+    def look(place: TrialPlace) -> None:
         with place.cluster.connect(place.database) as connection:
             enabled.extend(
                 connection.execute(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -163,6 +164,14 @@ def run_lasting(
         group=started_as,
         folder=paths[0],
     )
+
+
+def shut_down(child: Child, seconds: float) -> None:
+    """PostgreSQL's fast shutdown, which ends sessions and does not wait for them; killed when it takes longer."""
+    signal_server(child, signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        child.process.wait(seconds)
+    child.end()
 
 
 def signal_server(child: Child, number: signal.Signals) -> None:

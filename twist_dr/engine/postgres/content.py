@@ -18,7 +18,7 @@ from twist_dr.engine.postgres.dump_content import ContentReader, RawName, read_c
 from twist_dr.engine.postgres.dump_toc import TocEntry, UnknownDump
 from twist_dr.engine.postgres.dumped_schema import DumpedSchema, Key, Unlike, key_of, same_constants, without_equal
 from twist_dr.engine.postgres.extension_restore import KeptFiles
-from twist_dr.engine.postgres.restore_place import RestorePlace
+from twist_dr.engine.postgres.restore_place import TrialPlace
 from twist_dr.engine.postgres.roles import client_major
 from twist_dr.engine.postgres.sessions import LOOKING, Settings
 from twist_dr.engine.postgres.tools import Tools
@@ -60,7 +60,7 @@ class Content:
 
 
 def compare_content(
-    place: RestorePlace, tools: Tools, dump: Path, facts: PostgresFacts, report: Report, kept: KeptFiles | None = None
+    place: TrialPlace, tools: Tools, dump: Path, facts: PostgresFacts, report: Report, kept: KeptFiles | None = None
 ) -> Content:
     """Dump what was restored again with ``tools``, and hold it against ``dump``, from which it came.
 
@@ -82,7 +82,7 @@ def compare_content(
 class _Comparison:
     def __init__(
         self,
-        place: RestorePlace,
+        place: TrialPlace,
         tools: Tools,
         dump: Path,
         facts: PostgresFacts,

@@ -34,7 +34,7 @@ _ROLE_MARK = "made by twist-dr for a verification"
 
 
 @dataclass
-class RestorePlace:
+class TrialPlace:
     """An empty database to restore into. A context manager: leaving it removes what was made for it."""
 
     cluster: Cluster
@@ -60,7 +60,7 @@ class RestorePlace:
     def connect(self) -> Connection:
         return self.cluster.connect(self.database)
 
-    def __enter__(self) -> RestorePlace:
+    def __enter__(self) -> TrialPlace:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -85,7 +85,7 @@ def scratch_server(
     own: OwnSettings = NO_SETTINGS,
     *,
     isolation: Isolation = "required",
-) -> RestorePlace:
+) -> TrialPlace:
     """A new server with the backup's roles and an empty database of the same encoding and locale, set to ``own``.
 
     Raises ``DatabaseError`` when it lacks an extension of the backup, ``ProcessFailed`` when the roles cannot be made.
@@ -111,7 +111,7 @@ def scratch_server(
             version = query(connection, "SELECT current_setting('server_version')")[0][0]
         notes += made.notes
         second = partial(_second_database, cluster, f"{_RESTORED}_again", facts, own)
-        return RestorePlace(
+        return TrialPlace(
             server.cluster(_RESTORED), _RESTORED, tools, version, True, made, notes, stack.pop_all().close, second
         )
 
@@ -124,7 +124,7 @@ def existing_server(
     tools: Tools,
     backup_id: str,
     own: OwnSettings = NO_SETTINGS,
-) -> RestorePlace:
+) -> TrialPlace:
     """A database of its own, set to ``own``, on a server that is not the live one. Roles that policies name are made without login.
 
     Raises ``DatabaseError`` when that server may be the live one: it is another one only where its system identifier is
@@ -169,7 +169,7 @@ def existing_server(
             _drop_unused_roles(again)
 
     second = partial(_second_database, server, f"{name}_again", facts, own)
-    return RestorePlace(server, name, tools, version, False, made, made.notes, close, second)
+    return TrialPlace(server, name, tools, version, False, made, made.notes, close, second)
 
 
 @contextmanager

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from twist_dr.engine.postgres.cluster import Cluster, query
-from twist_dr.engine.postgres.confinement import Confinement, Isolation, signal_server
+from twist_dr.engine.postgres.confinement import Confinement, Isolation, shut_down
 from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.server_user import some_server_user
 from twist_dr.engine.postgres.tools import Tools
@@ -136,11 +134,7 @@ class ScratchServer:
 
     def _stop(self) -> None:
         if self._child is not None:
-            # SIGINT is PostgreSQL's fast shutdown: it ends sessions and does not wait for them.
-            signal_server(self._child, signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                self._child.process.wait(_STOP_SECONDS)
-            self._child.end()
+            shut_down(self._child, _STOP_SECONDS)
             self._child = None
 
     def _prepare(self) -> None:

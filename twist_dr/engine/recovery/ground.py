@@ -22,7 +22,7 @@ from twist_dr.engine.wal.names import format_lsn, history_name
 from twist_dr.errors import BaseBackupMissing, RecoveryPointInvalid, WalInvalid, WalMissing
 
 
-class Ground:
+class ClusterArchive:
     """``bases``: usable ones by their stop; only ``base`` when that names one. ``warnings`` grows.
 
     ``known_reach``: how far the archives were known to reach; ``vanished``: what of that is not there, once it was asked for; ``accepted``:

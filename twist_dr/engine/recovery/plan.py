@@ -16,7 +16,7 @@ from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.archives import Archives
-from twist_dr.engine.recovery.ground import Ground
+from twist_dr.engine.recovery.ground import ClusterArchive
 from twist_dr.engine.recovery.lineage import facts, start_of
 from twist_dr.engine.recovery.points import resolve
 from twist_dr.engine.recovery.stops import Lost, Resolved, Stop
@@ -149,11 +149,13 @@ def make_plan(
     archived WAL that has to be looked at cannot be had or is damaged on every target.
     """
     with ScratchFolder(work, "plan-") as folder:
-        ground = Ground(bases, archives, tools, folder, report, timeline, base, known, accepted)
+        ground = ClusterArchive(bases, archives, tools, folder, report, timeline, base, known, accepted)
         return _planned(target, resolve(target, ground), ground, whole)
 
 
-def _planned(target: RecoveryTarget, found: Resolved, ground: Ground, whole: Callable[[str], Manifest]) -> RecoveryPlan:
+def _planned(
+    target: RecoveryTarget, found: Resolved, ground: ClusterArchive, whole: Callable[[str], Manifest]
+) -> RecoveryPlan:
     chain = tuple(whole(link) for link in facts(found.base).chain)
     first, last = start_of(found.base) // ground.size, (found.read_until - 1) // ground.size
     sources = [part.source for part in found.stretch.run.parts if first <= part.number <= last]

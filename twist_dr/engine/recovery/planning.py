@@ -38,7 +38,7 @@ class RecoveryWish:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRecovery:
     """A plan, and what carries it out. ``tools`` are of the cluster's own major version and can run a server."""
 
     plan: RecoveryPlan
@@ -56,7 +56,7 @@ def plan_recovery(
     *,
     now: datetime,
     known: Sequence[Known] = (),
-) -> Planned:
+) -> PlannedRecovery:
     """Look at every target and plan. ``work``: a folder of ours for the WAL that is looked at. ``known``: how far archives were known to reach.
 
     Raises ``RecoveryPointInvalid`` (``BaseBackupMissing`` among it), ``WalMissing``, ``WalConflict``, ``ClientToolsMissing``, and storage errors when no target answers.
@@ -88,7 +88,7 @@ def plan_recovery(
                 target, bases, lambda link: manifest_of(link, repositories, keyring), archives, tools, work, report,
                 timeline=wish.timeline, base=wish.base, known=known, accepted=accepted,
             )  # fmt: skip
-            return Planned(plan, archives, tools)
+            return PlannedRecovery(plan, archives, tools)
         except WalVanished:
             # A partial segment may be replaced by a longer one while a target is listed: whether WAL is gone is looked at twice.
             if not looks:

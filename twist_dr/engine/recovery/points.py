@@ -8,7 +8,7 @@ from datetime import datetime
 
 from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.recovery.coverage import Stretch, lineage_of
-from twist_dr.engine.recovery.ground import Ground
+from twist_dr.engine.recovery.ground import ClusterArchive
 from twist_dr.engine.recovery.lineage import Lineage, Run, facts, stop_of
 from twist_dr.engine.recovery.reader import Reader
 from twist_dr.engine.recovery.search import (
@@ -27,7 +27,7 @@ from twist_dr.engine.wal.names import format_lsn
 from twist_dr.errors import RecoveryPointInvalid, WalError, WalVanished
 
 
-def resolve(target: RecoveryTarget, ground: Ground) -> Resolved:
+def resolve(target: RecoveryTarget, ground: ClusterArchive) -> Resolved:
     """Raises ``RecoveryPointInvalid``, saying what can be recovered instead, when there is no such point."""
     if target.kind in ("xid", "name"):
         return _recorded(target, ground)
@@ -41,7 +41,7 @@ def resolve(target: RecoveryTarget, ground: Ground) -> Resolved:
 # -- latest ---------------------------------------------------------------------------------------------------------------
 
 
-def _latest(ground: Ground, lineage: Lineage, found: Sequence[Stretch]) -> Resolved:
+def _latest(ground: ClusterArchive, lineage: Lineage, found: Sequence[Stretch]) -> Resolved:
     newer = ground.newer_without_base
     _all_answered(ground, "Which state is the latest")
     if newer and ground.base is None:
@@ -57,7 +57,7 @@ def _latest(ground: Ground, lineage: Lineage, found: Sequence[Stretch]) -> Resol
         return _behind_last(ground, lineage, stretch, stretch.bases[-1], reader)
 
 
-def _nothing_vanished(ground: Ground, lineage: Lineage, stretch: Stretch, reader: Reader) -> None:
+def _nothing_vanished(ground: ClusterArchive, lineage: Lineage, stretch: Stretch, reader: Reader) -> None:
     """Raises ``RecoveryPointInvalid`` when more was known to be archived than is there now, unless somebody has accepted that."""
     archives, end = ground.archives, stretch.run.end
     newer = [each for each in ground.known_reach if int(each.system_identifier) > int(archives.system_identifier)]
@@ -86,7 +86,7 @@ def _nothing_vanished(ground: Ground, lineage: Lineage, stretch: Stretch, reader
     ground.warnings.append(ground.vanished.sentence())
 
 
-def _all_answered(ground: Ground, what: str) -> None:
+def _all_answered(ground: ClusterArchive, what: str) -> None:
     """Raises ``RecoveryPointInvalid`` when the newest may lie on a target that did not answer: an outage gives no less than is archived."""
     if ground.archives.unreachable:
         raise ground.refusal(
@@ -94,7 +94,9 @@ def _all_answered(ground: Ground, what: str) -> None:
         )
 
 
-def _behind_last(ground: Ground, lineage: Lineage, stretch: Stretch, base: PlannedBase, reader: Reader) -> Resolved:
+def _behind_last(
+    ground: ClusterArchive, lineage: Lineage, stretch: Stretch, base: PlannedBase, reader: Reader
+) -> Resolved:
     """Everything that is archived."""
     record = reader.last_record()
     if record is None or record.end(ground.size) < stop_of(base):
@@ -106,7 +108,7 @@ def _behind_last(ground: Ground, lineage: Lineage, stretch: Stretch, base: Plann
 # -- a time -----------------------------------------------------------------------------------------------------------------
 
 
-def _at_time(target: RecoveryTarget, ground: Ground, lineage: Lineage, found: Sequence[Stretch]) -> Resolved:
+def _at_time(target: RecoveryTarget, ground: ClusterArchive, lineage: Lineage, found: Sequence[Stretch]) -> Resolved:
     time = target.time
     assert time is not None
     choices = [(stretch, base) for stretch in found for base in stretch.bases if facts(base).stopped_at <= time]
@@ -134,7 +136,7 @@ def _at_time(target: RecoveryTarget, ground: Ground, lineage: Lineage, found: Se
 
 
 def _too_early(
-    target: RecoveryTarget, ground: Ground, lineage: Lineage, found: Sequence[Stretch]
+    target: RecoveryTarget, ground: ClusterArchive, lineage: Lineage, found: Sequence[Stretch]
 ) -> RecoveryPointInvalid:
     oldest = min(facts(base).stopped_at for stretch in found for base in stretch.bases)
     first = ground.base or f"the oldest base backup of timeline {lineage.timeline}"
@@ -143,7 +145,9 @@ def _too_early(
     )
 
 
-def _reaches(target: RecoveryTarget, ground: Ground, lineage: Lineage, stretch: Stretch, reader: Reader) -> None:
+def _reaches(
+    target: RecoveryTarget, ground: ClusterArchive, lineage: Lineage, stretch: Stretch, reader: Reader
+) -> None:
     """Nothing later is archived: it must be known that nothing is missing up to the time, either."""
     assert target.time is not None
     if stretch.claim is not None and stretch.claim >= target.time:
@@ -158,7 +162,7 @@ def _reaches(target: RecoveryTarget, ground: Ground, lineage: Lineage, stretch: 
     )
 
 
-def _living(ground: Ground, lineage: Lineage, time: datetime, reader: Reader, stop: int) -> None:
+def _living(ground: ClusterArchive, lineage: Lineage, time: datetime, reader: Reader, stop: int) -> None:
     """Raises ``RecoveryPointInvalid`` when another timeline, which left this one just before the stop, had transactions until ``time``."""
     last = last_ending(reader, stop)
     since = last.lsn if last else reader.run.start
@@ -180,7 +184,7 @@ def _living(ground: Ground, lineage: Lineage, time: datetime, reader: Reader, st
             )
 
 
-def _fork(ground: Ground, lineage: Lineage, timeline: int) -> int | None:
+def _fork(ground: ClusterArchive, lineage: Lineage, timeline: int) -> int | None:
     """Where a timeline goes its own way, away from the lineage; None when it does not, or nothing tells."""
     if timeline == lineage.timeline:
         return None
@@ -200,7 +204,7 @@ def _fork(ground: Ground, lineage: Lineage, timeline: int) -> int | None:
     return None
 
 
-def _dead_run(ground: Ground, timeline: int, fork: int) -> Run | None:
+def _dead_run(ground: ClusterArchive, timeline: int, fork: int) -> Run | None:
     """What a timeline has behind the point where it left the lineage."""
     run = lineage_of(timeline, ground.archives).run(fork)
     return run if run.parts and run.end > fork else None
@@ -209,7 +213,7 @@ def _dead_run(ground: Ground, timeline: int, fork: int) -> Run | None:
 # -- an LSN -----------------------------------------------------------------------------------------------------------------
 
 
-def _at_lsn(target: RecoveryTarget, ground: Ground, lineage: Lineage, found: Sequence[Stretch]) -> Resolved:
+def _at_lsn(target: RecoveryTarget, ground: ClusterArchive, lineage: Lineage, found: Sequence[Stretch]) -> Resolved:
     lsn = target.lsn
     assert lsn is not None
     choices = [(stretch, base) for stretch in found for base in stretch.bases if stop_of(base) <= lsn]
@@ -234,7 +238,7 @@ def _at_lsn(target: RecoveryTarget, ground: Ground, lineage: Lineage, found: Seq
     raise ground.refusal(f"{format_lsn(lsn)} is beyond the archive, which ends at {format_lsn(end)}.")
 
 
-def _holders(ground: Ground, lineage: Lineage, lsn: int) -> list[int]:
+def _holders(ground: ClusterArchive, lineage: Lineage, lsn: int) -> list[int]:
     """Other timelines that hold WAL at an LSN behind the point where they left the lineage."""
     found = []
     for timeline in ground.known:
@@ -249,7 +253,7 @@ def _holders(ground: Ground, lineage: Lineage, lsn: int) -> list[int]:
     return found
 
 
-def _also_on(ground: Ground, lineage: Lineage, lsn: int) -> tuple[str, ...]:
+def _also_on(ground: ClusterArchive, lineage: Lineage, lsn: int) -> tuple[str, ...]:
     return tuple(
         f"{format_lsn(lsn)} is on timeline {timeline} too, which was given up; this is the one on timeline {lineage.timeline}."
         for timeline in (_holders(ground, lineage, lsn) if ground.pinned is None else [])
@@ -259,7 +263,7 @@ def _also_on(ground: Ground, lineage: Lineage, lsn: int) -> tuple[str, ...]:
 # -- a transaction or a name ------------------------------------------------------------------------------------------------
 
 
-def _recorded(target: RecoveryTarget, ground: Ground) -> Resolved:
+def _recorded(target: RecoveryTarget, ground: ClusterArchive) -> Resolved:
     """A record that has to be looked for: on the newest timeline that has it, in its newest stretch that has it."""
     names: set[str] = set()
     for timeline in ground.timelines:
@@ -295,7 +299,7 @@ def _recorded(target: RecoveryTarget, ground: Ground) -> Resolved:
 
 
 def _look_for(
-    target: RecoveryTarget, ground: Ground, stretch: Stretch, reader: Reader, names: set[str]
+    target: RecoveryTarget, ground: ClusterArchive, stretch: Stretch, reader: Reader, names: set[str]
 ) -> tuple[int | None, tuple[str, ...]]:
     start = stop_of(stretch.oldest)
     if target.xid is not None:

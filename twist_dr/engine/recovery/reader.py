@@ -11,7 +11,7 @@ from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.lineage import Run
-from twist_dr.engine.recovery.scan import Events, Record, Scanner, behind_header, end_of
+from twist_dr.engine.recovery.scan import Events, Scanner, WalRecord, behind_header, end_of
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment, format_lsn
 from twist_dr.errors import WalInvalid
@@ -67,7 +67,7 @@ class Reader:
             self._probed[number] = self._own(self._scanner.events(self._begin(number), self._end(number)), number)
         return self._probed[number]
 
-    def record_from(self, lsn: int) -> Record | None:
+    def record_from(self, lsn: int) -> WalRecord | None:
         """The first record that begins at ``lsn`` or behind, and is all there."""
         number = lsn // self.size
         while (part := self.run.part(number)) is not None:
@@ -81,14 +81,14 @@ class Reader:
             return None
         return None
 
-    def record_before(self, lsn: int) -> Record | None:
+    def record_before(self, lsn: int) -> WalRecord | None:
         """The last record that begins before ``lsn`` and is all there."""
         following = self.record_from(lsn)
         if following is None:
             return self.last_record()
         return self.record_from(following.previous) if following.previous >= self.run.start else None
 
-    def last_record(self) -> Record | None:
+    def last_record(self) -> WalRecord | None:
         """The last record of the run that is all there. None when there is none at all."""
         if not self.run.parts:
             return None
@@ -100,7 +100,7 @@ class Reader:
                 return record
         return None
 
-    def broken_tail(self, last: Record) -> str | None:
+    def broken_tail(self, last: WalRecord) -> str | None:
         """A warning when more bytes follow the last good record than an unfinished one would explain."""
         lsn = behind_header(last.end(self.size), self.size)
         if lsn + 4 > self.run.end:

@@ -48,7 +48,7 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
-class Record:
+class WalRecord:
     """A record of WAL: where it and the one before it begin; ``size`` in bytes without page headers; ``kind`` such as ``SWITCH``."""
 
     lsn: int
@@ -160,13 +160,13 @@ class Scanner:
             found.invalid_after = parse_lsn(invalid[1])
         return found
 
-    def first_record(self, start: int, until: int) -> Record | None:
+    def first_record(self, start: int, until: int) -> WalRecord | None:
         """The first record at or behind ``start`` that ends at or before ``until``."""
         return next(self._records(start, until, "--limit=1"), None)
 
-    def last_record(self, start: int, until: int) -> Record | None:
+    def last_record(self, start: int, until: int) -> WalRecord | None:
         """The last record that begins at or behind ``start``, and ends at or before ``until``."""
-        newest: deque[Record] = deque(self._records(start, until), maxlen=1)
+        newest: deque[WalRecord] = deque(self._records(start, until), maxlen=1)
         return newest[0] if newest else None
 
     def bytes_at(self, lsn: int, count: int) -> bytes:
@@ -181,10 +181,10 @@ class Scanner:
             lsn, count = lsn + take, count - take
         return found
 
-    def _records(self, start: int, until: int, *options: str) -> Iterator[Record]:
+    def _records(self, start: int, until: int, *options: str) -> Iterator[WalRecord]:
         for line in self._run(start, until, *options):
             if isinstance(line, bytes) and (match := _LINE.match(line)) is not None:
-                yield Record(_lsn(match[4]), _lsn(match[5]), int(match[2]), match[6].decode())
+                yield WalRecord(_lsn(match[4]), _lsn(match[5]), int(match[2]), match[6].decode())
 
     def _sort(self, match: re.Match[bytes], found: Events) -> None:
         manager, kind, rest, lsn = match[1], match[6], match[7], _lsn(match[4])

@@ -6,18 +6,15 @@ It listens on a Unix socket in a folder that only its user may enter; on loopbac
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from twist_dr.engine.manifest import BaseFacts
 from twist_dr.engine.postgres.cluster import Cluster, query
-from twist_dr.engine.postgres.confinement import Confinement, signal_server
+from twist_dr.engine.postgres.confinement import Confinement, shut_down
 from twist_dr.engine.postgres.dead_servers import end_server_of
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import door_folder, open_door, socket_folder
@@ -124,10 +121,7 @@ class RecoveringServer:
     def stop(self) -> None:
         """A clean, fast shutdown; killed when it takes too long. Safe to call twice."""
         if self._child is not None:
-            signal_server(self._child, signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                self._child.process.wait(_STOP_SECONDS)
-            self._child.end()
+            shut_down(self._child, _STOP_SECONDS)
             self._child = None
         end_server_of(self._work)
 

@@ -7,10 +7,10 @@ from datetime import datetime
 
 from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.recovery.coverage import Stretch
-from twist_dr.engine.recovery.ground import Ground
+from twist_dr.engine.recovery.ground import ClusterArchive
 from twist_dr.engine.recovery.lineage import Lineage, start_of, stop_of
 from twist_dr.engine.recovery.reader import Reader
-from twist_dr.engine.recovery.scan import Ending, Record
+from twist_dr.engine.recovery.scan import Ending, WalRecord
 from twist_dr.engine.recovery.search import endings_from, last_ending
 from twist_dr.engine.wal.names import format_lsn
 
@@ -58,12 +58,12 @@ class Resolved:
 
 
 def inclusive(
-    ground: Ground,
+    ground: ClusterArchive,
     lineage: Lineage,
     stretch: Stretch,
     base: PlannedBase,
     reader: Reader,
-    record: Record,
+    record: WalRecord,
     warnings: tuple[str, ...],
 ) -> Resolved:
     """A stop behind a record."""
@@ -86,7 +86,7 @@ def inclusive(
 
 
 def exclusive(
-    ground: Ground,
+    ground: ClusterArchive,
     lineage: Lineage,
     stretch: Stretch,
     base: PlannedBase,
@@ -120,7 +120,7 @@ def _noted(last: Ending | None, base: PlannedBase) -> datetime | None:
     return last.at if last is not None and last.lsn >= start_of(base) else None
 
 
-def _lost(ground: Ground, lineage: Lineage, stretch: Stretch, reader: Reader, lsn: int, end: int) -> Lost:
+def _lost(ground: ClusterArchive, lineage: Lineage, stretch: Stretch, reader: Reader, lsn: int, end: int) -> Lost:
     unseen = ground.gap(lineage, stretch.run) or ground.more_elsewhere()
     if lsn >= stretch.run.end:
         return Lost(0, None, None, 0, unseen)

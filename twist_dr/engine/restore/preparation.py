@@ -24,7 +24,7 @@ from twist_dr.engine.restore.journal import DatabaseSwitch, Journal
 from twist_dr.engine.restore.media import unpack_media
 from twist_dr.engine.restore.pipeline import FetchedDatabase, Serving, fetch_database
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.restore.statistics import analyze
 from twist_dr.engine.restore.tables import restore_tables
@@ -54,7 +54,7 @@ class Preparation:
         sources: Sources,
         gate: Gate,
         journal: Journal,
-        record: Record,
+        record: RestoreRecord,
         report: Report,
     ) -> None:
         self._wish = wish

@@ -17,7 +17,7 @@ State = Literal["running", "done", "refused", "failed", "undone"]
 
 
 @dataclass
-class Record:
+class RestoreRecord:
     """Filled in as the restore goes on. ``seconds`` by phase; ``gate``, ``impact`` and ``recovery`` are Markdown tables.
 
     ``recovery_target``: what a recovery to a point was asked for, ``recovery_point``: what that is, ``recovery_options``: what else was asked for, as the

@@ -25,7 +25,7 @@ from twist_dr.engine.restore.journal import DatabaseSwitch, Journal, new_restore
 from twist_dr.engine.restore.media import plan_folders, restore_configuration
 from twist_dr.engine.restore.plan import RestorePlace, RestoreWish
 from twist_dr.engine.restore.preparation import Preparation, clear_fetched
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.engine.restore.restored_configuration import configuration_folder
 from twist_dr.engine.restore.rights_gate import look_at_rights
 from twist_dr.engine.restore.schema_gate import look_at_schema
@@ -49,8 +49,8 @@ class Restore:
         report: Report,
         *,
         back_up: Callable[[], str] | None = None,
-        note: Callable[[Record], None] = lambda record: None,
-        record: Record | None = None,
+        note: Callable[[RestoreRecord], None] = lambda record: None,
+        record: RestoreRecord | None = None,
     ) -> None:
         self._wish = wish
         self._place = place
@@ -59,7 +59,7 @@ class Restore:
         self._note = note
         self._began_at = datetime.now(timezone.utc)
         self.sources: Sources | None = None
-        self.record = record or Record(
+        self.record = record or RestoreRecord(
             new_restore_id("restore", self._began_at),
             "restore",
             wish.mode,
@@ -70,7 +70,7 @@ class Restore:
 
     # -- the whole -------------------------------------------------------------------------------------------------
 
-    def run(self) -> Record:
+    def run(self) -> RestoreRecord:
         """Restore as wished. Call it under the application's lock unless it is a plan.
 
         Raises ``RestoreRefused``, ``RestoreFailed``, ``CutoverFailed``, ``RestoreUndone`` and what sources, server and disks raise. In every case

@@ -10,7 +10,7 @@ from twist_dr.engine.postgres import databases
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.restore.cutover import Cutover, Surroundings
 from twist_dr.engine.restore.journal import Journal
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.engine.restore.settle import check_health, plan_undo, settle_interrupted
 from twist_dr.engine.schema import compare_schema
 from twist_dr.errors import Obstacle, RestoreRefused, TwistDRError
@@ -24,8 +24,8 @@ def undo_restore(
     reason: str,
     django: DjangoApplication | None = None,
     confirmed: bool = True,
-    note: Callable[[Record], None] = lambda record: None,
-) -> Record:
+    note: Callable[[RestoreRecord], None] = lambda record: None,
+) -> RestoreRecord:
     """Undo ``latest``, or the restore of that id. Call it under the application's lock.
 
     Not ``confirmed``, it raises ``RestoreRefused`` that says what would be put back. Raises also ``RestoreError`` when nothing is kept,
@@ -33,7 +33,7 @@ def undo_restore(
     """
     settle_interrupted(around, report)
     journal = plan_undo(wanted, around, reason)
-    record = Record(
+    record = RestoreRecord(
         journal.restore_id, "undo", "replace", reason, journal.backup_id, journal.restored_id,
         parts=[*(["database"] if journal.database else []), *(["media"] if journal.folders else [])],
     )  # fmt: skip
@@ -128,7 +128,7 @@ def _schema_complaint(journal: Journal, around: Surroundings, django: DjangoAppl
     )
 
 
-def _note_switch(record: Record, journal: Journal) -> None:
+def _note_switch(record: RestoreRecord, journal: Journal) -> None:
     record.note_switch(journal)
     record.result = (
         f"{journal.restored_id} is undone; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what was live until now is kept "

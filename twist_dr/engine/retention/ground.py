@@ -50,7 +50,7 @@ class Folder:
 
 
 @dataclass
-class Ground:
+class Survey:
     """A target as it was found. ``tombstones`` are ids of those that are authentic, ``forged`` of the others.
 
     ``foreign``: keys of what lies among backups and has no name of ours. ``stored_bytes`` is everything that was listed, WAL left out.
@@ -69,9 +69,9 @@ class Ground:
         return sorted(folder.backup_id for folder in self.folders.values() if folder.sealed)
 
 
-def survey(repository: Repository, keyring: Keyring, expected: Collection[str] = ()) -> Ground:
+def survey(repository: Repository, keyring: Keyring, expected: Collection[str] = ()) -> Survey:
     """List a target. ``expected`` are ids that should be there: those that were not listed are asked for. Raises storage errors."""
-    ground = Ground(repository.target.name)
+    ground = Survey(repository.target.name)
     below = f"{repository.application}/backups/"
     for stored in repository.target.list(below.rstrip("/")):
         ground.stored_bytes += stored.size
@@ -95,7 +95,7 @@ def survey(repository: Repository, keyring: Keyring, expected: Collection[str] =
     return ground
 
 
-def _look_again(ground: Ground, backup_id: str, repository: Repository) -> None:
+def _look_again(ground: Survey, backup_id: str, repository: Repository) -> None:
     manifest = repository.target.stat(repository.key(backup_id, MANIFEST_NAME))
     if manifest is not None:
         ground.folders.setdefault(backup_id, Folder(backup_id, manifest.modified)).add(manifest)

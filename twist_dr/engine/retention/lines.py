@@ -17,7 +17,7 @@ from twist_dr.engine.wal.objects import Stored
 
 
 @dataclass(frozen=True)
-class Line:
+class Branch:
     """A timeline with its ancestors. ``stretches``: timeline, LSN at which it begins, LSN at which it was left; the newest first.
 
     ``bases`` are those that lead to its end, by their time. ``run_of`` numbers the runs of archived segments without a gap, by the number of a
@@ -54,7 +54,7 @@ def _numbers(stretches: Sequence[TimelineSpan], lsn: int, size: int) -> Iterator
             yield timeline, first, after
 
 
-class Lines:
+class Branches:
     """The lines of a cluster none of whose timelines is unknown."""
 
     def __init__(self, cluster: ClusterWal) -> None:
@@ -67,14 +67,14 @@ class Lines:
         for head in cluster.holdings.heads:
             if head.size:
                 self._open.setdefault(head.segment.timeline, set()).add(head.segment.number)
-        self._lines: dict[int, Line] = {}
+        self._lines: dict[int, Branch] = {}
 
-    def __getitem__(self, timeline: int) -> Line:
+    def __getitem__(self, timeline: int) -> Branch:
         if timeline not in self._lines:
             self._lines[timeline] = self._line(timeline)
         return self._lines[timeline]
 
-    def _line(self, timeline: int) -> Line:
+    def _line(self, timeline: int) -> Branch:
         stretches = stretches_of(timeline, self._cluster.ancestors.get(timeline, ()))
         left_at = {each: left for each, _, left in stretches}
         bases = [
@@ -83,7 +83,7 @@ class Lines:
             if base.timeline in left_at and ((left := left_at[base.timeline]) is None or base.stop_lsn <= left)
         ]
         bases.sort(key=lambda base: (base.finished_at, base.id))
-        return Line(timeline, stretches, tuple(bases), self._runs(stretches), self._size)
+        return Branch(timeline, stretches, tuple(bases), self._runs(stretches), self._size)
 
     def _runs(self, stretches: Sequence[TimelineSpan]) -> dict[int, int]:
         """The number of the run that each archived segment of a line is in. A head, or a file that ends where its timeline was left, ends one."""
@@ -142,8 +142,8 @@ def last_written(cluster: ClusterWal) -> Stored | None:
 
 
 def wanted_lines(
-    cluster: ClusterWal, lines: Lines, current: bool, window: timedelta | None, now: datetime
-) -> list[Line]:
+    cluster: ClusterWal, lines: Branches, current: bool, window: timedelta | None, now: datetime
+) -> list[Branch]:
     """The lines to which the window wants recovery: of all timelines that have WAL of its time, and of the newest one of a current cluster.
 
     Without a window these are all. Only for clusters without unknown timelines.
@@ -173,7 +173,7 @@ def current_clusters(clusters: Sequence[ClusterWal], now: datetime) -> frozenset
     return frozenset(future | {identifier for identifier, sign in newest.items() if sign == last})
 
 
-def first_base(line: Line, window: timedelta | None, now: datetime) -> WalBase | None:
+def first_base(line: Branch, window: timedelta | None, now: datetime) -> WalBase | None:
     """The base that recovery to the beginning of the window begins with; the oldest one when none is old enough, or without a window."""
     before = [base for base in line.bases if window is not None and now - base.finished_at >= window]
     if before:
@@ -182,7 +182,7 @@ def first_base(line: Line, window: timedelta | None, now: datetime) -> WalBase |
 
 
 def bases_of_runs(
-    line: Line, window: timedelta, now: datetime, young: Collection[int]
+    line: Branch, window: timedelta, now: datetime, young: Collection[int]
 ) -> Iterator[tuple[WalBase, bool]]:
     """Of each run that reaches into the window, the base before it began and the first one within it, with whether it is the former.
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from twist_dr.engine.retention.ground import Folder, Ground
+from twist_dr.engine.retention.ground import Folder, Survey
 from twist_dr.engine.retention.policy import span
 
 #: No upload of ours takes so long; what is older was left by a killed process. As in ``engine/copies.py``.
@@ -27,7 +27,7 @@ class Remains:
 
 
 def find_remains(
-    ground: Ground, going: Collection[str], spared: Mapping[str, str], after: timedelta, now: datetime
+    ground: Survey, going: Collection[str], spared: Mapping[str, str], after: timedelta, now: datetime
 ) -> list[Remains]:
     """What becomes of each folder without a manifest, oldest first.
 

@@ -12,8 +12,8 @@ from itertools import groupby
 
 from twist_dr.engine.retention.doubts import set_back
 from twist_dr.engine.retention.lines import (
-    Line,
-    Lines,
+    Branch,
+    Branches,
     bases_of_runs,
     current_clusters,
     first_base,
@@ -50,7 +50,7 @@ def bases_of_window(clusters: Sequence[ClusterWal], window: timedelta | None, no
             continue
         young = {segment.number for segment, stored in objects(cluster) if now - stored.modified < window}
         is_current = cluster.holdings.system_identifier in current
-        for line in wanted_lines(cluster, Lines(cluster), is_current, window, now):
+        for line in wanted_lines(cluster, Branches(cluster), is_current, window, now):
             words = f"the WAL window of {span(window)} on timeline {line.timeline}"
             for base, is_first in bases_of_runs(line, window, now, young):
                 if is_first:
@@ -116,7 +116,7 @@ class _Needed:
         #: By timeline: first number, number after the last, reason.
         self._onward: dict[int, dict[tuple[int, int | None], str]] = {}
         self._own: dict[tuple[int, int], str] = {}
-        lines = Lines(cluster)
+        lines = Branches(cluster)
         for line in wanted_lines(cluster, lines, is_current, window, now):
             self._want(line)
         for base in cluster.bases:
@@ -125,7 +125,7 @@ class _Needed:
                 for number in range(first, after if left is None else min(after, left)):
                     self._own[timeline, number] = f"needed to restore {base.id} to its own end"
 
-    def _want(self, line: Line) -> None:
+    def _want(self, line: Branch) -> None:
         base = first_base(line, self._window, self._now)
         if base is None:
             begin = line.stretches[0][1] // self._size

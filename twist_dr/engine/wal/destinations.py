@@ -18,7 +18,7 @@ from twist_dr.engine.emptied import emptied
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import Report
 from twist_dr.engine.streams import Form
-from twist_dr.engine.wal.frontier import Frontier, Outcome
+from twist_dr.engine.wal.frontier import Frontier, TargetShipped
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import timeline_of
 from twist_dr.engine.wal.objects import HISTORY_FORM, WalArchive
@@ -71,7 +71,7 @@ class Destinations:
     def __init__(
         self, destinations: Mapping[str, Destination], spool: Spool, keyring: Keyring, report: Report, workers: int
     ) -> None:
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, TargetShipped] = {}
         self._destinations = dict(destinations)
         self._spool = spool
         self._keyring = keyring
@@ -103,7 +103,7 @@ class Destinations:
         """What failed in the last round is tried again, unless it was slow to fail."""
         now = time.monotonic()
         self._down = {name: error for name, (until, error) in self._resting.items() if until > now}
-        self.outcomes = {name: Outcome() for name in self}
+        self.outcomes = {name: TargetShipped() for name in self}
 
     def end_round(self) -> None:
         """Write down in the outcomes what failed."""

@@ -94,7 +94,7 @@ def listed(gaps: Iterable[Gap], target: str) -> str:
 
 
 @dataclass
-class Outcome:
+class TargetShipped:
     """What one target got. ``advanced``: its frontier is further, in position or in time."""
 
     frontier: Frontier | None = None
@@ -111,7 +111,7 @@ class Shipped:
     ``gaps`` were noticed in this round, ``known_gaps`` in this one or any before it.
     """
 
-    targets: dict[str, Outcome]
+    targets: dict[str, TargetShipped]
     waiting: int = 0
     oldest_seconds: float = 0.0
     spool_bytes: int = 0

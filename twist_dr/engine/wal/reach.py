@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import Report
 from twist_dr.engine.wal.destinations import Destinations
-from twist_dr.engine.wal.frontier import Frontier, Gap, NoticedGap, Outcome
+from twist_dr.engine.wal.frontier import Frontier, Gap, NoticedGap, TargetShipped
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.state import State
@@ -83,7 +83,7 @@ class Reach:
             begin = max((each.end for each in older), default=last.start)
             self._note_gap(name, identifier, Gap(last.timeline, begin, last.end))
 
-    def conclude(self, outcomes: dict[str, Outcome]) -> None:
+    def conclude(self, outcomes: dict[str, TargetShipped]) -> None:
         """Write what was reached into the outcomes, and into the state."""
         for name, frontier in self.frontiers.items():
             if frontier is not None:

@@ -16,7 +16,7 @@ from twist_dr.engine.postgres.dump import restore_database
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.plan import Mode, RestoreWish
-from twist_dr.engine.restore.record import Record
+from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.engine.restore.restore import Restore
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
@@ -66,7 +66,7 @@ class Upgraded:
             store_copy(manifest, staged, self.repository, form, Report())
         return manifest
 
-    def restore(self, manifest: Manifest, mode: Mode, *tables: str) -> Record:
+    def restore(self, manifest: Manifest, mode: Mode, *tables: str) -> RestoreRecord:
         place = restore_place(self._site.app(keyring=KEYRING), [self.repository], mode)
         wish = RestoreWish(manifest.backup_id, mode=mode, parts=("database",), tables=tables)
         return Restore(wish, replace(place, media={}, key_tables=["t"]), self.report).run()
