@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twist_dr.catalog import BackupRow, Catalog, CopyRow
+from twist_dr.engine.first_good import CORRUPT
 from twist_dr.engine.kinds import FULL, KINDS
 from twist_dr.engine.labels import SET_ASIDE
 from twist_dr.engine.manifest import Kind, Label, Manifest
@@ -13,7 +14,6 @@ from twist_dr.engine.newest import Newest, anything, find_newest, with_database
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.bases import find_bases
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.sources import CORRUPT
 from twist_dr.engine.words import few, no_good_copy
 from twist_dr.errors import BackupNotFound, StorageError, TwistDRError, VerificationFailed
 from twist_dr.settings import Application
@@ -48,7 +48,7 @@ def choose_newest(
             repository.target.prepare()
         except StorageError as error:
             away[repository.target.name] = error
-            report.warning(f"passed over {repository.target.name}: {error}")
+            report.warning(f"passed over {repository.target.name}: {error.clause}")
     repositories = [repository for repository in repositories if repository.target.name not in away]
     usable, physical = with_database if kind == FULL.kind else anything, KINDS[kind].physical
     if physical:

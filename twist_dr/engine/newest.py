@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from twist_dr.engine.first_good import NO_MANIFEST, first_good
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.labels import is_meant
 from twist_dr.engine.manifest import Kind, Label, Manifest, kind_of
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, StorageError, TwistDRError
+from twist_dr.errors import BackupNotFound, StorageError, TwistDRError
 
 
 @dataclass
@@ -84,20 +85,20 @@ def _authentic(
     backup_id: str, repositories: Sequence[Repository], keyring: Keyring, found: Newest, report: Report
 ) -> Manifest | None:
     """The manifest from the first target that has an authentic one."""
-    for repository in repositories:
-        name = repository.target.name
-        try:
-            return repository.manifest(backup_id, keyring)
-        except BackupNotFound:  # never finished, or deleted just now
-            continue
-        except StorageError as error:
+
+    def pass_over(repository: Repository, error: TwistDRError) -> None:
+        if isinstance(error, StorageError):
             _note_away(found, repository, error, report)
-        except (BackupError, EncryptionError) as error:
-            found.bad.setdefault(backup_id, {})[name] = error
-            report.warning(f"passed over {name}: {error}")
-    return None
+        elif not isinstance(error, BackupNotFound):  # which was never finished, or was deleted just now
+            found.bad.setdefault(backup_id, {})[repository.target.name] = error
+            report.warning(f"passed over {repository.target.name}: {error.clause}")
+
+    first = first_good(
+        repositories, lambda repository: repository.manifest(backup_id, keyring), pass_over, errors=NO_MANIFEST
+    )
+    return first and first[1]
 
 
 def _note_away(found: Newest, repository: Repository, error: StorageError, report: Report) -> None:
     found.away[repository.target.name] = error
-    report.warning(f"passed over {repository.target.name}: {error}")
+    report.warning(f"passed over {repository.target.name}: {error.clause}")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from twist_dr.engine.archive_index import read_index
 from twist_dr.engine.archive_reading import compare_archive
 from twist_dr.engine.chunks import buffered, read_out
+from twist_dr.engine.first_good import CORRUPT
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.sources import CORRUPT
 
 #: An archive and its index are read side by side.
 _INDEXES = {

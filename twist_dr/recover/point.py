@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+from twist_dr.engine.first_good import CORRUPT
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.tools import Tools
@@ -19,7 +20,7 @@ from twist_dr.engine.recovery.finish import Finished, finish_cluster
 from twist_dr.engine.recovery.plan import RecoveryPlan
 from twist_dr.engine.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.sources import CORRUPT, Sources
+from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.streams import write_new
 from twist_dr.recover.files import look_at_folder
 from twist_dr.recover.scratch import scratch_base, scratch_folder

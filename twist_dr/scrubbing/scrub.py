@@ -12,6 +12,7 @@ from typing import Any
 
 from twist_dr.catalog import CatalogUnavailable
 from twist_dr.catalog.rows import RetentionRow
+from twist_dr.engine.first_good import NO_MANIFEST, first_good
 from twist_dr.engine.manifest import Manifest, open_manifest
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.repository import Repository
@@ -28,7 +29,6 @@ from twist_dr.errors import (
     EncryptionError,
     ManifestForeign,
     ManifestInvalid,
-    StorageError,
     TwistDRError,
     clause_of,
 )
@@ -186,22 +186,21 @@ class Scrub:
 
     def _elsewhere(self, copy: CopyToRead, name: str) -> tuple[Manifest, bytes] | None:
         """The genuine manifest: the catalog's, else another target's."""
-
-        def opened(sealed: bytes, place: str) -> tuple[Manifest, bytes]:
-            what = f"{place}: {copy.backup_id}"
-            return open_manifest(
-                sealed, self._app.keyring, application=self._app.name, backup_id=copy.backup_id, what=what
-            ), sealed
-
         row = self._app.catalog.backup(self._app.name, copy.backup_id)
         with suppress(BackupError, EncryptionError):
             if row is not None:
-                return opened(row.sealed, "the catalog")
-        for other, repository in self._repositories.items():
-            with suppress(BackupError, EncryptionError, StorageError):
-                if other != name:
-                    return opened(repository.manifest_bytes(copy.backup_id), other)
-        return None
+                what = f"the catalog: {copy.backup_id}"
+                manifest = open_manifest(
+                    row.sealed, self._app.keyring, application=self._app.name, backup_id=copy.backup_id, what=what
+                )
+                return manifest, row.sealed
+        found = first_good(
+            [repository for other, repository in self._repositories.items() if other != name],
+            lambda repository: repository.sealed(copy.backup_id, self._app.keyring),
+            lambda repository, error: None,
+            errors=NO_MANIFEST,
+        )
+        return found and found[1]
 
     def _mend_wal(
         self, each: WalObject, archive: WalArchive, told: str, needed: Callable[[], bool] | None

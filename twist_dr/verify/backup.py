@@ -9,15 +9,15 @@ from datetime import datetime, timezone
 from twist_dr.audit import note_key_use
 from twist_dr.catalog import Catalog
 from twist_dr.choosing import THERE, Choice, choose_newest, lacks, note_bad, summed_up
+from twist_dr.engine.first_good import CORRUPT, PASSED_OVER, first_good, told_by_all
 from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.labels import is_meant, split_label
 from twist_dr.engine.manifest import Kind, kind_of
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.sources import CORRUPT, PASSED_OVER
 from twist_dr.engine.verification import VerificationResult
 from twist_dr.engine.words import no_good_copy
-from twist_dr.errors import BackupNotFound, LaunchRefused, StorageError, VerificationFailed, WalError
+from twist_dr.errors import BackupNotFound, LaunchRefused, StorageError, TwistDRError, VerificationFailed, WalError
 from twist_dr.settings import Application
 from twist_dr.verify.proof import prove, record_verification
 
@@ -102,31 +102,31 @@ def _verify_first_good(
     app: Application, backup_id: str, repositories: list[Repository], report: Report, corrupt: list[str]
 ) -> VerificationResult:
     """The result from the first good copy. Names of targets whose copies are bad are added to ``corrupt``."""
-    failures, catalog = [], app.catalog
-    for place, repository in enumerate(repositories):
+    catalog, failed = app.catalog, list[TwistDRError]()
+
+    def verify(repository: Repository) -> VerificationResult:
+        manifest, sealed = repository.sealed(backup_id, app.keyring)
+        if catalog.backup(manifest.application, backup_id) is None:
+            catalog.record_backup(manifest, sealed, run_id=None)
+        report.info(f"verifying {backup_id} from {repository.target.name}")
+        return prove(app, manifest, repository, report)
+
+    def pass_over(repository: Repository, error: TwistDRError) -> None:
         name = repository.target.name
-        try:
-            manifest, sealed = repository.sealed(backup_id, app.keyring)
-            if catalog.backup(manifest.application, backup_id) is None:
-                catalog.record_backup(manifest, sealed, run_id=None)
-            report.info(f"verifying {backup_id} from {name}")
-            result = prove(app, manifest, repository, report)
-        # What a target lacks of the WAL that a base needs makes its copy useless, too.
-        except (*PASSED_OVER, WalError) as error:
-            failures.append(str(error))
-            report.warning(f"passed over {name}: {error}")
-            if isinstance(error, CORRUPT) or (
-                isinstance(error, BackupNotFound) and _was_stored(catalog, backup_id, name)
-            ):
-                corrupt.append(name)
-                note_bad(catalog, backup_id, name, error)
-        else:
-            # The other targets' copies are not read, but they must be there.
-            corrupt += _lacking(catalog, backup_id, repositories[place + 1 :], report)
-            return result
-    told = " ".join(failure if failure.endswith(".") else f"{failure}." for failure in failures)
-    asked = [repository.target.name for repository in repositories]
-    raise VerificationFailed(f"{no_good_copy(asked, backup_id)} {told}")
+        failed.append(error)
+        report.warning(f"passed over {name}: {error.clause}")
+        if isinstance(error, CORRUPT) or (isinstance(error, BackupNotFound) and _was_stored(catalog, backup_id, name)):
+            corrupt.append(name)
+            note_bad(catalog, backup_id, name, error)
+
+    # What a target lacks of the WAL that a base needs makes its copy useless, too.
+    found = first_good(repositories, verify, pass_over, errors=(*PASSED_OVER, WalError))
+    if found is None:
+        asked = [repository.target.name for repository in repositories]
+        raise VerificationFailed(f"{no_good_copy(asked, backup_id)} {told_by_all(failed)}")
+    # The other targets' copies are not read, but they must be there.
+    corrupt += _lacking(catalog, backup_id, repositories[len(failed) + 1 :], report)
+    return found[1]
 
 
 def _lacking(catalog: Catalog, backup_id: str, repositories: list[Repository], report: Report) -> list[str]:
@@ -136,7 +136,7 @@ def _lacking(catalog: Catalog, backup_id: str, repositories: list[Repository], r
         try:
             found += [repository.target.name] if lacks(catalog, backup_id, repository) else []
         except StorageError as error:
-            report.warning(f"passed over {repository.target.name}: {error}")
+            report.warning(f"passed over {repository.target.name}: {error.clause}")
     return found
 
 

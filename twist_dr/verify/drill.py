@@ -10,11 +10,11 @@ from typing import Any
 from twist_dr.audit import note_key_use
 from twist_dr.backups import chosen_targets
 from twist_dr.choosing import choose_newest, note_bad, summed_up
+from twist_dr.engine.first_good import CORRUPT
 from twist_dr.engine.manifest import Kind, Manifest
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.recovery.rehearsal import rehearse
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.sources import CORRUPT
 from twist_dr.engine.verification import VerificationResult
 from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
 from twist_dr.settings import Application

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from twist_dr.engine.base.take import BACKUP_MANIFEST, Parent
+from twist_dr.engine.first_good import first_good
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
@@ -50,12 +51,14 @@ def fetched_parent(
 def _fetch(
     backup_id: str, repositories: Sequence[Repository], keyring: Keyring, path: Path, report: Report
 ) -> Parent | None:
-    for repository in repositories:
-        try:
-            manifest = repository.manifest(backup_id, keyring)
-            repository.fetch(manifest, BACKUP_MANIFEST, keyring, path, durable=False)
-        except TwistDRError as error:
-            report.warning(f"{repository.target.name} cannot give the backup_manifest of {backup_id}: {error}")
-        else:
-            return Parent(manifest, path)
-    return None
+    def fetch(repository: Repository) -> Parent:
+        manifest = repository.manifest(backup_id, keyring)
+        repository.fetch(manifest, BACKUP_MANIFEST, keyring, path, durable=False)
+        return Parent(manifest, path)
+
+    def pass_over(repository: Repository, error: TwistDRError) -> None:
+        report.warning(f"{repository.target.name} cannot give the backup_manifest of {backup_id}: {error.clause}")
+
+    # A backup is made without it: nothing that goes wrong here keeps one from being made.
+    found = first_good(repositories, fetch, pass_over, errors=(TwistDRError,))
+    return found and found[1]

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+from twist_dr.engine.first_good import CORRUPT, first_good, told_by_all
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.progress import Report
 from twist_dr.engine.streams import write_new
@@ -16,10 +18,7 @@ from twist_dr.engine.wal.names import Segment, history_name
 from twist_dr.engine.wal.objects import Holdings, Stored, WalArchive
 from twist_dr.engine.wal.pages import PageCheck
 from twist_dr.errors import (
-    ArtifactInvalid,
-    AuthenticationFailed,
     Cancelled,
-    ObjectCorrupt,
     ObjectMissing,
     StorageError,
     TwistDRError,
@@ -28,17 +27,27 @@ from twist_dr.errors import (
     WalMissing,
     about,
 )
+from twist_dr.storage.base import StorageTarget
 
-#: The object itself is bad on that target; others of the same target may be good.
-_CORRUPT = (ArtifactInvalid, AuthenticationFailed, ObjectCorrupt, ObjectMissing, WalInvalid)
 #: Zeros written at a time behind a head.
 _ZEROS = bytes(1 << 20)
 
 #: How often a head may be replaced while it is fetched.
 _OVERTAKEN_AT_MOST = 20
 
-#: Where an object lies: the archive, and what that archive calls it.
-Place = tuple[WalArchive, Stored]
+#: The object itself is bad on that target; others of the same target may be good.
+_CORRUPT = (*CORRUPT, WalInvalid)
+
+
+class Place(NamedTuple):
+    """Where an object lies: the archive, and what that archive calls it."""
+
+    archive: WalArchive
+    stored: Stored
+
+    @property
+    def target(self) -> StorageTarget:
+        return self.archive.target
 
 
 class Archives:
@@ -79,9 +88,9 @@ class Archives:
         self.disowned: dict[str, tuple[int, int]] = {}
         for archive, holdings in self._listed(archives):
             for segment, stored in holdings.segments.items():
-                self.segments.setdefault(segment, []).append((archive, stored))
+                self.segments.setdefault(segment, []).append(Place(archive, stored))
             for head, stored in holdings.heads.items():
-                self._heads.setdefault(head, []).append((archive, stored))
+                self._heads.setdefault(head, []).append(Place(archive, stored))
             for timeline in holdings.histories:
                 self._histories.setdefault(timeline, []).append(archive)
 
@@ -269,10 +278,10 @@ class Archives:
             with self._lock:
                 for segment, stored in holdings.segments.items():
                     if segment == head.segment:
-                        self.segments.setdefault(segment, []).append((archive, stored))
+                        self.segments.setdefault(segment, []).append(Place(archive, stored))
                 for other, stored in holdings.heads.items():
                     if other.segment == head.segment and other.size >= head.size and other != head:
-                        self._heads.setdefault(other, []).append((archive, stored))
+                        self._heads.setdefault(other, []).append(Place(archive, stored))
                         longest = max(filter(None, (longest, other)), key=lambda each: each.size)
         return head.segment if head.segment in self.segments else longest
 
@@ -337,24 +346,23 @@ class Archives:
     ) -> None:
         """Work with the first place that will do. Work that failed must have left nothing. ``silent``: errors that are no fault of a target."""
         with self._lock:
-            ordered = sorted(places, key=lambda place: place[0].target.name in self.passed_over)
-        told = ""
-        for place in ordered:
-            archive, stored = place
-            try:
-                with about(archive.target.name):
-                    work(place)
-            except (*_CORRUPT, StorageError) as error:
-                if not isinstance(error, silent):
-                    self._note(archive, stored.key, error)
-                told += f" {error}"
-            else:
-                with self._lock:
-                    self.passed_over.pop(archive.target.name, None)
-                    if archive.target.name not in self.used:
-                        self.used.append(archive.target.name)
-                return
-        raise WalMissing(f"No storage target gives {what}.{told} {self._unasked()}".rstrip())
+            ordered = sorted(places, key=lambda place: place.target.name in self.passed_over)
+        failed = []
+
+        def pass_over(place: Place, error: TwistDRError) -> None:
+            failed.append(error)
+            if not isinstance(error, silent):
+                self._note(place.archive, place.stored.key, error)
+
+        found = first_good(ordered, work, pass_over)
+        if found is None:
+            told = (f"No storage target gives {what}.", told_by_all(failed), self._unasked())
+            raise WalMissing(" ".join(filter(None, told)).rstrip())
+        name = found[0].target.name
+        with self._lock:
+            self.passed_over.pop(name, None)
+            if name not in self.used:
+                self.used.append(name)
 
     def _note(self, archive: WalArchive, key: str, error: TwistDRError) -> None:
         name = archive.target.name

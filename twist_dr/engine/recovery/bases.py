@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
+from twist_dr.engine.first_good import NO_MANIFEST, first_good
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.kinds import bases_of
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.errors import BackupError, BackupNotFound, EncryptionError, StorageError, TwistDRError
+from twist_dr.errors import BackupNotFound, StorageError, TwistDRError
 
 Base = TypeVar("Base", bound=PlannedBase)
 
@@ -26,7 +27,7 @@ def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Rep
         try:
             ids = bases_of(repository.backup_ids())
         except StorageError as error:
-            report.warning(f"passed over {repository.target.name}: {error}")
+            report.warning(f"passed over {repository.target.name}: {error.clause}")
             continue
         for backup_id in ids:
             if backup_id in found:
@@ -35,7 +36,7 @@ def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Rep
                 found[backup_id] = BaseSummary.of(repository.manifest(backup_id, keyring))
             except BackupNotFound:  # never finished
                 continue
-            except (StorageError, BackupError, EncryptionError) as error:
+            except NO_MANIFEST as error:
                 report.warning(f"{repository.target.name}: {backup_id} is left out: {error}")
     whole = [each for each in found.values() if each.base and set(each.base.chain) <= found.keys()]
     return sorted(whole, key=_end)
@@ -43,16 +44,16 @@ def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Rep
 
 def manifest_of(backup_id: str, repositories: Sequence[Repository], keyring: Keyring) -> Manifest:
     """The manifest from the first target that gives it. Raises what the last one said, of those that have it if there are any."""
-    failure: TwistDRError | None = None
-    for repository in repositories:
-        try:
-            return repository.manifest(backup_id, keyring)
-        except BackupNotFound as error:
-            failure = failure or error
-        except (StorageError, BackupError, EncryptionError) as error:
-            failure = error
-    assert failure is not None, "no repositories"
-    raise failure
+    failed: list[TwistDRError] = []
+    found = first_good(
+        repositories,
+        lambda repository: repository.manifest(backup_id, keyring),
+        lambda _, error: failed.append(error),
+        errors=NO_MANIFEST,
+    )
+    if found is None:
+        raise next((error for error in reversed(failed) if not isinstance(error, BackupNotFound)), failed[0])
+    return found[1]
 
 
 def by_cluster(bases: Sequence[Base]) -> dict[str, list[Base]]:

@@ -7,41 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from twist_dr.engine.first_good import CORRUPT, first_good, told_by_all
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.patience import patient
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.words import no_good_copy
-from twist_dr.errors import (
-    ArchiveInvalid,
-    ArtifactInvalid,
-    AuthenticationFailed,
-    BackupNotFound,
-    ManifestForeign,
-    ManifestInvalid,
-    ObjectCorrupt,
-    ObjectMissing,
-    RestoreFailed,
-    StorageError,
-    TwistDRError,
-)
+from twist_dr.errors import BackupNotFound, RestoreFailed, TwistDRError
 from twist_dr.storage.base import Progress, no_progress
 
 T = TypeVar("T")
-
-#: The copy itself is bad.
-CORRUPT = (
-    ArchiveInvalid,
-    ArtifactInvalid,
-    AuthenticationFailed,
-    ManifestForeign,
-    ManifestInvalid,
-    ObjectCorrupt,
-    ObjectMissing,
-)
-#: Another target may do better.
-PASSED_OVER = (*CORRUPT, BackupNotFound, StorageError)
 
 #: How much longer the last target may take: there is no other to turn to.
 _LAST_PATIENCE = 10
@@ -124,18 +100,16 @@ class Sources:
         return manifest
 
     def _attempt(self, work: Callable[[Repository], T], failure: type[TwistDRError]) -> T:
-        while self._left:
-            repository = self._left[0]
-            name = repository.target.name
-            try:
-                result = work(repository)
-            except PASSED_OVER as error:
-                self._left.pop(0)
-                self.failed[name] = error
-                self._report.warning(f"passed over {name}: {error}")
-            else:
-                if name not in self.used:
-                    self.used.append(name)
-                return result
-        told = " ".join(f"{str(error).removesuffix('.')}." for error in self.failed.values())
-        raise failure(f"{no_good_copy(list(self.failed), self.backup_id)} {told}".rstrip())
+        found = first_good(list(self._left), work, self._pass_over)
+        if found is None:
+            none = no_good_copy(list(self.failed), self.backup_id)
+            raise failure(f"{none} {told_by_all(self.failed.values())}".rstrip())
+        repository, result = found
+        if repository.target.name not in self.used:
+            self.used.append(repository.target.name)
+        return result
+
+    def _pass_over(self, repository: Repository, error: TwistDRError) -> None:
+        self._left.remove(repository)
+        self.failed[repository.target.name] = error
+        self._report.warning(f"passed over {repository.target.name}: {error.clause}")

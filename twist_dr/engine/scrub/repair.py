@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from twist_dr.engine.chunks import counted, hashed, read_chunks
+from twist_dr.engine.first_good import CORRUPT, PASSED_OVER, first_good, told_by_all
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import MANIFEST_NAME, ArtifactForm, Manifest
 from twist_dr.engine.progress import human_bytes
@@ -16,20 +17,14 @@ from twist_dr.engine.repository import Repository
 from twist_dr.engine.scrub.reading import CopyRead, Damage
 from twist_dr.engine.streams import write_new
 from twist_dr.errors import (
-    ArtifactInvalid,
-    AuthenticationFailed,
     CopyFailed,
-    ObjectCorrupt,
     ObjectExists,
     ObjectMissing,
     StagingFull,
-    StorageError,
     TargetRefused,
+    TwistDRError,
 )
 from twist_dr.storage.base import Digest, Progress, StorageTarget
-
-#: The bytes are bad there, too.
-_BAD = (ArtifactInvalid, AuthenticationFailed, ObjectCorrupt, ObjectMissing)
 
 
 @dataclass
@@ -82,29 +77,26 @@ def _fetch(
     fetched: Fetched,
 ) -> None:
     assert damage.artifact is not None
-    path, reasons = folder / stored.name, []
-    for repository in others.repositories:
-        name = repository.target.name
-        try:
-            write_new(
-                path,
-                _good_bytes(repository, read.manifest, damage.artifact.name, stored, keyring, others.progress[name]),
-            )
-        except _BAD as error:
-            reasons.append(f"{name}: {error.clause}")
-            if not isinstance(error, ObjectMissing):
-                fetched.bad[name] = str(error)
-        except (StorageError, CopyFailed) as error:
-            reasons.append(f"{name}: {error.clause}")
-        else:
-            fetched.files.append((path, stored.digest))
-            if name not in fetched.sources:
-                fetched.sources.append(name)
-            return
-    told = " ".join(reasons) or "There is no other storage target."
-    raise CopyFailed(
-        f"No other storage target can give {read.backup_id}/{stored.name} as {read.target} should hold it. {told}"
-    )
+    path, artifact, failed = folder / stored.name, damage.artifact.name, []
+
+    def write(repository: Repository) -> None:
+        progress = others.progress[repository.target.name]
+        write_new(path, _good_bytes(repository, read.manifest, artifact, stored, keyring, progress))
+
+    def pass_over(repository: Repository, error: TwistDRError) -> None:
+        failed.append(error)
+        if isinstance(error, CORRUPT) and not isinstance(error, ObjectMissing):
+            fetched.bad[repository.target.name] = str(error)
+
+    found = first_good(others.repositories, write, pass_over, errors=(*PASSED_OVER, CopyFailed))
+    if found is None:
+        told = told_by_all(failed) or "There is no other storage target."
+        raise CopyFailed(
+            f"No other storage target can give {read.backup_id}/{stored.name} as {read.target} should hold it. {told}"
+        )
+    fetched.files.append((path, stored.digest))
+    if found[0].target.name not in fetched.sources:
+        fetched.sources.append(found[0].target.name)
 
 
 def _good_bytes(

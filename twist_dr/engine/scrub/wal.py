@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.compression import SUFFIXES
+from twist_dr.engine.first_good import first_good, told_by_all
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.retention.model import ClusterWal
 from twist_dr.engine.retention.wal_plan import plan_wal
@@ -28,9 +29,10 @@ from twist_dr.errors import (
     AuthenticationFailed,
     ObjectCorrupt,
     ObjectMissing,
-    StorageError,
+    TwistDRError,
     WalInvalid,
     WalMissing,
+    about,
 )
 from twist_dr.storage.base import Digest, Progress
 
@@ -176,21 +178,21 @@ def read_wal(archive: WalArchive, each: WalObject, key: str, keyring: Keyring, t
 
     ``key``: where it lies on this target. Raises the errors of ``BAD`` and storage errors.
     """
-    what = f"{archive.target.name}: {key}"
-    if each.is_history:
-        data = joined_history(archive.read(each.system_identifier, key, keyring), what)
-        parse_history(data, timeline_of(each.name), what)
+    with about(archive.target.name):
+        if each.is_history:
+            data = joined_history(archive.read(each.system_identifier, key, keyring), key)
+            parse_history(data, timeline_of(each.name), key)
+            if to is not None:
+                write_new(to, [data], durable=False)
+            return
+        pages = _Pages(each, key)
+        chunks = (pages.looked_at(chunk) for chunk in archive.read(each.system_identifier, key, keyring))
         if to is not None:
-            write_new(to, [data], durable=False)
-        return
-    pages = _Pages(each, what)
-    chunks = (pages.looked_at(chunk) for chunk in archive.read(each.system_identifier, key, keyring))
-    if to is not None:
-        write_new(to, chunks, durable=False)
-    else:
-        for _ in chunks:
-            pass
-    pages.finish()
+            write_new(to, chunks, durable=False)
+        else:
+            for _ in chunks:
+                pass
+        pages.finish()
 
 
 class _Pages:
@@ -232,27 +234,28 @@ def fetch_good_wal(
     each: WalObject, archives: Sequence[WalArchive], keyring: Keyring, folder: Path, progress: dict[str, Progress]
 ) -> PackedWal:
     """Take an object from the first other target that has it good, and pack it for its place. Raises ``WalMissing`` when none has."""
-    reasons = []
-    plain, packed = folder / "plain", folder / "packed"
-    for archive in archives:
-        name = archive.target.name
-        try:
-            key = next((key for key in each.places() if archive.has(key)), None)
-            if key is None:
-                reasons.append(f"{name} has not got it.")
-                continue
-            read_wal(archive, each, key, keyring, plain)
-            progress[name](plain.stat().st_size)
-        except (*BAD, StorageError) as error:
-            plain.unlink(missing_ok=True)
-            reasons.append(str(error))
-            continue
-        data = associated_data(archive.application, each.system_identifier, each.name)
-        digest = pack(plain, packed, each.form, keyring.primary, data)
-        plain.unlink()
-        return PackedWal(packed, digest, name)
-    told = " ".join(reasons) or "There is no other storage target."
-    raise WalMissing(f"No other storage target has a good {each.name}. {told}")
+    plain, packed, failed = folder / "plain", folder / "packed", []
+
+    def read(archive: WalArchive) -> None:
+        key = next((key for key in each.places() if archive.has(key)), None)
+        if key is None:
+            raise ObjectMissing("it has not got it.")
+        read_wal(archive, each, key, keyring, plain)
+        progress[archive.target.name](plain.stat().st_size)
+
+    def pass_over(archive: WalArchive, error: TwistDRError) -> None:
+        plain.unlink(missing_ok=True)
+        failed.append(error)
+
+    found = first_good(archives, read, pass_over)
+    if found is None:
+        told = told_by_all(failed) or "There is no other storage target."
+        raise WalMissing(f"No other storage target has a good {each.name}. {told}")
+    archive, _ = found
+    data = associated_data(archive.application, each.system_identifier, each.name)
+    digest = pack(plain, packed, each.form, keyring.primary, data)
+    plain.unlink()
+    return PackedWal(packed, digest, archive.target.name)
 
 
 def store_good_wal(

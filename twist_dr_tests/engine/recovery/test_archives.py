@@ -92,7 +92,7 @@ def test_right_sized_zeros_and_swapped_segments_never_come_back(pair: Pair, tmp_
 
 
 def test_what_no_target_has_is_missing_and_an_unreachable_target_named(pair: Pair, tmp_path: Path) -> None:
-    gone = WalArchive(LocalTarget("gone", tmp_path / "not" / "there"), "erp", 5.0)
+    gone = WalArchive(LocalTarget("gone", tmp_path / "not" / "there"), "erp")
     archives = Archives([gone, pair.material.archive()], KEYRING, Report(), pair.material.identifier, MB)
     assert list(archives.unreachable) == ["gone"]
     with pytest.raises(WalMissing, match="gone could not be asked"):
