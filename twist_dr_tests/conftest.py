@@ -17,7 +17,7 @@ import pytest
 
 from twist_dr.engine.postgres.tools import Tools, find_tools
 from twist_dr.redaction import known
-from twist_dr_tests import servers
+from twist_dr_tests import durations, servers
 from twist_dr_tests import site as commands
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.preloaded import Preloaded, usable
@@ -40,19 +40,12 @@ def _server_tools() -> dict[int, Tools]:
 TOOLS = _server_tools()
 
 
-#: Files that take minutes by themselves: begun first, they do not keep everybody waiting at the end.
-_LONGEST = (
-    "test_unattended.py",
-    "test_restore_to_time.py",
-    "test_cleanup.py",
-    "test_restore_served.py",
-    "test_backup_full.py",
-)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help="write the seconds of each file to durations.json")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: number for number, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    durations.longest_first(items)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if (given := getattr(config, "workerinput", None)) is not None:
         servers.templates = Templates(Path(given["templates"]))
         return
+    config.pluginmanager.register(durations.Durations(config))
     shared = ExitStack()
     servers.templates = shared.enter_context(templates_of_a_run())
     config.add_cleanup(shared.close)
