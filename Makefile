@@ -20,7 +20,7 @@ ui: $(VENV)/.demo ## the same application in the Dagster web page, on http://127
 
 test: $(VENV)/.test servers ## everything: style, types, tests against real PostgreSQL and S3 servers
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m twist_dr_tests.in_memory $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m twist_dr_tests.in_memory $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 40
 
 check: $(VENV)/.test ## style and types
 	$(BIN)/ruff format --check .
@@ -33,7 +33,7 @@ bench: $(VENV)/.test ## measure speed and memory, as ratios; writes .bench/resul
 fuzz: $(VENV)/.test ## give every reader of bytes from outside bad ones, new ones each time, for an hour (HOURS=...)
 	$(BIN)/python -m twist_dr_tests.fuzz --hours $(HOURS)
 
-prove: $(VENV)/.test ## follow the README word for word with a public Django application (Wagtail and its demo site)
+prove: $(VENV)/.test ## before a release, an hour: the README word for word with Wagtail, a week under the real daemon, kills at every step
 	$(BIN)/python -m twist_dr_tests.prove
 
 clean: ## remove what these targets made (.venv, .demo, .bench, .prove)

@@ -6,59 +6,18 @@ import os
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
-from twist_dr.catalog import CatalogUnavailable
-from twist_dr.status.collect import collect
 from twist_dr_tests.servers import free_port
 from twist_dr_tests.site import Site, beside
-
-
-@dataclass
-class Seen:
-    """What ``twist-dr status`` would have said at a moment."""
-
-    at: float
-    state: str
-    reasons: tuple[str, ...]
-
-
-@dataclass
-class Watcher:
-    """Looks at the status every second, in a thread, and remembers what it was."""
-
-    site: Site
-    seen: list[Seen] = field(default_factory=list)
-
-    def look(self) -> Seen:
-        now = time.monotonic()
-        try:
-            status = collect(self.site.settings(), self.site.catalog(), datetime.now(timezone.utc))
-            seen = Seen(now, status.state, tuple(reason.text for reason in status.reasons))
-        except CatalogUnavailable as unavailable:
-            seen = Seen(now, "unsafe", (str(unavailable),))
-        self.seen.append(seen)
-        return seen
-
-    def between(self, begin: float, end: float) -> list[Seen]:
-        return [each for each in self.seen if begin <= each.at <= end]
-
-    def reasons(self, begin: float, end: float) -> dict[str, set[str]]:
-        """The states between two times, with the reasons that were given for each."""
-        found: dict[str, set[str]] = {}
-        for each in self.between(begin, end):
-            found.setdefault(each.state, set()).update(each.reasons)
-        return found
+from twist_dr_tests.week import Watcher
 
 
 @contextmanager
-def watched(site: Site) -> Iterator[Watcher]:
-    """Look at the status all the time while the block runs."""
-    watcher, stop = Watcher(site), threading.Event()
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Look at the status every second while the block runs."""
+    stop = threading.Event()
 
     def work() -> None:
         while not stop.wait(1):
@@ -67,23 +26,28 @@ def watched(site: Site) -> Iterator[Watcher]:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        yield watcher
+        yield
     finally:
         stop.set()
         thread.join()
 
 
 @contextmanager
-def shipping(site: Site) -> Iterator[None]:
-    """The two resident processes for write-ahead log beside it, while the block runs."""
+def receiving(site: Site, *others: Sequence[str]) -> Iterator[None]:
+    """``twist-dr wal receive`` beside it, and other resident commands of ``twist-dr``, while the block runs."""
     processes = []
     with (site.folder / "wal.log").open("ab") as log:
         try:
-            for command in (["receive"], ["ship", "--follow"]):
-                arguments = [beside("twist-dr"), "wal", *command]
+            for command in (["wal", "receive"], *others):
                 environment = {**os.environ, **site.environment}
                 processes.append(
-                    subprocess.Popen(arguments, env=environment, cwd=site.folder, stdout=log, stderr=subprocess.STDOUT)
+                    subprocess.Popen(
+                        [beside("twist-dr"), *command],
+                        env=environment,
+                        cwd=site.folder,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
                 )
             yield
         finally:

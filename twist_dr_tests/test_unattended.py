@@ -1,189 +1,185 @@
-"""A compressed week under the real daemon, a minute a day: what went wrong is told, what went right is not, and the status is right all the time."""
+"""A site that runs by itself: for a week on a clock of its own, and for half a minute under the real daemon."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import contextlib
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import dagster as dg
 import pytest
+import time_machine
+from dagster._core.remote_origin import (
+    InProcessCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from twist_dr_tests.alerts.mailbox import Mailbox, Webhook, mailbox, webhook
-from twist_dr_tests.conftest import TOOLS, make_site
-from twist_dr_tests.daemon import Watcher, dagster_dev, schedule, shipping, watched
-from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import Site
+from twist_dr.cli import main
+from twist_dr.engine.progress import Report
+from twist_dr.engine.wal import primary
+from twist_dr.schedules import Entry, entries, last_due, next_due
+from twist_dr.wal import Shipping
+from twist_dr_tests.daemon import dagster_dev, receiving, schedule
+from twist_dr_tests.engine.helpers import wait_until
+from twist_dr_tests.site import Outcome, Site
+from twist_dr_tests.week import People, Week, lonely_site, now, people
 
-pytestmark = pytest.mark.timeout(1500)
+#: A Monday, far from a month's end.
+_BEGIN = datetime(2037, 3, 9, 12, tzinfo=timezone.utc)
+#: How often the sensors look when nothing is due.
+_TICK = timedelta(hours=12)
 
-#: A day has a minute, and a run may have to share its processors.
-_PATIENCE = 240.0
-_KEPT = 3
 
+class OwnClock(Week):
+    """What the daemon would do is done by direct calls when the clock says so: schedules and sensors are asked, and what they ask for is run here."""
 
-class Week:
-    """A site that runs by itself, and those who hear of it."""
+    patience = timedelta(days=2)
 
-    def __init__(self, site: Site, box: Mailbox, hook: Webhook, beat: Webhook, watcher: Watcher) -> None:
-        self.site, self.box, self.hook, self.beat, self.watcher = site, box, hook, beat, watcher
+    def __init__(self, site: Site, them: People, clock: time_machine.Traveller) -> None:
+        super().__init__(site, them)
+        self._clock = clock
+        # Of what it keeps, only the switches of the schedules count here; what runs tell is kept in memory.
+        self._instance = dg.DagsterInstance.from_config(str(site.folder / "dagster"))
+        self._runs = dg.DagsterInstance.ephemeral()
+        self._asked: set[str | None] = set()
+        self._stopped: set[str] = set()
+        self.read_settings()
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = _PATIENCE) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            log = (self.site.folder / "dagster-dev.log").read_text()[-3000:]
-            assert time.monotonic() < deadline, f"no {what} in {seconds} s; told: {self.told()}; {log}"
-            time.sleep(0.5)
+    def read_settings(self) -> None:
+        """As a code location does that is loaded anew."""
+        from twist_dr.definitions import build_definitions
 
-    def until_state(self, state: str) -> float:
-        """Wait until the status is that; returns when it was seen."""
-        self.until(
-            lambda: self.watcher.seen and self.watcher.seen[-1].state == state,
-            f"status {state}: {self.watcher.seen[-1:]}",
-        )
-        return time.monotonic()
+        self._app = self.site.app()
+        self._definitions = build_definitions(self._app)
 
-    def told(self) -> list[str]:
-        """The titles of all messages, in order."""
-        return [str(call.json["title"]) for call in self.hook.calls]
+    def run(self, job: str, config: object = None, tags: object = None) -> bool:
+        """Run a job here; whether it succeeded."""
+        found = self._definitions.resolve_job_def(job)
+        return found.execute_in_process(config, self._runs, tags=tags, raise_on_error=False).success
 
-    def tells(self, *words: str) -> bool:
-        return any(all(word in title for word in words) for title in self.told())
+    def pass_time(self) -> None:
+        """Until the next schedule is due, twelve hours at most; then the sensors look."""
+        dues = {next_due(entry, now()): entry for entry in self._running()}
+        at = min(*filter(None, dues), now() + _TICK)
+        self._clock.move_to(at)
+        self.ship()
+        if due := dues.get(at):
+            with dg.build_schedule_context(self._instance, at) as context:
+                asked = self._definitions.resolve_schedule_def(due.schedule).evaluate_tick(context).run_requests
+            self._launch(asked or (), due.job)
+        # One thing leads to another: the proof to the cleanup, the cleanup to the report.
+        while self._launch(self._sensed("after_backups")):
+            pass
+        self._sensed("watch")
+        self.watcher.look()
 
-    def verified(self) -> list[str]:
-        """Scheduled full backups that were proven, newest first."""
-        rows = self.site.catalog().backups(application="erp", kind="full")
-        return [
-            row.backup_id
-            for row in rows
-            if row.label != "manual" and row.last_verification is not None and row.last_verification.verified
-        ]
+    def ship(self) -> None:
+        """As the resident process would all the time."""
+        with Shipping(self.site.app(), Report()) as shipping:
+            shipping.once()
 
-    def more_verified(self, number: int) -> None:
-        begin = len(self.verified())
-        self.until(
-            lambda: len(self.verified()) >= begin + number, f"{number} more verified backups", number * _PATIENCE
-        )
+    def command(self, *arguments: str) -> Outcome:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            status = main(arguments)
+        return Outcome(status, said.getvalue())
+
+    def schedule(self, action: str, name: str) -> None:
+        stopped = action == "stop"
+        self._stopped ^= {name}
+        target = LoadableTargetOrigin(module_name="twist_dr.definitions")
+        location = InProcessCodeLocationOrigin(target, location_name="twist_dr")
+        origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+        status = InstigatorStatus.STOPPED if stopped else InstigatorStatus.RUNNING
+        state = InstigatorState(origin, InstigatorType.SCHEDULE, status, ScheduleInstigatorData("0 2 * * *"))
+        (self._instance.add_instigator_state if stopped else self._instance.update_instigator_state)(state)
+
+    def _running(self) -> list[Entry]:
+        return [entry for entry in entries(self._app.settings) if entry.schedule not in self._stopped]
+
+    def _sensed(self, name: str) -> list[dg.RunRequest]:
+        sensor = self._definitions.resolve_sensor_def(name)
+        with dg.build_sensor_context(self._instance, sensor_name=name) as context:
+            return list(sensor.evaluate_tick(context).run_requests or ())
+
+    def _launch(self, requests: Iterable[dg.RunRequest], job: str | None = None) -> bool:
+        """Whether there was any that was not asked for before."""
+        fresh = [each for each in requests if each.run_key not in self._asked]
+        for each in fresh:
+            self._asked.add(each.run_key)
+            self.run(each.job_name or job or "", each.run_config, each.tags)
+        return bool(fresh)
 
 
 @pytest.fixture
-def week(tmp_path: Path) -> Iterator[Week]:
-    with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer(TOOLS[max(TOOLS)], tmp_path / "server", settings={"fsync": "off"}))
-        (tmp_path / "site").mkdir()
-        site = make_site(server, tmp_path / "site")
-        box, hook, beat = stack.enter_context(mailbox()), stack.enter_context(webhook()), stack.enter_context(webhook())
-        office, archive = site.document["storage_targets"].values()
-        retention = {"kinds": ["full", "configuration"], "max_count": _KEPT}
-        site.set(
-            storage_targets={
-                "office": {**office, "retention": retention},
-                "archive": {**archive, "retention": retention},
-            },
-            wal={"follow_seconds": 1},
-            objectives={"recovery_point": "300 seconds", "wal": "600 seconds"},
-            scrub={"period": "1 minute"},
-            # A tiny database: what is compared with the last nights must not mind a process that waits for a processor.
-            alerts={
-                "duration_factor": 50,
-                "staging_free": 0,
-                "channels": {
-                    "mail": {"url": box.url, "at_least": "error"},
-                    "chat": {"url": hook.url, "at_least": "warning"},
-                },
-                "heartbeat": {"url": beat.http_url},
-            },
-        )
-        for target in site.document["storage_targets"].values():
-            target["warn_free"] = 0
-        site.save()
-        site.backup().expect(0)
-        site.verify().expect(0)
-        stack.enter_context(shipping(site))
-        site.job("backup_base").expect(0)
-        # Only now: what is written down and has no daemon yet would have been missed.
-        site.set(
-            schedules={
-                "full": "* * * * *",
-                "configuration": "*/5 * * * *",
-                "base": "*/3 * * * *",
-                "base_incremental": None,
-                "drill": None,
-                "scrub": "* * * * *",
-            },
-        )
-        stack.enter_context(dagster_dev(site))
-        watcher = stack.enter_context(watched(site))
-        yield Week(site, box, hook, beat, watcher)
+def week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnClock]:
+    ask = primary.Primary.ask
+    # A server of the same time.
+    monkeypatch.setattr(primary.Primary, "ask", lambda self: replace(ask(self), at=now()))
+    sections = {"wal": {"follow_seconds": 1}, "objectives": {"wal": "10 days"}, "scrub": {"period": "1 day"}}
+    with (
+        time_machine.travel(_BEGIN) as clock,
+        people() as them,
+        lonely_site(tmp_path, them, **sections) as site,
+    ):
+        for name, value in site.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(site.folder)
+        with receiving(site):
+            lived = OwnClock(site, them, clock)
+            for job in ("backup_full", "verify_backup", "backup_base"):
+                assert lived.run(job)
+            # Only now: what is written down and has no daemon yet would have been missed.
+            site.set(schedules={"base_incremental": None, "drill": None})
+            lived.read_settings()
+            yield lived
 
 
 @pytest.mark.promise(5, 11)
-def test_a_week_alone(week: Week) -> None:
-    site = week.site
-    # Until the first write-ahead log has arrived, a target does not know how far it reaches.
-    begun = week.until_state("safe")
+def test_a_week_alone(week: OwnClock) -> None:
+    week.live()
 
-    # Nothing happens that anybody need know of.
-    week.more_verified(2)
-    quiet = time.monotonic()
-    assert week.told() == []
-    assert week.watcher.reasons(begun, quiet) == {"safe": set()}
-    assert "UTC  full" in site.cli("status").expect(0).text.partition("\nnext:\n")[2]
-    assert len(week.beat.calls) >= 2
 
-    # A target breaks: the other one goes on, somebody is told and says that they have seen it; it is mended.
-    folder = site.folder / "targets" / "archive"
-    folder.rename(folder.with_name("away"))
-    folder.write_text("not a folder")
-    week.until(lambda: week.tells("archive"), "word of the broken target")
-    broken = week.until_state("degraded")
-    site.cli("status").expect(1)
-    site.cli("alerts", "acknowledge", "all").expect(0)
-    week.more_verified(1)
-    folder.unlink()
-    folder.with_name("away").rename(folder)
-    mended = time.monotonic()
-    assert set(week.watcher.reasons(broken, mended)) == {"degraded"}, week.watcher.reasons(broken, mended)
-    week.until_state("safe")
-    week.until(lambda: not site.catalog().open_alerts("erp"), "end of all alerts")
-    assert week.tells("resolved") or week.tells("RESOLVED")
+def test_the_real_daemon_launches_what_is_due_and_what_was_missed_proves_it_and_looks_whether_all_is_well(
+    site: Site,
+) -> None:
+    site.set(schedules={"full": "0 2 * * *", "configuration": "* * * * *", "drill": None, "cleanup": False})
+    schedule(site, "stop", "scrub_schedule")
+    _began_three_days_ago("full_schedule", "0 2 * * *", site)
+    (full,) = (entry for entry in entries(site.settings()) if entry.kind == "full")
+    missed, begun, catalog = last_due(full, now()), now(), site.catalog()
 
-    # A byte of a copy goes bad. Nobody looks at it but the scrub, which mends it from the other target.
-    spoiled = week.verified()[1]
-    site.cli("hold", spoiled, "--reason", "to be looked at").expect(0)
-    (path,) = (folder / "erp" / "backups" / spoiled).glob("database.dump*")
-    good = path.read_bytes()
-    bad = bytearray(good)
-    bad[len(bad) // 2] ^= 1
-    path.unlink()
-    path.write_bytes(bad)
-    week.until(lambda: week.tells("integrity") or week.tells("corrupt"), "word of the corrupt copy")
-    week.until(lambda: path.exists() and path.read_bytes() == good, "repair")
-    week.until_state("safe")
+    def due_of(job: str) -> list[datetime | None]:
+        return [each.scheduled_for for each in catalog.attempts("erp", job=job) if each.state == "succeeded"]
 
-    # Somebody stops the schedule and forgets it: silence is an alarm.
-    schedule(site, "stop", "full_schedule")
-    week.until(lambda: week.tells("missed"), "word of the missed backup")
-    silent = week.until_state("unsafe")
-    site.cli("status").expect(2)
-    week.until(
-        lambda: "not full: somebody switched it off" in site.cli("status").text,
-        "word that what is switched off is not next",
-    )
-    schedule(site, "start", "full_schedule")
-    heard = time.monotonic()
-    assert set(week.watcher.reasons(silent, heard)) == {"unsafe"}
-    week.until_state("safe")
-    week.until(lambda: not site.catalog().open_alerts("erp"), "end of all alerts")
+    with dagster_dev(site):
+        wait_until(lambda: due_of("verify_backup"), "the proof of the backup that was missed", 120)
+        wait_until(lambda: due_of("backup_configuration"), "a backup of the configuration", 120)
+        told = "not scrub: somebody switched it off"
+        wait_until(lambda: told in site.cli("status").text, "a word of the schedule that is switched off", 120)
+    # Once, however many nights it was: for the last one.
+    assert due_of("backup_full") == [missed]
+    assert site.latest().last_verification is not None and site.latest().last_verification.verified
+    assert {each.who for each in catalog.attempts("erp", job="backup_full")} == {"schedule full_schedule"}
+    assert all(due is not None and due > begun and due.second == 0 for due in due_of("backup_configuration"))
 
-    # Everything that was told has an end, was told once, and was about what went wrong.
-    alerts = site.catalog().alerts("erp")
-    assert all(alert.state == "resolved" for alert in alerts)
-    titles = week.told()
-    assert len(titles) == len(set(titles)) or len(titles) <= 2 * len(alerts) + 2, titles
-    assert week.box.mails, "nobody got a mail"
-    # Cleanup has kept what the policy says, and what is held.
-    for target in ("office", "archive"):
-        full = [backup_id for backup_id in site.held(target) if "-full-" in backup_id]
-        assert spoiled in full and len(full) <= _KEPT + 3, full
-    site.cli("audit", "verify").expect(0)
+
+def _began_three_days_ago(name: str, cron: str, site: Site) -> None:
+    """As if the daemon had begun with a schedule then, and had not been there since. The place of one that is switched off is known."""
+    with dg.DagsterInstance.from_config(str(site.folder / "dagster")) as instance:
+        (off,) = instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+        origin = RemoteInstigatorOrigin(off.origin.repository_origin, name)
+        begun = ScheduleInstigatorData(cron, (now() - timedelta(days=3)).timestamp())
+        in_code = InstigatorStatus.DECLARED_IN_CODE
+        instance.add_instigator_state(InstigatorState(origin, InstigatorType.SCHEDULE, in_code, begun))

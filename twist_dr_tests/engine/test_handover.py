@@ -15,6 +15,7 @@ import pytest
 
 from twist_dr.engine.chunks import prefetch
 from twist_dr.engine.streams import ThreadedSink
+from twist_dr_tests.sweep import instants
 
 
 class Interrupted(BaseException):
@@ -60,7 +61,8 @@ def _ends_soon() -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-ROUNDS = 3000
+#: Each takes a thread and an interrupt.
+(ROUNDS,) = instants([400], every=[3000])
 
 
 def test_a_sink_interrupted_at_any_instant_can_be_ended(alarm: None) -> None:

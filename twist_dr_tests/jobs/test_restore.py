@@ -30,6 +30,7 @@ from twist_dr_tests.jobs.page import page
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 from twist_dr_tests.storage.conftest import mounted_tmpfs
+from twist_dr_tests.sweep import instants
 
 
 @pytest.fixture
@@ -644,7 +645,8 @@ def test_an_application_that_is_not_healthy_afterwards_is_put_back_at_once(backe
 
 @pytest.mark.promise(3)
 @pytest.mark.promise(8)
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.65, 0.8, 0.95])
+@pytest.mark.sweep
+@pytest.mark.parametrize("part", instants([0.1, 0.65, 0.8], every=[step / 36 for step in range(1, 37)]))
 def test_killed_at_any_step_the_doctor_names_it_and_one_command_settles_it(backed_up: Site, part: float) -> None:
     site = backed_up
     site.set(restore={"maintenance": {"file": str(site.folder / "maintenance")}})

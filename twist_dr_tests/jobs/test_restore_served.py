@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from twist_dr_tests.served import (
 )
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
+from twist_dr_tests.sweep import instants
 
 REPLACE = {
     "mode": "replace", "reason": "test", "confirm": "erp", "pre_restore_backup": False, "allow_unverified": True, "backup": "latest",
@@ -224,7 +224,8 @@ def test_code_that_cannot_serve_the_restored_state_gets_the_old_one_back(stage: 
 
 @pytest.mark.promise(3)
 @pytest.mark.promise(8)
-@pytest.mark.parametrize("part", [0.2, 0.6, 0.75, 0.9])
+@pytest.mark.sweep
+@pytest.mark.parametrize("part", instants([0.6, 0.75], every=[step / 36 for step in range(1, 37)]))
 def test_killed_at_a_step_under_load_and_settled_what_is_served_is_one_of_the_two(stage: Stage, part: float) -> None:
     site = stage.site
     at = max(1, round(_STEPS * part))
@@ -246,20 +247,6 @@ def _run_killed(site: Site, at: int) -> int:
     command = [sys.executable, "-m", "twist_dr_tests.killed", str(at), "dagster", "job", "execute", "-m", "twist_dr.definitions", "-j", "restore", "-c", str(path)]  # fmt: skip
     environment = {**os.environ, **site.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, env=environment, cwd=site.folder, capture_output=True, timeout=120).returncode
-
-
-@pytest.mark.usefixtures("real_commands")
-def test_killed_at_a_random_instant_under_load(stage: Stage) -> None:
-    site = stage.site
-    with stage.history.during("restore"):
-        process = site.start("restore", {"restore_backup": {"config": REPLACE}})
-        time.sleep(2.0 + (time.time_ns() % 1000) / 500)
-        process.kill()
-        process.communicate()
-        settled = site.cli("settle").expect(0).text
-    live = stage.is_live(stage.after_restore())
-    done = site.catalog().restores("erp")[:1]
-    assert live == ("then" if "is finished now" in settled or (done and done[0].state == "done") else "now"), settled
 
 
 def _migrate(site: Site, code: Path) -> None:

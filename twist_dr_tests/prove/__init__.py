@@ -1,1 +1,1 @@
-"""``make prove``: a public Django application from the package registry goes through the README word for word."""
+"""``make prove``, before a release: what takes too long for each run. The README word for word, the week under the real daemon, the wide sweeps."""

@@ -23,6 +23,7 @@ from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.engine.helpers import KEYRING, python
 from twist_dr_tests.engine.wal.wal_files import MB, NOON, Round, Wal, changed, holdings, plain, said
 from twist_dr_tests.storage.conftest import mounted_tmpfs
+from twist_dr_tests.sweep import instants
 
 PAGE = 8192
 HISTORY = b"1\t%s\tno recovery target specified\n"
@@ -650,6 +651,7 @@ def _prepared(folder: Path, wal: Wal) -> Round:
     return round_
 
 
+@pytest.mark.sweep
 def test_killed_at_any_point_of_a_round_the_next_one_finishes_it(tmp_path: Path, wal: Wal) -> None:
     template = _prepared(tmp_path / "template", wal)
     end = wal.segment(2).start + 5 * PAGE
@@ -659,8 +661,7 @@ def test_killed_at_any_point_of_a_round_the_next_one_finishes_it(tmp_path: Path,
         assert process.returncode == 0, said_
     steps = int(said_)
     assert steps >= 15
-    # Every fourth of them; all with TEST_EVERY_KILL=1.
-    for at in range(1, steps + 1, 1 if os.environ.get("TEST_EVERY_KILL") else 4):
+    for at in instants(range(1, steps + 1, 4), every=range(1, steps + 1)):
         folder = tmp_path / f"killed{at}"
         shutil.copytree(template.folder, folder)
         with python(_KILLED, folder, wal.identifier, end, at) as process:
