@@ -188,7 +188,7 @@ def _restores(options: argparse.Namespace) -> None:
     )
     if row is None:
         raise RestoreError(
-            f"The log of restores has no {options.restore} of {app.name}; see all with: twist-dr restores"
+            f"The log of restores has no {options.restore} of {app.name}", remedy="see all with: twist-dr restores"
         )
     print(json.dumps(listing.restore_document(row), indent=2) if options.json else listing.restore_page(row))
 
@@ -208,7 +208,7 @@ def _sandboxes(options: argparse.Namespace) -> None:
         return
     if options.sandbox not in found:
         raise RestoreError(
-            f"There is no sandbox {options.sandbox or 'without an id'}; see all with: twist-dr sandboxes"
+            f"There is no sandbox {options.sandbox or 'without an id'}", remedy="see all with: twist-dr sandboxes"
         )
     getattr(found[options.sandbox], options.action)()
     if options.action == "remove":
@@ -260,7 +260,9 @@ def _rebuild(options: argparse.Namespace) -> int:
     app = open_application()
     targets = app.targets
     if options.target not in targets:
-        raise SettingsError(f"{options.target!r} is no enabled storage target; choose among {', '.join(targets)}.")
+        raise SettingsError(
+            f"{options.target!r} is no enabled storage target", remedy=f"choose among {', '.join(targets)}"
+        )
     report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr), bar=sys.stderr.isatty())
     result = rebuild_catalog(app, targets[options.target], report)
     print(
@@ -299,7 +301,8 @@ def _keys_new(options: argparse.Namespace) -> None:
     location = app.settings.encryption.keyring
     if location.startswith("env:"):
         raise SettingsError(
-            f"The keyring is in the environment ({location}), where twist-dr cannot add a key; keep it in a file to do so."
+            f"The keyring is in the environment ({location}), where twist-dr cannot add a key",
+            remedy="keep it in a file to do so",
         )
     path, key = Path(location), new_key(options.id)
     keyring = app.keyring.with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)

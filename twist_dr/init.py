@@ -203,13 +203,13 @@ def _check_names(application: str, database_url_variable: str) -> None:
         TypeAdapter(Name).validate_python(application)
     except ValidationError:
         raise SettingsError(
-            f"{application!r} cannot be the application's name: it becomes part of folders, keys and asset names; choose a name "
-            "of at most 40 lower-case letters, digits and '_' that starts with a letter."
+            f"{application!r} cannot be the application's name: it becomes part of folders, keys and asset names",
+            remedy="choose a name of at most 40 lower-case letters, digits and '_' that starts with a letter",
         ) from None
     if not _VARIABLE_NAME.fullmatch(database_url_variable):
         raise SettingsError(
-            f"{database_url_variable!r} is no name of an environment variable; choose letters, digits and '_', "
-            "and no digit first."
+            f"{database_url_variable!r} is no name of an environment variable",
+            remedy="choose letters, digits and '_', and no digit first",
         )
 
 

@@ -30,7 +30,7 @@ def backup_to_copy(app: Application, kind: Kind, runs: Iterable[str | None], rep
             if made is not None and (made.kind, made.run_id) == (kind, run_id):
                 return made.backup_id, True
     if newest is None:
-        raise BackupNotFound(f"There is no {kind} backup of {app.name} yet; launch the job {KINDS[kind].job}.")
+        raise BackupNotFound(f"There is no {kind} backup of {app.name} yet", remedy=f"launch the job {KINDS[kind].job}")
     return newest.backup_id, False
 
 
@@ -94,8 +94,8 @@ def _staged(app: Application, backup_id: str, repositories: Mapping[str, Reposit
         else:
             return manifest
     raise BackupNotFound(
-        f"Neither staging nor any storage target holds {backup_id} whole; make a new backup with the job "
-        f"{KINDS[kind_of(backup_id)].job}."
+        f"Neither staging nor any storage target holds {backup_id} whole",
+        remedy=f"make a new backup with the job {KINDS[kind_of(backup_id)].job}",
     )
 
 

@@ -141,7 +141,7 @@ def _resolve(options: argparse.Namespace) -> None:
 def _one(application: str, rows: list[AlertRow], number: str) -> AlertRow:
     row = next((row for row in rows if str(row.id) == number), None)
     if row is None:
-        raise AlertNotFound(f"{application} has no open alert {number}; see all with: twist-dr alerts")
+        raise AlertNotFound(f"{application} has no open alert {number}", remedy="see all with: twist-dr alerts")
     return row
 
 
@@ -155,7 +155,7 @@ def _test(options: argparse.Namespace) -> int:
     app = open_application()
     ways = channels(app.settings)
     if not ways:
-        raise TwistDRError("twist-dr.yaml names no alerts.channels, so nobody is told anything; add one.")
+        raise TwistDRError("twist-dr.yaml names no alerts.channels, so nobody is told anything", remedy="add one")
     body = f"{app.actor.name} tries whether alerts of {app.name} arrive here. Nothing is wrong.\n"
     # Critical, so that every channel wants it.
     deliveries = deliver_all(ways, Message(f"[{app.name}] TEST: alerts arrive", body, "critical", "raised"))

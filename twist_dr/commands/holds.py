@@ -151,7 +151,9 @@ def parse_until(text: str, now: datetime) -> datetime:
                 f"{text!r} is neither a day (2027-12-31), nor a time (2027-12-31T12:00:00+00:00), nor a span ('90 days')."
             ) from None
     if until <= now:
-        raise SettingsError(f"A hold until {until:%Y-%m-%d %H:%M} would hold nothing: that is past; name a later time.")
+        raise SettingsError(
+            f"A hold until {until:%Y-%m-%d %H:%M} would hold nothing: that is past", remedy="name a later time"
+        )
     return until
 
 
@@ -161,7 +163,8 @@ def _require_held(app: Application, backup_id: str) -> None:
     copies = app.catalog.copies(backup_id)
     if copies and all(copy.state == "deleted" for copy in copies):
         raise BackupNotFound(
-            f"{backup_id} was deleted from every storage target, so there is nothing to hold; see twist-dr list"
+            f"{backup_id} was deleted from every storage target, so there is nothing to hold",
+            remedy="see twist-dr list",
         )
 
 

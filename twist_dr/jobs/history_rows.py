@@ -52,8 +52,8 @@ class HistoryRows:
         runs, events = instance.run_storage, instance.event_log_storage
         if not isinstance(runs, SqlRunStorage) or not isinstance(events, SqlEventLogStorage):
             raise SettingsError(
-                f"Dagster keeps its history in {type(runs).__name__} and {type(events).__name__}, which cleanup cannot shorten; "
-                "see to it by their own means."
+                f"Dagster keeps its history in {type(runs).__name__} and {type(events).__name__}, which cleanup cannot shorten",
+                remedy="see to it by their own means",
             )
         self._instance = instance
         self._runs = runs

@@ -51,7 +51,9 @@ def take_full(app: Application, config: FullBackupConfig, report: Report) -> Man
 def _chosen_parts(wanted: str) -> list[Part]:
     names = list(ALL_PARTS) if wanted.strip() == "all" else _names(wanted)
     if not names or any(name not in ALL_PARTS for name in names):
-        raise LaunchRefused(f"{wanted!r} names no parts; write 'all', or some of {', '.join(ALL_PARTS)} in parts.")
+        raise LaunchRefused(
+            f"{wanted!r} names no parts", remedy=f"write 'all', or some of {', '.join(ALL_PARTS)} in parts"
+        )
     return [part for part in ALL_PARTS if part in names]
 
 

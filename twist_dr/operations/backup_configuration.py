@@ -48,8 +48,8 @@ class Taken:
         """Raise ``VerificationFailed`` unless it is good."""
         if not self.found.verified:
             raise VerificationFailed(
-                f"{self.manifest.backup_id} is NOT good: {'; '.join(self.found.differences[:5])}. It was removed; see to the disk of "
-                f"{self.work_dir}, then run the backup again."
+                f"{self.manifest.backup_id} is NOT good: {'; '.join(self.found.differences[:5])}. It was removed",
+                remedy=f"see to the disk of {self.work_dir}, then run the backup again",
             )
 
 

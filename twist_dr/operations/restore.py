@@ -104,17 +104,18 @@ def _check(config: RestoreConfig, settings: Settings) -> tuple[tuple[Part, ...] 
     wanted = [part.strip() for part in config.parts.split(",") if part.strip()]
     if not wanted or (wanted != ["all"] and any(part not in ALL_PARTS for part in wanted)):
         raise RestoreRefused(
-            f"{config.parts!r} names no parts; write 'all', or some of {', '.join(ALL_PARTS)} in parts."
+            f"{config.parts!r} names no parts", remedy=f"write 'all', or some of {', '.join(ALL_PARTS)} in parts"
         )
     refuse_careless(
         settings, "A restore", source=config.source, mode=config.mode, reason=config.reason, confirm=config.confirm
     )
     if tables and config.mode == "replace":
         raise RestoreRefused(
-            "Single tables never replace live ones; use mode schema (beside them in the live database) or sandbox."
+            "Single tables never replace live ones",
+            remedy="use mode schema (beside them in the live database) or sandbox",
         )
     if config.mode == "schema" and not tables:
-        raise RestoreRefused("The mode schema is for some tables; name them in tables, or choose another mode.")
+        raise RestoreRefused("The mode schema is for some tables", remedy="name them in tables, or choose another mode")
     parts = None if wanted == ["all"] else tuple(part for part in ALL_PARTS if part in wanted)
     return parts, tables
 

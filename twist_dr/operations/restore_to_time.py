@@ -91,18 +91,22 @@ def _order(config: RestoreToTimeConfig, settings: Settings) -> RecoveryOrder:
         settings, "A recovery", source=config.source, mode=config.mode, reason=config.reason, confirm=config.confirm
     )
     if (config.mode == "cluster") != bool(config.folder.strip()):
-        raise RestoreRefused("The mode cluster needs a folder, and no other mode does; name a new folder in folder.")
+        raise RestoreRefused(
+            "The mode cluster needs a folder, and no other mode does", remedy="name a new folder in folder"
+        )
     if config.folder.strip() and not Path(config.folder.strip()).is_absolute():
         raise RestoreRefused(
-            f"{config.folder.strip()} is no whole path, and where a run is executed is not where you are; write folder from / on."
+            f"{config.folder.strip()} is no whole path, and where a run is executed is not where you are",
+            remedy="write folder from / on",
         )
     if not 0 <= config.port <= 65535 or config.timeline < 0:
         raise RestoreRefused(
-            "A port is a number up to 65535, and a timeline one from 1; leave them at 0 to have them chosen."
+            "A port is a number up to 65535, and a timeline one from 1", remedy="leave them at 0 to have them chosen"
         )
     if config.mode == "sandbox" and config.port and (why := why_port_is_taken(config.port)):
         raise RestoreRefused(
-            f"The port {config.port} on 127.0.0.1 cannot be had ({why}); name another one, or leave port at 0 for a free one."
+            f"The port {config.port} on 127.0.0.1 cannot be had ({why})",
+            remedy="name another one, or leave port at 0 for a free one",
         )
     return RecoveryOrder(
         wish=RecoveryWish(

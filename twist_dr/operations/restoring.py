@@ -25,13 +25,15 @@ def refuse_careless(settings: Settings, what: str, *, source: str, mode: Mode, r
     """Raise ``LaunchRefused`` or ``RestoreRefused`` unless the target exists and whoever asks shows that it is meant. ``what``: "A restore"."""
     if source not in ("any", *settings.enabled_targets):
         raise LaunchRefused(
-            f"{source!r} is no enabled storage target; choose among {', '.join(settings.enabled_targets)}, or write 'any' in source."
+            f"{source!r} is no enabled storage target",
+            remedy=f"choose among {', '.join(settings.enabled_targets)}, or write 'any' in source",
         )
     if mode != "plan" and not reason.strip():
-        raise RestoreRefused(f"{what} needs a reason, for those who find it later; write it in reason.")
+        raise RestoreRefused(f"{what} needs a reason, for those who find it later", remedy="write it in reason")
     if mode == "replace" and confirm != settings.application:
         raise RestoreRefused(
-            f"Replacing what is live needs the application's name, {settings.application}, typed in confirm; launch the plan first if you are not sure."
+            f"Replacing what is live needs the application's name, {settings.application}, typed in confirm",
+            remedy="launch the plan first if you are not sure",
         )
 
 

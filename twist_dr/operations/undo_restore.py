@@ -29,7 +29,9 @@ def undo_restore(app: Application, config: UndoRestoreConfig, report: Report, sh
     with app.lock("Undoing a restore"):
         confirmed = config.confirm == app.name
         if confirmed and not config.reason.strip():
-            raise RestoreRefused("Undoing a restore needs a reason, for those who find it later; write it in reason.")
+            raise RestoreRefused(
+                "Undoing a restore needs a reason, for those who find it later", remedy="write it in reason"
+            )
         log = RestoreLog(app, report, verified=True)
         seen: list[RestoreRecord] = []
 

@@ -36,13 +36,14 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         text = content.decode()
     except FileNotFoundError:
         raise SettingsError(
-            f"There is no {path}; write one with: twist-dr init NAME, or name yours in the environment variable {CONFIG_VARIABLE}."
+            f"There is no {path}",
+            remedy=f"write one with: twist-dr init NAME, or name yours in the environment variable {CONFIG_VARIABLE}",
         ) from None
     except DocumentInvalid as error:
-        raise SettingsError(f"{path} cannot be read: {error.problem}; correct it.") from None
+        raise SettingsError(f"{path} cannot be read: {error.problem}", remedy="correct it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{path} cannot be read ({type(error).__name__}); mend its permissions or encoding."
+            f"{path} cannot be read ({type(error).__name__})", remedy="mend its permissions or encoding"
         ) from None
     settings = parse_settings(text, path, environment)
     settings._read_from = path, digest_of(content)

@@ -90,7 +90,8 @@ def serve(settings: Settings, catalog: Catalog, host: str, port: int, *, tell: C
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
         raise SettingsError(
-            f"Metrics cannot be served on {host}:{port} ({error.strerror}); choose another port or host with --listen."
+            f"Metrics cannot be served on {host}:{port} ({error.strerror})",
+            remedy="choose another port or host with --listen",
         ) from None
     tell(f"serving http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
     # A wait without end would not let Python run the signal's handler on every platform.

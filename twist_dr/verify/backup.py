@@ -87,7 +87,8 @@ def _repositories(app: Application, wanted: str) -> list[Repository]:
     names = list(app.targets)
     if wanted not in ("any", *names):
         raise LaunchRefused(
-            f"{wanted!r} is no enabled storage target; choose among {', '.join(names)}, or write 'any' in target."
+            f"{wanted!r} is no enabled storage target",
+            remedy=f"choose among {', '.join(names)}, or write 'any' in target",
         )
     return [place for name, place in app.repositories().items() if wanted in ("any", name)]
 

@@ -94,7 +94,7 @@ class Drill:
                 # Another target can be rehearsed all the same; that this one should hold some is told at the end.
                 self._missing.append(str(lost))
             self._say(f"{name} holds no full backup, so nothing can be rehearsed from it")
-        raise BackupNotFound(f"{', '.join(names)}: no full backup is there; launch the job backup_full first.")
+        raise BackupNotFound(f"{', '.join(names)}: no full backup is there", remedy="launch the job backup_full first")
 
     def _newest(self, kind: Kind, repository: Repository) -> str:
         """Raises what :func:`choose_newest` raises."""
@@ -184,8 +184,8 @@ class Drill:
         if wanted is not None and late:
             told = " and ".join(f"the {way.name} of {way.backup_id} took {human_seconds(way.seconds)}" for way in late)
             raise VerificationFailed(
-                f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted.total_seconds())}; the backups are "
-                "good. Give the machine that restores faster disks or more restore.jobs, use a nearer storage target, or promise less."
+                f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted.total_seconds())}",
+                remedy="the backups are good. Give the machine that restores faster disks or more restore.jobs, use a nearer storage target, or promise less",
             )
 
     def _say(self, line: str) -> None:
