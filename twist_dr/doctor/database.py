@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from twist_dr.doctor.findings import Check, Finding, counted, from_error, guarded, ok, problem, warning
+from twist_dr.doctor.findings import Check, Finding, counted, guarded, ok, problem, said, warning
 from twist_dr.engine.postgres.cluster import (
     NEW_SERVER,
     Cluster,
@@ -34,20 +34,20 @@ _CLOCK_PROBLEM_SECONDS = 60.0
 _CONNECTING = (
     (
         "password authentication failed",
-        "put the right password into database.url (as a rule an environment variable; write @ : / % in it as %40 %3A %2F %25)"
+        "put the right password into {setting} (as a rule an environment variable; write @ : / % in it as %40 %3A %2F %25)"
         + NEW_SERVER,
     ),
-    ("no password supplied", "put the password into database.url: postgresql://user:password@host:5432/database"),
-    ('database "', "correct the name after the last / of database.url; list what there is with: psql -l"),
-    ('role "', "correct the user in database.url, or create it: CREATE ROLE name LOGIN PASSWORD '...'"),
+    ("no password supplied", "put the password into {setting}: postgresql://user:password@host:5432/database"),
+    ('database "', "correct the name after the last / of {setting}; list what there is with: psql -l"),
+    ('role "', "correct the user in {setting}, or create it: CREATE ROLE name LOGIN PASSWORD '...'"),
     ("no pg_hba.conf entry", "allow this user, database and address in pg_hba.conf of the server, then reload it"),
-    ("does not support SSL", "take sslmode=require out of database.url, or switch ssl on in the server"),
-    ("certificate", "name the server's authority in database.url: ...?sslmode=verify-full&sslrootcert=/path/ca.pem"),
-    ("translate host name", "correct the host in database.url, or the name service of this machine"),
-    ("resolve host", "correct the host in database.url, or the name service of this machine"),
-    ("refused", "start the server (systemctl start postgresql), or correct host and port in database.url"),
-    ("No such file", "start the server (systemctl start postgresql), or name its host in database.url"),
-    ("timeout", "open the server's port in the firewall between here and there, or correct the host in database.url"),
+    ("does not support SSL", "take sslmode=require out of {setting}, or switch ssl on in the server"),
+    ("certificate", "name the server's authority in {setting}: ...?sslmode=verify-full&sslrootcert=/path/ca.pem"),
+    ("translate host name", "correct the host in {setting}, or the name service of this machine"),
+    ("resolve host", "correct the host in {setting}, or the name service of this machine"),
+    ("refused", "start the server (systemctl start postgresql), or correct host and port in {setting}"),
+    ("No such file", "start the server (systemctl start postgresql), or name its host in {setting}"),
+    ("timeout", "open the server's port in the firewall between here and there, or correct the host in {setting}"),
 )
 
 _SEQUENCES = """
@@ -124,11 +124,10 @@ def check_database(cluster: Cluster) -> Check[DatabaseSeen | None]:
 
 def explain_connection(check: str, error: DatabaseError, setting: str) -> Finding:
     """Why there is no connection, and what to do about this very reason. ``setting`` is the URL's place in the settings."""
-    finding = from_error(check, error)
-    if isinstance(error, DatabaseGone) and setting == "database.url":
-        return finding
-    remedy = next((remedy for reason, remedy in _CONNECTING if reason in finding.found), finding.remedy)
-    return Finding(check, "problem", finding.found, (remedy or "").replace("database.url", setting) or None)
+    # Of a database that is gone from the application's own server, the error says more than the server's words tell.
+    known = () if isinstance(error, DatabaseGone) and setting == "database.url" else _CONNECTING
+    remedy = next((remedy.format(setting=setting) for reason, remedy in known if reason in error.what), error.remedy)
+    return Finding(check, "problem", said(error), remedy)
 
 
 def _version(major: int) -> Check[None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, from_sentence, ok, problem, warning
+from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
 from twist_dr.engine.django import DjangoApplication, read_code, read_rights
 from twist_dr.engine.django_facts import DjangoDatabase
 from twist_dr.engine.words import few
@@ -22,7 +22,7 @@ def check_lead(application: DjangoApplication, live: str) -> Check[None]:
     try:
         found = read_code(application, environment=application.leading_to(probe, live)).facts.databases
     except SettingsError as error:
-        yield from_sentence("django lead", str(error))
+        yield from_error("django lead", error)
         return
     except ProcessFailed as error:
         yield problem(

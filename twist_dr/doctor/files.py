@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
+from twist_dr.doctor.findings import Check, command, counted, ok, problem, said, warning
 from twist_dr.engine.archive import match_configuration
 from twist_dr.engine.attributes import NotKept, read_attributes
 from twist_dr.engine.commands import run_command
@@ -183,10 +183,9 @@ def check_django(application: DjangoApplication, applied: frozenset[str] | None)
         if isinstance(cause := error.__cause__, OSError):
             yield problem("django", f"{manage[0]} cannot be run: {cause.strerror}", "correct django.manage")
             return
-        found = str(error).removesuffix(".")
         yield problem(
             "django",
-            found,
+            said(error),
             f"mend what it says (manage.py gets no other variables of ours than django.environment names), then try by hand: {by_hand}",
         )
         return

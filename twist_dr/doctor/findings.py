@@ -46,18 +46,12 @@ def problem(check: str, found: str, remedy: str) -> Finding:
 
 
 def from_error(check: str, error: Exception, status: Status = "problem") -> Finding:
-    """A finding from an error. Ours say what happened and, after the last semicolon, what to do next."""
+    """A finding from an error."""
     import psycopg
 
-    if isinstance(error, TwistDRError) and error.remedy is not None:
-        found = (
-            error.what
-            if error.target is None or check.endswith(f" {error.target}")
-            else f"{error.target}: {error.what}"
-        )
-        return Finding(check, status, found, error.remedy)
     if isinstance(error, TwistDRError):
-        return from_sentence(check, str(error), status)
+        names = error.target is not None and not check.endswith(f" {error.target}")
+        return Finding(check, status, f"{error.target}: {said(error)}" if names else said(error), error.remedy)
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         found = f"the operating system says: {error.strerror or type(error).__name__}{place}"
@@ -70,10 +64,9 @@ def from_error(check: str, error: Exception, status: Status = "problem") -> Find
     )
 
 
-def from_sentence(check: str, sentence: str, status: Status = "problem") -> Finding:
-    """A finding from the sentence of one of our errors."""
-    found, separator, remedy = sentence.removesuffix(".").rpartition("; ")
-    return Finding(check, status, found, remedy) if separator else Finding(check, status, remedy)
+def said(error: TwistDRError) -> str:
+    """What an error of ours says happened, as a line of a table."""
+    return error.what.removesuffix(".")
 
 
 def guarded(check: str, findings: Check[T]) -> Check[T | None]:

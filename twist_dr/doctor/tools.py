@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.doctor.database import DatabaseSeen, explain_connection
-from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
+from twist_dr.doctor.findings import Check, from_error, ok, problem, said, warning
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, Snapshot, named_errors, query, read_system_identifier
 from twist_dr.engine.postgres.confinement import Isolation, is_kept_away, way, what_is_missing
@@ -125,11 +125,10 @@ def check_dumps(cluster: Cluster, folders: Sequence[Path], major: int, proof: To
         try:
             found = f"the schema that pg_dump {chosen.version} writes came back in PostgreSQL {proof.prove(cluster, chosen, snapshot)}"
         except BackupError as error:
-            yield problem("dumps", str(error).rpartition("; ")[0], remedy)
+            yield problem("dumps", said(error), remedy)
             return
         except CANNOT_BE_TRIED as error:
-            why = str(error).removesuffix(".")
-            found = f"whether the dumps of pg_dump {chosen.version} come back could not be tried: {why}"
+            found = f"whether the dumps of pg_dump {chosen.version} come back could not be tried: {said(error)}"
     if serves(chosen, major):
         yield warning("dumps", f"{found}; a server is best dumped by tools of its own version {major}", remedy)
     else:
@@ -142,7 +141,7 @@ def _refusal(tools: Tools, cluster: Cluster) -> str | None:
     try:
         run_command(arguments, seconds=_PSQL_SECONDS, environment=cluster.environment())
     except ProcessFailed as error:
-        return str(error).removesuffix(".")
+        return said(error)
     return None
 
 
@@ -186,10 +185,9 @@ def _scratch_server(
     try:
         tools = choose_tools(find_tools(folders), major, server=True, purpose="verify")
     except ClientToolsMissing as error:
-        found = from_error("verification", error).found
         yield problem(
             "verification",
-            found,
+            said(error),
             f"apt-get install postgresql-{major}, or set verification.server to the URL of a server that is not production",
         )
         return None

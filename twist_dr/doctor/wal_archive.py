@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
+from twist_dr.doctor.findings import Check, command, counted, ok, problem, said, warning
 from twist_dr.doctor.wal import WalSeen
 from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.unprivileged import may_enter
@@ -181,7 +181,7 @@ def check_spool(
     try:
         held, waiting = Spool(spool).size(), Spool(spool).waiting()
     except WalError as error:
-        yield problem(check, str(error), "run twist-dr as the user of the server's archiver")
+        yield problem(check, said(error), "run twist-dr as the user of the server's archiver")
         return
     free = shutil.disk_usage(disk).free
     oldest = max((file.age_seconds for file in waiting), default=0.0)
