@@ -33,10 +33,10 @@ def code_named(name: str) -> str:
 
 
 class TwistDRError(Exception):
-    """Base of all errors that twist-dr raises on purpose. What they say may leave us: no secret that is known stays in it.
+    """Any other error that twist-dr raises on purpose.
 
-    ``what`` happened and to what, in a clause; ``remedy`` is what a person does next, ``None`` where nothing can be said; ``target`` is the storage target that it is about,
-    which ``what`` then does not name again. The first of a class's docstring's sentences is what ``docs/errors.md`` says of its code.
+    What errors say may leave us: no secret that is known stays in it. ``what`` happened and to what, in a clause; ``remedy`` is what a person does next, ``None`` where nothing can be said; ``target`` is the storage target that it is about,
+    which ``what`` then does not name again. The first paragraph at a class is what ``docs/errors.md`` says of its code.
     """
 
     #: What programs, the catalog and the documents know this kind by: its name in small letters. It never changes its meaning.
@@ -126,7 +126,7 @@ class Cancelled(TwistDRError):
 
 
 class EncryptionError(TwistDRError):
-    """Base of all errors about keys and encrypted streams."""
+    """Any other error about keys and encrypted streams."""
 
 
 class KeyringInvalid(EncryptionError):
@@ -152,7 +152,7 @@ FROM_ANOTHER = "take the backup from another storage target"
 
 
 class BackupError(TwistDRError):
-    """Base of all errors about making or reading a backup."""
+    """Any other error about making or reading a backup."""
 
 
 class BackupNotFound(BackupError):
@@ -205,7 +205,7 @@ class VerificationFailed(BackupError):
 
 
 class RestoreError(TwistDRError):
-    """Base of all errors about restores and their undoing."""
+    """Any other error about restores and their undoing."""
 
 
 class RestoreRefused(RestoreError):
@@ -241,7 +241,7 @@ class RestoreInterrupted(RestoreError):
 
 
 class WalError(TwistDRError):
-    """Base of all errors about archived write-ahead log."""
+    """Any other error about archived write-ahead log."""
 
 
 class WalInvalid(WalError):
@@ -286,7 +286,7 @@ class RecoveryFailed(WalError):
 
 
 class DatabaseError(TwistDRError):
-    """Base of all errors about the application's PostgreSQL server."""
+    """Any other error about a PostgreSQL server, the application's as a rule."""
 
 
 class DatabaseUnreachable(DatabaseError):
@@ -340,7 +340,7 @@ class LocksExhausted(ProcessFailed):
 
 
 class StorageError(TwistDRError):
-    """Base of all errors about a storage target."""
+    """Any other error about a storage target."""
 
 
 class TargetUnavailable(StorageError):
@@ -350,11 +350,11 @@ class TargetUnavailable(StorageError):
 
 
 class TargetRefused(StorageError):
-    """The target refuses us: wrong credentials, missing permission, read-only."""
+    """The target refuses what is asked of it: read-only, locked, missing permission, something else where an object should be."""
 
 
 class CredentialsRefused(TargetRefused):
-    """The target does not accept our credentials, or they lack a right there."""
+    """The target does not accept the credentials, or they lack a right there."""
 
 
 class TargetFull(StorageError):
