@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from twist_dr.catalog import Catalog
+from twist_dr.catalog.notes import Rebuilt
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.doubts import REBUILT_MARK
 from twist_dr.engine.retention.holds import HoldNotes
 from twist_dr.engine.retention.model import Hold
 from twist_dr.errors import BackupError, EncryptionError, ObjectCorrupt, ObjectMissing
@@ -40,7 +40,7 @@ def rebuild_catalog(app: Application, target: StorageTarget, report: Report) -> 
     target.prepare()
     recorded = refused = 0
     # Before anything else: whenever this is cut short, what is held is not deleted, and nothing is before something is verified.
-    catalog.set_mark(app.name, REBUILT_MARK, {"at": datetime.now(timezone.utc).isoformat()})
+    catalog.leave_note(app.name, Rebuilt(at=datetime.now(timezone.utc)))
     holds = _bring_back_holds(catalog, repository, keyring, report)
     ids = repository.backup_ids()
     there = {backup_id for backup_id in ids if repository.has_manifest(backup_id)}

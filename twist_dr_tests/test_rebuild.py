@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from twist_dr.catalog.notes import Rebuilt
 from twist_dr.cli import main
 from twist_dr_tests.retention_site import FORM, NOW, RetentionSite
 from twist_dr_tests.test_retention_stayed import _base
@@ -75,7 +76,7 @@ def test_a_rebuild_of_a_catalog_that_was_not_lost_asks_for_a_new_verification_an
     for backup_id in ids:
         _verify(site, backup_id)
     now = datetime.now(timezone.utc)
-    site.catalog.set_mark("erp", "rebuilt", {"at": (now + timedelta(minutes=10)).isoformat()})
+    site.catalog.leave_note("erp", Rebuilt(at=now + timedelta(minutes=10)))
     assert site.clean().deleted == []
     moment = now + timedelta(minutes=20)
     site.catalog.record_verification(ids[0], "office", state="verified", started_at=moment, seconds=1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from twist_dr.audit.log import Anchor, places, read_anchor
 from twist_dr.catalog import Catalog
-from twist_dr.engine.retention.doubts import REBUILT_MARK
+from twist_dr.catalog.notes import Rebuilt
 from twist_dr.settings import Settings
 
 
@@ -25,8 +23,8 @@ def is_lost(settings: Settings, catalog: Catalog) -> bool:
         return False
     if anchor is None or _holds(catalog, settings.application, anchor):
         return False
-    rebuilt = catalog.mark(settings.application, REBUILT_MARK)
-    return rebuilt is None or datetime.fromisoformat(rebuilt["at"]).timestamp() < written
+    rebuilt = catalog.note(settings.application, Rebuilt)
+    return rebuilt is None or rebuilt.at.timestamp() < written
 
 
 def _holds(catalog: Catalog, application: str, anchor: Anchor) -> bool:

@@ -8,16 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import twist_dr
 from twist_dr.audit import fingerprint
 from twist_dr.catalog import Catalog
+from twist_dr.catalog.notes import DaemonTick
 from twist_dr.settings import Settings, digest_of
 
-#: The name of the catalog's note.
-MARK = "daemon"
 #: The sensor looks every minute; a round of messages may take another two.
 SILENT = timedelta(minutes=5)
 
@@ -49,27 +48,23 @@ def why_silent(daemon: Daemon | None, now: datetime) -> str | None:
 def note_daemon(settings: Settings, catalog: Catalog, now: datetime, stopped: Collection[str]) -> None:
     """Note that it runs, with what the settings are that it runs with. Raises ``CatalogUnavailable``."""
     file, digest = settings.read_from or (None, b"")
-    catalog.set_mark(
-        settings.application,
-        MARK,
-        {
-            "at": now.isoformat(),
-            "file": None if file is None else str(file),
-            "settings": fingerprint(settings, digest),
-            "version": twist_dr.__version__,
-            "stopped": sorted(stopped),
-        },
+    tick = DaemonTick(
+        at=now,
+        file=None if file is None else str(file),
+        settings=fingerprint(settings, digest),
+        version=twist_dr.__version__,
+        stopped=tuple(sorted(stopped)),
     )
+    catalog.leave_note(settings.application, tick)
 
 
 def read_daemon(settings: Settings, catalog: Catalog) -> Daemon | None:
     """What the daemon noted last; None when it never did. Raises ``CatalogUnavailable``."""
-    noted = catalog.mark(settings.application, MARK)
+    noted = catalog.note(settings.application, DaemonTick)
     if noted is None:
         return None
-    changed = None if noted["file"] is None else _changed(settings, Path(noted["file"]), noted["settings"])
-    seen_at = datetime.fromisoformat(noted["at"]).astimezone(timezone.utc)
-    return Daemon(seen_at, noted["file"], changed, noted["version"], frozenset(noted["stopped"]))
+    changed = None if noted.file is None else _changed(settings, Path(noted.file), noted.settings)
+    return Daemon(noted.at, noted.file, changed, noted.version, frozenset(noted.stopped))
 
 
 def _changed(settings: Settings, file: Path, noted: str) -> bool | None:

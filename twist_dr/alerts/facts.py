@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from twist_dr.alerts.catalog_lost import is_lost
 from twist_dr.alerts.daemon import Daemon, read_daemon
@@ -24,6 +23,7 @@ from twist_dr.catalog import (
     TargetTestRow,
     WalFrontierRow,
 )
+from twist_dr.catalog.notes import Repair, Repairs, ScheduleWatched, WalScrubbed, Watched
 from twist_dr.engine.kinds import BACKUP_JOBS, DATA_KINDS, FULL, KINDS
 from twist_dr.engine.labels import is_meant
 from twist_dr.engine.manifest import Kind, Part
@@ -34,8 +34,6 @@ from twist_dr.errors import ManifestInvalid, RestoreInterrupted, TwistDRError
 from twist_dr.schedules import entries, media_differ, several_of_a_job
 from twist_dr.settings import Settings
 
-#: The name of the catalog's note of what is watched since when.
-MARK = "alerts"
 #: The cause of the alert that tables lost rows.
 ROWS_LOST = "row_drop:full"
 #: A clock may be so much ahead of another one.
@@ -85,17 +83,6 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Repair:
-    """A scrub found something bad or missing on a target, and stored it anew from ``source``."""
-
-    name: str
-    target: str
-    at: datetime
-    what: str
-    source: str
-
-
-@dataclass(frozen=True)
 class Facts:
     """What is known at one moment. Rows are newest first, without those that are dated in the future.
 
@@ -133,7 +120,7 @@ class Facts:
     daemon: Daemon | None = None
     open: Mapping[str, AlertRow] = field(default_factory=dict)
     catalog_lost: bool = False
-    note: Mapping[str, Any] | None = None
+    note: Watched | None = None
 
     def running(self, job: str) -> AttemptRow | None:
         """The newest run of a job that goes on."""
@@ -148,7 +135,7 @@ class Facts:
 def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     """Ask the catalog and the disks. Raises ``CatalogUnavailable``."""
     application = settings.application
-    noted = catalog.mark(application, MARK)
+    noted = catalog.note(application, Watched)
     known = watched(settings, noted, now)
     # Runs first: a backup whose run ends between the two questions is seen whole, not as one that nobody works at.
     attempts = _attempts(settings, catalog, now)
@@ -160,9 +147,9 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     all_bases = [*backups["base"], *([verified_base] if verified_base else []), *before.get("size_deviation:base", [])]
     bases = {row.backup_id: details.base for row in all_bases if (details := _details(catalog, row)).base}
     return Facts(
-        since=_moment(known["since"]),
-        schedules_since={name: _moment(each["since"]) for name, each in known["schedules"].items()},
-        targets_since={name: _moment(each) for name, each in known["targets"].items()},
+        since=known.since,
+        schedules_since={name: each.since for name, each in known.schedules.items()},
+        targets_since=known.targets,
         backups=backups,
         bases=bases,
         chain_on=_chain_on(settings, catalog, [verified_base] if verified_base else backups["base"], bases),
@@ -184,7 +171,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         space={name: catalog.space(name, since=now - _SPACE_SINCE) for name in settings.enabled_targets},
         staging=_room(settings.work_dir),
         deliveries=catalog.deliveries(application),
-        repairs=_repairs(catalog.mark(application, "repairs")),
+        repairs=(catalog.note(application, Repairs) or Repairs()).repairs,
         bad_wal=_bad_wal(settings, catalog),
         journals=_journals(settings),
         daemon=read_daemon(settings, catalog),
@@ -242,19 +229,12 @@ def _chain_on(
     return {newest.backup_id: whole}
 
 
-def _repairs(noted: Mapping[str, Any] | None) -> list[Repair]:
-    return [
-        Repair(each["backup_id"], each["target"], _moment(each["at"]), each["what"], each["source"])
-        for each in (noted or {}).get("repairs", ())
-    ]
-
-
 def _bad_wal(settings: Settings, catalog: Catalog) -> dict[str, list[str]]:
     """As the last scrub of each target left it."""
     if settings.wal is None:
         return {}
-    noted = {name: catalog.mark(settings.application, f"scrub:wal:{name}") for name in settings.enabled_targets}
-    return {name: sorted(mark["bad"]) for name, mark in noted.items() if mark and mark.get("bad")}
+    noted = {name: catalog.note(settings.application, WalScrubbed, name) for name in settings.enabled_targets}
+    return {name: sorted(note.bad) for name, note in noted.items() if note and note.bad}
 
 
 def _journals(settings: Settings) -> dict[str, str | None]:
@@ -269,31 +249,21 @@ def _journals(settings: Settings) -> dict[str, str | None]:
     return {}
 
 
-def watched(settings: Settings, known: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
+def watched(settings: Settings, known: Watched | None, now: datetime) -> Watched:
     """The note of what is watched since when, brought up to the settings: what is new or changed is watched from ``now`` on.
 
     Otherwise a schedule that was just written down would have been missed before it was.
     """
-    known = known or {}
-    # A clock that was years ahead when this was written must not silence us for years.
-    this = now.isoformat()
-    old = {name: each for name, each in known.get("schedules", {}).items() if _moment(each["since"]) <= now}
+    known = known or Watched(since=now)
     schedules = {}
     for entry in entries(settings):
-        fresh = {"cron": entry.cron, "time_zone": entry.time_zone, "since": this}
-        before = old.get(entry.name, {})
-        same = (before.get("cron"), before.get("time_zone")) == (entry.cron, entry.time_zone)
+        fresh = ScheduleWatched(cron=entry.cron, time_zone=entry.time_zone, since=now)
+        before = known.schedules.get(entry.name, fresh)
+        # A clock that was years ahead when this was written must not silence us for years.
+        same = before.since <= now and (before.cron, before.time_zone) == (entry.cron, entry.time_zone)
         schedules[entry.name] = before if same else fresh
-    targets = known.get("targets", {})
-    return {
-        "since": min(known.get("since", this), this, key=_moment),
-        "schedules": schedules,
-        "targets": {name: min(targets.get(name, this), this, key=_moment) for name in settings.enabled_targets},
-    }
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(timezone.utc)
+    targets = {name: min(known.targets.get(name, now), now) for name in settings.enabled_targets}
+    return Watched(since=min(known.since, now), schedules=schedules, targets=targets)
 
 
 def _backups(

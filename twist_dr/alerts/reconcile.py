@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from twist_dr.alerts.catalog_gone import tell_catalog_back, tell_catalog_gone
 from twist_dr.alerts.channels import Channel, Delivery, Event, Message, deliver_all
-from twist_dr.alerts.facts import MARK, Facts, gather
+from twist_dr.alerts.facts import Facts, gather
 from twist_dr.alerts.rules import findings
 from twist_dr.alerts.rules_common import Finding
 from twist_dr.alerts.telling import ITSELF, channels, listeners, passed, record_deliveries, telling
@@ -77,7 +77,7 @@ def _reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Repo
             # What another process told while we waited is known now.
             facts = gather(settings, catalog, now)
             if facts.note is not None:
-                catalog.set_mark(settings.application, MARK, facts.note)
+                catalog.leave_note(settings.application, facts.note)
             return _Round(settings, catalog, now, report).carry_out(_changes(settings, catalog, facts, now))
     except Busy:
         return Reconciled()

@@ -67,10 +67,10 @@ def mended(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
             yield Finding(
                 f"mended:{name}", "mended", "warning",
                 f"{name} held {len(recent)} bad or missing {'object' if len(recent) == 1 else 'objects'}, stored anew from another target: "
-                f"{some([each.name for each in recent])} ({shortened(last.what)}).",
+                f"{some([each.backup_id for each in recent])} ({shortened(last.what)}).",
                 f"Suspect the disk or bucket of {name}; read all of it again with: {launch('scrub')}",
                 # The same object may go bad again.
-                about=frozenset(f"{each.name} {each.at.isoformat()}" for each in recent),
+                about=frozenset(f"{each.backup_id} {each.at.isoformat()}" for each in recent),
             )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from twist_dr.catalog import AuditRow, Catalog, CatalogUnavailable
+from twist_dr.catalog.notes import Fingerprints
 from twist_dr.catalog.operations import recordable
 from twist_dr.engine.documents import NOTE, read_file, read_mapping
 from twist_dr.engine.lock import application_lock
@@ -152,15 +153,16 @@ def note_settings(app: Application) -> list[str]:
     try:
         salt = _salt(places(settings))
         values = dict(_hashed(settings, salt))
-        mark = f"settings:{hashlib.sha256(salt).hexdigest()[:12]}"
-        known = catalog.mark(settings.application, mark)
-        if known == values:
+        of = hashlib.sha256(salt).hexdigest()[:12]
+        known = catalog.note(settings.application, Fingerprints, of)
+        before = known.by_path if known else {}
+        changed = sorted(path for path in {*before, *values} if before.get(path) != values.get(path))
+        if known is not None and not changed:
             return []
-        changed = sorted(path for path in {*(known or {}), *values} if (known or {}).get(path) != values.get(path))
         if known is not None:
             details = {"changed": changed}
             record(app, action="change settings", subject="twist-dr.yaml", result="noticed", details=details)
-        catalog.set_mark(settings.application, mark, values)
+        catalog.leave_note(settings.application, Fingerprints(**values), of)
         return changed if known is not None else []
     except Exception:
         # It is noticed the next time.

@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, text, update
 
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.models import Alert, Attempt, AuditLine, Delivery, Hold, Mark, SpaceSample
+from twist_dr.catalog.notes import Note
 from twist_dr.catalog.queries import columns
 from twist_dr.catalog.rows import (
     AlertRow,
@@ -27,6 +28,8 @@ from twist_dr.catalog.rows import (
 from twist_dr.catalog.upserts import upsert
 from twist_dr.errors import BackupNotFound, clause_of, code_of
 from twist_dr.redaction import leaving, one_line
+
+N = TypeVar("N", bound=Note)
 
 #: What stands before the first line of an audit log.
 NO_DIGEST = "0" * 64
@@ -284,15 +287,16 @@ class Operations:
         with self._database.reading() as connection:
             return [DeliveryRow(*row) for row in connection.execute(query)]
 
-    def mark(self, application: str, name: str) -> dict[str, Any] | None:
-        """A note of that name, if there is one."""
-        query = select(Mark.document).where(Mark.application == application, Mark.name == name)
+    def note(self, application: str, kind: type[N], of: str | None = None) -> N | None:
+        """The note of that kind, if there is one."""
+        query = select(Mark.document).where(Mark.application == application, Mark.name == _mark(kind, of))
         with self._database.reading() as connection:
-            return connection.scalar(query)
+            document = connection.scalar(query)
+        return None if document is None else kind.model_validate(document)
 
-    def set_mark(self, application: str, name: str, document: Mapping[str, Any]) -> None:
-        """Leave a note, in the place of the one of that name. ``document`` as JSON can hold it."""
-        values = {"application": application, "name": name, "document": dict(document)}
+    def leave_note(self, application: str, note: Note, of: str | None = None) -> None:
+        """Leave a note, in the place of the one of its kind."""
+        values = {"application": application, "name": _mark(type(note), of), "document": note.model_dump()}
         with self._database.writing() as connection:
             upsert(connection, Mark, values, key=("application", "name"))
 
@@ -320,6 +324,10 @@ def told(error: BaseException | str | None) -> tuple[str | None, str | None]:
     if error is None or isinstance(error, str):
         return error and recordable(error), None
     return recordable(clause_of(error)), code_of(error)
+
+
+def _mark(kind: type[Note], of: str | None) -> str:
+    return kind.mark if of is None else f"{kind.mark}:{of}"
 
 
 def _seen(row: HoldRow) -> HoldRow:

@@ -15,13 +15,13 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from twist_dr.catalog import Catalog
+from twist_dr.catalog.notes import HistorySize
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.words import counted
 from twist_dr.jobs.history_rows import HistoryRows
 from twist_dr.orchestration import APPLICATION_TAG, DEAD_RUNS, LAUNCHERS
 from twist_dr.runs import ROUTINE_JOB
 from twist_dr.settings import Settings
-from twist_dr.status.collect import HISTORY_MARK, history_status
 
 #: Runs looked at together, and how long one cleanup goes on deleting them: what was never cleaned takes several nights.
 _PAGE = 500
@@ -77,13 +77,11 @@ def _note_size(catalog: Catalog, application: str, done: HistoryCleanup, now: da
     """For the status: the size now, and what it had grown by since the last note."""
     if done.before is None or done.after is None:
         return
-    note = {"at": now.isoformat(), "bytes": done.after}
-    known = history_status(catalog.mark(application, HISTORY_MARK))
+    known = catalog.note(application, HistorySize)
+    grown = known.bytes_per_day if known else None
     if known is not None and now - known.at > _SHORTEST:
-        note["bytes_per_day"] = (done.before - known.bytes) / ((now - known.at) / timedelta(days=1))
-    elif known is not None and known.bytes_per_day is not None:
-        note["bytes_per_day"] = known.bytes_per_day
-    catalog.set_mark(application, HISTORY_MARK, note)
+        grown = (done.before - known.bytes) / ((now - known.at) / timedelta(days=1))
+    catalog.leave_note(application, HistorySize(at=now, bytes=done.after, bytes_per_day=grown))
 
 
 def _of_open_alerts(settings: Settings, catalog: Catalog) -> set[str]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import BackupRow, RetentionRow
+from twist_dr.catalog.notes import Rebuilt
 from twist_dr.engine.kinds import DATA_KINDS, KINDS, bases_of
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.engine.patience import patient
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.doubts import REBUILT_MARK
 from twist_dr.engine.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
 from twist_dr.engine.retention.holds import HoldNotes
 from twist_dr.engine.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
@@ -144,11 +144,10 @@ class Looking:
 
     def unproven(self, kinds: Collection[Kind]) -> list[Kind]:
         """Those of which none was found good since the catalog was rebuilt, if it was: what was known of good ones may be lost."""
-        mark = self._app.catalog.mark(self._app.name, REBUILT_MARK)
-        if mark is None or not kinds:
+        rebuilt = self._app.catalog.note(self._app.name, Rebuilt)
+        if rebuilt is None or not kinds:
             return []
-        rebuilt = datetime.fromisoformat(mark["at"])
-        proven = {kind for kind in KINDS if self._is_proven(kind, rebuilt)}
+        proven = {kind for kind in KINDS if self._is_proven(kind, rebuilt.at)}
         # Nothing verifies configurations by itself: if theirs was waited for, every cleanup would wait for a person.
         proven |= KINDS.keys() - DATA_KINDS if proven else set()
         return [kind for kind in KINDS if kind in kinds and kind not in proven]

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from twist_dr.catalog.notes import WalWindow
 from twist_dr.engine.retention.doubts import beyond, shorter_window
 from twist_dr.engine.retention.model import Doubt, WalPlan
 from twist_dr.settings import Application
-
-
-def _mark(name: str) -> str:
-    """A note of the catalog: ``{"seconds": number, or null when WAL went by no window}``."""
-    return f"wal window:{name}"
 
 
 class Windows:
@@ -24,25 +20,25 @@ class Windows:
 
     def doubts(self, name: str, window: timedelta | None, wal: WalPlan, most: float) -> list[Doubt]:
         """A doubt when the window became shorter and more than the fraction ``most`` of the WAL goes. A new base may rightly free as much."""
-        note = self._app.catalog.mark(self._app.name, _mark(name))
+        note = self._app.catalog.note(self._app.name, WalWindow, name)
         told = _much(wal, most)
         if window is None or not told or not _is_shorter(window, note):
             return []
-        seconds = note["seconds"] if note else None
+        seconds = note.seconds if note else None
         before = None if seconds is None else timedelta(seconds=seconds)
         return [shorter_window(told, most, window, before, name)]
 
     def note(self, name: str, window: timedelta | None, wal: WalPlan) -> None:
         """``wal`` is about to be carried out."""
-        note = self._app.catalog.mark(self._app.name, _mark(name))
+        note = self._app.catalog.note(self._app.name, WalWindow, name)
         if note is None or not _is_shorter(window, note) or _much(wal, self._usual):
             seconds = None if window is None else window.total_seconds()
-            self._app.catalog.set_mark(self._app.name, _mark(name), {"seconds": seconds})
+            self._app.catalog.leave_note(self._app.name, WalWindow(seconds=seconds), name)
 
 
-def _is_shorter(window: timedelta | None, note: dict[str, float | None] | None) -> bool:
+def _is_shorter(window: timedelta | None, note: WalWindow | None) -> bool:
     """Shorter than what was noted. No note and no window are for ever."""
-    before = note["seconds"] if note else None
+    before = note.seconds if note else None
     return window is not None and (before is None or window.total_seconds() < before)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 
+from twist_dr.catalog.notes import Repair
 from twist_dr.catalog.rows import CopyRow
 from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.manifest import kind_of
@@ -21,7 +22,7 @@ from twist_dr.engine.scrub.wal import WalObject, fetch_good_wal, store_good_wal
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.errors import BackupError, Busy, Cancelled, EncryptionError, ObjectMissing, StorageError, WalError
 from twist_dr.scrubbing.found import ScrubFinding, ScrubOutcome
-from twist_dr.scrubbing.trace import Repair, note_repair
+from twist_dr.scrubbing.trace import note_repair
 from twist_dr.settings import Application
 
 _PREFIX = "repair-"
@@ -184,7 +185,7 @@ class Mender:
 
     def _trace(self, what: str, target: str, told: str, sources: str) -> None:
         self._report.warning(f"{what} on {target} was bad and is mended from {sources}: {told}")
-        repair = Repair(what, target, datetime.now(timezone.utc), told, sources)
+        repair = Repair(backup_id=what, target=target, at=datetime.now(timezone.utc), what=told, source=sources)
         warning = note_repair(self._app, repair)
         if warning is not None:
             self._report.warning(warning)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 from twist_dr.catalog import CatalogUnavailable
+from twist_dr.catalog.notes import Scrubbed
 from twist_dr.catalog.rows import RetentionRow
 from twist_dr.engine.first_good import NO_MANIFEST, first_good
 from twist_dr.engine.manifest import Manifest, open_manifest
@@ -38,8 +38,6 @@ from twist_dr.scrubbing.wal import WalScrub
 from twist_dr.settings import Application
 from twist_dr.storage.base import Progress, told_of
 
-#: A note of the catalog: ``{"targets": {name: time of the last scrub that read all that was due there}}``.
-SCRUB_MARK = "scrub"
 #: Pending for longer than any upload takes: the run died.
 _ABANDONED = timedelta(days=1)
 
@@ -76,7 +74,7 @@ class Scrub:
             raise BackupNotFound(
                 f"The catalog has no backup {order.backup} of {self._app.name}", remedy="see all with: twist-dr list"
             )
-        last = self._app.catalog.mark(self._app.name, SCRUB_MARK) or {}
+        last = self._app.catalog.note(self._app.name, Scrubbed) or Scrubbed()
         with ThreadPoolExecutor(max(1, len(order.targets)), "scrub") as pool, self._mending:
             try:
                 for reading in [pool.submit(self._target, name, order, last) for name in order.targets]:
@@ -96,10 +94,10 @@ class Scrub:
 
     # -- one target --------------------------------------------------------------------------------------------------
 
-    def _target(self, name: str, order: ScrubOrder, last: Mapping[str, Any]) -> None:
+    def _target(self, name: str, order: ScrubOrder, last: Scrubbed) -> None:
         """Whatever a target's failure is, it is that target's alone. Raises ``Cancelled``, and errors of the catalog."""
         repository = self._repositories[name]
-        elapsed = elapsed_since(_time(last.get("targets", {}).get(name)), self._now, self._app.settings.scrub.period)
+        elapsed = elapsed_since(last.targets.get(name), self._now, self._app.settings.scrub.period)
         try:
             rows = [row for row in self._app.catalog.retention_rows(self._app.name, name) if self._is_there(row)]
             _refuse_emptied(repository, rows)
@@ -211,12 +209,12 @@ class Scrub:
 
     # -- what stays --------------------------------------------------------------------------------------------------
 
-    def _note_scrubbed(self, order: ScrubOrder, last: Mapping[str, Any]) -> None:
+    def _note_scrubbed(self, order: ScrubOrder, last: Scrubbed) -> None:
         """A target that was not read to the end keeps its time, so that the next run makes up for it."""
         if order.backup is not None:
             return
-        done = {name: self._now.isoformat() for name in order.targets if name not in self.result.unread}
-        self._app.catalog.set_mark(self._app.name, SCRUB_MARK, {"targets": {**last.get("targets", {}), **done}})
+        done = {name: self._now for name in order.targets if name not in self.result.unread}
+        self._app.catalog.leave_note(self._app.name, Scrubbed(targets={**last.targets, **done}))
         self._report.info(f"read {self.result.copies} copies and {self.result.wal_objects} objects of WAL")
 
     def _oldest(self, order: ScrubOrder) -> timedelta | None:
@@ -228,10 +226,6 @@ class Scrub:
             if row.state in ("stored", "checked", "corrupt")
         ]
         return max(ages, default=None)
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
 
 
 def _refuse_emptied(repository: Repository, rows: list[RetentionRow]) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from functools import partial
 
+from twist_dr.catalog.notes import WalScrubbed
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.emptied import emptied
 from twist_dr.engine.kinds import BASE
@@ -64,19 +65,15 @@ class WalScrub:
         objects = wal_objects(archive)
         if not objects:
             return
-        note = self._app.catalog.mark(self._app.name, _wal_mark(name)) or {}
-        bad: dict[str, str] = {each.key: note["bad"][each.key] for each in objects if each.key in note.get("bad", {})}
+        note = self._app.catalog.note(self._app.name, WalScrubbed, name)
+        known_bad, after = (note.bad, note.after) if note else ({}, None)
+        bad = {each.key: known_bad[each.key] for each in objects if each.key in known_bad}
         period = self._app.settings.scrub.period
-        due = (
-            objects
-            if order.everything
-            else objects_due(objects, after=note.get("after"), period=period, elapsed=elapsed)
-        )
+        due = objects if order.everything else objects_due(objects, after=after, period=period, elapsed=elapsed)
         known = set(bad)
         first = [each for each in objects if each.key in known]
         mending: dict[str, Future[ScrubFinding]] = {}
         self._report.info(f"{name}: reading {len(due)} of {len(objects)} objects of archived WAL")
-        after = note.get("after")
         try:
             for number, each in enumerate([*first, *(each for each in due if each.key not in known)], 1):
                 self._look(archive, each, bad, mending)
@@ -193,8 +190,8 @@ class WalScrub:
         return is_being_deleted(repository, backup_id, self._app.keyring)
 
     def _note(self, name: str, after: str | None, bad: Mapping[str, str]) -> None:
-        note = {"after": after, "bad": dict(bad), "at": datetime.now(timezone.utc).isoformat()}
-        self._app.catalog.set_mark(self._app.name, _wal_mark(name), note)
+        note = WalScrubbed(after=after, bad=dict(bad), at=datetime.now(timezone.utc))
+        self._app.catalog.leave_note(self._app.name, note, name)
 
 
 def _needs(taken: PlannedBase, each: WalObject) -> bool:
@@ -205,8 +202,3 @@ def _needs(taken: PlannedBase, each: WalObject) -> bool:
     segment = Segment.named(each.name, base.wal_segment_size)
     first = Segment.holding(base.timeline, parse_lsn(base.start_lsn), base.wal_segment_size)
     return segment.timeline == base.timeline and first.start <= segment.start < parse_lsn(base.last_lsn)
-
-
-def _wal_mark(name: str) -> str:
-    """The note on a target's rotation: ``{"after": the last key read, "bad": {key: why}, "at": time}``."""
-    return f"scrub:wal:{name}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from typing import Any
 
 from twist_dr.alerts.daemon import Daemon, why_silent
 from twist_dr.alerts.facts import gather as alert_facts
 from twist_dr.alerts.points import set_aside
 from twist_dr.catalog import AttemptRow, BackupRow, Catalog, CatalogUnavailable
 from twist_dr.catalog.location import parse_location
+from twist_dr.catalog.notes import Drilled, HistorySize
 from twist_dr.catalog.summaries import AttemptCount
 from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.manifest import Kind
@@ -40,8 +40,6 @@ from twist_dr.status.targets import target_statuses
 RATE_DAYS = 90
 #: Runs that are looked at for those that go on.
 _RECENT_RUNS = 50
-#: A note of the catalog that cleanup leaves: see :func:`history_status`.
-HISTORY_MARK = "history"
 #: Jobs that run every minute, or only look: they would drown what the rate is to tell.
 _NOT_RATED = frozenset({"ship_wal", "status"})
 
@@ -72,6 +70,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Collected:
     known = alert_facts(settings, catalog, now)
     counts = catalog.attempt_counts(application, now - timedelta(days=RATE_DAYS))
     media_age = allowed_media_age(settings, now)
+    size = catalog.note(application, HistorySize)
     next_runs, next_not = _next(settings, known.daemon, now)
     return Collected(
         application=application,
@@ -84,7 +83,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Collected:
         wal_objective=settings.objectives.wal.total_seconds() if settings.wal else None,
         last_verified=_last_verified(catalog, application, now),
         last_restore=_last_restore(catalog, application),
-        last_drill=catalog.mark(application, "drill"),
+        last_drill=catalog.note(application, Drilled),
         targets=target_statuses(settings, catalog, known, now),
         spool_bytes=max((row.spool_bytes for row in frontiers.values()), default=None),
         spool_oldest=max((row.oldest_seconds for row in frontiers.values()), default=None),
@@ -96,7 +95,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Collected:
         success=_success(counts),
         attempts=_totals(counts),
         set_aside=set_aside(known),
-        history=history_status(catalog.mark(application, HISTORY_MARK)),
+        history=HistoryStatus(size.at, size.bytes, size.bytes_per_day) if size else None,
         ahead=tuple(
             row.backup_id for row in catalog.backups(application=application, since=now + CLOCK_TOLERANCE, limit=3)
         ),
@@ -195,22 +194,3 @@ def _next(settings: Settings, daemon: Daemon | None, now: datetime) -> tuple[tup
     if daemon.changed:
         why.append(f"this is not sure: the code location has not loaded {daemon.file} as it is now")
     return tuple(sorted(found, key=lambda run: run.at)), tuple(why)
-
-
-def history_status(mark: dict[str, Any] | None) -> HistoryStatus | None:
-    """What cleanup noted of Dagster's history; None before the first, and where nothing tells its size."""
-    try:
-        noted = mark or {}
-        grown = noted.get("bytes_per_day")
-        per_day = None if grown is None else float(grown)
-        return HistoryStatus(datetime.fromisoformat(str(noted.get("at"))), int(noted["bytes"]), per_day)
-    except (KeyError, ValueError):
-        return None
-
-
-def drill_time(mark: dict[str, Any] | None) -> datetime | None:
-    """When the last drill was, from the note that it leaves."""
-    try:
-        return datetime.fromisoformat(str((mark or {}).get("at")))
-    except ValueError:
-        return None

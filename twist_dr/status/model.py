@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
+from twist_dr.catalog.notes import Drilled
 from twist_dr.engine.manifest import Kind, Label, Proved
 from twist_dr.engine.severity import Severity
 
@@ -206,7 +207,7 @@ class Collected:
     wal_objective: float | None
     last_verified: VerificationStatus | None
     last_restore: RestoreStatus | None
-    last_drill: dict[str, Any] | None
+    last_drill: Drilled | None
     targets: tuple[TargetStatus, ...]
     spool_bytes: int | None
     spool_oldest: float | None
@@ -253,6 +254,8 @@ class Status(Collected):
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: times in ISO 8601."""
+    if isinstance(value, Drilled):
+        return value.model_dump()
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):

@@ -8,7 +8,6 @@ from datetime import datetime
 from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.listing import table
 from twist_dr.redaction import one_line
-from twist_dr.status.collect import drill_time
 from twist_dr.status.model import Status, TargetStatus
 from twist_dr.status.score import span
 
@@ -90,8 +89,8 @@ def _last(status: Status) -> Iterator[str]:
         if restore
         else "never"
     )
-    drill = drill_time(status.last_drill)
-    yield "last drill        " + (f"{_time(drill)} UTC" if drill else "never")
+    drill = status.last_drill
+    yield "last drill        " + (f"{_time(drill.at)} UTC" if drill else "never")
     rate = status.success_rate
     yield "runs of 90 days   " + ("none" if rate is None else f"{rate:.1%} succeeded")
 

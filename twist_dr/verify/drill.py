@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
 
 from twist_dr.audit import note_key_use
 from twist_dr.backups import chosen_targets
+from twist_dr.catalog.notes import Drilled, WayBack
 from twist_dr.choosing import choose_newest, note_bad, summed_up
 from twist_dr.engine.first_good import CORRUPT
 from twist_dr.engine.manifest import Kind, Manifest
@@ -21,8 +21,6 @@ from twist_dr.settings import Application
 from twist_dr.verify.proof import prove, record_verification, rehearsal_plan
 from twist_dr.wal import known_reach
 
-#: A note of the catalog: what the last drill measured, see ``Drill.note``.
-DRILL_MARK = "drill"
 _NAMED = 5
 
 #: Phases for people, of which each takes the seconds of some parts of a rehearsal.
@@ -104,7 +102,8 @@ class Drill:
 
     def _in_turn(self) -> list[str]:
         names = list(self.settings.enabled_targets)
-        last = (self._app.catalog.mark(self.settings.application, DRILL_MARK) or {}).get("target")
+        noted = self._app.catalog.note(self.settings.application, Drilled)
+        last = noted.target if noted else None
         turn = names.index(last) + 1 if last in names else 0
         return names[turn:] + names[:turn]
 
@@ -184,8 +183,8 @@ class Drill:
         if wanted is not None and late:
             told = " and ".join(f"the {way.name} of {way.backup_id} took {human_seconds(way.seconds)}" for way in late)
             raise VerificationFailed(
-                f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted.total_seconds())}",
-                remedy="the backups are good. Give the machine that restores faster disks or more restore.jobs, use a nearer storage target, or promise less",
+                f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted.total_seconds())}; the backups are good",
+                remedy="give the machine that restores faster disks or more restore.jobs, use a nearer storage target, or promise less",
             )
 
     def _say(self, line: str) -> None:
@@ -195,16 +194,15 @@ class Drill:
     def note(self, error: str | None) -> None:
         """Leave the catalog's note: when, from which target, how long each phase of each way took, and what went wrong."""
         wanted = self.settings.objectives.recovery_time
-        document: dict[str, Any] = {
-            "at": self._began_at.isoformat(),
-            "target": self.target,
-            "ok": error is None,
-            "error": error,
-            "objective_seconds": wanted.total_seconds() if wanted else None,
-            "ways": {
-                way.name: {"backup_id": way.backup_id, "phases": way.phases, "seconds": way.seconds}
-                for way in self.ways
+        drilled = Drilled(
+            at=self._began_at,
+            target=self.target,
+            ok=error is None,
+            error=error,
+            objective_seconds=wanted.total_seconds() if wanted else None,
+            ways={
+                way.name: WayBack(backup_id=way.backup_id, phases=way.phases, seconds=way.seconds) for way in self.ways
             },
-            "run_id": self._app.actor.run_id,
-        }
-        self._app.catalog.set_mark(self.settings.application, DRILL_MARK, document)
+            run_id=self._app.actor.run_id,
+        )
+        self._app.catalog.leave_note(self.settings.application, drilled)

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from twist_dr.catalog import notes
 from twist_dr.jobs.drill import drill_job
 from twist_dr.orchestration import APPLICATION
 from twist_dr_tests.jobs.test_backup_base import back_up, source
@@ -45,7 +46,8 @@ def drill(site: Site, **config: Any) -> Drilled:
 
 
 def note(site: Site) -> dict[str, Any]:
-    return site.catalog().mark("erp", "drill") or {}
+    noted = site.catalog().note("erp", notes.Drilled)
+    return noted.model_dump() if noted else {}
 
 
 def test_each_target_has_its_turn_and_every_phase_is_measured(site: Site) -> None:

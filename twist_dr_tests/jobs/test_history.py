@@ -24,12 +24,12 @@ from dagster._core.scheduler.instigation import (
 )
 
 from twist_dr.catalog import AlertRow, Catalog
+from twist_dr.catalog.notes import HistorySize
 from twist_dr.engine.progress import Report
 from twist_dr.jobs.history import HistoryCleanup, clean_history
 from twist_dr.jobs.history_rows import _vacuum
 from twist_dr.orchestration import APPLICATION_TAG
 from twist_dr.settings import Settings
-from twist_dr.status.collect import HISTORY_MARK, history_status
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 
@@ -133,7 +133,7 @@ def test_what_had_its_time_goes_and_the_newest_of_each_asset_check_and_job_stays
     named = [path for path in home.rglob("*") if any(run_id in path.name for run_id in shipped)]
     assert named == [] and not any(instance.all_logs(run_id) for run_id in shipped)
     assert done.before and done.after and done.after < done.before
-    noted = history_status(catalog.mark("erp", HISTORY_MARK))
+    noted = catalog.note("erp", HistorySize)
     assert noted is not None and noted.bytes == done.after and noted.bytes_per_day is not None
     # Backups have their time, too; the newest of the job stays, as does what the newest materialization came from.
     cleaned(instance, settings, days=100)

@@ -18,6 +18,7 @@ import pytest
 
 from twist_dr.backups import Copying, chosen_targets, plan_backup, record_sealed
 from twist_dr.catalog import Catalog, CopyRow
+from twist_dr.catalog.notes import Scrubbed
 from twist_dr.engine.backup import ALL_PARTS, take_full_backup
 from twist_dr.engine.keys import Keyring, new_key, save_keyring
 from twist_dr.engine.lock import application_lock
@@ -170,7 +171,7 @@ def test_a_store_without_faults_is_read_whole_and_nothing_is_told(site: Site) ->
     assert result.bytes >= 2 * sum(len(data) for name, data in objects(site).items() if name != "manifest.json")
     after = copies(site)["office"].checked_at
     assert before is not None and after is not None and after > before
-    assert repairs(site.catalog(), "erp") == []
+    assert repairs(site.catalog(), "erp") == ()
     assert result.oldest is not None and result.oldest < timedelta(minutes=5)
 
 
@@ -184,7 +185,7 @@ def test_when_all_copies_are_bad_nothing_is_touched_and_each_is_named(site: Site
     assert states(site) == {"office": "corrupt", "archive": "corrupt"}
     assert "other bytes than were recorded" in (copies(site)["office"].error or "")
     assert {target: objects(site, target) for target in BOTH} == before
-    assert repairs(site.catalog(), "erp") == []
+    assert repairs(site.catalog(), "erp") == ()
 
 
 def test_two_copies_that_are_bad_in_different_places_mend_each_other(site: Site) -> None:
@@ -309,7 +310,7 @@ def test_a_copy_that_is_deleted_while_it_is_read_is_no_damage_and_does_not_come_
     raise_failures(result)
     assert states(site)["office"] == "deleted"
     assert list(folder.iterdir()) == []
-    assert repairs(site.catalog(), "erp") == []
+    assert repairs(site.catalog(), "erp") == ()
 
 
 @pytest.mark.promise(5)
@@ -494,15 +495,14 @@ def test_the_rotation_begins_with_what_was_unread_longest_and_knows_where_it_was
     catalog: Catalog = site.catalog()
     now = datetime.now(timezone.utc)
     assert scrub(site, everything=False, targets=("office",)).copies == 1, "one at least"
-    mark = catalog.mark("erp", "scrub")
-    assert mark is not None and set(mark["targets"]) == {"office"}
-    assert datetime.fromisoformat(mark["targets"]["office"]) >= now
+    mark = catalog.note("erp", Scrubbed)
+    assert mark is not None and set(mark.targets) == {"office"} and mark.targets["office"] >= now
 
 
 def test_one_backup_by_its_id_and_one_target_by_name(site: Site) -> None:
     backup_id = site.latest().backup_id
     result = scrub(site, targets=("archive",), backup=backup_id)
-    assert result.copies == 1 and site.catalog().mark("erp", "scrub") is None
+    assert result.copies == 1 and site.catalog().note("erp", Scrubbed) is None
 
 
 def test_the_job_mends_and_shows_what_it_found_and_fails_when_it_cannot(site: Site) -> None:
@@ -540,5 +540,5 @@ def test_the_bound_of_the_settings_holds_and_an_interrupt_ends_the_wait(site: Si
         assert scrubbing.is_alive(), "a megabyte takes minutes, and waiting is no silence of the target"
         report.stop.set()
         scrubbing.join(10)
-    assert len(ended) == 1 and site.catalog().mark("erp", "scrub") is None
+    assert len(ended) == 1 and site.catalog().note("erp", Scrubbed) is None
     assert set(states(site).values()) == {"checked"}

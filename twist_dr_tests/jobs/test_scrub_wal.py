@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from twist_dr.catalog import WalFrontierRow
+from twist_dr.catalog.notes import WalScrubbed
 from twist_dr.engine.lock import application_lock
 from twist_dr.engine.streams import Form
 from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
@@ -116,14 +117,14 @@ def test_wal_that_is_bad_everywhere_is_named_and_looked_at_again_first(
     with pytest.raises(CopyFailed, match=r"was not mended.*No other storage target has a good"):
         raise_failures(scrub(site))
     assert stored["office"][2].read_bytes() == before
-    mark = site.catalog().mark("erp", "scrub:wal:office")
-    assert mark is not None and [Path(key).name for key in mark["bad"]] == [stored["office"][2].name]
+    mark = site.catalog().note("erp", WalScrubbed, "office")
+    assert mark is not None and [Path(key).name for key in mark.bad] == [stored["office"][2].name]
     stored["archive"][2].unlink()
     store(site, wal, "archive", wal.paths[2])
     raise_failures(scrub(site, everything=False))
     assert plain(site, wal, "office", stored["office"][2]) == wal.paths[2].read_bytes()
-    mark = site.catalog().mark("erp", "scrub:wal:office")
-    assert mark is not None and mark["bad"] == {}
+    mark = site.catalog().note("erp", WalScrubbed, "office")
+    assert mark is not None and mark.bad == {}
 
 
 def test_the_rotation_goes_on_where_it_was_and_around(site: Site, stored: dict[str, list[Path]]) -> None:
@@ -131,10 +132,10 @@ def test_the_rotation_goes_on_where_it_was_and_around(site: Site, stored: dict[s
     read, after = [], []
     for day in range(3):
         result = scrub(site, everything=False, targets=("office",), now=NOW + timedelta(days=day))
-        mark = site.catalog().mark("erp", "scrub:wal:office")
+        mark = site.catalog().note("erp", WalScrubbed, "office")
         assert mark is not None
         read.append(result.wal_objects)
-        after.append(mark["after"])
+        after.append(mark.after)
     assert sum(read) >= len(stored["office"]) > max(read) + 1
     assert after[0] < after[1] or after[2] < after[1], "from behind the last one, and around again"
     assert after[0] != after[1]

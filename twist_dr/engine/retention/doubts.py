@@ -20,8 +20,6 @@ BELIEVED_AFTER = 3
 SHORTEST_SILENCE, TIMES_USUAL = timedelta(days=7), 5
 #: The usual distance is that of so many days with a backup.
 RECENT_DAYS = 20
-#: The note that a rebuild of the catalog leaves in it: ``{"at": time in ISO 8601}``.
-REBUILT_MARK = "rebuilt"
 
 
 def set_back(newest: datetime | None, now: datetime, what: str) -> list[Doubt]:

@@ -126,7 +126,7 @@ class Receiver:
                 remedy="launch the job backup_base",
             )
         raise ProcessFailed(
-            f"pg_receivewal {describe_status(status) if status else 'ended'}: {complaint}", remedy="it is started again"
+            f"pg_receivewal {describe_status(status) if status else 'ended'}: {complaint}; it is started again."
         )
 
     def _remove_unfinished(self, folder: Path, sample: Sample) -> None:
