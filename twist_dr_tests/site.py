@@ -21,7 +21,6 @@ from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.repository import Repository
 from twist_dr.settings import Actor, Application, Settings, load_settings
-from twist_dr.settings.building import build_target
 from twist_dr_tests import in_process
 from twist_dr_tests.apps import application
 from twist_dr_tests.preloaded import Command, Preloaded
@@ -132,7 +131,7 @@ class Site:
         return row
 
     def repository(self, target: str) -> Repository:
-        return Repository(build_target(target, self.settings().storage_targets[target]), "erp")
+        return Repository(self.settings().storage_targets[target].build(target), "erp")
 
     def manifest(self, target: str = "office") -> Manifest:
         """The latest manifest on a target, authenticated."""

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "redaction": set(),
     "metadata": {"redaction", "engine"},
     "errors": {"redaction"},
-    "storage": {"errors"},
+    "storage": {"redaction", "errors"},
     "engine": {"redaction", "errors", "storage"},
     "catalog": {"redaction", "errors", "engine"},
     "settings": {"redaction", "errors", "engine", "storage", "catalog"},

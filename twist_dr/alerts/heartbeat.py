@@ -18,9 +18,9 @@ from pydantic import SecretStr
 
 from twist_dr import __version__
 from twist_dr.engine.patience import bounded
-from twist_dr.engine.web import is_web_address
 from twist_dr.errors import TargetUnavailable
 from twist_dr.redaction import hiding_url
+from twist_dr.redaction.web import is_web_address
 
 
 def beat(url: SecretStr | str, timeout_seconds: float, *, body: str | None = None) -> str | None:

@@ -36,7 +36,7 @@ def copies_asset(settings: Settings, backup: dg.AssetKey, of_kind: Kind) -> dg.A
             deps=[backup],
             description=f"The {kind.kind} backup on storage target {name} ({target.type}), stored as {_form(target.form, kind).name} and checked.",
             group_name="backups",
-            kinds={"s3"} if target.type == "s3" else {"file"},
+            kinds={target.asset_kind},
             owners=[RUN_BACKUP],
             skippable=True,
             freshness_policy=fresh_within(window_of(settings, kind, name)),

@@ -33,7 +33,7 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
                 deps=[database],
                 description=f"The write-ahead log on storage target {name}: with a base backup, every second up to its frontier can be recovered.",
                 group_name="backups",
-                kinds={"s3"} if settings.storage_targets[name].type == "s3" else {"file"},
+                kinds={settings.storage_targets[name].asset_kind},
                 owners=[RUN_BACKUP],
                 skippable=True,
                 freshness_policy=fresh_within(settings.objectives.wal),

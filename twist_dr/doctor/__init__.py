@@ -216,7 +216,7 @@ class _Examination:
     def _targets_and_keys(self) -> Check[None]:
         settings = self._settings
         places = {
-            name: TargetPlace(target.type, target.encrypt, None if target.type == "s3" else target.path)
+            name: TargetPlace(target.type, target.encrypt, target.folder)
             for name, target in settings.enabled_targets.items()
         }
         yield from guarded("targets", check_places(places, settings.work_dir, settings.media))
@@ -236,12 +236,12 @@ class _Examination:
         yield from guarded("remains", check_remains(staging, repositories, all_reachable=all_reachable))
 
     def _built_targets(self) -> Check[dict[str, StorageTarget]]:
-        from twist_dr.settings.building import build_target, keep_apart
+        from twist_dr.settings.building import keep_apart
 
         targets = dict[str, StorageTarget]()
         for name, settings in self._settings.enabled_targets.items():
             try:
-                targets[name] = build_target(name, settings)
+                targets[name] = settings.build(name)
             except ValueError as error:  # what two settings say together, which the settings' own rules do not see
                 yield problem(f"target {name}", str(error), f"correct storage_targets.{name}")
         return keep_apart(targets)

@@ -63,7 +63,9 @@ def cleanup(app: Application, config: CleanupConfig, report: Report, page: Page 
     page = page or Page()
     names = chosen_targets(app.settings, config.targets)
     if not 0 <= config.allow_delete_fraction <= 1:
-        raise LaunchRefused("allow_delete_fraction is a fraction from 0 to 1", remedy="0 means that of the settings")
+        raise LaunchRefused(
+            "allow_delete_fraction is a fraction from 0 to 1", remedy="write 0 for that of the settings"
+        )
     with app.exclusively("A cleanup", report):
         problems = _clean(app, config, list(names), report, page)
     if not config.dry_run:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,21 +16,19 @@ from twist_dr.engine.keys import Keyring, load_keyring
 from twist_dr.engine.repository import Repository
 from twist_dr.errors import BackupNotFound, SettingsError
 from twist_dr.recover.arguments import KEYRING_VARIABLE
-from twist_dr.settings import TargetSettings
-from twist_dr.settings.building import build_target
+from twist_dr.settings import AnyTarget
 from twist_dr.settings.reading import explain, fill
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.storage.base import StorageTarget, first_strangers, told_of
+from twist_dr.storage.options import providers
 
-_IN_URLS = ("endpoint_url", "region")
 _APPLICATION = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_CREDENTIALS = "put credentials into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or into ~/.aws: arguments can be read by everybody on this machine"
 
 
 class _OneTarget(BaseModel):
     """A target where the settings have theirs, so that mistakes in it are explained in the same words."""
 
-    storage_targets: dict[str, TargetSettings]
+    storage_targets: dict[str, AnyTarget]
 
 
 def open_keyring(location: str | None) -> Keyring:
@@ -47,8 +45,9 @@ def open_keyring(location: str | None) -> Keyring:
 def open_target(place: str, environment: Mapping[str, str] = os.environ) -> StorageTarget:
     """The target of ``--from-target``. Reads at most a description of it. Raises ``SettingsError``."""
     scheme, separator, rest = place.partition("://")
-    if separator and scheme == "s3":
-        return _s3_target(place)
+    for kind, provider in providers().items():
+        if separator and provider.scheme == scheme:
+            return _target({"type": kind, **provider.of_url(place)}, place.partition("?")[0].rstrip("/"), Path.cwd())
     if separator and scheme != "file":
         raise SettingsError(
             "--from-target takes a folder, s3://BUCKET/PREFIX, or a YAML file that describes a storage target: this is none of them."
@@ -59,28 +58,6 @@ def open_target(place: str, environment: Mapping[str, str] = os.environ) -> Stor
     if path.is_file():
         return _described_target(path, environment)
     raise SettingsError(f"There is no {path}", remedy="mount its disk, or correct --from-target")
-
-
-def _s3_target(place: str) -> StorageTarget:
-    # Nothing of a URL that may hold a secret is shown.
-    try:
-        url = urlsplit(place)
-        wanted = parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
-    except ValueError:
-        raise SettingsError(
-            "--from-target is not a URL like s3://BUCKET/PREFIX?endpoint_url=...&region=...", remedy="correct it"
-        ) from None
-    parameters = dict(wanted)
-    if "@" in url.netloc or "@" in urlsplit(parameters.get("endpoint_url", "")).netloc:
-        raise SettingsError("--from-target has a user or password in its URL", remedy=_CREDENTIALS)
-    if len(parameters) != len(wanted) or set(parameters) - set(_IN_URLS) or url.fragment:
-        raise SettingsError(
-            "--from-target takes endpoint_url and region behind the question mark, each once",
-            remedy=f"{_CREDENTIALS}. For anything else of a target, describe it in a YAML file",
-        )
-    bucket, prefix = url.netloc, unquote(url.path).strip("/")
-    document = {"type": "s3", "bucket": bucket, "prefix": prefix, **parameters}
-    return _target(document, f"s3://{bucket}/{prefix}".rstrip("/"), Path.cwd())
 
 
 def _described_target(path: Path, environment: Mapping[str, str]) -> StorageTarget:
@@ -116,7 +93,7 @@ def _target(document: dict[str, Any], source: str, folder: Path) -> StorageTarge
         raise SettingsError(f"{source} does not describe a storage target:\n  " + "\n  ".join(lines)) from None
     keep_settings(target, os.environ)
     # Its messages call it by where it is: it has no name of its own here.
-    return build_target(str(target.path) if target.type != "s3" else f"s3://{target.bucket}", target)
+    return target.build(target.called)
 
 
 def choose_application(target: StorageTarget, wanted: str | None) -> Repository:

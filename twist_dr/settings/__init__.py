@@ -17,7 +17,7 @@ from twist_dr.settings.reading import (
 )
 from twist_dr.settings.scheduling import ScheduleSettings
 from twist_dr.settings.sections import DjangoSettings, WalSettings
-from twist_dr.settings.targets import LocalTargetSettings, NasTargetSettings, S3TargetSettings, TargetSettings
+from twist_dr.settings.targets import AnyTarget
 from twist_dr.settings.unattended import (
     AlertSettings,
     ChannelSettings,
@@ -30,17 +30,14 @@ __all__ = [
     "DEFAULT_FILE",
     "Actor",
     "AlertSettings",
+    "AnyTarget",
     "Application",
     "ChannelSettings",
     "DjangoSettings",
-    "LocalTargetSettings",
     "Name",
-    "NasTargetSettings",
     "Permission",
-    "S3TargetSettings",
     "ScheduleSettings",
     "Settings",
-    "TargetSettings",
     "WalSettings",
     "digest_of",
     "load_settings",

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from twist_dr.engine.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 from twist_dr.errors import SettingsError
 from twist_dr.settings.secrets import keep_settings
-from twist_dr.settings.values import HTTP_PATTERN, NAME_PATTERN, NAME_WORDS
+from twist_dr.settings.values import NAME_PATTERN, NAME_WORDS
 from twist_dr.settings.whole import Settings
+from twist_dr.storage.options import HTTP_PATTERN, providers
 
 CONFIG_VARIABLE = "TWIST_DR_CONFIG"
 DEFAULT_FILE = "twist-dr.yaml"
@@ -167,7 +168,7 @@ def _place(location: tuple[int | str, ...]) -> str:
 def _without_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """Pydantic puts a target's type between its name and its fields, which of several forms a value has after it, and '[key]' after a wrong key."""
     steps = [step for step in location if step != "[key]"]
-    if steps[:1] == ["storage_targets"] and len(steps) > 2 and steps[2] in ("local", "nas", "s3"):
+    if steps[:1] == ["storage_targets"] and len(steps) > 2 and steps[2] in providers():
         del steps[2]
     if steps[2:3] == ["retention"] and steps[3:4] in (["one"], ["several"]):
         del steps[3]

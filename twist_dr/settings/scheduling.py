@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from twist_dr.engine.durations import Duration
 from twist_dr.engine.kinds import FULL
 from twist_dr.engine.manifest import Part
-from twist_dr.settings.values import Name, Section
+from twist_dr.settings.values import Name
+from twist_dr.storage.options import Section
 
 
 def _cron(text: str) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, cast
 
-from pydantic import Discriminator, Field, SecretStr, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, create_model
 
 from twist_dr.engine.compression import Compression
 from twist_dr.engine.durations import Duration
 from twist_dr.engine.retention.model import Policy
 from twist_dr.engine.streams import Form
-from twist_dr.settings.values import (
-    Section,
-    SettingsPath,
-    WebAddress,
-)
+from twist_dr.storage.options import TargetOptions, providers
 
 #: One, or a list of them.
 Policies = Annotated[
@@ -23,10 +21,10 @@ Policies = Annotated[
 ]
 
 
-class _TargetSettings(Section):
-    """What all targets have. ``objective``: how old the newest checked copy may be; ``retention``: what is kept, all unless given.
+class TargetSettings(TargetOptions):
+    """What all targets have, beside the options of their provider.
 
-    ``warn_free``: the fraction of room below which there is an alert.
+    ``objective``: how old the newest checked copy may be; ``retention``: what is kept, all unless given. ``warn_free``: the fraction of room below which there is an alert.
     """
 
     enabled: bool = True
@@ -49,52 +47,18 @@ class _TargetSettings(Section):
         return Form(self.compression, self.encrypt)
 
 
-class LocalTargetSettings(_TargetSettings):
-    """A folder on this machine."""
-
-    type: Literal["local"]
-    path: SettingsPath
-
-
-class NasTargetSettings(_TargetSettings):
-    """A folder on a mounted file system (NFS, SMB). Refused while the mount is not there."""
-
-    type: Literal["nas"]
-    path: SettingsPath
-    mount_point: SettingsPath | None = None
-    timeout_seconds: float = Field(30, gt=0)
+def _with_common(provider: type[TargetOptions]) -> type[TargetSettings]:
+    name = provider.__name__.replace("Options", "TargetSettings")
+    return create_model(
+        name,
+        __base__=(cast(type[TargetSettings], provider), TargetSettings),
+        __doc__=provider.__doc__,
+        __module__=__name__,
+    )
 
 
-class S3TargetSettings(_TargetSettings):
-    """A bucket on S3 or a look-alike (R2, B2, MinIO). ``endpoint_url`` is left out for AWS."""
-
-    type: Literal["s3"]
-    bucket: str = Field(min_length=3)
-    prefix: str = Field("", pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
-    endpoint_url: WebAddress | None = None
-    region: str | None = None
-    access_key_id: str | None = None
-    secret_access_key: SecretStr | None = None
-    session_token: SecretStr | None = None
-    path_style: bool | None = None
-    checksum: Literal["auto", "server", "read-back"] = "auto"
-    part_size_mib: int = Field(64, ge=5, le=5120)
-    connections: int = Field(4, ge=1, le=64)
-    storage_class: str | None = None
-    server_side_encryption: Literal["AES256", "aws:kms"] | None = None
-    kms_key_id: str | None = None
-    object_lock_days: int | None = Field(None, ge=1)
-    object_lock_mode: Literal["GOVERNANCE", "COMPLIANCE"] = "GOVERNANCE"
-
-    @model_validator(mode="after")
-    def _pairs(self) -> S3TargetSettings:
-        if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError(
-                "access_key_id and secret_access_key together, or neither (then boto3's usual sources are used)"
-            )
-        if self.kms_key_id is not None and self.server_side_encryption != "aws:kms":
-            raise ValueError("server_side_encryption: aws:kms beside kms_key_id")
-        return self
-
-
-TargetSettings = Annotated[LocalTargetSettings | NasTargetSettings | S3TargetSettings, Field(discriminator="type")]
+if TYPE_CHECKING:
+    AnyTarget = TargetSettings
+else:
+    #: The settings of a target of any provider.
+    AnyTarget = Annotated[reduce(or_, map(_with_common, providers().values())), Field(discriminator="type")]

@@ -8,8 +8,9 @@ from pydantic import Field, SecretStr, field_validator
 
 from twist_dr.engine.durations import Duration
 from twist_dr.engine.severity import Severity
-from twist_dr.engine.web import is_web_address
-from twist_dr.settings.values import Name, Section, SettingsPath, WebAddress
+from twist_dr.redaction.web import is_web_address
+from twist_dr.settings.values import Name
+from twist_dr.storage.options import Section, SettingsPath, WebAddress
 
 
 class ObjectiveSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import get_args
 
@@ -21,7 +22,7 @@ from twist_dr.settings.sections import (
     VerificationSettings,
     WalSettings,
 )
-from twist_dr.settings.targets import LocalTargetSettings, NasTargetSettings, S3TargetSettings, TargetSettings
+from twist_dr.settings.targets import AnyTarget, TargetSettings
 from twist_dr.settings.unattended import (
     AlertSettings,
     CleanupSettings,
@@ -30,12 +31,8 @@ from twist_dr.settings.unattended import (
     ObjectiveSettings,
     ScrubSettings,
 )
-from twist_dr.settings.values import (
-    Name,
-    Section,
-    SettingsPath,
-    absolute,
-)
+from twist_dr.settings.values import Name
+from twist_dr.storage.options import Section, SettingsPath, absolute
 
 
 class Settings(Section):
@@ -47,7 +44,7 @@ class Settings(Section):
     media: dict[Name, SettingsPath] = {}
     configuration: list[str] = []
     django: DjangoSettings | None = None
-    storage_targets: dict[Name, TargetSettings] = Field(min_length=1)
+    storage_targets: dict[Name, AnyTarget] = Field(min_length=1)
     encryption: EncryptionSettings
     backup: BackupSettings = BackupSettings()
     verification: VerificationSettings = VerificationSettings()
@@ -88,9 +85,9 @@ class Settings(Section):
     def _places_apart(self) -> Settings:
         """Two targets in one folder would be one copy that is counted twice; what lies in media would be backed up with it."""
         folders = {
-            f"storage_targets.{name}.path": target.path
+            f"storage_targets.{name}.path": target.folder
             for name, target in self.storage_targets.items()
-            if target.type != "s3"
+            if target.folder is not None
         }
         mine = {**folders, "work_dir": self.work_dir}
         media = {f"media.{name}": path for name, path in self.media.items()}
@@ -107,14 +104,12 @@ class Settings(Section):
     @model_validator(mode="after")
     def _buckets_apart(self) -> Settings:
         """As with folders: two enabled targets in one place would be one copy."""
-        seen: dict[tuple[str, str, str], str] = {}
+        seen: dict[Hashable, str] = {}
         for name, target in self.enabled_targets.items():
-            if target.type == "s3":
-                place = (target.endpoint_url or "").rstrip("/").lower(), target.bucket, target.prefix
-                if (other := seen.setdefault(place, name)) != name:
-                    raise ValueError(
-                        f"buckets or prefixes that differ, but storage_targets.{other} and storage_targets.{name} are one"
-                    )
+            if target.place is not None and (other := seen.setdefault(target.place, name)) != name:
+                raise ValueError(
+                    f"buckets or prefixes that differ, but storage_targets.{other} and storage_targets.{name} are one"
+                )
         return self
 
     @model_validator(mode="after")
@@ -150,7 +145,7 @@ class Settings(Section):
         return (self.wal.spool if self.wal else None) or self.work_dir / "wal" / self.application
 
     @property
-    def enabled_targets(self) -> dict[str, LocalTargetSettings | NasTargetSettings | S3TargetSettings]:
+    def enabled_targets(self) -> dict[str, TargetSettings]:
         return {name: target for name, target in self.storage_targets.items() if target.enabled}
 
     @property

@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from twist_dr.errors import (
     ObjectCorrupt,
@@ -54,11 +54,26 @@ from twist_dr.storage.base import (
 from twist_dr.storage.beneath import A_FOLDER, Entry, Folder, NoFolder
 from twist_dr.storage.files import ObjectFile, copy_file, drop_cache, link_source, os_errors, publish
 from twist_dr.storage.listing import DEEPEST, entries, stored, strangers_at, walk
+from twist_dr.storage.options import SettingsPath, TargetOptions
 
 INCOMING = ".incoming"
 
 #: ``<begun, Unix seconds>-<random>``: the name tells the age, since a linked file keeps the times of its source.
 _TEMPORARY = re.compile(r"^(\d{1,12})-[0-9a-f]{32}\Z")
+
+
+class LocalOptions(TargetOptions):
+    """A folder on this machine."""
+
+    type: Literal["local"]
+    path: SettingsPath
+
+    @property
+    def folder(self) -> Path:
+        return self.path
+
+    def build(self, name: str) -> LocalTarget:
+        return LocalTarget(name, self.path)
 
 
 class LocalTarget(StorageTarget):

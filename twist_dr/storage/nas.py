@@ -13,12 +13,32 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from twist_dr.errors import TargetUnavailable
 from twist_dr.storage.files import storage_error
 from twist_dr.storage.local import LocalTarget
+from twist_dr.storage.options import SettingsPath, TargetOptions
 
 _MOUNTS = Path("/proc/self/mountinfo")
+
+
+class NasOptions(TargetOptions):
+    """A folder on a mounted file system (NFS, SMB). Refused while the mount is not there."""
+
+    type: Literal["nas"]
+    path: SettingsPath
+    mount_point: SettingsPath | None = None
+    timeout_seconds: float = Field(30, gt=0)
+
+    @property
+    def folder(self) -> Path:
+        return self.path
+
+    def build(self, name: str) -> NasTarget:
+        return NasTarget(name, self.path, mount_point=self.mount_point, timeout_seconds=self.timeout_seconds)
 
 
 class NasTarget(LocalTarget):

@@ -13,9 +13,12 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, ClassVar, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from twist_dr.errors import ObjectCorrupt, StorageError, TargetRefused, TargetUnavailable
+from pydantic import Field, SecretStr, model_validator
+
+from twist_dr.errors import ObjectCorrupt, SettingsError, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import (
     CHUNK,
     Capabilities,
@@ -28,6 +31,7 @@ from twist_dr.storage.base import (
     other_bytes,
     valid_key,
 )
+from twist_dr.storage.options import TargetOptions, WebAddress
 from twist_dr.storage.s3_connection import S3Access, S3Connection
 from twist_dr.storage.s3_errors import code_of, status_of
 from twist_dr.storage.s3_transfer import (
@@ -42,6 +46,82 @@ from twist_dr.storage.s3_upload import S3Uploader
 
 #: The end of a legal hold.
 NO_END = datetime.max.replace(tzinfo=timezone.utc)
+
+
+_IN_URLS = ("endpoint_url", "region")
+_CREDENTIALS = "put credentials into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or into ~/.aws: arguments can be read by everybody on this machine"
+
+
+class S3Options(TargetOptions):
+    """A bucket on S3 or a look-alike (R2, B2, MinIO). ``endpoint_url`` is left out for AWS."""
+
+    asset_kind: ClassVar[str] = "s3"
+    scheme: ClassVar[str | None] = "s3"
+
+    type: Literal["s3"]
+    bucket: str = Field(min_length=3)
+    prefix: str = Field("", pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
+    endpoint_url: WebAddress | None = None
+    region: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    path_style: bool | None = None
+    checksum: Literal["auto", "server", "read-back"] = "auto"
+    part_size_mib: int = Field(64, ge=5, le=5120)
+    connections: int = Field(4, ge=1, le=64)
+    storage_class: str | None = None
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = None
+    kms_key_id: str | None = None
+    object_lock_days: int | None = Field(None, ge=1)
+    object_lock_mode: Literal["GOVERNANCE", "COMPLIANCE"] = "GOVERNANCE"
+
+    @model_validator(mode="after")
+    def _pairs(self) -> S3Options:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError(
+                "access_key_id and secret_access_key together, or neither (then boto3's usual sources are used)"
+            )
+        if self.kms_key_id is not None and self.server_side_encryption != "aws:kms":
+            raise ValueError("server_side_encryption: aws:kms beside kms_key_id")
+        return self
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return (self.endpoint_url or "").rstrip("/").lower(), self.bucket, self.prefix
+
+    @property
+    def called(self) -> str:
+        return f"s3://{self.bucket}"
+
+    @classmethod
+    def of_url(cls, url: str) -> dict[str, Any]:
+        # Nothing of a URL that may hold a secret is shown.
+        try:
+            parts = urlsplit(url)
+            wanted = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        except ValueError:
+            raise SettingsError(
+                "--from-target is not a URL like s3://BUCKET/PREFIX?endpoint_url=...&region=...", remedy="correct it"
+            ) from None
+        parameters = dict(wanted)
+        if "@" in parts.netloc or "@" in urlsplit(parameters.get("endpoint_url", "")).netloc:
+            raise SettingsError("--from-target has a user or password in its URL", remedy=_CREDENTIALS)
+        if len(parameters) != len(wanted) or set(parameters) - set(_IN_URLS) or parts.fragment:
+            raise SettingsError(
+                "--from-target takes endpoint_url and region behind the question mark, each once",
+                remedy=f"{_CREDENTIALS}. For anything else of a target, describe it in a YAML file",
+            )
+        return {"bucket": parts.netloc, "prefix": unquote(parts.path).strip("/"), **parameters}
+
+    def build(self, name: str) -> S3Target:
+        # The target takes them by the same names, but for the size of parts, which people tell in MiB.
+        given: dict[str, Any] = {each: getattr(self, each) for each in S3Options.model_fields}
+        shown: dict[str, Any] = {
+            each: got.get_secret_value() if isinstance(got, SecretStr) else got for each, got in given.items()
+        }
+        del shown["type"], shown["part_size_mib"]
+        return S3Target(name, part_size=self.part_size_mib << 20, **shown)
 
 
 class S3Target(StorageTarget):

@@ -19,7 +19,6 @@ from twist_dr.engine.wal.objects import WalArchive, associated_data
 from twist_dr.engine.wal.packing import pack
 from twist_dr.errors import CopyFailed
 from twist_dr.scrubbing import ScrubResult, raise_failures, repairs
-from twist_dr.settings.building import build_target
 from twist_dr.storage.base import StoredObject
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.engine.helpers import wait_until
@@ -39,7 +38,7 @@ NOW = datetime.now(timezone.utc)
 
 
 def archive(site: Site, target: str) -> WalArchive:
-    return WalArchive(build_target(target, site.settings().storage_targets[target]), "erp")
+    return WalArchive(site.settings().storage_targets[target].build(target), "erp")
 
 
 def store(site: Site, wal: Wal, target: str, path: Path, form: Form = ZSTD, size: int | None = None) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 from twist_dr.engine.commands import run_command
 from twist_dr.engine.postgres.cluster import Cluster, first_line
 from twist_dr.engine.postgres.sessions import APPLYING, open_for_settings
-from twist_dr.engine.web import web_place
 from twist_dr.errors import CutoverFailed, ProcessFailed, TwistDRError
+from twist_dr.redaction.web import web_place
 
 #: No command of a cutover may take longer: the application is down meanwhile.
 _COMMAND_SECONDS = 120.0

@@ -1,0 +1,98 @@
+"""What a provider of storage targets says of itself: its settings, and whatever others ask of any target without knowing which it is.
+
+A provider is a module of this package with a :class:`StorageTarget` and a class of :class:`TargetOptions`, whose field ``type`` has its name. Being
+there registers it: no other file knows of it.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+from collections.abc import Hashable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+import twist_dr.storage
+from twist_dr.redaction.web import is_web_address
+
+if TYPE_CHECKING:
+    from twist_dr.storage.base import StorageTarget
+
+HTTP_PATTERN = r"^https?://"
+
+
+class Section(BaseModel):
+    """A part of the settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def absolute(path: Path, info: ValidationInfo) -> Path:
+    """A path from the folder of the settings' file on."""
+    base = (info.context or {}).get("folder", Path.cwd())
+    # os.path's leaves an unknown ~user as it is, where pathlib's raises.
+    return Path(os.path.normpath(Path(base) / os.path.expanduser(path)))
+
+
+def _web_address(url: str) -> str:
+    if not is_web_address(url):
+        raise ValueError("http://host:port/path, without user and password, and with %40 for an @")
+    return url
+
+
+SettingsPath = Annotated[Path, AfterValidator(absolute)]
+#: An address that is called without a login.
+WebAddress = Annotated[str, Field(pattern=HTTP_PATTERN), AfterValidator(_web_address)]
+
+
+class TargetOptions(Section):
+    """A provider's settings of a target. Construction and all that is asked here do no I/O."""
+
+    # Built with the settings as a whole, once, and not for each class by itself.
+    model_config = ConfigDict(defer_build=True)
+
+    #: What its copies are drawn as on the lineage page.
+    asset_kind: ClassVar[str] = "file"
+    #: Of URLs that name such a target to ``twist-dr recover``; None where it has none.
+    scheme: ClassVar[str | None] = None
+
+    type: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is; None where it is none."""
+        return None
+
+    @property
+    def place(self) -> Hashable | None:
+        """The same for two targets that are one; None where only its folder tells."""
+        return None
+
+    @property
+    def called(self) -> str:
+        """Where it is, for messages about a target that has no name."""
+        return str(self.folder or self.type)
+
+    @classmethod
+    def of_url(cls, url: str) -> dict[str, Any]:
+        """The options that a URL of :attr:`scheme` stands for, not yet looked at. Raises ``SettingsError``, which shows no part of it that may be a secret."""
+        raise NotImplementedError
+
+    def build(self, name: str) -> StorageTarget:
+        """The target of that name. Raises ``ValueError`` when options do not go together."""
+        raise NotImplementedError
+
+
+@cache
+def providers() -> dict[str, type[TargetOptions]]:
+    """All providers by the name of their type: those whose modules lie in this package."""
+    for module in pkgutil.iter_modules(twist_dr.storage.__path__):
+        # What is named after a provider is a part of it.
+        if "_" not in module.name:
+            import_module(f"{twist_dr.storage.__name__}.{module.name}")
+    ours = [kind for kind in TargetOptions.__subclasses__() if kind.__module__.startswith(twist_dr.storage.__name__)]
+    return {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in ours}
