@@ -90,6 +90,7 @@ def test_a_replacement_that_was_killed_while_it_dumped_leaves_what_is_live_and_t
     assert not list(work.glob("recovered-*")) and not list(_scratch(site).glob("recovery-*"))
 
 
+@pytest.mark.usefixtures("as_commands")
 def test_a_sandbox_whose_server_died_is_listed_as_stopped_and_can_be_started_and_removed(recorded: Recorded) -> None:
     site = recorded.site
     # As in a container whose process 1 reaps nothing: what the sandbox leaves behind falls to us, and we leave it dead.
