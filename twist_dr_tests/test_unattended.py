@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -25,15 +23,17 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from twist_dr.cli import main
 from twist_dr.engine.progress import Report
 from twist_dr.engine.wal import primary
 from twist_dr.schedules import Entry, entries, last_due, next_due
 from twist_dr.wal import Shipping
 from twist_dr_tests.daemon import dagster_dev, receiving, schedule
 from twist_dr_tests.engine.helpers import wait_until
-from twist_dr_tests.site import Outcome, Site
+from twist_dr_tests.site import Site
 from twist_dr_tests.week import People, Week, lonely_site, now, people
+
+#: Beside much other work.
+pytestmark = pytest.mark.timeout(600)
 
 #: A Monday, far from a month's end.
 _BEGIN = datetime(2037, 3, 9, 12, tzinfo=timezone.utc)
@@ -88,12 +88,6 @@ class OwnClock(Week):
         """As the resident process would all the time."""
         with Shipping(self.site.app(), Report()) as shipping:
             shipping.once()
-
-    def command(self, *arguments: str) -> Outcome:
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            status = main(arguments)
-        return Outcome(status, said.getvalue())
 
     def schedule(self, action: str, name: str) -> None:
         stopped = action == "stop"

@@ -18,7 +18,7 @@ from twist_dr.status.collect import collect
 from twist_dr_tests.alerts.mailbox import Mailbox, Webhook, mailbox, webhook
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import Outcome, Site
+from twist_dr_tests.site import Site
 
 KEPT = 3
 
@@ -122,10 +122,6 @@ class Week:
         """A little of it."""
         raise NotImplementedError
 
-    def command(self, *arguments: str) -> Outcome:
-        """``twist-dr``."""
-        raise NotImplementedError
-
     def schedule(self, action: str, name: str) -> None:
         """Start or stop a schedule, as the switch in the page does."""
         raise NotImplementedError
@@ -179,7 +175,7 @@ class Week:
         quiet = now()
         assert self.people.told() == [], self.people.told()
         assert self.watcher.reasons(begun, quiet) == {"safe": set()}
-        assert "UTC  full" in self.command("status").expect(0).text.partition("\nnext:\n")[2]
+        assert "UTC  full" in self.site.cli("status").expect(0).text.partition("\nnext:\n")[2]
         assert len(self.people.beat.calls) >= 2
 
     def a_target_breaks_and_is_mended(self) -> None:
@@ -190,8 +186,8 @@ class Week:
         folder.write_text("not a folder")
         self.until(lambda: self.tells("archive"), "word of the broken target")
         broken = self.until_state("degraded")
-        self.command("status").expect(1)
-        self.command("alerts", "acknowledge", "all").expect(0)
+        self.site.cli("status").expect(1)
+        self.site.cli("alerts", "acknowledge", "all").expect(0)
         self.more_verified(1)
         folder.unlink()
         away.rename(folder)
@@ -204,7 +200,7 @@ class Week:
     def a_byte_goes_bad(self) -> str:
         """Nobody looks at the copy but the scrub, which mends it from the other target. Returns the backup, which is held."""
         spoiled = self.verified()[1]
-        self.command("hold", spoiled, "--reason", "to be looked at").expect(0)
+        self.site.cli("hold", spoiled, "--reason", "to be looked at").expect(0)
         (path,) = (self.site.folder / "targets" / "archive" / "erp" / "backups" / spoiled).glob("database.dump*")
         good = path.read_bytes()
         bad = bytearray(good)
@@ -221,9 +217,9 @@ class Week:
         self.schedule("stop", "full_schedule")
         self.until(lambda: self.tells("missed"), "word of the missed backup")
         silent = self.until_state("unsafe")
-        self.command("status").expect(2)
+        self.site.cli("status").expect(2)
         off = "not full: somebody switched it off"
-        self.until(lambda: off in self.command("status").text, "word that what is switched off is not next")
+        self.until(lambda: off in self.site.cli("status").text, "word that what is switched off is not next")
         self.schedule("start", "full_schedule")
         heard = now()
         assert set(self.watcher.reasons(silent, heard)) == {"unsafe"}
@@ -239,4 +235,4 @@ class Week:
         for target in ("office", "archive"):
             full = [backup_id for backup_id in self.site.held(target) if "-full-" in backup_id]
             assert spoiled in full and len(full) <= KEPT + 3, full
-        self.command("audit", "verify").expect(0)
+        self.site.cli("audit", "verify").expect(0)

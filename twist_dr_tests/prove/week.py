@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from twist_dr_tests.daemon import dagster_dev, receiving, schedule, watching
-from twist_dr_tests.site import Outcome
 from twist_dr_tests.week import Week, lonely_site, people
 
 pytestmark = pytest.mark.timeout(1500)
@@ -25,15 +24,12 @@ class RealClock(Week):
     def pass_time(self) -> None:
         time.sleep(0.5)
 
-    def command(self, *arguments: str) -> Outcome:
-        return self.site.cli(*arguments)
-
     def schedule(self, action: str, name: str) -> None:
         schedule(self.site, action, name)
 
 
 @pytest.fixture
-def week(tmp_path: Path) -> Iterator[RealClock]:
+def week(tmp_path: Path, as_commands: None) -> Iterator[RealClock]:
     with ExitStack() as stack:
         them = stack.enter_context(people())
         objectives = {"recovery_point": "300 seconds", "wal": "600 seconds"}
