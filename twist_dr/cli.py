@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twist_dr import __version__
 from twist_dr.commands.alerts import add_commands as add_alert_commands
@@ -27,6 +28,9 @@ from twist_dr.errors import SettingsError, TwistDRError
 from twist_dr.recover.arguments import add_arguments
 from twist_dr.redaction import keep_environment
 from twist_dr.redaction.stream import leaving_terminal
+
+if TYPE_CHECKING:
+    from twist_dr.engine.progress import Report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -217,25 +221,10 @@ def _sandboxes(options: argparse.Namespace) -> None:
 
 
 def _settle(options: argparse.Namespace) -> None:
-    from twist_dr.commands.audit import note
-    from twist_dr.engine.progress import Report
-    from twist_dr.engine.restore.settle import settle_interrupted
-    from twist_dr.restores import end_killed
+    from twist_dr.operations.table import SETTLE
     from twist_dr.settings import open_application
-    from twist_dr.settings.restoring import surroundings
 
-    app = open_application()
-    report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr))
-    with app.lock("Settling a restore"):
-        try:
-            told = settle_interrupted(surroundings(app.settings), report)
-        except TwistDRError as error:
-            note(app, "settle", "restores that were cut short", f"failed: {type(error).__name__}")
-            raise
-        if told:
-            note(app, "settle", "; ".join(told), "done")
-        end_killed(app, report)
-    if not told:
+    if not SETTLE(open_application(), SETTLE.config(), _report()):
         print("nothing was cut short")
 
 
@@ -253,7 +242,6 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _rebuild(options: argparse.Namespace) -> int:
-    from twist_dr.engine.progress import Report
     from twist_dr.rebuild import rebuild_catalog
     from twist_dr.settings import open_application
 
@@ -263,8 +251,7 @@ def _rebuild(options: argparse.Namespace) -> int:
         raise SettingsError(
             f"{options.target!r} is no enabled storage target", remedy=f"choose among {', '.join(targets)}"
         )
-    report = Report(print, lambda line: print(f"warning: {line}", file=sys.stderr), bar=sys.stderr.isatty())
-    result = rebuild_catalog(app, targets[options.target], report)
+    result = rebuild_catalog(app, targets[options.target], _report())
     print(
         f"{result.recorded} backups read from {options.target}"
         + (f", {result.refused} refused" if result.refused else "")
@@ -293,24 +280,21 @@ def _keys_list(options: argparse.Namespace) -> None:
 
 
 def _keys_new(options: argparse.Namespace) -> None:
-    from twist_dr.commands.audit import note
-    from twist_dr.engine.keys import Keyring, new_key, save_keyring
+    from twist_dr.operations.table import ADD_KEY
     from twist_dr.settings import open_application
 
     app = open_application()
-    location = app.settings.encryption.keyring
-    if location.startswith("env:"):
-        raise SettingsError(
-            f"The keyring is in the environment ({location}), where twist-dr cannot add a key",
-            remedy="keep it in a file to do so",
-        )
-    path, key = Path(location), new_key(options.id)
-    keyring = app.keyring.with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)
-    save_keyring(keyring, path)
-    note(app, "new key", key.id, "done", {"check_value": key.check_value})
+    key = ADD_KEY(app, ADD_KEY.config(id=options.id or ""), _report())
     print(
-        f"{key.id} (check value {key.check_value}) is the primary key of {path} now; keep a new copy of that file elsewhere."
+        f"{key.id} (check value {key.check_value}) is the primary key of {app.settings.encryption.keyring} now; "
+        "keep a new copy of that file elsewhere."
     )
+
+
+def _report() -> Report:
+    from twist_dr.engine.progress import Report
+
+    return Report(print, lambda line: print(f"warning: {line}", file=sys.stderr), bar=sys.stderr.isatty())
 
 
 if __name__ == "__main__":

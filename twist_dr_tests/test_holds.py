@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from twist_dr.cli import main
-from twist_dr.commands.holds import parse_until
 from twist_dr.engine.retention.holds import HoldNote, HoldNotes
 from twist_dr.engine.retention.model import Hold
 from twist_dr.engine.retention.use import deciding
 from twist_dr.errors import SettingsError
+from twist_dr.operations.holds import parse_until
 from twist_dr_tests.retention_site import NOW, RetentionSite
 
 

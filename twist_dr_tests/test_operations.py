@@ -13,6 +13,7 @@ import pytest
 from twist_dr.engine.progress import Report
 from twist_dr.errors import PermissionMissing
 from twist_dr.operations import OPERATIONS
+from twist_dr.operations.table import JOBS
 from twist_dr.settings import Actor
 from twist_dr.settings.actor import ALL_PERMISSIONS
 from twist_dr_tests.site import Site
@@ -39,8 +40,9 @@ def test_every_job_has_the_name_the_permission_and_the_settings_of_its_operation
 ) -> None:
     defs = definitions(bare_site, monkeypatch)
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert set(jobs) == set(OPERATIONS)
-    for name, operation in OPERATIONS.items():
+    assert set(jobs) == {operation.name for operation in JOBS}
+    for operation in JOBS:
+        name = operation.name
         assert jobs[name].owners == [f"team:{operation.permission}"], name
         steps = dg.validate_run_config(jobs[name], {})["ops"].values()
         taken = [step["config"] for step in steps if step["config"]]

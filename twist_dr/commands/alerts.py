@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from twist_dr.catalog import AlertRow, Catalog
     from twist_dr.settings import Application, Settings
 
-#: A round of telling that is going on ends within this.
-_PATIENCE_SECONDS = 120.0
-
-
-class AlertNotFound(TwistDRError):
-    """No such alert."""
-
 
 def add_commands(commands: Any) -> None:
     """Add ``alerts`` to the parsers of :mod:`twist_dr.cli`."""
@@ -108,41 +101,21 @@ def _minute(moment: datetime) -> str:
 
 
 def _acknowledge(options: argparse.Namespace) -> None:
-    from twist_dr.alerts.telling import telling
+    from twist_dr.operations.table import ACKNOWLEDGE_ALERT
 
-    app = _opened_known()
-    me, now = app.actor.name, datetime.now(timezone.utc)
-    by = f"{me} ({options.note})" if options.note else me
-    # Whoever tells writes the same rows.
-    with telling(app.settings, _report(), patience=_PATIENCE_SECONDS):
-        rows = app.catalog.open_alerts(app.name)
-        chosen = rows if options.alert == "all" else [_one(app.name, rows, options.alert)]
-        changed = [row for row in chosen if row.state == "active"]
-        for row in changed:
-            app.catalog.save_alert(replace(row, state="acknowledged", acknowledged_at=now, acknowledged_by=by))
-            _audit(app, "acknowledge_alert", row, {"note": options.note} if options.note else {})
-            print(f"acknowledged {row.id}: {one_line(row.message)}")
+    told = ACKNOWLEDGE_ALERT.config(alert=options.alert, note=options.note)
+    changed = ACKNOWLEDGE_ALERT(_opened_known(), told, _report())
+    for row in changed:
+        print(f"acknowledged {row.id}: {one_line(row.message)}")
     if not changed:
         print("nothing to acknowledge")
 
 
 def _resolve(options: argparse.Namespace) -> None:
-    from twist_dr.alerts.telling import telling
+    from twist_dr.operations.table import RESOLVE_ALERT
 
-    app = _opened_known()
-    me, now = app.actor.name, datetime.now(timezone.utc)
-    with telling(app.settings, _report(), patience=_PATIENCE_SECONDS):
-        row = _one(app.name, app.catalog.open_alerts(app.name), options.alert)
-        app.catalog.save_alert(replace(row, state="resolved", resolved_at=now, resolved_by=me))
-        _audit(app, "resolve_alert", row, {})
+    row = RESOLVE_ALERT(_opened_known(), RESOLVE_ALERT.config(alert=options.alert), _report())
     print(f"resolved {row.id}: {one_line(row.message)}")
-
-
-def _one(application: str, rows: list[AlertRow], number: str) -> AlertRow:
-    row = next((row for row in rows if str(row.id) == number), None)
-    if row is None:
-        raise AlertNotFound(f"{application} has no open alert {number}", remedy="see all with: twist-dr alerts")
-    return row
 
 
 def _test(options: argparse.Namespace) -> int:
@@ -170,13 +143,6 @@ def _test(options: argparse.Namespace) -> int:
     subject = ", ".join(way.name for way in ways)
     audit.record(app, action="test_alerts", subject=subject, result=result)
     return 1 if failed else 0
-
-
-def _audit(app: Application, action: str, row: AlertRow, details: dict[str, Any]) -> None:
-    from twist_dr import audit
-
-    subject = f"alert {row.id} ({row.cause})"
-    audit.record(app, action=action, subject=subject, result="done", details=details)
 
 
 def _report() -> Any:

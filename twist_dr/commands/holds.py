@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from twist_dr.engine.progress import Report
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from twist_dr.catalog import HoldRow
-    from twist_dr.engine.retention.holds import HoldNotes
     from twist_dr.settings import Application
-
-#: A target that gives no answer for so long is told as away.
-_PATIENCE_SECONDS = 20.0
 
 
 def add_commands(commands: Any) -> None:
@@ -36,144 +33,30 @@ def add_commands(commands: Any) -> None:
 
 
 def _hold(options: argparse.Namespace) -> None:
-    from twist_dr.engine.retention.use import deciding
-    from twist_dr.errors import SettingsError
+    from twist_dr.operations.table import HOLD
     from twist_dr.settings import open_application
 
     app = open_application()
     if options.backup is None:
         _list(app, everything=options.all, as_json=options.json)
         return
-    if not (options.reason or "").strip():
-        raise SettingsError("A hold needs its reason: twist-dr hold ID --reason 'the audit of 2026'.")
-    now = datetime.now(timezone.utc)
-    until = parse_until(options.until, now) if options.until else None
-    backup_id = app.catalog.meant(app.name, options.backup).backup_id
-    # Never between a cleanup's last look and its deletion: then this would say that something is kept which is gone.
-    with deciding(app.settings.lock_dir, app.name, "Placing a hold"):
-        _require_held(app, backup_id)
-        row = app.catalog.place_hold(
-            app.name, backup_id, who=app.actor.name, reason=options.reason.strip(), until=until
-        )
-    _note(app, "hold", backup_id, {"reason": options.reason, "until": until.isoformat() if until else None})
-    print(f"{backup_id} is held {_until(until)}; end it with: twist-dr release {backup_id}")
-    _write_on_targets(app, row)
+    told = HOLD.config(backup=options.backup, until=options.until or "", reason=options.reason or "")
+    row = HOLD(app, told, Report(warning=_warn))
+    print(f"{row.backup_id} is held {_until(row.until)}; end it with: twist-dr release {row.backup_id}")
 
 
 def _release(options: argparse.Namespace) -> None:
-    from twist_dr.engine.manifest import is_backup_id
-    from twist_dr.errors import BackupNotFound
+    from twist_dr.operations.table import RELEASE
     from twist_dr.settings import open_application
 
-    app = open_application()
-    # What the catalog lost can be held still, and a target's holds outlive it.
-    backup_id = (
-        options.backup if is_backup_id(options.backup) else app.catalog.meant(app.name, options.backup).backup_id
-    )
-    missing, count = None, 0
-    try:
-        count = app.catalog.release_hold(app.name, backup_id, who=app.actor.name)
-    except BackupNotFound as error:
-        missing = error
-    removed, left = _remove_from_targets(app, backup_id)
-    for line in left:
-        _warn(f"{line} If it is held there, it stays so: run this again when that storage target can be used.")
-    count = max(count, *removed.values()) if removed else count
-    if not count and missing is not None:
-        raise missing
-    _note(app, "release", backup_id, {"holds": count})
-    holds = f"{count} hold{'s' if count != 1 else ''} ended"
-    where = f", except on {', '.join(sorted(set(_enabled(app)) - set(removed)))}" if left else ""
-    print(f"{backup_id} is no longer held{where} ({holds}); the next cleanup goes by the policies")
-
-
-# -- on the storage targets --------------------------------------------------------------------------------------------
-
-
-def _write_on_targets(app: Application, row: HoldRow) -> None:
-    """A hold lies on every target too, where it outlives the catalog. A target that cannot take it is named, and holds by the catalog alone."""
-    from twist_dr.engine.retention.holds import HoldNote
-    from twist_dr.engine.retention.model import Hold
-    from twist_dr.errors import StorageError
-
-    app.settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    note = HoldNote(Hold(row.backup_id, row.who, row.reason, row.until), row.placed_at)
-    for name, notes in _enabled(app).items():
-        try:
-            notes.place(note, app.settings.work_dir)
-        except StorageError as error:
-            _warn(
-                f"the hold was not written on {name}, where only the catalog knows it now: {error} "
-                "Place the hold again when that storage target can be used."
-            )
-
-
-def _remove_from_targets(app: Application, backup_id: str) -> tuple[dict[str, int], list[str]]:
-    """By target, how many holds of a backup were removed; and a sentence for each target on which they were not."""
-    from twist_dr.errors import StorageError
-
-    removed, left = dict[str, int](), []
-    for name, notes in _enabled(app).items():
-        try:
-            removed[name] = notes.remove(backup_id)
-        except StorageError as error:
-            left.append(str(error))
-    return removed, left
-
-
-def _enabled(app: Application) -> dict[str, HoldNotes]:
-    from twist_dr.engine.retention.holds import HoldNotes
-
-    return {name: HoldNotes(place, app.keyring) for name, place in app.repositories(_PATIENCE_SECONDS).items()}
+    done = RELEASE(open_application(), RELEASE.config(backup=options.backup), Report(warning=_warn))
+    holds = f"{done.holds} hold{'s' if done.holds != 1 else ''} ended"
+    where = f", except on {', '.join(done.left)}" if done.left else ""
+    print(f"{done.backup_id} is no longer held{where} ({holds}); the next cleanup goes by the policies")
 
 
 def _warn(sentence: str) -> None:
     print(f"warning: {one_line(sentence)}", file=sys.stderr)
-
-
-def parse_until(text: str, now: datetime) -> datetime:
-    """A day (its end, in UTC), a moment, or a time from now on. Raises ``SettingsError``."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from twist_dr.engine.durations import Duration
-    from twist_dr.errors import SettingsError
-
-    try:
-        until = now + TypeAdapter[timedelta](Duration).validate_python(text)
-    except (ValidationError, OverflowError):
-        try:
-            until = datetime.fromisoformat(text)
-            if len(text) == len("2027-12-31"):
-                until += timedelta(days=1)
-            until = (until if until.tzinfo else until.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
-        except (ValueError, OverflowError):
-            raise SettingsError(
-                f"{text!r} is neither a day (2027-12-31), nor a time (2027-12-31T12:00:00+00:00), nor a span ('90 days')."
-            ) from None
-    if until <= now:
-        raise SettingsError(
-            f"A hold until {until:%Y-%m-%d %H:%M} would hold nothing: that is past", remedy="name a later time"
-        )
-    return until
-
-
-def _require_held(app: Application, backup_id: str) -> None:
-    from twist_dr.errors import BackupNotFound
-
-    copies = app.catalog.copies(backup_id)
-    if copies and all(copy.state == "deleted" for copy in copies):
-        raise BackupNotFound(
-            f"{backup_id} was deleted from every storage target, so there is nothing to hold",
-            remedy="see twist-dr list",
-        )
-
-
-def _note(app: Application, action: str, backup_id: str, details: dict[str, Any]) -> None:
-    from twist_dr import audit
-
-    trouble = audit.record(app, action=action, subject=backup_id, result="done", details=details)
-    if trouble:
-        _warn(trouble)
 
 
 def _list(app: Application, *, everything: bool, as_json: bool) -> None:
@@ -215,10 +98,11 @@ def _on_targets_alone(app: Application, recorded: list[HoldRow]) -> tuple[dict[H
     from twist_dr.catalog import HoldRow
     from twist_dr.engine.retention.model import Hold
     from twist_dr.errors import StorageError
+    from twist_dr.operations.holds import hold_notes
 
     known = {Hold(row.backup_id, row.who, row.reason, row.until) for row in recorded if row.released_at is None}
     found, silent = dict[HoldRow, list[str]](), []
-    for name, notes in _enabled(app).items():
+    for name, notes in hold_notes(app).items():
         try:
             for note in notes.all():
                 if note.hold not in known and (hold := note.binding) not in known:

@@ -1,0 +1,37 @@
+"""Changing the keyring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from twist_dr import audit
+from twist_dr.engine.keys import Key, Keyring, new_key, save_keyring
+from twist_dr.engine.progress import Report
+from twist_dr.errors import SettingsError
+from twist_dr.operations.operation import Config
+from twist_dr.settings import Application
+
+
+class NewKeyConfig(Config):
+    """Told nothing, the key is named after today."""
+
+    id: str = Field("", description="its name; empty: after today")
+
+
+def add_key(app: Application, config: NewKeyConfig, report: Report) -> Key:
+    """A new primary key; old ones are kept for reading. Raises ``SettingsError`` where the keyring is no file, ``KeyringInvalid``."""
+    location = app.settings.encryption.keyring
+    if location.startswith("env:"):
+        raise SettingsError(
+            f"The keyring is in the environment ({location}), where twist-dr cannot add a key",
+            remedy="keep it in a file to do so",
+        )
+    path, key = Path(location), new_key(config.id or None)
+    keyring = app.keyring.with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)
+    save_keyring(keyring, path)
+    details = {"check_value": key.check_value}
+    if trouble := audit.record(app, action="new key", subject=key.id, result="done", details=details):
+        report.warning(trouble)
+    return key
