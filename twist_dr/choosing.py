@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twist_dr.catalog import BackupRow, Catalog, CopyRow
+from twist_dr.catalog import THERE, BackupRow, Catalog, CopyRow
 from twist_dr.engine.first_good import CORRUPT
 from twist_dr.engine.kinds import FULL, KINDS
 from twist_dr.engine.labels import SET_ASIDE
@@ -18,8 +18,6 @@ from twist_dr.engine.words import few, no_good_copy
 from twist_dr.errors import BackupNotFound, StorageError, TwistDRError, VerificationFailed
 from twist_dr.settings import Application
 
-#: States of a copy that is there, or should be: nobody deleted it from here, and it did get there.
-THERE = ("stored", "checked", "corrupt")
 #: Newer backups than the one that was found that are looked for in the catalog, and that a sentence names.
 _LOOKED_FOR = 50
 _NAMED = 3
@@ -111,8 +109,7 @@ def note_bad(catalog: Catalog, backup_id: str, target: str, error: TwistDRError 
 def lacks(catalog: Catalog, backup_id: str, repository: Repository) -> bool:
     """Whether a target should have a copy and has no manifest of it; then that is recorded. Raises storage errors."""
     name = repository.target.name
-    known = any(copy.target == name and copy.state in THERE for copy in catalog.copies(backup_id))
-    if not known or repository.has_manifest(backup_id):
+    if not catalog.is_held(backup_id, name) or repository.has_manifest(backup_id):
         return False
     note_bad(catalog, backup_id, name, f"{name} does not hold {backup_id} any more")
     return True

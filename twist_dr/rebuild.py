@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from twist_dr.catalog import Catalog
+from twist_dr.catalog import THERE, Catalog
 from twist_dr.catalog.notes import Rebuilt
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
@@ -87,7 +87,7 @@ def _note_missing(catalog: Catalog, repository: Repository, there: set[str], rep
     name = repository.target.name
     for row in catalog.backups(application=repository.application, target=name):
         copy = next(copy for copy in row.copies if copy.target == name)
-        if copy.state in ("stored", "checked", "corrupt") and row.backup_id not in there:
+        if copy.state in THERE and row.backup_id not in there:
             catalog.record_copy(row.backup_id, name, state="deleted", form=copy.form)
             report.warning(f"{row.backup_id} is not on {name} any more")
 

@@ -6,6 +6,7 @@ SQLAlchemy; SQLite by default, PostgreSQL in production. No Dagster here.
 from twist_dr.catalog.catalog import Catalog
 from twist_dr.catalog.errors import CatalogLocked, CatalogTooNew, CatalogUnavailable, CatalogUnreachable
 from twist_dr.catalog.rows import (
+    THERE,
     AlertRow,
     AlertState,
     AttemptRow,
@@ -30,6 +31,7 @@ from twist_dr.catalog.rows import (
 )
 
 __all__ = [
+    "THERE",
     "AlertRow",
     "AlertState",
     "AttemptRow",

@@ -15,6 +15,7 @@ from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalFrontier
 from twist_dr.catalog.operations import Operations, recordable, told
 from twist_dr.catalog.rows import (
+    THERE,
     BackupRow,
     CopyRow,
     CopyState,
@@ -363,6 +364,10 @@ class Catalog(Operations, Summaries):
         """The backup that a Dagster run made."""
         with self._database.reading() as connection:
             return queries.newest(connection, Backup.run_id == run_id)
+
+    def is_held(self, backup_id: str, target: str) -> bool:
+        """Whether a target should have a copy of a backup: it was stored there, and was not deleted from here."""
+        return any(copy.target == target and copy.state in THERE for copy in self.copies(backup_id))
 
     def copies(self, backup_id: str) -> tuple[CopyRow, ...]:
         """The copies of a backup, in the order of their targets; none when the catalog lacks it."""

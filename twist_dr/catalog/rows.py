@@ -26,6 +26,8 @@ from twist_dr.errors import (
 )
 
 CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "deleted"]
+#: States of a copy that is there, or should be: nobody deleted it from here, and it did get there.
+THERE: frozenset[CopyState] = frozenset({"stored", "checked", "corrupt"})
 VerificationState = Literal["verified", "unverified"]
 RestoreKind = Literal["restore", "undo"]
 RestoreMode = Literal["plan", "sandbox", "replace", "schema", "cluster"]

@@ -16,7 +16,7 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form, write_new
-from twist_dr.errors import CopyFailed, ObjectExists, StorageError, TargetUnavailable
+from twist_dr.errors import CopyFailed, ObjectExists, StorageError
 from twist_dr.storage.base import Digest, Progress, StorageTarget
 
 #: No upload of ours takes so long; what is older was left by a killed run.
@@ -63,7 +63,8 @@ def store_copy(
                 remedy="make a new backup",
             )
     if held_before:
-        _refuse_emptied(repository)
+        # Asked before the target may make its folder: an absent disk must not become a new, empty target.
+        repository.need_backups()
     target.prepare()
     _sweep(target, report)
     total = manifest.stored_bytes(form)
@@ -77,17 +78,6 @@ def store_copy(
         digest = Digest(len(sealed), hashlib.sha256(sealed).hexdigest())
         _put(repository, manifest.backup_id, folder / MANIFEST_NAME, digest, advance, report)
     return StoredCopy(target.name, form, total + digest.size, round(time.monotonic() - begun, 3))
-
-
-def _refuse_emptied(repository: Repository) -> None:
-    # Asked before the target may make its folder: an absent disk must not become a new, empty target.
-    name = repository.target.name
-    try:
-        emptied = not repository.backup_ids()
-    except TargetUnavailable as error:
-        raise TargetUnavailable(f"it held backups before, and now: {error.clause}", target=name) from error
-    if emptied:
-        raise repository.emptied()
 
 
 def _sweep(target: StorageTarget, report: Report) -> None:

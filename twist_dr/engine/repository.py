@@ -75,6 +75,17 @@ class Repository:
         rebuild = f"run: twist-dr catalog rebuild --from {self.target.name}"
         return emptied(self.target, self.application, held="backups", on_purpose=rebuild)
 
+    def need_backups(self) -> None:
+        """Raise ``TargetUnavailable`` where this target, which held backups, lists none, or cannot be asked."""
+        try:
+            held = self.backup_ids()
+        except TargetUnavailable as error:
+            raise TargetUnavailable(
+                f"it held backups before, and now: {error.clause}", target=self.target.name
+            ) from error
+        if not held:
+            raise self.emptied()
+
     def latest(self, kind: Kind) -> str | None:
         """The newest id of a kind that has a manifest."""
         ids = (backup_id for backup_id in reversed(self.backup_ids()) if kind_of(backup_id) == kind)

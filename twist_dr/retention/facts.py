@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
-from twist_dr.catalog import BackupRow, RetentionRow
+from twist_dr.catalog import THERE, BackupRow, RetentionRow
 from twist_dr.catalog.notes import Rebuilt
 from twist_dr.engine.kinds import DATA_KINDS, KINDS, bases_of
 from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
@@ -241,7 +241,7 @@ class Looking:
         for backup_id, (state, since) in states.items():
             if state == "pending" and now - since < after:
                 spared.setdefault(backup_id, "it is being copied")
-            elif state in ("stored", "checked", "corrupt"):
+            elif state in THERE:
                 spared.setdefault(backup_id, "it was whole, and its manifest is missing: a scrub can repair it")
         return self.uses() | spared
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import CatalogUnavailable
 from twist_dr.catalog.notes import Scrubbed
-from twist_dr.catalog.rows import RetentionRow
+from twist_dr.catalog.rows import THERE, RetentionRow
 from twist_dr.engine.first_good import NO_MANIFEST, first_good
 from twist_dr.engine.manifest import Manifest, open_manifest
 from twist_dr.engine.progress import Report, human_bytes
@@ -100,7 +100,9 @@ class Scrub:
         elapsed = elapsed_since(last.targets.get(name), self._now, self._app.settings.scrub.period)
         try:
             rows = [row for row in self._app.catalog.retention_rows(self._app.name, name) if self._is_there(row)]
-            _refuse_emptied(repository, rows)
+            # An absent disk must not be taken for one of which every copy was lost, and be filled.
+            if any(row.state in THERE for row in rows):
+                repository.need_backups()
             self._strangers(repository)
             self._copies(repository, rows, order, elapsed)
             if order.backup is None:
@@ -223,12 +225,6 @@ class Scrub:
             now - (row.checked_at or row.started_at)
             for name in order.targets
             for row in self._app.catalog.retention_rows(self._app.name, name)
-            if row.state in ("stored", "checked", "corrupt")
+            if row.state in THERE
         ]
         return max(ages, default=None)
-
-
-def _refuse_emptied(repository: Repository, rows: list[RetentionRow]) -> None:
-    """An absent disk must not be taken for one of which every copy was lost, and be filled."""
-    if any(row.state in ("stored", "checked", "corrupt") for row in rows) and not repository.backup_ids():
-        raise repository.emptied()

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 
 from twist_dr.catalog.notes import WalScrubbed
+from twist_dr.catalog.rows import THERE
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.emptied import emptied
 from twist_dr.engine.kinds import BASE
@@ -43,8 +44,6 @@ _NOTE_EVERY = 50
 
 #: Begins to mend an object; the last argument, of one that is missing: whether something needs it still.
 Mend = Callable[[WalObject, WalArchive, str, Callable[[], bool] | None], Future[ScrubFinding]]
-#: States of a copy that is there, or should be.
-_THERE = ("stored", "checked", "corrupt")
 
 
 class WalScrub:
@@ -112,12 +111,12 @@ class WalScrub:
         name = repository.target.name
         # Read now: the copies were read for hours, and a cleanup may have deleted some meanwhile, with their WAL.
         rows = self._app.catalog.retention_rows(self._app.name, name)
-        held = [row.backup_id for row in rows if row.kind == BASE.kind and row.state in _THERE]
+        held = [row.backup_id for row in rows if row.kind == BASE.kind and row.state in THERE]
         known = (self._app.catalog.backup(self._app.name, backup_id) for backup_id in held)
         bases = [
             BaseSummary.of(row.manifest)
             for row in known
-            if row is not None and not self._is_going(repository, row.backup_id)
+            if row is not None and not is_being_deleted(repository, row.backup_id, self._app.keyring)
         ]
         archive = WalArchive(repository.target, self._app.name)
         form = self._app.settings.storage_targets[name].form
@@ -168,26 +167,17 @@ class WalScrub:
         """Whether an object is missing still, and what made it one of the target's own was not deleted meanwhile. Asked under the application's lock."""
         first = min(cluster.holdings.segments, default=None)
         begins = first is not None and archive.has(cluster.holdings.segments[first].key)
-        begins = begins or any(
-            self._is_there(repository, base.id) and not self._is_going(repository, base.id) for base in cluster.bases
-        )
+        begins = begins or any(self._stays(repository, base.id) for base in cluster.bases)
         return begins and not is_there(archive, each)
 
     def _is_needed(self, repository: Repository, each: WalObject, bases: Sequence[PlannedBase]) -> bool:
         """Whether a base that needs a segment is there still. Asked under the application's lock, so that no cleanup is at work."""
-        return any(
-            self._is_there(repository, base.backup_id) and not self._is_going(repository, base.backup_id)
-            for base in bases
-            if _needs(base, each)
-        )
+        return any(self._stays(repository, base.backup_id) for base in bases if _needs(base, each))
 
-    def _is_there(self, repository: Repository, backup_id: str) -> bool:
-        copies = self._app.catalog.copies(backup_id)
-        return any(copy.target == repository.target.name and copy.state in _THERE for copy in copies)
-
-    def _is_going(self, repository: Repository, backup_id: str) -> bool:
-        """Whether a cleanup has begun to delete it, and was cut short perhaps before it could record that."""
-        return is_being_deleted(repository, backup_id, self._app.keyring)
+    def _stays(self, repository: Repository, backup_id: str) -> bool:
+        """Whether it was not deleted, nor begun to be by a cleanup that was cut short perhaps before it could record that."""
+        name, keyring = repository.target.name, self._app.keyring
+        return self._app.catalog.is_held(backup_id, name) and not is_being_deleted(repository, backup_id, keyring)
 
     def _note(self, name: str, after: str | None, bad: Mapping[str, str]) -> None:
         note = WalScrubbed(after=after, bad=dict(bad), at=datetime.now(timezone.utc))

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from twist_dr.audit import note_key_use
 from twist_dr.catalog import Catalog
-from twist_dr.choosing import THERE, Choice, choose_newest, lacks, note_bad, summed_up
+from twist_dr.choosing import Choice, choose_newest, lacks, note_bad, summed_up
 from twist_dr.engine.first_good import CORRUPT, PASSED_OVER, first_good, told_by_all
 from twist_dr.engine.kinds import KINDS
 from twist_dr.engine.labels import is_meant, split_label
@@ -116,7 +116,7 @@ def _verify_first_good(
         name = repository.target.name
         failed.append(error)
         report.warning(f"passed over {name}: {error.clause}")
-        if isinstance(error, CORRUPT) or (isinstance(error, BackupNotFound) and _was_stored(catalog, backup_id, name)):
+        if isinstance(error, CORRUPT) or (isinstance(error, BackupNotFound) and catalog.is_held(backup_id, name)):
             corrupt.append(name)
             note_bad(catalog, backup_id, name, error)
 
@@ -139,10 +139,6 @@ def _lacking(catalog: Catalog, backup_id: str, repositories: list[Repository], r
         except StorageError as error:
             report.warning(f"passed over {repository.target.name}: {error.clause}")
     return found
-
-
-def _was_stored(catalog: Catalog, backup_id: str, target: str) -> bool:
-    return any(copy.target == target and copy.state in THERE for copy in catalog.copies(backup_id))
 
 
 def _advice(result: VerificationResult) -> str:
