@@ -14,6 +14,7 @@ from twist_dr.engine.keys import load_keyring
 from twist_dr.errors import SettingsError
 from twist_dr.init import write_initial_files
 from twist_dr.settings import Settings, load_settings, parse_settings
+from twist_dr_tests.site import ROOT
 
 URL = "postgresql://erp:word@db.example:5432/erp"
 #: As the file's head says: a # with one space explains, every other one is an example.
@@ -53,13 +54,15 @@ def template(tmp_path: Path) -> str:
 
 def test_the_written_files_load_as_they_are(tmp_path: Path) -> None:
     paths = write_initial_files(tmp_path / "new" / "folder", application="shop")
-    assert [path.name for path in paths] == [
+    assert [path.name for path in paths[:5]] == [
         "twist-dr.yaml",
         "keyring.yaml",
         "dagster.yaml",
         "workspace.yaml",
         "environment",
     ]
+    examples = sorted(path.name for path in (ROOT / "deploy" / "examples").iterdir())
+    assert [path.parent.name + "/" + path.name for path in paths[5:]] == [f"examples/{name}" for name in examples]
     settings = load_settings(paths[0], {"DATABASE_URL": URL})
     assert settings.application == "shop"
     assert {name: target.type for name, target in settings.enabled_targets.items()} == {"disk": "local"}
