@@ -455,22 +455,27 @@ def test_the_production_server_is_refused_as_the_place_to_verify(newest_server: 
     assert "the production server itself" in only(findings, "verification").found
 
 
-def test_another_server_may_verify_unless_it_is_older_or_lacks_rights(
-    server: PostgresServer, newest_server: PostgresServer, small: Cluster
-) -> None:
+@pytest.fixture(params=sorted(TOOLS, reverse=True), ids=lambda major: f"pg{major}")
+def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PostgresServer]:
+    """A server of each version found that is not the one of the production."""
+    with PostgresServer(TOOLS[request.param], tmp_path / "other", settings={"fsync": "off"}) as running:
+        yield running
+
+
+def test_another_server_may_verify_unless_it_is_older_or_lacks_rights(other: PostgresServer, small: Cluster) -> None:
     _, seen = drain(check_database(small))
     assert seen is not None
 
     def told(cluster: Cluster, seen: DatabaseSeen) -> Finding:
         return only(findings_of(check_verification([], Path("/nowhere"), cluster, seen)), "verification")
 
-    assert told(server.cluster(), replace(seen, major=server.major)).status == "ok"
-    assert "older than the database's 99" in told(server.cluster(), replace(seen, major=99)).found
-    with server.cluster().connect() as connection:
+    assert told(other.cluster(), replace(seen, major=other.major)).status == "ok"
+    assert "older than the database's 99" in told(other.cluster(), replace(seen, major=99)).found
+    with other.cluster().connect() as connection:
         connection.execute("DROP ROLE IF EXISTS visitor")
         connection.execute(f"CREATE ROLE visitor LOGIN PASSWORD '{PASSWORD}'")
-    visitor = as_role(server, "postgres", "visitor")
-    found = told(visitor, replace(seen, major=server.major))
+    visitor = as_role(other, "postgres", "visitor")
+    found = told(visitor, replace(seen, major=other.major))
     assert remedy(found).startswith("ALTER ROLE visitor CREATEDB CREATEROLE")
     gone = told(Cluster(f"postgresql://x@127.0.0.1:{free_port()}/x"), seen)
     assert "verification.server" in remedy(gone)
