@@ -200,10 +200,10 @@ class ReadOnly(LocalTarget):
     """A store whose credentials may only read."""
 
     def put(self, *arguments: Any, **options: Any) -> None:
-        raise TargetRefused(f"{self.name}: cannot store: access was denied.")
+        raise TargetRefused("cannot store: access was denied.", target=self.name)
 
     def delete(self, key: str) -> None:
-        raise TargetRefused(f"{self.name}: cannot delete {key}: access was denied.")
+        raise TargetRefused(f"cannot delete {key}: access was denied.", target=self.name)
 
 
 def test_a_target_that_refuses_is_named_and_loses_nothing(nights: RetentionSite) -> None:
@@ -218,7 +218,7 @@ class Stubborn(LocalTarget):
 
     def delete(self, key: str) -> None:
         if key.endswith(MANIFEST_NAME):
-            raise TargetRefused(f"{self.name}: cannot delete {key}: access was denied.")
+            raise TargetRefused(f"cannot delete {key}: access was denied.", target=self.name)
         super().delete(key)
 
 
@@ -273,7 +273,7 @@ class Sealing(LocalTarget):
 
     def delete(self, key: str) -> None:
         if "/tombstones/" in key:
-            raise TargetRefused(f"{self.name}: cannot delete {key}: access was denied.")
+            raise TargetRefused(f"cannot delete {key}: access was denied.", target=self.name)
         super().delete(key)
 
 

@@ -27,7 +27,7 @@ class Keeping(LocalTarget):
 
     def delete(self, key: str) -> None:
         if key.endswith(f"{self.kept}/{MANIFEST_NAME}"):
-            raise TargetRefused(f"{self.name}: cannot delete {key}: access was denied.")
+            raise TargetRefused(f"cannot delete {key}: access was denied.", target=self.name)
         super().delete(key)
 
 

@@ -281,7 +281,7 @@ def test_a_place_that_the_disk_cannot_read_any_more_is_damage_and_no_absence(sit
     def bad_sector(key: str) -> None:
         if "media.tar" in key:
             error = OSError(5, "Input/output error")
-            raise TargetUnavailable("office: Input/output error") from error
+            raise TargetUnavailable("Input/output error", target="office") from error
 
     office.during = bad_sector
     result = scrub(site, places={"office": office})

@@ -234,7 +234,7 @@ class Refusing(LocalTarget):
 
     def delete(self, key: str) -> None:
         if key.endswith(self.refused):
-            raise TargetRefused(f"{self.name}: cannot delete {key}: access was denied.")
+            raise TargetRefused(f"cannot delete {key}: access was denied.", target=self.name)
         super().delete(key)
 
 
