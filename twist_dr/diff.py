@@ -10,7 +10,7 @@ from typing import Any
 from twist_dr.diff_files import INDEXED, FileChanges
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.progress import human_bytes
-from twist_dr.listing import table
+from twist_dr.engine.tables import table
 from twist_dr.redaction import one_line
 
 _ARCHIVES = tuple(f"{part}.tar" for part in INDEXED)

@@ -13,17 +13,9 @@ from twist_dr.engine.progress import human_bytes, human_seconds
 from twist_dr.engine.recovery.sandbox import ClusterSandbox
 from twist_dr.engine.restore.restored_configuration import RestoredConfiguration
 from twist_dr.engine.restore.settle import Kept
+from twist_dr.engine.tables import table
 from twist_dr.engine.words import few
 from twist_dr.redaction import one_line
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be, two spaces apart; a row is a line, whatever its cells hold."""
-    lines = [[one_line(cell) for cell in line] for line in (head, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
 
 
 def json_pieces(value: Any, indent: str = "") -> Iterator[str]:

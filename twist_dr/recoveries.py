@@ -24,7 +24,6 @@ from twist_dr.engine.recovery.planning import PlannedRecovery, RecoveryWish, pla
 from twist_dr.engine.recovery.recover import Recovered, clear_recovery_remains, recover, recovered_in
 from twist_dr.engine.recovery.sandbox import ClusterSandbox, clear_unfinished, unfinished
 from twist_dr.engine.recovery.untar import Owner
-from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.journal import new_restore_id
 from twist_dr.engine.restore.plan import Mode, RestoreWish
@@ -34,6 +33,7 @@ from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
+from twist_dr.engine.wal.frontier import Known
 from twist_dr.errors import IsolationMissing, LockTimeout, RecoveryFailed
 from twist_dr.settings import Application, Settings
 from twist_dr.settings.restoring import restore_place

@@ -13,12 +13,12 @@ from twist_dr.engine.lock import application_lock
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.patience import patient
 from twist_dr.engine.postgres.cluster import Cluster, named_errors
+from twist_dr.engine.postgres.lsn import Gap, format_lsn, parse_lsn
 from twist_dr.engine.postgres.tools import find_tools
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
-from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.wal.destinations import Destination
-from twist_dr.engine.wal.frontier import Gap, Shipped, gaps_after
-from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
+from twist_dr.engine.wal.frontier import Known, Shipped, gaps_after
+from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.engine.wal.primary import Primary, Sample
 from twist_dr.engine.wal.receiving import Receiver

@@ -10,21 +10,21 @@ from typing import Any
 from twist_dr.catalog import CatalogUnavailable, WalFrontierRow
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.progress import Report, human_bytes, human_seconds
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.bases import by_cluster, find_bases
 from twist_dr.engine.recovery.coverage import Range, gap_words, gaps, recoverable
-from twist_dr.engine.recovery.vanished import Known, Vanished
+from twist_dr.engine.recovery.vanished import Vanished
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.plan import longest_window
-from twist_dr.engine.wal.frontier import Frontier
-from twist_dr.engine.wal.names import format_lsn
+from twist_dr.engine.tables import table
+from twist_dr.engine.wal.frontier import Frontier, Known
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.engine.wal.primary import Primary, Sample
 from twist_dr.engine.wal.spool import Spool
 from twist_dr.errors import TwistDRError
-from twist_dr.listing import table
 from twist_dr.settings import Application, Settings
+from twist_dr.settings.policy import longest_window
 from twist_dr.wal import archives, spool_warnings, wal_settings
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import psycopg
 
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
 from twist_dr.engine.processes import run
-from twist_dr.engine.wal.names import Segment, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr_tests.engine.helpers import wait_until
 from twist_dr_tests.servers import PostgresServer
 

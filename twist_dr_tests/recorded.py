@@ -14,11 +14,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.planning import RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.recover import recover
 from twist_dr.engine.restore.sources import Sources
-from twist_dr.engine.wal.names import parse_lsn
 from twist_dr_tests.site import Site, beside
 
 

@@ -24,11 +24,11 @@ import yaml
 from twist_dr.engine.keys import Keyring, new_key, save_keyring
 from twist_dr.engine.manifest import Extension
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.postgres.roles import roles_to_make, without_password
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore.pipeline import Serving
 from twist_dr.engine.wal.frontier import Frontier
-from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.spool import Spool
 from twist_dr.errors import RestoreFailed
 from twist_dr.recover import database, server

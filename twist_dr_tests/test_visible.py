@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from twist_dr.engine.progress import Report
 from twist_dr.engine.table_names import TableName, from_label, split_names, table_name
+from twist_dr.engine.tables import table
 from twist_dr.errors import RestoreFailed
-from twist_dr.listing import table
 from twist_dr.metadata import in_list
 from twist_dr.redaction import leaving, one_line, visible
 from twist_dr.redaction.stream import leaving_terminal

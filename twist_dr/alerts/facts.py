@@ -28,8 +28,8 @@ from twist_dr.engine.kinds import BACKUP_JOBS, DATA_KINDS, FULL, KINDS
 from twist_dr.engine.labels import is_meant
 from twist_dr.engine.manifest import Kind, Part
 from twist_dr.engine.patience import bounded
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.restore.journal import Journals
-from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.errors import ManifestInvalid, RestoreInterrupted, TwistDRError
 from twist_dr.schedules import entries, media_differ, several_of_a_job
 from twist_dr.settings import Settings

@@ -8,8 +8,8 @@ import dagster as dg
 
 from twist_dr.assets.freshness import fresh_within
 from twist_dr.catalog import Catalog, CatalogUnavailable
-from twist_dr.engine.wal.frontier import Gap, Shipped, TargetShipped, listed
-from twist_dr.engine.wal.names import format_lsn
+from twist_dr.engine.postgres.lsn import Gap, format_lsn
+from twist_dr.engine.wal.frontier import Shipped, TargetShipped, listed
 from twist_dr.metadata import in_words
 from twist_dr.operations.table import SHIP_WAL
 from twist_dr.operations.wal import ship_once

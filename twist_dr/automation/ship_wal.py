@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from twist_dr.catalog import CatalogUnavailable, WalFrontierRow
-from twist_dr.engine.wal.frontier import Gap, listed
-from twist_dr.engine.wal.names import parse_lsn
+from twist_dr.engine.postgres.lsn import Gap, parse_lsn
+from twist_dr.engine.wal.frontier import listed
 from twist_dr.engine.wal.spool import Spool
 from twist_dr.metadata import in_words
 from twist_dr.orchestration import RUN_BACKUP, without_secrets

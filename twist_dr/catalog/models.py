@@ -32,8 +32,8 @@ from twist_dr.catalog.rows import (
     VerificationState,
 )
 from twist_dr.engine.manifest import Proved
+from twist_dr.engine.postgres.lsn import Gap
 from twist_dr.engine.severity import Severity
-from twist_dr.engine.wal.frontier import Gap
 
 
 class UTCDateTime(TypeDecorator[datetime]):

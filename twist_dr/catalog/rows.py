@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from twist_dr.engine.documents import read_mapping
 from twist_dr.engine.manifest import LIMITS, Kind, Label, Manifest, Part, Proved
+from twist_dr.engine.postgres.lsn import Gap
 from twist_dr.engine.severity import Severity
-from twist_dr.engine.wal.frontier import Gap
 from twist_dr.errors import (
     BackupNotFound,
     BaseBackupMissing,

@@ -46,7 +46,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([{**asdict(row), "at": row.at.isoformat()} for row in rows], indent=2))
         return 0
-    from twist_dr.listing import table
+    from twist_dr.engine.tables import table
 
     head = ("LINE", "TIME (UTC)", "WHO", "ACTION", "SUBJECT", "RESULT")
     lines = [

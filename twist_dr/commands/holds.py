@@ -60,7 +60,7 @@ def _warn(sentence: str) -> None:
 
 
 def _list(app: Application, *, everything: bool, as_json: bool) -> None:
-    from twist_dr.listing import table
+    from twist_dr.engine.tables import table
 
     now = datetime.now(timezone.utc)
     recorded = app.catalog.holds(app.name)

@@ -50,7 +50,7 @@ def _receive(options: argparse.Namespace) -> None:
 
 
 def _ship(options: argparse.Namespace) -> None:
-    from twist_dr.engine.wal.names import format_lsn
+    from twist_dr.engine.postgres.lsn import format_lsn
     from twist_dr.engine.words import counted
     from twist_dr.settings import open_application
     from twist_dr.wal import Shipping, raise_failures, spool_warnings, wal_settings

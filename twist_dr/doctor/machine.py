@@ -13,10 +13,10 @@ from pathlib import Path
 
 from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
 from twist_dr.engine.backup import first_backup_room
+from twist_dr.engine.postgres.verification_place import verification_base, verification_room
 from twist_dr.engine.progress import human_bytes
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
-from twist_dr.engine.verification import verification_base, verification_room
 from twist_dr.engine.words import few
 from twist_dr.errors import TwistDRError
 

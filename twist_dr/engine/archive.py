@@ -22,8 +22,8 @@ from twist_dr.engine.archive_report import ArchiveReport
 from twist_dr.engine.attributes import digest, read_attributes, to_headers
 from twist_dr.engine.folders import FOLDER_ITSELF
 from twist_dr.engine.holes import Run, data_runs, map_text
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import SourceUnreadable
-from twist_dr.storage.base import CHUNK
 
 Write = Callable[[bytes], None]
 

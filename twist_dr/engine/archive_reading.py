@@ -13,9 +13,9 @@ from twist_dr.engine.archive_index import Entry
 from twist_dr.engine.attributes import NO_ATTRIBUTES, digest, of_member
 from twist_dr.engine.chunks import read_chunks
 from twist_dr.engine.holes import read_map
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.engine.words import shown
 from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid
-from twist_dr.storage.base import CHUNK
 
 #: Headers before a member that hold its long name, and far more than any of them has, bytes.
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from twist_dr.engine.handover import Handover
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import FROM_ANOTHER, ArtifactInvalid
-from twist_dr.storage.base import CHUNK, Digest
+from twist_dr.storage.base import Digest
 
 
 def read_chunks(stream: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:

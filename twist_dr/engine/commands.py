@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from twist_dr.engine.processes import Child, child_environment, failure
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import ProcessFailed
 from twist_dr.redaction import keep_environment, quoting
-from twist_dr.storage.base import CHUNK
 
 _LOOK_SECONDS = 0.2
 _KEEP_LINES = 200

@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from twist_dr.engine.exchange import mounts_within
+from twist_dr.engine.mounts import mounts_within
 from twist_dr.errors import RestoreError
 
 #: How a folder is opened that must be one itself, and no link to one.

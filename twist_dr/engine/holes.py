@@ -10,7 +10,7 @@ import os
 import tarfile
 from typing import IO
 
-from twist_dr.storage.base import CHUNK
+from twist_dr.engine.sizes import CHUNK
 
 #: Where data begins, and how much of it there is, in bytes.
 Run = tuple[int, int]

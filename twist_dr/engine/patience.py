@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from twist_dr.engine.progress import human_seconds
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import TargetUnavailable
 from twist_dr.storage.base import (
-    CHUNK,
     Capabilities,
     Digest,
     Progress,

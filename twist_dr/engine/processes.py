@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from twist_dr.engine.interrupts import uninterrupted
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import DiskFilled, LocksExhausted, ProcessFailed
-from twist_dr.storage.base import CHUNK
 
 _KEEP_LINES = 200
 _LONGEST_LINE = 1 << 16

@@ -18,10 +18,10 @@ from twist_dr.engine.postgres.own_settings import OwnSettings
 from twist_dr.engine.postgres.restore_place import TrialPlace
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools, serves
+from twist_dr.engine.postgres.verification_place import VerificationPlan, open_place, verification_base
 from twist_dr.engine.progress import Report
 from twist_dr.engine.schema_trial import try_schema
 from twist_dr.engine.streams import write_new
-from twist_dr.engine.verification import VerificationPlan, open_place, verification_base
 from twist_dr.errors import BackupError, DatabaseError, RestoreError, StagingFull
 
 #: These say nothing about the tools.

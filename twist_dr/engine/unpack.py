@@ -23,9 +23,10 @@ from twist_dr.engine.archive_reading import checked_members
 from twist_dr.engine.attributes import clear_lists, of_member, set_lists, set_values
 from twist_dr.engine.folders import FOLDER_ITSELF
 from twist_dr.engine.holes import is_sparse, write_with_holes
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.engine.words import shown
 from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid, RestoreFailed, StagingFull
-from twist_dr.storage.base import CHUNK, no_progress
+from twist_dr.storage.base import no_progress
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _FOLDER_TO_PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW

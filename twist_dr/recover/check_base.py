@@ -9,12 +9,13 @@ from pathlib import Path
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.coverage import lineage_of, timelines
 from twist_dr.engine.recovery.lineage import Lineage, Part, Run, facts, start_of, stop_of
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.wal.names import Segment, format_lsn, history_name
+from twist_dr.engine.wal.names import Segment, history_name
 from twist_dr.engine.words import counted, few
 from twist_dr.errors import WalError
 from twist_dr.recover.check import Checked, check_artifacts

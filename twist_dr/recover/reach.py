@@ -9,13 +9,13 @@ from typing import Any
 
 from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.bases import by_cluster
 from twist_dr.engine.recovery.coverage import Range, gap_words, gaps, lineage_of, recoverable, timelines
 from twist_dr.engine.recovery.lineage import facts, start_of, stop_of
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.wal.names import format_lsn
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.errors import WalError
 from twist_dr.recover.found import Found, table, with_problems

@@ -15,7 +15,7 @@ from twist_dr.engine.retention.deletion import SCRATCH, Asked, Deletion, delete_
 from twist_dr.engine.retention.doubts import unproven
 from twist_dr.engine.retention.holds import SCRATCH as HOLD_SCRATCH
 from twist_dr.engine.retention.model import BackupFacts, TargetPlan, WalPlan
-from twist_dr.engine.retention.plan import longest_window, plan_target
+from twist_dr.engine.retention.plan import plan_target
 from twist_dr.engine.retention.remains import UNFINISHED_AFTER
 from twist_dr.engine.retention.tombstones import Tombstone
 from twist_dr.engine.retention.use import deciding
@@ -28,6 +28,7 @@ from twist_dr.retention.recheck import Recheck
 from twist_dr.retention.telling import Log, TargetOutcome, Telling
 from twist_dr.retention.windows import Windows
 from twist_dr.settings import Application
+from twist_dr.settings.policy import longest_window
 from twist_dr.storage.base import told_of
 
 #: So many refusals in a row, and the target is left alone: it is read-only, or its credentials may not delete.

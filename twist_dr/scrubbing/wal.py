@@ -13,11 +13,11 @@ from twist_dr.catalog.rows import THERE
 from twist_dr.engine.base.summary import BaseSummary, PlannedBase
 from twist_dr.engine.emptied import emptied
 from twist_dr.engine.kinds import BASE
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.retention.ground import survey_wal
 from twist_dr.engine.retention.model import ClusterWal
-from twist_dr.engine.retention.plan import longest_window
 from twist_dr.engine.retention.tombstones import is_being_deleted
 from twist_dr.engine.scrub.rotation import objects_due
 from twist_dr.engine.scrub.throttle import Throttle
@@ -33,11 +33,12 @@ from twist_dr.engine.scrub.wal import (
     read_wal,
     wal_objects,
 )
-from twist_dr.engine.wal.names import Segment, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.objects import Holdings, WalArchive
 from twist_dr.errors import ObjectMissing, StorageError
 from twist_dr.scrubbing.found import ScrubFinding, ScrubOrder
 from twist_dr.settings import Application
+from twist_dr.settings.policy import longest_window
 
 #: Objects between two notes of how far the rotation is.
 _NOTE_EVERY = 50

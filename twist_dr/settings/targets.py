@@ -10,8 +10,8 @@ from pydantic import Discriminator, Field, Tag, create_model
 
 from twist_dr.engine.compression import Compression
 from twist_dr.engine.durations import Duration
-from twist_dr.engine.retention.model import Policy
 from twist_dr.engine.streams import Form
+from twist_dr.settings.policy import Policy
 from twist_dr.storage.options import TargetOptions, providers
 
 #: One, or a list of them.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.verification_place import VerificationPlan
 from twist_dr.engine.tools_proof import ToolsProof
-from twist_dr.engine.verification import VerificationPlan
 from twist_dr.settings.whole import Settings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from twist_dr.engine.progress import human_bytes, human_seconds
-from twist_dr.listing import table
+from twist_dr.engine.tables import table
 from twist_dr.redaction import one_line
 from twist_dr.status.model import Status, TargetStatus
 from twist_dr.status.score import span

@@ -31,6 +31,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import ObjectCorrupt, ObjectExists
 
 #: Called with the number of bytes just sent or read: ``put`` counts both the sending and the reading back, and what it
@@ -44,9 +45,6 @@ _KEY = re.compile(r"^(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-
 _NAMED = 3
 #: So many of them and of the signs between them take a moment, whatever lies on a target.
 _FIRST = 200
-
-#: Bytes moved at a time wherever a target streams.
-CHUNK = 1 << 20
 
 
 def no_progress(count: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import (
     ObjectCorrupt,
     ObjectExists,
@@ -21,7 +22,7 @@ from twist_dr.errors import (
     TargetRefused,
     TargetUnavailable,
 )
-from twist_dr.storage.base import CHUNK, Progress
+from twist_dr.storage.base import Progress
 from twist_dr.storage.beneath import A_FILE, Folder, NoFolder
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import (
     ObjectCorrupt,
     ObjectExists,
@@ -38,7 +39,6 @@ from twist_dr.errors import (
     TargetUnavailable,
 )
 from twist_dr.storage.base import (
-    CHUNK,
     Capabilities,
     Digest,
     Progress,

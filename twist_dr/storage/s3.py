@@ -18,9 +18,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import ObjectCorrupt, SettingsError, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import (
-    CHUNK,
     Capabilities,
     Digest,
     Progress,

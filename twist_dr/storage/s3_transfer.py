@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import ObjectCorrupt, TargetUnavailable
-from twist_dr.storage.base import CHUNK, Digest, Progress
+from twist_dr.storage.base import Digest, Progress
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -16,7 +16,7 @@ from twist_dr.alerts.facts import Facts, Room
 from twist_dr.alerts.points import newest_point
 from twist_dr.alerts.rules import findings
 from twist_dr.catalog import AlertRow, DeliveryRow, TargetTestRow
-from twist_dr.engine.wal.frontier import Gap
+from twist_dr.engine.postgres.lsn import Gap
 from twist_dr.settings import Settings
 from twist_dr_tests.alerts.scenes import (
     DAY,

@@ -18,8 +18,9 @@ from twist_dr.catalog import Catalog
 from twist_dr.catalog.models import Backup, Copy, Verification
 from twist_dr.catalog.queries import searched
 from twist_dr.engine.manifest import Kind
-from twist_dr.engine.retention.model import BackupFacts, CopyState, Policy
+from twist_dr.engine.retention.model import BackupFacts, CopyState
 from twist_dr.engine.retention.plan import plan_target
+from twist_dr.settings.policy import Policy
 from twist_dr_tests.bench.measure import BENCH, Row, median_of, median_seconds
 
 COUNT = 100_000

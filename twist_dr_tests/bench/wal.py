@@ -17,6 +17,7 @@ from pathlib import Path
 
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.fetcher import Fetcher
 from twist_dr.engine.recovery.finish import finish_cluster
@@ -25,7 +26,7 @@ from twist_dr.engine.recovery.restore_command import RESTORE_COMMAND
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.wal.destinations import Destination
-from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.engine.wal.shipping import Shipper
 from twist_dr.engine.wal.spool import Spool

@@ -18,6 +18,7 @@ from pathlib import Path
 from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.table_names import TableName
 from twist_dr.storage.base import Digest
+from twist_dr_tests.site import ROOT
 
 KEY = Key("k20260101", bytes(range(32)))
 OTHER_KEY = Key("k20260101", bytes(32))
@@ -79,7 +80,7 @@ def python(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     try:

@@ -13,9 +13,10 @@ from twist_dr.engine.postgres import materialized
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.restore_place import TrialPlace
 from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.postgres.verification_place import VerificationPlan
 from twist_dr.engine.progress import Report
 from twist_dr.engine.restore import pipeline
-from twist_dr.engine.verification import VerificationPlan, VerificationResult, verify_backup
+from twist_dr.engine.verification import VerificationResult, verify_backup
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.odd_schema import ODD
 from twist_dr_tests.engine.test_verification import NEWEST, taken

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import twist_dr.engine.exchange as exchange_module
-from twist_dr.engine.exchange import Identity, check_exchangeable, exchange, identity, mounts_within, settle_exchange
+from twist_dr.engine.exchange import Identity, check_exchangeable, exchange, identity, settle_exchange
+from twist_dr.engine.mounts import mounts_within
 from twist_dr.errors import CutoverFailed, RestoreInterrupted
 from twist_dr_tests.engine.helpers import AS_USER, NOBODY, python, said_by_python
 from twist_dr_tests.storage.conftest import mounted_tmpfs

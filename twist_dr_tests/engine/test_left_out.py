@@ -25,9 +25,10 @@ from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.test_verification import taken, verified
 from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.site import ROOT
 from twist_dr_tests.test_doctor import drain
 
-PAGE = Path(__file__).parents[2] / "docs" / "what-is-in-a-backup.md"
+PAGE = ROOT / "docs" / "what-is-in-a-backup.md"
 
 
 @pytest.fixture(scope="module", params=sorted(TOOLS, reverse=True), ids=lambda major: f"pg{major}")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.patience import PatientTarget, bounded, patient
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import Cancelled, ObjectCorrupt, ObjectMissing, TargetUnavailable
-from twist_dr.storage.base import CHUNK, Digest, Progress, StorageTarget, StoredObject, no_progress
+from twist_dr.storage.base import Digest, Progress, StorageTarget, StoredObject, no_progress
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.engine.helpers import no_thread_stays
 

@@ -18,11 +18,11 @@ from twist_dr.engine.base.configuration import server_document
 from twist_dr.engine.base.restore_point import make_restore_point
 from twist_dr.engine.base.server import read_server
 from twist_dr.engine.postgres.cluster import Cluster, count_rows, read_tables
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.postgres.sessions import COMMANDS, LOOKING, _known_servers
 from twist_dr.engine.restore.database import run_statements
 from twist_dr.engine.restore.hooks import Maintenance
 from twist_dr.engine.snapshots import PostgresTables, dump_tables
-from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.primary import Primary
 from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.conftest import TOOLS, make_site

@@ -18,11 +18,11 @@ from twist_dr.engine.backup import BackupPlan, take_full_backup
 from twist_dr.engine.manifest import Manifest
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.postgres.verification_place import VerificationPlan
 from twist_dr.engine.progress import Report
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
 from twist_dr.engine.tools_proof import ToolsProof
-from twist_dr.engine.verification import VerificationPlan
 from twist_dr.errors import BackupError
 from twist_dr.init import write_initial_files
 from twist_dr.settings import parse_settings

@@ -17,11 +17,12 @@ from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.comparison import compare_database
 from twist_dr.engine.postgres.restore_progress import restore_progress
 from twist_dr.engine.postgres.tools import Tools
+from twist_dr.engine.postgres.verification_place import VerificationPlan
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.staging import StagingArea
 from twist_dr.engine.streams import Form
-from twist_dr.engine.verification import VerificationPlan, VerificationResult, verify_backup
+from twist_dr.engine.verification import VerificationResult, verify_backup
 from twist_dr.storage.local import LocalTarget
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import KEYRING, wait_until

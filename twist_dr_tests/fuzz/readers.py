@@ -34,6 +34,7 @@ from twist_dr.engine.manifest import Manifest, open_manifest
 from twist_dr.engine.postgres.dump_internals import leave_out_internals
 from twist_dr.engine.postgres.dump_list import definitions_of, parse_list
 from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.postgres.statements import statements
 from twist_dr.engine.recovery.untar import Owner, untar
 from twist_dr.engine.repository import Repository
@@ -46,7 +47,7 @@ from twist_dr.engine.sealing import mac_of
 from twist_dr.engine.unpack import unpack
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import parse_history
-from twist_dr.engine.wal.names import Segment, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.pages import PageCheck, pages_written
 from twist_dr.engine.wal.spool import Spool
 from twist_dr.engine.wal.state import State

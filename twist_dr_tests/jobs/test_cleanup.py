@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.restore.journal import DatabaseSwitch, Journal, Journals
-from twist_dr.engine.wal.names import Segment, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.recorded import RecordedLoad, recovered_numbers, resident, wait_until_archived
 from twist_dr_tests.retention_site import FORM, NOW, WORDS, RetentionSite, made_up, store

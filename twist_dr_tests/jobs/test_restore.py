@@ -28,7 +28,7 @@ from twist_dr_tests.conftest import TOOLS, make_backed_up_site
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.jobs.page import page
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import Site
+from twist_dr_tests.site import ROOT, Site
 from twist_dr_tests.storage.conftest import mounted_tmpfs
 from twist_dr_tests.sweep import instants
 
@@ -696,7 +696,7 @@ def _run_killed(site: Site, at: int, **variables: str) -> int:
     path.write_text(json.dumps({"ops": _config(site)}))
     command = [sys.executable, "-m", "twist_dr_tests.killed", str(at), "dagster", "job", "execute", "-m", "twist_dr.definitions", "-j", "restore", "-c", str(path)]  # fmt: skip
     done = subprocess.run(
-        command, env={**os.environ, **site.environment, **variables, "PYTHONPATH": str(Path(__file__).parents[2])},
+        command, env={**os.environ, **site.environment, **variables, "PYTHONPATH": str(ROOT)},
         cwd=site.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode in (0, -9), done.stdout[-3000:] + done.stderr[-3000:]

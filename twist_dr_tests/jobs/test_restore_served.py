@@ -34,7 +34,7 @@ from twist_dr_tests.served import (
     which,
 )
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import Site
+from twist_dr_tests.site import ROOT, Site
 from twist_dr_tests.sweep import instants
 
 REPLACE = {
@@ -245,7 +245,7 @@ def _run_killed(site: Site, at: int) -> int:
     path = site.folder / "killed.yaml"
     path.write_text(yaml.safe_dump({"ops": {"restore_backup": {"config": REPLACE}}}))
     command = [sys.executable, "-m", "twist_dr_tests.killed", str(at), "dagster", "job", "execute", "-m", "twist_dr.definitions", "-j", "restore", "-c", str(path)]  # fmt: skip
-    environment = {**os.environ, **site.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, **site.environment, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, cwd=site.folder, capture_output=True, timeout=120).returncode
 
 

@@ -18,6 +18,7 @@ from psycopg import sql
 
 from twist_dr.engine.postgres import confinement, databases
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.postgres.server_user import is_server_user
 from twist_dr.engine.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.engine.processes import run
@@ -25,7 +26,6 @@ from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.planning import RecoveryWish
 from twist_dr.engine.recovery.rehearsal import rehearse
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.wal.names import format_lsn, parse_lsn
 from twist_dr.errors import DatabaseUnreachable, IsolationMissing
 from twist_dr.recoveries import Recovery, RecoveryOrder
 from twist_dr.settings.building import build_targets

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
-from twist_dr.engine.wal.names import Segment, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.recoveries import sandbox_base
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import wait_until

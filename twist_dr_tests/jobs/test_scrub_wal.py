@@ -13,8 +13,9 @@ import pytest
 from twist_dr.catalog import WalFrontierRow
 from twist_dr.catalog.notes import WalScrubbed
 from twist_dr.engine.lock import application_lock
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.streams import Form
-from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.objects import WalArchive, associated_data
 from twist_dr.engine.wal.packing import pack
 from twist_dr.errors import CopyFailed

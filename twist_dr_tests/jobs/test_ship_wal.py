@@ -17,9 +17,9 @@ import pytest
 
 from twist_dr.catalog import Catalog, WalFrontierRow
 from twist_dr.engine.lock import application_lock
+from twist_dr.engine.postgres.lsn import Gap, format_lsn
 from twist_dr.engine.progress import Report
-from twist_dr.engine.wal.frontier import Gap, Shipped
-from twist_dr.engine.wal.names import format_lsn
+from twist_dr.engine.wal.frontier import Shipped
 from twist_dr.wal import LOCK_SCOPE, Shipping
 from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine.wal.names import format_lsn
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr_tests.jobs.test_restore_served import REPLACE, Stage
 from twist_dr_tests.jobs.test_restore_served import stage as stage
 from twist_dr_tests.jobs.test_restore_to_time import Recorded, first_after_base, rows_by

@@ -16,8 +16,8 @@ import pytest
 from twist_dr.alerts.daemon import note_daemon
 from twist_dr.automation.watch import watch_sensor
 from twist_dr.catalog import AlertRow, RestoreRow, SpaceRow, WalFrontierRow
+from twist_dr.engine.postgres.lsn import Gap
 from twist_dr.engine.progress import Report
-from twist_dr.engine.wal.frontier import Gap
 from twist_dr.runs import look_after
 from twist_dr.settings import Settings
 from twist_dr.status import metrics, report

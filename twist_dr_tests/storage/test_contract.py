@@ -15,6 +15,7 @@ import pytest
 
 from twist_dr.errors import Cancelled, ObjectCorrupt, ObjectExists, ObjectMissing
 from twist_dr.storage.base import Digest, StorageTarget
+from twist_dr_tests.site import ROOT
 from twist_dr_tests.storage.conftest import PART, MakeFile, Place
 
 NOW = timedelta(0)
@@ -156,7 +157,7 @@ Place(kind, arguments).target().put(Path(source), key, Digest(size, sha256), pro
 
 def kill_a_writer_in_the_middle(place: Place, source: Path, digest: Digest) -> None:
     arguments = [place.kind, place.arguments, str(source), KEY, digest.size, digest.sha256, digest.size // 2]
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, json.dumps(arguments)], stdout=subprocess.PIPE, text=True, cwd=root
     )

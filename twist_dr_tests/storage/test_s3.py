@@ -25,6 +25,7 @@ from twist_dr.errors import (
 )
 from twist_dr.storage.s3 import S3Target
 from twist_dr.storage.s3_transfer import part_size_for
+from twist_dr_tests.site import ROOT
 from twist_dr_tests.storage.conftest import BUCKET, PART, MakeFile, s3_place
 from twist_dr_tests.storage.proxy import Fault, Proxy, Request, refuse_wrong_sha256
 from twist_dr_tests.storage.servers import S3Server
@@ -143,7 +144,7 @@ for size in (100 << 10, 200 << 20):
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
     small, large = (int(line) for line in done.stdout.split())
     assert large - small < 30_000, "kilobytes"

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from twist_dr.engine.documents import NOTE, read_mapping
-from twist_dr.engine.wal.names import parse_lsn
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.errors import BackupError
 
 #: Bytes at the end of a backup_manifest that surely hold its WAL ranges and its checksum.

@@ -26,11 +26,11 @@ from twist_dr.engine.kinds import BASE
 from twist_dr.engine.manifest import BaseFacts, Manifest
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
 from twist_dr.engine.postgres.lock_waits import watched_locks
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.staging import StagingArea
-from twist_dr.engine.wal.names import format_lsn, parse_lsn
 from twist_dr.errors import BackupError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from twist_dr.engine.chunks import lines
 from twist_dr.engine.postgres.dump_reader import DumpReader
 from twist_dr.engine.postgres.dump_toc import TocEntry, read_integer
-from twist_dr.storage.base import CHUNK
+from twist_dr.engine.sizes import CHUNK
 
 #: Schema and name in the dump's encoding.
 RawName = tuple[bytes, bytes]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import query
 from twist_dr.engine.postgres.extension_members import MemberSequence, MemberTable
-from twist_dr.storage.base import CHUNK
+from twist_dr.engine.sizes import CHUNK
 
 if TYPE_CHECKING:
     from psycopg.sql import Composable, Composed

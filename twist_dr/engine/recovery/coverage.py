@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from twist_dr.engine.base.summary import PlannedBase
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.lineage import Lineage, Run, facts, start_of, stop_of
-from twist_dr.engine.wal.names import Segment, format_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.errors import WalError
 
 

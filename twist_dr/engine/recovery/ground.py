@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from twist_dr.engine.base.summary import PlannedBase
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
@@ -17,8 +18,9 @@ from twist_dr.engine.recovery.lineage import Lineage, Run, facts, start_of, stop
 from twist_dr.engine.recovery.reader import Reader
 from twist_dr.engine.recovery.search import last_ending
 from twist_dr.engine.recovery.target import RecoveryTarget, moment
-from twist_dr.engine.recovery.vanished import Known, Vanished, known_by_bases
-from twist_dr.engine.wal.names import format_lsn, history_name
+from twist_dr.engine.recovery.vanished import Vanished, known_by_bases
+from twist_dr.engine.wal.frontier import Known
+from twist_dr.engine.wal.names import history_name
 from twist_dr.errors import BaseBackupMissing, RecoveryPointInvalid, WalInvalid, WalMissing
 
 

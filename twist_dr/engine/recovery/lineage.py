@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.manifest import BaseFacts
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import Ancestor, stretches_of
-from twist_dr.engine.wal.names import Segment, parse_lsn
+from twist_dr.engine.wal.names import Segment
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.engine.recovery.archives import Archives
@@ -21,11 +22,12 @@ from twist_dr.engine.recovery.lineage import facts, start_of
 from twist_dr.engine.recovery.points import resolve
 from twist_dr.engine.recovery.stops import Lost, Resolved, Stop
 from twist_dr.engine.recovery.target import RecoveryTarget, moment
-from twist_dr.engine.recovery.vanished import Known, Vanished
+from twist_dr.engine.recovery.vanished import Vanished
 from twist_dr.engine.scratch_folder import ScratchFolder
+from twist_dr.engine.wal.frontier import Known
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import Ancestor
-from twist_dr.engine.wal.names import Segment, format_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.words import counted, unmarked
 
 __all__ = ["Lost", "RecoveryPlan", "Stop", "make_plan"]

@@ -15,8 +15,9 @@ from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.bases import by_cluster, find_bases, manifest_of
 from twist_dr.engine.recovery.plan import RecoveryPlan, make_plan
 from twist_dr.engine.recovery.target import RecoveryTarget, parse_target
-from twist_dr.engine.recovery.vanished import Known, parse_accepted
+from twist_dr.engine.recovery.vanished import parse_accepted
 from twist_dr.engine.repository import Repository
+from twist_dr.engine.wal.frontier import Known
 from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.errors import BaseBackupMissing, ClientToolsMissing, WalVanished
 

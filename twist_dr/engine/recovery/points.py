@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from twist_dr.engine.base.summary import PlannedBase
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.recovery.coverage import Stretch, lineage_of
 from twist_dr.engine.recovery.ground import ClusterArchive
 from twist_dr.engine.recovery.lineage import Lineage, Run, facts, stop_of
@@ -22,8 +23,8 @@ from twist_dr.engine.recovery.search import (
 )
 from twist_dr.engine.recovery.stops import Resolved, exclusive, inclusive
 from twist_dr.engine.recovery.target import RecoveryTarget, moment
-from twist_dr.engine.recovery.vanished import Known, Vanished, furthest_beyond
-from twist_dr.engine.wal.names import format_lsn
+from twist_dr.engine.recovery.vanished import Vanished, furthest_beyond
+from twist_dr.engine.wal.frontier import Known
 from twist_dr.errors import RecoveryPointInvalid, WalError, WalVanished
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.postgres.sessions import COMMANDS
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child, run
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.engine.wal.history import Ancestor, parse_history
-from twist_dr.engine.wal.names import format_lsn, history_name, parse_lsn
+from twist_dr.engine.wal.names import history_name
 from twist_dr.errors import ProcessFailed, RecoveryFailed
 from twist_dr.redaction import one_line
 

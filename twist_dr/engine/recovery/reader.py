@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.lineage import Run
 from twist_dr.engine.recovery.scan import Events, Scanner, WalRecord, behind_header, end_of
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.names import Segment, format_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.errors import WalInvalid
 
 #: Bytes of WAL that are fetched and scanned in one go, and kept at most twice over.

@@ -13,6 +13,7 @@ from twist_dr.engine.keys import Keyring
 from twist_dr.engine.postgres.cluster import Cluster
 from twist_dr.engine.postgres.confinement import Confinement, Isolation, is_kept_away, what_is_missing
 from twist_dr.engine.postgres.dead_servers import end_server_of
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.postgres.scratch import scratch_base
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import reachable_tools
@@ -26,7 +27,6 @@ from twist_dr.engine.recovery.server_settings import MOST_WAL_KEPT
 from twist_dr.engine.recovery.untar import Owner
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
-from twist_dr.engine.wal.names import format_lsn
 from twist_dr.errors import RecoveryFailed, StagingFull
 
 if TYPE_CHECKING:

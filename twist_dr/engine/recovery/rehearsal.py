@@ -17,11 +17,11 @@ from twist_dr.engine.postgres.lock_waits import RECOVERED_SERVER_SECONDS, watche
 from twist_dr.engine.progress import Report, human_seconds
 from twist_dr.engine.recovery.planning import RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.recover import Recovered, recover
-from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.restore.sources import Sources
 from twist_dr.engine.scratch_folder import ScratchFolder
 from twist_dr.engine.verification import VerificationResult
+from twist_dr.engine.wal.frontier import Known
 from twist_dr.errors import RecoveryFailed, RestoreFailed, TargetUnavailable, WalMissing
 
 

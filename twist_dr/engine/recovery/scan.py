@@ -19,9 +19,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from twist_dr.engine.chunks import lines
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import Child
-from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.errors import ClientToolsMissing, ProcessFailed
 
 #: XLOG_BLCKSZ, and the two sizes of page headers (SizeOfXLogShortPHD, SizeOfXLogLongPHD).

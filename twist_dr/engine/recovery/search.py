@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.recovery.reader import Reader
 from twist_dr.engine.recovery.scan import Ending, NamedPoint, Running
 from twist_dr.engine.recovery.target import moment
-from twist_dr.engine.wal.names import format_lsn
 from twist_dr.errors import RecoveryPointInvalid
 
 #: Runs of at most so many segments are looked at whole.

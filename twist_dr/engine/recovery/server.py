@@ -16,6 +16,7 @@ from twist_dr.engine.manifest import BaseFacts
 from twist_dr.engine.postgres.cluster import Cluster, query
 from twist_dr.engine.postgres.confinement import Confinement, shut_down
 from twist_dr.engine.postgres.dead_servers import end_server_of
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import door_folder, open_door, socket_folder
 from twist_dr.engine.processes import Child
@@ -30,7 +31,6 @@ from twist_dr.engine.recovery.server_settings import (
     write_settings,
 )
 from twist_dr.engine.recovery.untar import Owner
-from twist_dr.engine.wal.names import format_lsn, parse_lsn
 from twist_dr.errors import Cancelled, DatabaseRefused, DatabaseUnreachable, RecoveryFailed
 
 #: Version 13 says it in one line, later ones in a DETAIL line.

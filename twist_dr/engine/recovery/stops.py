@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from twist_dr.engine.base.summary import PlannedBase
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.recovery.coverage import Stretch
 from twist_dr.engine.recovery.ground import ClusterArchive
 from twist_dr.engine.recovery.lineage import Lineage, start_of, stop_of
 from twist_dr.engine.recovery.reader import Reader
 from twist_dr.engine.recovery.scan import Ending, WalRecord
 from twist_dr.engine.recovery.search import endings_from, last_ending
-from twist_dr.engine.wal.names import format_lsn
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
-from twist_dr.engine.wal.names import format_lsn, parse_lsn
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.errors import RecoveryPointInvalid
 
 FORMS = "latest, 2026-01-31T12:00:00+00:00, lsn:0/3000000, xid:1234, name:before_import"

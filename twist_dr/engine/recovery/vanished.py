@@ -7,26 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from twist_dr.engine.base.summary import PlannedBase
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.progress import human_seconds
 from twist_dr.engine.recovery.lineage import Lineage, facts
 from twist_dr.engine.recovery.target import RecoveryTarget, moment, parse_target
-from twist_dr.engine.wal.names import format_lsn, parse_lsn
+from twist_dr.engine.wal.frontier import Known
 from twist_dr.errors import RecoveryPointInvalid
-
-
-@dataclass(frozen=True)
-class Known:
-    """How far an archive was known to reach: ``lsn`` on ``timeline``, and everything committed before ``at``. ``by``: who says so, for sentences.
-
-    ``asked``: whether this recovery reads that archive; one that it was told to leave aside may well have it.
-    """
-
-    by: str
-    system_identifier: str
-    timeline: int
-    lsn: int
-    at: datetime | None = None
-    asked: bool = True
 
 
 @dataclass(frozen=True)

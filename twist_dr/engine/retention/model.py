@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Literal, NamedTuple
-
-from pydantic import ConfigDict, Field
+from typing import Literal, NamedTuple
 
 from twist_dr.engine.base.summary import PlannedBase
-from twist_dr.engine.durations import Duration
-from twist_dr.engine.labels import GRACE
 from twist_dr.engine.manifest import Kind, Label
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.wal.history import Ancestor
-from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.objects import Holdings, Stored
 
 CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "deleted"]
 #: States in which a target's bytes were found right when last looked at.
 INTACT: frozenset[CopyState] = frozenset({"stored", "checked"})
-_Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -52,37 +47,6 @@ class BackupFacts:
     @property
     def usable_from(self) -> datetime:
         return self.finished_at or self.taken_at
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What is wanted on a target, as the settings have it; ``docs/retention.md`` says what it means."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    #: To which backups it applies, None to all.
-    kinds: Annotated[frozenset[Kind], Field(min_length=1)] | None = None
-    labels: Annotated[frozenset[Label], Field(min_length=1)] | None = None
-    #: Rules that keep: the newest good backup of so many periods, and so many of a label.
-    daily: _Count = 0
-    weekly: _Count = 0
-    monthly: _Count = 0
-    yearly: _Count = 0
-    last: Mapping[Label, _Count] = field(default_factory=dict)
-    #: Caps: what goes although a rule would keep it.
-    max_age: Duration | None = None
-    max_count: _Count | None = None
-    max_bytes: _Count | None = None
-    #: How long what no schedule made stays, whatever else is said.
-    grace: Duration = GRACE
-    #: For so long any second stays recoverable.
-    wal: Duration | None = None
-
-    def selects(self, backup: BackupFacts) -> bool:
-        """Whether it applies to a backup."""
-        return (self.kinds is None or backup.kind in self.kinds) and (
-            self.labels is None or backup.label in self.labels
-        )
 
 
 @dataclass(frozen=True)

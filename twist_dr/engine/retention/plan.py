@@ -14,8 +14,9 @@ from twist_dr.engine.collector import paused_collector
 from twist_dr.engine.kinds import BASE
 from twist_dr.engine.labels import BEFORE_A_CHANGE, OF_NIGHTS
 from twist_dr.engine.retention.doubts import TOLERANCE, set_back, set_forward, too_much
-from twist_dr.engine.retention.model import INTACT, BackupFacts, Decision, Doubt, Hold, Policy, TargetPlan
+from twist_dr.engine.retention.model import INTACT, BackupFacts, Decision, Doubt, Hold, TargetPlan
 from twist_dr.engine.retention.policy import local_days, span, verdicts
+from twist_dr.settings.policy import Policy, longest_window
 
 #: Half sentences by id of a backup. Most are shared by thousands.
 Reasons = dict[str, tuple[str, ...]]
@@ -110,11 +111,6 @@ def good_ids(known: Mapping[str, BackupFacts]) -> frozenset[str]:
             )
         )
     )
-
-
-def longest_window(policies: Iterable[Policy]) -> timedelta | None:
-    """For how long any second is to stay recoverable on a target with these policies; None when none says."""
-    return max((policy.wal for policy in policies if policy.wal is not None), default=None)
 
 
 def _restorable(backup: BackupFacts, known: Mapping[str, BackupFacts]) -> bool:
@@ -216,7 +212,9 @@ def _in_grace(
         if now - backup.taken_at > longest:
             return
         if backup.label not in OF_NIGHTS and backup.label not in named:
-            grace = max((policy.grace for policy in policies if policy.selects(backup)), default=timedelta(0))
+            grace = max(
+                (policy.grace for policy in policies if policy.selects(backup.kind, backup.label)), default=timedelta(0)
+            )
             if now - backup.taken_at < grace:
                 yield backup.id, f"{backup.label}, and younger than the grace of {span(grace)}"
 

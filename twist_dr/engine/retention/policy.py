@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import Literal
 
 from twist_dr.engine.labels import BEFORE_A_CHANGE, OF_NIGHTS
-from twist_dr.engine.retention.model import BackupFacts, Policy
+from twist_dr.engine.retention.model import BackupFacts
+from twist_dr.settings.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def verdicts(
     ``good`` are the ids that may take a slot from others, ``graced`` those that stay for a while whatever is said, ``known`` everything on the target: a base costs its chain. ``days`` are
     those on which they were taken by the calendar of the settings; without rules by the calendar none are asked for.
     """
-    concerned = [backup for backup in newest_first if policy.selects(backup)]
+    concerned = [backup for backup in newest_first if policy.selects(backup.kind, backup.label)]
     found = _by_rules(policy, concerned, good, days)
     if policy.max_age is None and policy.max_count is None and policy.max_bytes is None:
         return found

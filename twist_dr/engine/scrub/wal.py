@@ -14,13 +14,14 @@ from twist_dr.engine.base.summary import PlannedBase
 from twist_dr.engine.compression import SUFFIXES
 from twist_dr.engine.first_good import first_good, told_by_all
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.retention.model import ClusterWal
 from twist_dr.engine.retention.wal_plan import plan_wal
 from twist_dr.engine.scrub.repair import put_anew
 from twist_dr.engine.scrub.rotation import KeyedObject
 from twist_dr.engine.streams import Form, write_new
 from twist_dr.engine.wal.history import joined_history, parse_history
-from twist_dr.engine.wal.names import Segment, history_name, kind_of, parse_lsn, timeline_of
+from twist_dr.engine.wal.names import Segment, history_name, kind_of, timeline_of
 from twist_dr.engine.wal.objects import HISTORY_FORM, Holdings, WalArchive, associated_data
 from twist_dr.engine.wal.packing import pack
 from twist_dr.engine.wal.pages import PageCheck, read_first_page

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from twist_dr.engine.wal.names import format_lsn
+from twist_dr.engine.postgres.lsn import Gap
 from twist_dr.errors import TwistDRError
 
 
@@ -37,22 +37,6 @@ class Frontier:
         values = dict(document)
         at = values.get("at")
         return cls(**{**values, "at": datetime.fromisoformat(str(at)) if at else None})  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Gap:
-    """WAL that an archive does not have and will not get: ``begin`` up to ``end`` (LSN, left out), before what it holds of ``timeline``.
-
-    What earlier versions wrote down has no timeline.
-    """
-
-    timeline: int | None
-    begin: int
-    end: int
-
-    def sentence(self, target: str) -> str:
-        """``nas lacks WAL from 0/1000000 to 0/2000000``, without a stop."""
-        return f"{target} lacks WAL from {format_lsn(self.begin)} to {format_lsn(self.end)}"
 
 
 @dataclass(frozen=True)
@@ -136,3 +120,18 @@ class Shipped:
     @property
     def advanced(self) -> bool:
         return any(outcome.advanced for outcome in self.targets.values())
+
+
+@dataclass(frozen=True)
+class Known:
+    """How far an archive was known to reach: ``lsn`` on ``timeline``, and everything committed before ``at``. ``by``: who says so, for sentences.
+
+    ``asked``: whether this recovery reads that archive; one that it was told to leave aside may well have it.
+    """
+
+    by: str
+    system_identifier: str
+    timeline: int
+    lsn: int
+    at: datetime | None = None
+    asked: bool = True

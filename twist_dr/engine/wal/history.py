@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from twist_dr.engine.wal.names import parse_lsn
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.words import few
 from twist_dr.errors import WalInvalid
 

@@ -19,23 +19,9 @@ SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 _BACKUP = re.compile(r"[0-9A-F]{24}\.[0-9A-F]{8}\.backup")
 _PARTIAL = re.compile(r"[0-9A-F]{24}\.partial")
-_LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 SMALLEST_SEGMENT = 1 << 20
 LARGEST_SEGMENT = 1 << 30
-
-
-def parse_lsn(text: str) -> int:
-    """``0/3000000`` as a number. Raises ``ValueError``."""
-    match = _LSN.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not an LSN such as 0/3000000")
-    return int(match[1], 16) << 32 | int(match[2], 16)
-
-
-def format_lsn(lsn: int) -> str:
-    """As PostgreSQL writes it."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 def kind_of(name: str) -> Kind | None:

@@ -13,13 +13,14 @@ from twist_dr.engine.compression import compressor
 from twist_dr.engine.encryption import Encryptor
 from twist_dr.engine.keys import Key, Keyring
 from twist_dr.engine.progress import Report
+from twist_dr.engine.sizes import CHUNK
 from twist_dr.engine.streams import Form, NewFile
 from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.objects import associated_data
 from twist_dr.engine.wal.pages import PageCheck
 from twist_dr.engine.wal.spool import Spool, SpoolFile
 from twist_dr.errors import Cancelled, StagingFull
-from twist_dr.storage.base import CHUNK, Digest
+from twist_dr.storage.base import Digest
 
 
 def read_file(path: Path, size: int | None = None) -> Iterator[bytes]:

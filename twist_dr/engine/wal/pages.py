@@ -12,7 +12,8 @@ import struct
 import sys
 from dataclasses import dataclass
 
-from twist_dr.engine.wal.names import Segment, format_lsn, is_segment_size
+from twist_dr.engine.postgres.lsn import format_lsn
+from twist_dr.engine.wal.names import Segment, is_segment_size
 from twist_dr.errors import WalInvalid
 
 #: Major version by the magic number of its WAL pages (XLOG_PAGE_MAGIC in its xlog_internal.h).

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from twist_dr.engine.postgres.cluster import Cluster, named_errors, query
-from twist_dr.engine.wal.names import parse_lsn
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.errors import DatabaseError
 
 if TYPE_CHECKING:

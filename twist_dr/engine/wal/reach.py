@@ -9,9 +9,10 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from twist_dr.engine.keys import Keyring
+from twist_dr.engine.postgres.lsn import Gap
 from twist_dr.engine.progress import Report
 from twist_dr.engine.wal.destinations import Destinations
-from twist_dr.engine.wal.frontier import Frontier, Gap, NoticedGap, TargetShipped
+from twist_dr.engine.wal.frontier import Frontier, NoticedGap, TargetShipped
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.state import State

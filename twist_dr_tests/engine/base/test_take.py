@@ -25,11 +25,11 @@ from twist_dr.engine.base.take import Parent
 from twist_dr.engine.copies import store_copy
 from twist_dr.engine.postgres.checksums import compare_checksums
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.postgres.unprivileged import unprivileged
 from twist_dr.engine.progress import Report
 from twist_dr.engine.repository import Repository
-from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.errors import (
     BackupError,
     ClientToolsMissing,

@@ -10,17 +10,18 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from twist_dr.engine.manifest import MANIFEST_NAME, Artifact, BaseFacts, KeyName, Manifest, PostgresFacts
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery.archives import Archives
 from twist_dr.engine.recovery.plan import RecoveryPlan, make_plan
 from twist_dr.engine.recovery.planning import RecoveryWish, plan_recovery
 from twist_dr.engine.recovery.target import parse_target
-from twist_dr.engine.recovery.vanished import Known
 from twist_dr.engine.repository import Repository
 from twist_dr.engine.streams import Form
+from twist_dr.engine.wal.frontier import Known
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.names import format_lsn, kind_of, timeline_of
+from twist_dr.engine.wal.names import kind_of, timeline_of
 from twist_dr.engine.wal.objects import HISTORY_FORM, WalArchive, associated_data
 from twist_dr.engine.wal.packing import pack
 from twist_dr.storage.local import LocalTarget

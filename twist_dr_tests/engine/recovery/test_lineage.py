@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.recovery.coverage import gaps, recoverable
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import Ancestor
-from twist_dr.engine.wal.names import Segment, format_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.errors import RecoveryPointInvalid, WalConflict
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import wait_until

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.postgres.unprivileged import unprivileged
 from twist_dr.engine.recovery.lineage import stop_of
 from twist_dr.engine.recovery.plan import RecoveryPlan
 from twist_dr.engine.recovery.target import RecoveryTarget
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.errors import RecoveryPointInvalid, WalMissing
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import wait_until

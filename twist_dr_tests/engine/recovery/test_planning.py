@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.manifest import Manifest
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.recovery.planning import RecoveryWish
-from twist_dr.engine.wal.names import Segment, format_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.errors import RecoveryPointInvalid
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.recovery.material import Material, base_manifest, between, ended, facts_of_base

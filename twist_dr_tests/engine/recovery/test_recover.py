@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from twist_dr.engine.postgres.cluster import Cluster
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery import fetcher
 from twist_dr.engine.recovery import recover as module
 from twist_dr.engine.recovery.plan import RecoveryPlan
 from twist_dr.engine.recovery.recover import clear_recovery_remains, recover
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.names import format_lsn
 from twist_dr.errors import DatabaseRefused, RecoveryFailed, StagingFull
 from twist_dr_tests.engine.helpers import KEYRING
 from twist_dr_tests.engine.recovery.world import PlainArchives, World, archives_of, rows

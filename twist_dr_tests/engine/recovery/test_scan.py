@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.recovery.scan import Scanner, end_of
-from twist_dr.engine.wal.names import Segment, format_lsn, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.primaries import MB, Primary
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.progress import Report
 from twist_dr.engine.recovery import reader
 from twist_dr.engine.recovery.plan import make_plan
 from twist_dr.engine.recovery.target import parse_target
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.names import Segment, format_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.recovery.material import Material, between, ended, facts_of_base, set_clock
 from twist_dr_tests.primaries import MB, Primary

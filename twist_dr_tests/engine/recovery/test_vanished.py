@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine.postgres.lsn import format_lsn
 from twist_dr.engine.recovery.coverage import gaps, recoverable
 from twist_dr.engine.recovery.planning import RecoveryWish
-from twist_dr.engine.recovery.vanished import Known
+from twist_dr.engine.wal.frontier import Known
 from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.names import Segment, format_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.errors import RecoveryPointInvalid, WalVanished
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.recovery.material import Material, between, ended

@@ -15,6 +15,7 @@ from typing import TypeVar
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.manifest import Artifact, BaseFacts, Manifest, Tablespace
 from twist_dr.engine.postgres.cluster import Cluster, read_facts
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.engine.postgres.surroundings import with_surroundings
 from twist_dr.engine.postgres.tools import Tools
 from twist_dr.engine.processes import run
@@ -22,7 +23,7 @@ from twist_dr.engine.recovery.plan import Lost, RecoveryPlan, Stop
 from twist_dr.engine.recovery.target import parse_target
 from twist_dr.engine.wal.head import Head
 from twist_dr.engine.wal.history import parse_history
-from twist_dr.engine.wal.names import Segment, format_lsn, history_name, parse_lsn
+from twist_dr.engine.wal.names import Segment, history_name
 from twist_dr.engine.wal.pages import check_segment
 from twist_dr.errors import WalMissing
 from twist_dr_tests.primaries import MB, Point, Primary

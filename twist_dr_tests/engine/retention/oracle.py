@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 
-from twist_dr.engine.retention.model import BackupFacts, Hold, Policy
+from twist_dr.engine.retention.model import BackupFacts, Hold
+from twist_dr.settings.policy import Policy
 
 HOUR = timedelta(hours=1)
 #: What a schedule makes, and what somebody makes before a change.

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twist_dr.engine.retention.model import BackupFacts, Hold, Policy, TargetPlan
+from twist_dr.engine.retention.model import BackupFacts, Hold, TargetPlan
 from twist_dr.engine.retention.plan import plan_target
+from twist_dr.settings.policy import Policy
 from twist_dr_tests.engine.retention.facts import gone, kept
 from twist_dr_tests.engine.retention.oracle import Oracle
 

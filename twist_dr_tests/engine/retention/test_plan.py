@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import twist_dr
-from twist_dr.engine.retention.model import Hold, Policy
+from twist_dr.engine.retention.model import Hold
+from twist_dr.settings.policy import Policy
 from twist_dr_tests.engine.retention.facts import DAY, NOW, backup, chain, gone, kept, nights, planned, reason
 
 ABSURD = [

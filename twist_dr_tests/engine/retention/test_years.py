@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from twist_dr.engine.retention.model import BackupFacts, Policy, TargetPlan
-from twist_dr.engine.retention.plan import longest_window
+from twist_dr.engine.retention.model import BackupFacts, TargetPlan
+from twist_dr.settings.policy import Policy, longest_window
 from twist_dr_tests.engine.retention.facts import DAY, gone, kept
 from twist_dr_tests.engine.retention.oracle import Oracle
 from twist_dr_tests.engine.retention.wal_story import reached, recoverable

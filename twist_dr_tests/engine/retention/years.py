@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.engine.manifest import Kind, Label
-from twist_dr.engine.retention.model import BackupFacts, ClusterWal, Doubt, Hold, Policy, TargetPlan, WalPlan
-from twist_dr.engine.retention.plan import good_ids, longest_window, plan_target
+from twist_dr.engine.retention.model import BackupFacts, ClusterWal, Doubt, Hold, TargetPlan, WalPlan
+from twist_dr.engine.retention.plan import good_ids, plan_target
 from twist_dr.engine.retention.wal_plan import bases_of_window, plan_wal
+from twist_dr.settings.policy import Policy, longest_window
 from twist_dr_tests.engine.retention.facts import DAY
 from twist_dr_tests.engine.retention.wal_story import SIZE, Story
 

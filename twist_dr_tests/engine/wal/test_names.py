@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from twist_dr.engine.wal.names import Segment, format_lsn, is_segment_size, kind_of, parse_lsn, timeline_of
+from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
+from twist_dr.engine.wal.names import Segment, is_segment_size, kind_of, timeline_of
 from twist_dr_tests.engine.wal.wal_files import MB, one
 from twist_dr_tests.servers import PostgresServer
 

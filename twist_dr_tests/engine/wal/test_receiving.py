@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.postgres.tools import find_tools
 from twist_dr.engine.progress import Report
-from twist_dr.engine.wal.names import parse_lsn
 from twist_dr.engine.wal.primary import Primary
 from twist_dr.engine.wal.receiving import Receiver
 from twist_dr.errors import DatabaseError
@@ -25,6 +25,7 @@ from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.engine.helpers import runs, wait_until
 from twist_dr_tests.engine.wal.wal_files import MB, Round, Wal, current_lsn, holdings, one, plain
 from twist_dr_tests.servers import PostgresServer, standby_of
+from twist_dr_tests.site import ROOT
 from twist_dr_tests.wal_site import WalSite, wal_site
 
 SMALL = ["--wal-segsize=1"]
@@ -381,7 +382,7 @@ def archiving(server_tools_major: int, folder: Path, way: str) -> Iterator[WalSi
         with wal_site(server, folder / "site", source="archive", spool=str(server.base / "spool")) as site:
             archived = site.open_archived()
             script = server.base / "archive-to-spool.sh"
-            shutil.copyfile(Path(__file__).parents[3] / "twist_dr" / "templates" / "archive-to-spool.sh", script)
+            shutil.copyfile(ROOT / "twist_dr" / "templates" / "archive-to-spool.sh", script)
             script.chmod(0o755)
             server.stop()
             settings = {"archive_mode": "on", "fsync": "off", "archive_timeout": "1s"}
@@ -423,7 +424,7 @@ def test_the_archiver_fills_the_spool_durably_and_a_crash_between_copy_and_ackno
 
 
 def script(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = Path(__file__).parents[3] / "twist_dr" / "templates" / "archive-to-spool.sh"
+    path = ROOT / "twist_dr" / "templates" / "archive-to-spool.sh"
     return subprocess.run(
         ["sh", path, *map(str, arguments)],
         capture_output=True,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine.wal.frontier import Gap
+from twist_dr.engine.postgres.lsn import Gap
 from twist_dr.engine.wal.head import Head
 from twist_dr.errors import StagingFull, TargetUnavailable, WalConflict
 from twist_dr.storage.base import Digest, Progress, no_progress

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from twist_dr.engine.keys import Keyring
 from twist_dr.engine.patience import patient
+from twist_dr.engine.postgres.lsn import parse_lsn
 from twist_dr.engine.progress import Report
 from twist_dr.engine.streams import Form
 from twist_dr.engine.wal.destinations import Destination
 from twist_dr.engine.wal.frontier import Shipped
-from twist_dr.engine.wal.names import Segment, parse_lsn
+from twist_dr.engine.wal.names import Segment
 from twist_dr.engine.wal.objects import Holdings, WalArchive
 from twist_dr.engine.wal.primary import Sample, Slot
 from twist_dr.engine.wal.shipping import Shipper
