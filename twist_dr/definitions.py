@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import dagster as dg
 
-from twist_dr.assets.base_backup import base_backup_asset
-from twist_dr.assets.configuration_backup import configuration_backup_asset
-from twist_dr.assets.copies import copies_asset
-from twist_dr.assets.external import external_assets
-from twist_dr.assets.full_backup import full_backup_asset
-from twist_dr.assets.report import report_asset
-from twist_dr.assets.verification import verification_asset
-from twist_dr.assets.wal_archive import wal_archive_asset
-from twist_dr.automation.after_backups import after_backups_sensor
-from twist_dr.automation.dead_runs import dead_runs_sensor
-from twist_dr.automation.schedules import schedules
-from twist_dr.automation.ship_wal import ship_wal_sensor
-from twist_dr.automation.watch import failed_runs_sensor, watch_sensor
-from twist_dr.jobs.backups import backup_job, verify_backup_job
-from twist_dr.jobs.cleanup import cleanup_job
-from twist_dr.jobs.drill import drill_job
-from twist_dr.jobs.restore import restore_job
-from twist_dr.jobs.restore_to_time import restore_to_time_job
-from twist_dr.jobs.scrub import scrub_job
-from twist_dr.jobs.status import status_job
-from twist_dr.jobs.test_storage_targets import test_storage_targets_job
-from twist_dr.jobs.undo_restore import undo_restore_job
-from twist_dr.jobs.wal import ship_wal_job
-from twist_dr.orchestration import APPLICATION
+from twist_dr.orchestrator.around import APPLICATION
+from twist_dr.orchestrator.assets.base_backup import base_backup_asset
+from twist_dr.orchestrator.assets.configuration_backup import configuration_backup_asset
+from twist_dr.orchestrator.assets.copies import copies_asset
+from twist_dr.orchestrator.assets.external import external_assets
+from twist_dr.orchestrator.assets.full_backup import full_backup_asset
+from twist_dr.orchestrator.assets.report import report_asset
+from twist_dr.orchestrator.assets.verification import verification_asset
+from twist_dr.orchestrator.assets.wal_archive import wal_archive_asset
+from twist_dr.orchestrator.automation.after_backups import after_backups_sensor
+from twist_dr.orchestrator.automation.dead_runs import dead_runs_sensor
+from twist_dr.orchestrator.automation.schedules import schedules
+from twist_dr.orchestrator.automation.ship_wal import ship_wal_sensor
+from twist_dr.orchestrator.automation.watch import failed_runs_sensor, watch_sensor
+from twist_dr.orchestrator.jobs.backups import backup_job, verify_backup_job
+from twist_dr.orchestrator.jobs.cleanup import cleanup_job
+from twist_dr.orchestrator.jobs.drill import drill_job
+from twist_dr.orchestrator.jobs.restore import restore_job
+from twist_dr.orchestrator.jobs.restore_to_time import restore_to_time_job
+from twist_dr.orchestrator.jobs.scrub import scrub_job
+from twist_dr.orchestrator.jobs.status import status_job
+from twist_dr.orchestrator.jobs.test_storage_targets import test_storage_targets_job
+from twist_dr.orchestrator.jobs.undo_restore import undo_restore_job
+from twist_dr.orchestrator.jobs.wal import ship_wal_job
 from twist_dr.settings import Application, open_application
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from twist_dr.engine.postgres.tools import Tools, find_tools
+from twist_dr.postgres.tools import Tools, find_tools
 from twist_dr.redaction import known
 from twist_dr_tests import durations, servers
 from twist_dr_tests import site as commands

@@ -23,18 +23,18 @@ from typing import Any
 import yaml
 
 from twist_dr.catalog import Catalog, SealedBackup, VerificationRow
-from twist_dr.engine.keys import Keyring, new_key, save_keyring
-from twist_dr.engine.lock import application_lock
-from twist_dr.engine.postgres.cluster import Cluster, query
-from twist_dr.engine.postgres.tools import choose_tools, find_tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
-from twist_dr.engine.progress import human_bytes, human_seconds
-from twist_dr.engine.restore.settle import kept, remove_kept
 from twist_dr.errors import TwistDRError
+from twist_dr.postgres.cluster import Cluster, query
+from twist_dr.postgres.tools import choose_tools, find_tools
+from twist_dr.postgres.unprivileged import reachable_base, unprivileged
+from twist_dr.repository.keys import Keyring, new_key, save_keyring
+from twist_dr.restore.building import surroundings
+from twist_dr.restore.settle import kept, remove_kept
 from twist_dr.settings import Settings, load_settings
-from twist_dr.settings.restoring import surroundings
-from twist_dr.status.collect import collect
-from twist_dr.status.text import render
+from twist_dr.system.lock import application_lock
+from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.watch.status.collect import collect
+from twist_dr.watch.status.text import render
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.storage.servers import rclone_server

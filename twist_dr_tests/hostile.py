@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.sessions import LOOKING
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.postgres.sessions import LOOKING
 from twist_dr_tests.servers import PostgresServer
 
 if TYPE_CHECKING:
-    from twist_dr.engine.postgres.cluster import Connection
+    from twist_dr.postgres.cluster import Connection
 
 _PRODUCT = Path(__file__).resolve().parent.parent / "twist_dr"
 _OPERATORS = [

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from twist_dr.engine.postgres.unprivileged import OPEN_TO_ALL, own_folder
+from twist_dr.postgres.unprivileged import OPEN_TO_ALL, own_folder
 
 #: What all tests together leave until they have ended, with room to spare.
 _NEEDED = 6 << 30

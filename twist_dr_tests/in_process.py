@@ -20,12 +20,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from twist_dr.alerts import catalog_gone, facts
-from twist_dr.audit import log
 from twist_dr.cli import main
-from twist_dr.engine.postgres import sessions
+from twist_dr.postgres import sessions
 from twist_dr.redaction import known
 from twist_dr.settings import open_application
+from twist_dr.watch.alerts import catalog_gone, facts
+from twist_dr.watch.audit import log
 
 
 def run_job(

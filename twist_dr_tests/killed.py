@@ -15,19 +15,19 @@ from typing import Any
 
 #: Every call of a restore or an undo that changes something outside the process.
 STEPS = (
-    "twist_dr.engine.restore.journal:Journals.save",
-    "twist_dr.engine.postgres.making:make_to_serve",
-    "twist_dr.engine.restore.pipeline:FetchedDatabase.load",
-    "twist_dr.engine.restore.preparation:analyze",
-    "twist_dr.engine.postgres.making:give_last",
-    "twist_dr.engine.postgres.making:take_after",
-    "twist_dr.engine.restore.preparation:unpack_media",
-    "twist_dr.engine.restore.hooks:Maintenance.on",
-    "twist_dr.engine.postgres.databases:close",
-    "twist_dr.engine.postgres.databases:end_sessions",
-    "twist_dr.engine.restore.cutover:exchange",
-    "twist_dr.engine.postgres.databases:switch",
-    "twist_dr.engine.restore.hooks:Maintenance.off",
+    "twist_dr.restore.journal:Journals.save",
+    "twist_dr.postgres.making:make_to_serve",
+    "twist_dr.restore.pipeline:FetchedDatabase.load",
+    "twist_dr.restore.preparation:analyze",
+    "twist_dr.postgres.making:give_last",
+    "twist_dr.postgres.making:take_after",
+    "twist_dr.restore.preparation:unpack_media",
+    "twist_dr.restore.hooks:Maintenance.on",
+    "twist_dr.postgres.databases:close",
+    "twist_dr.postgres.databases:end_sessions",
+    "twist_dr.restore.cutover:exchange",
+    "twist_dr.postgres.databases:switch",
+    "twist_dr.restore.hooks:Maintenance.off",
     "pathlib:Path.rename",
 )
 

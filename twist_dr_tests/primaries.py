@@ -11,12 +11,12 @@ from typing import Any
 
 import psycopg
 
-from twist_dr.engine.postgres.lsn import parse_lsn
-from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
-from twist_dr.engine.processes import run
-from twist_dr.engine.wal.names import Segment
-from twist_dr_tests.engine.helpers import wait_until
+from twist_dr.postgres.lsn import parse_lsn
+from twist_dr.postgres.tools import Tools
+from twist_dr.postgres.unprivileged import reachable_base, unprivileged
+from twist_dr.system.processes import run
+from twist_dr.wal.names import Segment
+from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.servers import PostgresServer
 
 MB = 1 << 20

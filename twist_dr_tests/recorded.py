@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.lsn import parse_lsn
-from twist_dr.engine.progress import Report
-from twist_dr.engine.recovery.planning import RecoveryWish, plan_recovery
-from twist_dr.engine.recovery.recover import recover
-from twist_dr.engine.restore.sources import Sources
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.postgres.lsn import parse_lsn
+from twist_dr.recovery.planning import RecoveryWish, plan_recovery
+from twist_dr.recovery.recover import recover
+from twist_dr.repository.sources import Sources
+from twist_dr.system.progress import Report
 from twist_dr_tests.site import Site, beside
 
 
@@ -121,7 +121,7 @@ def wait_until_archived(
 
     ``at``: and until everything committed by then is known to be there, which may take a round more: the server is asked for its clock first.
     """
-    from twist_dr.engine.wal.spool import Spool
+    from twist_dr.wal.spool import Spool
 
     spool = Spool(site.settings().wal_spool)
     names = set(site.settings().enabled_targets)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from twist_dr.catalog import Catalog
-from twist_dr.engine.keys import Keyring
-from twist_dr.engine.manifest import Artifact, ArtifactForm, KeyName, Manifest
-from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.tombstones import Tombstone
-from twist_dr.engine.streams import Form
+from twist_dr.repository.keys import Keyring
+from twist_dr.repository.manifest import Artifact, ArtifactForm, KeyName, Manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.streams import Form
 from twist_dr.retention import Retention, TargetOutcome
+from twist_dr.retention.tombstones import Tombstone
 from twist_dr.settings import Actor, Application
 from twist_dr.settings.building import build_targets
 from twist_dr.storage.base import Digest, StorageTarget
+from twist_dr.system.progress import Report
 from twist_dr_tests.catalog.examples import manifest as example
 from twist_dr_tests.site import Site
 

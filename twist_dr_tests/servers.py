@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.sessions import APPLYING, LOOKING
-from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import (
+from twist_dr.errors import DatabaseUnreachable
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.postgres.sessions import APPLYING, LOOKING
+from twist_dr.postgres.tools import Tools
+from twist_dr.postgres.unprivileged import (
     give_tree,
     reachable_base,
     reachable_tools,
     socket_folder,
     unprivileged,
 )
-from twist_dr.engine.processes import Child, run
-from twist_dr.errors import DatabaseUnreachable
+from twist_dr.system.processes import Child, run
 from twist_dr_tests.templates import Templates, initdb
 
 

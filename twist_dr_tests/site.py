@@ -16,10 +16,10 @@ import dagster as dg
 import yaml
 
 from twist_dr.catalog import Catalog, SealedBackup
-from twist_dr.engine.keys import Keyring, load_keyring, new_key, save_keyring
-from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.repository import Repository
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.repository.keys import Keyring, load_keyring, new_key, save_keyring
+from twist_dr.repository.manifest import Manifest
+from twist_dr.repository.repository import Repository
 from twist_dr.settings import Actor, Application, Settings, load_settings
 from twist_dr_tests import in_process
 from twist_dr_tests.apps import application

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
-from twist_dr.engine.processes import run
-from twist_dr.engine.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.postgres.tools import Tools
+from twist_dr.postgres.unprivileged import reachable_base, unprivileged
+from twist_dr.system.processes import run
+from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 
 _PREFIX = "templates-"
 #: The first page of a segment of WAL begins with its long header (xlog_internal.h), in which the system identifier has this place.

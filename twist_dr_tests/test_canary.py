@@ -13,11 +13,11 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from twist_dr_tests.alerts.mailbox import webhook
 from twist_dr_tests.conftest import make_backed_up_site
 from twist_dr_tests.servers import PostgresServer, free_port
 from twist_dr_tests.site import Outcome, Site
 from twist_dr_tests.storage.servers import rclone_server
+from twist_dr_tests.watch.alerts.mailbox import webhook
 
 #: By where each stands. None is part of another one, or of a name.
 SECRETS = {

@@ -9,13 +9,13 @@ from typing import get_args
 import pytest
 import yaml
 
-from twist_dr.choosing import choose_newest
-from twist_dr.engine.labels import split_label
-from twist_dr.engine.manifest import Label
-from twist_dr.engine.progress import Report
+from twist_dr.cli.recover.found import choose_backup as choose_without_catalog
 from twist_dr.errors import BackupNotFound, RestoreRefused
-from twist_dr.recover.found import choose_backup as choose_without_catalog
-from twist_dr.restores import Chosen, choose_backup
+from twist_dr.repository.labels import split_label
+from twist_dr.repository.manifest import Label
+from twist_dr.restore.from_settings import Chosen, choose_backup
+from twist_dr.system.progress import Report
+from twist_dr.verify.choosing import choose_newest
 from twist_dr_tests.retention_site import RetentionSite
 
 POLICY = {"office": {"daily": 7}}

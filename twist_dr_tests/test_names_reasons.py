@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from twist_dr.cli import main
-from twist_dr.engine.keys import new_key
-from twist_dr.engine.retention.holds import HoldNote, HoldNotes
-from twist_dr.engine.retention.model import Hold
 from twist_dr.redaction import one_line
+from twist_dr.repository.keys import new_key
+from twist_dr.retention.holds import HoldNote, HoldNotes
+from twist_dr.retention.model import Hold
 from twist_dr_tests.catalog.test_restores import restore
+from twist_dr_tests.redaction.test_visible import UNSEEN, WILD
 from twist_dr_tests.retention_site import NOW, RetentionSite
-from twist_dr_tests.test_visible import UNSEEN, WILD
 
 BEGINNINGS = [
     "\nSAFE  erp: all is well",

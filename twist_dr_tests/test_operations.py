@@ -10,12 +10,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from twist_dr.engine.progress import Report
 from twist_dr.errors import PermissionMissing
 from twist_dr.operations import OPERATIONS
 from twist_dr.operations.table import JOBS
 from twist_dr.settings import Actor
 from twist_dr.settings.actor import ALL_PERMISSIONS
+from twist_dr.system.progress import Report
 from twist_dr_tests.site import Site
 
 
@@ -75,7 +75,7 @@ def test_a_run_on_behalf_of_somebody_who_may_not_is_refused_and_audited(
 def test_a_script_backs_up_and_proves_without_the_orchestrator(site: Site) -> None:
     program = (
         "import sys; sys.modules['dagster'] = None\n"
-        "from twist_dr.engine.progress import Report\n"
+        "from twist_dr.system.progress import Report\n"
         "from twist_dr.operations import OPERATIONS\n"
         "from twist_dr.settings import open_application\n"
         "app, report = open_application(), Report(print, print)\n"

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from twist_dr.engine.exchange import exchange
+from twist_dr.restore.exchange import exchange
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.served import (
     Boundary,

@@ -23,12 +23,12 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from twist_dr.engine.progress import Report
-from twist_dr.engine.wal import primary
-from twist_dr.schedules import Entry, entries, last_due, next_due
-from twist_dr.wal import Shipping
+from twist_dr.system.progress import Report
+from twist_dr.wal import primary
+from twist_dr.wal.from_settings import Shipping
+from twist_dr.watch.schedules import Entry, entries, last_due, next_due
 from twist_dr_tests.daemon import dagster_dev, receiving, schedule
-from twist_dr_tests.engine.helpers import wait_until
+from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.site import Site
 from twist_dr_tests.week import People, Week, lonely_site, now, people
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from twist_dr.engine.postgres.unprivileged import unprivileged
-from twist_dr.engine.progress import Report
-from twist_dr.engine.wal.frontier import Frontier, Shipped
-from twist_dr.engine.wal.spool import Spool
+from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
-from twist_dr.wal import Shipping, raise_failures
-from twist_dr_tests.engine.helpers import wait_until
+from twist_dr.system.progress import Report
+from twist_dr.wal.from_settings import Shipping, raise_failures
+from twist_dr.wal.frontier import Frontier, Shipped
+from twist_dr.wal.spool import Spool
+from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site, beside
 

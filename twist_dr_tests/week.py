@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from twist_dr.catalog import CatalogUnavailable
-from twist_dr.status.collect import collect
-from twist_dr_tests.alerts.mailbox import Mailbox, Webhook, mailbox, webhook
+from twist_dr.watch.status.collect import collect
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
+from twist_dr_tests.watch.alerts.mailbox import Mailbox, Webhook, mailbox, webhook
 
 KEPT = 3
 

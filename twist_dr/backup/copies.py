@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 
-from twist_dr.backups import Copying, clear_staging, needed_beside
-from twist_dr.engine.copies import StoredCopy, bring_back
-from twist_dr.engine.kinds import KINDS
-from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
-from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository, form_named
-from twist_dr.engine.streams import Form
+from twist_dr.backup.from_settings import Copying, clear_staging, needed_beside
+from twist_dr.backup.storing import StoredCopy, bring_back
+from twist_dr.catalog.space import record_room
 from twist_dr.errors import BackupNotFound, TwistDRError
-from twist_dr.room import record_room
+from twist_dr.repository.kinds import KINDS
+from twist_dr.repository.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
+from twist_dr.repository.repository import Repository, form_named
+from twist_dr.repository.streams import Form
 from twist_dr.settings import Application, Settings
-from twist_dr.wal import AwaitWal, Shipping
+from twist_dr.system.progress import Report
+from twist_dr.wal.from_settings import AwaitWal, Shipping
 
 
 def backup_to_copy(app: Application, kind: Kind, runs: Iterable[str | None], report: Report) -> tuple[str, bool]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from twist_dr.engine.configuration_backup import HistoryFiles
-from twist_dr.engine.snapshots import PostgresTables
+from twist_dr.backup.configuration import HistoryFiles
+from twist_dr.backup.snapshots import PostgresTables
 
 
 @dataclass

@@ -30,11 +30,11 @@ from twist_dr.catalog.rows import (
 )
 from twist_dr.catalog.summaries import Summaries
 from twist_dr.catalog.upserts import upsert
-from twist_dr.engine.collector import paused_collector
-from twist_dr.engine.labels import split_label
-from twist_dr.engine.manifest import Kind, Label, Manifest, Part, Proved
 from twist_dr.errors import BackupError, BackupNotFound
 from twist_dr.redaction import leaving
+from twist_dr.repository.labels import split_label
+from twist_dr.repository.manifest import Kind, Label, Manifest, Part, Proved
+from twist_dr.system.collector import paused_collector
 
 #: Candidates that a message names.
 _NAMED = 3

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from twist_dr.catalog.errors import CatalogUnavailable, driver_error, named
 from twist_dr.catalog.location import Location
 from twist_dr.catalog.schema import ensure_schema
-from twist_dr.engine.postgres.sessions import CATALOG_FIRST, LOOKING, known_to
+from twist_dr.postgres.sessions import CATALOG_FIRST, LOOKING, known_to
 
 #: How long a call waits for another process's lock before it says so.
 LOCK_SECONDS = 15.0

@@ -31,9 +31,9 @@ from twist_dr.catalog.rows import (
     RestoreState,
     VerificationState,
 )
-from twist_dr.engine.manifest import Proved
-from twist_dr.engine.postgres.lsn import Gap
-from twist_dr.engine.severity import Severity
+from twist_dr.postgres.lsn import Gap
+from twist_dr.repository.manifest import Proved
+from twist_dr.system.severity import Severity
 
 
 class UTCDateTime(TypeDecorator[datetime]):

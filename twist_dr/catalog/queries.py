@@ -39,9 +39,9 @@ from twist_dr.catalog.rows import (
     VerificationRow,
     WalFrontierRow,
 )
-from twist_dr.engine.kinds import BASE, FULL
-from twist_dr.engine.labels import OF_NIGHTS, SET_ASIDE
-from twist_dr.engine.manifest import Label, Part
+from twist_dr.repository.kinds import BASE, FULL
+from twist_dr.repository.labels import OF_NIGHTS, SET_ASIDE
+from twist_dr.repository.manifest import Label, Part
 
 #: Ids in one statement; SQLite takes 999 parameters in its oldest builds.
 _AT_ONCE = 500

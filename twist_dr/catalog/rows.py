@@ -9,10 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from twist_dr.engine.documents import read_mapping
-from twist_dr.engine.manifest import LIMITS, Kind, Label, Manifest, Part, Proved
-from twist_dr.engine.postgres.lsn import Gap
-from twist_dr.engine.severity import Severity
 from twist_dr.errors import (
     BackupNotFound,
     BaseBackupMissing,
@@ -24,6 +20,10 @@ from twist_dr.errors import (
     RestoreRefused,
     SettingsError,
 )
+from twist_dr.postgres.lsn import Gap
+from twist_dr.repository.manifest import LIMITS, Kind, Label, Manifest, Part, Proved
+from twist_dr.system.documents import read_mapping
+from twist_dr.system.severity import Severity
 
 CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "deleted"]
 #: States of a copy that is there, or should be: nobody deleted it from here, and it did get there.

@@ -12,7 +12,7 @@ from twist_dr.catalog.database import Database
 from twist_dr.catalog.models import Attempt, Backup, Copy
 from twist_dr.catalog.queries import meant
 from twist_dr.catalog.rows import AttemptState, CopyState
-from twist_dr.engine.manifest import Kind
+from twist_dr.repository.manifest import Kind
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from twist_dr.backup.take import first_backup_room
+from twist_dr.backup.verifying import tools_proof
+from twist_dr.django_app.manage import DjangoApplication, read_code
 from twist_dr.doctor.database import DatabaseSeen, check_database
 from twist_dr.doctor.django import check_databases, check_lead, check_rights
 from twist_dr.doctor.files import FilesSeen, check_configuration, check_django, check_media
@@ -36,14 +39,11 @@ from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolati
 from twist_dr.doctor.unattended import check_alerts, check_daemon, check_media_age, check_proof_time, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
 from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
-from twist_dr.engine.backup import first_backup_room
-from twist_dr.engine.django import DjangoApplication, read_code
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.staging import StagingArea
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.staging import StagingArea
+from twist_dr.restore.building import surroundings
 from twist_dr.settings.asking import django_application
-from twist_dr.settings.restoring import surroundings
-from twist_dr.settings.verifying import tools_proof
 from twist_dr.storage.base import StorageTarget
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ class _Examination:
         yield from check_frontiers(rows, list(settings.enabled_targets), settings.wal.warn_after)
 
     def _unattended(self) -> Iterator[Finding]:
-        from twist_dr.alerts.telling import channels
-        from twist_dr.schedules import entries
+        from twist_dr.watch.alerts.telling import channels
+        from twist_dr.watch.schedules import entries
 
         settings = self._settings
         launched = [entry.name for entry in entries(settings)]
@@ -174,10 +174,10 @@ class _Examination:
         yield from guarded("alerts", check_alerts(channels(settings), alone=bool(launched), heartbeat=heartbeat))
 
     def _daemon(self, launched: Sequence[str], *, verified: bool, kept: list[str]) -> Check[None]:
-        from twist_dr.alerts.daemon import read_daemon, why_silent
-        from twist_dr.alerts.rules_operations import not_loaded
-        from twist_dr.proving import allowed_media_age
-        from twist_dr.schedules import entries
+        from twist_dr.watch.alerts.daemon import read_daemon, why_silent
+        from twist_dr.watch.alerts.rules_operations import not_loaded
+        from twist_dr.watch.proving import allowed_media_age
+        from twist_dr.watch.schedules import entries
 
         now = datetime.now(timezone.utc)
         catalog = self._app.catalog

@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from twist_dr.doctor.findings import Check, Finding, counted, guarded, ok, problem, said, warning
-from twist_dr.engine.postgres.cluster import (
+from twist_dr.errors import DatabaseError, DatabaseGone
+from twist_dr.postgres.cluster import (
     NEW_SERVER,
     Cluster,
     query,
@@ -16,15 +17,14 @@ from twist_dr.engine.postgres.cluster import (
     read_system_identifier,
     read_tables,
 )
-from twist_dr.engine.postgres.left_out import left_out
-from twist_dr.engine.postgres.login_triggers import login_triggers
-from twist_dr.engine.postgres.tools import NEWEST_MAJOR, OLDEST_MAJOR
-from twist_dr.engine.progress import human_bytes, human_seconds
-from twist_dr.engine.words import few
-from twist_dr.errors import DatabaseError, DatabaseGone
+from twist_dr.postgres.left_out import left_out
+from twist_dr.postgres.login_triggers import login_triggers
+from twist_dr.postgres.tools import NEWEST_MAJOR, OLDEST_MAJOR
+from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.words import few
 
 if TYPE_CHECKING:
-    from twist_dr.engine.postgres.cluster import Connection
+    from twist_dr.postgres.cluster import Connection
 
 _PATIENCE_SECONDS = 15
 _CLOCK_WARNING_SECONDS = 5.0

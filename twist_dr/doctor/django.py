@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from twist_dr.django_app.manage import DjangoApplication, read_code, read_rights
 from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
-from twist_dr.engine.django import DjangoApplication, read_code, read_rights
-from twist_dr.engine.django_facts import DjangoDatabase
-from twist_dr.engine.words import few
 from twist_dr.errors import ProcessFailed, SettingsError
+from twist_dr.repository.django_facts import DjangoDatabase
+from twist_dr.system.words import few
 
 
 def check_lead(application: DjangoApplication, live: str) -> Check[None]:

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twist_dr.django_app.manage import DjangoApplication
 from twist_dr.doctor.findings import Check, command, counted, ok, problem, said, warning
-from twist_dr.engine.archive import match_configuration
-from twist_dr.engine.attributes import NotKept, read_attributes
-from twist_dr.engine.commands import run_command
-from twist_dr.engine.django import DjangoApplication
-from twist_dr.engine.progress import human_bytes
-from twist_dr.engine.words import few
 from twist_dr.errors import ProcessFailed
+from twist_dr.repository.archive import match_configuration
+from twist_dr.repository.attributes import NotKept, read_attributes
+from twist_dr.system.commands import run_command
+from twist_dr.system.progress import human_bytes
+from twist_dr.system.words import few
 
 #: A look must stay a look: whoever has more files gets a sample, and is told so.
 MOST_ENTRIES = 50_000

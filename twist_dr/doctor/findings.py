@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
-from twist_dr.engine.postgres.cluster import first_line
 from twist_dr.errors import TwistDRError
+from twist_dr.postgres.cluster import first_line
 from twist_dr.redaction import leaving
 
 Status = Literal["ok", "warning", "problem"]

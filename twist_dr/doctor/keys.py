@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from twist_dr.doctor.findings import Check, command, counted, from_error, guarded, ok, problem, warning
-from twist_dr.engine.archive import match_configuration
-from twist_dr.engine.keys import Keyring, load_keyring
-from twist_dr.engine.newest import find_newest
-from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository
 from twist_dr.errors import TwistDRError
+from twist_dr.repository.archive import match_configuration
+from twist_dr.repository.keys import Keyring, load_keyring
+from twist_dr.repository.newest import find_newest
+from twist_dr.repository.repository import Repository
+from twist_dr.system.progress import Report
 
 
 def check_keyring(

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from twist_dr.backup.take import first_backup_room
 from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
-from twist_dr.engine.backup import first_backup_room
-from twist_dr.engine.postgres.verification_place import verification_base, verification_room
-from twist_dr.engine.progress import human_bytes
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.staging import StagingArea
-from twist_dr.engine.words import few
 from twist_dr.errors import TwistDRError
+from twist_dr.postgres.verification_place import verification_base, verification_room
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.staging import StagingArea
+from twist_dr.system.progress import human_bytes
+from twist_dr.system.words import few
 
 #: twist-dr is younger than this: a clock before it was never set.
 _EARLIEST = datetime(2024, 1, 1, tzinfo=timezone.utc)

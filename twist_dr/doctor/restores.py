@@ -9,21 +9,21 @@ from pathlib import Path
 
 from twist_dr.doctor.database import check_login_triggers
 from twist_dr.doctor.findings import Check, Finding, ok, problem, warning
-from twist_dr.engine.exchange import check_exchangeable
-from twist_dr.engine.lock import application_lock
-from twist_dr.engine.postgres import databases
-from twist_dr.engine.postgres.cluster import Cluster, Snapshot
-from twist_dr.engine.postgres.dump import dump_schema
-from twist_dr.engine.postgres.lock_waits import watched_locks
-from twist_dr.engine.postgres.tools import choose_tools, find_tools
-from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.cutover import Surroundings
-from twist_dr.engine.restore.restored_configuration import everything_kept
-from twist_dr.engine.restore.rights_gate import missing_rights
-from twist_dr.engine.restore.settle import half_removed, interrupted
-from twist_dr.engine.words import few
 from twist_dr.errors import Busy
+from twist_dr.postgres import databases
+from twist_dr.postgres.cluster import Cluster, Snapshot
+from twist_dr.postgres.dump import dump_schema
+from twist_dr.postgres.lock_waits import watched_locks
+from twist_dr.postgres.tools import choose_tools, find_tools
+from twist_dr.restore.cutover import Surroundings
+from twist_dr.restore.exchange import check_exchangeable
+from twist_dr.restore.restored_configuration import everything_kept
+from twist_dr.restore.rights_gate import missing_rights
+from twist_dr.restore.settle import half_removed, interrupted
 from twist_dr.settings import Settings
+from twist_dr.system.lock import application_lock
+from twist_dr.system.progress import Report
+from twist_dr.system.words import few
 
 #: A doctor says what is locked, and waits for nobody.
 _LOCK_SECONDS = 5.0

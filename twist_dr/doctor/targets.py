@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
-from twist_dr.engine.progress import human_bytes, human_seconds
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.ground import strangers
-from twist_dr.engine.target_test import TargetTest, run_target_test
-from twist_dr.engine.words import few
 from twist_dr.errors import StorageError
+from twist_dr.repository.repository import Repository
+from twist_dr.retention.ground import strangers
 from twist_dr.storage.base import StorageTarget, told_of
+from twist_dr.storage.trial import TargetTest, run_target_test
+from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.words import few
 
 _SKEW_WARNING_SECONDS = 60.0
 _SKEW_PROBLEM_SECONDS = 600.0

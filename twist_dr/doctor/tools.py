@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twist_dr.backup.tools_proof import CANNOT_BE_TRIED, ToolsProof, what_they_cannot
 from twist_dr.doctor.database import DatabaseSeen, explain_connection
 from twist_dr.doctor.findings import Check, from_error, ok, problem, said, warning
-from twist_dr.engine.commands import run_command
-from twist_dr.engine.postgres.cluster import Cluster, Snapshot, named_errors, query, read_system_identifier
-from twist_dr.engine.postgres.confinement import Isolation, is_kept_away, way, what_is_missing
-from twist_dr.engine.postgres.scratch import ScratchServer
-from twist_dr.engine.postgres.tools import Tools, choose_tools, find_tools, serves
-from twist_dr.engine.progress import human_seconds
-from twist_dr.engine.tools_proof import CANNOT_BE_TRIED, ToolsProof, what_they_cannot
-from twist_dr.engine.words import few
 from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseError, ProcessFailed
+from twist_dr.postgres.cluster import Cluster, Snapshot, named_errors, query, read_system_identifier
+from twist_dr.postgres.confinement import Isolation, is_kept_away, way, what_is_missing
+from twist_dr.postgres.scratch import ScratchServer
+from twist_dr.postgres.tools import Tools, choose_tools, find_tools, serves
 from twist_dr.redaction import one_line
+from twist_dr.system.commands import run_command
+from twist_dr.system.progress import human_seconds
+from twist_dr.system.words import few
 
 if TYPE_CHECKING:
-    from twist_dr.engine.postgres.cluster import Connection
+    from twist_dr.postgres.cluster import Connection
 
 _PSQL_SECONDS = 30.0
 

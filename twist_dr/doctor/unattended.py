@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from twist_dr.alerts.channels import Channel, channel_errors
-from twist_dr.alerts.rules_common import Finding, human, launch
 from twist_dr.catalog import BackupRow
 from twist_dr.doctor.findings import Check, ok, problem, warning
-from twist_dr.engine.progress import human_bytes, human_seconds
-from twist_dr.schedules import Entry, period
+from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.watch.alerts.channels import Channel, channel_errors
+from twist_dr.watch.alerts.rules_common import Finding, human, launch
+from twist_dr.watch.schedules import Entry, period
 
 #: The rest is the backup's own, and growth's.
 _MOST_OF_THE_TIME = 0.5

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import Field
 
-from twist_dr import audit
 from twist_dr.catalog import AlertRow
-from twist_dr.engine.progress import Report
 from twist_dr.errors import TwistDRError
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report
+from twist_dr.watch import audit
 
 #: A round of telling that is going on ends within this.
 _PATIENCE_SECONDS = 120.0
@@ -39,7 +39,7 @@ class ResolveConfig(Config):
 def acknowledge_alert(app: Application, config: AcknowledgeConfig, report: Report) -> list[AlertRow]:
     """It is not told again. Returns those that nobody had acknowledged. Raises ``AlertNotFound``, ``CatalogUnavailable``."""
     # Not above: whoever launches something else would wait for it.
-    from twist_dr.alerts.telling import telling
+    from twist_dr.watch.alerts.telling import telling
 
     now = datetime.now(timezone.utc)
     by = f"{app.actor.name} ({config.note})" if config.note else app.actor.name
@@ -60,7 +60,7 @@ def acknowledge_alert(app: Application, config: AcknowledgeConfig, report: Repor
 
 def resolve_alert(app: Application, config: ResolveConfig, report: Report) -> AlertRow:
     """It comes back if its cause lasts. Raises ``AlertNotFound``, ``CatalogUnavailable``."""
-    from twist_dr.alerts.telling import telling
+    from twist_dr.watch.alerts.telling import telling
 
     now = datetime.now(timezone.utc)
     with telling(app.settings, report, patience=_PATIENCE_SECONDS):

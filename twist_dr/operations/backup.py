@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from twist_dr.audit import note_key_use
 from twist_dr.backup.copies import copy_backup
-from twist_dr.backups import chosen_targets, plan_backup, record_sealed
-from twist_dr.engine.backup import ALL_PARTS, take_full_backup
-from twist_dr.engine.manifest import Label, Manifest, Part
-from twist_dr.engine.progress import Report
+from twist_dr.backup.from_settings import chosen_targets, plan_backup, record_sealed
+from twist_dr.backup.take import ALL_PARTS, take_full_backup
 from twist_dr.errors import LaunchRefused
 from twist_dr.operations.operation import Config
+from twist_dr.repository.manifest import Label, Manifest, Part
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report
+from twist_dr.watch.audit import note_key_use
 
 
 class FullBackupConfig(Config):

@@ -6,16 +6,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from twist_dr.audit import note_key_use
-from twist_dr.backups import choose_parent, chosen_targets, plan_base_backup, record_sealed
-from twist_dr.engine.base.chain import fetched_parent
-from twist_dr.engine.base.take import take_base_backup
-from twist_dr.engine.manifest import Label, Manifest
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.progress import Report
+from twist_dr.backup.base.chain import fetched_parent
+from twist_dr.backup.base.take import take_base_backup
+from twist_dr.backup.from_settings import choose_parent, chosen_targets, plan_base_backup, record_sealed
 from twist_dr.operations.backup import copied
 from twist_dr.operations.operation import Config
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.repository.manifest import Label, Manifest
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report
+from twist_dr.watch.audit import note_key_use
 
 
 class BaseBackupConfig(Config):

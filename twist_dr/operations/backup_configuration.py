@@ -9,18 +9,18 @@ from pathlib import Path
 
 from pydantic import Field
 
-from twist_dr.audit import audit_anchor, note_key_use
+from twist_dr.backup.configuration import take_configuration_backup
+from twist_dr.backup.from_settings import chosen_targets, plan_configuration_backup, record_sealed
 from twist_dr.backup.history import History
-from twist_dr.backups import chosen_targets, plan_configuration_backup, record_sealed
-from twist_dr.engine.configuration_backup import take_configuration_backup
-from twist_dr.engine.configuration_check import check_configuration, staged
-from twist_dr.engine.manifest import Label, Manifest
-from twist_dr.engine.progress import Report
-from twist_dr.engine.verification import VerificationResult
 from twist_dr.errors import VerificationFailed
 from twist_dr.operations.backup import copied
 from twist_dr.operations.operation import Config
+from twist_dr.repository.manifest import Label, Manifest
 from twist_dr.settings import Application, settings_file
+from twist_dr.system.progress import Report
+from twist_dr.verify.configuration import check_configuration, staged
+from twist_dr.verify.verification import VerificationResult
+from twist_dr.watch.audit import audit_anchor, note_key_use
 
 #: Where nobody says where it is.
 _UNKNOWN = History(

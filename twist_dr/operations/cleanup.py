@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from twist_dr.backups import chosen_targets
+from twist_dr.backup.from_settings import chosen_targets
 from twist_dr.catalog import CatalogUnavailable
-from twist_dr.engine.progress import Report, human_bytes
 from twist_dr.errors import LaunchRefused, StorageError, TwistDRError
 from twist_dr.operations.operation import Config
-from twist_dr.restores import end_killed
+from twist_dr.restore.building import surroundings
+from twist_dr.restore.from_settings import end_killed
 from twist_dr.settings import Application
-from twist_dr.settings.restoring import surroundings
+from twist_dr.system.progress import Report, human_bytes
 
 if TYPE_CHECKING:
     from twist_dr.retention import Retention, TargetOutcome

@@ -7,17 +7,17 @@ from datetime import datetime, timedelta, timezone
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from twist_dr import audit
 from twist_dr.catalog import HoldRow
-from twist_dr.engine.durations import Duration
-from twist_dr.engine.manifest import is_backup_id
-from twist_dr.engine.progress import Report
-from twist_dr.engine.retention.holds import HoldNote, HoldNotes
-from twist_dr.engine.retention.model import Hold
-from twist_dr.engine.retention.use import deciding
 from twist_dr.errors import BackupNotFound, SettingsError, StorageError
 from twist_dr.operations.operation import Config
+from twist_dr.repository.manifest import is_backup_id
+from twist_dr.repository.use import deciding
+from twist_dr.retention.holds import HoldNote, HoldNotes
+from twist_dr.retention.model import Hold
 from twist_dr.settings import Application
+from twist_dr.system.durations import Duration
+from twist_dr.system.progress import Report
+from twist_dr.watch import audit
 
 #: A target that gives no answer for so long is told as away.
 _PATIENCE_SECONDS = 20.0

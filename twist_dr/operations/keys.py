@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from twist_dr import audit
-from twist_dr.engine.keys import Key, Keyring, new_key, save_keyring
-from twist_dr.engine.progress import Report
 from twist_dr.errors import SettingsError
 from twist_dr.operations.operation import Config
+from twist_dr.repository.keys import Key, Keyring, new_key, save_keyring
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report
+from twist_dr.watch import audit
 
 
 class NewKeyConfig(Config):

@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from twist_dr.engine.progress import Report
 from twist_dr.errors import PermissionMissing
 from twist_dr.settings import Application
 from twist_dr.settings.actor import Actor, Permission
+from twist_dr.system.progress import Report
 
 
 class Config(BaseModel):

@@ -6,19 +6,25 @@ from typing import Literal
 
 from pydantic import Field
 
-from twist_dr.engine.backup import ALL_PARTS
-from twist_dr.engine.manifest import Part
-from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.plan import RestoreWish
-from twist_dr.engine.restore.record import RestoreRecord
-from twist_dr.engine.restore.restore import Restore
-from twist_dr.engine.table_names import split_names
+from twist_dr.backup.take import ALL_PARTS
 from twist_dr.errors import RestoreRefused
 from twist_dr.operations.operation import Config
 from twist_dr.operations.restoring import Shown, alone, nowhere, recorded, refuse_careless
-from twist_dr.restores import RestoreLog, choose_backup, end_killed, mark_corrupt_copies, pre_restore_backup
+from twist_dr.repository.manifest import Part
+from twist_dr.repository.table_names import split_names
+from twist_dr.restore.building import restore_place
+from twist_dr.restore.from_settings import (
+    RestoreLog,
+    choose_backup,
+    end_killed,
+    mark_corrupt_copies,
+    pre_restore_backup,
+)
+from twist_dr.restore.plan import RestoreWish
+from twist_dr.restore.record import RestoreRecord
+from twist_dr.restore.restore import Restore
 from twist_dr.settings import Application, Settings
-from twist_dr.settings.restoring import restore_place
+from twist_dr.system.progress import Report
 
 
 class RestoreConfig(Config):

@@ -7,16 +7,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from twist_dr.engine.progress import Report
-from twist_dr.engine.recovery.planning import RecoveryWish
-from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.errors import RestoreRefused
 from twist_dr.operations.operation import Config
 from twist_dr.operations.restoring import Shown, alone, nowhere, recorded, refuse_careless
-from twist_dr.recoveries import Recovery, RecoveryOrder, why_port_is_taken
-from twist_dr.restores import RestoreLog, end_killed, mark_corrupt_copies, pre_restore_backup
+from twist_dr.recovery.planning import RecoveryWish
+from twist_dr.restore.from_settings import RestoreLog, end_killed, mark_corrupt_copies, pre_restore_backup
+from twist_dr.restore.record import RestoreRecord
+from twist_dr.restore.to_time import Recovery, RecoveryOrder, why_port_is_taken
 from twist_dr.settings import Application, Settings
-from twist_dr.wal import known_reach
+from twist_dr.system.progress import Report
+from twist_dr.wal.from_settings import known_reach
 
 
 class RestoreToTimeConfig(Config):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from twist_dr import audit
-from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.plan import Mode
-from twist_dr.engine.restore.record import RestoreRecord
 from twist_dr.errors import LaunchRefused, RecoveryPointInvalid, RestoreRefused, RestoreUndone, TwistDRError
-from twist_dr.restores import RestoreLog
+from twist_dr.restore.from_settings import RestoreLog
+from twist_dr.restore.plan import Mode
+from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application, Settings
+from twist_dr.system.progress import Report
+from twist_dr.watch import audit
 
 #: Shows how a restore ended, wherever it is watched.
 Shown = Callable[[RestoreRecord], None]

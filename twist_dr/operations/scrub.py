@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from twist_dr.backups import chosen_targets
-from twist_dr.engine.progress import Report, human_bytes, human_seconds
+from twist_dr.backup.from_settings import chosen_targets
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report, human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from twist_dr.scrubbing import ScrubResult
+    from twist_dr.scrub import ScrubResult
 
 
 class ScrubConfig(Config):
@@ -26,7 +26,7 @@ class ScrubConfig(Config):
 def scrub(app: Application, config: ScrubConfig, report: Report) -> ScrubResult:
     """Read what is due. Raises errors of the catalog, and when something is bad that was not mended."""
     # Not above: whoever launches something else would wait for it.
-    from twist_dr.scrubbing import Scrub, ScrubOrder, raise_failures
+    from twist_dr.scrub import Scrub, ScrubOrder, raise_failures
 
     order = ScrubOrder([*chosen_targets(app.settings, config.targets)], config.backup.strip() or None, config.all)
     result = Scrub(app, app.repositories(app.settings.restore.stall_seconds), report).run(order)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from twist_dr import audit
-from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.settle import settle_interrupted
 from twist_dr.errors import TwistDRError
 from twist_dr.operations.operation import Config
-from twist_dr.restores import end_killed
+from twist_dr.restore.building import surroundings
+from twist_dr.restore.from_settings import end_killed
+from twist_dr.restore.settle import settle_interrupted
 from twist_dr.settings import Application
-from twist_dr.settings.restoring import surroundings
+from twist_dr.system.progress import Report
+from twist_dr.watch import audit
 
 
 def settle(app: Application, config: Config, report: Report) -> list[str]:

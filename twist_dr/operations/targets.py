@@ -5,11 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from twist_dr.engine.progress import Report, human_seconds
-from twist_dr.engine.target_test import TargetTest, run_target_test
 from twist_dr.errors import TargetUnavailable
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
+from twist_dr.storage.trial import TargetTest, run_target_test
+from twist_dr.system.progress import Report, human_seconds
 
 
 def test_storage_targets(app: Application, config: Config, report: Report) -> list[TargetTest]:

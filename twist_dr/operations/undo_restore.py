@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.record import RestoreRecord
-from twist_dr.engine.restore.undo import undo_restore as undo
 from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.operations.operation import Config
 from twist_dr.operations.restoring import Shown, conclude, nowhere
-from twist_dr.restores import RestoreLog, end_killed
+from twist_dr.restore.building import surroundings
+from twist_dr.restore.from_settings import RestoreLog, end_killed
+from twist_dr.restore.record import RestoreRecord
+from twist_dr.restore.undo import undo_restore as undo
 from twist_dr.settings import Application
 from twist_dr.settings.asking import django_application
-from twist_dr.settings.restoring import surroundings
+from twist_dr.system.progress import Report
 
 
 class UndoRestoreConfig(Config):

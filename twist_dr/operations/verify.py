@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from twist_dr.engine.progress import Report
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report
 from twist_dr.verify.backup import Verified, verify
 from twist_dr.verify.drill import Drill
 

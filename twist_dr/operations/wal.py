@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from twist_dr.engine.progress import Report
-from twist_dr.engine.wal.frontier import Shipped
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
-from twist_dr.wal import Shipping, raise_failures, spool_warnings, wal_settings
+from twist_dr.system.progress import Report
+from twist_dr.wal.from_settings import Shipping, raise_failures, spool_warnings, wal_settings
+from twist_dr.wal.frontier import Shipped
 
 
 def ship_once(app: Application, report: Report) -> Shipped:

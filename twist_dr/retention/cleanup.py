@@ -8,28 +8,28 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import SpaceRow
-from twist_dr.engine.kinds import BASE, bases_of
-from twist_dr.engine.manifest import MANIFEST_NAME, Kind
-from twist_dr.engine.progress import Report, human_bytes
-from twist_dr.engine.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
-from twist_dr.engine.retention.doubts import unproven
-from twist_dr.engine.retention.holds import SCRATCH as HOLD_SCRATCH
-from twist_dr.engine.retention.model import BackupFacts, TargetPlan, WalPlan
-from twist_dr.engine.retention.plan import plan_target
-from twist_dr.engine.retention.remains import UNFINISHED_AFTER
-from twist_dr.engine.retention.tombstones import Tombstone
-from twist_dr.engine.retention.use import deciding
-from twist_dr.engine.retention.wal_plan import bases_of_window, plan_wal
-from twist_dr.engine.scratch_folder import clear_left_over
 from twist_dr.errors import Cancelled, TargetRefused, TwistDRError
+from twist_dr.repository.kinds import BASE, bases_of
+from twist_dr.repository.manifest import MANIFEST_NAME, Kind
+from twist_dr.repository.use import deciding
+from twist_dr.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
+from twist_dr.retention.doubts import unproven
 from twist_dr.retention.facts import Looking, TargetFacts
+from twist_dr.retention.holds import SCRATCH as HOLD_SCRATCH
+from twist_dr.retention.model import BackupFacts, TargetPlan, WalPlan
+from twist_dr.retention.plan import plan_target
 from twist_dr.retention.planned import PlannedCleanup, calendar_zone
 from twist_dr.retention.recheck import Recheck
+from twist_dr.retention.remains import UNFINISHED_AFTER
 from twist_dr.retention.telling import Log, TargetOutcome, Telling
+from twist_dr.retention.tombstones import Tombstone
+from twist_dr.retention.wal_plan import bases_of_window, plan_wal
 from twist_dr.retention.windows import Windows
 from twist_dr.settings import Application
 from twist_dr.settings.policy import longest_window
 from twist_dr.storage.base import told_of
+from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.scratch_folder import clear_left_over
 
 #: So many refusals in a row, and the target is left alone: it is read-only, or its credentials may not delete.
 _MOST_REFUSALS = 3

@@ -8,21 +8,21 @@ from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import THERE, BackupRow, RetentionRow
 from twist_dr.catalog.notes import Rebuilt
-from twist_dr.engine.kinds import DATA_KINDS, KINDS, bases_of
-from twist_dr.engine.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
-from twist_dr.engine.patience import patient
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
-from twist_dr.engine.retention.holds import HoldNotes
-from twist_dr.engine.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
-from twist_dr.engine.retention.plan import good_ids
-from twist_dr.engine.retention.remains import Remains, find_remains, id_time
-from twist_dr.engine.retention.use import used_now
-from twist_dr.engine.wal.objects import WalArchive
 from twist_dr.errors import TwistDRError
+from twist_dr.repository.kinds import DATA_KINDS, KINDS, bases_of
+from twist_dr.repository.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.use import used_now
+from twist_dr.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
+from twist_dr.retention.holds import HoldNotes
+from twist_dr.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
+from twist_dr.retention.plan import good_ids
+from twist_dr.retention.remains import Remains, find_remains, id_time
 from twist_dr.retention.suspicious import suspicious
 from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget, Stranger
+from twist_dr.storage.patience import patient
+from twist_dr.wal.objects import WalArchive
 
 #: A target that gives no answer for so long is left alone.
 _PATIENCE_SECONDS = 60.0

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import timezone, tzinfo
 from zoneinfo import ZoneInfo
 
-from twist_dr.engine.progress import human_bytes
-from twist_dr.engine.retention.model import BackupFacts, Doubt, TargetPlan, WalPlan, WalStretch
-from twist_dr.engine.wal.objects import Stored
-from twist_dr.engine.words import unmarked
 from twist_dr.retention.facts import TargetFacts
+from twist_dr.retention.model import BackupFacts, Doubt, TargetPlan, WalPlan, WalStretch
 from twist_dr.settings import Settings
+from twist_dr.system.progress import human_bytes
+from twist_dr.system.words import unmarked
+from twist_dr.wal.objects import Stored
 
 #: Lines of a table that a page shows; a log line of 100,000 lines is read by nobody.
 _MOST_LINES = 200

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from twist_dr.engine.keys import Keyring
-from twist_dr.engine.labels import BEFORE_A_CHANGE
-from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.retention.deletion import Asked, Still
-from twist_dr.engine.retention.model import INTACT, BackupFacts, Decision, TargetPlan
 from twist_dr.errors import BackupError, EncryptionError, ObjectCorrupt, ObjectMissing
+from twist_dr.repository.keys import Keyring
+from twist_dr.repository.labels import BEFORE_A_CHANGE
+from twist_dr.repository.manifest import Manifest
+from twist_dr.retention.deletion import Asked, Still
 from twist_dr.retention.facts import Looking
+from twist_dr.retention.model import INTACT, BackupFacts, Decision, TargetPlan
 from twist_dr.retention.planned import PlannedCleanup
 
 #: The plan is made anew unless it is younger than so many times what making it takes: with 100,000 backups every deletion would wait.

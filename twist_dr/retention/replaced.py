@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from twist_dr.engine.folders import remove_tree
-from twist_dr.engine.restore.cutover import Surroundings
-from twist_dr.engine.restore.journal import Journal
-from twist_dr.engine.restore.restored_configuration import RestoredConfiguration, everything_kept
-from twist_dr.engine.restore.settle import Kept, half_removed, remove_kept, settle_interrupted
-from twist_dr.engine.retention.doubts import set_back, set_forward
-from twist_dr.engine.retention.model import Doubt
-from twist_dr.engine.words import unmarked
 from twist_dr.errors import Cancelled, TwistDRError
+from twist_dr.restore.cutover import Surroundings
+from twist_dr.restore.journal import Journal
+from twist_dr.restore.restored_configuration import RestoredConfiguration, everything_kept
+from twist_dr.restore.settle import Kept, half_removed, remove_kept, settle_interrupted
+from twist_dr.retention.doubts import set_back, set_forward
+from twist_dr.retention.model import Doubt
 from twist_dr.retention.planned import calendar_zone
 from twist_dr.retention.telling import Log
+from twist_dr.system.folders import remove_tree
+from twist_dr.system.words import unmarked
 
 #: So many of the newest backups tell whether the clock may be wrong: of 20 days, one each half hour.
 _LOOKED_AT = 1000

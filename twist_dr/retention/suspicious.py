@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from twist_dr.engine.retention.ground import Survey
-from twist_dr.engine.retention.holds import HoldNotes
-from twist_dr.engine.retention.model import Hold
-from twist_dr.engine.words import counted, few
+from twist_dr.retention.ground import Survey
+from twist_dr.retention.holds import HoldNotes
+from twist_dr.retention.model import Hold
 from twist_dr.storage.base import Stranger, told_of
+from twist_dr.system.words import counted, few
 
 
 def suspicious(

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from twist_dr import audit
-from twist_dr.engine.progress import Report, human_bytes
-from twist_dr.engine.retention.deletion import Deleted
 from twist_dr.errors import BackupNotFound, StorageError
+from twist_dr.retention.deletion import Deleted
 from twist_dr.retention.facts import TargetFacts
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report, human_bytes
+from twist_dr.watch import audit
 
 
 @dataclass

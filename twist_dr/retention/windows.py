@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from twist_dr.catalog.notes import WalWindow
-from twist_dr.engine.retention.doubts import beyond, shorter_window
-from twist_dr.engine.retention.model import Doubt, WalPlan
+from twist_dr.retention.doubts import beyond, shorter_window
+from twist_dr.retention.model import Doubt, WalPlan
 from twist_dr.settings import Application
 
 

@@ -14,12 +14,12 @@ from twist_dr.settings.whole import Settings
 
 if TYPE_CHECKING:
     from twist_dr.catalog import Catalog
-    from twist_dr.engine.keys import Keyring
-    from twist_dr.engine.postgres.cluster import Cluster
-    from twist_dr.engine.progress import Report
-    from twist_dr.engine.repository import Repository
-    from twist_dr.engine.staging import StagingArea
+    from twist_dr.postgres.cluster import Cluster
+    from twist_dr.repository.keys import Keyring
+    from twist_dr.repository.repository import Repository
+    from twist_dr.repository.staging import StagingArea
     from twist_dr.storage.base import StorageTarget
+    from twist_dr.system.progress import Report
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Application:
     @cached_property
     def keyring(self) -> Keyring:
         """Raises ``KeyringInvalid``."""
-        from twist_dr.engine.keys import load_keyring
+        from twist_dr.repository.keys import load_keyring
 
         return load_keyring(self.settings.encryption.keyring)
 
@@ -64,21 +64,21 @@ class Application:
 
     def repositories(self, patience: float | None = None) -> dict[str, Repository]:
         """The application's backups on each enabled target, by name. ``patience`` as in ``patient``. No I/O."""
-        from twist_dr.engine.patience import patient
-        from twist_dr.engine.repository import Repository
+        from twist_dr.repository.repository import Repository
+        from twist_dr.storage.patience import patient
 
         return {name: Repository(patient(target, patience), self.name) for name, target in self.targets.items()}
 
     @property
     def cluster(self) -> Cluster:
         """The live database's server. No connection is made."""
-        from twist_dr.engine.postgres.cluster import Cluster
+        from twist_dr.postgres.cluster import Cluster
 
         return Cluster(self.settings.database.url.get_secret_value())
 
     @property
     def staging(self) -> StagingArea:
-        from twist_dr.engine.staging import StagingArea
+        from twist_dr.repository.staging import StagingArea
 
         return StagingArea(self.settings.staging_dir)
 
@@ -91,7 +91,7 @@ class Application:
         waiting: Callable[[str], None] = lambda line: None,
     ) -> AbstractContextManager[None]:
         """One changing operation at a time, as in ``application_lock``. Raises ``Busy``."""
-        from twist_dr.engine.lock import application_lock
+        from twist_dr.system.lock import application_lock
 
         return application_lock(
             self.settings.lock_dir, self.name, operation, scope=scope, patience=patience, waiting=waiting
@@ -103,7 +103,7 @@ class Application:
 
     def in_use(self, backup_ids: Sequence[str], what: str) -> AbstractContextManager[None]:
         """While it lasts, no cleanup begins to delete these backups."""
-        from twist_dr.engine.retention.use import in_use
+        from twist_dr.repository.use import in_use
 
         return in_use(self.settings.lock_dir, self.name, backup_ids, what)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from pydantic import SecretStr
 
-from twist_dr.engine.asking import VersionCommand
-from twist_dr.engine.django import DjangoApplication
+from twist_dr.django_app.asking import VersionCommand
+from twist_dr.django_app.manage import DjangoApplication
 from twist_dr.settings.whole import Settings
 
 

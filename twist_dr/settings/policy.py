@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from twist_dr.engine.durations import Duration
-from twist_dr.engine.labels import GRACE
-from twist_dr.engine.manifest import Kind, Label
+from twist_dr.repository.labels import GRACE
+from twist_dr.repository.manifest import Kind, Label
+from twist_dr.system.durations import Duration
 
 _Count = Annotated[int, Field(ge=0)]
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from twist_dr.engine.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 from twist_dr.errors import SettingsError
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.settings.values import NAME_PATTERN, NAME_WORDS
 from twist_dr.settings.whole import Settings
 from twist_dr.storage.options import HTTP_PATTERN, providers
+from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 
 CONFIG_VARIABLE = "TWIST_DR_CONFIG"
 DEFAULT_FILE = "twist-dr.yaml"

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from twist_dr.engine.durations import Duration
-from twist_dr.engine.kinds import FULL
-from twist_dr.engine.manifest import Part
+from twist_dr.repository.kinds import FULL
+from twist_dr.repository.manifest import Part
 from twist_dr.settings.values import Name
 from twist_dr.storage.options import Section
+from twist_dr.system.durations import Duration
 
 
 def _cron(text: str) -> str:

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from twist_dr.engine.durations import Duration
 from twist_dr.settings.values import PostgresUrl, TableText
 from twist_dr.storage.options import Section, SettingsPath, WebAddress, absolute
+from twist_dr.system.durations import Duration
 
 
 class DatabaseSettings(Section):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import Discriminator, Field, Tag, create_model
 
-from twist_dr.engine.compression import Compression
-from twist_dr.engine.durations import Duration
-from twist_dr.engine.streams import Form
+from twist_dr.repository.compression import Compression
+from twist_dr.repository.streams import Form
 from twist_dr.settings.policy import Policy
 from twist_dr.storage.options import TargetOptions, providers
+from twist_dr.system.durations import Duration
 
 #: One, or a list of them.
 Policies = Annotated[

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 from pydantic import Field, SecretStr, field_validator
 
-from twist_dr.engine.durations import Duration
-from twist_dr.engine.severity import Severity
 from twist_dr.redaction.web import is_web_address
 from twist_dr.settings.values import Name
 from twist_dr.storage.options import Section, SettingsPath, WebAddress
+from twist_dr.system.durations import Duration
+from twist_dr.system.severity import Severity
 
 
 class ObjectiveSettings(Section):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from twist_dr.engine.postgres.url import WORDS, is_postgres_url
-from twist_dr.engine.table_names import table_name
+from twist_dr.postgres.url import WORDS, is_postgres_url
+from twist_dr.repository.table_names import table_name
 
 #: Names become asset keys, resource names and folders on storage targets.
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"

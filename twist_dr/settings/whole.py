@@ -8,7 +8,7 @@ from typing import get_args
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from twist_dr.engine.postgres.url import database_of
+from twist_dr.postgres.url import database_of
 from twist_dr.settings.scheduling import ScheduleKind, ScheduleSettings
 from twist_dr.settings.sections import (
     AppVersionSettings,

@@ -31,8 +31,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import ObjectCorrupt, ObjectExists
+from twist_dr.system.sizes import CHUNK
 
 #: Called with the number of bytes just sent or read: ``put`` counts both the sending and the reading back, and what it
 #: had to send again, so the sum tells activity, not completion. May come from several threads at once. May raise

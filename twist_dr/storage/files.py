@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import (
     ObjectCorrupt,
     ObjectExists,
@@ -24,6 +23,7 @@ from twist_dr.errors import (
 )
 from twist_dr.storage.base import Progress
 from twist_dr.storage.beneath import A_FILE, Folder, NoFolder
+from twist_dr.system.sizes import CHUNK
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -29,7 +29,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import (
     ObjectCorrupt,
     ObjectExists,
@@ -55,6 +54,7 @@ from twist_dr.storage.beneath import A_FOLDER, Entry, Folder, NoFolder
 from twist_dr.storage.files import ObjectFile, copy_file, drop_cache, link_source, os_errors, publish
 from twist_dr.storage.listing import DEEPEST, entries, stored, strangers_at, walk
 from twist_dr.storage.options import SettingsPath, TargetOptions
+from twist_dr.system.sizes import CHUNK
 
 INCOMING = ".incoming"
 

@@ -18,7 +18,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import ObjectCorrupt, SettingsError, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import (
     Capabilities,
@@ -43,6 +42,7 @@ from twist_dr.storage.s3_transfer import (
     Watch,
 )
 from twist_dr.storage.s3_upload import S3Uploader
+from twist_dr.system.sizes import CHUNK
 
 #: The end of a legal hold.
 NO_END = datetime.max.replace(tzinfo=timezone.utc)

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twist_dr.engine.sizes import CHUNK
 from twist_dr.errors import ObjectCorrupt, TargetUnavailable
 from twist_dr.storage.base import Digest, Progress
+from twist_dr.system.sizes import CHUNK
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from twist_dr.audit import note_key_use
 from twist_dr.catalog import Catalog
-from twist_dr.choosing import Choice, choose_newest, lacks, note_bad, summed_up
-from twist_dr.engine.first_good import CORRUPT, PASSED_OVER, first_good, told_by_all
-from twist_dr.engine.kinds import KINDS
-from twist_dr.engine.labels import is_meant, split_label
-from twist_dr.engine.manifest import Kind, kind_of
-from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.verification import VerificationResult
-from twist_dr.engine.words import no_good_copy
 from twist_dr.errors import BackupNotFound, LaunchRefused, StorageError, TwistDRError, VerificationFailed, WalError
+from twist_dr.repository.first_good import CORRUPT, PASSED_OVER, first_good, told_by_all
+from twist_dr.repository.kinds import KINDS
+from twist_dr.repository.labels import is_meant, split_label
+from twist_dr.repository.manifest import Kind, kind_of
+from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report
+from twist_dr.system.words import no_good_copy
+from twist_dr.verify.choosing import Choice, choose_newest, lacks, note_bad, summed_up
 from twist_dr.verify.proof import prove, record_verification
+from twist_dr.verify.verification import VerificationResult
+from twist_dr.watch.audit import note_key_use
 
 #: What ``backup`` may name beside an id.
 _NEWEST: Mapping[str, Kind] = {each.latest: each.kind for each in KINDS.values()}

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
-from twist_dr.audit import note_key_use
-from twist_dr.backups import chosen_targets
+from twist_dr.backup.from_settings import chosen_targets
 from twist_dr.catalog.notes import Drilled, WayBack
-from twist_dr.choosing import choose_newest, note_bad, summed_up
-from twist_dr.engine.first_good import CORRUPT
-from twist_dr.engine.manifest import Kind, Manifest
-from twist_dr.engine.progress import Report, human_seconds
-from twist_dr.engine.recovery.rehearsal import rehearse
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.verification import VerificationResult
 from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
+from twist_dr.repository.first_good import CORRUPT
+from twist_dr.repository.manifest import Kind, Manifest
+from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
+from twist_dr.system.progress import Report, human_seconds
+from twist_dr.verify.choosing import choose_newest, note_bad, summed_up
 from twist_dr.verify.proof import prove, record_verification, rehearsal_plan
-from twist_dr.wal import known_reach
+from twist_dr.verify.rehearsal import rehearse
+from twist_dr.verify.verification import VerificationResult
+from twist_dr.wal.from_settings import known_reach
+from twist_dr.watch.audit import note_key_use
 
 _NAMED = 5
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from twist_dr.engine.configuration_check import check_configuration
-from twist_dr.engine.kinds import KINDS
-from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.postgres.scratch import scratch_base
-from twist_dr.engine.progress import Report
-from twist_dr.engine.recovery.rehearsal import RehearsalPlan, rehearse
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.verification import VerificationResult, verify_backup
+from twist_dr.backup.verifying import verification_plan
+from twist_dr.postgres.scratch import scratch_base
+from twist_dr.repository.kinds import KINDS
+from twist_dr.repository.manifest import Manifest
+from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application, Settings
-from twist_dr.settings.verifying import verification_plan
+from twist_dr.system.progress import Report
+from twist_dr.verify.configuration import check_configuration
+from twist_dr.verify.rehearsal import RehearsalPlan, rehearse
+from twist_dr.verify.verification import VerificationResult, verify_backup
 
 
 def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:

@@ -15,7 +15,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from twist_dr.engine.postgres.tools import choose_tools, find_tools
+from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr_tests.bench.backups import bench_large, bench_small
 from twist_dr_tests.bench.lists import bench_lists
 from twist_dr_tests.bench.measure import BENCH, Application, Row, fresh_folder

@@ -6,13 +6,13 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-from twist_dr.engine.encryption import associated_data
-from twist_dr.engine.keys import new_key
-from twist_dr.engine.postgres.cluster import Cluster, Snapshot
-from twist_dr.engine.postgres.dump import dump_database
-from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.processes import child_environment
-from twist_dr.engine.streams import ArtifactWriter, Form
+from twist_dr.postgres.cluster import Cluster, Snapshot
+from twist_dr.postgres.dump import dump_database
+from twist_dr.postgres.tools import Tools
+from twist_dr.repository.encryption import associated_data
+from twist_dr.repository.keys import new_key
+from twist_dr.repository.streams import ArtifactWriter, Form
+from twist_dr.system.processes import child_environment
 from twist_dr_tests.bench.measure import BENCH, Application, Row, fresh_folder, median_seconds
 from twist_dr_tests.servers import PostgresServer
 

@@ -11,19 +11,19 @@ from unittest.mock import patch
 
 import yaml
 
+from twist_dr.backup import take as backup
+from twist_dr.backup.storing import store_copy
+from twist_dr.backup.take import BackupPlan, take_full_backup
 from twist_dr.catalog import Catalog
-from twist_dr.engine import backup
-from twist_dr.engine.archive_index import Entry
-from twist_dr.engine.archive_report import ArchiveReport
-from twist_dr.engine.backup import BackupPlan, take_full_backup
-from twist_dr.engine.copies import store_copy
-from twist_dr.engine.keys import Keyring, new_key, save_keyring
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.progress import Report
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.staging import StagingArea
-from twist_dr.engine.streams import Form
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.repository.archive_index import Entry
+from twist_dr.repository.archive_report import ArchiveReport
+from twist_dr.repository.keys import Keyring, new_key, save_keyring
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.staging import StagingArea
+from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
+from twist_dr.system.progress import Report
 from twist_dr_tests.bench.measure import BENCH, Ended, Row, ended, fresh_folder
 from twist_dr_tests.bench.retention import COUNT, fill_catalog, many_backups
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import unprivileged
-from twist_dr.engine.processes import Child, run
+from twist_dr.postgres.tools import Tools
+from twist_dr.postgres.unprivileged import unprivileged
+from twist_dr.system.processes import Child, run
 from twist_dr_tests.servers import PostgresServer
 
 DATABASE = "bench"

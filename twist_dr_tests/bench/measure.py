@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from twist_dr.engine.keys import Keyring, new_key, save_keyring
+from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
 

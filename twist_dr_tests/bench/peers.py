@@ -15,9 +15,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from twist_dr.engine.postgres.unprivileged import unprivileged
-from twist_dr.engine.processes import run
 from twist_dr.errors import ProcessFailed
+from twist_dr.postgres.unprivileged import unprivileged
+from twist_dr.system.processes import run
 from twist_dr_tests.bench.load import Segments, Took, archiving, own
 from twist_dr_tests.servers import PostgresServer
 

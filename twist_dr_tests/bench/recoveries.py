@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from twist_dr.engine.base.chain import fetched_parent
-from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.progress import Report
+from twist_dr.backup.base.chain import fetched_parent
+from twist_dr.repository.manifest import Manifest
+from twist_dr.system.progress import Report
 from twist_dr_tests.bench.load import DATABASE
 from twist_dr_tests.bench.measure import Row, dagster_job, ended, median_of
 from twist_dr_tests.bench.peers import bare_pipe, bare_read, bare_unpack, make_durable

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from twist_dr.catalog import Catalog, RestoreRow
-from twist_dr.engine.postgres import databases
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.processes import run
+from twist_dr.postgres import databases
+from twist_dr.postgres.cluster import Cluster
 from twist_dr.settings import Settings, load_settings
+from twist_dr.system.processes import run
 from twist_dr_tests.bench.measure import Application, Row, fresh_folder, median_seconds
 from twist_dr_tests.servers import PostgresServer
 

@@ -17,9 +17,9 @@ from sqlalchemy import insert
 from twist_dr.catalog import Catalog
 from twist_dr.catalog.models import Backup, Copy, Verification
 from twist_dr.catalog.queries import searched
-from twist_dr.engine.manifest import Kind
-from twist_dr.engine.retention.model import BackupFacts, CopyState
-from twist_dr.engine.retention.plan import plan_target
+from twist_dr.repository.manifest import Kind
+from twist_dr.retention.model import BackupFacts, CopyState
+from twist_dr.retention.plan import plan_target
 from twist_dr.settings.policy import Policy
 from twist_dr_tests.bench.measure import BENCH, Row, median_of, median_seconds
 

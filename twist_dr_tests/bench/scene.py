@@ -11,19 +11,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twist_dr.engine.base.take import BasePlan, Parent, take_base_backup
-from twist_dr.engine.copies import store_copy
-from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.postgres.tools import Tools
-from twist_dr.engine.postgres.unprivileged import unprivileged
-from twist_dr.engine.progress import Report
-from twist_dr.engine.recovery.files import sync_folder, unpack_chain
-from twist_dr.engine.recovery.untar import Owner
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.sources import Sources
-from twist_dr.engine.staging import StagingArea
-from twist_dr.engine.streams import Form
+from twist_dr.backup.base.take import BasePlan, Parent, take_base_backup
+from twist_dr.backup.storing import store_copy
+from twist_dr.postgres.tools import Tools
+from twist_dr.postgres.unprivileged import unprivileged
+from twist_dr.recovery.files import sync_folder, unpack_chain
+from twist_dr.recovery.untar import Owner
+from twist_dr.repository.manifest import Manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import Sources
+from twist_dr.repository.staging import StagingArea
+from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
+from twist_dr.system.progress import Report
 from twist_dr_tests.bench.load import DATABASE, SETTINGS, make_database
 from twist_dr_tests.bench.measure import BENCH, fresh_folder
 from twist_dr_tests.bench.peers import PROCESSES, Barman, PgBackRest, install

@@ -15,23 +15,23 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from twist_dr.engine.manifest import Manifest
-from twist_dr.engine.postgres.cluster import Cluster
-from twist_dr.engine.postgres.lsn import format_lsn, parse_lsn
-from twist_dr.engine.progress import Report
-from twist_dr.engine.recovery.fetcher import Fetcher
-from twist_dr.engine.recovery.finish import finish_cluster
-from twist_dr.engine.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
-from twist_dr.engine.recovery.restore_command import RESTORE_COMMAND
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.sources import Sources
-from twist_dr.engine.wal.destinations import Destination
-from twist_dr.engine.wal.names import Segment
-from twist_dr.engine.wal.objects import WalArchive
-from twist_dr.engine.wal.shipping import Shipper
-from twist_dr.engine.wal.spool import Spool
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.postgres.lsn import format_lsn, parse_lsn
+from twist_dr.recovery.fetcher import Fetcher
+from twist_dr.recovery.finish import finish_cluster
+from twist_dr.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
+from twist_dr.recovery.restore_command import RESTORE_COMMAND
+from twist_dr.repository.manifest import Manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import Sources
 from twist_dr.settings import WalSettings
 from twist_dr.storage.local import LocalTarget
+from twist_dr.system.progress import Report
+from twist_dr.wal.destinations import Destination
+from twist_dr.wal.names import Segment
+from twist_dr.wal.objects import WalArchive
+from twist_dr.wal.shipping import Shipper
+from twist_dr.wal.spool import Spool
 from twist_dr_tests.bench.load import Segments, make_segments, replay
 from twist_dr_tests.bench.measure import Row, ended, fresh_folder, median_of
 from twist_dr_tests.bench.peers import PgBackRest

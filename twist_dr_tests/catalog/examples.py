@@ -6,8 +6,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from twist_dr.catalog import Catalog
-from twist_dr.engine.keys import Key
-from twist_dr.engine.manifest import Artifact, ArtifactForm, KeyName, Manifest
+from twist_dr.repository.keys import Key
+from twist_dr.repository.manifest import Artifact, ArtifactForm, KeyName, Manifest
 
 KEY = Key("k1", bytes(32))
 NIGHT = datetime(2026, 11, 21, 2, 0, tzinfo=timezone.utc)

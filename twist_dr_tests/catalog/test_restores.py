@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from twist_dr import listing
 from twist_dr.catalog import Catalog, RestoreRow, VerificationState
 from twist_dr.catalog.models import Backup
+from twist_dr.cli import listing
 from twist_dr_tests.catalog.examples import KEY, NIGHT, manifest, record
 
 MANY = 100_000

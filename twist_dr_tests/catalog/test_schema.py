@@ -23,9 +23,9 @@ from sqlalchemy import NullPool, create_engine, insert, make_url, select, text
 import twist_dr.catalog
 from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
 from twist_dr.catalog.models import Backup, Base
-from twist_dr.engine.postgres.lsn import Gap
-from twist_dr.engine.wal.frontier import gaps_after
 from twist_dr.errors import CopyFailedForNow
+from twist_dr.postgres.lsn import Gap
+from twist_dr.wal.frontier import gaps_after
 from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.catalog.test_asking import counted_statements
 

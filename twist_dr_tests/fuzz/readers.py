@@ -20,44 +20,44 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from twist_dr.engine.archive import archive_media
-from twist_dr.engine.archive_index import read_index
-from twist_dr.engine.archive_reading import compare_archive, read_archive
-from twist_dr.engine.base.backup_label import ManifestTail, read_label
-from twist_dr.engine.base.tar_tap import TarTap
-from twist_dr.engine.chunks import hashed
-from twist_dr.engine.compression import compressor, decompress
-from twist_dr.engine.documents import NOTE, DocumentInvalid, read_json, read_yaml
-from twist_dr.engine.encryption import Encryptor, decrypt
-from twist_dr.engine.keys import Keyring, parse_keyring
-from twist_dr.engine.manifest import Manifest, open_manifest
-from twist_dr.engine.postgres.dump_internals import leave_out_internals
-from twist_dr.engine.postgres.dump_list import definitions_of, parse_list
-from twist_dr.engine.postgres.dump_offsets import fill_in_offsets
-from twist_dr.engine.postgres.lsn import parse_lsn
-from twist_dr.engine.postgres.statements import statements
-from twist_dr.engine.recovery.untar import Owner, untar
-from twist_dr.engine.repository import Repository
-from twist_dr.engine.restore.journal import Journal, Journals
-from twist_dr.engine.retention.holds import HoldNote, HoldNotes
-from twist_dr.engine.retention.model import Hold
-from twist_dr.engine.retention.tombstones import Tombstone, has_genuine_tombstone
-from twist_dr.engine.retention.use import used_now
-from twist_dr.engine.sealing import mac_of
-from twist_dr.engine.unpack import unpack
-from twist_dr.engine.wal.head import Head
-from twist_dr.engine.wal.history import parse_history
-from twist_dr.engine.wal.names import Segment
-from twist_dr.engine.wal.pages import PageCheck, pages_written
-from twist_dr.engine.wal.spool import Spool
-from twist_dr.engine.wal.state import State
-from twist_dr.init import _settings_text
+from twist_dr.backup.base.backup_label import ManifestTail, read_label
+from twist_dr.backup.base.tar_tap import TarTap
+from twist_dr.cli.init import _settings_text
+from twist_dr.postgres.dump_internals import leave_out_internals
+from twist_dr.postgres.dump_list import definitions_of, parse_list
+from twist_dr.postgres.dump_offsets import fill_in_offsets
+from twist_dr.postgres.lsn import parse_lsn
+from twist_dr.postgres.statements import statements
+from twist_dr.recovery.untar import Owner, untar
+from twist_dr.repository.archive import archive_media
+from twist_dr.repository.archive_index import read_index
+from twist_dr.repository.archive_reading import compare_archive, read_archive
+from twist_dr.repository.compression import compressor, decompress
+from twist_dr.repository.encryption import Encryptor, decrypt
+from twist_dr.repository.keys import Keyring, parse_keyring
+from twist_dr.repository.manifest import Manifest, open_manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.sealing import mac_of
+from twist_dr.repository.unpack import unpack
+from twist_dr.repository.use import used_now
+from twist_dr.restore.journal import Journal, Journals
+from twist_dr.retention.holds import HoldNote, HoldNotes
+from twist_dr.retention.model import Hold
+from twist_dr.retention.tombstones import Tombstone, has_genuine_tombstone
 from twist_dr.settings.reading import parse_settings
 from twist_dr.storage.base import Digest
+from twist_dr.storage.chunks import hashed
 from twist_dr.storage.local import LocalTarget
-from twist_dr_tests.engine.helpers import KEY, KEYRING, chunked
-from twist_dr_tests.engine.test_manifest import BACKUP, document
+from twist_dr.system.documents import NOTE, DocumentInvalid, read_json, read_yaml
+from twist_dr.wal.head import Head
+from twist_dr.wal.history import parse_history
+from twist_dr.wal.names import Segment
+from twist_dr.wal.pages import PageCheck, pages_written
+from twist_dr.wal.spool import Spool
+from twist_dr.wal.state import State
 from twist_dr_tests.fuzz.inputs import changed, documents
+from twist_dr_tests.helpers import KEY, KEYRING, chunked
+from twist_dr_tests.repository.test_manifest import BACKUP, document
 
 #: Beside our own errors, what a reader says that is asked inside another one only.
 Refused = tuple[type[Exception], ...]

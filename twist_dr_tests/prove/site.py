@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from twist_dr.engine.postgres.tools import choose_tools, find_tools
-from twist_dr.engine.postgres.unprivileged import reachable_base, unprivileged
+from twist_dr.postgres.tools import choose_tools, find_tools
+from twist_dr.postgres.unprivileged import reachable_base, unprivileged
 from twist_dr_tests.servers import PostgresServer, free_port
 
 #: Pinned, so that what fails one day is ours. Wagtail's tests bring the demo site and its pages along.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine.postgres.lsn import format_lsn
-from twist_dr_tests.jobs.test_restore_served import REPLACE, Stage
-from twist_dr_tests.jobs.test_restore_served import stage as stage
-from twist_dr_tests.jobs.test_restore_to_time import Recorded, first_after_base, rows_by
-from twist_dr_tests.jobs.test_restore_to_time import recorded as recorded
+from twist_dr.postgres.lsn import format_lsn
+from twist_dr_tests.orchestrator.jobs.test_restore_served import REPLACE, Stage
+from twist_dr_tests.orchestrator.jobs.test_restore_served import stage as stage
+from twist_dr_tests.orchestrator.jobs.test_restore_to_time import Recorded, first_after_base, rows_by
+from twist_dr_tests.orchestrator.jobs.test_restore_to_time import recorded as recorded
 from twist_dr_tests.recorded import recovered_numbers
 from twist_dr_tests.sweep import SEEDS
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.engine.exchange import identity
-from twist_dr.engine.postgres import databases
-from twist_dr.engine.progress import Report
-from twist_dr.engine.restore.cutover import Surroundings
-from twist_dr.engine.restore.journal import DatabaseSwitch, FolderSwitch, Journal
+from twist_dr.postgres import databases
+from twist_dr.restore.building import surroundings
+from twist_dr.restore.cutover import Surroundings
+from twist_dr.restore.exchange import identity
+from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal
 from twist_dr.retention.replaced import Replaced
 from twist_dr.retention.telling import Log
-from twist_dr.settings.restoring import surroundings
-from twist_dr_tests.engine.helpers import killed_at
+from twist_dr.system.progress import Report
+from twist_dr_tests.helpers import killed_at
 from twist_dr_tests.retention_site import NOW, RetentionSite
 from twist_dr_tests.servers import PostgresServer
 

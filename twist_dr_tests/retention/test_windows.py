@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from twist_dr_tests.retention.test_retention_stayed import _base, _numbers, _segments
 from twist_dr_tests.retention_site import NOW, RetentionSite
-from twist_dr_tests.test_retention_stayed import _base, _numbers, _segments
 
 
 def _window(site: RetentionSite, wal: str | None) -> None:

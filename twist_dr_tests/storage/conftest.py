@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from twist_dr.engine.patience import patient
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.nas import NasTarget
+from twist_dr.storage.patience import patient
 from twist_dr.storage.s3 import S3Target
 from twist_dr_tests.storage.proxy import Proxy, proxy_to
 from twist_dr_tests.storage.servers import S3Server, moto_server, rclone_server

@@ -46,11 +46,11 @@ import twist_dr.storage
 module, shelf = map(Path, sys.argv[1:])
 twist_dr.storage.__path__.append(str(module))
 
-from twist_dr.engine.target_test import run_target_test
+from twist_dr.storage.trial import run_target_test
 from twist_dr.errors import SettingsError
-from twist_dr.recover.place import open_target
+from twist_dr.cli.recover.place import open_target
 from twist_dr.settings.building import build_targets
-from twist_dr_tests.test_settings import good, parsed
+from twist_dr_tests.settings.test_settings import good, parsed
 
 targets = {"box": {"type": "toy", "shelf": str(shelf), "encrypt": False}}
 settings = parsed(good(storage_targets=targets))

@@ -1,5 +1,0 @@
-"""The audit log: every launch, restore, deletion, hold, change of settings and use of a key, chained line to line."""
-
-from twist_dr.audit.log import audit_anchor, fingerprint, key_used, note_key_use, note_settings, record
-
-__all__ = ["audit_anchor", "fingerprint", "key_used", "note_key_use", "note_settings", "record"]

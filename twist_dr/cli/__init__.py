@@ -1,0 +1,301 @@
+"""twist-dr: what is not a job. Backups, verifications and tests are launched in Dagster (page, schedule, ``dagster job execute``).
+
+Dagster is not imported here, so these commands start at once and work when the orchestrator does not.
+Exit status: 0 done, 1 failed or something is wrong (an error's sentence on standard error), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twist_dr import __version__
+from twist_dr.cli.alerts import add_commands as add_alert_commands
+from twist_dr.cli.audit import add_commands as add_audit_commands
+from twist_dr.cli.backups import add_commands as add_list_command
+from twist_dr.cli.diff import add_commands as add_diff_command
+from twist_dr.cli.holds import add_commands as add_hold_commands
+from twist_dr.cli.recover.arguments import add_arguments
+from twist_dr.cli.status import add_commands as add_status_commands
+from twist_dr.cli.wal import add_commands as add_wal_commands
+from twist_dr.errors import SettingsError, TwistDRError
+from twist_dr.redaction import keep_environment
+from twist_dr.redaction.stream import leaving_terminal
+
+if TYPE_CHECKING:
+    from twist_dr.system.progress import Report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    keep_environment(os.environ)
+    with leaving_terminal():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except TwistDRError as error:
+        print(f"twist-dr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("twist-dr: stopped", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough.
+        sys.stderr.close()
+        return 0
+    except Exception:
+        # A defect, told whole but for what its error quotes.
+        traceback.print_exc()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="twist-dr", description="Disaster recovery for Django + PostgreSQL applications."
+    )
+    parser.add_argument("--version", action="version", version=f"twist-dr {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser(
+        "init", help="write a commented twist-dr.yaml, a key, an environment, dagster.yaml and workspace.yaml"
+    )
+    init.add_argument("application", help="the application's name: lower-case letters, digits and '_'")
+    init.add_argument("--folder", type=Path, default=Path(), help="where to write (default: here)")
+    init.add_argument(
+        "--django",
+        metavar="COMMAND",
+        help='how to call manage.py, as in "python manage.py": it is asked for database, media and version, and the settings are filled in',
+    )
+    init.set_defaults(run=_init)
+
+    doctor = commands.add_parser("doctor", help="check all that a first night would trip over, and say how to mend it")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+
+    add_status_commands(commands)
+    add_list_command(commands)
+    add_diff_command(commands)
+
+    restores = commands.add_parser("restores", help="the log of restores, newest first; one whole by its id")
+    restores.add_argument("restore", nargs="?", help="latest, or an id")
+    restores.add_argument("--json", action="store_true", help="print JSON")
+    restores.add_argument("--limit", type=int, default=50, help="how many at most (default: 50)")
+    restores.set_defaults(run=_restores)
+
+    sandboxes = commands.add_parser("sandboxes", help="servers that were recovered to look at")
+    sandboxes.add_argument("action", nargs="?", choices=["list", "stop", "start", "remove"], default="list")
+    sandboxes.add_argument("sandbox", nargs="?", help="the id of the recovery that made it")
+    sandboxes.set_defaults(run=_sandboxes)
+
+    settle = commands.add_parser("settle", help="finish or revert a restore that was cut short")
+    settle.set_defaults(run=_settle)
+
+    show = commands.add_parser("show", help="show one backup: artifacts, copies, verifications")
+    show.add_argument("backup", help="latest, latest:LABEL, an id, or the beginning of one")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(run=_show)
+
+    catalog = commands.add_parser("catalog", help="the index of what happened").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    rebuild = catalog.add_parser("rebuild", help="read every manifest on a storage target back into the catalog")
+    rebuild.add_argument(
+        "--from", dest="target", required=True, metavar="TARGET", help="a storage target of the settings"
+    )
+    rebuild.set_defaults(run=_rebuild)
+
+    recover = commands.add_parser(
+        "recover", help="list, check and restore with a storage target and the keys alone: no settings, no catalog"
+    )
+    add_arguments(recover)
+    recover.set_defaults(run=_recover, parser=recover)
+
+    add_wal_commands(commands)
+    add_alert_commands(commands)
+    add_hold_commands(commands)
+    add_audit_commands(commands)
+
+    keys = commands.add_parser("keys", help="the keyring").add_subparsers(required=True, metavar="COMMAND")
+    keys.add_parser("list", help="ids and check values of the keys").set_defaults(run=_keys_list)
+    new = keys.add_parser("new", help="add a key and make it primary; old ones are kept for reading")
+    new.add_argument("--id", help="its name (default: after today)")
+    new.set_defaults(run=_keys_new)
+    return parser
+
+
+def _init(options: argparse.Namespace) -> None:
+    from twist_dr.cli.init import EXAMPLES, ROLES_FILE, ask_django, write_initial_files
+
+    found = ask_django(options.django, Path()) if options.django else None
+    for path in write_initial_files(options.folder, application=options.application, found=found):
+        if path.parent.name != EXAMPLES:
+            print(f"wrote {path}")
+    print(f"wrote {options.folder / EXAMPLES}: files of run config")
+    here = shlex.quote(str(options.folder.absolute() / "environment"))
+    first = "fill in twist-dr.yaml and environment"
+    if found is not None:
+        for note in found.notes:
+            print(f"note: {note}", file=sys.stderr)
+        first = f"look through twist-dr.yaml, run {ROLES_FILE} as a superuser, name a storage target that is far from this machine"
+    print(
+        f"\nNext: {first}, keep a copy of keyring.yaml where neither this machine nor a storage target\n"
+        f"can take it along when it goes, then run: . {here} && twist-dr doctor"
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from twist_dr.doctor import exit_status, render, run_doctor
+    from twist_dr.settings import open_application
+
+    findings = []
+    for finding in run_doctor(open_application()):
+        findings.append(finding)
+        if not options.json:
+            print(render([finding]), flush=True)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    return exit_status(findings)
+
+
+def _restores(options: argparse.Namespace) -> None:
+    from twist_dr.cli import listing
+    from twist_dr.errors import RestoreError
+    from twist_dr.settings import open_application
+
+    app = open_application()
+    catalog = app.catalog
+    if options.restore is None:
+        rows = catalog.restores(app.name, limit=options.limit)
+        print(
+            json.dumps([listing.restore_document(row) for row in rows], indent=2)
+            if options.json
+            else listing.restore_table(rows)
+        )
+        return
+    row = (
+        next(iter(catalog.restores(app.name, limit=1)), None)
+        if options.restore == "latest"
+        else catalog.restore(app.name, options.restore)
+    )
+    if row is None:
+        raise RestoreError(
+            f"The log of restores has no {options.restore} of {app.name}", remedy="see all with: twist-dr restores"
+        )
+    print(json.dumps(listing.restore_document(row), indent=2) if options.json else listing.restore_page(row))
+
+
+def _sandboxes(options: argparse.Namespace) -> None:
+    from twist_dr.cli import listing
+    from twist_dr.cli.audit import note
+    from twist_dr.errors import RestoreError
+    from twist_dr.recovery.sandbox import sandboxes
+    from twist_dr.restore.to_time import sandbox_base
+    from twist_dr.settings import open_application
+
+    app = open_application()
+    found = {each.folder.name: each for each in sandboxes(sandbox_base(app.settings))}
+    if options.action == "list":
+        print(listing.sandbox_table(list(found.values())))
+        return
+    if options.sandbox not in found:
+        raise RestoreError(
+            f"There is no sandbox {options.sandbox or 'without an id'}", remedy="see all with: twist-dr sandboxes"
+        )
+    getattr(found[options.sandbox], options.action)()
+    if options.action == "remove":
+        note(app, "remove sandbox", options.sandbox, "done")
+    print(f"{options.sandbox}: {options.action} done")
+
+
+def _settle(options: argparse.Namespace) -> None:
+    from twist_dr.operations.table import SETTLE
+    from twist_dr.settings import open_application
+
+    if not SETTLE(open_application(), SETTLE.config(), _report()):
+        print("nothing was cut short")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from twist_dr.cli import listing
+    from twist_dr.settings import open_application
+
+    app = open_application()
+    row = app.catalog.meant(app.name, options.backup)
+    verifications = app.catalog.verifications(row.backup_id)
+    if options.json:
+        print(json.dumps(listing.full_document(row, verifications), indent=2))
+    else:
+        print(listing.backup_page(row, verifications))
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    from twist_dr.operations.rebuild import rebuild_catalog
+    from twist_dr.settings import open_application
+
+    app = open_application()
+    targets = app.targets
+    if options.target not in targets:
+        raise SettingsError(
+            f"{options.target!r} is no enabled storage target", remedy=f"choose among {', '.join(targets)}"
+        )
+    result = rebuild_catalog(app, targets[options.target], _report())
+    print(
+        f"{result.recorded} backups read from {options.target}"
+        + (f", {result.refused} refused" if result.refused else "")
+        + (f", {result.holds} holds brought back" if result.holds else "")
+    )
+    print(
+        "What verifications found, and the logs, lie on no storage target: they come back only from a configuration backup "
+        "(docs/configuration-backup.md). Cleanup deletes backups of a kind only once one of that kind is verified anew; run verify_backup, "
+        "for base backups and their WAL with backup: latest-base."
+    )
+    return 1 if result.refused else 0
+
+
+def _recover(options: argparse.Namespace) -> int:
+    from twist_dr.cli.recover.commands import run
+
+    return run(options.parser, options)
+
+
+def _keys_list(options: argparse.Namespace) -> None:
+    from twist_dr.settings import open_application
+
+    keyring = open_application().keyring
+    for key in keyring.keys.values():
+        print(f"{key.id}  check value {key.check_value}" + ("  primary" if key.id == keyring.primary_id else ""))
+
+
+def _keys_new(options: argparse.Namespace) -> None:
+    from twist_dr.operations.table import ADD_KEY
+    from twist_dr.settings import open_application
+
+    app = open_application()
+    key = ADD_KEY(app, ADD_KEY.config(id=options.id or ""), _report())
+    print(
+        f"{key.id} (check value {key.check_value}) is the primary key of {app.settings.encryption.keyring} now; "
+        "keep a new copy of that file elsewhere."
+    )
+
+
+def _report() -> Report:
+    from twist_dr.system.progress import Report
+
+    return Report(print, lambda line: print(f"warning: {line}", file=sys.stderr), bar=sys.stderr.isatty())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

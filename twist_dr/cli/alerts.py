@@ -1,0 +1,151 @@
+"""twist-dr alerts: what is wrong now, that somebody sees to it, and whether messages arrive."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from twist_dr.errors import TwistDRError
+from twist_dr.redaction import one_line
+
+if TYPE_CHECKING:
+    from twist_dr.catalog import AlertRow, Catalog
+    from twist_dr.settings import Application, Settings
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``alerts`` to the parsers of :mod:`twist_dr.cli`."""
+    alerts = commands.add_parser("alerts", help="what is wrong now; acknowledge, resolve, test the channels")
+    alerts.add_argument("--all", action="store_true", help="resolved ones, too")
+    alerts.add_argument("--limit", type=int, default=50, help="with --all: how many at most (default: 50)")
+    alerts.add_argument("--json", action="store_true", help="print JSON")
+    alerts.set_defaults(run=_list)
+    actions = alerts.add_subparsers(metavar="ACTION")
+    acknowledge = actions.add_parser("acknowledge", help="say that you see to it: it is not told again")
+    acknowledge.add_argument("alert", help="its number, or all")
+    acknowledge.add_argument("--note", default="", help="for those who read it later")
+    acknowledge.set_defaults(run=_acknowledge)
+    resolve = actions.add_parser("resolve", help="close it; it comes back if its cause lasts")
+    resolve.add_argument("alert", help="its number")
+    resolve.set_defaults(run=_resolve)
+    test = actions.add_parser("test", help="send a message through every channel")
+    test.set_defaults(run=_test)
+
+
+def _opened_known() -> Application:
+    """Raises ``CatalogUnavailable`` where there is no catalog: an empty one would say that nothing is wrong."""
+    from twist_dr.settings import open_application
+    from twist_dr.watch.status.collect import require_catalog
+
+    app = open_application()
+    require_catalog(app.settings)
+    return app
+
+
+def _list(options: argparse.Namespace) -> None:
+    app = _opened_known()
+    if options.all:
+        rows = app.catalog.alerts(app.name, limit=options.limit)
+    else:
+        rows = wrong_now(app.settings, app.catalog, datetime.now(timezone.utc))
+    print(json.dumps([alert_document(row) for row in rows], indent=2) if options.json else _page(rows))
+
+
+def wrong_now(settings: Settings, catalog: Catalog, now: datetime) -> list[AlertRow]:
+    """What is open, and what nobody has looked after yet: without the daemon that may be for days. The latter has no number."""
+    from twist_dr.catalog import AlertRow
+    from twist_dr.watch.alerts.facts import gather
+    from twist_dr.watch.status.alerts import active_alerts
+
+    facts = gather(settings, catalog, now)
+    rows = dict(facts.open)
+    for each in active_alerts(settings, catalog, facts, now):
+        as_found: dict[str, Any] = {"severity": each.severity, "message": each.message, "advice": each.advice}
+        known = rows.get(each.cause) or AlertRow(
+            None, settings.application, each.cause, each.kind, state="active", raised_at=now, seen_at=now, **as_found
+        )
+        rows[each.cause] = replace(known, **as_found)
+    return list(rows.values())
+
+
+def alert_document(row: AlertRow) -> dict[str, Any]:
+    """An alert as JSON holds it."""
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(row).items()}
+
+
+def _page(rows: list[AlertRow]) -> str:
+    """A line for each, and below it what happened and what to do."""
+    from twist_dr.watch.alerts.words import kind_in_words
+
+    if not rows:
+        return "no alerts"
+    blocks = []
+    for row in rows:
+        since = f"since {_minute(row.raised_at)} UTC  {row.state}" if row.id is not None else "found now, not told yet"
+        head = f"{'-' if row.id is None else row.id}  {row.severity.upper()}  {kind_in_words(row.kind)}  {since}"
+        if row.state == "acknowledged" and row.acknowledged_at:
+            head += f" {_minute(row.acknowledged_at)} by {one_line(row.acknowledged_by or 'somebody')}"
+        if row.state == "resolved" and row.resolved_at:
+            head += f" {_minute(row.resolved_at)} by {one_line(row.resolved_by or 'itself')}"
+        advice = [] if row.state == "resolved" else [f"    -> {row.advice}"]
+        blocks.append("\n".join([head, f"    {one_line(row.message)}", *advice]))
+    return "\n".join(blocks)
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M}"
+
+
+def _acknowledge(options: argparse.Namespace) -> None:
+    from twist_dr.operations.table import ACKNOWLEDGE_ALERT
+
+    told = ACKNOWLEDGE_ALERT.config(alert=options.alert, note=options.note)
+    changed = ACKNOWLEDGE_ALERT(_opened_known(), told, _report())
+    for row in changed:
+        print(f"acknowledged {row.id}: {one_line(row.message)}")
+    if not changed:
+        print("nothing to acknowledge")
+
+
+def _resolve(options: argparse.Namespace) -> None:
+    from twist_dr.operations.table import RESOLVE_ALERT
+
+    row = RESOLVE_ALERT(_opened_known(), RESOLVE_ALERT.config(alert=options.alert), _report())
+    print(f"resolved {row.id}: {one_line(row.message)}")
+
+
+def _test(options: argparse.Namespace) -> int:
+    from twist_dr.catalog import CatalogUnavailable
+    from twist_dr.settings import open_application
+    from twist_dr.watch import audit
+    from twist_dr.watch.alerts.channels import Message, deliver_all
+    from twist_dr.watch.alerts.telling import channels, record_deliveries
+
+    app = open_application()
+    ways = channels(app.settings)
+    if not ways:
+        raise TwistDRError("twist-dr.yaml names no alerts.channels, so nobody is told anything", remedy="add one")
+    body = f"{app.actor.name} tries whether alerts of {app.name} arrive here. Nothing is wrong.\n"
+    # Critical, so that every channel wants it.
+    deliveries = deliver_all(ways, Message(f"[{app.name}] TEST: alerts arrive", body, "critical", "raised"))
+    for each in deliveries:
+        print(f"{each.channel}: {'sent' if each.ok else f'FAILED: {each.error}'}")
+    failed = [each.channel for each in deliveries if not each.ok]
+    try:
+        record_deliveries(app.settings, app.catalog, deliveries, datetime.now(timezone.utc))
+    except CatalogUnavailable as unavailable:
+        print(f"warning: {unavailable}", file=sys.stderr)
+    result = f"failed: {', '.join(failed)}" if failed else "done"
+    subject = ", ".join(way.name for way in ways)
+    audit.record(app, action="test_alerts", subject=subject, result=result)
+    return 1 if failed else 0
+
+
+def _report() -> Any:
+    from twist_dr.system.progress import Report
+
+    return Report(warning=lambda line: print(f"warning: {line}", file=sys.stderr, flush=True))

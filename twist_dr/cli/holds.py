@@ -1,0 +1,137 @@
+"""twist-dr hold and release: marks that forbid deletion."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from twist_dr.redaction import one_line
+from twist_dr.system.progress import Report
+
+if TYPE_CHECKING:
+    from twist_dr.catalog import HoldRow
+    from twist_dr.settings import Application
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``hold`` and ``release`` to the parsers of :mod:`twist_dr.cli`."""
+    hold = commands.add_parser("hold", help="forbid the deletion of a backup; without an id, list what is held")
+    hold.add_argument("backup", nargs="?", help="latest, latest:LABEL, an id, or the beginning of one")
+    hold.add_argument(
+        "--until", metavar="WHEN", help="2027-12-31, a time in ISO 8601, or '90 days' (default: for ever)"
+    )
+    hold.add_argument("--reason", help="why: whoever finds the hold years later will want to know")
+    hold.add_argument("--all", action="store_true", help="list those that were released or ran out, too")
+    hold.add_argument("--json", action="store_true", help="list as JSON")
+    hold.set_defaults(run=_hold)
+    release = commands.add_parser("release", help="end all holds of a backup")
+    release.add_argument("backup", help="latest, latest:LABEL, an id, or the beginning of one")
+    release.set_defaults(run=_release)
+
+
+def _hold(options: argparse.Namespace) -> None:
+    from twist_dr.operations.table import HOLD
+    from twist_dr.settings import open_application
+
+    app = open_application()
+    if options.backup is None:
+        _list(app, everything=options.all, as_json=options.json)
+        return
+    told = HOLD.config(backup=options.backup, until=options.until or "", reason=options.reason or "")
+    row = HOLD(app, told, Report(warning=_warn))
+    print(f"{row.backup_id} is held {_until(row.until)}; end it with: twist-dr release {row.backup_id}")
+
+
+def _release(options: argparse.Namespace) -> None:
+    from twist_dr.operations.table import RELEASE
+    from twist_dr.settings import open_application
+
+    done = RELEASE(open_application(), RELEASE.config(backup=options.backup), Report(warning=_warn))
+    holds = f"{done.holds} hold{'s' if done.holds != 1 else ''} ended"
+    where = f", except on {', '.join(done.left)}" if done.left else ""
+    print(f"{done.backup_id} is no longer held{where} ({holds}); the next cleanup goes by the policies")
+
+
+def _warn(sentence: str) -> None:
+    print(f"warning: {one_line(sentence)}", file=sys.stderr)
+
+
+def _list(app: Application, *, everything: bool, as_json: bool) -> None:
+    from twist_dr.system.tables import table
+
+    now = datetime.now(timezone.utc)
+    recorded = app.catalog.holds(app.name)
+    found, silent = _on_targets_alone(app, recorded)
+    where = {row: names for row, names in found.items() if everything or row.active(now)}
+    rows = [*(row for row in recorded if everything or row.active(now)), *where]
+    for line in silent:
+        _warn(f"{line} What is held there alone is not listed.")
+    if as_json:
+        print(json.dumps([_document(row, now, where.get(row, [])) for row in rows], indent=2))
+    elif not rows:
+        told = "nothing is held, as far as could be asked" if silent else "nothing is held"
+        print(f"{told}; hold a backup with: twist-dr hold ID --reason TEXT")
+    else:
+        head = ("BACKUP", "HELD", "SINCE (UTC)", "BY", "REASON")
+        print(
+            table(
+                head,
+                [
+                    (
+                        row.backup_id,
+                        _state(row, now) + (f", on {', '.join(where[row])} only" if row in where else ""),
+                        f"{row.placed_at:%Y-%m-%d %H:%M}",
+                        row.who,
+                        row.reason,
+                    )
+                    for row in rows
+                ],
+            )
+        )
+
+
+def _on_targets_alone(app: Application, recorded: list[HoldRow]) -> tuple[dict[HoldRow, list[str]], list[str]]:
+    """What targets hold though the catalog has no such hold, or has it as released, with their names; and a sentence of each that does not answer."""
+    from twist_dr.catalog import HoldRow
+    from twist_dr.errors import StorageError
+    from twist_dr.operations.holds import hold_notes
+    from twist_dr.retention.model import Hold
+
+    known = {Hold(row.backup_id, row.who, row.reason, row.until) for row in recorded if row.released_at is None}
+    found, silent = dict[HoldRow, list[str]](), []
+    for name, notes in hold_notes(app).items():
+        try:
+            for note in notes.all():
+                if note.hold not in known and (hold := note.binding) not in known:
+                    row = HoldRow(None, app.name, hold.backup_id, hold.who, hold.reason, note.placed_at, hold.until)
+                    found.setdefault(row, []).append(name)
+        except StorageError as error:
+            silent.append(str(error))
+    return found, silent
+
+
+def _state(row: HoldRow, now: datetime) -> str:
+    if row.released_at is not None:
+        return f"released {row.released_at:%Y-%m-%d} by {row.released_by}"
+    return _until(row.until) if row.active(now) else f"ran out {row.until:%Y-%m-%d %H:%M}"
+
+
+def _until(until: datetime | None) -> str:
+    return "for ever" if until is None else f"until {until:%Y-%m-%d %H:%M} UTC"
+
+
+def _document(row: HoldRow, now: datetime, only_on: list[str]) -> dict[str, Any]:
+    return {
+        "backup_id": row.backup_id,
+        "active": row.active(now),
+        "who": row.who,
+        "reason": row.reason,
+        "placed_at": row.placed_at.isoformat(),
+        "until": row.until.isoformat() if row.until else None,
+        "released_at": row.released_at.isoformat() if row.released_at else None,
+        "released_by": row.released_by,
+        "only_on": only_on,
+    }

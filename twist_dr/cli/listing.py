@@ -1,0 +1,282 @@
+"""Backups as people and scripts read them: tables for a terminal, documents for ``--json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from twist_dr.catalog import BackupRow, CopyRow, RestoreRow, SealedBackup, VerificationRow
+from twist_dr.recovery.sandbox import ClusterSandbox
+from twist_dr.redaction import one_line
+from twist_dr.restore.restored_configuration import RestoredConfiguration
+from twist_dr.restore.settle import Kept
+from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.tables import table
+from twist_dr.system.words import few
+
+
+def json_pieces(value: Any, indent: str = "") -> Iterator[str]:
+    """What ``json.dumps(value, indent=2)`` gives, in pieces. Of a dictionary each value may be an iterable of its own, which becomes an array."""
+    if isinstance(value, dict) and value:
+        before = "{\n"
+        for name, each in value.items():
+            yield f"{before}{indent}  {json.dumps(name)}: "
+            yield from json_pieces(each, f"{indent}  ")
+            before = ",\n"
+        yield f"\n{indent}}}"
+    elif isinstance(value, Iterable) and not isinstance(value, (str, list, tuple, dict)):
+        before = "[\n"
+        for each in value:
+            yield f"{before}{indent}  {_whole(each, f'{indent}  ')}"
+            before = ",\n"
+        yield "[]" if before == "[\n" else f"\n{indent}]"
+    else:
+        yield _whole(value, indent)
+
+
+def _whole(value: Any, indent: str) -> str:
+    # In JSON a line's end is between values only, never in a string.
+    return json.dumps(value, indent=2).replace("\n", f"\n{indent}")
+
+
+def backup_table(rows: Iterable[BackupRow]) -> str:
+    """One line per backup."""
+    head = ("BACKUP", "LABEL", "TAKEN (UTC)", "SIZE", "COPIES", "VERIFIED")
+    return table(
+        head,
+        [
+            (
+                row.backup_id,
+                row.label,
+                _minute(row.started_at),
+                human_bytes(row.plain_bytes),
+                ", ".join(
+                    copy.target if copy.state == "checked" else f"{copy.target} ({copy.state})" for copy in row.copies
+                )
+                or "none",
+                _proof(row.last_verification),
+            )
+            for row in rows
+        ],
+    )
+
+
+def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> str:
+    """Everything about one backup."""
+    manifest = row.manifest
+    lines = [f"{row.backup_id}  {row.kind}, {row.label}" + (f", {one_line(row.reason)}" if row.reason else "")]
+    lines.append(
+        f"taken {_minute(row.started_at)} UTC by {one_line(row.who)} in {human_seconds(manifest.durations.get('total', 0.0))}, parts: {', '.join(manifest.parts)}"
+    )
+    lines.append(
+        f"application {row.application} {one_line(row.app_version or '(version unknown)')}, schema {row.db_schema_version or 'unknown'}, key {manifest.key.id}"
+    )
+    if manifest.postgres is not None:
+        facts = manifest.postgres
+        lines.append(
+            f"PostgreSQL {facts.version}, {sum(manifest.tables.values())} rows in {len(manifest.tables)} tables, LSN {facts.lsn}, timeline {facts.timeline}"
+        )
+    if kept := manifest.extension_rows:
+        lines.append(
+            f"and {sum(each.rows for each in kept)} rows of extensions in {few(each.table for each in kept)}, which a dump leaves out"
+        )
+    lines += ["", table(("ARTIFACT", "PLAIN", "STORED"), [
+        (artifact.name, human_bytes(artifact.size), ", ".join(f"{form} {human_bytes(stored.size)}" for form, stored in artifact.stored.items()))
+        for artifact in manifest.artifacts
+    ])]  # fmt: skip
+    lines += [
+        "",
+        table(("TARGET", "STATE", "FORM", "STORED", "SINCE (UTC)", "ERROR"), [_copy_line(copy) for copy in row.copies]),
+    ]
+    lines += [
+        "",
+        *(
+            _verification_lines(verifications)
+            or ["never verified; do it with: dagster job execute -m twist_dr.definitions -j verify_backup"]
+        ),
+    ]
+    lines += [f"warning: {one_line(warning)}" for warning in manifest.warnings]
+    return "\n".join(lines)
+
+
+def backup_document(row: BackupRow) -> dict[str, Any]:
+    """One backup for ``list --json``: times in ISO 8601, sizes in bytes, durations in seconds."""
+    return {
+        "backup_id": row.backup_id,
+        "application": row.application,
+        "kind": row.kind,
+        "label": row.label,
+        "reason": row.reason,
+        "who": row.who,
+        "started_at": row.started_at.isoformat(),
+        "finished_at": row.finished_at.isoformat(),
+        "plain_bytes": row.plain_bytes,
+        "app_version": row.app_version,
+        "db_schema_version": row.db_schema_version,
+        "run_id": row.run_id,
+        "copies": [_plain(asdict(copy)) for copy in row.copies],
+        "last_verification": _plain(asdict(row.last_verification)) if row.last_verification else None,
+    }
+
+
+def full_document(row: SealedBackup, verifications: Sequence[VerificationRow]) -> dict[str, Any]:
+    """One backup for ``show --json``, with its manifest and all verifications."""
+    return {
+        **backup_document(row),
+        "verifications": [_plain(asdict(verification)) for verification in verifications],
+        "manifest": row.manifest.model_dump(mode="json"),
+    }
+
+
+def restore_table(rows: Sequence[RestoreRow]) -> str:
+    """The log of restores, one line each."""
+    if not rows:
+        return "no restores yet; plan one with: dagster job execute -m twist_dr.definitions -j restore"
+    head = ("RESTORE", "MODE", "WHEN (UTC)", "BY", "BACKUP", "RESULT", "LOCKED OUT")
+    return table(
+        head,
+        [
+            (
+                row.restore_id,
+                row.kind if row.kind == "undo" else row.mode,
+                _minute(row.started_at),
+                row.who,
+                # An undo has no backup: what it undid stands there.
+                row.backup_id or row.undone_id or "-",
+                _outcome(row),
+                "-" if row.seconds_locked_out is None else human_seconds(row.seconds_locked_out),
+            )
+            for row in rows
+        ],
+    )
+
+
+def restore_page(row: RestoreRow) -> str:
+    """Everything about one restore."""
+    what = row.kind if row.kind == "undo" else f"{row.kind}, {row.mode}"
+    lines = [f"{row.restore_id}  {what}, {_outcome(row)}" + (f", {one_line(row.reason)}" if row.reason else "")]
+    ended = f"ended {_minute(row.finished_at)} UTC" if row.finished_at else "no end recorded"
+    lines.append(
+        f"begun {_minute(row.started_at)} UTC by {one_line(row.who)}, {ended}, parts: {', '.join(row.parts) or 'none'}"
+    )
+    if row.undone_id is not None:
+        lines.append(f"undoes {row.undone_id}")
+    if row.backup_id is not None:
+        proven = "verified" if row.verified else "NOT verified"
+        lines.append(f"backup {row.backup_id} ({proven}) from {', '.join(row.sources) or 'no storage target'}")
+    if row.kind == "restore":
+        lines.append(f"{row.rows} rows in {row.tables} tables, {row.files} files")
+    if row.database is not None:
+        lines.append(f"database {one_line(row.database)}")
+    if row.seconds_locked_out is not None:
+        lines.append(f"locked out for {human_seconds(row.seconds_locked_out)}")
+    if row.recovery_point is not None:
+        lines.append(f"aimed at {one_line(row.recovery_point)}")
+    if row.run_id is not None:
+        lines.append(f"run {row.run_id}")
+    lines += [f"passed over {one_line(line)}" for line in row.passed_over]
+    lines += [f"kept {one_line(line)}" for line in row.replaced]
+    if row.seconds:
+        phases = [(phase, human_seconds(spent)) for phase, spent in row.seconds.items()]
+        lines += ["", table(("PHASE", "TOOK"), phases)]
+    told = [row.result] if row.result else []
+    told += [f"error: {row.error}"] if row.error else []
+    return "\n".join([*lines, "", *told] if told else lines)
+
+
+def restore_document(row: RestoreRow) -> dict[str, Any]:
+    """One restore for ``--json``: times in ISO 8601, durations in seconds."""
+    return _plain(asdict(row))
+
+
+def sandbox_table(rows: Sequence[ClusterSandbox]) -> str:
+    """Recovered servers that somebody looks at."""
+    if not rows:
+        return "there are no sandboxes of clusters"
+    return table(
+        ("SANDBOX", "PORT", "STATE", "HOW TO REACH IT", "WHAT IT IS"),
+        [(row.folder.name, str(row.port), "runs" if row.runs else "stopped", row.where(), row.point) for row in rows],
+    )
+
+
+def replaced_table(rows: Sequence[Kept | RestoredConfiguration]) -> str:
+    """What restores replaced and is kept, and configuration that they left, one line each."""
+    if not rows:
+        return "nothing is kept"
+    return table(
+        ("RESTORE", "BACKUP", "KEPT UNTIL (UTC)", "REPLACED"),
+        [
+            (
+                row.restore_id,
+                (row.journal.backup_id if isinstance(row, Kept) else None) or "-",
+                _minute(row.keep_until) if row.keep_until else "-",
+                str(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def replaced_document(row: Kept | RestoredConfiguration) -> dict[str, Any]:
+    """One of them for ``--json``."""
+    kept = row if isinstance(row, Kept) else None
+    return {
+        "restore_id": row.restore_id,
+        "backup_id": kept.journal.backup_id if kept else None,
+        "keep_until": row.keep_until.isoformat() if row.keep_until else None,
+        "database": kept.database if kept else None,
+        "folders": [str(folder) for folder in kept.folders] if kept else [],
+        "configuration": None if isinstance(row, Kept) else str(row.folder),
+    }
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in document.items()}
+
+
+def _minute(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M}"
+
+
+def _outcome(row: RestoreRow) -> str:
+    return row.state.upper() if row.state == "failed" else row.state
+
+
+def _proof(verification: VerificationRow | None) -> str:
+    if verification is None:
+        return "never"
+    return (
+        f"{_minute(verification.started_at)} from {verification.target}{_by(verification)}"
+        if verification.state == "verified"
+        else "FAILED"
+    )
+
+
+def _by(verification: VerificationRow) -> str:
+    """What was compared, where there were tables to compare."""
+    return f", by {verification.proved}" if verification.tables else ""
+
+
+def _copy_line(copy: CopyRow) -> tuple[str, ...]:
+    size = human_bytes(copy.stored_bytes) if copy.stored_bytes is not None else "-"
+    return (copy.target, copy.state, copy.form, size, _minute(copy.updated_at), copy.error or "")
+
+
+def _compared(verification: VerificationRow) -> str:
+    """What was compared, in words. A drill compares no rows of a base backup: nobody counted them at the latest point."""
+    rows = [f"{verification.rows} rows in {verification.tables} tables"] if verification.tables else []
+    return " and ".join([*rows, *([f"{verification.files} files"] if verification.files else [])]) or "no rows compared"
+
+
+def _verification_lines(verifications: Sequence[VerificationRow]) -> list[str]:
+    lines = []
+    for verification in verifications:
+        lines.append(
+            f"{verification.state} {_minute(verification.started_at)} UTC from {verification.target}{_by(verification)}: {_compared(verification)}, "
+            f"in {human_seconds(verification.seconds)}"
+        )
+        lines += [f"  {difference}" for difference in verification.differences]
+    return lines

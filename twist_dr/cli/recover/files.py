@@ -1,0 +1,201 @@
+"""Media, configuration and the plain dump, out of a backup into folders of somebody's choice."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+from twist_dr.cli.recover.scratch import need_room
+from twist_dr.errors import RestoreRefused
+from twist_dr.postgres.dump_internals import leave_out_internals
+from twist_dr.postgres.extension_members import MEMBERS, ROWS
+from twist_dr.repository.archive_index import read_index
+from twist_dr.repository.keys import Keyring
+from twist_dr.repository.manifest import Manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import Sources
+from twist_dr.repository.streams import write_new
+from twist_dr.repository.unpack import Unpacked, unpack
+from twist_dr.restore.media import restore_configuration, unpack_media
+from twist_dr.storage.chunks import buffered, read_out
+from twist_dr.system.folders import remove_tree
+from twist_dr.system.progress import Report
+
+ROLES = "roles.sql"
+#: What is written beside a dump, where the backup has it.
+_BESIDE = (ROLES, ROWS, MEMBERS)
+HISTORY_ARCHIVE = "dagster.tar"
+_ELSEWHERE = "free room there, or name a place on another disk"
+
+
+def look_at_folder(folder: Path, option: str, size: int) -> Path:
+    """Raise ``RestoreRefused`` unless ``folder`` is new or empty and has room for ``size`` bytes; gives it whole."""
+    folder = folder.absolute()
+    try:
+        if os.path.lexists(folder) and not _is_empty(folder):
+            raise RestoreRefused(
+                f"{folder} is there and is no empty folder, and nothing is ever unpacked over what is there",
+                remedy=f"name a new folder in {option}",
+            )
+        _look_at_parent(folder, option)
+    except OSError as error:
+        raise RestoreRefused(
+            f"{folder} cannot be used ({error.strerror})", remedy=f"name another folder in {option}"
+        ) from error
+    need_room(folder.parent, size, _ELSEWHERE)
+    return folder
+
+
+def look_at_file(file: Path, option: str, size: int) -> Path:
+    """The same for the dump's file, which must be new, as must be what is written beside it."""
+    file = file.absolute()
+    if file.name in _BESIDE:
+        raise RestoreRefused(
+            f"{file.name} is the name of a file beside the dump", remedy=f"name another file in {option}"
+        )
+    try:
+        for each in (file, *map(file.with_name, _BESIDE)):
+            if os.path.lexists(each):
+                raise RestoreRefused(
+                    f"{each} is there already and is not written over",
+                    remedy=f"name a file in a new folder in {option}",
+                )
+        _look_at_parent(file, option)
+    except OSError as error:
+        raise RestoreRefused(
+            f"{file} cannot be used ({error.strerror})", remedy=f"name another file in {option}"
+        ) from error
+    need_room(file.parent, size, _ELSEWHERE)
+    return file
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def _look_at_parent(path: Path, option: str) -> None:
+    parent = path.parent
+    if not parent.is_dir():
+        raise RestoreRefused(f"There is no folder {parent}", remedy=f"make it, or name another place in {option}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RestoreRefused(
+            f"Nothing can be written in {parent}", remedy=f"mend its permissions, or name another place in {option}"
+        )
+
+
+def recover_media(
+    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+) -> tuple[Unpacked, list[Path]]:
+    """Unpack each media folder of the backup to ``folder/<name>``. After an error none of it is there."""
+    names = _media_names(repository, manifest, keyring)
+    places = {name: folder / name for name in names}
+    sources = Sources(manifest.backup_id, [repository], keyring, Report())
+    found = _into(folder, lambda: unpack_media(sources, keyring, places, report))
+    return found, list(places.values())
+
+
+def recover_configuration(
+    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+) -> Unpacked:
+    """Unpack the configuration, each file below ``folder`` by its old path. After an error none of it is there."""
+    sources = Sources(manifest.backup_id, [repository], keyring, Report())
+    # It is made anew, closed to others: among the files are secrets.
+    with suppress(FileNotFoundError):
+        folder.rmdir()
+    found = restore_configuration(sources, keyring, folder, private=False)
+    for note in found.notes:
+        report.warning(note)
+    return found
+
+
+def recover_everything(
+    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+) -> list[str]:
+    """Write all of a configuration backup into a new folder, closed to others; gives what is in it, in words. After an error it is gone."""
+    with suppress(FileNotFoundError):
+        folder.rmdir()
+    folder.mkdir(mode=0o700)
+    told = []
+    try:
+        found = recover_configuration(folder / "files", repository, manifest, keyring, report)
+        told.append(f"files: {found.files} files in {folder / 'files'}, below it by their old paths")
+        for artifact in manifest.artifacts:
+            if artifact.name == HISTORY_ARCHIVE:
+                found = _history(folder / "dagster", repository, manifest, keyring)
+                told.append(f"Dagster's history: {found.files} SQLite files in {folder / 'dagster'}")
+            elif artifact.name not in ("configuration.tar", "configuration.files.jsonl", "dagster.files.jsonl"):
+                repository.fetch(manifest, artifact.name, keyring, folder / artifact.name)
+                _ready(folder / artifact.name, report)
+                told.append(f"{artifact.name}: {folder / artifact.name}")
+    except BaseException:
+        remove_tree(folder)
+        raise
+    return told
+
+
+def _history(folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring) -> Unpacked:
+    content, lines = (
+        repository.read(manifest, HISTORY_ARCHIVE, keyring),
+        repository.read(manifest, "dagster.files.jsonl", keyring),
+    )
+    with buffered(content) as stream, buffered(lines) as index:
+        found = unpack(stream, read_index(index), {"dagster": folder}, HISTORY_ARCHIVE)
+        read_out(stream, index)
+    return found
+
+
+def recover_dump(
+    file: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
+) -> list[Path]:
+    """Write the plain dump, the roles' SQL and what is kept of extensions beside it, mode 0600; gives the paths of the latter. All or none.
+
+    psql runs orders of its own that a script holds, such as ``\\!``, unless it was restricted with a key that the script cannot know.
+    """
+    stored = repository.held(manifest)["database.dump"][1].size
+    restricted = f"\\restrict {secrets.token_hex(16)}\n".encode()
+    beside: list[Path] = []
+    try:
+        for name in _BESIDE:
+            if manifest.artifact(name) is not None:
+                path = file.with_name(name)
+                content = repository.read(manifest, name, keyring)
+                write_new(path, content if name == MEMBERS else chain([restricted], content))
+                beside.append(path)
+        with report.part("database.dump", stored) as advance:
+            repository.fetch(manifest, "database.dump", keyring, file, advance)
+        for dump in (file, *(path for path in beside if path.name == MEMBERS)):
+            _ready(dump, report)
+    except BaseException:
+        for path in beside:
+            path.unlink(missing_ok=True)
+        raise
+    return beside
+
+
+def _ready(file: Path, report: Report) -> None:
+    """A dump is restored by hand from here: what a server would refuse goes out of it. Other files stay as they are."""
+    for line in leave_out_internals(file):
+        report.warning(f"{file.name}: {line}")
+
+
+def _media_names(repository: Repository, manifest: Manifest, keyring: Keyring) -> list[str]:
+    """The media folders in the backup: those that the index names at its top. Read to the end, so that all of it is checked."""
+    with buffered(repository.read(manifest, "media.files.jsonl", keyring)) as lines:
+        return [entry.path for entry in read_index(lines) if entry.kind == "folder" and "/" not in entry.path]
+
+
+def _into(folder: Path, unpack: Callable[[], Unpacked]) -> Unpacked:
+    """Unpack into a folder that is made for it, and gone again if that fails."""
+    made = not folder.exists()
+    folder.mkdir(mode=0o755, exist_ok=True)
+    try:
+        return unpack()
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

@@ -1,0 +1,61 @@
+"""Where a dump lies while it is restored: below TMPDIR, in a folder that is ours alone. Nothing else is known to be there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from twist_dr.errors import RestoreRefused
+from twist_dr.system.progress import human_bytes
+from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
+
+#: /tmp is memory on many machines; a dump is not for there.
+_ROOMY = Path("/var/tmp")
+_PREFIX = "fetched-"
+_ROOM_FACTOR = 1.05
+
+
+def scratch_base() -> Path:
+    """The folder that holds ours: TMPDIR, else /var/tmp, else Python's choice."""
+    if not os.environ.get("TMPDIR") and os.access(_ROOMY, os.W_OK | os.X_OK):
+        return _ROOMY
+    return Path(tempfile.gettempdir())
+
+
+def need_room(folder: Path, wanted: int, remedy: str) -> None:
+    """Raise ``RestoreRefused`` unless the disk of an existing folder has that many bytes free, and some more."""
+    wanted, free = int(wanted * _ROOM_FACTOR), shutil.disk_usage(folder).free
+    if free < wanted:
+        raise RestoreRefused(
+            f"About {human_bytes(wanted)} are needed in {folder}, and {human_bytes(free)} are free", remedy=remedy
+        )
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for the block, mode 0700. What killed recoveries of ours left is removed first."""
+    ours = scratch_base() / f"twist-dr-recover-{os.geteuid()}"
+    try:
+        ours.mkdir(mode=0o700, exist_ok=True)
+        status = ours.lstat()
+    except OSError as error:
+        raise RestoreRefused(
+            f"{ours} cannot be made ({error.strerror})", remedy="set TMPDIR to a folder on a disk with room"
+        ) from error
+    # The folder above is everybody's: another user may have made it before us.
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise RestoreRefused(
+            f"{ours} belongs to somebody else or is open to others", remedy="set TMPDIR to a folder of your own"
+        )
+    clear_left_over(ours, _PREFIX)
+    try:
+        with ScratchFolder(ours, _PREFIX) as folder:
+            yield folder
+    finally:
+        with suppress(OSError):  # another recovery is going on
+            ours.rmdir()

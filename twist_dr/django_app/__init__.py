@@ -1,0 +1,1 @@
+"""The application's own code, asked and told through its manage.py."""

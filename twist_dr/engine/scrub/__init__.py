@@ -1,1 +1,0 @@
-"""Reading what storage targets hold again, in a rotation, and mending what went bad there."""

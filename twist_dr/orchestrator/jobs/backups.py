@@ -1,0 +1,36 @@
+"""Jobs that make and prove backups."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from twist_dr.operations import OPERATIONS
+from twist_dr.operations.table import VERIFY_BACKUP
+from twist_dr.orchestrator.around import owner, run_tags
+from twist_dr.repository.kinds import KINDS
+from twist_dr.repository.manifest import Kind
+from twist_dr.settings import Settings
+
+
+def backup_job(
+    settings: Settings, kind: Kind, backup: dg.AssetsDefinition, copies: dg.AssetsDefinition
+) -> dg.UnresolvedAssetJobDefinition:
+    """``backup_full``, ``backup_base`` or ``backup_configuration``: the backup and its copies."""
+    return dg.define_asset_job(
+        KINDS[kind].job,
+        selection=dg.AssetSelection.assets(backup, copies),
+        description=f"{KINDS[kind].does.format(settings.application)} to every storage target.",
+        tags=run_tags(settings),
+        owners=[owner(OPERATIONS[KINDS[kind].job])],
+    )
+
+
+def verify_backup_job(settings: Settings, verification: dg.AssetsDefinition) -> dg.UnresolvedAssetJobDefinition:
+    """``verify_backup``."""
+    return dg.define_asset_job(
+        VERIFY_BACKUP.name,
+        selection=dg.AssetSelection.assets(verification),
+        description="Restore a backup for real into a scratch server and compare it with what was recorded.",
+        tags=run_tags(settings),
+        owners=[owner(VERIFY_BACKUP)],
+    )

@@ -1,0 +1,93 @@
+"""The job that removes what has had its time: what restores replaced, and what the retention policies of storage targets let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from twist_dr.errors import SettingsError
+from twist_dr.operations.cleanup import CleanupConfig, Page, cleanup
+from twist_dr.operations.table import CLEANUP
+from twist_dr.orchestrator.around import APPLICATION, operation, owner, run_tags
+from twist_dr.orchestrator.metadata import in_markdown
+from twist_dr.orchestrator.taking import taking
+from twist_dr.repository.kinds import FULL
+from twist_dr.settings import Application, Settings
+from twist_dr.system.progress import Report
+
+if TYPE_CHECKING:
+    from twist_dr.retention import TargetOutcome
+    from twist_dr.retention.planned import PlannedCleanup
+    from twist_dr.retention.replaced import ReplacedOutcome
+
+
+def cleanup_job(settings: Settings) -> dg.JobDefinition:
+    """The job ``cleanup``."""
+
+    @dg.op(name="clean_up", required_resource_keys={APPLICATION})
+    @taking(CleanupConfig)
+    def clean_up(context: dg.OpExecutionContext, config: CleanupConfig) -> None:
+        with operation(context, CLEANUP) as (app, report):
+            cleanup(app, config, report, _RunPage(context, app, report))
+
+    @dg.job(
+        name=CLEANUP.name,
+        description="Remove what has had its time: copies, WAL and broken remains by each storage target's retention, databases and media that "
+        "restores replaced, Dagster's history. It shows its plan first; dry_run only shows it.",
+        tags=run_tags(settings),
+        owners=[owner(CLEANUP)],
+    )
+    def job() -> None:
+        clean_up()
+
+    return job
+
+
+class _RunPage(Page):
+    """The run's page and the targets' assets, at once: metadata of a step's output is lost when the step fails."""
+
+    def __init__(self, context: dg.OpExecutionContext, app: Application, report: Report) -> None:
+        self._context, self._app, self._report = context, app, report
+
+    def replaced(self, done: ReplacedOutcome) -> None:
+        metadata = {"plan": in_markdown(done.table()), "removed": dg.MetadataValue.int(done.removed)}
+        self._context.add_output_metadata(metadata)
+
+    def planned(self, planned: PlannedCleanup) -> None:
+        self._show(planned.name, {"plan": in_markdown(planned.markdown())})
+
+    def deleted(self, outcome: TargetOutcome) -> None:
+        deleted, freed = dg.MetadataValue.int(len(outcome.deleted)), dg.MetadataValue.int(outcome.freed)
+        self._show(outcome.name, {"deleted": deleted, "freed_bytes": freed})
+
+    def end(self) -> Iterable[str]:
+        return _clean_history(self._context, self._app, self._report)
+
+    def _show(self, name: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> None:
+        try:
+            asset = [self._app.name, FULL.copies, name]
+            self._context.log_event(dg.AssetObservation(asset, metadata=metadata))
+        except Exception as error:  # as with log lines: the orchestrator's storage is not what this depends on
+            self._report.warning(f"the run's page lacks {', '.join(metadata)} of {name}: {error}")
+
+
+def _clean_history(context: dg.OpExecutionContext, app: Application, report: Report) -> Iterable[str]:
+    """What Dagster remembers. Returns what went wrong: nothing else depends on it."""
+    from twist_dr.orchestrator.jobs.history import clean_history
+
+    try:
+        done = clean_history(context.instance, app.settings, app.catalog, datetime.now(timezone.utc), report)
+    except (
+        SettingsError
+    ) as error:  # of storages that are not Dagster's own: for a person to know, and nothing to wait for
+        report.warning(str(error))
+        return []
+    except Exception as error:  # Dagster's storages raise errors of many libraries
+        return [f"Dagster's history could not be shortened: {error}"]
+    for line in done.warnings:
+        report.warning(line)
+    report.info(done.sentence())
+    return []

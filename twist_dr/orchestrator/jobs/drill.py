@@ -1,0 +1,40 @@
+"""The job that rehearses a recovery, harmlessly, and measures how long it takes."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from twist_dr.operations.table import DRILL
+from twist_dr.orchestrator.jobs.operation_job import operation_job
+from twist_dr.orchestrator.metadata import in_list, in_words
+from twist_dr.settings import Settings
+from twist_dr.verify.drill import Drill
+
+
+def drill_job(settings: Settings) -> dg.JobDefinition:
+    """The job ``drill``."""
+    return operation_job(
+        settings,
+        DRILL,
+        step="rehearse_recovery",
+        description="Restore the newest full backup into a scratch server, and recover the newest base backup to the latest point, from one storage "
+        "target after the other; measure each phase, and compare with objectives.recovery_time. Nothing live is touched.",
+        page=_metadata,
+        retry=True,
+    )
+
+
+def _metadata(drill: Drill) -> dict[str, dg.MetadataValue]:
+    wanted = drill.settings.objectives.recovery_time
+    found: dict[str, dg.MetadataValue] = {
+        "target": in_words(drill.target or "none"),
+        "notes": in_list(drill.notes),
+    }
+    if wanted is not None:
+        found["objective_seconds"] = dg.MetadataValue.float(wanted.total_seconds())
+    for way in drill.ways:
+        found[f"{way.name}_backup_id"] = in_words(way.backup_id)
+        found[f"{way.name}_total_seconds"] = dg.MetadataValue.float(way.seconds)
+        for phase, seconds in way.phases.items():
+            found[f"{way.name}_{phase}_seconds"] = dg.MetadataValue.float(seconds)
+    return found

@@ -1,0 +1,67 @@
+"""The index of an archive: a line of JSON per entry, in the archive's order, with what the entry holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid
+from twist_dr.system.documents import LINE, DocumentInvalid, read_mapping
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the index. ``kind`` is file, folder or link; ``sha256`` of a link is that of its target's name, of a file with holes that
+    of all its bytes, zeros too.
+
+    ``attributes`` is the digest of extended attributes and access control lists, None where there are none; the topmost folders always
+    have it, by which one knows an archive that keeps them. A file of several names has ``names`` (1 otherwise) where it first stands, and
+    further on ``same_as``, the path of that.
+    """
+
+    path: str
+    kind: str
+    size: int
+    sha256: str | None
+    modified: float
+    attributes: str | None = None
+    names: int = 1
+    same_as: str | None = None
+
+    def line(self) -> bytes:
+        """As it stands in the index: fields that say nothing are left out, as indexes of earlier versions lack them."""
+        said = {name: value for name, value in vars(self).items() if name in _ALWAYS or value != _UNSAID[name]}
+        return json.dumps(said, separators=(",", ":")).encode() + b"\n"
+
+
+_ALWAYS = ("path", "kind", "size", "sha256", "modified")
+_UNSAID = {"attributes": None, "names": 1, "same_as": None}
+
+
+def read_index(lines: BinaryIO) -> Iterator[Entry]:
+    """Entries of an index. Raises ``ArchiveInvalid``."""
+    while line := lines.readline(LINE.size + 1):
+        try:
+            entry = Entry(**read_mapping(line, LINE))
+        except (DocumentInvalid, TypeError):
+            entry = None
+        if entry is None or not _is_sound(entry):
+            raise ArchiveInvalid("The archive's index is damaged", remedy=FROM_ANOTHER)
+        yield entry
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether each field is what its type says: a dataclass takes anything."""
+    return (
+        isinstance(entry.path, str)
+        and entry.kind in ("file", "folder", "link")
+        and isinstance(entry.size, int)
+        and entry.size >= 0
+        and isinstance(entry.sha256, (str, type(None)))
+        and isinstance(entry.modified, (int, float))
+        and isinstance(entry.attributes, (str, type(None)))
+        and isinstance(entry.names, int)
+        and isinstance(entry.same_as, (str, type(None)))
+    )

@@ -1,0 +1,157 @@
+"""The staging folder: where a backup is made once, before it goes to every storage target.
+
+    <work_dir>/staging/<application>/<backup_id>/database.dump.zst.enc ...
+                                                 manifest.json            written last, as on a target
+                                                 .lock                    held by the process at work in it
+
+A folder without a manifest whose lock is free is what a killed run left: the next one removes it. A folder with a
+manifest stays until every storage target has its copy, so that a retry never dumps again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from twist_dr.errors import BackupNotFound, StagingFull
+from twist_dr.repository.manifest import MANIFEST_NAME, is_backup_id
+from twist_dr.repository.streams import full_disk_named
+from twist_dr.system.lock import try_lock
+from twist_dr.system.progress import human_bytes
+
+_LOCK = ".lock"
+_NEW_MANIFEST = ".manifest.json.new"
+
+
+@dataclass(frozen=True)
+class StagingArea:
+    """One application's staging folders."""
+
+    root: Path
+
+    def folder(self, backup_id: str) -> Path:
+        return self.root / backup_id
+
+    def sealed(self) -> list[str]:
+        """Ids of the backups that lie here whole, oldest first."""
+        return [entry for entry in self._entries() if (self.folder(entry) / MANIFEST_NAME).exists()]
+
+    @contextmanager
+    def making(self, backup_id: str) -> Iterator[Path]:
+        """A new folder to make a backup in. If the block fails, it is removed."""
+        folder = self.folder(backup_id)
+        with full_disk_named(self.root):
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(mode=0o700)
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try_lock(descriptor)
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def seal(self, folder: Path, manifest: bytes) -> None:
+        """Write the manifest: from here on the folder holds a backup."""
+        temporary = folder / _NEW_MANIFEST
+        with full_disk_named(self.root):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(manifest)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(folder / MANIFEST_NAME)
+            fsync_folder(folder)
+
+    def remains(self) -> list[str]:
+        """Ids of what killed runs left half made."""
+        found = []
+        for entry in self._entries():
+            folder = self.folder(entry)
+            with self._alone(folder) as alone:
+                if alone and not (folder / MANIFEST_NAME).exists():
+                    found.append(entry)
+        return found
+
+    def clear_remains(self) -> list[str]:
+        """Remove what killed runs left half made; returns the ids."""
+        remains = []
+        for entry in self._entries():
+            folder = self.folder(entry)
+            with self._alone(folder) as alone:
+                if alone and not (folder / MANIFEST_NAME).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    remains.append(entry)
+        return remains
+
+    @contextmanager
+    def using(self, backup_id: str) -> Iterator[Path]:
+        """A sealed backup's folder, which is not removed meanwhile. Several may use it at once. Raises ``BackupNotFound``."""
+        folder = self.folder(backup_id)
+        gone = BackupNotFound(
+            f"The staging folder {self.root} does not hold {backup_id} any more", remedy="make a new backup"
+        )
+        try:
+            descriptor = os.open(folder / _LOCK, os.O_RDONLY)
+        except FileNotFoundError:
+            raise gone from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # While we waited for the lock, its holder may have removed the folder, or died before the manifest.
+            if not (folder / MANIFEST_NAME).exists():
+                raise gone
+            yield folder
+        finally:
+            os.close(descriptor)
+
+    def remove(self, backup_id: str) -> bool:
+        """Remove a backup's folder unless it is in use: manifest first, so that a cut in between leaves remains and no backup."""
+        folder = self.folder(backup_id)
+        with self._alone(folder) as alone:
+            if alone:
+                (folder / MANIFEST_NAME).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+        return alone
+
+    def need(self, wanted: int) -> None:
+        """Raise ``StagingFull`` unless ``wanted`` bytes are free here."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        free = shutil.disk_usage(self.root).free
+        if free < wanted:
+            raise StagingFull(
+                f"The backup needs about {human_bytes(wanted)} in the staging folder {self.root}, and {human_bytes(free)} are free",
+                remedy="free room there or set work_dir to a larger disk",
+            )
+
+    def _entries(self) -> list[str]:
+        if not self.root.is_dir():
+            return []
+        return sorted(entry.name for entry in self.root.iterdir() if is_backup_id(entry.name))
+
+    @staticmethod
+    @contextmanager
+    def _alone(folder: Path) -> Iterator[bool]:
+        """Whether nobody is at work in a folder; if so, nobody can begin before the block ends."""
+        with ExitStack() as stack:
+            alone = True
+            with suppress(FileNotFoundError):
+                descriptor = os.open(folder / _LOCK, os.O_RDWR)
+                stack.callback(os.close, descriptor)
+                alone = try_lock(descriptor)
+            yield alone
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,49 @@
+"""The head of a stored dump: its table of contents, read without the rows behind it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import cache
+from typing import TypeAlias
+
+from twist_dr.errors import BackupError
+from twist_dr.postgres.dump_toc import toc_size
+from twist_dr.repository.keys import Keyring
+from twist_dr.repository.manifest import Manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import Sources
+from twist_dr.storage.chunks import buffered
+
+Head: TypeAlias = Callable[[], bytes]
+
+#: Bytes that are fetched before the first look whether that is all of the head; then as many again, each time.
+_FIRST_BYTES = 1 << 20
+#: Tables by the hundred thousand have less.
+_MOST_BYTES = 256 << 20
+
+
+def head_of(sources: Sources, keyring: Keyring) -> Head:
+    """The head of the first copy that gives one, read when it is asked for and once. Raises ``BackupError`` and ``RestoreFailed`` then."""
+    return cache(lambda: sources.attempt(lambda repository: read_head(repository, sources.manifest, keyring)))
+
+
+def read_head(repository: Repository, manifest: Manifest, keyring: Keyring) -> bytes:
+    """The dump up to its rows, authentic unless :func:`need_authentic` raises. Raises ``BackupError``, and what reading raises."""
+    read = b""
+    with buffered(repository.read(manifest, "database.dump", keyring)) as stream:
+        while (size := toc_size(io.BytesIO(read))) is None:
+            more = stream.read(max(_FIRST_BYTES, len(read)))
+            if not more or len(read) > _MOST_BYTES:
+                raise BackupError("the head of the dump is not as pg_dump writes it")
+            read += more
+    return read[:size]
+
+
+def need_authentic(repository: Repository, manifest: Manifest) -> None:
+    """Raise ``BackupError`` where a head is not authentic: encrypted bytes are so piece by piece, others not before all of them were read."""
+    form, _ = repository.held(manifest)["database.dump"]
+    if not form.encrypted:
+        raise BackupError(
+            f"the copy on {repository.target.name} is not encrypted, so its head is not used before all of it was checked"
+        )

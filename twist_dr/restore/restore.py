@@ -1,0 +1,283 @@
+"""A restore from beginning to end: gate, impact, phase one beside the live system, phase two the cutover."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from twist_dr.errors import DatabaseError, RestoreRefused
+from twist_dr.postgres import databases
+from twist_dr.repository.archive_index import read_index
+from twist_dr.repository.manifest import Manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import Sources
+from twist_dr.restore import gate as gates
+from twist_dr.restore.cutover import Cutover
+from twist_dr.restore.dump_head import head_of
+from twist_dr.restore.impact import Impact, MediaImpact, TableImpact
+from twist_dr.restore.impact_database import database_impact
+from twist_dr.restore.impact_media import media_impact
+from twist_dr.restore.journal import DatabaseSwitch, Journal, new_restore_id
+from twist_dr.restore.media import plan_folders, restore_configuration
+from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.preparation import Preparation, clear_fetched
+from twist_dr.restore.record import RestoreRecord
+from twist_dr.restore.restored_configuration import configuration_folder
+from twist_dr.restore.rights_gate import look_at_rights
+from twist_dr.restore.schema_gate import look_at_schema
+from twist_dr.restore.settle import check_health, settle_interrupted
+from twist_dr.restore.surroundings_gate import look_at_surroundings
+from twist_dr.storage.chunks import buffered, read_out
+from twist_dr.system.folders import remove_tree
+from twist_dr.system.progress import Report, human_seconds
+
+
+class Restore:
+    """One restore. ``back_up`` makes the pre-restore backup and returns its id, or is None; ``note`` is told of every step of the record,
+    which is a new one unless the restore is the end of something longer.
+
+    ``sources`` are found by then, so that the caller knows which manifest it is about.
+    """
+
+    def __init__(
+        self,
+        wish: RestoreWish,
+        place: RestorePlace,
+        report: Report,
+        *,
+        back_up: Callable[[], str] | None = None,
+        note: Callable[[RestoreRecord], None] = lambda record: None,
+        record: RestoreRecord | None = None,
+    ) -> None:
+        self._wish = wish
+        self._place = place
+        self._report = report
+        self._back_up = back_up
+        self._note = note
+        self._began_at = datetime.now(timezone.utc)
+        self.sources: Sources | None = None
+        self.record = record or RestoreRecord(
+            new_restore_id("restore", self._began_at),
+            "restore",
+            wish.mode,
+            wish.reason,
+            wish.backup_id,
+            parts=list(wish.parts),
+        )
+
+    # -- the whole -------------------------------------------------------------------------------------------------
+
+    def run(self) -> RestoreRecord:
+        """Restore as wished. Call it under the application's lock unless it is a plan.
+
+        Raises ``RestoreRefused``, ``RestoreFailed``, ``CutoverFailed``, ``RestoreUndone`` and what sources, server and disks raise. In every case
+        the live system is as it was; only ``RestoreInterrupted`` says that something is left to be settled.
+        """
+        wish, record = self._wish, self.record
+        self._note(record)
+        with record.timed("total"):
+            if wish.mode != "plan":
+                settle_interrupted(self._place.around, self._report)
+                clear_fetched(self._place.work_dir)
+            gate, sources = self._look()
+            if wish.mode in ("plan", "replace") and not wish.tables:
+                with record.timed("impact"):
+                    self._assess(sources, gate)
+            self._note(record)
+            if gate.refusals:
+                raise RestoreRefused.by(gate.refusals, f"{wish.called} is not restored")
+            if wish.mode == "plan":
+                record.end("done", self._plan_sentence(sources.manifest, gate))
+                return record
+            if self._back_up is not None and not ("database" in wish.parts and gate.live_oid is None):
+                with record.timed("pre_restore_backup"):
+                    record.pre_restore_backup = self._back_up()
+            with self._configuration(sources):
+                if "database" in wish.parts or "media" in wish.parts:
+                    self._restore(sources, gate)
+        record.end("done")
+        return record
+
+    def _look(self) -> tuple[gates.Gate, Sources]:
+        wish, place, record = self._wish, self._place, self.record
+        with record.timed("gate"):
+            self.sources = sources = Sources(
+                wish.backup_id, place.repositories, place.keyring, self._report, patience=place.patience
+            )
+            gate = gates.look(wish, place, sources.manifest)
+            head = head_of(sources, place.keyring)
+            look_at_rights(gate, wish, place, sources, head)
+            look_at_surroundings(gate, wish, place, sources, head)
+            look_at_schema(gate, wish, place, sources)
+        for line in gate.warnings:
+            self._warn(line)
+        record.gate = gate.markdown()
+        record.note_sources(sources)
+        return gate, sources
+
+    def _plan_sentence(self, manifest: Manifest, gate: gates.Gate) -> str:
+        parts = " and ".join(self._wish.parts)
+        also = f", then run {len(gate.forward)} migrations in it" if gate.forward else ""
+        return (
+            f"a restore of {manifest.backup_id} ({manifest.label}) would put back {parts} as of {manifest.snapshot_at or manifest.started_at:%Y-%m-%d %H:%M:%S} UTC{also}; "
+            "nothing was changed. Set mode to sandbox or replace to do it."
+        )
+
+    def _warn(self, line: str) -> None:
+        self.record.warnings.append(line)
+        self._report.warning(line)
+
+    # -- the impact ------------------------------------------------------------------------------------------------
+
+    def _assess(self, sources: Sources, gate: gates.Gate) -> None:
+        """What the live system has that the backup has not. Only told: the gate decides."""
+        wish, place, manifest = self._wish, self._place, sources.manifest
+        tables: list[TableImpact] = []
+        notes: list[str] = []
+        if "database" in wish.parts and gate.live_oid is None:
+            notes = [
+                f"there is no live database {gate.live}: everything that the backup has comes back, and nothing is lost"
+            ]
+        elif "database" in wish.parts and manifest.postgres is not None:
+            try:
+                with place.around.cluster.connect(autocommit=False) as connection:
+                    tables, notes = database_impact(connection, manifest, stop=self._report.stop)
+            except DatabaseError as error:
+                # A live database that cannot be read through any more is what restores are for.
+                notes = [f"what the live database has that the backup has not cannot be told: {error}"]
+        media: list[MediaImpact] = []
+        if "media" in wish.parts and manifest.artifact("media.files.jsonl") is not None:
+
+            def compare(repository: Repository) -> list[MediaImpact]:
+                lines = repository.read(manifest, "media.files.jsonl", place.keyring)
+                with buffered(lines) as stream:
+                    found = media_impact(place.media, read_index(stream), stop=self._report.stop)
+                    read_out(stream)
+                return found
+
+            media = sources.attempt(compare)
+        impact = Impact(
+            taken_at=datetime.now(timezone.utc),
+            snapshot_at=wish.as_of or manifest.snapshot_at or manifest.started_at,
+            tables=tables,
+            media=media,
+            backup=f"{wish.called}, labelled {manifest.label}" if not wish.name else wish.name,
+            notes=notes,
+        )
+        self.record.impact = impact.markdown()
+        # Who plans in a terminal has no page to look at.
+        if wish.mode == "plan":
+            self._report.page(f"\n{self.record.impact}")
+        else:
+            self._report.info(impact.summary())
+
+    # -- phase one, and the switch -----------------------------------------------------------------------------------
+
+    def _restore(self, sources: Sources, gate: gates.Gate) -> None:
+        wish, around = self._wish, self._place.around
+        journal = self._plan_journal(gate)
+        around.journals.save(journal)
+        cutover = Cutover(journal, around, self._report)
+        try:
+            Preparation(wish, self._place, sources, gate, journal, self.record, self._report).run()
+        except BaseException as error:
+            cutover.revert(error)
+            raise
+        self._note(self.record)
+        if wish.mode == "replace":
+            self._cut_over(cutover)
+        elif wish.mode == "schema":
+            # The tables are in the live database now; the one that they came through has done its work.
+            cutover.revert()
+            self.record.database = gate.live
+        else:
+            journal.phase = "left"
+            around.journals.save(journal)
+            self._tell_what_is_left(journal)
+
+    def _plan_journal(self, gate: gates.Gate) -> Journal:
+        wish, around, record = self._wish, self._place.around, self.record
+        names = None
+        if "database" in wish.parts:
+            with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+                purpose = "sandbox" if wish.mode == "sandbox" else "restore"
+                names = DatabaseSwitch(
+                    live=gate.live,
+                    live_oid=gate.live_oid,
+                    incoming=databases.free_name(connection, gate.live, purpose, self._began_at),
+                    kept=databases.free_name(connection, gate.live, "replaced", self._began_at),
+                    migrations=gate.live_migrations,
+                )
+        folders = []
+        if "media" in wish.parts and wish.mode == "replace":
+            folders = plan_folders(self._place.media, f"{self._began_at:%Y%m%dt%H%M%S}")
+        return Journal(
+            restore_id=record.restore_id,
+            kind="restore",
+            application=self._place.application,
+            began_at=self._began_at,
+            reason=wish.reason,
+            backup_id=wish.backup_id,
+            database=names,
+            folders=folders,
+            sandbox=self._sandbox_folder if wish.mode == "sandbox" else None,
+        )
+
+    @property
+    def _sandbox_folder(self) -> Path:
+        return self._place.work_dir / "sandboxes" / self.record.restore_id
+
+    @contextmanager
+    def _configuration(self, sources: Sources) -> Iterator[None]:
+        """Around the rest of the restore: the configuration in a folder for a person to compare, gone again when the rest fails."""
+        if "configuration" not in self._wish.parts or sources.manifest.artifact("configuration.tar") is None:
+            yield
+            return
+        folder = configuration_folder(self._place.work_dir, self._place.application, self.record.restore_id)
+        with self.record.timed("configuration"):
+            found = restore_configuration(sources, self._place.keyring, folder, private=True)
+        self.record.files += found.files
+        self.record.note_sources(sources)
+        self.record.result = f"{found.files} configuration files lie in {folder} until they are removed with what is replaced, to be compared and copied by hand"
+        self._report.info(self.record.result)
+        try:
+            yield
+        except BaseException:
+            remove_tree(folder)
+            raise
+
+    def _cut_over(self, cutover: Cutover) -> None:
+        record, journal, around = self.record, cutover.journal, self._place.around
+        with record.timed("cutover"):
+            cutover.run()
+        record.note_switch(journal)
+        also = f"; {record.result}" if record.result else ""
+        replaced = ", ".join(record.replaced) or "nothing, for there was no database"
+        record.result = (
+            f"{self._wish.called} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "
+            f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({replaced}); to take it back: the job undo_restore, with reason and confirm (deploy/examples/undo_restore.yaml){also}"
+        )
+        self._note(record)
+        with record.timed("health"):
+            check_health(journal, around, self._report)
+
+    def _tell_what_is_left(self, journal: Journal) -> None:
+        record = self.record
+        told = [record.result] if record.result else []
+        if journal.database is not None:
+            told.append(_where(self._place, journal.database.incoming))
+        if self._sandbox_folder.exists():
+            told.append(f"the sandbox's media lie in {self._sandbox_folder}")
+        record.result = "; ".join(told)
+
+
+def _where(place: RestorePlace, name: str) -> str:
+    from psycopg.conninfo import make_conninfo
+
+    known = place.around.cluster.parameters
+    where = {key: known[key] for key in ("host", "port", "user") if key in known}
+    quoted = name.replace('"', '""')
+    return f'the sandbox is the database {name}: psql {shlex.quote(make_conninfo(**where, dbname=name))}; to drop it: DROP DATABASE "{quoted}"'

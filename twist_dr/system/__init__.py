@@ -1,0 +1,1 @@
+"""The machine: processes, locks, folders, and words for people."""

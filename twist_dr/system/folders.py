@@ -1,0 +1,76 @@
+"""Removing a folder with all that is in it, whatever its modes, and never what a link leads to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from twist_dr.errors import RestoreError
+from twist_dr.system.mounts import mounts_within
+
+#: How a folder is opened that must be one itself, and no link to one.
+FOLDER_ITSELF = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, read-only folders too; links are removed, not followed. Nothing there is no error.
+
+    Raises ``RestoreError``, before anything was removed, when another file system is mounted in it; and when removing fails.
+    """
+    if mounts := [] if path.is_symlink() else mounts_within(path):
+        raise RestoreError(
+            f"{path} was not removed, as another file system is mounted there ({mounts[0]})",
+            remedy="unmount it, then run again",
+        )
+    try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.lstat().st_mode):
+                _remove_folder(str(path), None)
+            else:
+                path.unlink()
+    # The last one: folders in folders, a thousand deep.
+    except (OSError, RecursionError) as error:
+        raise RestoreError(
+            f"{path} could not be removed whole ({error})", remedy="mend that and run again, or remove it by hand"
+        ) from error
+
+
+def _remove_folder(name: str, parent: int | None) -> None:
+    """Remove the folder ``name`` of an open folder. Another process may remove the same at the same time."""
+    with suppress(FileNotFoundError):
+        descriptor = _opened_to_empty(name, parent)
+        try:
+            with os.scandir(descriptor) as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            for each, is_folder in found:
+                if is_folder:
+                    _remove_folder(each, descriptor)
+                else:
+                    with suppress(FileNotFoundError):
+                        os.unlink(each, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        os.rmdir(name, dir_fd=parent)
+
+
+def _opened_to_empty(name: str, parent: int | None) -> int:
+    """Open a folder so that its entries can be removed, whatever its mode, and never what a link leads to."""
+    try:
+        descriptor = os.open(name, FOLDER_ITSELF, dir_fd=parent)
+    except PermissionError:
+        # O_PATH needs no right to read it; by /proc the mode of just this folder is changed, and not of one in its place.
+        held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{held}", 0o700)
+        finally:
+            os.close(held)
+        descriptor = os.open(name, FOLDER_ITSELF, dir_fd=parent)
+    try:
+        if os.fstat(descriptor).st_mode & 0o700 != 0o700:
+            os.fchmod(descriptor, 0o700)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,359 @@
+"""Write-ahead log from the settings: shipped once or for ever, received, and how far it reaches. The job and the commands do it alike."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, WalFrontierRow
+from twist_dr.errors import (
+    Busy,
+    Cancelled,
+    DatabaseError,
+    ManifestInvalid,
+    SettingsError,
+    TwistDRError,
+    WalInvalid,
+    WalMissing,
+    WalNotShipped,
+    clause_of,
+    code_of,
+)
+from twist_dr.postgres.cluster import Cluster, named_errors
+from twist_dr.postgres.lsn import Gap, format_lsn, parse_lsn
+from twist_dr.postgres.tools import find_tools
+from twist_dr.repository.manifest import Manifest
+from twist_dr.settings import Application, Settings, WalSettings
+from twist_dr.storage.base import StorageTarget
+from twist_dr.storage.patience import patient
+from twist_dr.system.lock import application_lock
+from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.words import counted
+from twist_dr.wal.destinations import Destination
+from twist_dr.wal.frontier import Known, Shipped, gaps_after
+from twist_dr.wal.names import Segment
+from twist_dr.wal.objects import WalArchive
+from twist_dr.wal.primary import Primary, Sample
+from twist_dr.wal.receiving import Receiver
+from twist_dr.wal.shipping import Shipper
+from twist_dr.wal.spool import Spool
+
+#: The lock of shipping, apart from the application's: WAL is shipped while a backup or a restore goes on.
+LOCK_SCOPE = "wal"
+#: How long a round waits for the receiver to have what was written when the round began.
+_RECEIVER_SECONDS = 2.0
+#: How long the resident process waits after a round that came to nothing (no room, a folder that cannot be read).
+_TROUBLE_SECONDS = 5.0
+#: How often the resident process writes to the index, unless something went wrong.
+_RECORD_SECONDS = 10.0
+#: A target that gives no answer for so long is left out of the round.
+_PATIENCE_SECONDS = 60.0
+#: How long the resident process waits for a round of somebody else to end.
+_OTHERS_SECONDS = 60.0
+#: How long a base backup waits for its WAL, and how often it looks.
+_BASE_WAL_SECONDS = 300.0
+_ASK_AGAIN_SECONDS = 0.2
+
+
+def wal_settings(settings: Settings) -> WalSettings:
+    """The section ``wal``. Raises ``SettingsError`` without it."""
+    if settings.wal is None:
+        raise SettingsError(
+            "twist-dr.yaml has no section wal, so no write-ahead log is archived",
+            remedy="add it to recover to any second (see README)",
+        )
+    return settings.wal
+
+
+def archives(app: Application) -> dict[str, WalArchive]:
+    """Each target's archive, by name."""
+    return {name: WalArchive(patient(target, _PATIENCE_SECONDS), app.name) for name, target in app.targets.items()}
+
+
+class Shipping:
+    """Ships for one application, again and again. A context manager: leaving it ends threads and connections."""
+
+    def __init__(self, app: Application, report: Report) -> None:
+        settings, wal = app.settings, wal_settings(app.settings)
+        self._app = app
+        self._wal = wal
+        self._report = report
+        self._primary = Primary(Cluster(settings.replication_url), settings.wal_slot)
+        destinations = {
+            name: Destination(archive, settings.storage_targets[name].form) for name, archive in archives(app).items()
+        }
+        self._shipper = Shipper(
+            settings.application,
+            Spool(settings.wal_spool),
+            destinations,
+            app.keyring,
+            report,
+            required=wal.required_targets,
+            level=settings.backup.compression_level,
+            workers=wal.workers,
+        )
+        self._recorded_at = 0.0
+        self._unreachable = ""
+        self._trouble = ""
+
+    def __enter__(self) -> Shipping:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._shipper.close()
+        self._primary.close()
+
+    def once(self) -> Shipped:
+        """One round under the lock. Raises ``Busy`` when another process ships."""
+        with self._app.lock("Shipping WAL", scope=LOCK_SCOPE):
+            return self._round()
+
+    def follow(self, stop: threading.Event) -> None:
+        """Rounds for ever, until ``stop`` is set. What goes wrong is said, and tried again in the next."""
+        with self._app.lock(
+            "Shipping WAL",
+            scope=LOCK_SCOPE,
+            # A round of the sensor may just be at its end, and whoever looks whether somebody ships holds the lock for a moment.
+            patience=_OTHERS_SECONDS,
+        ):
+            while not stop.is_set():
+                begun = time.monotonic()
+                try:
+                    shipped = self._round()
+                except Cancelled:
+                    return
+                except (TwistDRError, OSError) as error:
+                    if str(error) != self._trouble:
+                        self._report.warning(str(error))
+                    self._trouble = str(error)
+                    stop.wait(max(self._wal.follow_seconds, _TROUBLE_SECONDS))
+                    continue
+                self._trouble = ""
+                for name, outcome in shipped.targets.items():
+                    if outcome.segments:
+                        self._report.info(
+                            f"{name}: {counted(outcome.segments, 'segment')}, {human_bytes(outcome.stored_bytes)}, in {human_seconds(shipped.seconds)}"
+                        )
+                stop.wait(max(0.0, self._wal.follow_seconds - (time.monotonic() - begun)))
+
+    def _round(self) -> Shipped:
+        shipped = self._shipper.ship(self._sample())
+        due = time.monotonic() - self._recorded_at > _RECORD_SECONDS
+        if due or shipped.errors or shipped.gaps:
+            self._record(shipped)
+        return shipped
+
+    def _sample(self) -> Sample | None:
+        """What the primary says. Without it the spool is shipped all the same: that is when it counts most."""
+        try:
+            if self._wal.source == "receive":
+                sample = self._primary.ask_when_received(_RECEIVER_SECONDS)
+            else:
+                sample = self._primary.ask()
+        except DatabaseError as error:
+            if str(error) != self._unreachable:
+                self._report.warning(f"what the primary has written cannot be compared with what is archived: {error}")
+            self._unreachable = str(error)
+            return None
+        self._unreachable = ""
+        return sample
+
+    def _record(self, shipped: Shipped) -> None:
+        """An index that does not answer stops nothing."""
+        try:
+            application = self._app.name
+            known = {row.target: row for row in self._app.catalog.wal_frontiers(application)}
+            for name in shipped.targets:
+                row = _frontier_row(application, name, shipped)
+                gaps = dict.fromkeys([*_still_known(known.get(name), row), *row.gaps])
+                self._app.catalog.record_wal_frontier(replace(row, gaps=tuple(gaps)))
+            self._recorded_at = time.monotonic()
+        except CatalogUnavailable as unavailable:
+            self._report.warning(str(unavailable))
+
+
+def _still_known(known: WalFrontierRow | None, row: WalFrontierRow) -> tuple[Gap, ...]:
+    """Gaps that were recorded before. LSNs of another cluster begin anew: what was missing there is missing from nothing here."""
+    if known is None or (known.system_identifier and row.system_identifier not in (None, known.system_identifier)):
+        return ()
+    return known.gaps
+
+
+def gaps_after_newest_base(catalog: Catalog, row: WalFrontierRow) -> list[Gap]:
+    """Gaps that a recovery from the newest base backup on a target would meet; all, where it has none of that cluster.
+
+    Raises ``CatalogUnavailable``.
+    """
+    if not row.gaps:
+        return []
+    newest = catalog.backups(application=row.application, kind="base", target=row.target, state="checked", limit=1)
+    return gaps_after(row.gaps, _start_of(catalog, newest[0], row.system_identifier) if newest else 0)
+
+
+def _start_of(catalog: Catalog, backup: BackupRow, system_identifier: str | None) -> int:
+    with suppress(ManifestInvalid):
+        sealed = catalog.backup(backup.application, backup.backup_id)
+        if sealed is not None:
+            base, server = sealed.manifest.base, sealed.manifest.postgres
+            if base and server and server.system_identifier == system_identifier:
+                return parse_lsn(base.start_lsn)
+    return 0
+
+
+def _frontier_row(application: str, target: str, shipped: Shipped) -> WalFrontierRow:
+    frontier, error = shipped.targets[target].frontier, shipped.targets[target].error
+    return WalFrontierRow(
+        application=application,
+        target=target,
+        system_identifier=frontier.system_identifier if frontier else None,
+        timeline=frontier.timeline if frontier else None,
+        lsn=format_lsn(frontier.lsn) if frontier else None,
+        at=frontier.at if frontier else None,
+        updated_at=datetime.now(timezone.utc),
+        waiting=shipped.waiting,
+        oldest_seconds=shipped.oldest_seconds,
+        spool_bytes=shipped.spool_bytes,
+        gaps=tuple(shipped.gaps_of(target)),
+        error=clause_of(error) if error else None,
+        error_code=code_of(error) if error else None,
+    )
+
+
+def known_reach(app: Application, report: Report, target: str | None = None, source: str = "any") -> list[Known]:
+    """How far each target's archive (or that of one) was known to reach: by the catalog, and by what shipping remembers here.
+
+    ``source``: the only target that a recovery reads, or ``any``. Recovering needs none of them: a catalog that does not answer is only said.
+    """
+    if app.settings.wal is None:
+        return []
+    found = []
+    try:
+        for row in app.catalog.wal_frontiers(app.name):
+            if row.system_identifier and row.timeline and row.lsn and target in (None, row.target):
+                lsn = parse_lsn(row.lsn)
+                asked = source in ("any", row.target)
+                found.append(
+                    Known(f"by the catalog {row.target}", row.system_identifier, row.timeline, lsn, row.at, asked)
+                )
+    except CatalogUnavailable as unavailable:
+        report.warning(f"how far archives were known to reach is not known: {unavailable}")
+    state = Spool(app.settings.wal_spool).load_state()
+    for name in state.frontiers:
+        if target in (None, name) and (frontier := state.frontier(name)) is not None:
+            by = f"by what was shipped {name}"
+            asked = source in ("any", name)
+            found.append(Known(by, frontier.system_identifier, frontier.timeline, frontier.lsn, frontier.at, asked))
+    return found
+
+
+def spool_warnings(oldest_seconds: float, spool_bytes: int, wal: WalSettings) -> list[str]:
+    """What is said before the disk is full: ``oldest_seconds`` the oldest file waits, ``spool_bytes`` lie there."""
+    warnings = []
+    if oldest_seconds > wal.warn_after.total_seconds():
+        warnings.append(
+            f"the oldest WAL in the spool waits since {human_seconds(oldest_seconds)}: a storage target does not take it"
+        )
+    if spool_bytes > wal.warn_bytes:
+        warnings.append(
+            f"the spool holds {human_bytes(spool_bytes)} of WAL; when its disk is full, the server keeps WAL until its own is"
+        )
+    return warnings
+
+
+def raise_failures(shipped: Shipped) -> None:
+    """Raise ``WalNotShipped`` when a target lacks what it should have; ``WalMissing`` when there is a gap, ``WalInvalid`` when a file was refused.
+
+    Those two are noticed once: an attempt after them would find nothing wrong, and pass for a success.
+    """
+    told = [f"{name}: {error.clause}" for name, error in sorted(shipped.errors.items())]
+    told += [f"{gap}; take a new base backup" for gap in shipped.gaps]
+    told += shipped.refused
+    if told:
+        kind = WalMissing if shipped.gaps else WalInvalid if shipped.refused else WalNotShipped
+        raise kind(" ".join(line if line.endswith(".") else f"{line}." for line in told))
+
+
+def receive(settings: Settings, report: Report, stop: threading.Event) -> None:
+    """Receive until ``stop`` is set. Raises ``Busy`` when another process of this machine receives, ``SettingsError``."""
+    wal = wal_settings(settings)
+    if wal.source != "receive":
+        raise SettingsError(
+            "wal.source is 'archive': the server's archiver fills the spool",
+            remedy="set it to 'receive' to stream from the server",
+        )
+    spool = Spool(settings.wal_spool)
+    tools = find_tools(settings.database.client_tools)
+    with application_lock(settings.lock_dir, settings.application, "Receiving WAL", scope="receiver"):
+        Receiver(Cluster(settings.replication_url), settings.wal_slot, spool, tools, report).run(stop)
+        report.info("stopped; the slot keeps on the server what is written from now on")
+
+
+def is_anybody_shipping(settings: Settings) -> bool:
+    """Whether a process of this machine holds the lock of shipping now."""
+    try:
+        with application_lock(settings.lock_dir, settings.application, "Looking", scope=LOCK_SCOPE):
+            return False
+    except Busy:
+        return True
+
+
+class AwaitWal:
+    """Waits until a target's archive holds the WAL that a base backup needs, shipping it if nobody else does.
+
+    Call it from any thread: ``shipping`` works under its lock, for one of them at a time.
+    """
+
+    def __init__(self, settings: Settings, shipping: Shipping, report: Report) -> None:
+        self._settings = settings
+        self._shipping = shipping
+        self._report = report
+
+    def __call__(self, target: StorageTarget, manifest: Manifest) -> None:
+        """Raises ``WalNotShipped`` when that takes too long, and storage errors."""
+        base = manifest.base
+        assert base is not None and manifest.postgres is not None
+        last = parse_lsn(base.last_lsn)
+        identifier = str(manifest.postgres.system_identifier)
+        if wal_settings(self._settings).source == "archive":
+            self._finish_segment()
+        deadline = time.monotonic() + _BASE_WAL_SECONDS
+        while not self._reaches(target.name, identifier, last):
+            if self._report.stop.is_set():
+                raise Cancelled("The wait for archived WAL was asked to stop.")
+            if time.monotonic() > deadline:
+                raise WalNotShipped(
+                    f"it does not hold the WAL up to {base.last_lsn} that {manifest.backup_id} needs, {human_seconds(_BASE_WAL_SECONDS)} after "
+                    "the backup",
+                    remedy="see that twist-dr wal receive (or the server's archiver) and twist-dr wal ship work: twist-dr wal status",
+                    target=target.name,
+                )
+            with suppress(Busy):
+                self._shipping.once()
+            if not self._reaches(target.name, identifier, last):
+                time.sleep(_ASK_AGAIN_SECONDS)
+        start = Segment.holding(base.timeline, parse_lsn(base.start_lsn), base.wal_segment_size)
+        self._check_held(target, identifier, start, last)
+
+    def _finish_segment(self) -> None:
+        """Where the server archives whole segments only, it is asked to end the one that it is in."""
+        connecting = Cluster(self._settings.replication_url).connect
+        with suppress(DatabaseError), connecting() as connection, named_errors("to switch to the next segment"):
+            connection.execute("SELECT pg_switch_wal()")
+
+    def _reaches(self, name: str, identifier: str, lsn: int) -> bool:
+        frontier = Spool(self._settings.wal_spool).load_state().frontier(name)
+        return frontier is not None and frontier.system_identifier == identifier and frontier.lsn >= lsn
+
+    def _check_held(self, target: StorageTarget, identifier: str, start: Segment, last: int) -> None:
+        """Every segment is asked of the target itself: it is the truth, and the spool's state only what was believed."""
+        archive = WalArchive(patient(target, _PATIENCE_SECONDS), self._settings.application)
+        lacking = archive.lacks(identifier, start, last, self._settings.storage_targets[target.name].form)
+        if lacking is not None:
+            raise WalNotShipped(
+                f"it lacks the WAL segment {lacking.name}, which lies within the base backup: it is not complete there",
+                remedy="see twist-dr wal status",
+                target=target.name,
+            )

@@ -1,0 +1,242 @@
+"""The archive of write-ahead log on a storage target: the layout, and reading with every byte checked.
+
+    <application>/wal/<system_identifier>/<timeline>/<segment>.zst.enc
+                                                    /<segment>.<end>.<claim>.partial.zst.enc     a head: see head.py
+                                         /<timeline>.history.enc
+
+WAL holds every role's password hash, so it is stored encrypted on every target. The name is part of what is authenticated:
+no object can be put in another's place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, WalInvalid, about
+from twist_dr.repository.compression import SUFFIXES, Compression, decompress
+from twist_dr.repository.keys import Keyring
+from twist_dr.repository.streams import Form
+from twist_dr.storage.base import Digest, StorageTarget
+from twist_dr.storage.chunks import read_chunks
+from twist_dr.wal.head import Head
+from twist_dr.wal.history import Ancestor, joined_history, parse_history
+from twist_dr.wal.names import SEGMENT_NAME, Segment, history_name, kind_of, timeline_of
+from twist_dr.wal.opening import opened
+from twist_dr.wal.pages import read_first_page
+
+T = TypeVar("T")
+
+_IDENTIFIER = re.compile(r"[0-9]{1,20}")
+#: The end of an object's name, by its form. The shortest is last: the others end with it.
+_ENDINGS: dict[str, Compression] = {
+    f"{suffix}.enc": compression for compression, suffix in sorted(SUFFIXES.items(), key=lambda each: -len(each[1]))
+}
+#: History files are a few lines; the design stores them as they are.
+HISTORY_FORM = Form("none", True)
+
+
+def associated_data(application: str, system_identifier: str, name: str) -> bytes:
+    """What binds an object to its place. The three hold no newline, so no two places give the same bytes."""
+    return "\n".join(("twist-dr wal 1", application, system_identifier, name)).encode()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as its target lists it. ``size`` in bytes as stored; ``modified`` by the target's clock."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+@dataclass
+class Holdings:
+    """What a target has of one cluster's WAL. ``histories`` are timelines whose history file is there."""
+
+    system_identifier: str
+    segment_size: int
+    segments: dict[Segment, Stored] = field(default_factory=dict)
+    heads: dict[Head, Stored] = field(default_factory=dict)
+    histories: set[int] = field(default_factory=set)
+
+    @property
+    def timelines(self) -> list[int]:
+        found = {segment.timeline for segment in self.segments} | {head.segment.timeline for head in self.heads}
+        return sorted(found | self.histories)
+
+
+@dataclass(frozen=True)
+class WalArchive:
+    """One application's archived WAL on one target."""
+
+    target: StorageTarget
+    application: str
+
+    # -- the layout ------------------------------------------------------------------------------------------------
+
+    def folder(self, system_identifier: str) -> str:
+        return f"{self.application}/wal/{system_identifier}"
+
+    def key(self, system_identifier: str, timeline: int, name: str, form: Form) -> str:
+        """Where a segment or head of that name (without ending) lies."""
+        return f"{self.folder(system_identifier)}/{timeline:08X}/{name}{form.confidential.suffix}"
+
+    def history_key(self, system_identifier: str, timeline: int) -> str:
+        return f"{self.folder(system_identifier)}/{history_name(timeline)}{HISTORY_FORM.suffix}"
+
+    # -- what is there -----------------------------------------------------------------------------------------------
+
+    def clusters(self) -> list[str]:
+        """System identifiers of the clusters whose WAL is here."""
+        children = self.target.children(f"{self.application}/wal")
+        return [name for name in children if _IDENTIFIER.fullmatch(name)]
+
+    def holdings(self, system_identifier: str, segment_size: int) -> Holdings:
+        """Everything that the target has of a cluster; ``segment_size`` in bytes. Raises storage errors."""
+        found = Holdings(system_identifier, segment_size)
+        for base, stored in self._listed(self.folder(system_identifier)):
+            if kind_of(base) == "history":
+                found.histories.add(timeline_of(base))
+            elif (head := Head.named(base, segment_size)) is not None:
+                found.heads[head] = stored
+            else:
+                try:
+                    found.segments[Segment.named(base, segment_size)] = stored
+                except ValueError:  # not ours
+                    continue
+        return found
+
+    def segment_size(self, system_identifier: str, keyring: Keyring) -> int | None:
+        """Bytes of a cluster's segments, from the first object that says so; ``None`` without any. Raises what reading raises."""
+        for base, stored in self._listed(self.folder(system_identifier)):
+            if not SEGMENT_NAME.match(base) or ".00000000." in base:
+                continue
+            with suppress(WalInvalid):  # a head of a few bytes
+                for chunk in self.read(system_identifier, stored.key, keyring):
+                    return read_first_page(chunk, f"{self.target.name}: {stored.key}").segment_size
+        return None
+
+    def has(self, key: str) -> bool:
+        return self.target.stat(key) is not None
+
+    def lacks(self, system_identifier: str, first: Segment, until: int, form: Form) -> Segment | None:
+        """The first segment that is not here, from ``first`` to the one that ends at or after ``until`` (LSN); that may be a head.
+
+        Each is asked of the target itself. Raises storage errors.
+        """
+        segment = first
+        while segment.start < until:
+            if not self.has(self.key(system_identifier, segment.timeline, segment.name, form)):
+                is_last = segment.end > until
+                return None if is_last and self._ends_with_head(system_identifier, segment, until) else segment
+            segment = segment.next
+        return None
+
+    def _ends_with_head(self, system_identifier: str, segment: Segment, lsn: int) -> bool:
+        """Whether a head of this segment holds everything before ``lsn``."""
+        listed = self._listed(f"{self.folder(system_identifier)}/{segment.timeline:08X}")
+        heads = (Head.named(base, segment.size) for base, _ in listed)
+        return any(head is not None and head.segment == segment and head.end >= lsn for head in heads)
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, Stored]]:
+        """What lies below a prefix and has an ending of ours, each with its name without it."""
+        for each in self.target.list(prefix):
+            base = _without_ending(each.key.rpartition("/")[2])
+            if base is not None:
+                yield base, Stored(each.key, each.size, each.modified)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self, system_identifier: str, key: str, keyring: Keyring) -> Generator[bytes, None, None]:
+        """The plain bytes of the object under ``key``, authenticated. Good only when the iterator has ended without an error.
+
+        Raises ``AuthenticationFailed``, ``ArtifactInvalid`` and storage errors.
+        """
+        name = key.rpartition("/")[2]
+        base = _without_ending(name)
+        if base is None:
+            raise ArtifactInvalid(f"{key}: not a name of archived WAL.", target=self.target.name)
+        compression = _ENDINGS[name[len(base) :]]
+        data = associated_data(self.application, system_identifier, base)
+
+        def stored() -> Iterator[bytes]:
+            with self.target.open(key) as stream:
+                yield from read_chunks(stream)
+
+        with about(self.target.name):
+            yield from decompress(opened(stored(), keyring, data, key), compression, key)
+
+    def read_beginning(self, system_identifier: str, key: str, keyring: Keyring) -> None:
+        """Authenticate the beginning of an object, which says that it lies in its own place. Raises what :meth:`read` raises."""
+        with closing(self.read(system_identifier, key, keyring)) as chunks:
+            next(chunks, b"")
+
+    def has_genuine(self, system_identifier: str, keyring: Keyring) -> bool:
+        """Whether anything here of a cluster is authentic. Raises storage errors."""
+        for _, stored in self._listed(self.folder(system_identifier)):
+            with suppress(AuthenticationFailed, ArtifactInvalid, ObjectMissing):
+                self.read_beginning(system_identifier, stored.key, keyring)
+                return True
+        return False
+
+    def history(self, system_identifier: str, timeline: int, keyring: Keyring) -> list[Ancestor]:
+        """The ancestors of a timeline. Raises ``WalInvalid``, and what :meth:`read` raises."""
+        with about(self.target.name):
+            data = self.history_bytes(system_identifier, timeline, keyring)
+            return parse_history(data, timeline, history_name(timeline))
+
+    def history_bytes(self, system_identifier: str, timeline: int, keyring: Keyring) -> bytes:
+        """A history file as PostgreSQL wrote it."""
+        key = self.history_key(system_identifier, timeline)
+        with about(self.target.name):
+            return joined_history(self.read(system_identifier, key, keyring), key)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Raises ``TargetUnavailable`` or ``TargetRefused`` unless the target can be used now."""
+        self.target.prepare()
+
+    def put(self, packed: Path, key: str, digest: Digest) -> None:
+        """Store and check. Raises ``ObjectExists`` when other stored bytes are there (the plain ones may still be the same)."""
+        self.target.put(packed, key, digest)
+
+    def remove(self, key: str) -> None:
+        self.target.delete(key)
+
+    def holds(self, system_identifier: str, key: str, keyring: Keyring, plain: Iterator[bytes]) -> bool:
+        """Whether the object under ``key`` has just these plain bytes."""
+        try:
+            return _same(self.read(system_identifier, key, keyring), plain)
+        except (AuthenticationFailed, ArtifactInvalid, ObjectMissing):
+            return False
+
+
+def _without_ending(name: str) -> str | None:
+    """An object's name without what its form adds; ``None`` when it has no ending of ours."""
+    for ending in _ENDINGS:
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    return None
+
+
+def _same(some: Iterator[bytes], other: Iterator[bytes]) -> bool:
+    """Whether two streams hold the same bytes, whatever their chunks."""
+    left = right = b""
+    while True:
+        if not left:
+            left = next((chunk for chunk in some if chunk), b"")
+        if not right:
+            right = next((chunk for chunk in other if chunk), b"")
+        if not left or not right:
+            return not left and not right
+        count = min(len(left), len(right))
+        if left[:count] != right[:count]:
+            return False
+        left, right = left[count:], right[count:]

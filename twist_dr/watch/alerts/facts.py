@@ -1,0 +1,388 @@
+"""What the rules go by: read from the catalog and this machine's disks. No storage target is asked, so that none can hold it up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+from twist_dr.catalog import (
+    AlertRow,
+    AttemptRow,
+    BackupRow,
+    Catalog,
+    DeliveryRow,
+    RestoreRow,
+    SpaceRow,
+    TargetTestRow,
+    WalFrontierRow,
+)
+from twist_dr.catalog.notes import Repair, Repairs, ScheduleWatched, WalScrubbed, Watched
+from twist_dr.errors import ManifestInvalid, RestoreInterrupted, TwistDRError
+from twist_dr.postgres.lsn import parse_lsn
+from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, FULL, KINDS
+from twist_dr.repository.labels import is_meant
+from twist_dr.repository.manifest import Kind, Part
+from twist_dr.restore.journal import Journals
+from twist_dr.settings import Settings
+from twist_dr.storage.patience import bounded
+from twist_dr.watch.alerts.catalog_lost import is_lost
+from twist_dr.watch.alerts.daemon import Daemon, read_daemon
+from twist_dr.watch.schedules import entries, media_differ, several_of_a_job
+
+#: The cause of the alert that tables lost rows.
+ROWS_LOST = "row_drop:full"
+#: A clock may be so much ahead of another one.
+SKEW = timedelta(minutes=5)
+
+_RECENT = 16
+_ATTEMPTS = 300
+_EACH_JOB = 12
+#: Those that write-ahead log, shipped in a run every minute, may have pushed out of the last runs.
+_JOBS = (
+    *BACKUP_JOBS,
+    *("verify_backup", "restore", "restore_to_time", "undo_restore", "cleanup", "scrub", "drill"),
+)
+#: Full backups whose tables are compared.
+TABLES_OF = 4
+_CORRUPT = 100
+_RESTORES = 20
+_SPACE_SINCE = timedelta(days=14)
+_DISK_SECONDS = 5.0
+_REFUSED = 100
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes of a disk."""
+
+    free: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        return self.free / self.total if self.total else 1.0
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a base backup's manifest tells: whether it is incremental, of which cluster, from which LSN on WAL is needed, what it builds upon.
+
+    ``counted``: whether its rows were, without which no recovery of it proves anything.
+    """
+
+    incremental: bool
+    system_identifier: str | None
+    start_lsn: int
+    chain: tuple[str, ...] = ()
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known at one moment. Rows are newest first, without those that are dated in the future.
+
+    ``since``: when we were first here; ``schedules_since`` and ``targets_since``: since when a schedule and a target are as they are.
+    ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_media``, ``verified_base``: the newest full
+    one, the newest with media and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest backup with a checked copy, by target. ``future``: the newest backup dated in the future.
+    ``journals``: restores that have one, by id: what it means that it is not at its end, None for one that is. ``daemon``: as it was seen last. ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
+    """
+
+    since: datetime
+    schedules_since: Mapping[str, datetime] = field(default_factory=dict)
+    targets_since: Mapping[str, datetime] = field(default_factory=dict)
+    backups: Mapping[Kind, Sequence[BackupRow]] = field(default_factory=dict)
+    bases: Mapping[str, Base] = field(default_factory=dict)
+    chain_on: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    verified: BackupRow | None = None
+    verified_media: BackupRow | None = None
+    verified_base: BackupRow | None = None
+    before: Mapping[str, Sequence[BackupRow]] = field(default_factory=dict)
+    checked: Mapping[str, BackupRow] = field(default_factory=dict)
+    corrupt: Sequence[BackupRow] = ()
+    future: BackupRow | None = None
+    attempts: Mapping[str, Sequence[AttemptRow]] = field(default_factory=dict)
+    restores: Sequence[RestoreRow] = ()
+    target_tests: Sequence[TargetTestRow] = ()
+    frontiers: Mapping[str, WalFrontierRow] = field(default_factory=dict)
+    refused_wal: Sequence[str] = ()
+    space: Mapping[str, Sequence[SpaceRow]] = field(default_factory=dict)
+    staging: Room | None = None
+    deliveries: Sequence[DeliveryRow] = ()
+    repairs: Sequence[Repair] = ()
+    bad_wal: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    journals: Mapping[str, str | None] = field(default_factory=dict)
+    daemon: Daemon | None = None
+    open: Mapping[str, AlertRow] = field(default_factory=dict)
+    catalog_lost: bool = False
+    note: Watched | None = None
+
+    def running(self, job: str) -> AttemptRow | None:
+        """The newest run of a job that goes on."""
+        return next((each for each in self.attempts.get(job, ()) if each.state == "running"), None)
+
+    def settled(self, kind: Kind) -> list[BackupRow]:
+        """Backups of a kind, newest first, without one that is just being made or copied."""
+        going_on = {each.run_id for rows in self.attempts.values() for each in rows if each.state == "running"}
+        return [row for row in self.backups.get(kind, ()) if row.run_id not in going_on]
+
+
+def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
+    """Ask the catalog and the disks. Raises ``CatalogUnavailable``."""
+    application = settings.application
+    noted = catalog.note(application, Watched)
+    known = watched(settings, noted, now)
+    # Runs first: a backup whose run ends between the two questions is seen whole, not as one that nobody works at.
+    attempts = _attempts(settings, catalog, now)
+    backups, future = _backups(settings, catalog, now)
+    alerts = {row.cause: row for row in catalog.open_alerts(application)}
+    before = _before(catalog, alerts)
+    fulls = [row for row in backups["full"] if "database" in row.parts][:TABLES_OF] + before.get(ROWS_LOST, [])
+    verified_base = _older_verified(catalog, application, "base", backups["base"])
+    all_bases = [*backups["base"], *([verified_base] if verified_base else []), *before.get("size_deviation:base", [])]
+    bases = {row.backup_id: details.base for row in all_bases if (details := _details(catalog, row)).base}
+    return Facts(
+        since=known.since,
+        schedules_since={name: each.since for name, each in known.schedules.items()},
+        targets_since=known.targets,
+        backups=backups,
+        bases=bases,
+        chain_on=_chain_on(settings, catalog, [verified_base] if verified_base else backups["base"], bases),
+        tables={row.backup_id: _details(catalog, row).tables for row in fulls},
+        verified=_older_verified(catalog, application, "full", backups["full"]),
+        verified_media=_older_verified(catalog, application, "full", backups["full"], part="media")
+        if settings.media
+        else None,
+        verified_base=verified_base,
+        before=before,
+        checked=_checked(settings, catalog, backups, now),
+        corrupt=catalog.backups(application=application, state="corrupt", limit=_CORRUPT),
+        future=future,
+        attempts=attempts,
+        restores=[row for row in catalog.restores(application, limit=_RESTORES) if row.started_at <= now + SKEW],
+        target_tests=catalog.target_tests(),
+        frontiers={row.target: row for row in catalog.wal_frontiers(application)} if settings.wal else {},
+        refused_wal=_refused(settings.wal_spool / "refused") if settings.wal else (),
+        space={name: catalog.space(name, since=now - _SPACE_SINCE) for name in settings.enabled_targets},
+        staging=_room(settings.work_dir),
+        deliveries=catalog.deliveries(application),
+        repairs=(catalog.note(application, Repairs) or Repairs()).repairs,
+        bad_wal=_bad_wal(settings, catalog),
+        journals=_journals(settings),
+        daemon=read_daemon(settings, catalog),
+        open=alerts,
+        catalog_lost=is_lost(settings, catalog),
+        note=None if known == noted else known,
+    )
+
+
+def _older_verified(
+    catalog: Catalog, application: str, kind: Kind, recent: Sequence[BackupRow], *, part: Part | None = None
+) -> BackupRow | None:
+    """The newest backup of a kind, and with a part, that was found good, where none of the recent ones was."""
+    proven = (row for row in recent if row.last_verification and row.last_verification.verified)
+    if not recent or any(is_meant(row.label, None) and (part is None or part in row.parts) for row in proven):
+        return None
+    return catalog.latest_verified(application, kind, part=part)
+
+
+def _before(catalog: Catalog, alerts: Mapping[str, AlertRow]) -> dict[str, list[BackupRow]]:
+    """What a loss is measured by while it is told: the backups that followed lack the same, and would make it look usual.
+
+    Acknowledging it lets it be measured by those, and so end.
+    """
+    found = {}
+    for cause, alert in alerts.items():
+        kind: Kind | None = next((kind for kind in KINDS if cause == f"size_deviation:{kind}"), None)
+        kind = "full" if cause == ROWS_LOST else kind
+        if kind is not None and alert.state == "active":
+            rows = catalog.backups(application=alert.application, kind=kind, until=alert.raised_at, limit=_RECENT)
+            rows = [row for row in rows if is_meant(row.label, None)]
+            counted = [row for row in rows if "database" in row.parts][:TABLES_OF]
+            found[cause] = counted if cause == ROWS_LOST else rows
+    return found
+
+
+def _chain_on(
+    settings: Settings, catalog: Catalog, rows: Sequence[BackupRow], bases: Mapping[str, Base]
+) -> dict[str, frozenset[str]]:
+    proven = (
+        row
+        for row in rows
+        if is_meant(row.label, None)
+        and row.last_verification is not None
+        and row.last_verification.verified
+        and row.backup_id in bases
+        and bases[row.backup_id].counted
+    )
+    newest = next((row for row in proven if any(copy.state == "checked" for copy in row.copies)), None)
+    if newest is None or newest.backup_id not in bases:
+        return {}
+    whole = frozenset(settings.enabled_targets)
+    for backup_id in bases[newest.backup_id].chain:
+        whole &= {copy.target for copy in catalog.copies(backup_id) if copy.state == "checked"}
+    return {newest.backup_id: whole}
+
+
+def _bad_wal(settings: Settings, catalog: Catalog) -> dict[str, list[str]]:
+    """As the last scrub of each target left it."""
+    if settings.wal is None:
+        return {}
+    noted = {name: catalog.note(settings.application, WalScrubbed, name) for name in settings.enabled_targets}
+    return {name: sorted(note.bad) for name, note in noted.items() if note and note.bad}
+
+
+def _journals(settings: Settings) -> dict[str, str | None]:
+    """By the journals: the log of restores may not have been written when it mattered."""
+    with suppress(OSError):
+        try:
+            journals = Journals(settings.restores_dir).all()
+        except RestoreInterrupted as damaged:
+            return {"journal": str(damaged)}
+        cut = "The {0.kind} {0.restore_id} was cut short and is not settled"
+        return {each.restore_id: cut.format(each) if each.interrupted else None for each in journals}
+    return {}
+
+
+def watched(settings: Settings, known: Watched | None, now: datetime) -> Watched:
+    """The note of what is watched since when, brought up to the settings: what is new or changed is watched from ``now`` on.
+
+    Otherwise a schedule that was just written down would have been missed before it was.
+    """
+    known = known or Watched(since=now)
+    schedules = {}
+    for entry in entries(settings):
+        fresh = ScheduleWatched(cron=entry.cron, time_zone=entry.time_zone, since=now)
+        before = known.schedules.get(entry.name, fresh)
+        # A clock that was years ahead when this was written must not silence us for years.
+        same = before.since <= now and (before.cron, before.time_zone) == (entry.cron, entry.time_zone)
+        schedules[entry.name] = before if same else fresh
+    targets = {name: min(known.targets.get(name, now), now) for name in settings.enabled_targets}
+    return Watched(since=min(known.since, now), schedules=schedules, targets=targets)
+
+
+def _backups(
+    settings: Settings, catalog: Catalog, now: datetime
+) -> tuple[dict[Kind, Sequence[BackupRow]], BackupRow | None]:
+    application = settings.application
+    found: dict[Kind, Sequence[BackupRow]] = {}
+    future: list[BackupRow] = []
+    for kind in KINDS:
+        rows = catalog.backups(application=application, kind=kind, limit=_RECENT)
+        ahead = [row for row in rows if row.started_at > now + SKEW]
+        if ahead:
+            rows = catalog.backups(application=application, kind=kind, until=now + SKEW, limit=_RECENT)
+        future += ahead[:1]
+        if kind == "full" and media_differ(settings):
+            # Those that are made every hour push those of the nights out of the last ones.
+            older = catalog.backups(application=application, kind=kind, part="media", until=now + SKEW, limit=_RECENT)
+            rows = sorted(
+                {row.backup_id: row for row in (*rows, *older)}.values(), key=lambda row: row.started_at, reverse=True
+            )
+        found[kind] = rows
+    return found, max(future, key=lambda row: row.started_at, default=None)
+
+
+def _attempts(settings: Settings, catalog: Catalog, now: datetime) -> dict[str, Sequence[AttemptRow]]:
+    """Runs by job. All of the last ones in one query; a job that ran long ago is asked for by its name, and by each of its schedules."""
+    found: dict[str, list[AttemptRow]] = {}
+    recent = catalog.attempts(settings.application, limit=_ATTEMPTS)
+    for row in recent:
+        found.setdefault(row.job, []).append(row)
+    if len(recent) == _ATTEMPTS:
+        for job in _JOBS:
+            if len(found.get(job, ())) < _EACH_JOB:
+                found[job] = catalog.attempts(settings.application, job=job, limit=_EACH_JOB)
+        for entry in several_of_a_job(settings):
+            older = catalog.attempts(settings.application, job=entry.job, who=entry.launcher, limit=_EACH_JOB)
+            rows = {row.run_id: row for row in (*found.get(entry.job, ()), *older)}
+            found[entry.job] = sorted(rows.values(), key=lambda row: (row.started_at, row.run_id), reverse=True)
+    return {job: [row for row in rows if row.started_at <= now + SKEW] for job, rows in found.items()}
+
+
+def _checked(
+    settings: Settings, catalog: Catalog, backups: Mapping[Kind, Sequence[BackupRow]], now: datetime
+) -> dict[str, BackupRow]:
+    """By target, the newest full or base backup with a checked copy there."""
+    restorable = sorted(
+        (row for kind in DATA_KINDS for row in backups[kind]), key=lambda row: row.started_at, reverse=True
+    )
+    found: dict[str, BackupRow] = {}
+    for name in settings.enabled_targets:
+        row = next((row for row in restorable if _holds(row, name)), None)
+        if row is None and restorable:
+            older = catalog.backups(
+                application=settings.application, target=name, state="checked", until=now + SKEW, limit=_RECENT
+            )
+            row = next((row for row in older if row.kind in DATA_KINDS and _holds(row, name)), None)
+        if row is not None:
+            found[name] = row
+    return found
+
+
+def _holds(row: BackupRow, target: str) -> bool:
+    return is_meant(row.label, None) and any(copy.target == target and copy.state == "checked" for copy in row.copies)
+
+
+@dataclass(frozen=True)
+class _Details:
+    tables: Mapping[str, int]
+    base: Base | None
+
+
+#: Manifests never change: those of a few backups are kept, so that a tick does not read them again.
+_KNOWN: dict[tuple[str, str], _Details] = {}
+_KNOWN_MOST = 200
+
+
+def _details(catalog: Catalog, row: BackupRow) -> _Details:
+    key = (catalog.place, row.backup_id)
+    if key not in _KNOWN:
+        if len(_KNOWN) >= _KNOWN_MOST:
+            _KNOWN.clear()
+        _KNOWN[key] = _read_details(catalog, row)
+    return _KNOWN[key]
+
+
+def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
+    sealed = catalog.backup(row.application, row.backup_id)
+    with suppress(ManifestInvalid):
+        if sealed is not None:
+            manifest = sealed.manifest
+            identifier = manifest.postgres.system_identifier if manifest.postgres else None
+            facts = manifest.base
+            base = None
+            if facts:
+                counted = facts.restore_point is not None
+                base = Base(facts.incremental, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain), counted)
+            # What format 1.0 leaves open is nobody's: by that name a newer backup has none.
+            rows = {name.label: rows for name, rows in manifest.rows.items() if name.schema}
+            return _Details(rows if row.kind == FULL.kind else {}, base)
+    return _Details({}, None)
+
+
+def _room(folder: Path) -> Room | None:
+    """The disk of a folder, or of the first above it that exists. None when it does not answer."""
+    with suppress(OSError, TwistDRError):
+        usage = bounded(lambda: shutil.disk_usage(_existing(folder)), _DISK_SECONDS, "the disk of work_dir")
+        return Room(usage.free, usage.total)
+    return None
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _refused(folder: Path) -> Sequence[str]:
+    with suppress(OSError):
+        return sorted(_names(folder.iterdir()))
+    return ()
+
+
+def _names(paths: Iterable[Path]) -> list[str]:
+    return [path.name for path in islice(paths, _REFUSED)]

@@ -1,0 +1,113 @@
+"""A URL that is called after each verified backup, so that silence is noticed from outside: healthchecks.io and its like.
+
+Takes no longer than it was given, whatever the server does, and never raises: a heartbeat that fails must not fail a backup.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.message
+import http.client
+import ssl
+import urllib.error
+import urllib.request
+from typing import IO
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from pydantic import SecretStr
+
+from twist_dr import __version__
+from twist_dr.errors import TargetUnavailable
+from twist_dr.redaction import hiding_url
+from twist_dr.redaction.web import is_web_address
+from twist_dr.storage.patience import bounded
+
+
+def beat(url: SecretStr | str, timeout_seconds: float, *, body: str | None = None) -> str | None:
+    """Call the URL: GET, or POST with a ``body``. ``None`` when it answered with success, otherwise what was wrong, in one line.
+
+    The error names the server and nothing else of the URL, whose path is what makes it secret. Proxies are those of the environment.
+    """
+    secret = url.get_secret_value() if isinstance(url, SecretStr) else url
+    if not is_web_address(secret, login=True):
+        return (
+            "the heartbeat's url must begin with http:// or https:// and name a server, with %40 for an @ and %2F for a / in user "
+            "or password; correct alerts.heartbeat.url."
+        )
+    server = urlsplit(secret).hostname
+    try:
+        bounded(lambda: _call(secret, timeout_seconds, body), timeout_seconds, "heartbeat")
+    except (TargetUnavailable, TimeoutError):
+        return f"the heartbeat's server {server} did not answer within {timeout_seconds:g} s."
+    except urllib.error.HTTPError as error:
+        error.close()
+        said = f"{error.code} {http.client.responses.get(error.code, '')}".strip()
+        if 300 <= error.code < 400:
+            said += " and leads to another place; write the place itself into alerts.heartbeat.url"
+        return f"the heartbeat's server {server} answered {said}."
+    except Exception as error:
+        if isinstance(error, urllib.error.URLError) and isinstance(error.reason, TimeoutError):
+            return f"the heartbeat's server {server} did not answer within {timeout_seconds:g} s."
+        return f"the heartbeat's server {server} could not be called: {hiding_url(secret)(_reason(error))}."
+    return None
+
+
+def _call(url: str, timeout_seconds: float, body: str | None) -> None:
+    parts = urlsplit(url)
+    request = urllib.request.Request(
+        urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, "")),
+        data=None if body is None else body.encode(),
+        headers={"User-Agent": f"twist-dr/{__version__}"},
+    )
+    if body is not None:
+        request.add_header("Content-Type", "text/plain; charset=utf-8")
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+    # Only these: urllib's own opener would also read files and FTP.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _SameServerOnly(),
+    ):
+        opener.add_handler(handler)
+    # The status is all that is wanted: an answer without an end is not read.
+    answer = opener.open(request, timeout=timeout_seconds)
+    answer.close()
+
+
+class _SameServerOnly(urllib.request.HTTPRedirectHandler):
+    """Follows from http to https of the same server, and the like: a redirect to a login page elsewhere would count as success."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: email.message.Message,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        downgraded = (old.scheme, new.scheme) == ("https", "http")
+        # A POST would go on as a GET, without what it says.
+        if req.data is not None or downgraded or new.hostname != old.hostname:
+            return None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+
+def _reason(error: BaseException) -> str:
+    """Why, without what exceptions of these libraries quote: the whole URL, a status line of any length."""
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
+        error = error.reason
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, http.client.HTTPException):
+        return "what it answered is not HTTP"
+    return type(error).__name__

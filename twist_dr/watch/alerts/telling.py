@@ -1,0 +1,76 @@
+"""The ways to people, who hears of what, and the lock of those who tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from twist_dr.catalog import AlertRow, Catalog, DeliveryRow
+from twist_dr.settings import Settings
+from twist_dr.system.lock import application_lock
+from twist_dr.system.progress import Report
+from twist_dr.watch.alerts.channels import Channel, Delivery, Event, Message
+from twist_dr.watch.alerts.facts import SKEW
+
+#: The lock of those who tell, and change, alerts.
+LOCK_SCOPE = "alerts"
+#: Who resolves an alert whose cause is gone.
+ITSELF = "itself"
+#: Another process that is just telling tells this, too.
+_PATIENCE_SECONDS = 2.0
+#: How long a channel has failed when it is tried itself, where no other one would tell of it.
+_ALONE_AFTER = timedelta(hours=1)
+
+
+@contextmanager
+def telling(settings: Settings, report: Report, *, patience: float = _PATIENCE_SECONDS) -> Iterator[None]:
+    """While alerts are changed and told. Raises ``Busy`` when another process does. A lock that cannot be made keeps nobody silent."""
+    lock = application_lock(
+        settings.lock_dir, settings.application, "Telling alerts", scope=LOCK_SCOPE, patience=patience
+    )
+    try:
+        lock.__enter__()
+    except OSError as error:
+        report.warning(f"alerts are told without a lock, and so perhaps twice: {error}")
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def channels(settings: Settings) -> list[Channel]:
+    """The ways to people that the settings name."""
+    return [
+        Channel(name, each.url, each.at_least, each.resolved, each.timeout_seconds)
+        for name, each in settings.alerts.channels.items()
+    ]
+
+
+def listeners(ways: Sequence[Channel], row: AlertRow, event: Event) -> list[Channel]:
+    """Those who may hear of an alert: that a channel fails is not told through it, but once in a while, to see whether it still does.
+
+    Where no other channel wants to hear of it, that is after an hour: with a single one nobody else would ever find out that it works again.
+    """
+    broken = row.cause.removeprefix("channel:") if row.kind == "channel" and event in ("raised", "worse") else None
+    others = [channel for channel in ways if channel.name != broken]
+    message = Message("", "", row.severity, event)
+    if any(channel.wants(message) for channel in others) or not passed(row.raised_at, _ALONE_AFTER, row.seen_at):
+        return others
+    return list(ways)
+
+
+def record_deliveries(settings: Settings, catalog: Catalog, deliveries: Iterable[Delivery], now: datetime) -> None:
+    """Record how messages fared; ``since`` stays while a channel goes on working, or failing."""
+    known = {row.channel: row for row in catalog.deliveries(settings.application)}
+    for each in deliveries:
+        before = known.get(each.channel)
+        since = before.since if before is not None and before.ok == each.ok else now
+        catalog.record_delivery(DeliveryRow(settings.application, each.channel, each.ok, now, since, each.error))
+
+
+def passed(since: datetime, time: timedelta, now: datetime) -> bool:
+    """Whether so much time has passed; also when the clock was set back behind ``since``."""
+    return now - since >= time or since > now + SKEW

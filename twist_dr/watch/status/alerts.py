@@ -1,0 +1,46 @@
+"""What is wrong now, found out afresh: right even when nobody has looked after the alerts for days."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from twist_dr.catalog import AlertRow, Catalog
+from twist_dr.settings import Settings
+from twist_dr.watch.alerts.facts import Facts
+from twist_dr.watch.alerts.rules import findings
+from twist_dr.watch.alerts.rules_common import Finding
+from twist_dr.watch.alerts.telling import ITSELF
+from twist_dr.watch.status.model import ActiveAlert
+
+#: Of the newest alerts, those that a person has resolved are looked for.
+_RECENT = 200
+
+
+def active_alerts(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) -> tuple[ActiveAlert, ...]:
+    """What the alert rules find, worst first, with what is known of those that people were told of.
+
+    What tells of something that happened once is left out when a person has said that it is dealt with.
+    """
+    found = findings(facts, settings, now)
+    put_away: set[tuple[str, str | None]] = set()
+    if any(finding.once for finding in found):
+        rows = catalog.alerts(settings.application, state="resolved", limit=_RECENT)
+        put_away = {(row.cause, row.run_id) for row in rows if row.resolved_by != ITSELF}
+    return tuple(
+        _active(finding, facts.open.get(finding.cause))
+        for finding in found
+        if not (finding.once and finding.cause not in facts.open and (finding.cause, finding.run_id) in put_away)
+    )
+
+
+def _active(finding: Finding, known: AlertRow | None) -> ActiveAlert:
+    return ActiveAlert(
+        cause=finding.cause,
+        kind=finding.kind,
+        severity=finding.severity,
+        message=finding.message,
+        advice=finding.advice,
+        since=known.raised_at if known else None,
+        id=known.id if known else None,
+        acknowledged_by=known.acknowledged_by if known else None,
+    )

@@ -1,0 +1,104 @@
+"""What the catalog knows of each storage target: what it holds, how it was the last time, how fast it fills."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from statistics import linear_regression
+from typing import Literal
+
+from twist_dr.catalog import Catalog, SpaceRow, WalFrontierRow
+from twist_dr.catalog.summaries import CopyCount
+from twist_dr.repository.kinds import DATA_KINDS
+from twist_dr.settings import Settings
+from twist_dr.watch.alerts.facts import Facts
+from twist_dr.watch.alerts.rules_targets import last_use
+from twist_dr.watch.status.model import CLOCK_TOLERANCE, TargetStatus, TargetWal
+
+#: Backups whose copies tell how a target is.
+_RECENT = 20
+#: Over which growth is reckoned, and the least that it takes.
+_TREND = timedelta(days=30)
+_LEAST_TREND = timedelta(days=1)
+_DAY = 86400.0
+
+
+def target_statuses(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) -> tuple[TargetStatus, ...]:
+    """All targets of the settings, in their order."""
+    counts: dict[str, dict[str, CopyCount]] = defaultdict(dict)
+    for each in catalog.copy_counts(settings.application):
+        counts[each.target][each.state] = each
+    return tuple(_target(settings, catalog, facts, name, counts[name], now) for name in settings.storage_targets)
+
+
+def _target(
+    settings: Settings,
+    catalog: Catalog,
+    facts: Facts,
+    name: str,
+    counts: Mapping[str, CopyCount],
+    now: datetime,
+) -> TargetStatus:
+    target = settings.storage_targets[name]
+    newest = catalog.newest_checked(settings.application, name, kinds=DATA_KINDS, until=now + CLOCK_TOLERANCE)
+    samples = catalog.space(name, since=now - _TREND)
+    held = [counts[state] for state in ("stored", "checked") if state in counts]
+    used = sum(each.stored_bytes for each in held)
+    frontier = facts.frontiers.get(name)
+    state, because = _state(facts, name)
+    if newest is None and not samples:
+        rate = None
+    else:
+        rate = growth(samples)
+        if rate is None and newest is not None:
+            rate = catalog.stored_since(settings.application, name, now - _TREND) / (_TREND.total_seconds() / _DAY)
+    room = samples[-1] if samples else None
+    free = room.free if room else None
+    return TargetStatus(
+        name=name,
+        enabled=target.enabled,
+        state=state,
+        because=because,
+        newest_backup_id=newest.backup_id if newest else None,
+        newest_at=newest.started_at if newest else None,
+        age=max(0.0, (now - newest.started_at).total_seconds()) if newest else None,
+        objective=(target.objective or settings.objectives.recovery_point).total_seconds(),
+        copies=sum(each.count for each in held),
+        corrupt=counts["corrupt"].count if "corrupt" in counts else 0,
+        used_bytes=room.used_bytes if room and room.used_bytes is not None else used,
+        free=free,
+        total=room.total if room else None,
+        bytes_per_day=rate,
+        days_until_full=free / rate if free is not None and rate is not None and rate > 0 else None,
+        oldest_checked_at=min((each.oldest_checked_at for each in held if each.oldest_checked_at), default=None),
+        wal=_wal(frontier, now) if settings.wal else None,
+    )
+
+
+def growth(samples: Sequence[SpaceRow]) -> float | None:
+    """Bytes per day by which our objects grew, as a straight line through the samples; None when they are too few or of one day."""
+    known = [(row.at, row.used_bytes) for row in samples if row.used_bytes is not None]
+    if len(known) < 2 or known[-1][0] - known[0][0] < _LEAST_TREND:
+        return None
+    days = [(at - known[0][0]).total_seconds() / _DAY for at, _ in known]
+    used = [float(bytes_) for _, bytes_ in known]
+    return linear_regression(days, used).slope
+
+
+def _state(facts: Facts, name: str) -> tuple[Literal["ok", "failing", "unknown"], str | None]:
+    """What the last use of a target tells, as the alerts see it: a round of WAL that failed says little."""
+    last = last_use(facts, name)
+    if last is None:
+        return "unknown", None
+    return ("ok", None) if last.error is None else ("failing", last.error)
+
+
+def _wal(frontier: WalFrontierRow | None, now: datetime) -> TargetWal:
+    if frontier is None:
+        return TargetWal(None, None, None, None, (), None)
+    # What is not committed yet cannot be there: of a frontier from the future nothing is known.
+    at = frontier.at if frontier.at and frontier.at <= now + CLOCK_TOLERANCE else None
+    age = max(0.0, (now - at).total_seconds()) if at else None
+    gaps = tuple(gap.sentence(frontier.target) for gap in frontier.gaps)
+    return TargetWal(frontier.lsn, frontier.timeline, at, age, gaps, frontier.error)

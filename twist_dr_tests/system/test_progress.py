@@ -1,0 +1,72 @@
+"""What a person sees of a long operation, and how it is stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from twist_dr.errors import Cancelled
+from twist_dr.system import progress
+from twist_dr.system.progress import Report, human_bytes, human_seconds
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_400_000_000, "1.4 GB"), (5e15, "5000.0 TB"), (-2000, "-2.0 kB")],
+)
+def test_sizes_read_as_disks_and_providers_count_them(count: float, words: str) -> None:
+    assert human_bytes(count) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.35, "350 ms"),
+        (4.2, "4.2 s"),
+        (725, "12 min 05 s"),
+        (12_000, "3 h 20 min"),
+        (59.99, "1 min 00 s"),
+        (0.9999, "1.0 s"),
+    ],
+)
+def test_durations_read_as_people_say_them(seconds: float, words: str) -> None:
+    assert human_seconds(seconds) == words
+
+
+def test_a_long_part_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", 0.0)
+    lines: list[str] = []
+    with Report(lines.append).part("database.dump", expected=4_000_000) as advance:
+        advance(1_000_000)
+    assert len(lines) == 1
+    assert lines[0].startswith("database.dump: 1.0 MB of about 4.0 MB, about ")
+    assert lines[0].endswith("/s")
+
+
+def test_a_short_part_says_nothing_in_between() -> None:
+    lines: list[str] = []
+    with Report(lines.append).part("database.dump") as advance:
+        for _ in range(1000):
+            advance(1000)
+    assert lines == []
+
+
+def test_an_operation_that_shall_stop_says_so_at_its_next_bytes() -> None:
+    report = Report()
+    with report.part("media.tar") as advance:
+        advance(1)
+        report.stop.set()
+        with pytest.raises(Cancelled, match=r"media\.tar was stopped"):
+            advance(1)
+
+
+def test_a_bar_and_lines_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    report = Report(lines.append, lines.append, bar=True)
+    with report.part("media.tar", 100) as advance, report.part("media.files.jsonl") as advance_index:
+        advance(50)
+        advance_index(50)
+        report.info("half of it")
+        report.warning("a file vanished")
+    report.info("done")
+    assert lines == ["half of it", "a file vanished", "done"]
+    assert capsys.readouterr().out == ""
