@@ -1,6 +1,6 @@
 """What is kept and what goes, from settings, catalog and targets: looked at, planned, carried out, recorded.
 
-``engine/retention`` has the rules and the deed; here is what they are told, and what becomes of it.
+``plan.py`` and what it stands on have the rules, ``deletion.py`` the deed; the rest is what they are told, and what becomes of it.
 """
 
 from twist_dr.retention.cleanup import Retention

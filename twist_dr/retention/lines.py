@@ -1,6 +1,6 @@
 """Timelines for retention: which base leads to which stretch of WAL, from histories and names alone.
 
-``engine/recovery/lineage.py`` answers what can be replayed; here the question is what must stay, and whatever is not known stays.
+``recovery/lineage.py`` answers what can be replayed; here the question is what must stay, and whatever is not known stays.
 """
 
 from __future__ import annotations

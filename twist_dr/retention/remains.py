@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from twist_dr.retention.ground import Folder, Survey
 from twist_dr.retention.policy import span
 
-#: No upload of ours takes so long; what is older was left by a killed process. As in ``engine/copies.py``.
+#: No upload of ours takes so long; what is older was left by a killed process. As in ``backup/storing.py``.
 UNFINISHED_AFTER = timedelta(days=2)
 
 
