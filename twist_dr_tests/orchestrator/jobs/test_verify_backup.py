@@ -12,7 +12,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from twist_dr.orchestrator.assets import verification
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.scratch import scratch_base
 from twist_dr.repository.encryption import associated_data
@@ -21,6 +20,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.repository.streams import ArtifactWriter, Form
 from twist_dr.settings import Application
 from twist_dr.system.progress import Report
+from twist_dr.verify import backup
 from twist_dr.verify.verification import VerificationResult
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.servers import PostgresServer
@@ -98,7 +98,7 @@ def test_a_damaged_copy_is_passed_over_for_the_next_target(
     damage, words = DAMAGES[name]
     if damage is not _alter:
         # Which copy is taken does not depend on what comes of a good one, which one of them shows.
-        monkeypatch.setattr(verification, "prove", _read)
+        monkeypatch.setattr(backup, "prove", _read)
     site = backed_up
     damage(site)
     outcome = site.verify().expect(1)
