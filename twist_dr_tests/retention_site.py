@@ -15,7 +15,8 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Artifact, ArtifactForm, KeyName, Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.streams import Form
-from twist_dr.retention import Retention, TargetOutcome
+from twist_dr.retention.cleanup import Retention
+from twist_dr.retention.telling import TargetOutcome
 from twist_dr.retention.tombstones import Tombstone
 from twist_dr.settings import Actor, Application
 from twist_dr.settings.building import build_targets

@@ -18,9 +18,10 @@ from twist_dr.settings import Application
 from twist_dr.system.progress import Report, human_bytes
 
 if TYPE_CHECKING:
-    from twist_dr.retention import Retention, TargetOutcome
+    from twist_dr.retention.cleanup import Retention
     from twist_dr.retention.planned import PlannedCleanup
     from twist_dr.retention.replaced import ReplacedOutcome
+    from twist_dr.retention.telling import TargetOutcome
 
 
 class CleanupConfig(Config):
@@ -58,7 +59,7 @@ class Page:
 def cleanup(app: Application, config: CleanupConfig, report: Report, page: Page | None = None) -> None:
     """Raises ``CleanupIncomplete`` with all that went wrong, after everything else was done."""
     # Not above: whoever launches something else would wait for it.
-    from twist_dr.retention import CleanupIncomplete
+    from twist_dr.retention.recheck import CleanupIncomplete
 
     page = page or Page()
     names = chosen_targets(app.settings, config.targets)
@@ -77,7 +78,7 @@ def cleanup(app: Application, config: CleanupConfig, report: Report, page: Page 
 
 def _clean(app: Application, config: CleanupConfig, names: list[str], report: Report, page: Page) -> list[str]:
     """What restores replaced, then each target. Returns what went wrong."""
-    from twist_dr.retention import Retention
+    from twist_dr.retention.cleanup import Retention
 
     problems = list(_remove_replaced(app, config, report, page))
     retention = Retention(

@@ -12,7 +12,7 @@ from twist_dr.settings import Application
 from twist_dr.system.progress import Report, human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from twist_dr.scrub import ScrubResult
+    from twist_dr.scrub.found import ScrubResult
 
 
 class ScrubConfig(Config):
@@ -26,7 +26,8 @@ class ScrubConfig(Config):
 def scrub(app: Application, config: ScrubConfig, report: Report) -> ScrubResult:
     """Read what is due. Raises errors of the catalog, and when something is bad that was not mended."""
     # Not above: whoever launches something else would wait for it.
-    from twist_dr.scrub import Scrub, ScrubOrder, raise_failures
+    from twist_dr.scrub.found import ScrubOrder, raise_failures
+    from twist_dr.scrub.scrub import Scrub
 
     order = ScrubOrder([*chosen_targets(app.settings, config.targets)], config.backup.strip() or None, config.all)
     result = Scrub(app, app.repositories(app.settings.restore.stall_seconds), report).run(order)

@@ -18,6 +18,7 @@ from twist_dr.doctor import tools as doctor_tools
 from twist_dr.doctor.findings import Finding
 from twist_dr.doctor.tools import check_dumps
 from twist_dr.errors import BackupError
+from twist_dr.postgres import verification_place
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.tools import Tools
 from twist_dr.postgres.verification_place import VerificationPlan
@@ -26,7 +27,6 @@ from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.settings import parse_settings
 from twist_dr.system.progress import Report
-from twist_dr.verify import verification
 from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import KEYRING
@@ -51,7 +51,7 @@ def newest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(folders: Sequence[Path] = ()) -> list[Tools]:
         return [NEWEST]
 
-    for module in (backup, verification, doctor_tools):
+    for module in (backup, verification_place, doctor_tools):
         monkeypatch.setattr(module, "find_tools", found)
 
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_tried_is_a_warning_of_the_backup(
 ) -> None:
     cluster = database(older)
     client_only = [Tools(NEWEST.folder, NEWEST.major, NEWEST.version, server=False)]
-    monkeypatch.setattr(verification, "find_tools", lambda folders: client_only)
+    monkeypatch.setattr(verification_place, "find_tools", lambda folders: client_only)
     manifest, lines = taken(cluster, tmp_path)
     assert not proven(lines)
     assert [line for line in manifest.warnings if "could not be tried" in line]
@@ -186,7 +186,7 @@ def test_tools_that_serve_the_server_are_a_warning_when_what_they_write_comes_ba
     cluster = database(older)
     # As if these programs were of the version that follows the server's.
     next_version = Tools(NEWEST.folder, OLDEST.major + 1, f"{OLDEST.major + 1}.3", server=True)
-    for module in (verification, doctor_tools):
+    for module in (verification_place, doctor_tools):
         monkeypatch.setattr(module, "find_tools", lambda folders: [next_version])
     (finding,) = examined(cluster, tmp_path)
     assert finding.status == "warning"

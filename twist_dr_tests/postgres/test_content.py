@@ -9,7 +9,7 @@ import pytest
 from psycopg.sql import SQL, Composable
 
 from twist_dr.backup import take as backup
-from twist_dr.postgres import materialized
+from twist_dr.postgres import materialized, verification_place
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.restore_place import TrialPlace
 from twist_dr.postgres.tools import Tools
@@ -215,7 +215,8 @@ def test_what_another_versions_programs_dumped_or_restore_is_the_same_content(
     result, _ = verified_with(monkeypatch, odd, tmp_path)
     assert (result.differences, result.proved) == ([], "content")
     monkeypatch.undo()
-    monkeypatch.setattr(verification, "find_tools", only_the_newest)
+    for module in (verification, verification_place):
+        monkeypatch.setattr(module, "find_tools", only_the_newest)
     result, _ = verified_with(monkeypatch, odd, tmp_path / "again")
     assert (result.differences, result.proved) == ([], "content")
 

@@ -12,7 +12,8 @@ import pytest
 from twist_dr.errors import TargetRefused
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.manifest import MANIFEST_NAME, BaseFacts, Manifest, PostgresFacts
-from twist_dr.retention import Retention, TargetOutcome
+from twist_dr.retention.cleanup import Retention
+from twist_dr.retention.telling import TargetOutcome
 from twist_dr.storage.local import LocalTarget
 from twist_dr.wal.objects import WalArchive
 from twist_dr_tests.retention_site import FORM, NOW, RetentionSite, made_up, store

@@ -19,9 +19,9 @@ from twist_dr.settings import Application, Settings
 from twist_dr.system.progress import Report
 
 if TYPE_CHECKING:
-    from twist_dr.retention import TargetOutcome
     from twist_dr.retention.planned import PlannedCleanup
     from twist_dr.retention.replaced import ReplacedOutcome
+    from twist_dr.retention.telling import TargetOutcome
 
 
 def cleanup_job(settings: Settings) -> dg.JobDefinition:

@@ -13,7 +13,7 @@ from twist_dr.settings import Settings
 from twist_dr.system.words import unmarked
 
 if TYPE_CHECKING:
-    from twist_dr.scrub import ScrubResult
+    from twist_dr.scrub.found import ScrubResult
 
 _SHOWN = 200
 

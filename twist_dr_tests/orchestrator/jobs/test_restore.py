@@ -208,7 +208,7 @@ def test_a_target_that_hangs_is_passed_over(backed_up: Site) -> None:
         }  # fmt: skip
         site.set(restore={"stall_seconds": 1}, storage_targets={"cloud": cloud, **site.document["storage_targets"]})
         said = _said(site.replace().expect(0).text)
-    assert "passed over cloud: cloud: nothing came for 1.0 s" in said
+    assert "passed over cloud: nothing came for 1.0 s" in said
     assert _state(site) == "then"
 
 

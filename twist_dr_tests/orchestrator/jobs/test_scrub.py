@@ -23,7 +23,9 @@ from twist_dr.catalog.notes import Scrubbed
 from twist_dr.errors import Cancelled, CopyFailed, TargetRefused, TargetUnavailable
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.retention.tombstones import Tombstone
-from twist_dr.scrub import Scrub, ScrubOrder, ScrubResult, raise_failures, repairs
+from twist_dr.scrub.found import ScrubOrder, ScrubResult, raise_failures
+from twist_dr.scrub.scrub import Scrub
+from twist_dr.scrub.trace import repairs
 from twist_dr.settings import Actor
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
