@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,10 @@ KEY = "erp/backups/1/database.dump"
 
 
 @pytest.fixture
-def mount_point(tmp_path: Path) -> Iterator[Path]:
-    with mounted_tmpfs(tmp_path / "share") as folder:
-        yield folder
+def mount_point() -> Iterator[Path]:
+    """Below no other mount: where the tests' own temporary files are in memory, they are below one."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder, mounted_tmpfs(Path(folder) / "share") as share:
+        yield share
 
 
 def unmount(folder: Path) -> None:
