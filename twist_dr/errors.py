@@ -184,7 +184,7 @@ class SourceUnreadable(BackupError):
 
 
 class StagingFull(BackupError):
-    """The disk for staging has not enough room."""
+    """The disk for staging has not enough space."""
 
 
 class CopyFailed(BackupError):
@@ -333,7 +333,7 @@ class DiskFilled(ProcessFailed):
 
 
 class LocksExhausted(ProcessFailed):
-    """The server has no room for another lock."""
+    """The server has no space for another lock."""
 
 
 # -- storage targets --------------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ class CredentialsRefused(TargetRefused):
 
 
 class TargetFull(StorageError):
-    """The target has no room left."""
+    """The target has no space left."""
 
 
 class ObjectMissing(StorageError):
