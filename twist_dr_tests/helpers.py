@@ -1,4 +1,4 @@
-"""What the engine's tests share."""
+"""What tests of several rooms share."""
 
 from __future__ import annotations
 

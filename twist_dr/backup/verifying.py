@@ -1,4 +1,4 @@
-"""Where backups are verified, and tools proven, as the settings say."""
+"""The settings as plans: where a verification restores to, and how client tools are proven before a backup. Proofs are in ``verify/``."""
 
 from __future__ import annotations
 

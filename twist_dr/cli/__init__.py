@@ -1,4 +1,4 @@
-"""twist-dr: what is not a job. Backups, verifications and tests are launched in Dagster (page, schedule, ``dagster job execute``).
+"""The terminal: the command ``twist-dr``, for what is not a job. Backups, verifications and tests are launched in Dagster (page, schedule, ``dagster job execute``).
 
 Dagster is not imported here, so these commands start at once and work when the orchestrator does not.
 Exit status: 0 done, 1 failed or something is wrong (an error's sentence on standard error), 2 wrong usage.

@@ -1,1 +1,1 @@
-"""The application's own code, asked and told through its manage.py."""
+"""The protected application's code, asked and told through its manage.py; it is never imported into ours."""

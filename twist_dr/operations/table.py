@@ -1,4 +1,4 @@
-"""The one table."""
+"""The one table of operations: each with its name, the permission it needs, its settings, and what does it."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
 def operation(
     context: Context, launched: Operation[Any, Any], *, retry: bool = False
 ) -> Iterator[tuple[Application, Report]]:
-    """Around a step of what was launched. Gives the application of this run, and the report that the engine tells its progress to.
+    """Around a step of what was launched. Gives the application of this run, and the report that the work tells its progress to.
 
     Whether the actor may is asked first; what becomes of it is recorded and told.
 

@@ -1,1 +1,1 @@
-"""The format: manifests, streams, keys and archives, as they lie on a storage target."""
+"""The format: manifests, streams, keys and archives, as they lie on a storage target; and what kinds of backups differ in (``kinds.py``)."""

@@ -1,1 +1,1 @@
-"""The machine: processes, locks, folders, and words for people."""
+"""The machine: processes, locks, folders, bounded documents, and words for people. Nothing here knows of backups."""

@@ -1,4 +1,4 @@
-"""A backup restored for real from the first good copy, and compared with what was recorded when it was taken."""
+"""One verification from beginning to end: the backup chosen, proven from its first good copy, and what came out recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verification: a backup is restored for real, and what came out is compared with what was recorded when it was taken."""
+"""The proof of a full backup: it is restored for real, and what came out is compared with what was recorded when it was taken."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The catalog's migrations, which Alembic runs on first use."""

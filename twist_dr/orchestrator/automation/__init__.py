@@ -1,1 +1,1 @@
-"""What happens by itself."""
+"""What happens by itself: schedules and sensors."""
