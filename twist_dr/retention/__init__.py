@@ -1,4 +1,4 @@
 """What is kept and what goes, from settings, catalog and targets: looked at, planned, carried out, recorded.
 
-``plan.py`` and what it stands on have the rules, ``deletion.py`` the deed; the rest is what they are told, and what becomes of it.
+``plan.py`` and ``wal_plan.py`` decide, from facts alone; ``recheck.py`` asks once more right before; ``deletion.py`` is the one place that deletes.
 """
