@@ -94,9 +94,11 @@ class Obstacle(str):
 
 @contextmanager
 def about(target: str) -> Iterator[None]:
-    """What is read inside lies on a storage target: errors about it name the target, unless they name one."""
+    """What is read inside lies on a storage target: errors about it name the target, unless they name one, or are about a disk of this machine."""
     try:
         yield
+    except (StagingFull, SourceUnreadable):
+        raise
     except (BackupError, AuthenticationFailed, StorageError, WalInvalid) as error:
         error.target = error.target or target
         raise

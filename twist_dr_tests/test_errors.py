@@ -7,7 +7,17 @@ from collections import Counter
 
 import pytest
 
-from twist_dr.errors import CopyFailed, TargetUnavailable, TwistDRError, clause_of, code_of, sentence
+from twist_dr.errors import (
+    ArtifactInvalid,
+    CopyFailed,
+    StagingFull,
+    TargetUnavailable,
+    TwistDRError,
+    about,
+    clause_of,
+    code_of,
+    sentence,
+)
 from twist_dr_tests.error_page import PACKAGE, PAGE, kinds, meaning, page
 
 #: What takes our sentences apart, as far as the source shows it.
@@ -62,6 +72,17 @@ def test_any_error_has_a_code_by_the_same_rule() -> None:
         "file_not_found_error",
     )
     assert clause_of(KeyError()) == "KeyError"
+
+
+def test_a_full_disk_of_this_machine_is_not_blamed_on_the_storage_target_that_was_read() -> None:
+    for error, blamed in (
+        (StagingFull("full"), None),
+        (ArtifactInvalid("bad"), "nas"),
+        (ArtifactInvalid("bad", target="s3"), "s3"),
+    ):
+        with pytest.raises(type(error)) as raised, about("nas"):
+            raise error
+        assert raised.value.target == blamed
 
 
 def test_no_module_takes_the_sentence_of_an_error_apart() -> None:

@@ -97,8 +97,9 @@ class Repository:
             data = self.document(self.key(backup_id, MANIFEST_NAME), MOST_BYTES)
         except ObjectMissing:
             raise BackupNotFound(
-                f"{self.target.name} holds no backup {backup_id} of {self.application}",
+                f"it holds no backup {backup_id} of {self.application}",
                 remedy="see what there is with: twist-dr list",
+                target=self.target.name,
             ) from None
         if len(data) > MOST_BYTES:
             raise ManifestInvalid(

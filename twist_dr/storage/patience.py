@@ -187,10 +187,11 @@ class PatientTarget(StorageTarget):
 
         def attended(give: Callable[[int], None]) -> None:
             def tell(count: int) -> None:
-                # One at a time, and no further before it was taken: a progress that raises stops the call just there.
+                # One at a time, and no further before it was taken: a progress that raises stops the call just there, in whichever of its threads.
                 with turn:
-                    give(count)
-                    taken.acquire()
+                    if not stopped.is_set():
+                        give(count)
+                        taken.acquire()
                     if stopped.is_set():
                         raise TargetUnavailable("given up.", target=self.name)
 
@@ -199,14 +200,19 @@ class PatientTarget(StorageTarget):
             finally:
                 ended.set()
 
-        for count in given(attended, self._seconds, self.name):
-            try:
-                progress(count)
-            except BaseException:
-                stopped.set()
+        try:
+            for count in given(attended, self._seconds, self.name):
+                try:
+                    progress(count)
+                except BaseException:
+                    stopped.set()
+                    taken.release()
+                    ended.wait(self._seconds)  # until what it had begun is removed
+                    raise
                 taken.release()
-                ended.wait(self._seconds)  # until what it had begun is removed
-                raise
+        finally:
+            # Given up or interrupted: what was just told is taken by nobody any more.
+            stopped.set()
             taken.release()
 
 
@@ -222,7 +228,8 @@ class _Stream(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
-            return self._rest + b"".join(self._chunks)
+            rest, self._rest = self._rest, b""
+            return rest + b"".join(self._chunks)
         chunk = self._rest or next(self._chunks, b"")
         self._rest = chunk[size:]
         return chunk if len(chunk) <= size else chunk[:size]

@@ -199,7 +199,7 @@ def test_the_key_is_looked_for_first(backed_up: Site, keyring: str, error: type[
 
 
 def test_no_such_backup_names_what_each_target_said(backed_up: Site) -> None:
-    with pytest.raises(BackupNotFound, match=r"office holds no backup .* archive holds no backup"):
+    with pytest.raises(BackupNotFound, match=r"office: it holds no backup .* archive: it holds no backup"):
         Restore(RestoreWish("20200101T000000Z-full-0000"), _place(backed_up), Report()).run()
 
 

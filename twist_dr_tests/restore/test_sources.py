@@ -125,7 +125,7 @@ def test_when_none_is_good_each_is_named_and_nothing_is_left(backup: Manifest, t
     with pytest.raises(RestoreFailed, match=r"No storage target has a good copy.*first.*second"):
         sources.fetch("media.tar", tmp_path / "media.tar")
     assert not (tmp_path / "media.tar").exists()
-    with pytest.raises(BackupNotFound, match="first holds no backup"):
+    with pytest.raises(BackupNotFound, match="first: it holds no backup"):
         Sources("20200101T000000Z-full-0000", _repositories(tmp_path), KEYRING, Report())
 
 

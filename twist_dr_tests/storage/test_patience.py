@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -92,6 +94,29 @@ def test_a_reader_that_stops_stops_the_call(tmp_path: Path) -> None:
     assert len(calls) < 20
 
 
+def test_a_reader_that_stops_stops_every_thread_of_the_call(tmp_path: Path) -> None:
+    def parts(tell: Progress) -> None:
+        def part() -> None:
+            with suppress(TargetUnavailable):
+                while True:
+                    tell(1)
+
+        threads = [threading.Thread(target=part, name=f"part {number}", daemon=True) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def stop(count: int) -> None:
+        threading.Event().wait(0.2)  # meanwhile the others wait for their turn
+        raise Cancelled("enough")
+
+    began = time.monotonic()
+    with no_thread_stays(), pytest.raises(Cancelled):
+        checked(patient(_Told(tmp_path, parts), 20.0), stop)
+    assert time.monotonic() - began < 10
+
+
 def test_a_call_that_never_returns_is_left_to_itself(tmp_path: Path) -> None:
     never = threading.Event()
 
@@ -122,6 +147,7 @@ def test_a_stream_is_read_in_any_pieces_says_at_once_that_there_is_no_object_and
                 assert b"".join(iter(partial(stream.read, size), b"")) == data
         with target.open("erp/x") as stream:
             assert stream.read(10) == data[:10]
+            assert (stream.read(-1), stream.read(-1)) == (data[10:], b"")
 
 
 def test_who_asks_last_says_how_long(tmp_path: Path) -> None:
