@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.errors import DatabaseError, LocksExhausted, ProcessFailed
+from twist_dr.errors import DatabaseError, DiskFilled, LocksExhausted, ProcessFailed
 from twist_dr.postgres.cluster import named_errors
 from twist_dr.postgres.differing_rows import Differing, columns_at_utc, copied, first_difference
 from twist_dr.postgres.dump import read_dump, restore_database
@@ -64,7 +64,8 @@ def compare_content(
 ) -> Content:
     """Dump what was restored again with ``tools``, and hold it against ``dump``, from which it came.
 
-    The second dump is read as it comes and never stored. Raises ``DatabaseError`` where the server cannot dump it for want of something.
+    The second dump is read as it comes and never stored. Raises ``DatabaseError`` where the server cannot dump it for want of something,
+    ``DiskFilled`` among it.
     """
     try:
         return _Comparison(place, tools, dump, facts, report, kept).run()
@@ -75,6 +76,8 @@ def compare_content(
             f"The restored database could not be dumped again: {error}",
             remedy="raise max_locks_per_transaction on that server",
         ) from error
+    except DiskFilled:  # which says nothing about what was restored
+        raise
     except ProcessFailed as error:
         return Content([f"the restored database could not be dumped again: {error}"])
 

@@ -104,7 +104,7 @@ def _unpack_archives(
     for name in _archives(facts):
         place = partial / "data" if name == "base.tar" else partial / "tablespaces" / name.removesuffix(".tar")
         owner.make_folder(place)
-        what = f"{repository.target.name}: {manifest.backup_id}/{name}"
+        what = f"{manifest.backup_id}/{name}"
         untar(repository.read(manifest, name, keyring, advance), place, owner, what, links)
     _make_links(partial / "data", links, manifest.backup_id)
 

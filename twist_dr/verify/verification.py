@@ -188,7 +188,10 @@ class _Verification:
         except ClientToolsMissing as error:
             self._result.notes.append(f"only rows were counted: {str(error).removesuffix('.')}")
             return
-        found = compare_content(place, tools, fetched.dump, fetched.facts, self._report, fetched.kept)
+        try:
+            found = compare_content(place, tools, fetched.dump, fetched.facts, self._report, fetched.kept)
+        except DiskFilled as error:
+            raise full_disk(self._plan.scratch) from error
         with place.connect() as connection, named_errors("to compare the materialized views"):
             differences, notes = compare_views(connection, self._manifest.materialized_views)
         self._result.differences += found.differences + differences
