@@ -109,18 +109,18 @@ def test_a_watch_without_a_session_tries_again(shop: Cluster, monkeypatch: pytes
     connect, refused = Cluster.connect, [True, True]
 
     def sometimes(cluster: Cluster, *of: object, **how: object) -> object:
-        if how.get("settings") is None and refused and len(told) == 0:
+        if threading.current_thread().name == "lock waits" and refused:
             refused.pop()
             raise DatabaseError("too many connections")
         return connect(cluster, *of, **how)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(Cluster, "connect", sometimes)
     with (
         shop.connect(autocommit=False) as other,
         watched_locks(shop, Report(warning=told.append), timeout=60),
         shop.connect() as waiting,
     ):
         other.execute('LOCK TABLE "an invoice"')
-        monkeypatch.setattr(Cluster, "connect", sometimes)
         thread = threading.Thread(target=lambda: waiting.execute('SELECT * FROM "an invoice"').fetchall())
         thread.start()
         wait_until(lambda: bool(told), "the wait is told")
