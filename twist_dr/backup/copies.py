@@ -90,7 +90,7 @@ def _staged(app: Application, backup_id: str, repositories: Mapping[str, Reposit
             manifest = repository.manifest(backup_id, keyring)
             bring_back(manifest, repository, staging, keyring, report)
         except TwistDRError as error:
-            report.warning(f"{name} cannot give {backup_id} back: {error}")
+            report.warning(f"{name} cannot give {backup_id} back: {error.clause}")
         else:
             return manifest
     raise BackupNotFound(
