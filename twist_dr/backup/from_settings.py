@@ -40,13 +40,15 @@ def plan_backup(
 ) -> BackupPlan:
     """What to back up now, with what the last backup tells about its size."""
     settings = app.settings
-    last = _comparable(app.catalog.latest(app.name, damaged=False), parts, targets)
+    # With these parts: one of the database alone, made every hour, tells neither how large a whole one is nor that there were media.
+    newest = app.catalog.latest(app.name, damaged=False, parts=parts)
+    last = _comparable(newest, parts, targets)
     return replace(
         _plan(app, last, label=label, reason=reason, parts=parts, targets=targets),
         django=django_application(settings) if "database" in parts else None,
         media=settings.media,
         proof=tools_proof(settings),
-        last_files=last.manifest.files if last else {},
+        last_files=newest.manifest.files if newest else {},
     )
 
 

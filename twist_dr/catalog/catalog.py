@@ -316,9 +316,12 @@ class Catalog(Operations, Summaries):
             )
         return found
 
-    def latest(self, application: str, kind: Kind = "full", *, damaged: bool = True) -> SealedBackup | None:
-        """The newest backup of a kind, whatever became of its copies. ``damaged``: also one made before a restore, of whatever there was."""
-        conditions = [Backup.application == application, Backup.kind == kind]
+    def latest(
+        self, application: str, kind: Kind = "full", *, damaged: bool = True, parts: Sequence[Part] = ()
+    ) -> SealedBackup | None:
+        """The newest backup of a kind that has all ``parts``, whatever became of its copies. ``damaged``: also one made before a restore, of
+        whatever there was."""
+        conditions = [Backup.application == application, Backup.kind == kind, *map(queries.has_part, parts)]
         if not damaged:
             conditions.append(queries.meant(None))
         with self._database.reading() as connection:

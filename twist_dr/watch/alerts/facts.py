@@ -36,6 +36,8 @@ from twist_dr.watch.schedules import entries, media_differ, several_of_a_job
 
 #: The cause of the alert that tables lost rows.
 ROWS_LOST = "row_drop:full"
+#: What ends the causes about full backups without media, where others are scheduled with them.
+WITHOUT_MEDIA = "_without_media"
 #: A clock may be so much ahead of another one.
 SKEW = timedelta(minutes=5)
 
@@ -141,7 +143,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     attempts = _attempts(settings, catalog, now)
     backups, future = _backups(settings, catalog, now)
     alerts = {row.cause: row for row in catalog.open_alerts(application)}
-    before = _before(catalog, alerts)
+    before = _before(settings, catalog, alerts)
     fulls = [row for row in backups["full"] if "database" in row.parts][:TABLES_OF] + before.get(ROWS_LOST, [])
     verified_base = _older_verified(catalog, application, "base", backups["base"])
     all_bases = [*backups["base"], *([verified_base] if verified_base else []), *before.get("size_deviation:base", [])]
@@ -191,17 +193,23 @@ def _older_verified(
     return catalog.latest_verified(application, kind, part=part)
 
 
-def _before(catalog: Catalog, alerts: Mapping[str, AlertRow]) -> dict[str, list[BackupRow]]:
+def _before(settings: Settings, catalog: Catalog, alerts: Mapping[str, AlertRow]) -> dict[str, list[BackupRow]]:
     """What a loss is measured by while it is told: the backups that followed lack the same, and would make it look usual.
 
     Acknowledging it lets it be measured by those, and so end.
     """
     found = {}
     for cause, alert in alerts.items():
-        kind: Kind | None = next((kind for kind in KINDS if cause == f"size_deviation:{kind}"), None)
+        of = cause.removesuffix(WITHOUT_MEDIA)
+        kind: Kind | None = next((kind for kind in KINDS if of == f"size_deviation:{kind}"), None)
         kind = "full" if cause == ROWS_LOST else kind
         if kind is not None and alert.state == "active":
-            rows = catalog.backups(application=alert.application, kind=kind, until=alert.raised_at, limit=_RECENT)
+            # Those of every hour would push those of the nights out.
+            nights = cause == f"size_deviation:{FULL.kind}" and media_differ(settings)
+            rows = catalog.backups(
+                application=alert.application, kind=kind, part="media" if nights else None, until=alert.raised_at,
+                limit=_RECENT,
+            )  # fmt: skip
             rows = [row for row in rows if is_meant(row.label, None)]
             counted = [row for row in rows if "database" in row.parts][:TABLES_OF]
             found[cause] = counted if cause == ROWS_LOST else rows

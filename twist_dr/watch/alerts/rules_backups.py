@@ -159,13 +159,14 @@ def _is_waited_for(facts: Facts, entry: Entry, due: datetime, now: datetime) -> 
 def verification_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """The newest backup that was put to the proof failed it, or there could be no proof."""
     told: set[str | None] = set()
-    for kind in KINDS:
-        proof = next((row.last_verification for row in facts.backups.get(kind, ()) if row.last_verification), None)
+    named = [(kind, *each) for kind in KINDS for each in by_media(facts.backups.get(kind, ()), settings)]
+    for kind, end, rows in named:
+        proof = next((row.last_verification for row in rows if row.last_verification), None)
         if proof is None or proof.verified:
             continue
         told.add(proof.run_id)
         yield Finding(
-            f"verification_failed:{kind}", "verification_failed", "error",
+            f"verification_failed:{kind}{end}", "verification_failed", "error",
             f"{proof.backup_id}, restored from {proof.target}, is not what was recorded when it was taken: {shortened(some(proof.differences))}.",
             f"Make a new backup and verify it: {launch(KINDS[kind].job)} && {launch('verify_backup')}. Keep the bad one until its cause is known.",
             proof.run_id,

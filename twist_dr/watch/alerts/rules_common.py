@@ -11,7 +11,7 @@ from twist_dr.repository.kinds import FULL
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_seconds
 from twist_dr.system.severity import Severity
-from twist_dr.watch.alerts.facts import Facts
+from twist_dr.watch.alerts.facts import WITHOUT_MEDIA, Facts
 from twist_dr.watch.schedules import media_differ, several_of_a_job
 
 _LONGEST_ERROR = 600
@@ -58,7 +58,7 @@ def by_media(rows: Sequence[BackupRow], settings: Settings) -> Iterator[tuple[st
         yield "", rows
         return
     yield "", [row for row in rows if row.kind != FULL.kind or "media" in row.parts]
-    yield "_without_media", [row for row in rows if row.kind == FULL.kind and "media" not in row.parts]
+    yield WITHOUT_MEDIA, [row for row in rows if row.kind == FULL.kind and "media" not in row.parts]
 
 
 def failures(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:

@@ -16,6 +16,7 @@ from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
 from twist_dr.watch.alerts.facts import ROWS_LOST, TABLES_OF, Facts
 from twist_dr.watch.alerts.rules_common import Finding, by_media, by_schedule, human, some
+from twist_dr.watch.schedules import media_differ
 
 #: How many backups of a kind are "the last ones", and how few tell anything.
 _LAST = 10
@@ -175,12 +176,12 @@ def duration(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
             taken = [row.finished_at - row.started_at for row in rows]
             if usual := _too_long(taken[0], taken[1:], factor):
                 yield _slow(f"duration:{name}", f"{rows[0].backup_id} took {human(taken[0])}", usual, rows[0].run_id)
-        proofs = [row.last_verification for row in facts.backups.get(kind, ()) if row.last_verification]
-        if proofs:
+        for end, of_kind in by_media(facts.backups.get(kind, ()), settings):
+            proofs = [row.last_verification for row in of_kind if row.last_verification]
             taken = [timedelta(seconds=proof.seconds) for proof in proofs]
-            if usual := _too_long(taken[0], taken[1:], factor):
+            if proofs and (usual := _too_long(taken[0], taken[1:], factor)):
                 message = f"The verification of {proofs[0].backup_id} took {human(taken[0])}"
-                yield _slow(f"duration:verification_{kind}", message, usual, proofs[0].run_id)
+                yield _slow(f"duration:verification_{kind}{end}", message, usual, proofs[0].run_id)
     told = set[str]()
     for job in facts.attempts:
         for name, attempts in by_schedule(facts, settings, job):
@@ -193,6 +194,9 @@ def duration(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
                 for each in attempts
                 if each.finished_at and each.state == "succeeded"
             ]
+            if job == "verify_backup" and taken and media_differ(settings):
+                # Nothing tells which of the two it verifies: it may take as long as the longer one.
+                taken = [max(taken)] * len(taken)
             # A scheduled run may wait for another one before it begins its work.
             waiting = settings.schedules.patience if settings.schedules and running.scheduled_for else timedelta()
             if usual := _too_long(now - running.started_at - waiting, taken, factor):

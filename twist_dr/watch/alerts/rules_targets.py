@@ -14,7 +14,7 @@ from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
 from twist_dr.watch.alerts.facts import Facts
-from twist_dr.watch.alerts.rules_common import Finding, human, launch, shortened, some
+from twist_dr.watch.alerts.rules_common import Finding, by_media, human, launch, shortened, some
 
 #: Once told, room must be this much above the limit before it is called enough: it goes up and down with every backup.
 _ENOUGH_AGAIN = 1.2
@@ -213,7 +213,9 @@ def staging(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
     # A backup that is being made fills it for a while; so does a restore.
     if not known and any(facts.running(job) for job in _BUSY_JOBS):
         return
-    needed = max((rows[0].staged_bytes for kind in KINDS if (rows := facts.settled(kind))), default=0)
+    # Backups of every hour without media do not tell what the night's will take.
+    last = [rows[0] for kind in KINDS for _, rows in by_media(facts.settled(kind), settings) if rows]
+    needed = max((row.staged_bytes for row in last), default=0)
     severity = _scarce(room.fraction, settings.alerts.staging_free, known=known)
     short = needed > room.free * (1 if not known else 1 / _ENOUGH_AGAIN)
     if severity is None and not short:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from twist_dr.catalog import AttemptRow, BackupRow, Catalog
+from twist_dr.backup.from_settings import plan_backup
+from twist_dr.catalog import AlertRow, AttemptRow, BackupRow, Catalog
 from twist_dr.doctor.unattended import check_media_age
 from twist_dr.orchestrator.automation.after_backups import _requests
 from twist_dr.settings import Settings
 from twist_dr.watch.alerts import facts as facts_module
-from twist_dr.watch.alerts.facts import Facts, gather
+from twist_dr.watch.alerts.facts import Facts, Room, gather
 from twist_dr.watch.proving import allowed_media_age
 from twist_dr_tests.apps import application
 from twist_dr_tests.catalog.examples import record
@@ -30,6 +31,7 @@ from twist_dr_tests.watch.alerts.scenes import (
     backup,
     found,
     healthy,
+    proof,
     settings,
     with_copy,
 )
@@ -211,3 +213,64 @@ def test_the_newest_of_each_schedule_is_verified(tmp_path: Path) -> None:
     assert f"verify_backup {night}" in {
         request.run_key for request in _requests(application(given, catalog=catalog), given.schedules)
     }
+
+
+# -- what one of every hour must not hide -----------------------------------------------------------------------------
+
+
+def test_proofs_are_as_slow_as_those_of_backups_with_the_same_parts() -> None:
+    rows = [
+        replace(row, last_verification=proof(row, seconds=60 if "media" not in row.parts else 1200)) for row in usual()
+    ]
+    assert not [cause for cause in found(told(rows), by_the_hour()) if "duration" in cause]
+    slow = [replace(row, last_verification=proof(row, seconds=900)) if row is rows[0] else row for row in rows]
+    assert found(told(slow), by_the_hour())["duration:verification_full_without_media"].severity == "warning"
+    proofs = [
+        attempt("verify_backup", at, finished_at=at + MINUTE * (20 if at.hour == 2 else 1), run_id=f"proof {at}")
+        for at in (NOW - each * HOUR for each in range(2, 30))
+    ]
+    going_on = attempt("verify_backup", NOW - 15 * MINUTE, "running", scheduled_for=None, run_id="now")
+    facts = told(usual())
+    facts = replace(facts, attempts={**facts.attempts, "verify_backup": [going_on, *proofs]})
+    assert "running:verify_backup" not in found(facts, by_the_hour())
+
+
+def test_a_night_that_was_proven_bad_is_told_until_one_with_media_is_good() -> None:
+    rows = usual()
+    rows = [
+        replace(row, last_verification=proof(row, verified=False)) if row.started_at == TONIGHT + MINUTE else row
+        for row in rows
+    ]
+    assert set(found(told(rows), by_the_hour())) >= {"verification_failed:full"}
+    assert "verification_failed:full" not in found(told([backup(NOW - HOUR / 2), *rows]), by_the_hour())
+
+
+def test_staging_has_room_for_the_next_night_and_not_for_the_next_hour_alone() -> None:
+    rows = [replace(row, staged_bytes=MB) if "media" not in row.parts else row for row in usual()]
+    facts = told(rows, staging=Room(200 * MB, 1000 * MB))
+    assert found(facts, by_the_hour())["staging_disk"].severity == "error"
+    assert "staging_disk" not in found(replace(facts, staging=Room(400 * MB, 1000 * MB)), by_the_hour())
+
+
+@pytest.mark.parametrize("cause", ["size_deviation:full", "size_deviation:full_without_media"])
+def test_a_loss_is_measured_by_what_was_before_it_with_the_same_parts(tmp_path: Path, cause: str) -> None:
+    given, catalog = kept(tmp_path)
+    nights = {record(catalog, each, started_at=TONIGHT - each * DAY) for each in range(5)}
+    hour = {
+        record(catalog, 10 + each, started_at=NOW - each * HOUR, parts=["database"], label="manual")
+        for each in range(1, 21)
+    }
+    told_of: Any = (None, "erp", cause, "size_deviation", "critical", "active", "gone", "see", NOW, NOW)
+    catalog.save_alert(AlertRow(*told_of))
+    before = {row.backup_id for row in gather(given, catalog, NOW).before[cause]}
+    assert before == nights if cause == "size_deviation:full" else before & hour
+
+
+def test_media_that_are_gone_at_night_are_missed_though_the_database_was_backed_up_an_hour_ago(tmp_path: Path) -> None:
+    given, catalog = kept(tmp_path)
+    record(catalog, 1, started_at=TONIGHT, parts=["database", "media"], files={"media": 7})
+    record(catalog, 2, started_at=NOW - HOUR, parts=["database"], label="manual", files={})
+    app = application(given, catalog=catalog)
+    # Nor is it forgotten where targets take other forms from now on.
+    plan = plan_backup(app, label="scheduled", reason="", parts=("database", "media"), targets={})
+    assert plan.last_files == {"media": 7}
