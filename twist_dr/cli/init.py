@@ -28,11 +28,16 @@ ROLES_FILE = "roles.sql"
 EXAMPLES = "examples"
 _COPIED = ("dagster.yaml", "workspace.yaml")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: What the programs that the environment file is for take to heart themselves.
+_OF_OURS = re.compile(r"RESTORE_DATABASE_URL|(PYTHON|DAGSTER|TWIST_DR).*")
 
 
 def ask_django(command: str, folder: Path) -> FoundApplication:
     """What manage.py says, called by a command as a shell takes it. Raises ``ProcessFailed`` and ``SettingsError``."""
-    program, *arguments = shlex.split(command) or [""]
+    try:
+        program, *arguments = shlex.split(command) or [""]
+    except ValueError as error:
+        raise SettingsError(f"--django is no command of a shell ({error})", remedy="close its quotes") from None
     path = shutil.which(program)
     if path is None:
         raise SettingsError(f"There is no program {program!r} to call manage.py with", remedy="correct --django")
@@ -146,9 +151,12 @@ class _Filled:
                 self.found.database.user,
             )
         )
+        text = _template("roles.sql")
+        if not self.found.database.user:
+            # As whom it connects is for the server to say; a name of no letters is an error of syntax.
+            text = text.replace("GRANT @owner@", "-- GRANT the_owner_of_its_tables")
         return (
-            _template("roles.sql")
-            .replace("@database@", database)
+            text.replace("@database@", database)
             .replace("@backup@", backup)
             .replace("@backup_password@", self.backup_password)
             .replace("@restorer@", restorer)
@@ -163,12 +171,13 @@ class _Filled:
         """Over TCP where Django uses a socket: its server asks there for an operating system user of the role's name, as a rule."""
         address = self.found.database
         host = "127.0.0.1" if address.host.startswith("/") else address.host or "127.0.0.1"
+        host = f"[{host}]" if ":" in host else host
         name = quote(address.name, safe="")
         return f"postgresql://{self._role(what)}:{password}@{host}:{address.port or 5432}/{name}"
 
     def _variable(self, name: str) -> str:
         """What the environment file calls a variable of the application's: ours may have the same name for another value."""
-        return f"APPLICATION_{name}" if name in (self.url_variable, "RESTORE_DATABASE_URL") else name
+        return f"APPLICATION_{name}" if name == self.url_variable or _OF_OURS.fullmatch(name) else name
 
 
 def _replaced(text: str, section: str, value: dict[str, object] | None) -> str:
@@ -232,7 +241,8 @@ def _write_new(path: Path, text: str, written: list[Path]) -> None:
     # O_EXCL: a file that came into being since we looked is not ours to replace; a keyring least of all.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     written.append(path)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    # What a variable or a path holds need not be text.
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -45,8 +45,8 @@ print({MARKER!r} + json.dumps({{
 }}), flush=True)
 """
 _SECONDS = 120.0
-#: Backends that are no PostgreSQL, by what their module is called.
-_OTHERS = ("sqlite3", "mysql", "oracle")
+#: Backends that are no PostgreSQL, by what their module is called; Django's own for no database is the last.
+_OTHERS = ("sqlite3", "spatialite", "mysql", "oracle", "mssql", "dummy")
 #: So many variables that are not set are tried: each takes as long as Django's start.
 _MOST_TRIED = 6
 #: A name that no database has: where the settings take it up, the variable that held it leads them.
@@ -98,7 +98,7 @@ def find_application(manage: Sequence[str], folder: Path) -> FoundApplication:
     # manage.py sets some by itself.
     needed = {name: os.environ[name] for name in answer["variables"] if name in os.environ and name not in given}
     application = replace(everything, environment=needed)
-    notes = _notes(answer, database.name)
+    notes = _notes(answer, database)
     try:
         alike = _settled(_ask(application)) == _settled(answer)
     except ProcessFailed:
@@ -155,11 +155,21 @@ def _leading_variable(
     return None
 
 
-def _notes(answer: Mapping[str, Any], live: str) -> list[str]:
+def _notes(answer: Mapping[str, Any], live: DatabaseAddress) -> list[str]:
     others = [
-        f"{alias} ({each['name']})" for alias, each in answer["databases"].items() if each["name"] not in ("", live)
+        f"{alias} ({each['name']})"
+        for alias, each in answer["databases"].items()
+        if each["name"] not in ("", live.name)
     ]
     notes = []
+    if not live.name:
+        notes.append(
+            "the settings name no database, as where a service file of PostgreSQL's does; correct the URLs in the file environment"
+        )
+    if not live.user:
+        notes.append(
+            "the settings name no role for the database; write the one that owns its tables into the last line of roles.sql"
+        )
     if others:
         notes.append(f"the application has other databases, which need settings of their own: {', '.join(others)}")
     if answer["storage"]:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from twist_dr.cli.init import ask_django, write_initial_files
+from twist_dr.django_app.settings import DatabaseAddress, FoundApplication
 from twist_dr.errors import SettingsError
 from twist_dr.settings import load_settings
 from twist_dr_tests.conftest import make_site
@@ -84,6 +85,31 @@ def test_a_database_that_is_no_postgresql_is_refused(tmp_path: Path) -> None:
     folder = project(tmp_path, "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'x'}}")
     with pytest.raises(SettingsError, match=r"no PostgreSQL \(django\.db\.backends\.sqlite3\); set the variables"):
         ask_django(MANAGE, folder)
+
+
+def test_an_application_without_a_database_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no PostgreSQL \(django\.db\.backends\.dummy\)"):
+        ask_django(MANAGE, project(tmp_path, "DATABASES = {}"))
+
+
+def test_a_command_with_an_open_quote_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no command of a shell"):
+        ask_django("python 'manage.py", tmp_path)
+
+
+def test_an_application_without_a_role_gets_sql_that_runs_and_its_variables_stay_its_own(tmp_path: Path) -> None:
+    address = DatabaseAddress(engine="django.db.backends.postgresql", name="shop", user="", host="::1", port="")
+    taken = {"PYTHONPATH": "/srv/shop", "SHOP_KEY": "a'b\udcff"}
+    found = FoundApplication(["python", "manage.py"], tmp_path, address, taken, None, None, [])
+    paths = {path.name: path for path in write_initial_files(tmp_path / "dr", application="shop", found=found)}
+    assert '""' not in paths["roles.sql"].read_text()
+    text = paths["environment"].read_bytes().decode(errors="surrogateescape")
+    assert "export APPLICATION_PYTHONPATH=/srv/shop\n" in text and "@[::1]:5432/shop" in text
+    document = yaml.safe_load(paths["twist-dr.yaml"].read_text())
+    assert document["django"]["environment"] == {
+        "PYTHONPATH": "${APPLICATION_PYTHONPATH}",
+        "SHOP_KEY": "${SHOP_KEY}",
+    }
 
 
 def test_files_in_a_bucket_and_other_databases_are_told(tmp_path: Path) -> None:
