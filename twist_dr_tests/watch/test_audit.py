@@ -24,6 +24,7 @@ from twist_dr.settings import Actor, Settings
 from twist_dr.watch.audit import log as audit
 from twist_dr.watch.audit.check import verify
 from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.settings.test_settings import good, parsed
 from twist_dr_tests.site import Site
 
 OPS = Actor("ops@host")
@@ -215,6 +216,15 @@ def test_a_change_of_settings_is_noticed_by_its_path_and_no_value_is_told(bare_s
     assert (row.action, row.details["changed"]) == ("change settings", changed)
     everything = b"".join(path.read_bytes() for path in (bare_site.folder / "work").rglob("*") if path.is_file())
     assert b"mustard" not in everything and b"erp-new.conf" not in everything
+
+
+def test_a_policy_is_told_by_its_fields_and_is_the_same_in_each_process() -> None:
+    retention = {"kinds": ["full", "base"], "daily": 7, "last": {"manual": 3}}
+    targets = {"nas": {"type": "local", "path": "/nas", "retention": retention}}
+    leaves = dict(audit._leaves("", parsed(good(storage_targets=targets))))
+    told = {path.removeprefix("storage_targets.nas.retention."): value for path, value in leaves.items()}
+    assert (told["kinds"], told["kinds[0]"], told["kinds[1]"]) == ("2", "base", "full")
+    assert (told["daily"], told["last.manual"]) == ("7", "3") and "storage_targets.nas.retention" not in leaves
 
 
 def test_a_key_is_told_once_per_run_and_purpose(bare_site: Site) -> None:

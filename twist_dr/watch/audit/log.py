@@ -21,7 +21,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -325,12 +325,13 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield from _leaves(f"{path}.{name}".lstrip("."), getattr(value, name))
-    elif isinstance(value, dict):
-        for name, each in value.items():
+    elif is_dataclass(value) or isinstance(value, dict):
+        for name, each in (value if isinstance(value, dict) else vars(value)).items():
             yield from _leaves(f"{path}.{name}", each)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | frozenset):
         yield path, str(len(value))
-        for index, each in enumerate(value):
+        # A set has another order in each process.
+        for index, each in enumerate(sorted(value) if isinstance(value, frozenset) else value):
             yield from _leaves(f"{path}[{index}]", each)
     elif value is not None:
         yield path, value.get_secret_value() if isinstance(value, SecretStr) else str(value)
