@@ -167,6 +167,7 @@ class ScratchServer:
         deadline = time.monotonic() + _START_SECONDS
         while True:
             if self._child.process.poll() is not None:
+                self._child.hear_out()
                 raise ProcessFailed(f"The scratch server did not start: {self._child.complaint()}.")
             with suppress(DatabaseUnreachable):
                 self._cluster_as(role).connect().close()

@@ -187,6 +187,7 @@ class RecoveringServer:
                     "The recovery was stopped: what it had begun is removed", remedy="start it again when you wish"
                 )
             if self._child.process.poll() is not None:
+                self._child.hear_out()
                 if self._must_be_larger():
                     return False
                 raise RecoveryFailed(

@@ -159,6 +159,10 @@ class Child:
                 remedy="check that this program is PostgreSQL's own, and run twist-dr doctor",
             )
 
+    def hear_out(self) -> None:
+        """After its end: what it said last may not have been read yet, and is the reason."""
+        self._listener.join(_GRACE_SECONDS)
+
     def complaint(self) -> str:
         """The last thing it said on its standard error, errors first, in one line."""
         errors = [line for line in self._lines if "error:" in line or "ERROR:" in line or "FATAL:" in line]

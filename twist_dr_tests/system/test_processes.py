@@ -199,3 +199,11 @@ def test_a_program_that_is_not_there_or_no_program_is_said(tmp_path: Path) -> No
     broken.write_bytes(b"\x7fELF")
     with pytest.raises(ProcessFailed, match="pg_dump"):
         run([broken])
+
+
+def test_what_a_child_said_last_is_heard_after_its_end() -> None:
+    """A server that stops says why just then; whoever asks at once must not miss it."""
+    with Child(["sh", "-c", "(sleep 0.3; echo 'FATAL: the reason' >&2) & exit 1"]) as child:
+        child.process.wait()
+        child.hear_out()
+        assert child.complaint() == "FATAL: the reason"
