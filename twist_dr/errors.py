@@ -19,9 +19,13 @@ _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _COPIED = re.compile(r": [^;:]*[^.;: ]$")
 
 
+def _joined(what: str, remedy: str | None) -> str:
+    return f"{what.removesuffix('.')}; {remedy}" if remedy else what
+
+
 def sentence(what: str, remedy: str | None = None, target: str | None = None) -> str:
     """``nas: the folder is gone; mount it again.``"""
-    told = f"{what.removesuffix('.')}; {remedy}" if remedy else what
+    told = _joined(what, remedy)
     if remedy and not told.endswith((".", "?", "!")) and not _COPIED.search(remedy):
         told += "."
     return f"{target}: {told}" if target else told
@@ -87,7 +91,7 @@ class Obstacle(str):
     remedy: str | None
 
     def __new__(cls, what: str, remedy: str | None = None) -> Obstacle:
-        made = super().__new__(cls, f"{what}; {remedy}" if remedy else what)
+        made = super().__new__(cls, _joined(what, remedy))
         made.what, made.remedy = what, remedy
         return made
 

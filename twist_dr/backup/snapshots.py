@@ -16,6 +16,7 @@ from twist_dr.postgres.cluster import Cluster, named_errors, query
 from twist_dr.postgres.dump import Write, custom_dump
 from twist_dr.postgres.sessions import APPLYING
 from twist_dr.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.repository.table_names import in_quotes
 from twist_dr.system.processes import run
 from twist_dr.system.words import few
 
@@ -133,7 +134,7 @@ def _searched(cluster: Cluster) -> list[str]:
 
 
 def _dump(cluster: Cluster, tools: Tools, tables: Sequence[tuple[str, str]], write: Write) -> list[str]:
-    options = [f"--table={_quoted(schema)}.{_quoted(name)}" for schema, name in tables]
+    options = [f"--table={in_quotes(schema)}.{in_quotes(name)}" for schema, name in tables]
     dumped = custom_dump(cluster, tools, [f"--lock-wait-timeout={_LOCK_WAIT_SECONDS}s", *options], write)
     # Names of tables of ours and of Dagster are ASCII in any encoding; their schema's need not be.
     if lacking := sorted({name for _, name in tables} - {name.decode(errors="replace") for _, name in dumped.tables}):
@@ -153,11 +154,6 @@ def dump_damage(dump: Path, client_tools: Sequence[Path]) -> str | None:
     except ProcessFailed as error:
         return str(error)
     return None
-
-
-def _quoted(name: str) -> str:
-    """A name that pg_dump takes for itself and not for a pattern."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _reading(source: Path) -> sqlite3.Connection:

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from twist_dr.django_app.settings import FoundApplication, find_application
 from twist_dr.errors import ProcessFailed, SettingsError
 from twist_dr.repository.keys import Keyring, new_key
+from twist_dr.repository.table_names import in_quotes
 from twist_dr.settings import DEFAULT_FILE, Name
 from twist_dr.system.commands import run_command
 
@@ -143,7 +144,7 @@ class _Filled:
 
     def roles(self) -> str:
         backup, restorer, database, owner = (
-            _identifier(name)
+            in_quotes(name)
             for name in (
                 self._role("backup"),
                 self._role("restorer"),
@@ -201,10 +202,6 @@ def _version_command(folder: Path) -> list[str] | None:
     except ProcessFailed:
         return None
     return command
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _check_names(application: str, database_url_variable: str) -> None:

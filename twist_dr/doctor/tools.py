@@ -14,6 +14,7 @@ from twist_dr.doctor.findings import Check, from_error, ok, problem, said, warni
 from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseError, ProcessFailed
 from twist_dr.postgres.cluster import Cluster, Snapshot, named_errors, query, read_system_identifier
 from twist_dr.postgres.confinement import Isolation, is_kept_away, way, what_is_missing
+from twist_dr.postgres.restore_place import available_extensions
 from twist_dr.postgres.scratch import ScratchServer
 from twist_dr.postgres.tools import Tools, choose_tools, find_tools, serves
 from twist_dr.redaction import one_line
@@ -22,7 +23,7 @@ from twist_dr.system.progress import human_seconds
 from twist_dr.system.words import few
 
 if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
+    pass
 
 _PSQL_SECONDS = 30.0
 
@@ -193,7 +194,7 @@ def _scratch_server(
         return None
     begun = time.monotonic()
     with ScratchServer(tools, scratch, isolation=isolation) as started, started.cluster().connect() as connection:
-        available = _available_extensions(connection)
+        available = available_extensions(connection)
         yield ok(
             "verification",
             f"a scratch PostgreSQL {tools.version} started in {human_seconds(time.monotonic() - begun)} in {started.folder.parent}",
@@ -235,11 +236,7 @@ def _existing_server(server: Cluster, seen: DatabaseSeen) -> Check[frozenset[str
             )
         else:
             yield ok("verification", f"PostgreSQL {version}, {server.place}, is another server than production")
-        return _available_extensions(connection)
-
-
-def _available_extensions(connection: Connection) -> frozenset[str]:
-    return frozenset(row[0] for row in query(connection, "SELECT name FROM pg_available_extensions"))
+        return available_extensions(connection)
 
 
 def _extensions(available: frozenset[str], seen: DatabaseSeen) -> Check[None]:

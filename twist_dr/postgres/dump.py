@@ -17,6 +17,7 @@ from twist_dr.postgres.late_entries import late_entries
 from twist_dr.postgres.sessions import LOADING
 from twist_dr.postgres.tools import Tools
 from twist_dr.repository.streams import write_new
+from twist_dr.repository.table_names import in_quotes
 from twist_dr.system.processes import Child, run
 from twist_dr.system.words import few
 
@@ -76,13 +77,8 @@ def dump_members(
         "--binary-upgrade",
         "--schema-only",
     ]
-    options += ["--exclude-schema=*", *(f"--extension={_exactly(name)}" for name in extensions)]
+    options += ["--exclude-schema=*", *(f"--extension={in_quotes(name)}" for name in extensions)]
     return custom_dump(cluster, tools, options, write).warnings
-
-
-def _exactly(name: str) -> str:
-    """A pattern that fits this name alone (psql, "Patterns")."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from twist_dr.postgres.cluster import query
 from twist_dr.postgres.dump_toc import UnknownDump, read_entries, read_header
 from twist_dr.postgres.statements import NAME, statements, unquoted
+from twist_dr.repository.table_names import in_quotes
 
 if TYPE_CHECKING:
     from twist_dr.postgres.cluster import Connection
@@ -159,4 +160,4 @@ def _settings(properties: Iterable[bytes]) -> list[OwnSetting]:
 
 
 def _quoted(name: str) -> bytes:
-    return b'"' + name.replace('"', '""').encode(errors="surrogateescape") + b'"'
+    return in_quotes(name).encode(errors="surrogateescape")

@@ -196,10 +196,19 @@ def _need_version(connection: Connection, version: str, facts: PostgresFacts, to
         )
 
 
+def available_extensions(connection: Connection) -> frozenset[str]:
+    return frozenset(row[0] for row in query(connection, "SELECT name FROM pg_available_extensions"))
+
+
+def missing_extensions(connection: Connection, facts: PostgresFacts) -> list[str]:
+    """Those of a backup that the server lacks: a restore without them fails."""
+    available = available_extensions(connection)
+    return [extension.name for extension in facts.extensions if extension.name not in available]
+
+
 def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
     """A restore without them would fail, and that would say nothing about the backup."""
-    available = {row[0] for row in query(connection, "SELECT name FROM pg_available_extensions")}
-    if missing := [extension.name for extension in facts.extensions if extension.name not in available]:
+    if missing := missing_extensions(connection, facts):
         major = connection.info.server_version // 10000
         raise DatabaseError(
             f"The backup uses {few(missing, 20)}, which the server that verifies (PostgreSQL {major}) lacks, so nothing can be said about the backup",

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from twist_dr.postgres.cluster import query
+from twist_dr.repository.table_names import in_quotes
 
 if TYPE_CHECKING:
     from twist_dr.postgres.cluster import Connection
@@ -139,4 +140,4 @@ class RestoringRole:
     @staticmethod
     def in_sql(name: str) -> str:
         """A name as it stands in SQL."""
-        return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
+        return name if _PLAIN.fullmatch(name) else in_quotes(name)

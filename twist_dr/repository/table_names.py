@@ -102,12 +102,16 @@ def _skip(text: str, place: int) -> int:
     return found.end()
 
 
+def in_quotes(name: str) -> str:
+    """As SQL quotes identifiers (PostgreSQL, "Identifiers and Key Words"); for psql, pg_dump and pg_restore, a pattern that fits this name alone."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _quoted(part: str) -> str:
-    """As SQL quotes identifiers (PostgreSQL, "Identifiers and Key Words"), where that is needed."""
-    doubled = part.replace('"', '""')
+    """The same where that is needed, and readable whatever the name holds."""
     if one_line(part) != part:
-        return f'U&"{"".join(map(_escaped, doubled))}"'
-    return f'"{doubled}"' if _NEEDS_QUOTES.search(part) else part
+        return f"U&{''.join(map(_escaped, in_quotes(part)))}"
+    return in_quotes(part) if _NEEDS_QUOTES.search(part) else part
 
 
 def _escaped(letter: str) -> str:

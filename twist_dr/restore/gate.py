@@ -17,7 +17,7 @@ from twist_dr.django_app.migrations import DjangoCode, compare_schema
 from twist_dr.errors import ClientToolsMissing, Obstacle, ProcessFailed, TwistDRError
 from twist_dr.postgres import databases
 from twist_dr.postgres.cluster import Cluster, query, read_migrations, read_tables
-from twist_dr.postgres.restore_place import restoring_major
+from twist_dr.postgres.restore_place import missing_extensions, restoring_major
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.restore.exchange import check_creatable, check_exchangeable, is_missing
@@ -116,9 +116,7 @@ class _Looking:
         gate, facts = self._gate, self._manifest.postgres
         assert facts is not None
         self._look_at_version(connection, facts)
-        available = {row[0] for row in query(connection, "SELECT name FROM pg_available_extensions")}
-        missing = [extension.name for extension in facts.extensions if extension.name not in available]
-        if missing:
+        if missing := missing_extensions(connection, facts):
             gate.refuse(
                 f"the server lacks the extensions {few(missing, 20)} that the backup uses",
                 "install their packages there",

@@ -1,7 +1,7 @@
 """The way of a backup's database into a database of a server: the same for restores, recoveries without settings and verifications.
 
-:func:`fetch_database` brings it to our disk, :meth:`FetchedDatabase.load` restores it into an empty database, and :func:`load_to_serve` does so and holds
-what came of it against what was recorded, for one that is to serve. What follows (migrations, commands, a cutover) is the caller's.
+:func:`fetch_database` brings it to our disk, :meth:`FetchedDatabase.load` restores it into an empty database. For one that is to serve, :class:`Serving` does so
+and holds what came of it against what was recorded. What follows (migrations, commands, a cutover) is the caller's.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twist_dr.errors import ProcessFailed, RestoreFailed
 from twist_dr.postgres.cluster import Cluster, query
 from twist_dr.postgres.comparison import Comparison, compare_database
+from twist_dr.postgres.databases import drop
 from twist_dr.postgres.dump import restore_database, without_system_grants
 from twist_dr.postgres.dump_internals import leave_out_internals
 from twist_dr.postgres.dump_offsets import fill_in_offsets
@@ -29,6 +30,9 @@ from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
 from twist_dr.storage.base import Progress, no_progress
 from twist_dr.system.progress import Report
+
+if TYPE_CHECKING:
+    from twist_dr.postgres.cluster import Connection
 
 #: Differences that a sentence names.
 _NAMED = 5
@@ -132,7 +136,8 @@ def fetch_database(artifacts: Artifacts, folder: Path, report: Report, *, member
 
 @dataclass(frozen=True)
 class Serving:
-    """A database that is made to serve. ``make``: the new empty one, removed again when the context ends with an error. ``where`` it is, in words.
+    """A database that is made to serve. ``make``: the new empty one; if the context ends with an error, the caller sees to it that it goes.
+    ``maintenance``: a connection to another database of its server. ``where`` it is, in words.
 
     ``unchanged``: what a failure has left as it was, as a clause to end a sentence with; the other two: what to do when it cannot be restored, and
     when what comes out is not what was recorded.
@@ -143,7 +148,7 @@ class Serving:
     name: str
     server_major: int
     make: Callable[[], AbstractContextManager[Made]]
-    drop: Callable[[], None]
+    maintenance: Callable[[], AbstractContextManager[Connection]]
     where: str
     jobs: int
     report: Report
@@ -159,7 +164,8 @@ class Serving:
         """Where versions differ: now, rather than after hours, does this server take every statement? Raises ``RestoreFailed``."""
         with self.make():
             self._load(fetched, jobs=1, schema_only=True)
-        self.drop()
+        with self.maintenance() as connection:
+            drop(connection, self.name)
 
     def load(self, fetched: FetchedDatabase) -> list[str]:
         """Restore; returns what a person should know. Raises ``RestoreFailed``."""

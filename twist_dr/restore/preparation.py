@@ -124,18 +124,13 @@ class Preparation:
         place, gate = self._place, self._gate
         cluster = place.around.cluster
         assert gate.tools is not None
-
-        def drop() -> None:
-            with closing(databases.connect_for_maintenance(cluster)) as connection:
-                databases.drop(connection, names.incoming)
-
         return Serving(
             cluster,
             gate.tools,
             names.incoming,
             gate.server_major,
             make=partial(self._make, names, fetched),
-            drop=drop,
+            maintenance=lambda: closing(databases.connect_for_maintenance(cluster)),
             where=names.incoming,
             jobs=place.jobs,
             report=self._report,

@@ -14,6 +14,7 @@ from twist_dr.repository.archive_index import read_index
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
+from twist_dr.repository.table_names import in_quotes
 from twist_dr.restore import gate as gates
 from twist_dr.restore.cutover import Cutover
 from twist_dr.restore.dump_head import head_of
@@ -279,5 +280,4 @@ def _where(place: RestorePlace, name: str) -> str:
 
     known = place.around.cluster.parameters
     where = {key: known[key] for key in ("host", "port", "user") if key in known}
-    quoted = name.replace('"', '""')
-    return f'the sandbox is the database {name}: psql {shlex.quote(make_conninfo(**where, dbname=name))}; to drop it: DROP DATABASE "{quoted}"'
+    return f"the sandbox is the database {name}: psql {shlex.quote(make_conninfo(**where, dbname=name))}; to drop it: DROP DATABASE {in_quotes(name)}"

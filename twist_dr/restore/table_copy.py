@@ -12,6 +12,7 @@ from twist_dr.errors import ProcessFailed, RestoreFailed
 from twist_dr.postgres.cluster import Cluster, query
 from twist_dr.postgres.sessions import FILLING, LOOKING
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
+from twist_dr.repository.table_names import in_quotes
 from twist_dr.system.processes import Child
 from twist_dr.system.progress import Report
 
@@ -60,9 +61,8 @@ def copy_into_live(
         dumping_tools = _dumping_tools(tools, connection.info.server_version // 10000)
         closing = _closing(connection, schema, rows)
         role = str(query(connection, "SELECT current_user")[0][0])
-    pattern = schema.replace('"', '""')
     dumping: list[str | Path] = [
-        dumping_tools.program("pg_dump"), "--format=plain", f'--schema="{pattern}"', "--strict-names", "--no-owner", "--no-privileges",
+        dumping_tools.program("pg_dump"), "--format=plain", f"--schema={in_quotes(schema)}", "--strict-names", "--no-owner", "--no-privileges",
         "--no-tablespaces", "--no-security-labels", "--no-password",
     ]  # fmt: skip
     try:

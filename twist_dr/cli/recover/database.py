@@ -122,17 +122,13 @@ def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
 
 
 def _serving(new: NewDatabase, fetched: FetchedDatabase, jobs: int, report: Report) -> Serving:
-    def drop() -> None:
-        with new.maintenance() as connection:
-            databases.drop(connection, new.name)
-
     return Serving(
         new.cluster,
         new.tools,
         new.name,
         new.major,
         make=partial(_made, new, fetched.facts, fetched.own, report),
-        drop=drop,
+        maintenance=new.maintenance,
         where=f"{new.cluster.place} (PostgreSQL {new.server_version})",
         jobs=jobs,
         report=report,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -35,17 +35,13 @@ _ELSEWHERE = "free room there, or name a place on another disk"
 def look_at_folder(folder: Path, option: str, size: int) -> Path:
     """Raise ``RestoreRefused`` unless ``folder`` is new or empty and has room for ``size`` bytes; gives it whole."""
     folder = folder.absolute()
-    try:
+    with _usable(folder, f"name another folder in {option}"):
         if os.path.lexists(folder) and not _is_empty(folder):
             raise RestoreRefused(
                 f"{folder} is there and is no empty folder, and nothing is ever unpacked over what is there",
                 remedy=f"name a new folder in {option}",
             )
         _look_at_parent(folder, option)
-    except OSError as error:
-        raise RestoreRefused(
-            f"{folder} cannot be used ({error.strerror})", remedy=f"name another folder in {option}"
-        ) from error
     need_room(folder.parent, size, _ELSEWHERE)
     return folder
 
@@ -57,7 +53,7 @@ def look_at_file(file: Path, option: str, size: int) -> Path:
         raise RestoreRefused(
             f"{file.name} is the name of a file beside the dump", remedy=f"name another file in {option}"
         )
-    try:
+    with _usable(file, f"name another file in {option}"):
         for each in (file, *map(file.with_name, _BESIDE)):
             if os.path.lexists(each):
                 raise RestoreRefused(
@@ -65,12 +61,17 @@ def look_at_file(file: Path, option: str, size: int) -> Path:
                     remedy=f"name a file in a new folder in {option}",
                 )
         _look_at_parent(file, option)
-    except OSError as error:
-        raise RestoreRefused(
-            f"{file} cannot be used ({error.strerror})", remedy=f"name another file in {option}"
-        ) from error
     need_room(file.parent, size, _ELSEWHERE)
     return file
+
+
+@contextmanager
+def _usable(path: Path, remedy: str) -> Iterator[None]:
+    """What the system says of a place is that it is none to write to. Raises ``RestoreRefused``."""
+    try:
+        yield
+    except OSError as error:
+        raise RestoreRefused(f"{path} cannot be used ({error.strerror})", remedy=remedy) from error
 
 
 def _is_empty(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from twist_dr.cli.recover.arguments import DATABASE_VARIABLE
 from twist_dr.errors import DatabaseRefused, RestoreRefused
 from twist_dr.postgres.cluster import Cluster, named_errors, query
 from twist_dr.postgres.databases import find_oid
-from twist_dr.postgres.restore_place import restoring_major
+from twist_dr.postgres.restore_place import missing_extensions, restoring_major
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.manifest import PostgresFacts
 from twist_dr.system.words import few
@@ -122,8 +122,7 @@ def _need_rights(connection: Connection) -> None:
 
 
 def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
-    available = {row[0] for row in query(connection, "SELECT name FROM pg_available_extensions")}
-    if missing := [extension.name for extension in facts.extensions if extension.name not in available]:
+    if missing := missing_extensions(connection, facts):
         major = connection.info.server_version // 10000
         raise RestoreRefused(
             f"The server lacks the extensions {few(missing, 20)} that the backup uses",
