@@ -1,0 +1,65 @@
+"""A backup on its way to a storage target: it counts as one there when all of it is, and not a moment before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from twist_dr.backup.storing import store_copy
+from twist_dr.backup.take import BackupPlan, take_full_backup
+from twist_dr.errors import TargetUnavailable
+from twist_dr.postgres.cluster import Cluster
+from twist_dr.repository.manifest import Manifest
+from twist_dr.repository.repository import Repository
+from twist_dr.repository.staging import StagingArea
+from twist_dr.repository.streams import Form
+from twist_dr.storage.base import Digest, Progress, no_progress
+from twist_dr.storage.local import LocalTarget
+from twist_dr.system.progress import Report
+from twist_dr_tests.helpers import KEYRING
+
+FORM = Form("none", True)
+
+
+class Breaking(LocalTarget):
+    """A storage target that is gone before its object ``at`` is stored, counted from 0."""
+
+    at = 0
+    stored = 0
+
+    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+        if self.stored == self.at:
+            raise TargetUnavailable("it is gone", target=self.name)
+        super().put(source, key, digest, progress)
+        self.stored += 1
+
+
+def staged(folder: Path) -> tuple[Manifest, StagingArea]:
+    media = folder / "media"
+    media.mkdir()
+    (media / "file").write_text("x")
+    staging = StagingArea(folder / "staging" / "erp")
+    plan = BackupPlan(application="erp", targets={"any": FORM}, parts=("media",), media={"uploads": media})
+    nowhere = Cluster("postgresql://nobody@127.0.0.1:1/nothing")
+    return take_full_backup(plan, nowhere, KEYRING, staging, Report()), staging
+
+
+@pytest.mark.promise(1, 8)
+def test_wherever_it_is_cut_short_the_target_lists_no_backup_and_the_next_attempt_ends_it(tmp_path: Path) -> None:
+    manifest, staging = staged(tmp_path)
+    assert len(manifest.artifacts) >= 2
+    for at in range(len(manifest.artifacts) + 1):
+        target = Breaking("office", tmp_path / f"office-{at}")
+        target.at = at
+        repository = Repository(target, "erp")
+        with staging.using(manifest.backup_id) as folder:
+            with pytest.raises(TargetUnavailable):
+                store_copy(manifest, folder, repository, FORM, Report())
+            assert target.stored == at
+            assert repository.latest("full") is None, f"a backup of {at} of its objects is listed"
+            target.at = -1
+            store_copy(manifest, folder, repository, FORM, Report())
+        assert repository.latest("full") == manifest.backup_id
+        assert repository.manifest(manifest.backup_id, KEYRING) == manifest
+        repository.held(manifest)
