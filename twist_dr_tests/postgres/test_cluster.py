@@ -69,8 +69,8 @@ def test_a_wrong_password_is_a_refusal_that_does_not_show_it(newest_server: Post
 
 
 def test_a_database_that_is_not_there_is_a_refusal(newest_server: PostgresServer) -> None:
-    with pytest.raises(DatabaseRefused, match='"shop" does not exist'):
-        newest_server.cluster("shop").connect()
+    with pytest.raises(DatabaseRefused, match='"nobodys" does not exist'):
+        newest_server.cluster("nobodys").connect()
 
 
 def test_a_server_that_is_down_is_unreachable_and_may_come_back() -> None:
