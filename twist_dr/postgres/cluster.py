@@ -20,6 +20,7 @@ from twist_dr.postgres.url import WORDS, is_postgres_url
 from twist_dr.redaction import keep_url, one_line
 from twist_dr.repository.manifest import Extension, PostgresFacts, ViewFacts
 from twist_dr.repository.table_names import TableName
+from twist_dr.system.processes import says_full
 from twist_dr.system.words import few
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Cluster:
             connection.autocommit = autocommit
             return connection
         except psycopg.OperationalError as error:
-            raise self._refusal(error, database) from None
+            raise self._refusal(error, database) from error
 
     def replicate(self) -> Connection:
         """A connection for replication. Raises ``psycopg.OperationalError``."""
@@ -177,6 +178,8 @@ class Cluster:
     def _refusal(self, error: BaseException, database: str | None) -> DatabaseError:
         """What a failed connection means: libpq gives no error code, but a server that answered says FATAL."""
         reason = first_line(error)
+        if says_full(str(error)):
+            return DatabaseError(f"Cannot connect to {self.place}: {reason}", remedy="free room on the server's disk")
         if "FATAL" in reason and not any(passing in reason for passing in _PASSING):
             if is_gone(self._known(database), reason):
                 return DatabaseGone(

@@ -12,9 +12,10 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
+from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable, RestoreFailed
 from twist_dr.postgres.cluster import Cluster, Snapshot
 from twist_dr.postgres.dump import dump_database
+from twist_dr.restore.database import full_disk_named
 from twist_dr.system.processes import run
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import by_label
@@ -57,6 +58,28 @@ def shown(error: pytest.ExceptionInfo[BaseException]) -> str:
 
 
 # -- connecting -------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_whose_disk_is_full_when_we_connect_is_no_wrong_password_and_names_the_disk_in_a_restore(
+    newest_server: PostgresServer,
+) -> None:
+    """What a trigger on login meets, or the server before it lets anybody in, ends the connection with these words."""
+    full = newest_server.create_database("full")
+    with full.connect() as connection:
+        connection.execute(
+            f"""CREATE ROLE newcomer LOGIN PASSWORD '{PASSWORD}';
+               CREATE FUNCTION fill() RETURNS event_trigger LANGUAGE plpgsql AS $$
+               BEGIN RAISE EXCEPTION 'could not extend file "base/1": No space left on device' USING ERRCODE = 'disk_full'; END $$;
+               CREATE EVENT TRIGGER filling ON login EXECUTE FUNCTION fill();"""
+        )
+    cluster = as_role(newest_server, "newcomer", "full")
+    with pytest.raises(DatabaseError, match="No space left on device; free room on the server's disk") as caught:
+        cluster.connect()
+    assert not isinstance(caught.value, DatabaseRefused)
+    with pytest.raises(RestoreFailed, match="The disk of the database server filled up"), full_disk_named():
+        cluster.connect()
+    with full.connect() as connection:
+        connection.execute("DROP EVENT TRIGGER filling; DROP ROLE newcomer")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
