@@ -12,7 +12,7 @@ from typing import Any
 
 from twist_dr.catalog import Catalog
 from twist_dr.repository.keys import Keyring
-from twist_dr.repository.manifest import Artifact, ArtifactForm, KeyName, Manifest
+from twist_dr.repository.manifest import Artifact, ArtifactForm, BaseFacts, KeyName, Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.streams import Form
 from twist_dr.retention.cleanup import Retention
@@ -29,6 +29,7 @@ NOW = datetime.now(timezone.utc).replace(microsecond=0)
 FORM = Form("zstd", True)
 WORDS = b"these bytes stand for a dump"
 ARTIFACTS = ("database.dump", "media.tar")
+IDENTIFIER = "7300000000000000001"
 
 
 def made_up(keyring: Keyring, days: float, **changes: Any) -> Manifest:
@@ -106,6 +107,22 @@ class RetentionSite:
         if recorded:
             self.record(manifest, verified=verified)
         return manifest.backup_id
+
+    def base(self, days: float, *before: str, segment: int = 3) -> str:
+        """A base backup of PostgreSQL 18 that builds upon others and begins in a segment."""
+        taken = NOW - timedelta(days=days)
+        own = f"{taken:%Y%m%dT%H%M%SZ}-base-{int(days * 10):04x}"
+        facts = BaseFacts(
+            parent=before[-1] if before else None, chain=[*before, own], timeline=1, start_lsn=f"0/{segment:X}000000",
+            stop_lsn=f"0/{segment:X}000100", started_at=taken, stopped_at=taken, wal_segment_size=16 << 20, data_checksums=True,
+            from_standby=False, tablespaces=[], restore_point=None, restore_point_lsn=None, cluster_settings={},
+        )  # fmt: skip
+        postgres = PostgresFacts(
+            version="18.0", version_number=180000, system_identifier=IDENTIFIER, lsn=facts.stop_lsn, timeline=1, in_recovery=False, database="erp",
+            database_size=1, encoding="UTF8", collate="C", ctype="C", locale_provider="c", locale=None, extensions=[], bootstrap_role="postgres",
+            dumped_as="postgres", client_version="18.0",
+        )  # fmt: skip
+        return self.backup(days, verified=True, kind="base", backup_id=own, base=facts, postgres=postgres)
 
     def record(self, manifest: Manifest, *, verified: bool | None = None) -> None:
         self.catalog.record_backup(manifest, manifest.seal(self.keyring.primary), run_id=None)

@@ -30,6 +30,7 @@ from twist_dr.settings.asking import app_version, django_application
 from twist_dr.storage.base import StorageTarget
 from twist_dr.system.processes import child_environment
 from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.words import counted
 
 #: Raises unless a target's archive holds the WAL that a base backup needs; it may wait for it.
 AwaitWal = Callable[[StorageTarget, Manifest], None]
@@ -84,7 +85,7 @@ def _plan(
 
 @dataclass(frozen=True)
 class ParentChoice:
-    """The base that an incremental one may build upon, or why there is none; ``expected``: then nobody need be warned."""
+    """The base that a differential or incremental one may build upon, or why there is none; ``expected``: then nobody need be warned."""
 
     backup_id: str | None
     because: str = ""
@@ -92,7 +93,8 @@ class ParentChoice:
 
 
 def choose_parent(app: Application, *, wanted: BaseType, max_chain: int, targets: Mapping[str, Form]) -> ParentChoice:
-    """The newest base backup, if its chain may grow and every chosen target holds all of it, checked.
+    """The newest base backup, or for a differential one the full one that its chain begins with, if a chain may grow so and every chosen
+    target holds all of it, checked.
 
     A chain is only as good as what each target has of it: one that lacks a link could recover nothing from the rest.
     """
@@ -106,13 +108,14 @@ def choose_parent(app: Application, *, wanted: BaseType, max_chain: int, targets
     if facts is not None and facts.major < INCREMENTAL_MAJOR:
         # Asked of the server again by the one who takes it; here it saves fetching the parent for nothing, night after night.
         return ParentChoice(None, f"PostgreSQL {facts.major} takes no incremental ones", wanted == "auto")
-    if len(base.chain) >= max_chain:
-        return ParentChoice(None, f"the last chain has {len(base.chain)} backups, and max_chain is {max_chain}")
-    for backup_id in base.chain:
+    links = base.chain[:1] if wanted == "differential" else base.chain
+    if len(links) >= max_chain:
+        return ParentChoice(None, f"the last chain has {counted(len(links), 'backup')}, and max_chain is {max_chain}")
+    for backup_id in links:
         checked = {copy.target for copy in app.catalog.copies(backup_id) if copy.state == "checked"}
         if lacking := sorted(targets.keys() - checked):
             return ParentChoice(None, f"{', '.join(lacking)} lacks a checked copy of {backup_id}", False)
-    return ParentChoice(newest.backup_id)
+    return ParentChoice(links[-1])
 
 
 def plan_base_backup(
@@ -131,12 +134,14 @@ def plan_base_backup(
     last = app.catalog.latest(app.name, kind=BASE.kind)
     chain = last.manifest.base.chain if last and last.manifest.base else []
     last_full = _comparable(app.catalog.backup(app.name, chain[0]), BASE.parts, targets) if chain else None
-    last_incremental = _comparable(last, BASE.parts, targets) if len(chain) > 1 else None
-    plan = _plan(
-        app, last_incremental if parent else last_full, label=label, reason=reason, parts=BASE.parts, targets=targets
-    )
+    # What a differential one will hold is at most what came since the full one.
+    since = chain[1:] if wanted == "differential" else chain[1:][-1:]
+    before = [_comparable(app.catalog.backup(app.name, each), BASE.parts, targets) for each in since]
+    last = (before[-1] if before else None) if parent else last_full
+    plan = _plan(app, last, label=label, reason=reason, parts=BASE.parts, targets=targets)
+    known = sum(each.staged_bytes for each in before if each) if before and all(before) else None
     return BasePlan(
-        **{**vars(plan), "last_stored_bytes": last_incremental.staged_bytes if last_incremental else None},
+        **{**vars(plan), "last_stored_bytes": known},
         last_full_bytes=last_full.staged_bytes if last_full else None,
         type=wanted,
         parent=parent,

@@ -79,6 +79,11 @@ def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> 
         lines.append(
             f"PostgreSQL {facts.version}, {sum(manifest.tables.values())} rows in {len(manifest.tables)} tables, LSN {facts.lsn}, timeline {facts.timeline}"
         )
+    if manifest.base is not None:
+        lines.append(
+            f"base backup, {manifest.base.sort}"
+            + (f", builds upon {' and '.join(manifest.base.chain[:-1])}" if manifest.base.parent else "")
+        )
     if kept := manifest.extension_rows:
         lines.append(
             f"and {sum(each.rows for each in kept)} rows of extensions in {few(each.table for each in kept)}, which a dump leaves out"

@@ -21,10 +21,10 @@ from twist_dr.watch.audit import note_key_use
 class BaseBackupConfig(Config):
     """All have defaults: launched as it is, what changed since the last one is copied where that can be, else everything."""
 
-    type: Literal["auto", "full", "incremental"] = Field(
+    type: Literal["auto", "full", "differential", "incremental"] = Field(
         "auto",
         description="auto and incremental: what changed since the last base backup, where the server and all targets allow it; "
-        "incremental warns when they do not. full: all files.",
+        "differential: since the last full one, so that it builds upon that alone; both warn when they do not. full: all files.",
     )
     max_chain: int = Field(
         0, ge=0, description="So many backups may build on each other, the full one included; 0 is as in the settings."

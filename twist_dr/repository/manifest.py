@@ -162,7 +162,8 @@ class Tablespace(_Model):
 class BaseFacts(_Model):
     """What a base backup is, for those who recover from it. LSNs are text such as ``0/3000028``, sizes bytes.
 
-    ``chain`` are the ids from the full base to this one, itself included; ``parent`` is the one before it. ``started_at`` and
+    ``chain`` are the ids from the full base to this one, itself included; ``parent`` is the one before it: of a differential base the
+    full one, of an incremental one whichever was the newest. ``started_at`` and
     ``stopped_at`` are the server's clock, and ``stopped_at`` is never too early: whoever aims at a later time aims behind
     ``stop_lsn``. The manifest's row counts are those at ``restore_point``, which lies behind ``stop_lsn``; without one there are none.
     """
@@ -184,9 +185,12 @@ class BaseFacts(_Model):
     checksums: dict[str, str] = {}
     """SHA-256 of the rows of each table at the restore point, by label as ``tables``; none unless the settings asked for them."""
 
+    type: Literal["full", "differential", "incremental"] | None = None
+    """None in backups of before differential ones: :attr:`sort` tells."""
+
     @property
-    def incremental(self) -> bool:
-        return self.parent is not None
+    def sort(self) -> Literal["full", "differential", "incremental"]:
+        return self.type or ("incremental" if self.parent else "full")
 
     @property
     def last_lsn(self) -> str:

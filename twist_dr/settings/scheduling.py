@@ -93,16 +93,16 @@ def _all(parts: Sequence[Part] | None) -> bool:
 
 
 class BaseSchedule(Schedule):
-    """``type``: ``auto`` and ``incremental`` copy what changed since the last one."""
+    """``type``: ``auto`` and ``incremental`` copy what changed since the last one, ``differential`` what changed since the last full one."""
 
-    type: Literal["full", "incremental", "auto"] = "full"
+    type: Literal["full", "differential", "incremental", "auto"] = "full"
     label: _Label | None = None
     targets: _Targets | None = None
 
     @property
     def own_name(self) -> str:
         """By its type unless it has a name."""
-        return self.name or ("" if self.type == "full" else "incremental")
+        return self.name or {"full": "", "auto": "incremental"}.get(self.type, self.type)
 
 
 class ConfigurationSchedule(Schedule):

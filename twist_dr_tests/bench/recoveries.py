@@ -129,7 +129,7 @@ def bench_incremental(scene: Scene, rounds: int) -> list[Row]:
         seconds = median_of(rounds, incremental=incremental)
     seconds["full"] = round(statistics.median(spent for _, spent in full), 3)
     link = links[-1]
-    assert link.base is not None and link.base.incremental
+    assert link.base is not None and link.base.sort == "incremental"
     share = round(100 * link.plain_bytes / manifest.plain_bytes, 1)
     restores = median_of(
         rounds,

@@ -15,7 +15,7 @@ import pytest
 
 from twist_dr.catalog import Catalog
 from twist_dr.errors import TargetRefused, TargetUnavailable
-from twist_dr.repository.manifest import MANIFEST_NAME, BaseFacts
+from twist_dr.repository.manifest import MANIFEST_NAME
 from twist_dr.repository.use import in_use
 from twist_dr.storage.base import StorageTarget, StoredObject
 from twist_dr.storage.local import LocalTarget
@@ -290,29 +290,33 @@ def test_a_killed_deletion_is_not_finished_where_the_backup_is_being_copied_anew
     assert not any("tombstones" in key for key in nights.objects())
 
 
-def _base(site: RetentionSite, days: float, *before: str) -> str:
-    """A base backup that builds upon others."""
-    taken = NOW - timedelta(days=days)
-    own = f"{taken:%Y%m%dT%H%M%SZ}-base-{int(days * 10):04x}"
-    facts = BaseFacts(
-        parent=before[-1] if before else None, chain=[*before, own], timeline=1, start_lsn="0/3000000", stop_lsn="0/3000100",
-        started_at=taken, stopped_at=taken, wal_segment_size=16 << 20, data_checksums=True, from_standby=False, tablespaces=[],
-        restore_point=None, restore_point_lsn=None, cluster_settings={},
-    )  # fmt: skip
-    return site.backup(days, verified=True, kind="base", backup_id=own, base=facts)
-
-
 @pytest.mark.promise(5)
 def test_links_of_a_chain_stay_with_what_builds_upon_them_and_go_behind_it(tmp_path: Path) -> None:
     site = RetentionSite(tmp_path, {"office": WEEK}, cleanup={"max_delete_fraction": 1})
-    full = _base(site, 20)
-    second = _base(site, 6, full)
+    full = site.base(20)
+    second = site.base(6, full)
     assert site.clean().deleted == [] and site.listed() == [full, second]
-    newest = _base(site, 0.5)
+    newest = site.base(0.5)
     retention = site.retention()
     planned = retention.plan("office", NOW + timedelta(days=3))
     assert retention.carry_out(planned).deleted == [second, full]
     assert site.listed() == [newest]
+
+
+@pytest.mark.promise(5)
+def test_incrementals_that_a_differential_superseded_go_and_what_it_builds_upon_stays(tmp_path: Path) -> None:
+    site = RetentionSite(tmp_path, {"office": {"max_age": "7 days"}}, cleanup={"max_delete_fraction": 1})
+    full = site.base(12)
+    first = site.base(11, full)
+    second = site.base(10, full, first)
+    differential = site.base(6, full)
+    after = site.base(5, full, differential)
+    planned = site.retention().plan("office", NOW)
+    assert [each.backup.id for each in planned.plan.deleted] == [second, first], "the plan says so before anything goes"
+    assert site.clean().deleted == [second, first]
+    assert site.listed() == [full, differential, after]
+    for backup_id in site.listed():
+        site.require_whole(backup_id)
 
 
 def test_used_room_is_what_lies_on_the_target(nights: RetentionSite) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from twist_dr.errors import TargetRefused
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
-from twist_dr.repository.manifest import MANIFEST_NAME, BaseFacts, Manifest, PostgresFacts
+from twist_dr.repository.manifest import MANIFEST_NAME, Manifest
 from twist_dr.retention.cleanup import Retention
 from twist_dr.retention.telling import TargetOutcome
 from twist_dr.storage.local import LocalTarget
@@ -38,31 +38,14 @@ def _keeping(site: RetentionSite, backup_id: str) -> dict[str, Any]:
     return {"office": target}
 
 
-def _base(site: RetentionSite, days: float, *before: str, segment: int = 3) -> str:
-    """A base backup that builds upon others and begins in a segment."""
-    taken = NOW - timedelta(days=days)
-    own = f"{taken:%Y%m%dT%H%M%SZ}-base-{int(days * 10):04x}"
-    facts = BaseFacts(
-        parent=before[-1] if before else None, chain=[*before, own], timeline=1, start_lsn=f"0/{segment:X}000000",
-        stop_lsn=f"0/{segment:X}000100", started_at=taken, stopped_at=taken, wal_segment_size=16 << 20, data_checksums=True,
-        from_standby=False, tablespaces=[], restore_point=None, restore_point_lsn=None, cluster_settings={},
-    )  # fmt: skip
-    postgres = PostgresFacts(
-        version="18.0", version_number=180000, system_identifier=IDENTIFIER, lsn=facts.stop_lsn, timeline=1, in_recovery=False, database="erp",
-        database_size=1, encoding="UTF8", collate="C", ctype="C", locale_provider="c", locale=None, extensions=[], bootstrap_role="postgres",
-        dumped_as="postgres", client_version="18.0",
-    )  # fmt: skip
-    return site.backup(days, verified=True, kind="base", backup_id=own, base=facts, postgres=postgres)
-
-
 @pytest.fixture
 def chains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RetentionSite, str, str, str]:
     """An old chain of two that is to go, and a new base; full, incremental, new."""
     # As on a target with 100,000 backups, where the plan is not made anew for each.
     monkeypatch.setattr("twist_dr.retention.recheck._FRESH_TIMES", 1e9)
     site = RetentionSite(tmp_path, {"office": {"max_age": "7 days"}}, cleanup={"max_delete_fraction": 1})
-    full = _base(site, 10)
-    return site, full, _base(site, 9, full), _base(site, 4)
+    full = site.base(10)
+    return site, full, site.base(9, full), site.base(4)
 
 
 @pytest.mark.promise(5)
@@ -127,7 +110,7 @@ def _numbers(site: RetentionSite) -> list[int]:
 @pytest.mark.promise(5)
 def test_a_base_that_the_target_does_not_give_up_keeps_the_wal_that_it_needs(tmp_path: Path) -> None:
     site = RetentionSite(tmp_path, {"office": {"max_count": 1, "wal": "1 day"}}, cleanup={"max_delete_fraction": 1})
-    old, new = _base(site, 6, segment=3), _base(site, 5, segment=8)
+    old, new = site.base(6, segment=3), site.base(5, segment=8)
     _segments(site, 2, 10)
     outcome = site.clean(targets=_keeping(site, old))
     assert "access was denied" in outcome.problems[0] and site.listed() == [old, new]
@@ -140,7 +123,7 @@ def test_a_base_that_the_target_does_not_give_up_keeps_the_wal_that_it_needs(tmp
 @pytest.mark.parametrize("kind", ["full", "base"])
 def test_a_backup_whose_key_is_gone_from_the_keyring_stays_and_fails_the_run_by_name(tmp_path: Path, kind: str) -> None:
     site = RetentionSite(tmp_path, {"office": {"max_age": "7 days"}}, cleanup={"max_delete_fraction": 1})
-    make = site.backup if kind == "full" else lambda days, **_: _base(site, days)
+    make = site.backup if kind == "full" else lambda days, **_: site.base(days)
     old = make(9, verified=True)
     save_keyring(Keyring("k2", {"k2": new_key("k2")}, "another"), site.site.keyring_path)
     site.keyring = site.site.keyring

@@ -78,6 +78,7 @@ TARGET = next(iter(good()["storage_targets"]))
 EACH: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("full", {"parts": ["media"], "label": "manual"}, {"full_backup": {"label": "manual", "parts": "media"}}),
     ("base", {"type": "incremental", "targets": [TARGET]}, {"base_backup": {"label": "scheduled", "type": "incremental", "targets": TARGET}}),
+    ("base", {"type": "differential"}, {"base_backup": {"label": "scheduled", "type": "differential"}}),
     ("base", {"label": "monthly"}, {"base_backup": {"label": "monthly", "type": "full"}}),
     ("configuration", {"targets": [TARGET]}, {"configuration_backup": {"label": "scheduled", "targets": TARGET}}),
     ("drill", {"target": TARGET, "recovery": False}, {"rehearse_recovery": {"target": TARGET, "recovery": False}}),

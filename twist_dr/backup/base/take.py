@@ -36,7 +36,7 @@ from twist_dr.system.progress import Report, human_bytes
 if TYPE_CHECKING:
     from twist_dr.postgres.cluster import Connection
 
-BaseType = Literal["auto", "full", "incremental"]
+BaseType = Literal["auto", "full", "differential", "incremental"]
 (_PART,) = BASE.parts
 
 BASE_TAR = "base.tar"
@@ -51,7 +51,7 @@ Write = Callable[[bytes], None]
 
 @dataclass(frozen=True)
 class Parent:
-    """What an incremental base builds upon: its manifest, and its plain ``backup_manifest`` as a file."""
+    """What a differential or incremental base builds upon: its manifest, and its plain ``backup_manifest`` as a file."""
 
     manifest: Manifest
     backup_manifest: Path
@@ -66,7 +66,7 @@ class Parent:
 class BasePlan(BackupPlan):
     """A base backup to take, of part ``cluster`` alone.
 
-    ``type`` is what was asked for; ``parent`` is there when an incremental one is to be tried. ``full_because`` says why there is no
+    ``type`` is what was asked for; ``parent`` is there when one that builds upon it is to be tried. ``full_because`` says why there is no
     parent, and ``full_is_expected`` that nobody need be warned of it. ``last_full_bytes`` is what the last full base took in staging.
     ``checksums``: the rows of each table at the restore point get one.
     """
@@ -150,6 +150,7 @@ class _Work(Making):
         assert self._stopped_at is not None
         name, lsn = self._restore_point or (None, None)
         return BaseFacts(
+            type=self._type,
             parent=self._parent.manifest.backup_id if self._parent else None,
             chain=[*(self._parent.base.chain if self._parent else ()), self.id],
             timeline=wal.timeline,
@@ -167,7 +168,13 @@ class _Work(Making):
             cluster_settings=self._server.settings,
         )
 
-    # -- full or incremental ---------------------------------------------------------------------------------------
+    # -- full, differential or incremental -------------------------------------------------------------------------
+
+    @property
+    def _type(self) -> Literal["full", "differential", "incremental"]:
+        if self._parent is None:
+            return "full"
+        return "differential" if self._base_plan.type == "differential" else "incremental"
 
     def _usable_parent(self) -> Parent | None:
         """The plan's parent, unless it is known beforehand that the server would refuse it: then why not is said."""
@@ -204,7 +211,7 @@ class _Work(Making):
         self._parent, self._tail, self._label, self._control = parent, ManifestTail(), b"", b""
         self.report.info(
             f"copying the files of {self._cluster.place} ({human_bytes(server.size)}, PostgreSQL {server.major}), "
-            + (f"what changed since {parent.manifest.backup_id}, " if parent else "")
+            + (f"what changed since {parent.manifest.backup_id}, {self._type}, " if parent else "")
             + f"with pg_basebackup {self._client_version}"
         )
         incremental = parent.backup_manifest if parent else None

@@ -211,7 +211,7 @@ def backup_document(found: Found) -> dict[str, Any]:
         }
         if manifest.base is not None:
             document["base"] = manifest.base.model_dump(
-                mode="json", include={"parent", "chain", "timeline", "start_lsn", "stop_lsn", "stopped_at"}
+                mode="json", include={"type", "parent", "chain", "timeline", "start_lsn", "stop_lsn", "stopped_at"}
             )
     return document
 

@@ -107,7 +107,7 @@ def _base_line(found: Found) -> tuple[str, ...]:
         return (found.backup_id, "-", "-", "-", "-", "-", found.state)
     return (
         found.backup_id,
-        manifest.base.parent or "- (full)",
+        f"{manifest.base.parent or '-'} ({manifest.base.sort})",
         manifest.label,
         _second(_ceiling(manifest.base.stopped_at)),
         manifest.postgres.version if manifest.postgres else "-",

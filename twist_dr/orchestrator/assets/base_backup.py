@@ -64,7 +64,7 @@ def _metadata(manifest: Manifest) -> dict[str, dg.MetadataValue]:
     assert base is not None
     return {
         **metadata(manifest),
-        "type": in_words("incremental" if base.incremental else "full"),
+        "type": in_words(base.sort),
         "chain_length": dg.MetadataValue.int(len(base.chain)),
         "start_lsn": in_words(base.start_lsn),
         "stop_lsn": in_words(base.stop_lsn),

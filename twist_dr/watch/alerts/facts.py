@@ -72,12 +72,12 @@ class Room:
 
 @dataclass(frozen=True)
 class Base:
-    """What a base backup's manifest tells: whether it is incremental, of which cluster, from which LSN on WAL is needed, what it builds upon.
+    """What a base backup's manifest tells: whether it is full, differential or incremental, of which cluster, from which LSN on WAL is needed, what it builds upon.
 
     ``counted``: whether its rows were, without which no recovery of it proves anything.
     """
 
-    incremental: bool
+    sort: str
     system_identifier: str | None
     start_lsn: int
     chain: tuple[str, ...] = ()
@@ -367,7 +367,7 @@ def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
             base = None
             if facts:
                 counted = facts.restore_point is not None
-                base = Base(facts.incremental, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain), counted)
+                base = Base(facts.sort, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain), counted)
             # What format 1.0 leaves open is nobody's: by that name a newer backup has none.
             rows = {name.label: rows for name, rows in manifest.rows.items() if name.schema}
             return _Details(rows if row.kind == FULL.kind else {}, base)

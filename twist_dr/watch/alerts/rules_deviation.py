@@ -34,21 +34,21 @@ def _ordinary(facts: Facts, kind: Kind) -> list[BackupRow]:
     return [row for row in facts.settled(kind) if is_meant(row.label, None)]
 
 
-def _sort(facts: Facts, row: BackupRow) -> tuple[tuple[str, ...], bool]:
-    """What backups must have in common to be compared: their parts, and whether they are incremental."""
+def _sort(facts: Facts, row: BackupRow) -> tuple[tuple[str, ...], str]:
+    """What backups must have in common to be compared: their parts, and of base backups what they hold."""
     base = facts.bases.get(row.backup_id)
-    return tuple(sorted(row.parts)), bool(base and base.incremental)
+    return tuple(sorted(row.parts)), base.sort if base else "full"
 
 
 def _alike(facts: Facts, settings: Settings, kind: Kind) -> Iterator[tuple[str, list[BackupRow]]]:
-    """Backups of a kind that can be compared with each other, newest first, with a name: same parts, and incremental ones apart."""
+    """Backups of a kind that can be compared with each other, newest first, with a name: same parts, and differential and incremental ones apart."""
     for end, of_kind in by_media(_ordinary(facts, kind), settings):
-        groups: dict[tuple[tuple[str, ...], bool], list[BackupRow]] = {}
+        groups: dict[tuple[tuple[str, ...], str], list[BackupRow]] = {}
         for row in of_kind:
             groups.setdefault(_sort(facts, row), []).append(row)
         named: set[str] = set()
-        for (_, incremental), rows in groups.items():
-            name = f"{kind}_incremental" if incremental else f"{kind}{end}"
+        for (_, sort), rows in groups.items():
+            name = f"{kind}{end}" if sort == "full" else f"{kind}_{sort}"
             # Those of other parts were made by hand, for once: what is usual is what was made last.
             if name not in named:
                 named.add(name)
@@ -86,8 +86,8 @@ def _unusual_size(name: str, rows: Sequence[BackupRow], most: float, of: str) ->
     if not lost and not grown:
         return None
     severity: Severity = "warning" if grown else "critical" if -change > 1 - (1 - most) / 2 else "error"
-    if name.endswith("_incremental"):
-        # What changed since yesterday is as much as it is.
+    if name.endswith(("_differential", "_incremental")):
+        # What changed since then is as much as it is.
         severity = "info"
     way = "less" if lost else "more"
     return Finding(

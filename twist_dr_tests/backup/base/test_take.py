@@ -294,6 +294,47 @@ def test_an_incremental_base_holds_what_changed_and_combines_with_its_parent(
     assert verify(archiving, combined) == ""
 
 
+def test_a_differential_base_builds_upon_the_full_one_alone_and_an_incremental_one_upon_it(
+    archiving: Primary, erp: Cluster, bases: Bases
+) -> None:
+    def add(rows: int) -> None:
+        with erp.connect() as connection:
+            connection.execute("INSERT INTO invoice (note) SELECT 'later' FROM generate_series(1, %s)", (rows,))
+
+    full = bases.take(erp)
+    parent = Parent(full, bases.fetched_manifest(full, "full"))
+    if archiving.major < 17:
+        asked = bases.take(erp, type="differential", parent=parent)
+        assert asked.base is not None and asked.base.sort == "full"
+        assert len(asked.warnings) == 1 and "takes no incremental ones" in asked.warnings[0]
+        return
+    add(10)
+    first = bases.take(erp, type="incremental", parent=parent)
+    add(200)
+    differential = bases.take(erp, type="differential", parent=parent)
+    add(3000)
+    on_it = Parent(differential, bases.fetched_manifest(differential, "differential"))
+    last = bases.take(erp, type="incremental", parent=on_it)
+    chains = [(full,), (full, first), (full, differential), (full, differential, last)]
+    for chain, sort in zip(chains, ("full", "incremental", "differential", "incremental"), strict=True):
+        newest = chain[-1]
+        assert newest.base is not None and newest.base.sort == sort and not newest.warnings
+        assert newest.base.chain == [each.backup_id for each in chain]
+        assert newest.base.parent == (chain[-2].backup_id if chain[:-1] else None)
+    for number, chain in enumerate(chains[1:]):
+        links = [bases.unpack(each, f"{number}/{each.backup_id}") for each in chain]
+        combined = bases.folder / f"combined-{number}" / "data"
+        combined.parent.mkdir()
+        subprocess.run(
+            [archiving.tools.program("pg_combinebackup"), *links, "-o", combined, "--manifest-checksums=CRC32C"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        assert verify(archiving, combined) == ""
+        assert chain[-1].base is not None and chain[-1].base.restore_point is not None
+        with recovered(archiving, combined, chain[-1].base.restore_point) as server:
+            assert count(server.cluster("erp")) == chain[-1].tables["public.invoice"] == (1010, 1210, 4210)[number]
+
+
 def test_without_the_summaries_that_the_parent_needs_a_full_one_is_taken_and_said(
     archiving: Primary, erp: Cluster, bases: Bases
 ) -> None:

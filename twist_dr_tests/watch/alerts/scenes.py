@@ -107,8 +107,8 @@ def frontier(target: str, **changes: Any) -> WalFrontierRow:
     return replace(values, **changes)
 
 
-def base(start_lsn: int = 0x2000000, *, incremental: bool = False) -> Base:
-    return Base(incremental, "7001", start_lsn)
+def base(start_lsn: int = 0x2000000, sort: str = "full") -> Base:
+    return Base(sort, "7001", start_lsn)
 
 
 def restore(at: datetime = NOW - HOUR, **changes: Any) -> RestoreRow:

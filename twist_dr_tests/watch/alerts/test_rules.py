@@ -679,13 +679,16 @@ def test_when_nothing_was_made_at_all_targets_are_not_told_of_beside_it() -> Non
     assert set(stopped) == {"no_recovery_point", "missed:full"}
 
 
-def test_an_incremental_base_backup_is_compared_with_incremental_ones_only() -> None:
+@pytest.mark.parametrize("sort", ["incremental", "differential"])
+def test_an_incremental_base_backup_is_compared_with_incremental_ones_only(sort: str) -> None:
     rows = [
         backup(NOW - (index + 1) * HOUR, "base", plain_bytes=size * MB)
         for index, size in enumerate((40, 30, 50, 60, 900))
     ]
     facts = with_base(rows=rows)
-    mixed = replace(facts, bases={row.backup_id: base(incremental=row.plain_bytes < 900 * MB) for row in rows})
+    mixed = replace(
+        facts, bases={row.backup_id: base(sort=sort if row.plain_bytes < 900 * MB else "full") for row in rows}
+    )
     assert not [cause for cause in found(mixed, settings(**WAL)) if cause.startswith("size")]
     shrunk = replace(rows[0], plain_bytes=40 * MB)
     full = replace(
