@@ -18,7 +18,7 @@ from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.recovery.planning import RecoveryWish, plan_recovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.sources import Sources
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.site import Site, beside
 
 
@@ -141,7 +141,7 @@ def wait_until_archived(
 def recovered_numbers(site: Site, to: str, scratch: Path, *, timeline: int | None = None) -> list[int]:
     """The numbered rows of a server recovered to a point, from the targets and the keys alone."""
     settings, lines = site.settings(), []
-    report = Report(lines.append, lines.append)
+    report = Report(Lines(lines.append, lines.append))
     repositories = [site.repository(name) for name in settings.enabled_targets]
     scratch.mkdir(exist_ok=True)
     planned = plan_recovery(

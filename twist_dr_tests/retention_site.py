@@ -21,7 +21,7 @@ from twist_dr.retention.tombstones import Tombstone
 from twist_dr.settings import Actor, Application
 from twist_dr.settings.building import build_targets
 from twist_dr.storage.base import Digest, StorageTarget
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.catalog.examples import manifest as example
 from twist_dr_tests.site import Site
 
@@ -139,7 +139,7 @@ class RetentionSite:
 
     def retention(self, targets: dict[str, StorageTarget] | None = None, **options: Any) -> Retention:
         app = self.app(targets=targets or self.targets, catalog=Catalog(self.site.settings().catalog_url))
-        return Retention(app, Report(self.said.append, self.said.append), **options)
+        return Retention(app, Report(Lines(self.said.append, self.said.append)), **options)
 
     def app(self, **made: Any) -> Application:
         return self.site.app(

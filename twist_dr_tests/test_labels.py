@@ -14,7 +14,7 @@ from twist_dr.errors import BackupNotFound, RestoreRefused
 from twist_dr.repository.labels import split_label
 from twist_dr.repository.manifest import Label
 from twist_dr.restore.from_settings import Chosen, choose_backup
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.verify.choosing import choose_newest
 from twist_dr_tests.retention_site import RetentionSite
 
@@ -57,9 +57,9 @@ def test_where_nothing_else_is_verified_it_is_named_and_not_taken(tmp_path: Path
     with pytest.raises(RestoreRefused, match="knows no full backup"):
         _chosen(site, "latest")
     with pytest.raises(BackupNotFound, match=f"beside {damaged}, which a restore was about to replace"):
-        choose_newest(site.app(), "full", [site.repository()], Report(print, print))
+        choose_newest(site.app(), "full", [site.repository()], Report(Lines(print, print)))
     with pytest.raises(BackupNotFound, match="latest:pre-restore is the newest of these"):
-        choose_without_catalog(site.repository(), site.keyring, "latest", Report(print, print))
+        choose_without_catalog(site.repository(), site.keyring, "latest", Report(Lines(print, print)))
 
 
 def test_proofs_drills_and_recoveries_pass_it_over_and_a_person_may_name_it(
@@ -67,7 +67,7 @@ def test_proofs_drills_and_recoveries_pass_it_over_and_a_person_may_name_it(
 ) -> None:
     site, night, damaged = after_a_restore
     said: list[str] = []
-    report = Report(said.append, said.append)
+    report = Report(Lines(said.append, said.append))
     repositories = [site.repository()]
     assert choose_newest(site.app(), "full", repositories, report).backup_id == night
     assert any(damaged in line and "about to replace" in line for line in said)
@@ -81,7 +81,7 @@ def test_proofs_drills_and_recoveries_pass_it_over_and_a_person_may_name_it(
 def test_one_that_vanished_is_told_all_the_same(after_a_restore: tuple[RetentionSite, str, str]) -> None:
     site, night, damaged = after_a_restore
     site.targets["office"].delete(site.repository().key(damaged, "manifest.json"))
-    choice = choose_newest(site.app(), "full", [site.repository()], Report(print, print))
+    choice = choose_newest(site.app(), "full", [site.repository()], Report(Lines(print, print)))
     assert choice.backup_id == night and damaged in choice.missing[0]
 
 

@@ -75,10 +75,10 @@ def test_a_run_on_behalf_of_somebody_who_may_not_is_refused_and_audited(
 def test_a_script_backs_up_and_proves_without_the_orchestrator(site: Site) -> None:
     program = (
         "import sys; sys.modules['dagster'] = None\n"
-        "from twist_dr.system.progress import Report\n"
+        "from twist_dr.system.progress import Lines, Report\n"
         "from twist_dr.operations import OPERATIONS\n"
         "from twist_dr.settings import open_application\n"
-        "app, report = open_application(), Report(print, print)\n"
+        "app, report = open_application(), Report(Lines(print, print))\n"
         "def launch(name, **told):\n"
         "    operation = OPERATIONS[name]\n"
         "    return operation(app, operation.config(**told), report)\n"

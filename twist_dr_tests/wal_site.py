@@ -13,7 +13,7 @@ from pathlib import Path
 from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.wal.from_settings import Shipping, raise_failures
 from twist_dr.wal.frontier import Frontier, Shipped
 from twist_dr.wal.spool import Spool
@@ -136,7 +136,7 @@ class WalSite:
 
     def ship(self, *, faultless: bool = True) -> Shipped:
         """A round of what the job and the command do, in this process: theirs take a second to start."""
-        with Shipping(self.site.app(), Report(warning=self.warnings.append)) as shipping:
+        with Shipping(self.site.app(), Report(Lines(warning=self.warnings.append))) as shipping:
             shipped = shipping.once()
         if faultless:
             raise_failures(shipped)

@@ -292,9 +292,9 @@ def _keys_new(options: argparse.Namespace) -> None:
 
 
 def _report() -> Report:
-    from twist_dr.system.progress import Report
+    from twist_dr.system.progress import Bar, Lines, Report
 
-    return Report(print, lambda line: print(f"warning: {line}", file=sys.stderr), bar=sys.stderr.isatty())
+    return Report(Bar(), Lines(print, lambda line: print(f"warning: {line}", file=sys.stderr)))
 
 
 if __name__ == "__main__":

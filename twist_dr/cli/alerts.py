@@ -146,6 +146,6 @@ def _test(options: argparse.Namespace) -> int:
 
 
 def _report() -> Any:
-    from twist_dr.system.progress import Report
+    from twist_dr.system.progress import Lines, Report
 
-    return Report(warning=lambda line: print(f"warning: {line}", file=sys.stderr, flush=True))
+    return Report(Lines(warning=lambda line: print(f"warning: {line}", file=sys.stderr, flush=True)))

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.redaction import one_line
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 
 if TYPE_CHECKING:
     from twist_dr.catalog import HoldRow
@@ -41,7 +41,7 @@ def _hold(options: argparse.Namespace) -> None:
         _list(app, everything=options.all, as_json=options.json)
         return
     told = HOLD.config(backup=options.backup, until=options.until or "", reason=options.reason or "")
-    row = HOLD(app, told, Report(warning=_warn))
+    row = HOLD(app, told, Report(Lines(warning=_warn)))
     print(f"{row.backup_id} is held {_until(row.until)}; end it with: twist-dr release {row.backup_id}")
 
 
@@ -49,7 +49,7 @@ def _release(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import RELEASE
     from twist_dr.settings import open_application
 
-    done = RELEASE(open_application(), RELEASE.config(backup=options.backup), Report(warning=_warn))
+    done = RELEASE(open_application(), RELEASE.config(backup=options.backup), Report(Lines(warning=_warn)))
     holds = f"{done.holds} hold{'s' if done.holds != 1 else ''} ended"
     where = f", except on {', '.join(done.left)}" if done.left else ""
     print(f"{done.backup_id} is no longer held{where} ({holds}); the next cleanup goes by the policies")

@@ -26,12 +26,12 @@ def add_commands(commands: Any) -> None:
 
 
 def _report() -> Any:
-    from twist_dr.system.progress import Report
+    from twist_dr.system.progress import Lines, Report
 
     def tell(line: str) -> None:
         print(line, flush=True)
 
-    return Report(tell, lambda line: print(f"warning: {line}", file=sys.stderr, flush=True))
+    return Report(Lines(tell, lambda line: print(f"warning: {line}", file=sys.stderr, flush=True)))
 
 
 def _stopped_by_signals() -> threading.Event:

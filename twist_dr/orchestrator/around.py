@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -25,8 +25,9 @@ from twist_dr.errors import TwistDRError, code_of
 from twist_dr.operations.operation import Operation
 from twist_dr.redaction import leaving
 from twist_dr.settings import Actor, Application, ScheduleSettings, Settings, user_of_this_machine
-from twist_dr.system.progress import Report
-from twist_dr.watch.runs import KILLED, LABEL, SCHEDULED_FOR, Recorder, note_killed, scheduled_for
+from twist_dr.system.events import Begun, Ended
+from twist_dr.system.progress import Bar, Lines, Report
+from twist_dr.watch.runs import KILLED, LABEL, SCHEDULED_FOR, listeners, note_killed, scheduled_for
 
 # Owners of jobs and sensors are beta in 1.13, and each definition would say so in every log; a contract test watches them.
 warnings.filterwarnings("ignore", message="Parameter `owners`", category=dg.BetaWarning)
@@ -160,51 +161,68 @@ def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
-def operation(
-    context: Context, launched: Operation[Any, Any], *, retry: bool = False
-) -> Iterator[tuple[Application, Report]]:
-    """Around a step of what was launched. Gives the application of this run, and the report that the work tells its progress to.
+def operation(context: Context, launched: Operation[Any, Any], *, retry: bool = False) -> Iterator[Application]:
+    """Around a step of what was launched. Gives the application of this run, to whose report the work tells its progress.
 
-    Whether the actor may is asked first; what becomes of it is recorded and told.
+    Whether the actor may is asked first; who listens is told what becomes of it.
 
     With ``retry``, a failure that may pass by itself is tried again. Not by a retry policy of Dagster's: that would also
     start an interrupted step anew.
     """
-    shared: Application = getattr(context.resources, APPLICATION)
-    attempt = attempt_of(context.run, shared.name)
-    app = shared.of(Actor(attempt.who, shared.actor.permissions, attempt.run_id, _patience(context, shared.settings)))
-    # Runs of assets that somebody materializes by hand have no job's tags.
-    own = {_PROCESS_TAG: _process_mark(), APPLICATION_TAG: app.name}
-    context.instance.add_run_tags(context.run.run_id, own)
-    report = Report(_safely(context.log.info), _safely(context.log.warning), bar=sys.stderr.isatty())
-    for run_id in reap_dead_runs(context.instance):
-        report.warning(f"run {run_id} was killed earlier and is marked as failed now")
-        note_killed(app, run_id, report)
-    recorder = Recorder(app, attempt, report)
-    recorder.begin()
-    step = context.op_execution_context.op.name if isinstance(context, dg.AssetExecutionContext) else context.op.name
-    chosen = context.run.step_keys_to_execute
-    steps = [node.name for node in context.job_def.nodes_in_topological_order]
-    last = [name for name in steps if not chosen or name in chosen][-1:] == [step]
+    app = _application(context)
+    report, (step, last) = app.report, _place(context)
+    report.emit(Begun(launched.name))
+
+    def ended(state: Literal["failed", "cancelled"], error: str | None, code: str) -> None:
+        report.emit(Ended(launched.name, state, last=last, step=step, error=error, error_code=code))
+
     try:
         launched.require(app.actor)
-        yield app, report
+        yield app
     except TwistDRError as error:
         if retry and error.retryable and context.retry_number < _RETRIES:
             report.warning(f"{error} Trying again in {_RETRY_SECONDS} s.")
             raise dg.RetryRequested(_RETRIES, _RETRY_SECONDS) from error
-        recorder.end("failed", last=last, step=step, error=str(error), error_code=error.code)
+        ended("failed", str(error), error.code)
         raise dg.Failure(str(error), metadata={"error": error.code}, allow_retries=False) from None
     except BaseException as error:
         # An interrupt reaches this thread only; the others look at this between two chunks.
         report.stop.set()
-        state: AttemptState = "failed" if isinstance(error, Exception) else "cancelled"
-        said, code = _reason(error)
-        recorder.end(state, last=last, step=step, error=said, error_code=code)
+        ended("failed" if isinstance(error, Exception) else "cancelled", *_reason(error))
         if isinstance(error, Exception) and (instead := _instead(error)) is not None:
             raise instead from None
         raise
-    recorder.end("succeeded", last=last)
+    report.emit(Ended(launched.name, "succeeded", last=last))
+
+
+def _application(context: Context) -> Application:
+    """The application of this run: on whose behalf it is, and who listens to it. Runs that died without a word are marked first."""
+    shared: Application = getattr(context.resources, APPLICATION)
+    attempt = attempt_of(context.run, shared.name)
+    report = Report(Bar(), Lines(_safely(context.log.info), _safely(context.log.warning)))
+    actor = Actor(attempt.who, shared.actor.permissions, attempt.run_id, _patience(context, shared.settings))
+    app = shared.of(actor, report)
+    # Runs of assets that somebody materializes by hand have no job's tags.
+    own = {_PROCESS_TAG: _process_mark(), APPLICATION_TAG: app.name}
+    context.instance.add_run_tags(context.run.run_id, own)
+    for run_id in reap_dead_runs(context.instance):
+        report.warning(f"run {run_id} was killed earlier and is marked as failed now")
+        note_killed(app, run_id)
+    report.add(*listeners(app, attempt))
+    return app
+
+
+def _place(context: Context) -> tuple[str, bool]:
+    """The step's name, and whether it is the last of its run."""
+    step = context.op_execution_context.op.name if isinstance(context, dg.AssetExecutionContext) else context.op.name
+    chosen = context.run.step_keys_to_execute
+    steps = [node.name for node in context.job_def.nodes_in_topological_order]
+    return step, [name for name in steps if not chosen or name in chosen][-1:] == [step]
+
+
+def telling(app: Application, told: list[str]) -> Application:
+    """For a sensor: the application, whose lines go to ``told``."""
+    return app.of(app.actor, Report(Lines(told.append, told.append)))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application, Settings
 from twist_dr.settings.policy import longest_window
-from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.progress import Lines, Report, human_bytes, human_seconds
 from twist_dr.system.tables import table
 from twist_dr.wal.from_settings import archives, spool_warnings, wal_settings
 from twist_dr.wal.frontier import Frontier, Known
@@ -135,7 +135,7 @@ def _look_at_target(
     status: WalStatus,
     since: datetime | None,
 ) -> None:
-    report = Report(lambda line: None, status.warnings.append)
+    report = Report(Lines(lambda line: None, status.warnings.append))
     try:
         # Said by its own sentence, and not as a target without base backups.
         archive.clusters()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from twist_dr.settings.actor import Actor, user_of_this_machine
 from twist_dr.settings.reading import load_settings
 from twist_dr.settings.whole import Settings
+from twist_dr.system.progress import Report
 
 if TYPE_CHECKING:
     from twist_dr.catalog import Catalog
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from twist_dr.repository.repository import Repository
     from twist_dr.repository.staging import StagingArea
     from twist_dr.storage.base import StorageTarget
-    from twist_dr.system.progress import Report
 
 
 @dataclass(frozen=True, eq=False)
 class Application:
-    """Built once by whoever begins something, and passed on as one. ``actor``: on whose behalf.
+    """Built once by whoever begins something, and passed on as one. ``actor``: on whose behalf; ``report``: what is told on the way, to
+    whoever listens.
 
     Inert: making it does no I/O, and each thing is made, or read, when it is first asked for; then it stays the same to the end of
     what was begun. The orchestrator shares it among runs and takes one :meth:`of` its own for each, so that none works with yesterday's keys.
@@ -32,10 +33,11 @@ class Application:
 
     settings: Settings
     actor: Actor
+    report: Report = field(default_factory=Report)
 
-    def of(self, actor: Actor) -> Application:
+    def of(self, actor: Actor, report: Report) -> Application:
         """The same for another actor, with nothing read yet."""
-        return replace(self, actor=actor)
+        return replace(self, actor=actor, report=report)
 
     @property
     def name(self) -> str:
@@ -108,6 +110,6 @@ class Application:
         return in_use(self.settings.lock_dir, self.name, backup_ids, what)
 
 
-def open_application() -> Application:
+def open_application(report: Report | None = None) -> Application:
     """For a terminal: the settings as they are found, and this machine's user. Raises ``SettingsError``."""
-    return Application(load_settings(), user_of_this_machine())
+    return Application(load_settings(), user_of_this_machine(), report or Report())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twist_dr.errors import Cancelled
 from twist_dr.redaction import leaving, one_line
 from twist_dr.redaction.stream import bare
+from twist_dr.system.events import Event, Line, Listener, Part, Progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -40,94 +41,123 @@ def human_seconds(seconds: float) -> str:
 
 
 class Report:
-    """What an operation tells while it works, and how it learns that it shall stop.
+    """What an operation tells while it works, to all that listen, and how it learns that it shall stop.
 
-    ``info`` and ``warning`` take one line each and must not raise. ``stop`` may be set from anywhere: the operation then
-    raises ``Cancelled`` at its next chunk.
+    ``stop`` may be set from anywhere: the operation then raises ``Cancelled`` at its next chunk.
     """
 
-    def __init__(
-        self,
-        info: Callable[[str], None] = lambda line: None,
-        warning: Callable[[str], None] = lambda line: None,
-        *,
-        bar: bool = False,
-    ) -> None:
-        self._info = info
-        self._warning = warning
-        self._bar = bar
-        self._shown: tqdm[Any] | None = None
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
         self.stop = threading.Event()
 
+    def add(self, *listeners: Listener) -> None:
+        """Those that already listen are told first."""
+        self._listeners += listeners
+
+    def emit(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
+
     def info(self, line: str) -> None:
-        self._aside(self._info, line)
+        self.emit(Line(one_line(leaving(line))))
 
     def warning(self, line: str) -> None:
-        self._aside(self._warning, line)
+        self.emit(Line(one_line(leaving(line)), warning=True))
 
     def page(self, text: str) -> None:
         """A text of several lines of ours, in which names are shown already."""
-        self._aside(self._info, text, whole=True)
-
-    def _aside(self, tell: Callable[[str], None], text: str, *, whole: bool = False) -> None:
-        if self._shown is not None:
-            self._shown.clear()
-        tell(leaving(text) if whole else one_line(leaving(text)))
+        self.emit(Line(leaving(text)))
 
     @contextmanager
     def part(self, name: str, expected: int | None = None) -> Iterator[Callable[[int], None]]:
         """A part of the operation; gives the function to call with each number of bytes done. ``expected`` bytes, if known."""
-        meter = _Meter(self, name, expected)
-        if self._bar and self._shown is None:
+        part = Part(one_line(leaving(name)), expected)
+        done, guard = 0, threading.Lock()
+
+        def advance(count: int) -> None:
+            nonlocal done
+            if self.stop.is_set():
+                raise Cancelled(
+                    f"{name} was stopped, and what it had begun is removed", remedy="start it again when you wish"
+                )
+            with guard:
+                done += count
+                now = done
+            self.emit(Progress(part, now))
+
+        self.emit(Progress(part, 0))
+        try:
+            yield advance
+        finally:
+            self.emit(Progress(part, done, over=True))
+
+
+class Lines:
+    """Listens for a log: hands on each line, and every few seconds how far a part is."""
+
+    def __init__(
+        self, info: Callable[[str], None] = lambda line: None, warning: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self._info = info
+        self._warning = warning
+        self._told: dict[Part, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Line):
+            (self._warning if event.warning else self._info)(event.text)
+        elif isinstance(event, Progress):
+            self._progress(event)
+
+    def _progress(self, event: Progress) -> None:
+        if event.over:
+            self._told.pop(event.part, None)
+            return
+        now = time.monotonic()
+        # Two threads that come at once may both tell: no lock is worth that.
+        if event.done and now - self._told.get(event.part, event.part.began) >= LOG_EVERY_SECONDS:
+            self._told[event.part] = now
+            self._info(how_far(event))
+
+
+def how_far(event: Progress) -> str:
+    """``media.tar: 1.4 GB of about 2.0 GB, about 4.2 s left, 130 MB/s``."""
+    part, seconds = event.part, time.monotonic() - event.part.began
+    rate = event.done / seconds
+    line = f"{part.name}: {human_bytes(event.done)}"
+    if part.total and part.total > event.done and rate > 0:
+        line += f" of about {human_bytes(part.total)}, about {human_seconds((part.total - event.done) / rate)} left"
+    return f"{line}, {human_bytes(rate)}/s"
+
+
+class Bar:
+    """Listens for a person who watches a terminal, where there is one: a bar for one part at a time. To be told before whoever prints lines."""
+
+    def __init__(self) -> None:
+        self._part: Part | None = None
+        self._shown: tqdm[Any] | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Line) and self._shown is not None:
+            self._shown.clear()
+        elif isinstance(event, Progress):
+            self._progress(event)
+
+    def _progress(self, event: Progress) -> None:
+        if self._part is None and not event.over and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._shown = meter.bar = tqdm(
-                total=expected,
-                desc=one_line(leaving(name)),
+            self._part = event.part
+            self._shown = tqdm(
+                total=event.part.total,
+                desc=event.part.name,
                 unit="B",
                 unit_scale=True,
                 leave=False,
                 file=bare(sys.stderr),
-                disable=None,
             )
-        try:
-            yield meter.advance
-        finally:
-            if meter.bar is not None:
-                meter.bar.close()
-                self._shown = None
-
-
-class _Meter:
-    def __init__(self, report: Report, name: str, expected: int | None) -> None:
-        self._report = report
-        self._name = name
-        self._expected = expected
-        self._done = 0
-        self._begun = self._told = time.monotonic()
-        self._lock = threading.Lock()
-        self.bar: tqdm[Any] | None = None
-
-    def advance(self, count: int) -> None:
-        if self._report.stop.is_set():
-            raise Cancelled(
-                f"{self._name} was stopped, and what it had begun is removed", remedy="start it again when you wish"
-            )
-        with self._lock:
-            self._done += count
-            now = time.monotonic()
-            due = now - self._told >= LOG_EVERY_SECONDS
-            if due:
-                self._told = now
-        if self.bar is not None:
-            self.bar.update(count)
-        if due:
-            self._report.info(self._line(now - self._begun))
-
-    def _line(self, seconds: float) -> str:
-        rate = self._done / seconds
-        line = f"{self._name}: {human_bytes(self._done)}"
-        if self._expected and self._expected > self._done and rate > 0:
-            left = (self._expected - self._done) / rate
-            line += f" of about {human_bytes(self._expected)}, about {human_seconds(left)} left"
-        return f"{line}, {human_bytes(rate)}/s"
+        if self._shown is None or event.part is not self._part:
+            return
+        self._shown.update(event.done - self._shown.n)
+        if event.over:
+            self._shown.close()
+            self._part = self._shown = None

@@ -14,6 +14,7 @@ from twist_dr.repository.labels import is_meant, split_label
 from twist_dr.repository.manifest import Kind, kind_of
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
+from twist_dr.system.events import Proven
 from twist_dr.system.progress import Report
 from twist_dr.system.words import no_good_copy
 from twist_dr.verify.choosing import Choice, choose_newest, lacks, note_bad, summed_up
@@ -80,7 +81,10 @@ def verify(app: Application, wanted: str, target: str, report: Report) -> Verifi
     note_key_use(app, "verify", result.backup_id, report)
     known = app.catalog.backup(app.name, backup_id)
     meant = known is None or is_meant(known.label, None)
-    return Verified(app.name, result, meant, tuple(corrupt), tuple(choice.missing))
+    found = Verified(app.name, result, meant, tuple(corrupt), tuple(choice.missing))
+    if result.verified and found.of_data:
+        app.report.emit(Proven(backup_id))
+    return found
 
 
 def _repositories(app: Application, wanted: str) -> list[Repository]:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from twist_dr.catalog import AttemptRow, AttemptState, CatalogUnavailable
 from twist_dr.catalog.operations import recordable
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
+from twist_dr.system.events import Begun, Ended, Event, Listener, Proven
 from twist_dr.watch import audit
 
 #: Run tags that schedules set, and that a script may: when it was due (``now`` will do).
@@ -37,15 +37,29 @@ def scheduled_for(text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-class Recorder:
-    """Records one run in the catalog and the audit log, and has the alerts looked at when it has ended."""
+def listeners(app: Application, attempt: AttemptRow) -> tuple[Listener, ...]:
+    """All that an orchestrator's run is told to, beside its own log."""
+    log = RunLog(app, attempt)
+    return log, Alerts(app, log), Heartbeat(app)
 
-    def __init__(self, app: Application, attempt: AttemptRow, report: Report) -> None:
-        self._app, self._attempt, self._report = app, attempt, report
+
+class RunLog:
+    """Listens for the begin and the end of a run: both go to the catalog and to the audit log."""
+
+    def __init__(self, app: Application, attempt: AttemptRow) -> None:
+        self._app, self._attempt = app, attempt
         self._catalog = app.catalog
-        self._away: CatalogUnavailable | None = None
+        #: What there is to be told of the run's end; None while it has not ended, and where that is no news.
+        self.ended: AttemptRow | None = None
+        self.away: CatalogUnavailable | None = None
 
-    def begin(self) -> None:
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Begun):
+            self._begin()
+        elif isinstance(event, Ended) and (event.last or event.state != "succeeded"):
+            self._end(event)
+
+    def _begin(self) -> None:
         """The run is at work; its later steps change nothing."""
         if self._routine:
             return
@@ -54,47 +68,25 @@ class Recorder:
                 audit.note_settings(self._app)
                 self._audit("launch", "begun")
 
-    def end(
-        self,
-        state: AttemptState,
-        *,
-        last: bool,
-        step: str | None = None,
-        error: str | None = None,
-        error_code: str | None = None,
-    ) -> None:
-        """A step has ended, ``last``: and the run with it, if all went well."""
-        if state == "succeeded" and not last:
-            return
-        if state == "failed" and self._attempt.is_refused_by(error_code):
-            state = "refused"
+    def _end(self, event: Ended) -> None:
+        refused = event.state == "failed" and self._attempt.is_refused_by(event.error_code)
+        state: AttemptState = "refused" if refused else event.state
+        step, error = event.step, event.error
+        self.ended = replace(self._attempt, state=state, step=step, error=error)
         # Where it did not answer when the run began, it may now.
-        self._away = None
+        self.away = None
         with self._tolerantly("this run's end could not be recorded"):
             if self._routine and not self._is_news(state, error):
+                self.ended = None
                 return
             self._catalog.begin_attempt(self._attempt)
-            self._catalog.end_attempt(self._attempt.run_id, state=state, step=step, error=error, error_code=error_code)
+            self._catalog.end_attempt(
+                self._attempt.run_id, state=state, step=step, error=error, error_code=event.error_code
+            )
             self._audit("run", state if error is None else f"{state}: {error}")
-        if self._away is not None:
-            # Looking after the alerts would wait for it once more, to learn the same.
-            self._tell_without_catalog(self._away, replace(self._attempt, state=state, step=step, error=error))
-            return
-        if self._attempt.job == "cleanup":
+        if self._attempt.job == "cleanup" and self.away is None:
             with self._tolerantly("old runs could not be forgotten"):
                 self._catalog.forget_before(self._app.name, _now() - _REMEMBERED)
-        look_after(self._app, self._report)
-
-    def _tell_without_catalog(self, unavailable: CatalogUnavailable, ended: AttemptRow) -> None:
-        """No daemon may be there to tell of it, and then nobody else would: neither that the catalog is away, nor how this run ended."""
-        from twist_dr.watch.alerts.catalog_gone import tell_catalog_gone
-        from twist_dr.watch.alerts.rules_common import what_failed
-
-        # Often it is what the run failed of.
-        failed = ended.state == "failed" and str(unavailable) not in (ended.error or "")
-        meanwhile = what_failed(ended) if failed else ""
-        tell_catalog_gone(self._app.settings, unavailable, _now(), self._report, meanwhile=meanwhile)
-        _write_metrics(self._app, self._report)
 
     @property
     def _routine(self) -> bool:
@@ -118,42 +110,103 @@ class Recorder:
         try:
             yield
         except Exception as error:
-            self._report.warning(f"{what}: {error}")
+            self._app.report.warning(f"{what}: {error}")
             if isinstance(error, CatalogUnavailable):
-                self._away = error
+                self.away = error
 
 
-def note_killed(app: Application, run_id: str, report: Report) -> None:
+class Alerts:
+    """Listens for the end of a run, after its :class:`RunLog`: those who must know are told, and the metrics are written."""
+
+    def __init__(self, app: Application, log: RunLog) -> None:
+        self._app, self._log = app, log
+
+    def __call__(self, event: Event) -> None:
+        ended = self._log.ended
+        if not isinstance(event, Ended) or ended is None:
+            return
+        if self._log.away is not None:
+            # Looking after the alerts would wait for the catalog once more, to learn the same.
+            self._tell_without_catalog(self._log.away, ended)
+        else:
+            look_after(self._app)
+
+    def _tell_without_catalog(self, unavailable: CatalogUnavailable, ended: AttemptRow) -> None:
+        """No daemon may be there to tell of it, and then nobody else would: neither that the catalog is away, nor how this run ended."""
+        from twist_dr.watch.alerts.catalog_gone import tell_catalog_gone
+        from twist_dr.watch.alerts.rules_common import what_failed
+
+        # Often it is what the run failed of.
+        failed = ended.state == "failed" and str(unavailable) not in (ended.error or "")
+        meanwhile = what_failed(ended) if failed else ""
+        tell_catalog_gone(self._app.settings, unavailable, _now(), self._app.report, meanwhile=meanwhile)
+        _write_metrics(self._app)
+
+
+class Heartbeat:
+    """Listens for proofs: the watcher outside is told that there is a verified recovery point within the objective. Proving an old backup again is no news."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    def __call__(self, event: Event) -> None:
+        app = self._app
+        settings = app.settings
+        wanted = settings.alerts.heartbeat
+        if wanted is None or not isinstance(event, Proven):
+            return
+        from twist_dr.watch.alerts.facts import gather
+        from twist_dr.watch.alerts.heartbeat import beat
+        from twist_dr.watch.alerts.points import newest_point
+        from twist_dr.watch.proving import allowed_age
+
+        now = _now()
+        try:
+            facts = gather(settings, app.catalog, now)
+            point = newest_point(facts, settings, now)
+        except CatalogUnavailable as unavailable:
+            app.report.warning(f"no heartbeat is sent: {unavailable}")
+            return
+        if point is None or now - point.at > allowed_age(settings, facts.backups.get("full", ()), now):
+            app.report.warning(
+                "no heartbeat is sent: the newest verified recovery point is older than objectives.recovery_point"
+            )
+            return
+        if problem := beat(wanted.url, wanted.timeout_seconds):
+            app.report.warning(f"the heartbeat could not be sent: {problem}")
+
+
+def note_killed(app: Application, run_id: str) -> None:
     """A run was found dead."""
     try:
         app.catalog.end_attempt(run_id, state="killed", error=KILLED)
     except CatalogUnavailable as unavailable:
-        report.warning(str(unavailable))
+        app.report.warning(str(unavailable))
 
 
-def look_after(app: Application, report: Report) -> None:
+def look_after(app: Application) -> None:
     """Raise, tell and resolve alerts, and write the metrics, after something has happened."""
     from twist_dr.watch.alerts.reconcile import reconcile
 
     try:
-        reconcile(app.settings, app.catalog, _now(), report)
+        reconcile(app.settings, app.catalog, _now(), app.report)
     except Exception as error:
-        report.warning(f"alerts could not be looked after: {error}")
-    _write_metrics(app, report)
+        app.report.warning(f"alerts could not be looked after: {error}")
+    _write_metrics(app)
 
 
-def tick(app: Application, report: Report, stopped: Collection[str]) -> None:
+def tick(app: Application, stopped: Collection[str]) -> None:
     """The daemon looks whether all is well, and notes that it does. ``stopped``: names of schedules that somebody switched off."""
     from twist_dr.watch.alerts.daemon import note_daemon
 
     try:
         note_daemon(app.settings, app.catalog, _now(), stopped)
     except Exception as error:
-        report.warning(f"that the daemon runs could not be noted: {error}")
-    look_after(app, report)
+        app.report.warning(f"that the daemon runs could not be noted: {error}")
+    look_after(app)
 
 
-def _write_metrics(app: Application, report: Report) -> None:
+def _write_metrics(app: Application) -> None:
     textfile = app.settings.metrics.textfile
     if textfile is not None:
         from twist_dr.watch.status.metrics import write_textfile
@@ -161,34 +214,7 @@ def _write_metrics(app: Application, report: Report) -> None:
         try:
             write_textfile(app.settings, app.catalog)
         except Exception as error:
-            report.warning(f"{textfile} could not be written: {error}")
-
-
-def heartbeat(app: Application, report: Report) -> None:
-    """Tell the watcher outside that there is a verified recovery point within the objective: proving an old backup again is no news."""
-    settings = app.settings
-    wanted = settings.alerts.heartbeat
-    if wanted is None:
-        return
-    from twist_dr.watch.alerts.facts import gather
-    from twist_dr.watch.alerts.heartbeat import beat
-    from twist_dr.watch.alerts.points import newest_point
-    from twist_dr.watch.proving import allowed_age
-
-    now = _now()
-    try:
-        facts = gather(settings, app.catalog, now)
-        point = newest_point(facts, settings, now)
-    except CatalogUnavailable as unavailable:
-        report.warning(f"no heartbeat is sent: {unavailable}")
-        return
-    if point is None or now - point.at > allowed_age(settings, facts.backups.get("full", ()), now):
-        report.warning(
-            "no heartbeat is sent: the newest verified recovery point is older than objectives.recovery_point"
-        )
-        return
-    if problem := beat(wanted.url, wanted.timeout_seconds):
-        report.warning(f"the heartbeat could not be sent: {problem}")
+            app.report.warning(f"{textfile} could not be written: {error}")
 
 
 def _now() -> datetime:

@@ -16,7 +16,7 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.repository.manifest import Label, Manifest
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.helpers import KEYRING
 from twist_dr_tests.servers import PostgresServer
 
@@ -174,7 +174,7 @@ def test_what_the_dumping_programs_warn_of_stands_in_the_manifest_and_the_log(
 
         monkeypatch.setattr(backup_module, name, warned)
     logged: list[str] = []
-    manifest = take(cluster, parts=("database",), report=Report(warning=logged.append))
+    manifest = take(cluster, parts=("database",), report=Report(Lines(warning=logged.append)))
     assert manifest.warnings[-2:] == [
         "database: warning: something about dump_database",
         "database: warning: something about dump_roles",

@@ -20,7 +20,7 @@ from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.system.processes import run
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.verify.configuration import check_configuration, staged
 from twist_dr_tests.helpers import KEYRING, python
 from twist_dr_tests.servers import PostgresServer
@@ -234,7 +234,7 @@ def test_old_run_logs_give_way_and_are_counted_and_a_bad_one_is_named(tmp_path: 
     runs = tmp_path / "dagster/history/runs"
     size = (runs / "new.db").stat().st_size
     told: list[str] = []
-    manifest, staging = take(tmp_path, replace(wanted, most_log_bytes=2 * size), Report(told.append))
+    manifest, staging = take(tmp_path, replace(wanted, most_log_bytes=2 * size), Report(Lines(told.append)))
     assert manifest.files["dagster"] == 4
     assert [line for line in told if "1 older ones" in line]
     damage(runs / "new.db")

@@ -26,7 +26,7 @@ from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.settings import parse_settings
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import KEYRING
@@ -71,7 +71,7 @@ def taken(cluster: Cluster, folder: Path) -> tuple[Manifest, list[str]]:
     """A backup, and what was told meanwhile."""
     lines: list[str] = []
     plan = BackupPlan("erp", parts=("database",), targets={"x": Form("zstd", True)}, proof=proof_for(folder, cluster))
-    report = Report(lines.append, lines.append)
+    report = Report(Lines(lines.append, lines.append))
     return take_full_backup(plan, cluster, KEYRING, StagingArea(folder / "staging"), report), lines
 
 

@@ -23,7 +23,7 @@ from twist_dr.repository.sources import Sources
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.bench.load import DATABASE, SETTINGS, make_database
 from twist_dr_tests.bench.measure import BENCH, fresh_folder
 from twist_dr_tests.bench.peers import PROCESSES, Barman, PgBackRest, install
@@ -67,7 +67,7 @@ class Scene:
             parent=parent, compression_threads=PROCESSES,
         )  # fmt: skip
         warnings: list[str] = []
-        report = Report(warning=warnings.append)
+        report = Report(Lines(warning=warnings.append))
         begun = time.monotonic()
         manifest = take_base_backup(plan, self.server.cluster(DATABASE), self.site.keyring, staging, report)
         with staging.using(manifest.backup_id) as staged:

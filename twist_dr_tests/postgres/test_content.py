@@ -15,7 +15,7 @@ from twist_dr.postgres.restore_place import TrialPlace
 from twist_dr.postgres.tools import Tools
 from twist_dr.postgres.verification_place import VerificationPlan
 from twist_dr.restore import pipeline
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.verify import verification
 from twist_dr.verify.verification import VerificationResult, verify_backup
 from twist_dr_tests.helpers import KEYRING
@@ -77,7 +77,7 @@ def verified_with(
         patched.setattr(pipeline, "restore_database", restoring)
         patched.setattr(verification, "open_place", opened)
         plan = VerificationPlan(scratch=folder / "scratch", live=cluster, show_rows=show_rows)
-        return verify_backup(plan, manifest, repository, KEYRING, Report(lines.append, lines.append)), lines
+        return verify_backup(plan, manifest, repository, KEYRING, Report(Lines(lines.append, lines.append))), lines
 
 
 def test_what_came_back_as_it_was_is_proven_by_its_content(

@@ -20,7 +20,7 @@ from twist_dr.recovery.proof import pending_transactions
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.restore.database import make_missing_roles
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.doctor.test_doctor import drain
 from twist_dr_tests.helpers import KEYRING
@@ -190,7 +190,7 @@ class recovered:
         lines: list[str] | None = None,
     ) -> None:
         self._server, self._name = server, name
-        report = Report(*([lines.append] * 2 if lines is not None else []))
+        report = Report(Lines(*([lines.append] * 2 if lines is not None else [])))
         assert manifest.postgres is not None
         url = server.url(name)
         recover_database(look(url, manifest.postgres), repository, manifest, KEYRING, jobs=1, report=report)

@@ -16,7 +16,7 @@ from twist_dr.postgres.lock_waits import watched_locks
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import KEYRING, wait_until
 from twist_dr_tests.servers import PostgresServer
@@ -51,7 +51,7 @@ def test_a_backup_names_the_session_that_locks_a_table_and_gives_up_in_time(shop
     with shop.connect(autocommit=False) as other:
         other.execute('LOCK TABLE "an invoice"')
         with pytest.raises(LockTimeout) as given_up:
-            back_up(shop, tmp_path, 1, Report(warning=told.append))
+            back_up(shop, tmp_path, 1, Report(Lines(warning=told.append)))
         holder = other.info.backend_pid
     named = [line for line in told if "held by" in line]
     for words in (*named, str(given_up.value)):
@@ -74,7 +74,7 @@ def test_a_lock_that_is_given_up_soon_costs_a_backup_no_more_than_the_wait(shop:
             other.rollback()
 
     try:
-        manifest = back_up(shop, tmp_path, 60, Report(warning=told_of))
+        manifest = back_up(shop, tmp_path, 60, Report(Lines(warning=told_of)))
     finally:
         other.close()
     assert list(manifest.tables.values()) == [1]
@@ -89,7 +89,7 @@ def test_a_prepared_transaction_that_holds_a_lock_is_named_with_how_to_end_it(sh
     try:
         with (
             pytest.raises(LockTimeout, match="ROLLBACK PREPARED 'month''s end'"),
-            watched_locks(shop, Report(warning=told.append), timeout=0.5),
+            watched_locks(shop, Report(Lines(warning=told.append)), timeout=0.5),
             shop.connect() as connection,
         ):
             tables = read_tables(connection)
@@ -117,7 +117,7 @@ def test_a_watch_without_a_session_tries_again(shop: Cluster, monkeypatch: pytes
     monkeypatch.setattr(Cluster, "connect", sometimes)
     with (
         shop.connect(autocommit=False) as other,
-        watched_locks(shop, Report(warning=told.append), timeout=60),
+        watched_locks(shop, Report(Lines(warning=told.append)), timeout=60),
         shop.connect() as waiting,
     ):
         other.execute('LOCK TABLE "an invoice"')

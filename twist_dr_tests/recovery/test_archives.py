@@ -14,7 +14,7 @@ import pytest
 from twist_dr.errors import Cancelled, WalMissing
 from twist_dr.recovery.archives import Archives
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.wal.head import Head
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive
@@ -58,7 +58,7 @@ def test_a_corrupt_segment_is_taken_from_the_next_target_and_said(pair: Pair, tm
     path = material.object(pair.segment.name)
     os.truncate(path, path.stat().st_size // 2)
     told: list[str] = []
-    archives = material.archives("office", "nas", report=Report(warning=told.append))
+    archives = material.archives("office", "nas", report=Report(Lines(warning=told.append)))
     archives.fetch_segment(pair.segment, tmp_path / "got")
     assert (tmp_path / "got").read_bytes() == (pair.wal / pair.segment.name).read_bytes()
     ((target, key),) = archives.corrupt

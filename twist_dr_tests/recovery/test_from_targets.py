@@ -16,7 +16,7 @@ from twist_dr.recovery.recover import recover
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.backup.base.clusters import Bases
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import KEYRING
@@ -91,7 +91,7 @@ def test_a_target_with_damaged_objects_is_passed_over_and_said(stored: Stored, o
         path.unlink()
         path.write_bytes(data)
     said: list[str] = []
-    assert stored.recovered("latest", folder, open_folder, Report(warning=said.append)) == stored.rows
+    assert stored.recovered("latest", folder, open_folder, Report(Lines(warning=said.append))) == stored.rows
     assert any("base.tar" in line for line in said)
 
 

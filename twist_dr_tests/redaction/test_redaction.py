@@ -17,7 +17,7 @@ from twist_dr.errors import DatabaseRefused, SettingsError, TwistDRError
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.redaction import forget, hiding_url, keep_environment, keep_names, keep_secret, keep_url, leaving, quoting
 from twist_dr.settings import Settings, parse_settings
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 
 PASSWORD = "Tr0ub4dor & 3+/x?"
 
@@ -190,8 +190,8 @@ def test_errors_and_log_lines_are_told_without_secrets() -> None:
     error = TwistDRError("it quotes hunter2!")
     assert str(error) == "it quotes ***" and "hunter2!" not in repr(error)
     lines: list[str] = []
-    Report(lines.append, lines.append).info("tried hunter2!")
-    Report(lines.append, lines.append).warning("tried hunter2!")
+    Report(Lines(lines.append, lines.append)).info("tried hunter2!")
+    Report(Lines(lines.append, lines.append)).warning("tried hunter2!")
     assert lines == ["tried ***"] * 2
 
 

@@ -20,10 +20,11 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.redaction import forget, keep_secret, server_of
 from twist_dr.restore.hooks import Health
 from twist_dr.settings import Settings, parse_settings
+from twist_dr.system.events import Begun, Ended
 from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 from twist_dr.watch.alerts.heartbeat import beat
-from twist_dr.watch.runs import Recorder
+from twist_dr.watch.runs import listeners
 from twist_dr_tests.apps import application
 from twist_dr_tests.servers import free_port
 from twist_dr_tests.watch.alerts.mailbox import webhook
@@ -67,9 +68,9 @@ django: {{manage: [python, manage.py], folder: ., environment: {{PRETIX_DATABASE
         with pytest.raises(DatabaseError) as error:
             cluster.connect()
         run = AttemptRow("r1", "erp", "backup_full", None, None, "someone", datetime.now(timezone.utc))
-        recorder = Recorder(application(settings), run, Report())
-        recorder.begin()
-        recorder.end("failed", last=True, step="full_backup", error=f"{error.value} It tried {SECRET}.")
+        report = Report(*listeners(application(settings), run))
+        report.emit(Begun("backup_full"))
+        report.emit(Ended("backup_full", "failed", step="full_backup", error=f"{error.value} It tried {SECRET}."))
         (call,) = hook.calls
     assert "Cannot connect to pretix at 127.0.0.1:" in call.json["message"]
     assert "It tried ***." in call.json["message"]

@@ -13,7 +13,7 @@ from twist_dr.orchestrator.metadata import in_list
 from twist_dr.redaction import leaving, one_line, visible
 from twist_dr.redaction.stream import leaving_terminal
 from twist_dr.repository.table_names import TableName, from_label, split_names, table_name
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.system.tables import table
 
 #: What moves a cursor, sets colours and titles, turns the direction of writing, ends a line where nobody sees it.
@@ -40,7 +40,7 @@ def test_what_is_not_seen_is_shown_and_all_else_stays(text: str) -> None:
 
 def test_nothing_raw_leaves_by_a_terminal_a_log_an_error_or_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
-    report = Report(lines.append, lines.append)
+    report = Report(Lines(lines.append, lines.append))
     report.info(f"restoring {WILD}\nSAFE  erp: all is well")
     report.warning(f"{WILD}\n")
     with leaving_terminal():

@@ -25,7 +25,7 @@ from twist_dr.restore.hooks import Health, Maintenance
 from twist_dr.restore.journal import Journal, Journals
 from twist_dr.restore.settle import check_health, half_removed, kept, remove_kept, settle_interrupted
 from twist_dr.restore.undo import undo_restore
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.restore.test_cutover import Scene
 from twist_dr_tests.servers import PostgresServer
@@ -196,7 +196,7 @@ def test_a_switch_is_on_the_disk_before_it_is_told_though_commits_are_not_waited
             if line.startswith("switched"):
                 server.crash()
 
-        Cutover(scene.journal(), scene.around, Report(crash)).run()
+        Cutover(scene.journal(), scene.around, Report(Lines(crash))).run()
         server.start()
         assert scene.serves() == "restored"
         assert scene.databases()[1].startswith("_replaced_")
@@ -209,7 +209,7 @@ def test_a_switch_is_on_the_disk_before_it_is_told_though_commits_are_not_waited
         with scene.cluster.connect() as connection:
             assert query(connection, "SELECT one FROM made") == [(1,)]
         with suppress(RestoreInterrupted):
-            undo_restore("latest", scene.around, Report(crash), reason="test")
+            undo_restore("latest", scene.around, Report(Lines(crash)), reason="test")
         server.start()
         settle_interrupted(scene.around, Report())
         assert scene.serves() == "live"
@@ -401,7 +401,7 @@ def test_an_older_restore_is_undone_after_a_newer_one_and_what_stays_is_said(sce
     Cutover(second, scene.around, Report()).run()
     assert scene.serves() == "newer"
     warnings: list[str] = []
-    undo_restore(first.restore_id, scene.around, Report(warning=warnings.append), reason="it was better before")
+    undo_restore(first.restore_id, scene.around, Report(Lines(warning=warnings.append)), reason="it was better before")
     with scene.cluster.connect() as connection:
         assert query(connection, "SELECT word FROM word") == [("live",)]
     assert warnings == [

@@ -25,7 +25,7 @@ from twist_dr.restore.journal import DatabaseSwitch, Journal, Journals, new_rest
 from twist_dr.restore.media import plan_folders
 from twist_dr.restore.settle import check_health, interrupted, kept, plan_undo, remove_kept, settle_interrupted
 from twist_dr.restore.undo import undo_restore
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.servers import PostgresServer
 
 
@@ -173,7 +173,7 @@ def test_a_transaction_gets_its_grace_time_and_is_ended_after_it(scene: Scene) -
     with psycopg.connect(scene.cluster.url, application_name="month-end") as slow:
         slow.execute("INSERT INTO word VALUES ('uncommitted')")
         begun = time.monotonic()
-        Cutover(scene.journal(), scene.around, Report(warning=warnings.append)).run()
+        Cutover(scene.journal(), scene.around, Report(Lines(warning=warnings.append))).run()
         assert 1 <= time.monotonic() - begun < 5
         with pytest.raises(psycopg.OperationalError):
             slow.execute("SELECT 1")

@@ -12,7 +12,7 @@ from twist_dr.restore.from_settings import RestoreLog, end_killed
 from twist_dr.restore.journal import Journal, Journals, Phase
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.site import Site
 
 NOW = datetime(2026, 11, 21, 14, 0, tzinfo=timezone.utc)
@@ -59,7 +59,7 @@ def test_whatever_the_catalog_raises_stops_no_restore(app: Application, monkeypa
 
     monkeypatch.setattr(Catalog, "record_restore", fail)
     warnings: list[str] = []
-    log = RestoreLog(app, Report(warning=warnings.append), verified=True)
+    log = RestoreLog(app, Report(Lines(warning=warnings.append)), verified=True)
     record = RestoreRecord("r", "restore", "replace", "why", "b")
     log.note(record)
     log.note(record)

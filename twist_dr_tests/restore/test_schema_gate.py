@@ -25,7 +25,7 @@ from twist_dr.restore.plan import Mode, RestoreWish
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import KEYRING
 from twist_dr_tests.postgres.test_dump_internals import keeps_internals
@@ -47,7 +47,7 @@ class Upgraded:
         self._folder = folder
         self.lines: list[str] = []
         self.keeps_internals = keeps_internals(before)
-        self.report = Report(self.lines.append, self.lines.append)
+        self.report = Report(Lines(self.lines.append, self.lines.append))
         self.repository = Repository(LocalTarget("office", folder / "office"), "erp")
         now.create_database("upgraded")
         for name in ("media", "site"):

@@ -21,7 +21,7 @@ from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import bounded, watched
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.helpers import KEYRING, noise
 
 FORM = Form("none", True)
@@ -86,7 +86,7 @@ def test_a_target_that_all_but_stops_in_the_middle_is_passed_over_for_the_next(
 ) -> None:
     warnings: list[str] = []
     repositories = _repositories(tmp_path, SlowTarget)
-    sources = Sources(backup.backup_id, repositories, KEYRING, Report(warning=warnings.append), patience=0.5)
+    sources = Sources(backup.backup_id, repositories, KEYRING, Report(Lines(warning=warnings.append)), patience=0.5)
     sources.fetch("media.tar", tmp_path / "media.tar")
     assert (tmp_path / "media.tar").stat().st_size == backup.artifact("media.tar").size  # type: ignore[union-attr]
     assert sources.used == ["first", "second"] and sources.corrupt == {}

@@ -16,7 +16,7 @@ from twist_dr.restore.exchange import identity
 from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal
 from twist_dr.retention.replaced import Replaced
 from twist_dr.retention.telling import Log
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.helpers import killed_at
 from twist_dr_tests.retention_site import NOW, RetentionSite
 from twist_dr_tests.servers import PostgresServer
@@ -60,7 +60,7 @@ class Scene:
 
     def replaced(self, now: datetime, allow_clock: bool = False) -> Replaced:
         said = self.site.said.append
-        log = Log(self.site.app(), Report(said, said))
+        log = Log(self.site.app(), Report(Lines(said, said)))
         return Replaced(self.around, log, now, allow_clock=allow_clock)
 
     def audited(self) -> list[tuple[str, str, str]]:

@@ -19,7 +19,7 @@ from twist_dr.repository.sealing import seal
 from twist_dr.retention.holds import HoldNote
 from twist_dr.retention.model import Hold
 from twist_dr.settings.building import build_targets
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.retention_site import NOW, RetentionSite, bury, made_up, store
 
 WEEK = {"max_age": "7 days"}
@@ -197,11 +197,11 @@ def test_a_hold_that_is_not_authentic_comes_back_with_the_catalog_as_one_without
     old = site.listed()[0]
     _hold(site, old)
     said: list[str] = []
-    rebuild_catalog(site.app(), site.targets["office"], Report(said.append, said.append))
+    rebuild_catalog(site.app(), site.targets["office"], Report(Lines(said.append, said.append)))
     (row,) = site.catalog.holds("erp")
     assert (row.backup_id, row.until) == (old, None) and "is not authentic" in row.reason
     assert any("held for ever" in line and old in line for line in said)
-    rebuild_catalog(site.app(), site.targets["office"], Report(said.append, said.append))
+    rebuild_catalog(site.app(), site.targets["office"], Report(Lines(said.append, said.append)))
     assert len(site.catalog.holds("erp")) == 1
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+
 import pytest
 
 from twist_dr.errors import Cancelled
 from twist_dr.system import progress
-from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.events import Event, Progress
+from twist_dr.system.progress import Bar, Lines, Report, human_bytes, human_seconds
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,7 @@ def test_durations_read_as_people_say_them(seconds: float, words: str) -> None:
 def test_a_long_part_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", 0.0)
     lines: list[str] = []
-    with Report(lines.append).part("database.dump", expected=4_000_000) as advance:
+    with Report(Lines(lines.append)).part("database.dump", expected=4_000_000) as advance:
         advance(1_000_000)
     assert len(lines) == 1
     assert lines[0].startswith("database.dump: 1.0 MB of about 4.0 MB, about ")
@@ -44,7 +48,7 @@ def test_a_long_part_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyP
 
 def test_a_short_part_says_nothing_in_between() -> None:
     lines: list[str] = []
-    with Report(lines.append).part("database.dump") as advance:
+    with Report(Lines(lines.append)).part("database.dump") as advance:
         for _ in range(1000):
             advance(1000)
     assert lines == []
@@ -59,9 +63,26 @@ def test_an_operation_that_shall_stop_says_so_at_its_next_bytes() -> None:
             advance(1)
 
 
-def test_a_bar_and_lines_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_listen_are_told_how_far_each_part_is_and_that_it_is_over() -> None:
+    told: list[Event] = []
+    report = Report(told.append)
+    with suppress(ValueError), report.part("media.tar", 100) as advance, report.part("media.tar") as other:
+        advance(50)
+        other(7)
+        advance(25)
+        raise ValueError
+    progress = [event for event in told if isinstance(event, Progress)]
+    first, second = progress[0].part, progress[1].part
+    assert (first.name, first.total, second.total) == ("media.tar", 100, None)
+    assert [(event.part is first, event.done, event.over) for event in progress] == [
+        (True, 0, False), (False, 0, False), (True, 50, False), (False, 7, False), (True, 75, False), (False, 7, True), (True, 75, True),
+    ]  # fmt: skip
+
+
+def test_a_bar_and_lines_go_together(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     lines: list[str] = []
-    report = Report(lines.append, lines.append, bar=True)
+    report = Report(Bar(), Lines(lines.append, lines.append))
     with report.part("media.tar", 100) as advance, report.part("media.files.jsonl") as advance_index:
         advance(50)
         advance_index(50)
@@ -69,4 +90,5 @@ def test_a_bar_and_lines_go_together(capsys: pytest.CaptureFixture[str]) -> None
         report.warning("a file vanished")
     report.info("done")
     assert lines == ["half of it", "a file vanished", "done"]
-    assert capsys.readouterr().out == ""
+    out, err = capsys.readouterr()
+    assert out == "" and "media.tar:" in err

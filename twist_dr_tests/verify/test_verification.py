@@ -22,7 +22,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.verify.verification import VerificationResult, verify_backup
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import KEYRING, wait_until
@@ -89,11 +89,13 @@ def test_a_backup_of_a_standby_is_verified_though_unlogged_tables_come_back_empt
 def test_a_long_restore_tells_how_far_it_is_and_never_fails_for_it(newest_server: PostgresServer) -> None:
     lines: list[str] = []
     cluster = newest_server.cluster()
-    with restore_progress(cluster, "postgres", 4_000_000_000, Report(lines.append), every=0.01):
+    with restore_progress(cluster, "postgres", 4_000_000_000, Report(Lines(lines.append)), every=0.01):
         wait_until(lambda: len(lines) > 1, "two lines of progress")
     assert lines[0].startswith("restoring: ") and lines[0].endswith(" MB of about 4.0 GB")
     said = len(lines)
-    with restore_progress(replace(cluster, url="postgresql://x@127.0.0.1:1/x"), "x", 1, Report(lines.append), every=0):
+    with restore_progress(
+        replace(cluster, url="postgresql://x@127.0.0.1:1/x"), "x", 1, Report(Lines(lines.append)), every=0
+    ):
         pass
     assert len(lines) == said
 
@@ -108,5 +110,5 @@ def test_a_whole_verification_tells_how_far_the_restore_is(
     lines: list[str] = []
     monkeypatch.setattr(restore_progress_module.restore_progress.__wrapped__, "__defaults__", (0.01,))
     plan = VerificationPlan(scratch=tmp_path / "scratch", live=cluster)
-    verify_backup(plan, manifest, repository, KEYRING, Report(lines.append))
+    verify_backup(plan, manifest, repository, KEYRING, Report(Lines(lines.append)))
     assert any(line.startswith("restoring: ") for line in lines)

@@ -18,7 +18,7 @@ import pytest
 from twist_dr.errors import DatabaseError
 from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.postgres.tools import find_tools
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.wal.primary import Primary
 from twist_dr.wal.receiving import Receiver
 from twist_dr_tests.conftest import TOOLS
@@ -302,7 +302,9 @@ def test_a_full_spool_is_named_by_the_receiver_which_goes_on_when_there_is_room(
     lines: list[str] = []
     with mounted_tmpfs(tmp_path / "disk", "size=512k") as disk:
         made, stop = Round(disk), threading.Event()
-        receiver = Receiver(small_server.cluster(), "full_disk", made.spool, find_tools(), Report(warning=lines.append))
+        receiver = Receiver(
+            small_server.cluster(), "full_disk", made.spool, find_tools(), Report(Lines(warning=lines.append))
+        )
         thread = threading.Thread(target=receiver.run, args=[stop])
         thread.start()
         try:

@@ -16,7 +16,7 @@ from twist_dr.repository.streams import Form
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import patient
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.wal.destinations import Destination
 from twist_dr.wal.frontier import Shipped
 from twist_dr.wal.names import Segment
@@ -107,7 +107,7 @@ class Round:
                     for name, target in self.targets.items()
                 },
                 self.keyring,
-                Report(warning=self.warnings.append),
+                Report(Lines(warning=self.warnings.append)),
                 required=self.required,
                 heartbeat_seconds=heartbeat,
             )

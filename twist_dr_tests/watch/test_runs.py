@@ -17,10 +17,11 @@ from twist_dr.repository.manifest import new_backup_id
 from twist_dr.restore.from_settings import RestoreLog, end_killed
 from twist_dr.restore.journal import Journal, Journals
 from twist_dr.restore.record import RestoreRecord
-from twist_dr.settings import Actor, Settings, parse_settings
-from twist_dr.system.progress import Report
+from twist_dr.settings import Actor, Application, Settings, parse_settings
+from twist_dr.system.events import Begun, Ended, Proven
+from twist_dr.system.progress import Lines, Report
 from twist_dr.watch.alerts.reconcile import reconcile
-from twist_dr.watch.runs import ROUTINE_JOB, Recorder, heartbeat
+from twist_dr.watch.runs import ROUTINE_JOB, Heartbeat, listeners
 from twist_dr.watch.status import metrics
 from twist_dr.watch.status.collect import collect
 from twist_dr_tests.apps import application
@@ -51,25 +52,31 @@ def _attempt(run_id: str = "r1", job: str = "backup_full") -> AttemptRow:
     return AttemptRow(run_id, "erp", job, None, None, "someone", NOW)
 
 
+def _run(app: Application, attempt: AttemptRow) -> Report:
+    return Report(*listeners(app, attempt))
+
+
 def _states(settings: Settings) -> dict[str, str]:
     return {row.run_id: row.state for row in Catalog(settings.catalog_url).attempts("erp")}
 
 
 def test_a_run_with_several_steps_has_succeeded_when_its_last_one_has(settings: Settings) -> None:
-    first, second = (Recorder(application(settings), _attempt(), Report()) for _ in range(2))
-    first.begin()
-    first.end("succeeded", last=False)
+    first, second = (_run(application(settings), _attempt()) for _ in range(2))
+    first.emit(Begun("a job"))
+    first.emit(Ended("a job", "succeeded", last=False))
     assert _states(settings) == {"r1": "running"}
-    second.begin()
-    second.end("succeeded", last=True)
+    second.emit(Begun("a job"))
+    second.emit(Ended("a job", "succeeded"))
     assert _states(settings) == {"r1": "succeeded"}
 
 
 def test_a_run_that_failed_once_stays_failed_and_tells_no_secret(settings: Settings) -> None:
-    recorder = Recorder(application(settings), _attempt(), Report())
-    recorder.begin()
-    recorder.end("failed", last=False, step="full_backup", error="could not connect: password pass@word refused")
-    recorder.end("succeeded", last=True)
+    recorder = _run(application(settings), _attempt())
+    recorder.emit(Begun("a job"))
+    recorder.emit(
+        Ended("a job", "failed", last=False, step="full_backup", error="could not connect: password pass@word refused")
+    )
+    recorder.emit(Ended("a job", "succeeded"))
     (row,) = Catalog(settings.catalog_url).attempts("erp")
     assert (row.state, row.step) == ("failed", "full_backup")
     assert row.error is not None and "pass@word" not in row.error
@@ -89,9 +96,9 @@ def test_a_run_that_failed_once_stays_failed_and_tells_no_secret(settings: Setti
 def test_what_somebody_asked_for_in_vain_is_no_failed_run(
     settings: Settings, who: str, error_code: str, state: str
 ) -> None:
-    recorder = Recorder(application(settings), replace(_attempt(job="drill"), who=who), Report())
-    recorder.begin()
-    recorder.end("failed", last=False, step="drill", error="it cannot be", error_code=error_code)
+    recorder = _run(application(settings), replace(_attempt(job="drill"), who=who))
+    recorder.emit(Begun("a job"))
+    recorder.emit(Ended("a job", "failed", last=False, step="drill", error="it cannot be", error_code=error_code))
     catalog = Catalog(settings.catalog_url)
     assert [row.state for row in catalog.attempts("erp")] == [state]
     assert catalog.audit("erp")[-1].result == f"{state}: it cannot be"
@@ -126,7 +133,7 @@ def test_a_restore_that_was_killed_is_told_until_it_is_settled_and_not_later(set
 
 
 def test_a_run_that_began_while_the_catalog_did_not_answer_is_recorded_when_it_ends(settings: Settings) -> None:
-    Recorder(application(settings), _attempt(), Report()).end("failed", last=True, error="it broke")
+    _run(application(settings), _attempt()).emit(Ended("a job", "failed", error="it broke"))
     assert _states(settings) == {"r1": "failed"}
 
 
@@ -144,9 +151,9 @@ def test_without_a_daemon_a_run_tells_that_the_catalog_is_gone_and_why_it_failed
         file.parent.mkdir()
         file.write_bytes(b"this is no database" * 1000)
         for run in ("r1", "r2"):
-            recorder = Recorder(application(settings), _attempt(run, job), Report())
-            recorder.begin()
-            recorder.end("failed", last=False, step="full_backup", error="pass@word was refused")
+            recorder = _run(application(settings), _attempt(run, job))
+            recorder.emit(Begun("a job"))
+            recorder.emit(Ended("a job", "failed", last=False, step="full_backup", error="pass@word was refused"))
         (call,) = hook.calls
         assert call.json["title"] == "[erp] CRITICAL: catalog unavailable"
         assert f"The catalog {file} is damaged" in call.json["message"]
@@ -161,7 +168,7 @@ def test_a_run_that_failed_because_the_catalog_is_gone_says_so_once(tmp_path: Pa
         (tmp_path / "work" / "catalog.db").write_bytes(b"this is no database" * 1000)
         with pytest.raises(CatalogUnavailable) as gone:
             Catalog(settings.catalog_url).target_tests()
-        Recorder(application(settings), _attempt(), Report()).end("failed", last=True, error=str(gone.value))
+        _run(application(settings), _attempt()).emit(Ended("a job", "failed", error=str(gone.value)))
         assert hook.calls[0].json["message"].count("is damaged") == 1
 
 
@@ -169,10 +176,10 @@ def test_the_catalog_that_was_away_when_a_run_began_has_its_alerts_looked_after_
     settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "work").write_text("a file in the place of the folder")
-    recorder = Recorder(application(settings), _attempt(), Report())
-    recorder.begin()
+    recorder = _run(application(settings), _attempt())
+    recorder.emit(Begun("a job"))
     (tmp_path / "work").unlink()
-    recorder.end("failed", last=True, error="it broke")
+    recorder.emit(Ended("a job", "failed", error="it broke"))
     causes = {row.cause for row in Catalog(settings.catalog_url).open_alerts("erp")}
     assert "backup_failed:backup_full" in causes
 
@@ -184,9 +191,9 @@ def test_shipping_every_minute_leaves_a_line_only_when_it_fails_otherwise_and_wh
 
     def ended(run_id: str, state: str, error: str | None = None) -> None:
         at = NOW + timedelta(minutes=next(minutes))
-        recorder = Recorder(application(settings), replace(_attempt(run_id, ROUTINE_JOB), started_at=at), Report())
-        recorder.begin()
-        recorder.end(state, last=True, error=error)  # type: ignore[arg-type]
+        recorder = _run(application(settings), replace(_attempt(run_id, ROUTINE_JOB), started_at=at))
+        recorder.emit(Begun("a job"))
+        recorder.emit(Ended("a job", state, error=error))  # type: ignore[arg-type]
 
     for number in range(3):
         ended(f"good {number}", "succeeded")
@@ -235,14 +242,14 @@ def test_the_heart_beats_only_while_a_proven_backup_is_young_enough(tmp_path: Pa
         settings = _settings(tmp_path, f"alerts: {{heartbeat: {{url: '{hook.http_url}'}}}}")
         catalog = Catalog(settings.catalog_url)
         lines: list[str] = []
-        report = Report(warning=lines.append)
-        heartbeat(application(settings, catalog=catalog), report)
+        beat = Heartbeat(application(settings, catalog=catalog, report=Report(Lines(warning=lines.append))))
+        beat(Proven("b"))
         assert not hook.calls and "older than objectives.recovery_point" in lines[-1]
         _proven(catalog, NOW - timedelta(days=30))
-        heartbeat(application(settings, catalog=catalog), report)
+        beat(Proven("b"))
         assert not hook.calls, "an old backup that is proven again is no sign of life"
         _proven(catalog, NOW - timedelta(hours=2))
-        heartbeat(application(settings, catalog=catalog), report)
+        beat(Proven("b"))
         assert _beats(hook) == 1
 
 

@@ -54,7 +54,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.kinds import BASE, CONFIGURATION
 from twist_dr.repository.manifest import Manifest, kind_of
 from twist_dr.repository.repository import Repository
-from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.progress import Bar, Lines, Report, human_bytes, human_seconds
 
 #: What to do about the kinds of errors whose remedy elsewhere speaks of twist-dr.yaml, of jobs or of the doctor: none of them is there on this day.
 _REMEDIES: dict[type[TwistDRError], str] = {
@@ -288,9 +288,11 @@ class _Recovery:
 
 def _report(*, to_stderr: bool) -> Report:
     return Report(
-        lambda line: print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True),
-        lambda line: print(f"warning: {line}", file=sys.stderr, flush=True),
-        bar=sys.stderr.isatty(),
+        Bar(),
+        Lines(
+            lambda line: print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True),
+            lambda line: print(f"warning: {line}", file=sys.stderr, flush=True),
+        ),
     )
 
 

@@ -48,8 +48,8 @@ def base_backup_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
     def base_backup(
         context: dg.AssetExecutionContext, config: BaseBackupConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
-        with operation(context, BACKUP_BASE, retry=True) as (app, report):
-            manifest = take_base(app, config, report)
+        with operation(context, BACKUP_BASE, retry=True) as app:
+            manifest = take_base(app, config, app.report)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=_metadata(manifest),

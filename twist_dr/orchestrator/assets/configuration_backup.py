@@ -52,9 +52,9 @@ def configuration_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) 
     def configuration_backup(
         context: dg.AssetExecutionContext, config: ConfigurationBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context, BACKUP_CONFIGURATION, retry=True) as (app, report):
+        with operation(context, BACKUP_CONFIGURATION, retry=True) as app:
             own = own_files(settings_file().absolute(), context.instance)
-            taken = take_configuration(app, config, report, find_history(context.instance), own)
+            taken = take_configuration(app, config, app.report, find_history(context.instance), own)
             manifest, found = taken.manifest, taken.found
             if not found.verified:
                 yield _read_back(key, found)

@@ -47,8 +47,8 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
     def full_backup(
         context: dg.AssetExecutionContext, config: FullBackupConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
-        with operation(context, BACKUP_FULL, retry=True) as (app, report):
-            manifest = take_full(app, config, report)
+        with operation(context, BACKUP_FULL, retry=True) as app:
+            manifest = take_full(app, config, app.report)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=_metadata(manifest),

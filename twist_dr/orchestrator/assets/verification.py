@@ -15,7 +15,6 @@ from twist_dr.orchestrator.taking import taking
 from twist_dr.settings import Settings
 from twist_dr.verify.backup import verify as prove
 from twist_dr.verify.verification import VerificationResult
-from twist_dr.watch.runs import heartbeat
 
 
 def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.AssetsDefinition:
@@ -52,8 +51,8 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
     def verify(
         context: dg.AssetExecutionContext, config: VerifyBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation]:
-        with operation(context, VERIFY_BACKUP, retry=True) as (app, report):
-            found = prove(app, config.backup, config.target, report)
+        with operation(context, VERIFY_BACKUP, retry=True) as app:
+            found = prove(app, config.backup, config.target, app.report)
             result = found.result
             check = dg.AssetCheckResult(
                 asset_key=key,
@@ -71,7 +70,6 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 )
                 # Whoever launches the check alone on its page gets it alone.
                 yield proven if found.meant and context.selected_asset_keys else check
-                heartbeat(app, report)
             else:
                 yield check
             found.raise_failures()

@@ -49,8 +49,8 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
         required_resource_keys={APPLICATION},
     )
     def wal_archive(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with operation(context, SHIP_WAL, retry=True) as (app, report):
-            shipped = ship_once(app, report)
+        with operation(context, SHIP_WAL, retry=True) as app:
+            shipped = ship_once(app, app.report)
             gaps = _gaps(app.catalog, app.name, shipped)
             for key, name in names.items():
                 outcome, check = shipped.targets[name], _no_gap(key, gaps.get(name, ()))

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dagster as dg
 
-from twist_dr.orchestrator.around import DEAD_RUNS, RUN_BACKUP, reap_dead_runs, settle_attempts, without_secrets
+from twist_dr.orchestrator.around import (
+    DEAD_RUNS,
+    RUN_BACKUP,
+    reap_dead_runs,
+    settle_attempts,
+    telling,
+    without_secrets,
+)
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.watch.runs import note_killed
 
 
@@ -25,7 +31,7 @@ def dead_runs_sensor(app: Application) -> dg.SensorDefinition:
         reaped = reap_dead_runs(context.instance)
         told: list[str] = []
         for run_id in reaped:
-            note_killed(app, run_id, Report(told.append, told.append))
+            note_killed(telling(app, told), run_id)
         told += settle_attempts(app, context.instance)
         marked = f"marked {', '.join(reaped)}" if reaped else "no dead runs"
         return dg.SkipReason("; ".join([marked, *told]))

@@ -7,9 +7,8 @@ from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
 from twist_dr.catalog import AttemptState, CatalogUnavailable
 from twist_dr.errors import code_named
-from twist_dr.orchestrator.around import APPLICATION_TAG, RUN_BACKUP, attempt_of, without_secrets
+from twist_dr.orchestrator.around import APPLICATION_TAG, RUN_BACKUP, attempt_of, telling, without_secrets
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.watch.runs import look_after, tick
 
 
@@ -26,7 +25,7 @@ def watch_sensor(app: Application) -> dg.SensorDefinition:
     @without_secrets()
     def watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         told: list[str] = []
-        tick(app, Report(told.append, told.append), _stopped(context))
+        tick(telling(app, told), _stopped(context))
         return dg.SkipReason("; ".join(told)[:500] or "nothing new")
 
     return watch
@@ -72,7 +71,7 @@ def failed_runs_sensor(app: Application) -> dg.SensorDefinition:
             # Dagster does not tell of this run again; the sensor dead_runs asks for all that have no end.
             return dg.SkipReason(str(unavailable))
         told: list[str] = []
-        look_after(app, Report(told.append, told.append))
+        look_after(telling(app, told))
         return dg.SkipReason("; ".join(told)[:500] or f"{run.run_id} had told of itself")
 
     # Dagster 1.13 takes no owners for sensors of this kind, though they have them like all others; a contract test watches it.

@@ -16,7 +16,6 @@ from twist_dr.orchestrator.metadata import in_markdown
 from twist_dr.orchestrator.taking import taking
 from twist_dr.repository.kinds import FULL
 from twist_dr.settings import Application, Settings
-from twist_dr.system.progress import Report
 
 if TYPE_CHECKING:
     from twist_dr.retention.planned import PlannedCleanup
@@ -30,8 +29,8 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
     @dg.op(name="clean_up", required_resource_keys={APPLICATION})
     @taking(CleanupConfig)
     def clean_up(context: dg.OpExecutionContext, config: CleanupConfig) -> None:
-        with operation(context, CLEANUP) as (app, report):
-            cleanup(app, config, report, _RunPage(context, app, report))
+        with operation(context, CLEANUP) as app:
+            cleanup(app, config, app.report, _RunPage(context, app))
 
     @dg.job(
         name=CLEANUP.name,
@@ -49,8 +48,8 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
 class _RunPage(Page):
     """The run's page and the targets' assets, at once: metadata of a step's output is lost when the step fails."""
 
-    def __init__(self, context: dg.OpExecutionContext, app: Application, report: Report) -> None:
-        self._context, self._app, self._report = context, app, report
+    def __init__(self, context: dg.OpExecutionContext, app: Application) -> None:
+        self._context, self._app = context, app
 
     def replaced(self, done: ReplacedOutcome) -> None:
         metadata = {"plan": in_markdown(done.table()), "removed": dg.MetadataValue.int(done.removed)}
@@ -64,30 +63,30 @@ class _RunPage(Page):
         self._show(outcome.name, {"deleted": deleted, "freed_bytes": freed})
 
     def end(self) -> Iterable[str]:
-        return _clean_history(self._context, self._app, self._report)
+        return _clean_history(self._context, self._app)
 
     def _show(self, name: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> None:
         try:
             asset = [self._app.name, FULL.copies, name]
             self._context.log_event(dg.AssetObservation(asset, metadata=metadata))
         except Exception as error:  # as with log lines: the orchestrator's storage is not what this depends on
-            self._report.warning(f"the run's page lacks {', '.join(metadata)} of {name}: {error}")
+            self._app.report.warning(f"the run's page lacks {', '.join(metadata)} of {name}: {error}")
 
 
-def _clean_history(context: dg.OpExecutionContext, app: Application, report: Report) -> Iterable[str]:
+def _clean_history(context: dg.OpExecutionContext, app: Application) -> Iterable[str]:
     """What Dagster remembers. Returns what went wrong: nothing else depends on it."""
     from twist_dr.orchestrator.jobs.history import clean_history
 
     try:
-        done = clean_history(context.instance, app.settings, app.catalog, datetime.now(timezone.utc), report)
+        done = clean_history(context.instance, app.settings, app.catalog, datetime.now(timezone.utc), app.report)
     except (
         SettingsError
     ) as error:  # of storages that are not Dagster's own: for a person to know, and nothing to wait for
-        report.warning(str(error))
+        app.report.warning(str(error))
         return []
     except Exception as error:  # Dagster's storages raise errors of many libraries
         return [f"Dagster's history could not be shortened: {error}"]
     for line in done.warnings:
-        report.warning(line)
-    report.info(done.sentence())
+        app.report.warning(line)
+    app.report.info(done.sentence())
     return []

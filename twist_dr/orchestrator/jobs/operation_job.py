@@ -30,8 +30,8 @@ def operation_job(
     @dg.op(name=step, required_resource_keys={APPLICATION})
     @taking(launched.config)
     def work(context: dg.OpExecutionContext, config: C) -> None:
-        with operation(context, launched, retry=retry) as (app, report):
-            context.add_output_metadata(page(launched(app, config, report)))
+        with operation(context, launched, retry=retry) as app:
+            context.add_output_metadata(page(launched(app, config, app.report)))
 
     @dg.job(name=launched.name, description=description, tags=run_tags(settings), owners=[owner(launched)])
     def job() -> None:

@@ -18,8 +18,8 @@ def restore_job(settings: Settings) -> dg.JobDefinition:
     @dg.op(name="restore_backup", required_resource_keys={APPLICATION})
     @taking(RestoreConfig)
     def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
-        with operation(context, RESTORE) as (app, report), watched(context, app, report) as shown:
-            restore(app, config, report, shown)
+        with operation(context, RESTORE) as app, watched(context, app) as shown:
+            restore(app, config, app.report, shown)
 
     @dg.job(
         name=RESTORE.name,

@@ -13,7 +13,6 @@ from twist_dr.operations.restoring import Shown
 from twist_dr.orchestrator.metadata import in_list, in_markdown, in_words
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 
 
 def metadata(record: RestoreRecord) -> dict[str, dg.MetadataValue]:
@@ -56,14 +55,14 @@ def metadata(record: RestoreRecord) -> dict[str, dg.MetadataValue]:
 
 
 @contextmanager
-def watched(context: dg.OpExecutionContext, app: Application, report: Report) -> Iterator[Shown]:
+def watched(context: dg.OpExecutionContext, app: Application) -> Iterator[Shown]:
     """Around a restore: how it ended is shown on the run's page and on the application's own assets, a failure with all that is known of it."""
     seen: list[RestoreRecord] = []
 
     def shown(record: RestoreRecord) -> None:
         seen.append(record)
         if record.mode != "plan":
-            _observe(context, app, record, report)
+            _observe(context, app, record)
 
     try:
         yield shown
@@ -75,12 +74,12 @@ def watched(context: dg.OpExecutionContext, app: Application, report: Report) ->
     context.add_output_metadata(metadata(seen[-1]))
 
 
-def _observe(context: dg.OpExecutionContext, app: Application, record: RestoreRecord, report: Report) -> None:
+def _observe(context: dg.OpExecutionContext, app: Application, record: RestoreRecord) -> None:
     for part in record.parts:
         try:
             context.log_event(dg.AssetObservation(asset_key=dg.AssetKey([app.name, part]), metadata=metadata(record)))
         except Exception as error:  # the page's history is not worth a restore
-            report.warning(f"the page could not be told of the restore: {type(error).__name__}")
+            app.report.warning(f"the page could not be told of the restore: {type(error).__name__}")
 
 
 def _run_config(record: RestoreRecord) -> str:

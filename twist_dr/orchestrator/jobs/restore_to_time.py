@@ -18,8 +18,8 @@ def restore_to_time_job(settings: Settings) -> dg.JobDefinition:
     @dg.op(name="recover_to_point", required_resource_keys={APPLICATION})
     @taking(RestoreToTimeConfig)
     def recover_to_point(context: dg.OpExecutionContext, config: RestoreToTimeConfig) -> None:
-        with operation(context, RESTORE_TO_TIME) as (app, report), watched(context, app, report) as shown:
-            restore_to_time(app, config, report, shown)
+        with operation(context, RESTORE_TO_TIME) as app, watched(context, app) as shown:
+            restore_to_time(app, config, app.report, shown)
 
     @dg.job(
         name=RESTORE_TO_TIME.name,

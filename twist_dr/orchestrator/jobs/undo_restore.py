@@ -18,8 +18,8 @@ def undo_restore_job(settings: Settings) -> dg.JobDefinition:
     @dg.op(name="put_back", required_resource_keys={APPLICATION})
     @taking(UndoRestoreConfig)
     def put_back(context: dg.OpExecutionContext, config: UndoRestoreConfig) -> None:
-        with operation(context, UNDO_RESTORE) as (app, report), watched(context, app, report) as shown:
-            undo_restore(app, config, report, shown)
+        with operation(context, UNDO_RESTORE) as app, watched(context, app) as shown:
+            undo_restore(app, config, app.report, shown)
 
     @dg.job(
         name=UNDO_RESTORE.name,

@@ -18,7 +18,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.helpers import KEYRING
 from twist_dr_tests.servers import PostgresServer
 
@@ -48,7 +48,7 @@ class Bases:
     def take(self, cluster: Cluster, *, stored: bool = True, **plan: Any) -> Manifest:
         """A base backup, stored on the target unless told otherwise."""
         self.warnings.clear()
-        report = Report(warning=self.warnings.append)
+        report = Report(Lines(warning=self.warnings.append))
         whole = BasePlan(**{"application": "erp", "targets": {"office": PLAIN}, "parts": ("cluster",), **plan})
         manifest = take_base_backup(whole, cluster, KEYRING, self.staging, report)
         if stored:

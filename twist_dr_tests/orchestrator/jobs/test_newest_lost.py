@@ -12,7 +12,7 @@ from twist_dr.cli.recover.found import choose_backup
 from twist_dr.doctor.keys import check_newest_backup
 from twist_dr.errors import ManifestInvalid
 from twist_dr.repository.manifest import Kind
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.verify.choosing import choose_newest
 from twist_dr_tests.retention.test_retention_stayed import _base as base
 from twist_dr_tests.retention_site import NOW, RetentionSite
@@ -145,7 +145,7 @@ def test_recover_passes_over_what_is_dated_in_the_future_and_never_takes_an_olde
     retained: RetentionSite,
 ) -> None:
     genuine, repository, said = retained.backup(1), retained.repository(), list[str]()
-    report = Report(said.append, said.append)
+    report = Report(Lines(said.append, said.append))
     _forge(retained.site, "99991231T235959Z-full-ffff")
     assert choose_backup(repository, retained.keyring, "latest", report).backup_id == genuine
     assert "passed over 99991231T235959Z-full-ffff, which is dated in the future" in said[0]

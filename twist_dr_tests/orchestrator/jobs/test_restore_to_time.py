@@ -27,7 +27,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.restore.to_time import Recovery, RecoveryOrder
 from twist_dr.settings.building import build_targets
 from twist_dr.system.processes import run
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.verify.proof import record_verification, rehearsal_plan
 from twist_dr.verify.rehearsal import rehearse
 from twist_dr_tests.conftest import TOOLS, make_site
@@ -343,7 +343,7 @@ def test_a_base_backup_that_counted_no_rows_is_recovered_and_not_called_verified
     assert row is not None and row.manifest.base is not None
     unknown = row.manifest.base.model_copy(update={"restore_point": None, "restore_point_lsn": None})
     manifest = row.manifest.model_copy(update={"base": unknown, "tables": {}})
-    report = Report(print, print)
+    report = Report(Lines(print, print))
     repository = Repository(build_targets(site.settings())["office"], "erp")
     result = rehearse(rehearsal_plan(site.settings()), manifest, repository, site.keyring, report)
     assert not result.verified and not result.differences and "the backup counted none" in result.unproven

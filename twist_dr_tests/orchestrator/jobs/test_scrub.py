@@ -30,7 +30,7 @@ from twist_dr.settings import Actor
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.lock import application_lock
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.helpers import no_thread_stays, wait_until
 from twist_dr_tests.retention_site import bury
@@ -55,7 +55,7 @@ def scrub(
     """What the job does, in this process: the job takes a second to start."""
     app = site.app(Actor("tester@host", run_id="run"))
     app.__dict__["targets"] = {**app.targets, **(places or {})}
-    report = Report(warning=(said if said is not None else []).append)
+    report = Report(Lines(warning=(said if said is not None else []).append))
     run = Scrub(app, app.repositories(patience), report, now=now)
     return run.run(ScrubOrder(targets, backup, everything))
 

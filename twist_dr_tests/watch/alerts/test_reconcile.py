@@ -18,7 +18,7 @@ import yaml
 
 from twist_dr.catalog import AlertRow, AttemptRow, Catalog, SpaceRow
 from twist_dr.settings import Settings, parse_settings
-from twist_dr.system.progress import Report
+from twist_dr.system.progress import Lines, Report
 from twist_dr.watch.alerts.reconcile import Reconciled, reconcile
 from twist_dr.watch.alerts.telling import telling
 from twist_dr.watch.alerts.words import kind_in_words
@@ -57,7 +57,7 @@ class Place:
 
     def tick(self, after: timedelta = MINUTE) -> Reconciled:
         self.now += after
-        return reconcile(self.settings, self.catalog, self.now, Report(self.said.append, self.said.append))
+        return reconcile(self.settings, self.catalog, self.now, Report(Lines(self.said.append, self.said.append)))
 
     def ran(
         self, state: Any = "failed", job: str = "cleanup", error: str = "The disk is gone; look.", **changes: Any
