@@ -178,14 +178,14 @@ def plan_configuration_backup(
 
 def catalog_source(url: str) -> SqliteDatabase | PostgresTables:
     """What there is to copy of the catalog at a URL."""
-    from twist_dr.catalog.models import Base
+    from twist_dr.catalog.models import METADATA
     from twist_dr.catalog.schema import VERSION_TABLE
 
     file = parse_location(url).file
     if file is not None:
         return SqliteDatabase(file)
     # Its tables and no others: it may share a database.
-    return PostgresTables(Cluster(libpq_url(url)), (*sorted(Base.metadata.tables), VERSION_TABLE), "catalog.url")
+    return PostgresTables(Cluster(libpq_url(url)), (*sorted(METADATA.tables), VERSION_TABLE), "catalog.url")
 
 
 def libpq_url(url: str) -> str:

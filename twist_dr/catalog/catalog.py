@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from sqlalchemy import ColumnElement, Connection, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, select
 
 from twist_dr.catalog import queries
 from twist_dr.catalog.database import Database
@@ -29,17 +29,37 @@ from twist_dr.catalog.rows import (
     WalFrontierRow,
 )
 from twist_dr.catalog.summaries import Summaries
-from twist_dr.catalog.upserts import upsert
 from twist_dr.errors import BackupError, BackupNotFound
 from twist_dr.redaction import leaving
 from twist_dr.repository.labels import split_label
 from twist_dr.repository.manifest import Kind, Label, Manifest, Part, Proved
 from twist_dr.system.collector import paused_collector
 
+if TYPE_CHECKING:
+    from typing_extensions import Required, Unpack
+
 #: Candidates that a message names.
 _NAMED = 3
 #: Backups that are read at a time where all are wanted: some 5 MB.
 _PORTION = 500
+
+
+class BackupFilter(TypedDict, total=False):
+    """What backups are asked for; None is as if it was not given."""
+
+    application: Required[str]
+    kind: Kind | None
+    label: Label | None
+    part: Part | None
+    #: Both speak of one copy: some copy is on that target and in that state.
+    target: str | None
+    state: CopyState | None
+    #: When the backup began; that moment included.
+    since: datetime | None
+    #: That moment left out.
+    until: datetime | None
+    #: A text in its id, reason, maker or versions, whatever the case.
+    search: str | None
 
 
 class Catalog(Operations, Summaries):
@@ -100,7 +120,7 @@ class Catalog(Operations, Summaries):
                     f"{manifest.application} cannot be recorded",
                     remedy="give each application a catalog of its own",
                 )
-            upsert(connection, Backup, values, key=("backup_id",), keep_known=("run_id",))
+            Backup.upsert(connection, values, key=("backup_id",), keep_known=("run_id",))
 
     def record_copy(
         self,
@@ -137,7 +157,7 @@ class Catalog(Operations, Summaries):
         with self._database.writing() as connection:
             self._require(connection, backup_id)
             keep = ("stored_bytes", "seconds", "checked_at", "run_id")
-            upsert(connection, Copy, values, key=("backup_id", "target"), keep_known=keep)
+            Copy.upsert(connection, values, key=("backup_id", "target"), keep_known=keep)
 
     def record_verification(
         self,
@@ -178,7 +198,7 @@ class Catalog(Operations, Summaries):
         }
         with self._database.writing() as connection:
             self._require(connection, backup_id)
-            upsert(connection, Verification, values, key=("backup_id", "target", "started_at"))
+            Verification.upsert(connection, values, key=("backup_id", "target", "started_at"))
 
     def record_target_test(
         self,
@@ -203,7 +223,7 @@ class Catalog(Operations, Summaries):
             "seconds": seconds,
         }
         with self._database.writing() as connection:
-            connection.execute(insert(TargetTest).values(values))
+            connection.execute(insert(TargetTest.table).values(values))
 
     def record_restore(self, row: RestoreRow) -> None:
         """Record a restore as far as it has come, in the place of what was recorded of it before."""
@@ -213,44 +233,22 @@ class Catalog(Operations, Summaries):
         for name in ("passed_over", "replaced"):
             values[name] = [recordable(line) for line in values[name]]
         with self._database.writing() as connection:
-            upsert(connection, Restore, values, key=("restore_id",))
+            Restore.upsert(connection, values, key=("restore_id",))
 
     def record_wal_frontier(self, row: WalFrontierRow) -> None:
         """Record how far a target's archive of WAL reaches now, in the place of what was recorded before."""
         values = {**vars(row), "error": None if row.error is None else recordable(row.error)}
         with self._database.writing() as connection:
-            upsert(connection, WalFrontier, values, key=("application", "target"))
+            WalFrontier.upsert(connection, values, key=("application", "target"))
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    def backups(
-        self,
-        *,
-        application: str,
-        kind: Kind | None = None,
-        label: Label | None = None,
-        part: Part | None = None,
-        target: str | None = None,
-        state: CopyState | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        search: str | None = None,
-        limit: int | None = None,
-    ) -> list[BackupRow]:
-        """Backups, newest first, of those that fulfil every condition given.
-
-        ``target`` and ``state`` speak of one copy: some copy is on that target and in that state. ``since`` (that moment
-        included) and ``until`` (left out) speak of when the backup began. ``search``: a text in its id, reason, maker or versions, whatever
-        the case.
-        """
+    def backups(self, *, limit: int | None = None, **wanted: Unpack[BackupFilter]) -> list[BackupRow]:
+        """Backups, newest first, of those that fulfil every condition given."""
         with self._database.reading() as connection:
-            conditions = _conditions(
-                connection, application=application, kind=kind, label=label, part=part, target=target, state=state,
-                since=since, until=until, search=search,
-            )  # fmt: skip
-            return queries.page(connection, *conditions, limit=limit)
+            return queries.page(connection, *_conditions(connection, wanted), limit=limit)
 
-    def each_backup(self, *, limit: int | None = None, **wanted: Any) -> Iterator[BackupRow]:
+    def each_backup(self, *, limit: int | None = None, **wanted: Unpack[BackupFilter]) -> Iterator[BackupRow]:
         """The same one by one, however many: of those that come or go meanwhile some may be among them.
 
         Between portions no transaction is open, as whoever reads may take his time: a reader of SQLite keeps writers waiting.
@@ -259,7 +257,7 @@ class Catalog(Operations, Summaries):
         while limit is None or limit > 0:
             portion = _PORTION if limit is None else min(limit, _PORTION)
             with self._database.reading() as connection:
-                conditions = _conditions(connection, **wanted)
+                conditions = _conditions(connection, wanted)
                 if last is not None:
                     conditions.append(queries.behind(last))
                 rows = queries.page(connection, *conditions, limit=portion)
@@ -348,19 +346,18 @@ class Catalog(Operations, Summaries):
         if state is not None:
             conditions.append(Restore.state == state)
         with self._database.reading() as connection:
-            return queries.restores(connection, *conditions, limit=limit)
+            order = (Restore.started_at.desc(), Restore.restore_id.desc())
+            return Restore.all(connection, *conditions, order=order, limit=limit)
 
     def wal_frontiers(self, application: str) -> list[WalFrontierRow]:
         """How far each target's archive of WAL reaches, by name."""
         with self._database.reading() as connection:
-            return queries.wal_frontiers(connection, application)
+            return WalFrontier.all(connection, WalFrontier.application == application, order=[WalFrontier.target])
 
     def restore(self, application: str, restore_id: str) -> RestoreRow | None:
         """One restore."""
         with self._database.reading() as connection:
-            found = queries.restores(
-                connection, Restore.application == application, Restore.restore_id == restore_id, limit=1
-            )
+            found = Restore.all(connection, Restore.application == application, Restore.restore_id == restore_id)
         return found[0] if found else None
 
     def backup_of_run(self, run_id: str) -> SealedBackup | None:
@@ -380,12 +377,14 @@ class Catalog(Operations, Summaries):
     def verifications(self, backup_id: str) -> list[VerificationRow]:
         """The verifications of a backup, newest first."""
         with self._database.reading() as connection:
-            return queries.verifications_of(connection, backup_id)
+            order = (Verification.started_at.desc(), Verification.id.desc())
+            return Verification.all(connection, Verification.backup_id == backup_id, order=order)
 
     def target_tests(self) -> list[TargetTestRow]:
         """The latest test of each storage target, by name."""
         with self._database.reading() as connection:
-            return queries.latest_target_tests(connection)
+            latest = select(func.max(TargetTest.id)).group_by(TargetTest.target)
+            return TargetTest.all(connection, TargetTest.id.in_(latest), order=[TargetTest.target])
 
     def _require(self, connection: Connection, backup_id: str) -> None:
         if not connection.scalar(select(exists().where(Backup.backup_id == backup_id))):
@@ -412,33 +411,21 @@ def _now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def _conditions(
-    connection: Connection,
-    *,
-    application: str,
-    kind: Kind | None = None,
-    label: Label | None = None,
-    part: Part | None = None,
-    target: str | None = None,
-    state: CopyState | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    search: str | None = None,
-) -> list[ColumnElement[bool]]:
-    """Those of :meth:`Catalog.backups`."""
-    conditions: list[ColumnElement[bool]] = [Backup.application == application]
-    if kind is not None:
+def _conditions(connection: Connection, wanted: BackupFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [Backup.application == wanted["application"]]
+    if (kind := wanted.get("kind")) is not None:
         conditions.append(Backup.kind == kind)
-    if label is not None:
+    if (label := wanted.get("label")) is not None:
         conditions.append(Backup.label == label)
-    if part is not None:
+    if (part := wanted.get("part")) is not None:
         conditions.append(queries.has_part(part))
-    if since is not None:
+    if (since := wanted.get("since")) is not None:
         conditions.append(Backup.started_at >= since)
-    if until is not None:
+    if (until := wanted.get("until")) is not None:
         conditions.append(Backup.started_at < until)
-    if search is not None:
+    if (search := wanted.get("search")) is not None:
         conditions.append(queries.has_text(search))
+    target, state = wanted.get("target"), wanted.get("state")
     if target is not None or state is not None:
         conditions.append(queries.has_copy(connection, target, state))
     return conditions

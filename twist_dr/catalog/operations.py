@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -14,18 +14,17 @@ from sqlalchemy import ColumnElement, Connection, delete, insert, select, text, 
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.models import Alert, Attempt, AuditLine, Delivery, Hold, Mark, SpaceSample
 from twist_dr.catalog.notes import Note
-from twist_dr.catalog.queries import columns
 from twist_dr.catalog.rows import (
     AlertRow,
     AlertState,
     AttemptRow,
     AttemptState,
+    AuditLineRow,
     AuditRow,
     DeliveryRow,
     HoldRow,
     SpaceRow,
 )
-from twist_dr.catalog.upserts import upsert
 from twist_dr.errors import BackupNotFound, clause_of, code_of
 from twist_dr.redaction import leaving, one_line
 
@@ -35,12 +34,6 @@ N = TypeVar("N", bound=Note)
 NO_DIGEST = "0" * 64
 #: PostgreSQL's advisory locks are numbers: "twistau" in ASCII. SQLite has one writer at a time anyway.
 _AUDIT_LOCK = 0x74776973746175
-
-_HOLD = columns(Hold, HoldRow)
-_ALERT = columns(Alert, AlertRow)
-_ATTEMPT = columns(Attempt, AttemptRow)
-_SPACE = columns(SpaceSample, SpaceRow)
-_DELIVERY = columns(Delivery, DeliveryRow)
 
 
 class Operations:
@@ -56,7 +49,7 @@ class Operations:
         """Forbid the deletion of a backup. A backup may have several holds; each must end."""
         row = _seen(HoldRow(None, application, backup_id, who, reason, _now(), until))
         with self._database.writing() as connection:
-            number = connection.execute(insert(Hold).values(_without_id(row)).returning(Hold.id)).scalar_one()
+            number = connection.execute(insert(Hold.table).values(_without_id(row)).returning(Hold.id)).scalar_one()
         return replace(row, id=number)
 
     def release_hold(self, application: str, backup_id: str, *, who: str) -> int:
@@ -64,7 +57,7 @@ class Operations:
         mine = (Hold.application == application, Hold.backup_id == backup_id, Hold.released_at.is_(None))
         with self._database.writing() as connection:
             released = connection.execute(
-                update(Hold).where(*mine).values(released_at=_now(), released_by=who)
+                update(Hold.table).where(*mine).values(released_at=_now(), released_by=who)
             ).rowcount
         if not released:
             raise BackupNotFound(
@@ -74,9 +67,9 @@ class Operations:
 
     def holds(self, application: str, *, active_at: datetime | None = None) -> list[HoldRow]:
         """Holds, oldest first; with ``active_at``, those that forbid deletion then."""
-        query = select(*_HOLD).where(Hold.application == application).order_by(Hold.placed_at, Hold.id)
         with self._database.reading() as connection:
-            rows = [_seen(HoldRow(*row)) for row in connection.execute(query)]
+            rows = Hold.all(connection, Hold.application == application, order=[Hold.placed_at, Hold.id])
+        rows = [_seen(row) for row in rows]
         return rows if active_at is None else [row for row in rows if row.active(active_at)]
 
     # -- alerts ----------------------------------------------------------------------------------------------------
@@ -88,39 +81,33 @@ class Operations:
         values["open_cause"] = None if row.state == "resolved" else row.cause
         with self._database.writing() as connection:
             if row.id is not None:
-                connection.execute(update(Alert).where(Alert.id == row.id).values(values))
+                connection.execute(update(Alert.table).where(Alert.id == row.id).values(values))
                 return row
             same = (Alert.application == row.application, Alert.open_cause == row.cause)
-            if known := connection.execute(select(*_ALERT).where(*same)).first():
-                return AlertRow(*known)
-            number = connection.execute(insert(Alert).values(values).returning(Alert.id)).scalar_one()
+            if known := Alert.all(connection, *same):
+                return known[0]
+            number = connection.execute(insert(Alert.table).values(values).returning(Alert.id)).scalar_one()
         return replace(row, id=number)
 
     def open_alerts(self, application: str) -> list[AlertRow]:
         """Alerts that are not resolved, oldest first."""
-        query = (
-            select(*_ALERT)
-            .where(Alert.application == application, Alert.open_cause.is_not(None))
-            .order_by(Alert.raised_at, Alert.id)
-        )
+        ours = (Alert.application == application, Alert.open_cause.is_not(None))
         with self._database.reading() as connection:
-            return [AlertRow(*row) for row in connection.execute(query)]
+            return Alert.all(connection, *ours, order=[Alert.raised_at, Alert.id])
 
     def alerts(self, application: str, *, state: AlertState | None = None, limit: int | None = None) -> list[AlertRow]:
         """Alerts, newest first."""
         conditions: list[ColumnElement[bool]] = [Alert.application == application]
         if state is not None:
             conditions.append(Alert.state == state)
-        query = select(*_ALERT).where(*conditions).order_by(Alert.raised_at.desc(), Alert.id.desc()).limit(limit)
         with self._database.reading() as connection:
-            return [AlertRow(*row) for row in connection.execute(query)]
+            return Alert.all(connection, *conditions, order=[Alert.raised_at.desc(), Alert.id.desc()], limit=limit)
 
     def alert(self, application: str, number: int) -> AlertRow | None:
         """One alert."""
-        query = select(*_ALERT).where(Alert.application == application, Alert.id == number)
         with self._database.reading() as connection:
-            row = connection.execute(query).first()
-        return AlertRow(*row) if row else None
+            found = Alert.all(connection, Alert.application == application, Alert.id == number)
+        return found[0] if found else None
 
     # -- attempts --------------------------------------------------------------------------------------------------
 
@@ -129,11 +116,11 @@ class Operations:
         with self._database.writing() as connection:
             known = connection.scalar(select(Attempt.state).where(Attempt.run_id == row.run_id))
             if known is None:
-                connection.execute(insert(Attempt).values(asdict(row)))
+                connection.execute(insert(Attempt.table).values(asdict(row)))
             elif known == "succeeded":
                 # A step that succeeded may not have been the run's last one.
                 connection.execute(
-                    update(Attempt).where(Attempt.run_id == row.run_id).values(state="running", finished_at=None)
+                    update(Attempt.table).where(Attempt.run_id == row.run_id).values(state="running", finished_at=None)
                 )
         return known is None
 
@@ -156,7 +143,7 @@ class Operations:
         }
         ended = Attempt.state.in_(["running", "succeeded"])
         with self._database.writing() as connection:
-            connection.execute(update(Attempt).where(Attempt.run_id == run_id, ended).values(values))
+            connection.execute(update(Attempt.table).where(Attempt.run_id == run_id, ended).values(values))
 
     def attempts(
         self,
@@ -181,17 +168,15 @@ class Operations:
             conditions.append(Attempt.state == state)
         if scheduled is not None:
             conditions.append(Attempt.scheduled_for.is_not(None) if scheduled else Attempt.scheduled_for.is_(None))
-        query = (
-            select(*_ATTEMPT).where(*conditions).order_by(Attempt.started_at.desc(), Attempt.run_id.desc()).limit(limit)
-        )
+        order = (Attempt.started_at.desc(), Attempt.run_id.desc())
         with self._database.reading() as connection:
-            return [AttemptRow(*row) for row in connection.execute(query)]
+            return Attempt.all(connection, *conditions, order=order, limit=limit)
 
     def attempt(self, run_id: str) -> AttemptRow | None:
         """One run."""
         with self._database.reading() as connection:
-            row = connection.execute(select(*_ATTEMPT).where(Attempt.run_id == run_id)).first()
-        return AttemptRow(*row) if row else None
+            found = Attempt.all(connection, Attempt.run_id == run_id)
+        return found[0] if found else None
 
     # -- audit -----------------------------------------------------------------------------------------------------
 
@@ -231,38 +216,30 @@ class Operations:
                 sort_keys=True,
                 ensure_ascii=False,
             )
-            digest = audit_digest(previous, document)
-            line = {"application": application, "seq": seq, "at": at, "document": document}
-            connection.execute(insert(AuditLine).values({**line, "previous": previous, "digest": digest}))
-        return _audit_row(at, document, previous, digest)
+            line = AuditLineRow(application, seq, at, document, previous, audit_digest(previous, document))
+            connection.execute(insert(AuditLine.table).values(line._asdict()))
+        return _audit_row(line)
 
     def audit(self, application: str, *, since: datetime | None = None, limit: int | None = None) -> list[AuditRow]:
         """Lines of the audit log, oldest first; of ``limit``, the newest ones."""
         conditions: list[ColumnElement[bool]] = [AuditLine.application == application]
         if since is not None:
             conditions.append(AuditLine.at >= since)
-        query = (
-            select(AuditLine.at, AuditLine.document, AuditLine.previous, AuditLine.digest)
-            .where(*conditions)
-            .order_by(AuditLine.seq.desc())
-            .limit(limit)
-        )
         with self._database.reading() as connection:
-            return [_audit_row(*row) for row in connection.execute(query)][::-1]
+            lines = AuditLine.all(connection, *conditions, order=[AuditLine.seq.desc()], limit=limit)
+        return [_audit_row(line) for line in lines][::-1]
 
-    def audit_lines(self, application: str) -> list[tuple[int, datetime, str, str, str]]:
-        """The whole log as it is kept: number, time, document, previous digest, digest; in order of the numbers. For checking it."""
-        columns = (AuditLine.seq, AuditLine.at, AuditLine.document, AuditLine.previous, AuditLine.digest)
-        query = select(*columns).where(AuditLine.application == application).order_by(AuditLine.seq)
+    def audit_lines(self, application: str) -> list[AuditLineRow]:
+        """The whole log as it is kept, in order of the numbers. For checking it."""
         with self._database.reading() as connection:
-            return [tuple(row) for row in connection.execute(query)]
+            return AuditLine.all(connection, AuditLine.application == application, order=[AuditLine.seq])
 
     # -- room, deliveries, notes -----------------------------------------------------------------------------------
 
     def record_space(self, row: SpaceRow) -> None:
         """Record how much room a target has."""
         with self._database.writing() as connection:
-            upsert(connection, SpaceSample, asdict(row), key=("target", "at"))
+            SpaceSample.upsert(connection, asdict(row), key=("target", "at"))
 
     def space(self, target: str, *, since: datetime | None = None) -> list[SpaceRow]:
         """What was recorded of a target's room, oldest first."""
@@ -270,22 +247,18 @@ class Operations:
         if since is not None:
             conditions.append(SpaceSample.at >= since)
         with self._database.reading() as connection:
-            return [
-                SpaceRow(*row)
-                for row in connection.execute(select(*_SPACE).where(*conditions).order_by(SpaceSample.at))
-            ]
+            return SpaceSample.all(connection, *conditions, order=[SpaceSample.at])
 
     def record_delivery(self, row: DeliveryRow) -> None:
         """Record how the last message through a channel fared."""
         with self._database.writing() as connection:
             values = {**asdict(row), "error": None if row.error is None else recordable(row.error)}
-            upsert(connection, Delivery, values, key=("application", "channel"))
+            Delivery.upsert(connection, values, key=("application", "channel"))
 
     def deliveries(self, application: str) -> list[DeliveryRow]:
         """How the last message through each channel fared, by name."""
-        query = select(*_DELIVERY).where(Delivery.application == application).order_by(Delivery.channel)
         with self._database.reading() as connection:
-            return [DeliveryRow(*row) for row in connection.execute(query)]
+            return Delivery.all(connection, Delivery.application == application, order=[Delivery.channel])
 
     def note(self, application: str, kind: type[N], of: str | None = None) -> N | None:
         """The note of that kind, if there is one."""
@@ -298,14 +271,14 @@ class Operations:
         """Leave a note, in the place of the one of its kind."""
         values = {"application": application, "name": _mark(type(note), of), "document": note.model_dump()}
         with self._database.writing() as connection:
-            upsert(connection, Mark, values, key=("application", "name"))
+            Mark.upsert(connection, values, key=("application", "name"))
 
     def forget_before(self, application: str, moment: datetime) -> int:
         """Remove attempts and samples of room from before ``moment``, so that the catalog does not grow for ever; returns how many."""
         with self._database.writing() as connection:
             old = (Attempt.application == application, Attempt.started_at < moment)
-            return _removed(connection, delete(Attempt).where(*old)) + _removed(
-                connection, delete(SpaceSample).where(SpaceSample.at < moment)
+            return _removed(connection, delete(Attempt.table).where(*old)) + _removed(
+                connection, delete(SpaceSample.table).where(SpaceSample.at < moment)
             )
 
 
@@ -335,11 +308,10 @@ def _seen(row: HoldRow) -> HoldRow:
     return replace(row, who=one_line(row.who), reason=one_line(row.reason))
 
 
-def _audit_row(at: datetime, document: str, previous: str, digest: str) -> AuditRow:
-    line = json.loads(document)
-    known: Sequence[str] = [each.name for each in fields(AuditRow)]
-    values = {name: value for name, value in line.items() if name in known}
-    return AuditRow(**{**values, "at": at, "previous": previous, "digest": digest})
+def _audit_row(line: AuditLineRow) -> AuditRow:
+    known = {each.name for each in fields(AuditRow)}
+    values = {name: value for name, value in json.loads(line.document).items() if name in known}
+    return AuditRow(**{**values, "at": line.at, "previous": line.previous, "digest": line.digest})
 
 
 def _removed(connection: Connection, statement: Any) -> int:

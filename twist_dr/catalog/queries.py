@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,19 +24,15 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.orm import InstrumentedAttribute
 
-from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalFrontier
+from twist_dr.catalog.models import Backup, Copy, Verification
 from twist_dr.catalog.rows import (
     BackupRow,
     CopyRow,
     CopyState,
-    RestoreRow,
     RetentionRow,
     SealedBackup,
-    TargetTestRow,
     VerificationRow,
-    WalFrontierRow,
 )
 from twist_dr.repository.kinds import BASE, FULL
 from twist_dr.repository.labels import OF_NIGHTS, SET_ASIDE
@@ -49,24 +44,11 @@ _AT_ONCE = 500
 _FEW = 20_000
 
 
-def columns(model: type[Any], row: type[Any], *, without: Sequence[str] = ()) -> list[InstrumentedAttribute[Any]]:
-    """The columns that fill a row, in the order of its fields."""
-    return [getattr(model, field.name) for field in fields(row) if field.name not in without]
-
-
-_COPY = columns(Copy, CopyRow)
-_VERIFICATION = columns(Verification, VerificationRow)
-_TARGET_TEST = columns(TargetTest, TargetTestRow)
-_WAL_FRONTIER = columns(WalFrontier, WalFrontierRow)
-_RESTORE = columns(Restore, RestoreRow)
-_BACKUP = columns(Backup, BackupRow, without=("copies", "last_verification"))
-
-
 def page(connection: Connection, *conditions: ColumnElement[bool], limit: int | None) -> list[BackupRow]:
     """Backups with their copies and last verifications, newest first."""
     # Which ones is told by an index alone; rows are fetched of those, not of all that are looked at.
     chosen = select(Backup.backup_id).where(*conditions).order_by(*_newest_first()).limit(limit)
-    query = select(*_BACKUP).where(Backup.backup_id.in_(chosen)).order_by(*_newest_first())
+    query = select(*Backup.columns).where(Backup.backup_id.in_(chosen)).order_by(*_newest_first())
     rows = connection.execute(query).all()
     ids = [row[0] for row in rows]
     copies, verified = copies_of(connection, ids), _last_verifications(connection, ids)
@@ -76,7 +58,7 @@ def page(connection: Connection, *conditions: ColumnElement[bool], limit: int | 
 
 def newest(connection: Connection, *conditions: ColumnElement[bool]) -> SealedBackup | None:
     """The newest backup that fulfils the conditions, with its manifest."""
-    query = select(*_BACKUP, Backup.manifest).where(*conditions).order_by(*_newest_first()).limit(1)
+    query = select(*Backup.columns, Backup.manifest).where(*conditions).order_by(*_newest_first()).limit(1)
     row = connection.execute(query).first()
     if row is None:
         return None
@@ -95,7 +77,7 @@ def ids(connection: Connection, *conditions: ColumnElement[bool], limit: int) ->
 
 def count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     """How many backups there are."""
-    return connection.scalar(select(func.count()).select_from(Backup).where(*conditions)) or 0
+    return connection.scalar(select(func.count()).select_from(Backup.table).where(*conditions)) or 0
 
 
 def behind(row: BackupRow) -> ColumnElement[bool]:
@@ -114,7 +96,7 @@ def has_copy(connection: Connection, target: str | None, state: CopyState | None
     # PostgreSQL knows how many there are, and chooses by itself; for SQLite we look. Few copies are all asked for first; where many fulfil
     # it, a page is full before many backups have been looked at.
     if connection.dialect.name == "sqlite":
-        some = select(literal(1)).select_from(Copy).where(*wanted).limit(_FEW + 1).subquery()
+        some = select(literal(1)).select_from(Copy.table).where(*wanted).limit(_FEW + 1).subquery()
         if (connection.scalar(select(func.count()).select_from(some)) or 0) <= _FEW:
             return Backup.backup_id.in_(select(Copy.backup_id).where(*wanted))
     return exists().where(Copy.backup_id == Backup.backup_id, *wanted)
@@ -134,40 +116,9 @@ def copies_of(connection: Connection, backup_ids: Sequence[str]) -> dict[str, li
     """The copies of some backups, by backup, in the order of their targets."""
     found: dict[str, list[CopyRow]] = defaultdict(list)
     for some in _portions(backup_ids):
-        for row in connection.execute(select(*_COPY).where(Copy.backup_id.in_(some)).order_by(Copy.target)):
-            found[row[0]].append(CopyRow(*row))
+        for row in Copy.all(connection, Copy.backup_id.in_(some), order=[Copy.target]):
+            found[row.backup_id].append(row)
     return found
-
-
-def verifications_of(connection: Connection, backup_id: str) -> list[VerificationRow]:
-    """The verifications of a backup, newest first."""
-    query = (
-        select(*_VERIFICATION)
-        .where(Verification.backup_id == backup_id)
-        .order_by(Verification.started_at.desc(), Verification.id.desc())
-    )
-    return [VerificationRow(*row) for row in connection.execute(query)]
-
-
-def latest_target_tests(connection: Connection) -> list[TargetTestRow]:
-    """The latest test of each storage target, by name."""
-    latest = select(func.max(TargetTest.id)).group_by(TargetTest.target)
-    query = select(*_TARGET_TEST).where(TargetTest.id.in_(latest)).order_by(TargetTest.target)
-    return [TargetTestRow(*row) for row in connection.execute(query)]
-
-
-def restores(connection: Connection, *conditions: ColumnElement[bool], limit: int | None) -> list[RestoreRow]:
-    """The log of restores, newest first."""
-    query = (
-        select(*_RESTORE).where(*conditions).order_by(Restore.started_at.desc(), Restore.restore_id.desc()).limit(limit)
-    )
-    return [RestoreRow(*row) for row in connection.execute(query)]
-
-
-def wal_frontiers(connection: Connection, application: str) -> list[WalFrontierRow]:
-    """How far each target's archive reaches, by name."""
-    query = select(*_WAL_FRONTIER).where(WalFrontier.application == application).order_by(WalFrontier.target)
-    return [WalFrontierRow(*row) for row in connection.execute(query)]
 
 
 def retention(connection: Connection, application: str, target: str) -> list[RetentionRow]:
@@ -197,7 +148,7 @@ def retention(connection: Connection, application: str, target: str) -> list[Ret
             *(Copy.state, Copy.form, Copy.stored_bytes, Copy.checked_at, Copy.updated_at),
         )
         # In the order of an index that has all that is asked of backups: SQLite then begins with it, and never reads a manifest's page.
-        .join(Copy, Copy.backup_id == Backup.backup_id)
+        .join(Copy.table, Copy.backup_id == Backup.backup_id)
         .where(Backup.application == application, Copy.target == target)
         .order_by(Backup.started_at, Backup.backup_id)
     )
@@ -249,7 +200,7 @@ def proven(part: Part | None) -> ColumnElement[bool]:
         .where(Verification.backup_id == Backup.backup_id)
         .order_by(Verification.started_at.desc(), Verification.id.desc())
         .limit(1)
-        .correlate(Backup)
+        .correlate(Backup.table)
         .scalar_subquery()
     )
     # Most backups were never verified: whether one ever was is told by one look into a set, the last of its verifications by a query.
@@ -269,13 +220,11 @@ def has_part(part: Part) -> ColumnElement[bool]:
 def _last_verifications(connection: Connection, backup_ids: Sequence[str]) -> dict[str, VerificationRow]:
     found: dict[str, VerificationRow] = {}
     for some in _portions(backup_ids):
-        query = (
-            select(*_VERIFICATION)
-            .where(Verification.backup_id.in_(some))
-            .order_by(Verification.started_at, Verification.id)
+        rows = Verification.all(
+            connection, Verification.backup_id.in_(some), order=[Verification.started_at, Verification.id]
         )
         # Ordered by time, so that the last of each backup stays.
-        found |= {row.backup_id: VerificationRow(*row) for row in connection.execute(query)}
+        found |= {row.backup_id: row for row in rows}
     return found
 
 

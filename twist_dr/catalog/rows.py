@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
+from sqlalchemy import String
 
+from twist_dr.catalog.columns import BackupId, Big, Name
 from twist_dr.errors import (
     BackupNotFound,
     BaseBackupMissing,
@@ -57,17 +59,17 @@ class CopyRow:
     older twist-dr wrote it.
     """
 
-    backup_id: str
-    target: str
+    backup_id: BackupId
+    target: Name
     state: CopyState
-    form: str
-    stored_bytes: int | None
+    form: Annotated[str, String(32)]
+    stored_bytes: Big | None
     seconds: float | None
     updated_at: datetime
     checked_at: datetime | None
     error: str | None
-    run_id: str | None
-    error_code: str | None = None
+    run_id: Name | None
+    error_code: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,19 @@ class VerificationRow:
     ``content_seconds`` what it took to compare its content; None where none was."""
 
     id: int
-    backup_id: str
-    target: str
+    backup_id: BackupId
+    target: Name
     state: VerificationState
     started_at: datetime
     seconds: float
     restore_seconds: float | None
-    tables: int
-    rows: int
-    files: int
+    tables: Big
+    rows: Big
+    files: Big
     server_version: str | None
     differences: tuple[str, ...]
     notes: tuple[str, ...]
-    run_id: str | None
+    run_id: Name | None
     proved: Proved = "counts"
     content_seconds: float | None = None
 
@@ -105,8 +107,8 @@ class BackupRow:
     None when only a rebuild has seen it. ``warnings`` is a count.
     """
 
-    backup_id: str
-    application: str
+    backup_id: BackupId
+    application: Name
     kind: Kind
     label: Label
     reason: str
@@ -114,12 +116,12 @@ class BackupRow:
     started_at: datetime
     finished_at: datetime
     parts: tuple[Part, ...]
-    plain_bytes: int
-    staged_bytes: int
+    plain_bytes: Big
+    staged_bytes: Big
     app_version: str | None
     db_schema_version: str | None
     key_id: str
-    run_id: str | None
+    run_id: Name | None
     warnings: int
     copies: tuple[CopyRow, ...]
     last_verification: VerificationRow | None
@@ -155,14 +157,14 @@ class TargetTestRow:
     """One test of a storage target: whether it can be used, and what it can do. ``error`` and ``error_code`` as in ``CopyRow``."""
 
     id: int
-    target: str
+    target: Name
     at: datetime
     ok: bool
     location: str
     capabilities: dict[str, Any] | None
     error: str | None
     seconds: float
-    error_code: str | None = None
+    error_code: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -175,21 +177,21 @@ class RestoreRow:
     recovery aimed at, and where it stopped.
     """
 
-    restore_id: str
-    application: str
+    restore_id: BackupId
+    application: Name
     kind: RestoreKind
     mode: RestoreMode
     who: str
     reason: str
-    backup_id: str | None
-    undone_id: str | None
+    backup_id: BackupId | None
+    undone_id: BackupId | None
     sources: tuple[str, ...]
     passed_over: tuple[str, ...]
     verified: bool
     parts: tuple[str, ...]
-    tables: int
-    rows: int
-    files: int
+    tables: Big
+    rows: Big
+    files: Big
     state: RestoreState
     started_at: datetime
     finished_at: datetime | None
@@ -199,7 +201,7 @@ class RestoreRow:
     replaced: tuple[str, ...]
     result: str
     error: str | None
-    run_id: str | None
+    run_id: Name | None
     recovery_point: str | None = None
 
 
@@ -212,19 +214,19 @@ class WalFrontierRow:
     it and ``error_code`` as in ``CopyRow``.
     """
 
-    application: str
-    target: str
-    system_identifier: str | None
-    timeline: int | None
-    lsn: str | None
+    application: Name
+    target: Name
+    system_identifier: Annotated[str, String(20)] | None
+    timeline: Big | None
+    lsn: Annotated[str, String(20)] | None
     at: datetime | None
     updated_at: datetime
     waiting: int
     oldest_seconds: float
-    spool_bytes: int
+    spool_bytes: Big
     gaps: tuple[Gap, ...] = ()
     error: str | None = None
-    error_code: str | None = None
+    error_code: Name | None = None
 
 
 class RetentionRow(NamedTuple):
@@ -253,8 +255,8 @@ class HoldRow:
     """A mark that forbids deletion, for ever unless ``until`` says otherwise. Released ones stay in the log."""
 
     id: int | None
-    application: str
-    backup_id: str
+    application: Name
+    backup_id: BackupId
     who: str
     reason: str
     placed_at: datetime
@@ -277,9 +279,9 @@ class AlertRow:
     """
 
     id: int | None
-    application: str
-    cause: str
-    kind: str
+    application: Name
+    cause: Annotated[str, String(200)]
+    kind: Name
     severity: Severity
     state: AlertState
     message: str
@@ -293,7 +295,7 @@ class AlertRow:
     resolved_by: str | None = None
     told_at: datetime | None = None
     told_severity: Severity | None = None
-    run_id: str | None = None
+    run_id: Name | None = None
     about: tuple[str, ...] | None = None
     told_about: tuple[str, ...] = ()
 
@@ -303,10 +305,10 @@ class AttemptRow:
     """One run of a job, as far as it has come. ``scheduled_for``: the time of the schedule that launched it; None for all others.
     ``error_code``: the kind of error that ended it (``errors.code_of``)."""
 
-    run_id: str
-    application: str
-    job: str
-    label: str | None
+    run_id: Name
+    application: Name
+    job: Name
+    label: Annotated[str, String(32)] | None
     scheduled_for: datetime | None
     who: str
     started_at: datetime
@@ -314,7 +316,7 @@ class AttemptRow:
     finished_at: datetime | None = None
     step: str | None = None
     error: str | None = None
-    error_code: str | None = None
+    error_code: Name | None = None
 
     @property
     def was_refused(self) -> bool:
@@ -344,24 +346,44 @@ class AuditRow:
     digest: str
 
 
+class AuditLineRow(NamedTuple):
+    """A line of the audit log as it is kept: ``document`` is the text whose digest it is, so what is hashed is what is kept."""
+
+    application: Name
+    seq: Big
+    at: datetime
+    document: str
+    previous: Name
+    digest: Name
+
+
 @dataclass(frozen=True)
 class SpaceRow:
     """Room on a storage target at a time, in bytes; ``used_bytes`` by our objects. None where it is not known."""
 
-    target: str
+    target: Name
     at: datetime
-    used_bytes: int | None
-    free: int | None
-    total: int | None
+    used_bytes: Big | None
+    free: Big | None
+    total: Big | None
 
 
 @dataclass(frozen=True)
 class DeliveryRow:
     """How the last message through a channel fared; ``since``: when that began."""
 
-    application: str
-    channel: str
+    application: Name
+    channel: Name
     ok: bool
     at: datetime
     since: datetime
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class MarkRow:
+    """A note as it is kept (see ``notes.py``)."""
+
+    application: Name
+    name: Annotated[str, String(100)]
+    document: dict[str, Any]

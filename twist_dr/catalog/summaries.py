@@ -60,7 +60,7 @@ class Summaries:
                 func.coalesce(func.sum(Copy.stored_bytes), 0),
                 func.min(Copy.checked_at),
             )
-            .join(Backup, Backup.backup_id == Copy.backup_id)
+            .join(Backup.table, Backup.backup_id == Copy.backup_id)
             .where(Backup.application == application)
             .group_by(Copy.target, Copy.state)
         )
@@ -76,7 +76,7 @@ class Summaries:
         """The newest backup of some kinds, begun before ``until``, of which a target has a checked copy. What was set aside does not count."""
         query = (
             select(Backup.backup_id, Backup.kind, Backup.started_at)
-            .join(Copy, Copy.backup_id == Backup.backup_id)
+            .join(Copy.table, Copy.backup_id == Backup.backup_id)
             .where(
                 Backup.application == application,
                 Backup.kind.in_(kinds),
@@ -96,7 +96,7 @@ class Summaries:
         """Bytes that a target holds of backups begun since then."""
         query = (
             select(func.coalesce(func.sum(Copy.stored_bytes), 0))
-            .join(Backup, Backup.backup_id == Copy.backup_id)
+            .join(Backup.table, Backup.backup_id == Copy.backup_id)
             .where(
                 Backup.application == application,
                 Backup.started_at >= since,

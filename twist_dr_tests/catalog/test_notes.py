@@ -60,7 +60,7 @@ def test_a_note_of_an_earlier_version_is_read_and_stays_as_it_was_written(catalo
     kind, document = _WRITTEN[name]
     assert catalog.note("erp", kind) is None
     with catalog._database.writing() as connection:
-        connection.execute(insert(Mark).values({"application": "erp", "name": name, "document": document}))
+        connection.execute(insert(Mark.table).values({"application": "erp", "name": name, "document": document}))
     of = name.removeprefix(kind.mark).removeprefix(":") or None
     found = catalog.note("erp", kind, of)
     assert found is not None and catalog.note("shop", kind, of) is None

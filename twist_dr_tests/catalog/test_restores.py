@@ -218,7 +218,7 @@ def _record_many(catalog: Catalog) -> None:
     with catalog._database.writing() as connection:
         for begin in range(0, MANY, 10_000):
             numbers = range(begin + 1, begin + 10_001)
-            connection.execute(insert(Backup), [_backup_values(number, sealed) for number in numbers])
+            connection.execute(insert(Backup.table), [_backup_values(number, sealed) for number in numbers])
 
 
 def _backup_values(number: int, sealed: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sqlalchemy import NullPool, create_engine, insert, make_url, select, text
 
 import twist_dr.catalog
 from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
-from twist_dr.catalog.models import Backup, Base
+from twist_dr.catalog.models import METADATA, Backup
 from twist_dr.errors import CopyFailedForNow
 from twist_dr.postgres.lsn import Gap
 from twist_dr.wal.frontier import gaps_after
@@ -92,7 +92,7 @@ def test_migrations_make_what_the_models_say(url: str) -> None:
         context = MigrationContext.configure(
             connection, opts={"version_table": schema.VERSION_TABLE, "compare_type": True}
         )
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, METADATA) == []
 
 
 def test_constructing_touches_nothing(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def _recorded_by_the_first_version(catalog: Catalog, folder: Path) -> str:
         present.setattr(schema, "SCRIPTS", "twist_dr.catalog:migrations")
         present.setattr(schema, "HEAD", _HEAD)
         backup_id = record(today)
-    table = Backup.__table__
+    table = Backup.table
     with today._database.reading() as connection:
         values = dict(connection.execute(select(table)).mappings().one())
     del values["chain"], values["search"]

@@ -2,12 +2,12 @@
 
 from alembic import context
 
-from twist_dr.catalog.models import Base
+from twist_dr.catalog.models import METADATA
 from twist_dr.catalog.schema import VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    target_metadata=METADATA,
     version_table=VERSION_TABLE,
 )
 with context.begin_transaction():

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from twist_dr.catalog import Catalog
 from twist_dr.catalog.operations import NO_DIGEST, audit_digest
+from twist_dr.catalog.rows import AuditLineRow
 from twist_dr.settings import Settings
 from twist_dr.watch.audit.log import Places, places, read_anchor, waiting
 
 #: Clocks of machines that share a catalog differ, and are corrected.
 _CLOCKS_DIFFER = timedelta(seconds=5)
-
-_Kept = tuple[int, datetime, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def verify(settings: Settings, catalog: Catalog) -> Verified:
         )
     lines = catalog.audit_lines(settings.application)
     found = [*_chain(settings.application, lines), *beside]
-    digests = {line[0]: line[4] for line in lines}
+    digests = {line.seq: line.digest for line in lines}
     if anchor is None:
         if lines and not any(problem.severity == "error" for problem in beside):
             found.append(
@@ -85,12 +84,12 @@ def verify(settings: Settings, catalog: Catalog) -> Verified:
                 f"Line {anchor.seq} is not the one that was written: the log was written anew, from a line up to this one.",
             )
         )
-    return Verified(len(lines), lines[-1][4] if lines else NO_DIGEST, tuple(found))
+    return Verified(len(lines), lines[-1].digest if lines else NO_DIGEST, tuple(found))
 
 
-def _chain(application: str, lines: list[_Kept]) -> Iterator[Problem]:
+def _chain(application: str, lines: Sequence[AuditLineRow]) -> Iterator[Problem]:
     number, digest, time = 0, NO_DIGEST, None
-    for seq, at, document, previous, kept in lines:
+    for _, seq, at, document, previous, kept in lines:
         if seq != number + 1:
             yield Problem(number + 1, "error", f"{_lines(number + 1, seq - 1)} missing.")
         elif previous != digest:
