@@ -134,7 +134,7 @@ def test_a_list_of_base_backups_says_all_of_them() -> None:
         ("scrub", {"targets": ["nowhere"]}),
         ("drill", {"target": "nowhere"}),
         ("configuration", {"parts": ["database"]}),
-        ("base", {"type": "differential"}),
+        ("base", {"type": "decremental"}),
     ],
 )
 def test_what_a_job_cannot_be_told_is_refused_in_its_schedule(kind: str, entry: dict[str, Any]) -> None:
