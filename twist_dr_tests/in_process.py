@@ -21,6 +21,7 @@ import dagster as dg
 import pytest
 
 from twist_dr.cli import main
+from twist_dr.orchestrator import around
 from twist_dr.postgres import sessions
 from twist_dr.redaction import known
 from twist_dr.settings import open_application
@@ -100,6 +101,8 @@ def _begin(process: pytest.MonkeyPatch, environment: Mapping[str, str], folder: 
     process.setattr(facts, "_KNOWN", {})
     process.setattr(catalog_gone, "_REMEMBERED", {})
     process.setattr(log, "_told_uses", OrderedDict())
+    # What is tried again is tried again at once: nothing becomes better in the meantime but what a test makes so.
+    process.setattr(around, "_RETRY_SECONDS", 0)
 
 
 def _children() -> set[str]:
