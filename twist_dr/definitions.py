@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
+from twist_dr.operations.restore import restore
+from twist_dr.operations.restore_to_time import restore_to_time
+from twist_dr.operations.table import RESTORE, RESTORE_TO_TIME, UNDO_RESTORE
+from twist_dr.operations.undo_restore import undo_restore
 from twist_dr.orchestrator.around import APPLICATION
 from twist_dr.orchestrator.assets.base_backup import base_backup_asset
 from twist_dr.orchestrator.assets.configuration_backup import configuration_backup_asset
@@ -22,11 +26,9 @@ from twist_dr.orchestrator.jobs.backups import backup_job, verify_backup_job
 from twist_dr.orchestrator.jobs.cleanup import cleanup_job
 from twist_dr.orchestrator.jobs.drill import drill_job
 from twist_dr.orchestrator.jobs.restore import restore_job
-from twist_dr.orchestrator.jobs.restore_to_time import restore_to_time_job
 from twist_dr.orchestrator.jobs.scrub import scrub_job
 from twist_dr.orchestrator.jobs.status import status_job
 from twist_dr.orchestrator.jobs.test_storage_targets import test_storage_targets_job
-from twist_dr.orchestrator.jobs.undo_restore import undo_restore_job
 from twist_dr.orchestrator.jobs.wal import ship_wal_job
 from twist_dr.settings import Application, open_application
 
@@ -46,8 +48,8 @@ def build_definitions(app: Application) -> dg.Definitions:
         backup_job(settings, "full", full_backup, copies),
         verify_backup_job(settings, verification),
         backup_job(settings, "configuration", configuration_backup, configuration_copies),
-        restore_job(settings),
-        undo_restore_job(settings),
+        restore_job(settings, RESTORE, restore),
+        restore_job(settings, UNDO_RESTORE, undo_restore),
         cleanup_job(settings),
         scrub_job(settings),
         drill_job(settings),
@@ -92,7 +94,11 @@ class Recovery:
         base_backup = base_backup_asset(settings, database)
         base_copies = copies_asset(settings, base_backup.key, "base")
         self.assets = [wal_archive, base_backup, base_copies]
-        self.jobs = [ship_wal, backup_job(settings, "base", base_backup, base_copies), restore_to_time_job(settings)]
+        self.jobs = [
+            ship_wal,
+            backup_job(settings, "base", base_backup, base_copies),
+            restore_job(settings, RESTORE_TO_TIME, restore_to_time),
+        ]
         self.sensors = [ship_wal_sensor(app, ship_wal)]
 
 

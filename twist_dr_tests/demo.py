@@ -287,13 +287,13 @@ def accident_and_restore(environment: Mapping[str, str], settings: Settings, cat
         connection.execute("DELETE FROM ledger_ledgerentry")
     told.append(("somebody deletes the whole ledger", _entries(settings)))
     config = {"mode": "replace", "reason": "somebody deleted the whole ledger", "confirm": settings.application}
-    spent = execute("restore", environment, {"restore_backup": {"config": config}})
+    spent = execute("restore", environment, {"restore": {"config": config}})
     told.append((_told("restored", catalog, settings, spent), _entries(settings)))
     undo = {"reason": "to show that it can be undone", "confirm": settings.application}
-    spent = execute("undo_restore", environment, {"put_back": {"config": undo}})
+    spent = execute("undo_restore", environment, {"undo_restore": {"config": undo}})
     told.append((_told("undone", catalog, settings, spent), _entries(settings)))
     spent = execute(
-        "undo_restore", environment, {"put_back": {"config": {**undo, "reason": "the ledger is wanted back"}}}
+        "undo_restore", environment, {"undo_restore": {"config": {**undo, "reason": "the ledger is wanted back"}}}
     )
     told.append((_told("undone again", catalog, settings, spent), _entries(settings)))
     return "\n".join(["", f"  {'':<72}{'entries':>8}", *(f"  {what:<72}{count:>8}" for what, count in told), ""])
@@ -317,7 +317,7 @@ def accident_and_recovery(environment: Mapping[str, str], settings: Settings, ca
         "confirm": settings.application,
         "pre_restore_backup": False,
     }
-    spent = execute("restore_to_time", environment, {"recover_to_point": {"config": config}})
+    spent = execute("restore_to_time", environment, {"restore_to_time": {"config": config}})
     told.append((_told(f"recovered to {before:%H:%M:%S.%f}"[:-3], catalog, settings, spent), _entries(settings)))
     return "\n".join([f"  {'':<72}{'entries':>8}", *(f"  {what:<72}{count:>8}" for what, count in told), ""])
 

@@ -196,7 +196,7 @@ class Site:
         return self.job("verify_backup", {"verification": {"config": config}} if config else None)
 
     def restore(self, **config: Any) -> Outcome:
-        return self.job("restore", {"restore_backup": {"config": config}} if config else None)
+        return self.job("restore", {"restore": {"config": config}} if config else None)
 
     def replace(self, **config: Any) -> Outcome:
         """A restore that cuts over, with all that it insists on, and without the backup before it."""
@@ -206,7 +206,7 @@ class Site:
         )  # fmt: skip
 
     def undo(self, **config: Any) -> Outcome:
-        return self.job("undo_restore", {"put_back": {"config": {"reason": "test", "confirm": "erp", **config}}})
+        return self.job("undo_restore", {"undo_restore": {"config": {"reason": "test", "confirm": "erp", **config}}})
 
     def query(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Rows from the application's database, or from another one of its server."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -32,6 +32,10 @@ class Operation(Generic[C, R]):
     permission: Permission
     config: type[C]
     work: Callable[[Application, C, Report], R]
+    does: str = ""
+    """For whoever looks for what can be launched."""
+    plan: Mapping[str, object] = field(default_factory=dict)
+    """The settings with which it only shows what it would do, where there are such: whoever launches it by hand sees that first."""
 
     def require(self, actor: Actor) -> None:
         """Raises ``PermissionMissing`` unless the actor may."""

@@ -22,21 +22,62 @@ from twist_dr.operations.undo_restore import UndoRestoreConfig, undo_restore
 from twist_dr.operations.verify import DrillConfig, VerifyBackupConfig, drill, verify_backup
 from twist_dr.operations.wal import ship_wal
 
-BACKUP_FULL = Operation("backup_full", "system_run_backup", FullBackupConfig, backup_full)
-BACKUP_BASE = Operation("backup_base", "system_run_backup", BaseBackupConfig, backup_base)
+BACKUP_FULL = Operation(
+    "backup_full", "system_run_backup", FullBackupConfig, backup_full,
+    does="Back up database, media and configuration, and copy them to every storage target.",
+)  # fmt: skip
+BACKUP_BASE = Operation(
+    "backup_base", "system_run_backup", BaseBackupConfig, backup_base,
+    does="Copy the files of the PostgreSQL cluster, all or what changed, to every storage target.",
+)  # fmt: skip
 BACKUP_CONFIGURATION = Operation(
-    "backup_configuration", "system_run_backup", ConfigurationBackupConfig, backup_configuration
-)
-SHIP_WAL = Operation("ship_wal", "system_run_backup", Config, ship_wal)
-VERIFY_BACKUP = Operation("verify_backup", "system_run_backup", VerifyBackupConfig, verify_backup)
-DRILL = Operation("drill", "system_run_backup", DrillConfig, drill)
-SCRUB = Operation("scrub", "system_run_backup", ScrubConfig, scrub)
-CLEANUP = Operation("cleanup", "system_run_backup", CleanupConfig, cleanup)
-STATUS = Operation("status", "system_run_backup", Config, status)
-TEST_STORAGE_TARGETS = Operation("test_storage_targets", "system_configure_backup", Config, test_storage_targets)
-RESTORE = Operation("restore", "system_restore_backup", RestoreConfig, restore)
-RESTORE_TO_TIME = Operation("restore_to_time", "system_restore_backup", RestoreToTimeConfig, restore_to_time)
-UNDO_RESTORE = Operation("undo_restore", "system_restore_backup", UndoRestoreConfig, undo_restore)
+    "backup_configuration", "system_run_backup", ConfigurationBackupConfig, backup_configuration,
+    does="Copy the configuration, twist-dr's catalog and Dagster's history, always encrypted, to every storage target.",
+)  # fmt: skip
+SHIP_WAL = Operation(
+    "ship_wal", "system_run_backup", Config, ship_wal,
+    does="Ship what lies in the spool to every storage target: write-ahead log, with which every second can be recovered.",
+)  # fmt: skip
+VERIFY_BACKUP = Operation(
+    "verify_backup", "system_run_backup", VerifyBackupConfig, verify_backup,
+    does="Restore a backup for real into a scratch server and compare it with what was recorded.",
+)  # fmt: skip
+DRILL = Operation(
+    "drill", "system_run_backup", DrillConfig, drill,
+    does="Restore the newest full backup into a scratch server, and recover the newest base backup to the latest point, from one storage "
+    "target after the other; measure each phase, and compare with objectives.recovery_time. Nothing live is touched.",
+)  # fmt: skip
+SCRUB = Operation(
+    "scrub", "system_run_backup", ScrubConfig, scrub,
+    does="Read copies and archived WAL again, the longest unread first, so that each is read within scrub.period; mend what is bad or "
+    "missing from a good copy.",
+)  # fmt: skip
+CLEANUP = Operation(
+    "cleanup", "system_run_backup", CleanupConfig, cleanup, plan={"dry_run": True},
+    does="Remove what has had its time: copies, WAL and broken remains by each storage target's retention, databases and media that "
+    "restores replaced, Dagster's history. It shows its plan first; dry_run only shows it.",
+)  # fmt: skip
+STATUS = Operation(
+    "status", "system_run_backup", Config, status,
+    does="Say whether the application is safe, and draw the report: open it on the page of the asset report. Scripts: twist-dr status.",
+)  # fmt: skip
+TEST_STORAGE_TARGETS = Operation(
+    "test_storage_targets", "system_configure_backup", Config, test_storage_targets,
+    does="Write, read back, compare and delete a small object on every storage target, and record what each can do.",
+)  # fmt: skip
+RESTORE = Operation(
+    "restore", "system_restore_backup", RestoreConfig, restore, plan={"mode": "plan"},
+    does="Restore a backup: plan it (the default), into a sandbox beside the live database, or cut over to it and keep what it replaces.",
+)  # fmt: skip
+RESTORE_TO_TIME = Operation(
+    "restore_to_time", "system_restore_backup", RestoreToTimeConfig, restore_to_time, plan={"mode": "plan"},
+    does="Recover to any second, LSN, transaction or named point: plan it (the default), into a sandbox, in the place of the "
+    "live database, or as a data folder on a recovery host.",
+)  # fmt: skip
+UNDO_RESTORE = Operation(
+    "undo_restore", "system_restore_backup", UndoRestoreConfig, undo_restore, plan={"confirm": ""},
+    does="Put back what a restore replaced, database and media, and keep what is live until then in turn.",
+)  # fmt: skip
 
 HOLD = Operation("hold", "system_run_backup", HoldConfig, hold)
 RELEASE = Operation("release", "system_configure_backup", ReleaseConfig, release)

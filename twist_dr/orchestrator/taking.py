@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -11,9 +11,22 @@ import dagster as dg
 from pydantic import create_model
 
 from twist_dr.operations.operation import Config
+from twist_dr.operations.table import VERIFY_BACKUP
+from twist_dr.repository.kinds import KINDS
 
 C = TypeVar("C", bound=Config)
 T = TypeVar("T")
+
+#: The step of ``verify_backup``.
+VERIFICATION = "verification"
+
+#: The step that is told what to do is called as its job, but for jobs of assets: there Dagster has the job's name already.
+_STEPS = {**{spec.job: spec.step for spec in KINDS.values()}, VERIFY_BACKUP.name: VERIFICATION}
+
+
+def run_config(job: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The run config of a job that is told some of its operation's settings."""
+    return {"ops": {_STEPS.get(job, job): {"config": dict(told)}}} if told else {}
 
 
 def taking(model: type[C]) -> Callable[[Callable[[Any, C], T]], Callable[..., T]]:

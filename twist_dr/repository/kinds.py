@@ -14,8 +14,6 @@ class KindSpec:
     """One kind. Its job is named after it, and so is the step that makes it."""
 
     kind: Kind
-    does: str
-    """What its job does, for people: a clause with a place for the application's name."""
     parts: tuple[Part, ...]
     """All that one may have."""
     artifacts: str
@@ -48,7 +46,6 @@ class KindSpec:
 
 FULL = KindSpec(
     "full",
-    does="Back up database, media and configuration of {} and copy them",
     parts=("database", "media", "configuration"),
     artifacts=r"database\.dump|roles\.sql|extension-(?:rows\.(?:sql|json)|members\.dump)|(?:media|configuration)\.(?:tar|files\.jsonl)",
     copies="copies",
@@ -57,7 +54,6 @@ FULL = KindSpec(
 )
 BASE = KindSpec(
     "base",
-    does="Copy the files of the PostgreSQL cluster of {}, all or what changed,",
     parts=("cluster",),
     artifacts=r"base\.tar|[0-9]{1,10}\.tar|backup_manifest|server\.json",  # tablespaces go by their OIDs
     copies="base_copies",
@@ -69,7 +65,6 @@ BASE = KindSpec(
 )
 CONFIGURATION = KindSpec(
     "configuration",
-    does="Copy the configuration of {}, twist-dr's catalog and Dagster's history, always encrypted,",
     parts=("configuration",),
     artifacts=r"(?:configuration|dagster)\.(?:tar|files\.jsonl)|contents\.json|catalog\.(?:sqlite|dump)|dagster(?:-[0-9]{1,4})?\.dump",
     copies="configuration_copies",

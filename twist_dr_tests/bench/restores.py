@@ -27,12 +27,12 @@ def _restore(application: Application, **config: Any) -> RestoreRow:
         "confirm": "erp",
         **config,
     }
-    application.job("restore", {"restore_backup": {"config": wanted}})
+    application.job("restore", {"restore": {"config": wanted}})
     return _log(application)
 
 
 def _undo(application: Application) -> RestoreRow:
-    application.job("undo_restore", {"put_back": {"config": {"reason": "bench", "confirm": "erp"}}})
+    application.job("undo_restore", {"undo_restore": {"config": {"reason": "bench", "confirm": "erp"}}})
     return _log(application)
 
 

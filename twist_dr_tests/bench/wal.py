@@ -366,6 +366,6 @@ def _job(scene: Scene, wal: Segments) -> float:
     """The same by the job, as a person launches it."""
     into = scene.empty("by-job")
     config = {"to": f"lsn:{format_lsn(wal.stop)}", "mode": "cluster", "folder": str(into), "reason": "bench"}
-    job = ended(scene.site.start("restore_to_time", {"recover_to_point": {"config": config}}))
+    job = ended(scene.site.start("restore_to_time", {"restore_to_time": {"config": config}}))
     scene.peaks["recovery, whole job"] = job.peak
     return job.seconds

@@ -85,9 +85,9 @@ def test_the_launchpad_is_prefilled_with_every_setting(definitions: dg.Definitio
     job = definitions.resolve_job_def("backup_full")
     config = dg.validate_run_config(job, {})
     assert config["ops"]["full_backup"]["config"] == {"label": "manual", "reason": "", "parts": "all", "targets": "all"}
-    restore = dg.validate_run_config(definitions.resolve_job_def("restore"), {})["ops"]["restore_backup"]["config"]
+    restore = dg.validate_run_config(definitions.resolve_job_def("restore"), {})["ops"]["restore"]["config"]
     assert (restore["mode"], restore["backup"], restore["source"]) == ("plan", "latest-verified", "any")
-    recovery = dg.validate_run_config(definitions.resolve_job_def("restore_to_time"), {})["ops"]["recover_to_point"][
+    recovery = dg.validate_run_config(definitions.resolve_job_def("restore_to_time"), {})["ops"]["restore_to_time"][
         "config"
     ]
     assert (recovery["mode"], recovery["to"], recovery["confirm"]) == ("plan", "latest", "")

@@ -231,7 +231,7 @@ def test_nothing_of_a_hostile_database_is_called_where_a_recovery_to_a_point_bri
             wait_until_archived(site, parse_lsn(lsn))
         changing = {"mode": "replace", "reason": "test", "confirm": "erp", "pre_restore_backup": False}
         for config in ({}, changing):
-            outcome = site.job("restore_to_time", {"recover_to_point": {"config": config}} if config else None)
+            outcome = site.job("restore_to_time", {"restore_to_time": {"config": config}} if config else None)
             assert hostile.called() == [], outcome.text
             outcome.expect(0)
 

@@ -44,7 +44,7 @@ def test_twenty_random_times_lsns_and_transactions_give_exactly_the_rows_of_the_
 def test_killed_at_a_random_instant_under_load(stage: Stage, seed: int) -> None:
     site = stage.site
     with stage.history.during("restore"):
-        process = site.start("restore", {"restore_backup": {"config": REPLACE}})
+        process = site.start("restore", {"restore": {"config": REPLACE}})
         time.sleep(random.Random(seed).uniform(2, 4))
         process.kill()
         process.communicate()

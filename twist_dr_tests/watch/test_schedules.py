@@ -81,8 +81,8 @@ EACH: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("base", {"type": "differential"}, {"base_backup": {"label": "scheduled", "type": "differential"}}),
     ("base", {"label": "monthly"}, {"base_backup": {"label": "monthly", "type": "full"}}),
     ("configuration", {"targets": [TARGET]}, {"configuration_backup": {"label": "scheduled", "targets": TARGET}}),
-    ("drill", {"target": TARGET, "recovery": False}, {"rehearse_recovery": {"target": TARGET, "recovery": False}}),
-    ("scrub", {"targets": [TARGET], "all": True}, {"read_again": {"targets": TARGET, "all": True}}),
+    ("drill", {"target": TARGET, "recovery": False}, {"drill": {"target": TARGET, "recovery": False}}),
+    ("scrub", {"targets": [TARGET], "all": True}, {"scrub": {"targets": TARGET, "all": True}}),
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from twist_dr.operations.verify import VerifyBackupConfig
 from twist_dr.orchestrator.around import APPLICATION, RUN_BACKUP, operation
 from twist_dr.orchestrator.assets.freshness import fresh_within
 from twist_dr.orchestrator.metadata import in_list, in_words
-from twist_dr.orchestrator.taking import taking
+from twist_dr.orchestrator.taking import VERIFICATION, taking
 from twist_dr.settings import Settings
 from twist_dr.verify.backup import verify as prove
 from twist_dr.verify.verification import VerificationResult
@@ -22,7 +22,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
     key = dg.AssetKey([settings.application, "verification"])
 
     @dg.multi_asset(
-        name="verification",
+        name=VERIFICATION,
         specs=[
             dg.AssetSpec(
                 key,

@@ -11,6 +11,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from twist_dr.catalog import AttemptRow, CatalogUnavailable, SealedBackup
 from twist_dr.orchestrator.around import RUN_BACKUP, without_secrets
+from twist_dr.orchestrator.taking import run_config
 from twist_dr.repository.kinds import BACKUP_JOBS, FULL
 from twist_dr.settings import Application, ScheduleSettings
 from twist_dr.watch.proving import proof_is_due
@@ -65,7 +66,7 @@ def _requests(app: Application, wanted: ScheduleSettings) -> Iterator[dg.RunRequ
         if made is not None and here and _is_due(app, made):
             verifications = [each for each in recent if each.job == _VERIFY and each.started_at > full.started_at]
             proving = proving or not verifications or verifications[0].state == "running"
-            yield _request(_VERIFY, made.backup_id, {"verification": {"config": {"backup": made.backup_id}}})
+            yield _request(_VERIFY, made.backup_id, {"backup": made.backup_id})
     if backups and not proving:
         newest = _newest(backups)
         # After the proof, so that the backup that has just been made may be the one that lets an older one go.
@@ -87,6 +88,6 @@ def _newest(attempts: Sequence[AttemptRow]) -> AttemptRow:
     return max(attempts, key=lambda attempt: attempt.started_at)
 
 
-def _request(job: str, key: str, ops: dict[str, object]) -> dg.RunRequest:
+def _request(job: str, key: str, told: dict[str, object]) -> dg.RunRequest:
     tags = {SCHEDULED_FOR: datetime.now(timezone.utc).isoformat()}
-    return dg.RunRequest(run_key=f"{job} {key}", job_name=job, run_config={"ops": ops} if ops else {}, tags=tags)
+    return dg.RunRequest(run_key=f"{job} {key}", job_name=job, run_config=run_config(job, told), tags=tags)

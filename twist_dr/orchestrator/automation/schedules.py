@@ -9,17 +9,11 @@ from typing import Any
 import dagster as dg
 
 from twist_dr.orchestrator.around import RUN_BACKUP
+from twist_dr.orchestrator.taking import run_config
 from twist_dr.repository.kinds import KINDS
 from twist_dr.settings import Settings
 from twist_dr.watch.runs import LABEL, SCHEDULED_FOR
 from twist_dr.watch.schedules import Entry, entries, label_of
-
-#: The step of each job that is told what to do.
-_STEPS = {
-    **{spec.job: spec.step for spec in KINDS.values()},
-    "drill": "rehearse_recovery",
-    "scrub": "read_again",
-}
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -53,4 +47,4 @@ def _run_config(entry: Entry, label: str) -> Mapping[str, Any]:
     """The run config of a scheduled run. Drills and scrubs have no label."""
     told = {name: ",".join(value) if isinstance(value, list) else value for name, value in entry.told.items()}
     config = {"label": label, **told} if entry.kind in KINDS else told
-    return {"ops": {_STEPS[entry.job]: {"config": config}}} if config else {}
+    return run_config(entry.job, config)

@@ -16,12 +16,13 @@ def backup_job(
     settings: Settings, kind: Kind, backup: dg.AssetsDefinition, copies: dg.AssetsDefinition
 ) -> dg.UnresolvedAssetJobDefinition:
     """``backup_full``, ``backup_base`` or ``backup_configuration``: the backup and its copies."""
+    launched = OPERATIONS[KINDS[kind].job]
     return dg.define_asset_job(
-        KINDS[kind].job,
+        launched.name,
         selection=dg.AssetSelection.assets(backup, copies),
-        description=f"{KINDS[kind].does.format(settings.application)} to every storage target.",
+        description=launched.does,
         tags=run_tags(settings),
-        owners=[owner(OPERATIONS[KINDS[kind].job])],
+        owners=[owner(launched)],
     )
 
 
@@ -30,7 +31,7 @@ def verify_backup_job(settings: Settings, verification: dg.AssetsDefinition) -> 
     return dg.define_asset_job(
         VERIFY_BACKUP.name,
         selection=dg.AssetSelection.assets(verification),
-        description="Restore a backup for real into a scratch server and compare it with what was recorded.",
+        description=VERIFY_BACKUP.does,
         tags=run_tags(settings),
         owners=[owner(VERIFY_BACKUP)],
     )

@@ -11,9 +11,8 @@ import dagster as dg
 from twist_dr.errors import SettingsError
 from twist_dr.operations.cleanup import CleanupConfig, Page, cleanup
 from twist_dr.operations.table import CLEANUP
-from twist_dr.orchestrator.around import APPLICATION, operation, owner, run_tags
+from twist_dr.orchestrator.jobs.operation_job import operation_job
 from twist_dr.orchestrator.metadata import in_markdown
-from twist_dr.orchestrator.taking import taking
 from twist_dr.repository.kinds import FULL
 from twist_dr.settings import Application, Settings
 
@@ -26,23 +25,11 @@ if TYPE_CHECKING:
 def cleanup_job(settings: Settings) -> dg.JobDefinition:
     """The job ``cleanup``."""
 
-    @dg.op(name="clean_up", required_resource_keys={APPLICATION})
-    @taking(CleanupConfig)
-    def clean_up(context: dg.OpExecutionContext, config: CleanupConfig) -> None:
-        with operation(context, CLEANUP) as app:
-            cleanup(app, config, app.report, _RunPage(context, app))
+    return operation_job(settings, CLEANUP, _work)
 
-    @dg.job(
-        name=CLEANUP.name,
-        description="Remove what has had its time: copies, WAL and broken remains by each storage target's retention, databases and media that "
-        "restores replaced, Dagster's history. It shows its plan first; dry_run only shows it.",
-        tags=run_tags(settings),
-        owners=[owner(CLEANUP)],
-    )
-    def job() -> None:
-        clean_up()
 
-    return job
+def _work(context: dg.OpExecutionContext, app: Application, config: CleanupConfig) -> None:
+    cleanup(app, config, app.report, _RunPage(context, app))
 
 
 class _RunPage(Page):

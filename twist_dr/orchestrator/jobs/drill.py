@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from twist_dr.operations.table import DRILL
-from twist_dr.orchestrator.jobs.operation_job import operation_job
+from twist_dr.orchestrator.jobs.operation_job import operation_job, shown
 from twist_dr.orchestrator.metadata import in_list, in_words
 from twist_dr.settings import Settings
 from twist_dr.verify.drill import Drill
@@ -13,15 +13,7 @@ from twist_dr.verify.drill import Drill
 
 def drill_job(settings: Settings) -> dg.JobDefinition:
     """The job ``drill``."""
-    return operation_job(
-        settings,
-        DRILL,
-        step="rehearse_recovery",
-        description="Restore the newest full backup into a scratch server, and recover the newest base backup to the latest point, from one storage "
-        "target after the other; measure each phase, and compare with objectives.recovery_time. Nothing live is touched.",
-        page=_metadata,
-        retry=True,
-    )
+    return operation_job(settings, DRILL, shown(DRILL, _metadata), retry=True)
 
 
 def _metadata(drill: Drill) -> dict[str, dg.MetadataValue]:

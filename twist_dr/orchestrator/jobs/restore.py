@@ -1,34 +1,32 @@
-"""The job that restores a backup: launched as it is, it plans the restore of the latest verified one and changes nothing."""
+"""The jobs that restore, and that take a restore back: launched as they are, they plan and change nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import dagster as dg
 
-from twist_dr.operations.restore import RestoreConfig, restore
-from twist_dr.operations.table import RESTORE
-from twist_dr.orchestrator.around import APPLICATION, operation, owner, run_tags
+from twist_dr.operations import Config, Operation
+from twist_dr.operations.restoring import Shown
+from twist_dr.orchestrator.jobs.operation_job import operation_job
 from twist_dr.orchestrator.jobs.restore_page import watched
-from twist_dr.orchestrator.taking import taking
-from twist_dr.settings import Settings
+from twist_dr.restore.record import RestoreRecord
+from twist_dr.settings import Application, Settings
+from twist_dr.system.progress import Report
+
+C = TypeVar("C", bound=Config)
 
 
-def restore_job(settings: Settings) -> dg.JobDefinition:
-    """The job ``restore``."""
+def restore_job(
+    settings: Settings,
+    launched: Operation[C, RestoreRecord],
+    restore: Callable[[Application, C, Report, Shown], RestoreRecord],
+) -> dg.JobDefinition:
+    """``restore``, ``restore_to_time`` or ``undo_restore``: the operation's own function, and a page to show what it comes to."""
 
-    @dg.op(name="restore_backup", required_resource_keys={APPLICATION})
-    @taking(RestoreConfig)
-    def restore_backup(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
-        with operation(context, RESTORE) as app, watched(context, app) as shown:
+    def work(context: dg.OpExecutionContext, app: Application, config: C) -> None:
+        with watched(context, app) as shown:
             restore(app, config, app.report, shown)
 
-    @dg.job(
-        name=RESTORE.name,
-        description="Restore a backup: plan it (the default), into a sandbox beside the live database, or cut over to it and keep "
-        "what it replaces.",
-        tags=run_tags(settings),
-        owners=[owner(RESTORE)],
-    )
-    def job() -> None:
-        restore_backup()
-
-    return job
+    return operation_job(settings, launched, work)

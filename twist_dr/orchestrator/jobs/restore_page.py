@@ -91,13 +91,13 @@ def _run_config(record: RestoreRecord) -> str:
         "reason": "",
         "confirm": "",
     }
-    return _yaml("restore_backup", config)
+    return _yaml("restore", config)
 
 
 def _recovery_config(record: RestoreRecord) -> str:
     options = {name: str(value) for name, value in record.recovery_options.items()}
     config = {"to": json.dumps(record.recovery_target), **options, "mode": "replace", "reason": "", "confirm": ""}
-    return _yaml("recover_to_point", config)
+    return _yaml("restore_to_time", config)
 
 
 def _yaml(op: str, config: Mapping[str, str | None]) -> str:

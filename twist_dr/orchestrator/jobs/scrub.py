@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from twist_dr.operations.table import SCRUB
-from twist_dr.orchestrator.jobs.operation_job import operation_job
+from twist_dr.orchestrator.jobs.operation_job import operation_job, shown
 from twist_dr.orchestrator.metadata import in_markdown
 from twist_dr.settings import Settings
 from twist_dr.system.words import unmarked
@@ -20,14 +20,7 @@ _SHOWN = 200
 
 def scrub_job(settings: Settings) -> dg.JobDefinition:
     """The job ``scrub``."""
-    return operation_job(
-        settings,
-        SCRUB,
-        step="read_again",
-        description="Read copies and archived WAL again, the longest unread first, so that each is read within scrub.period; mend what is bad or "
-        "missing from a good copy.",
-        page=_metadata,
-    )
+    return operation_job(settings, SCRUB, shown(SCRUB, _metadata))
 
 
 def _metadata(result: ScrubResult) -> dict[str, dg.MetadataValue]:

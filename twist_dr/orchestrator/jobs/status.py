@@ -14,7 +14,7 @@ def status_job(settings: Settings, report: dg.AssetsDefinition) -> dg.Unresolved
     return dg.define_asset_job(
         STATUS.name,
         selection=dg.AssetSelection.assets(report),
-        description="Say whether the application is safe, and draw the report: open it on the page of the asset report. Scripts: twist-dr status.",
+        description=STATUS.does,
         tags=run_tags(settings),
         owners=[owner(STATUS)],
     )

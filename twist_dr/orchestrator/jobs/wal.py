@@ -14,7 +14,7 @@ def ship_wal_job(settings: Settings, wal_archive: dg.AssetsDefinition) -> dg.Unr
     return dg.define_asset_job(
         SHIP_WAL.name,
         selection=dg.AssetSelection.assets(wal_archive),
-        description="Ship what lies in the spool to every storage target: write-ahead log, with which every second can be recovered.",
+        description=SHIP_WAL.does,
         tags=run_tags(settings),
         owners=[owner(SHIP_WAL)],
     )

@@ -39,7 +39,7 @@ def _policy(site: Site, target: str, retention: Any) -> None:
 
 
 def _cleanup(site: Site, **config: Any) -> Outcome:
-    return site.job("cleanup", {"clean_up": {"config": config}} if config else None)
+    return site.job("cleanup", {"cleanup": {"config": config}} if config else None)
 
 
 @pytest.mark.usefixtures("as_commands")

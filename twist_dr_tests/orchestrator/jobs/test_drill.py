@@ -39,7 +39,7 @@ def drill(site: Site, **config: Any) -> Drilled:
     """The job, in this process."""
     app = site.app()
     with dg.DagsterInstance.ephemeral() as instance:
-        run_config = {"ops": {"rehearse_recovery": {"config": config}}}
+        run_config = {"ops": {"drill": {"config": config}}}
         job = drill_job(app.settings)
         done = job.execute_in_process(run_config, instance, resources={APPLICATION: app}, raise_on_error=False)
         return Drilled(done)

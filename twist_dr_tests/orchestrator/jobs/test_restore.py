@@ -362,10 +362,10 @@ def test_what_makes_no_sense_is_refused(backed_up: Site, monkeypatch: pytest.Mon
 
     job = build_definitions(site.app()).resolve_job_def("restore")
     for changes, said in _SENSELESS:
-        config = {"restore_backup": {"config": {**_config(site)["restore_backup"]["config"], **changes}}}
+        config = {"restore": {"config": {**_config(site)["restore"]["config"], **changes}}}
         result = job.execute_in_process({"ops": config}, raise_on_error=False)
         assert not result.success, changes
-        failure = result.failure_data_for_node("restore_backup")
+        failure = result.failure_data_for_node("restore")
         assert failure is not None and failure.user_failure_data is not None
         assert said in (failure.user_failure_data.description or ""), changes
     assert _state(site) == "now" and site.databases() == [""]
@@ -402,7 +402,7 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 
 def _config(site: Site) -> dict[str, Any]:
     return {
-        "restore_backup": {
+        "restore": {
             "config": {"mode": "replace", "reason": "test", "confirm": "erp", "pre_restore_backup": False, "allow_unverified": True, "backup": "latest"}
         }
     }  # fmt: skip
@@ -722,7 +722,7 @@ def test_what_was_replaced_is_removed_by_cleanup_when_its_time_is_over(backed_up
     path.write_text(json.dumps(document))
     findings = json.loads(site.cli("doctor", "--json").text)
     assert [finding["status"] for finding in findings if finding["check"] == "replaced"] == ["warning"]
-    site.job("cleanup", {"clean_up": {"config": {"dry_run": True}}}).expect(0)
+    site.job("cleanup", {"cleanup": {"config": {"dry_run": True}}}).expect(0)
     assert len(site.databases()) == 2
     site.job("cleanup").expect(0)
     assert site.databases() == [""]

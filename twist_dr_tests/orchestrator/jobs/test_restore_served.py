@@ -134,7 +134,7 @@ def test_restored_under_load_undone_and_undone_again(server: PostgresServer, tmp
 
 def test_restored_under_load_from_the_page(stage: Stage) -> None:
     with page(stage.site) as web, stage.history.during("restore"):
-        run = web.launch("restore", {"restore_backup": {"config": REPLACE}})
+        run = web.launch("restore", {"restore": {"config": REPLACE}})
         status, labels = web.ended(run)
         assert status == "SUCCESS"
     assert {"impact", "gate", "seconds_locked_out", "replaced"} <= labels
@@ -243,7 +243,7 @@ _STEPS = 36
 
 def _run_killed(site: Site, at: int) -> int:
     path = site.folder / "killed.yaml"
-    path.write_text(yaml.safe_dump({"ops": {"restore_backup": {"config": REPLACE}}}))
+    path.write_text(yaml.safe_dump({"ops": {"restore": {"config": REPLACE}}}))
     command = [sys.executable, "-m", "twist_dr_tests.killed", str(at), "dagster", "job", "execute", "-m", "twist_dr.definitions", "-j", "restore", "-c", str(path)]  # fmt: skip
     environment = {**os.environ, **site.environment, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, cwd=site.folder, capture_output=True, timeout=120).returncode

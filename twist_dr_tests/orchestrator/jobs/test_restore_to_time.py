@@ -193,7 +193,7 @@ def _wait_for_replay(standby: PostgresServer, lsn: int) -> None:
 
 
 def _recover(site: Site, **config: object) -> Outcome:
-    return site.job("restore_to_time", {"recover_to_point": {"config": config}} if config else None)
+    return site.job("restore_to_time", {"restore_to_time": {"config": config}} if config else None)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def _processes_in(folder: Path) -> list[int]:
 
 def _kill_when(site: Site, begun: Callable[[], bool], **config: object) -> None:
     """Launch a recovery, and kill it as soon as it has come so far."""
-    process = site.start("restore_to_time", {"recover_to_point": {"config": config}})
+    process = site.start("restore_to_time", {"restore_to_time": {"config": config}})
     deadline = time.monotonic() + 90
     while not begun():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
@@ -211,7 +211,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_named_and_nothing_is_left(recorde
         site.set(verification={"scratch": str(disk / "scratch")})
         base = _scratch(site)
         config = {"mode": "replace", "reason": "full", "confirm": "erp", "pre_restore_backup": False}
-        process = site.start("restore_to_time", {"recover_to_point": {"config": config}})
+        process = site.start("restore_to_time", {"restore_to_time": {"config": config}})
         wait_until(lambda: any(base.glob("recovery-*/*")) or process.poll() is not None, "the recovery to begin", 60)
         with (disk / "filler").open("wb") as filler:
             for step in (64 << 20, 1 << 20, 4096):

@@ -510,16 +510,15 @@ def test_one_backup_by_its_id_and_one_target_by_name(site: Site) -> None:
 def test_the_job_mends_and_shows_what_it_found_and_fails_when_it_cannot(site: Site) -> None:
     good = objects(site)
     rot(site.stored("office", "database.dump"))
-    text = site.job("scrub", {"read_again": {"config": {"all": True}}}).expect(0).text
+    text = site.job("scrub", {"scrub": {"config": {"all": True}}}).expect(0).text
     assert "is mended from archive" in text and "1 bad, 1 of them mended" in text
     assert objects(site) == good
     site.verify(target="office").expect(0)
     for target in BOTH:
         site.stored(target, "media.tar").unlink()
-    assert "was not mended" in site.job("scrub", {"read_again": {"config": {"all": True}}}).expect(1).text
+    assert "was not mended" in site.job("scrub", {"scrub": {"config": {"all": True}}}).expect(1).text
     assert (
-        "no enabled storage target"
-        in site.job("scrub", {"read_again": {"config": {"targets": "nowhere"}}}).expect(1).text
+        "no enabled storage target" in site.job("scrub", {"scrub": {"config": {"targets": "nowhere"}}}).expect(1).text
     )
 
 
