@@ -22,6 +22,7 @@ from twist_dr.catalog import (
     WalFrontierRow,
 )
 from twist_dr.catalog.notes import Repair, Repairs, ScheduleWatched, WalScrubbed, Watched
+from twist_dr.catalog.summaries import NewestCopy
 from twist_dr.errors import ManifestInvalid, RestoreInterrupted, TwistDRError
 from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, FULL, KINDS
@@ -90,7 +91,7 @@ class Facts:
 
     ``since``: when we were first here; ``schedules_since`` and ``targets_since``: since when a schedule and a target are as they are.
     ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_media``, ``verified_base``: the newest full
-    one, the newest with media and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest backup with a checked copy, by target. ``future``: the newest backup dated in the future.
+    one, the newest with media and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest full or base backup with a checked copy, by target, also one that is disabled. ``future``: the newest backup dated in the future.
     ``journals``: restores that have one, by id: what it means that it is not at its end, None for one that is. ``daemon``: as it was seen last. ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
     """
 
@@ -105,7 +106,7 @@ class Facts:
     verified_media: BackupRow | None = None
     verified_base: BackupRow | None = None
     before: Mapping[str, Sequence[BackupRow]] = field(default_factory=dict)
-    checked: Mapping[str, BackupRow] = field(default_factory=dict)
+    checked: Mapping[str, NewestCopy] = field(default_factory=dict)
     corrupt: Sequence[BackupRow] = ()
     future: BackupRow | None = None
     attempts: Mapping[str, Sequence[AttemptRow]] = field(default_factory=dict)
@@ -162,7 +163,11 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         else None,
         verified_base=verified_base,
         before=before,
-        checked=_checked(settings, catalog, backups, now),
+        checked={
+            name: newest
+            for name in settings.storage_targets
+            if (newest := catalog.newest_checked(application, name, kinds=DATA_KINDS, until=now + SKEW))
+        },
         corrupt=catalog.backups(application=application, state="corrupt", limit=_CORRUPT),
         future=future,
         attempts=attempts,
@@ -311,30 +316,6 @@ def _attempts(settings: Settings, catalog: Catalog, now: datetime) -> dict[str, 
             rows = {row.run_id: row for row in (*found.get(entry.job, ()), *older)}
             found[entry.job] = sorted(rows.values(), key=lambda row: (row.started_at, row.run_id), reverse=True)
     return {job: [row for row in rows if row.started_at <= now + SKEW] for job, rows in found.items()}
-
-
-def _checked(
-    settings: Settings, catalog: Catalog, backups: Mapping[Kind, Sequence[BackupRow]], now: datetime
-) -> dict[str, BackupRow]:
-    """By target, the newest full or base backup with a checked copy there."""
-    restorable = sorted(
-        (row for kind in DATA_KINDS for row in backups[kind]), key=lambda row: row.started_at, reverse=True
-    )
-    found: dict[str, BackupRow] = {}
-    for name in settings.enabled_targets:
-        row = next((row for row in restorable if _holds(row, name)), None)
-        if row is None and restorable:
-            older = catalog.backups(
-                application=settings.application, target=name, state="checked", until=now + SKEW, limit=_RECENT
-            )
-            row = next((row for row in older if row.kind in DATA_KINDS and _holds(row, name)), None)
-        if row is not None:
-            found[name] = row
-    return found
-
-
-def _holds(row: BackupRow, target: str) -> bool:
-    return is_meant(row.label, None) and any(copy.target == target and copy.state == "checked" for copy in row.copies)
 
 
 @dataclass(frozen=True)

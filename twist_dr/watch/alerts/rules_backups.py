@@ -56,6 +56,11 @@ def partial(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
             if lacking := _lacking(rows[0], settings) if rows else []:
                 lacked.add(rows[0].run_id)
                 yield _partial(f"partial:{job}{end}", job, rows, lacking, settings)
+            elif rows and all(copy.state == "deleted" for copy in rows[0].copies):
+                yield Finding(
+                    f"partial:{job}{end}", "partial", "warning", f"{rows[0].backup_id}, the newest {kind} backup, is on no storage target.",
+                    f"Make a new backup: {launch(job)}", rows[0].run_id,
+                )  # fmt: skip
         newest = max((row.started_at for row in facts.settled(kind)[:1]), default=None)
         for name, attempts in by_schedule(facts, settings, job):
             failed = failures(attempts)

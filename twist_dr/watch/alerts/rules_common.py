@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from twist_dr.catalog import AttemptRow, BackupRow
 from twist_dr.repository.kinds import FULL
@@ -13,6 +14,12 @@ from twist_dr.system.progress import human_seconds
 from twist_dr.system.severity import Severity
 from twist_dr.watch.alerts.facts import WITHOUT_MEDIA, Facts
 from twist_dr.watch.schedules import media_differ, several_of_a_job
+
+State = Literal["safe", "degraded", "unsafe"]
+#: From best to worst: the place is the exit status of ``twist-dr status``.
+STATES: tuple[State, ...] = ("safe", "degraded", "unsafe")
+#: What a finding makes of what it is about.
+_STATE_OF: dict[Severity, State] = {"info": "safe", "warning": "degraded", "error": "degraded", "critical": "unsafe"}
 
 _LONGEST_ERROR = 600
 _NAMED = 3
@@ -24,7 +31,8 @@ class Finding:
 
     ``cause`` is the same text as long as it lasts. ``advice``: what to do next. ``once``: it tells of something that happened, so that a
     person who resolves it is not told again. ``about``: what has this cause now, such as tables or backups, where there may be several: that
-    somebody knows of one does not mean that he knows of the next.
+    somebody knows of one does not mean that he knows of the next. ``target``: the storage target that it is about. ``makes``: the state that
+    follows, where it is another than its severity says: nobody is woken by what was just set up, and is not safe for that.
     """
 
     cause: str
@@ -35,6 +43,12 @@ class Finding:
     run_id: str | None = None
     once: bool = False
     about: frozenset[str] = frozenset()
+    target: str | None = None
+    makes: State | None = None
+
+    @property
+    def state(self) -> State:
+        return self.makes or _STATE_OF[self.severity]
 
 
 Rule = Callable[[Facts, Settings, datetime], Iterator[Finding]]

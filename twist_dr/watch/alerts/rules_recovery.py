@@ -28,20 +28,33 @@ def recovery_point(facts: Facts, settings: Settings, now: datetime) -> Iterator[
     if point is not None and now - point.at <= most:
         yield from _short_lived(facts, settings, now, point)
         return
-    aside = set_aside(facts)
     message = (
         f"The newest verified recovery point is {human(now - point.at)} old ({point})"
         if point
-        else "There is no verified recovery point"
-        + (f": {some(aside)} was verified, and holds what a restore was about to replace" if aside else "")
+        else f"There is no verified recovery point: {_why_none(facts, settings)}"
     )
     # Whoever has just set it up knows that there is nothing yet.
     fresh = point is None and now - _begun(facts) <= most
     severity: Severity = "info" if fresh else "critical"
     yield Finding(
         "no_recovery_point", "no_recovery_point", severity, f"{message}; {human(most)} is the objective.",
-        f"Make a backup and prove it: {launch('backup_full')} && {launch('verify_backup')}",
+        f"Make a backup and prove it: {launch('backup_full')} && {launch('verify_backup')}", makes="unsafe",
     )  # fmt: skip
+
+
+def _why_none(facts: Facts, settings: Settings) -> str:
+    if not any(facts.backups.values()):
+        return "no backup was ever made"
+    aside = set_aside(facts)
+    replaced = f"{some(aside)} was verified, and holds what a restore was about to replace" if aside else ""
+    if not facts.checked.keys() & settings.enabled_targets.keys():
+        return f"{replaced}{', and ' if aside else ''}no enabled storage target holds a checked copy of a full or base backup{' beside it' if aside else ''}"
+    if aside:
+        return replaced
+    proofs = [row.last_verification for row in facts.backups.get("full", ())]
+    if facts.verified or any(proof and proof.verified for proof in proofs):
+        return "verified backups are on no enabled storage target"
+    return "no backup was verified"
 
 
 def _short_lived(facts: Facts, settings: Settings, now: datetime, point: Point) -> Iterator[Finding]:
@@ -97,6 +110,11 @@ def wal_frontier(facts: Facts, settings: Settings, now: datetime) -> Iterator[Fi
         at = row.at if row is not None and row.at is not None else since
         age = now - at
         if age <= most:
+            if row is None or row.at is None:
+                yield Finding(
+                    f"wal_unknown:{name}", "wal_frontier", "info", f"{name} has no write-ahead log whose time is known yet.",
+                    "See that write-ahead log is received and shipped: twist-dr wal status", target=name, makes="degraded",
+                )  # fmt: skip
             continue
         known = (
             f"holds everything committed until {at:%Y-%m-%d %H:%M} UTC, {human(age)} ago"
@@ -120,7 +138,7 @@ def wal_frontier(facts: Facts, settings: Settings, now: datetime) -> Iterator[Fi
             advice = "See that the server can be reached and that twist-dr wal receive (or its archiver) works: twist-dr wal status"
         yield Finding(
             f"wal_frontier:{name}", "wal_frontier", "critical" if age > most * _FAR_BEHIND else "error",
-            f"{name} {known}; {human(most)} is the objective. {sentence(why)}", advice,
+            f"{name} {known}; {human(most)} is the objective. {sentence(why)}", advice, target=name,
         )  # fmt: skip
 
 
@@ -133,6 +151,7 @@ def _from_the_future(row: WalFrontierRow, at: datetime, most: timedelta, now: da
         f"{row.target} is said to hold everything committed until {at:%Y-%m-%d %H:%M} UTC, {human(at - now)} from now{shipped}: a clock is wrong, or "
         "was, and how far its write-ahead log reaches is not known.",
         "Set the clocks of the server and of this machine (timedatectl, chronyc tracking), and see that write-ahead log is shipped: twist-dr wal status",
+        target=row.target,
     )  # fmt: skip
 
 
@@ -146,12 +165,12 @@ def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[F
             yield Finding(
                 f"wal_gap:{name}", "wal_gap", "critical",
                 f"{some(gaps)}, and no storage target has it any more: no recovery leads across, until a newer base backup.",
-                f"Take a new base backup at once: {launch('backup_base')}", about=frozenset(gaps),
+                f"Take a new base backup at once: {launch('backup_base')}", about=frozenset(gaps), target=name,
             )  # fmt: skip
         if row.error is not None and row.error_code == WalConflict.code:
             yield Finding(
                 f"wal_conflict:{name}", "wal_conflict", "critical", sentence(f"{name}: {shortened(row.error)}"),
-                f"Find out which of the two is production and stop the other; then take a new base backup: {launch('backup_base')}",
+                f"Find out which of the two is production and stop the other; then take a new base backup: {launch('backup_base')}", target=name,
             )  # fmt: skip
     if facts.refused_wal:
         yield Finding(

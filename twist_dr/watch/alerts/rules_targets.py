@@ -14,7 +14,9 @@ from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
 from twist_dr.watch.alerts.facts import Facts
+from twist_dr.watch.alerts.points import newest_point
 from twist_dr.watch.alerts.rules_common import Finding, by_media, human, launch, shortened, some
+from twist_dr.watch.proving import allowed_age
 
 #: Once told, room must be this much above the limit before it is called enough: it goes up and down with every backup.
 _ENOUGH_AGAIN = 1.2
@@ -43,7 +45,7 @@ def integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findi
             f"integrity:{name}", "integrity", "critical" if alone else "error",
             f"{name} holds {len(bad)} corrupt {'copy, or lost it' if len(bad) == 1 else 'copies, or lost them'}: {some([row.backup_id for row in bad])}.{lost}",
             f"{advice}: {launch('scrub')}" if not alone and not stuck else f"{advice}; make a new backup at once: {launch('backup_full')}",
-            about=frozenset(row.backup_id for row in bad),
+            about=frozenset(row.backup_id for row in bad), target=name,
         )  # fmt: skip
 
 
@@ -70,7 +72,7 @@ def mended(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
                 f"{some([each.backup_id for each in recent])} ({shortened(last.what)}).",
                 f"Suspect the disk or bucket of {name}; read all of it again with: {launch('scrub')}",
                 # The same object may go bad again.
-                about=frozenset(f"{each.backup_id} {each.at.isoformat()}" for each in recent),
+                about=frozenset(f"{each.backup_id} {each.at.isoformat()}" for each in recent), target=name,
             )  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def bad_wal(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
                 f"integrity_wal:{name}", "integrity", "error",
                 f"{name} holds {len(keys)} bad {'segment' if len(keys) == 1 else 'segments'} of write-ahead log that no other target could mend: {some(keys)}.",
                 f"Take a new base backup, from which what follows can be recovered: {launch('backup_base')}",
-                about=frozenset(keys),
+                about=frozenset(keys), target=name,
             )  # fmt: skip
 
 
@@ -107,17 +109,17 @@ def trouble(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
             yield Finding(
                 f"credentials:{name}", "credentials", "error",
                 f"{name} {last.doing} failed: its credentials were refused, or lack a right: {error}.",
-                f"Give storage_targets.{name} credentials that are valid (reauthorize it), then run: {launch('test_storage_targets')}",
+                f"Give storage_targets.{name} credentials that are valid (reauthorize it), then run: {launch('test_storage_targets')}", target=name,
             )  # fmt: skip
         elif last.code == TargetFull.code:
             yield Finding(
                 f"capacity:{name}", "capacity", "error", f"{name} is full: {error}.",
-                f"Make room there, raise its quota, or keep less (storage_targets.{name}.retention), then run: {launch('backup_full')}",
+                f"Make room there, raise its quota, or keep less (storage_targets.{name}.retention), then run: {launch('backup_full')}", target=name,
             )  # fmt: skip
         else:
             yield Finding(
                 f"unreachable:{name}", "target_unreachable", "error", f"{name} {last.doing} failed: {error}.",
-                f"See to that target, then run: {launch('test_storage_targets')}",
+                f"See to that target, then run: {launch('test_storage_targets')}", target=name,
             )  # fmt: skip
 
 
@@ -148,23 +150,37 @@ def _evidence(facts: Facts, name: str) -> Iterator[Evidence]:
 
 
 def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """A target's newest checked copy is too old, while newer backups exist: it was left out, or its copies fail."""
+    """A target's newest checked copy is too old, or it has none: it was left out, its copies fail, or nothing was made for so long."""
     newest = max((rows[0].started_at for kind in DATA_KINDS if (rows := facts.settled(kind))), default=None)
+    point = newest_point(facts, settings, now)
+    # Told as such, with the same to do.
+    nothing_recent = point is None or now - point.at > allowed_age(settings, facts.backups.get("full", ()), now)
     for name, target in settings.enabled_targets.items():
         most = target.objective or settings.objectives.recovery_point
         held = facts.checked.get(name)
         since = held.started_at if held else max(facts.since, facts.targets_since.get(name, facts.since))
-        # Without any newer backup it is not the target's doing, and told as such.
-        if newest is None or now - since <= most or (held is not None and newest <= held.started_at):
+        left_out = newest is not None and (held is None or newest > held.started_at)
+        if now - since <= most:
+            if held is None and not nothing_recent:
+                yield Finding(
+                    f"empty:{name}", "target_objective", "info", f"{name} holds no checked copy of a full or base backup yet.",
+                    f"The next backup brings one; for one now, run: {launch('backup_full')}", target=name, makes="degraded",
+                )  # fmt: skip
+            continue
+        if nothing_recent and not left_out:
             continue
         what = (
             f"its newest checked copy is {human(now - since)} old ({held.backup_id})"
             if held
             else "it holds no checked copy of any backup"
         )
+        advice = f"See why its copies fail, twist-dr list --target {name}, then run: {launch('backup_full')}"
+        if not left_out:
+            what += ", and nothing newer was made"
+            advice = f"Schedule backups as often as it asks, or give storage_targets.{name}.objective more time; for one now, run: {launch('backup_full')}"
         yield Finding(
-            f"objective:{name}", "target_objective", "error", f"{name}: {what}; {human(most)} is the objective.",
-            f"See why its copies fail, twist-dr list --target {name}, then run: {launch('backup_full')}",
+            f"objective:{name}", "target_objective", "error" if left_out else "warning", f"{name}: {what}; {human(most)} is the objective.",
+            advice, target=name,
         )  # fmt: skip
 
 
@@ -184,7 +200,7 @@ def capacity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
             severity, left = "warning", f"{left}; as it fills now, it is full in {human(until)}"
         yield Finding(
             f"capacity:{name}", "capacity", severity, f"{left}.",
-            f"Add room, or keep less (storage_targets.{name}.retention) and run: {launch('cleanup')}",
+            f"Add room, or keep less (storage_targets.{name}.retention) and run: {launch('cleanup')}", target=name,
         )  # fmt: skip
 
 

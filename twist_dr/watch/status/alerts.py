@@ -36,6 +36,8 @@ def active_alerts(settings: Settings, catalog: Catalog, facts: Facts, now: datet
 def _active(finding: Finding, known: AlertRow | None) -> ActiveAlert:
     return ActiveAlert(
         cause=finding.cause,
+        state=finding.state,
+        target=finding.target,
         kind=finding.kind,
         severity=finding.severity,
         message=finding.message,

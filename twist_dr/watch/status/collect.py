@@ -6,48 +6,41 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
-from twist_dr.catalog import AttemptRow, BackupRow, Catalog, CatalogUnavailable
+from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable
 from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.notes import Drilled, HistorySize
 from twist_dr.catalog.summaries import AttemptCount
 from twist_dr.repository.kinds import KINDS
-from twist_dr.repository.manifest import Kind
 from twist_dr.settings import Settings
 from twist_dr.watch.alerts.daemon import Daemon, why_silent
-from twist_dr.watch.alerts.facts import gather as alert_facts
-from twist_dr.watch.alerts.points import set_aside
+from twist_dr.watch.alerts.facts import SKEW, Facts, gather
+from twist_dr.watch.alerts.points import Point, newest_media, newest_point, set_aside
 from twist_dr.watch.proving import allowed_age, allowed_media_age
 from twist_dr.watch.schedules import entries, next_due
 from twist_dr.watch.status.alerts import active_alerts
 from twist_dr.watch.status.model import (
-    CLOCK_TOLERANCE,
     AttemptTotal,
     BackupStatus,
-    Collected,
     DaySuccess,
-    HistoryStatus,
     NextRun,
+    RecoveryPoint,
     RestoreStatus,
     RunningAttempt,
     Status,
     VerificationStatus,
 )
-from twist_dr.watch.status.points import media_point, recovery_point
-from twist_dr.watch.status.score import judged
 from twist_dr.watch.status.targets import target_statuses
 
 #: Over which the success rate is reckoned.
 RATE_DAYS = 90
-#: Runs that are looked at for those that go on.
-_RECENT_RUNS = 50
 #: Jobs that run every minute, or only look: they would drown what the rate is to tell.
 _NOT_RATED = frozenset({"ship_wal", "status"})
 
 
 def collect(settings: Settings, catalog: Catalog, now: datetime) -> Status:
-    """Whether the application is safe at ``now``. Raises ``CatalogUnavailable``: what cannot be known is for the caller to call unsafe."""
+    """Whether the application is safe at ``now``. Raises ``CatalogUnavailable``: the caller reports what cannot be known as unsafe."""
     require_catalog(settings)
-    return judged(gather(settings, catalog, now))
+    return _collected(settings, catalog, gather(settings, catalog, now), now)
 
 
 def require_catalog(settings: Settings) -> None:
@@ -60,51 +53,47 @@ def require_catalog(settings: Settings) -> None:
         )
 
 
-def gather(settings: Settings, catalog: Catalog, now: datetime) -> Collected:
-    """The facts, not judged."""
+def _collected(settings: Settings, catalog: Catalog, known: Facts, now: datetime) -> Status:
     application = settings.application
-    # Runs first: a backup whose run ends between the two questions is seen whole.
-    recent = catalog.attempts(application, limit=_RECENT_RUNS)
-    newest = {kind: _newest(catalog, application, kind, now) for kind in KINDS}
-    frontiers = {row.target: row for row in catalog.wal_frontiers(application)} if settings.wal else {}
-    known = alert_facts(settings, catalog, now)
+    running = [
+        row for rows in known.attempts.values() for row in rows if row.state == "running" and row.job != "status"
+    ]
     counts = catalog.attempt_counts(application, now - timedelta(days=RATE_DAYS))
     media_age = allowed_media_age(settings, now)
-    size = catalog.note(application, HistorySize)
     next_runs, next_not = _next(settings, known.daemon, now)
-    return Collected(
+    return Status(
         application=application,
         now=now,
-        backups=tuple(_backup(row, now) for row in newest.values() if row is not None),
-        recovery_point=recovery_point(known, settings, now),
+        backups=tuple(_backup(rows[0], now) for kind in KINDS if (rows := known.backups[kind])),
+        recovery_point=_with_age(newest_point(known, settings, now), now),
         recovery_point_objective=allowed_age(settings, known.backups.get("full", ()), now).total_seconds(),
-        media_point=media_point(known, settings, now),
+        media_point=_with_age(newest_media(known, settings), now),
         media_objective=media_age.total_seconds() if media_age else None,
         wal_objective=settings.objectives.wal.total_seconds() if settings.wal else None,
         last_verified=_last_verified(catalog, application, now),
         last_restore=_last_restore(catalog, application),
         last_drill=catalog.note(application, Drilled),
         targets=target_statuses(settings, catalog, known, now),
-        spool_bytes=max((row.spool_bytes for row in frontiers.values()), default=None),
-        spool_oldest=max((row.oldest_seconds for row in frontiers.values()), default=None),
+        spool_bytes=max((row.spool_bytes for row in known.frontiers.values()), default=None),
+        spool_oldest=max((row.oldest_seconds for row in known.frontiers.values()), default=None),
         alerts=active_alerts(settings, catalog, known, now),
-        running=tuple(_running(row) for row in recent if row.state == "running" and row.job != "status"),
+        running=tuple(
+            RunningAttempt(row.run_id, row.job, row.who, row.started_at)
+            for row in sorted(running, key=lambda row: row.started_at, reverse=True)
+        ),
         next_runs=next_runs,
         next_not=next_not,
         daemon_seen_at=known.daemon.seen_at if known.daemon else None,
         success=_success(counts),
         attempts=_totals(counts),
         set_aside=set_aside(known),
-        history=HistoryStatus(size.at, size.bytes, size.bytes_per_day) if size else None,
-        ahead=tuple(
-            row.backup_id for row in catalog.backups(application=application, since=now + CLOCK_TOLERANCE, limit=3)
-        ),
+        history=catalog.note(application, HistorySize),
+        ahead=tuple(row.backup_id for row in catalog.backups(application=application, since=now + SKEW, limit=3)),
     )
 
 
-def _newest(catalog: Catalog, application: str, kind: Kind, now: datetime) -> BackupRow | None:
-    rows = catalog.backups(application=application, kind=kind, until=now + CLOCK_TOLERANCE, limit=1)
-    return rows[0] if rows else None
+def _with_age(point: Point | None, now: datetime) -> RecoveryPoint | None:
+    return RecoveryPoint(point.at, age(point.at, now), point.backup_id, point.through, point.targets) if point else None
 
 
 def _backup(row: BackupRow, now: datetime) -> BackupStatus:
@@ -158,10 +147,6 @@ def _last_restore(catalog: Catalog, application: str) -> RestoreStatus | None:
         row.who,
         row.seconds_locked_out,
     )
-
-
-def _running(row: AttemptRow) -> RunningAttempt:
-    return RunningAttempt(row.run_id, row.job, row.who, row.started_at)
 
 
 def _success(counts: Sequence[AttemptCount]) -> tuple[DaySuccess, ...]:

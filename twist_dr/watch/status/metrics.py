@@ -20,8 +20,9 @@ from twist_dr.catalog import Catalog
 from twist_dr.errors import SettingsError, TwistDRError
 from twist_dr.settings import Settings
 from twist_dr.system.severity import SEVERITIES
+from twist_dr.watch.alerts.rules_common import STATES
 from twist_dr.watch.status.collect import collect
-from twist_dr.watch.status.model import STATES, Status
+from twist_dr.watch.status.model import Status
 
 if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
+from functools import cached_property
 from typing import Any, Literal
 
-from twist_dr.catalog.notes import Drilled
+from twist_dr.catalog.notes import Drilled, HistorySize, Note
 from twist_dr.repository.manifest import Kind, Label, Proved
 from twist_dr.system.severity import Severity
+from twist_dr.watch.alerts.rules_common import STATES, State
+from twist_dr.watch.status.score import ScorePart, parts
 
-State = Literal["safe", "degraded", "unsafe"]
-#: From best to worst: the place is the exit status of ``twist-dr status``.
-STATES: tuple[State, ...] = ("safe", "degraded", "unsafe")
-
-#: A clock that is ahead by more than this makes ages meaningless.
-CLOCK_TOLERANCE = timedelta(minutes=5)
+#: No number may say otherwise than the state does.
+_HIGHEST: dict[State, int] = {"safe": 100, "degraded": 89, "unsafe": 49}
 
 
 @dataclass(frozen=True)
@@ -124,9 +123,11 @@ class TargetStatus:
 
 @dataclass(frozen=True)
 class ActiveAlert:
-    """Something wrong now. ``id`` and the rest from the alerts that people were told of, None where they were not yet."""
+    """Something wrong now, as a rule found it. ``since``, ``id`` and ``acknowledged_by`` from the alerts that people were told of, None where they were not yet."""
 
     cause: str
+    state: State
+    target: str | None
     kind: str
     severity: Severity
     message: str
@@ -174,27 +175,8 @@ class AttemptTotal:
 
 
 @dataclass(frozen=True)
-class HistoryStatus:
-    """What Dagster's history took when cleanup last shortened it: ``bytes`` after that, ``bytes_per_day`` that it had grown by."""
-
-    at: datetime
-    bytes: int
-    bytes_per_day: float | None
-
-
-@dataclass(frozen=True)
-class ScorePart:
-    """A part of the health score: ``points`` of ``most``, and why."""
-
-    name: str
-    points: float
-    most: float
-    because: str
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What was collected; nothing is judged yet."""
+class Status:
+    """What was collected, and what it means, which is a view of ``alerts`` alone: whatever is not as it should be is found by a rule."""
 
     application: str
     now: datetime
@@ -220,7 +202,7 @@ class Collected:
     """When the orchestrator's daemon was seen last."""
     success: tuple[DaySuccess, ...]
     attempts: tuple[AttemptTotal, ...]
-    history: HistoryStatus | None
+    history: HistorySize | None
     ahead: tuple[str, ...]
     """Backups that begin in the future, as this machine's clock has it."""
     set_aside: tuple[str, ...] = ()
@@ -233,15 +215,26 @@ class Collected:
         ended = succeeded + sum(day.failed for day in self.success)
         return succeeded / ended if ended else None
 
+    @cached_property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why it is not safe, worst first."""
+        wrong = [alert for alert in self.alerts if alert.state != "safe"]
+        wrong.sort(key=lambda alert: -STATES.index(alert.state))
+        return tuple(Reason(alert.state, alert.message.strip().rstrip(".")) for alert in wrong)
 
-@dataclass(frozen=True)
-class Status(Collected):
-    """The facts, and what they mean: ``state`` with its reasons, worst first, and the health score from 0 to 100."""
+    @property
+    def state(self) -> State:
+        """The worst of what the rules find."""
+        return self.reasons[0].state if self.reasons else "safe"
 
-    state: State = "unsafe"
-    reasons: tuple[Reason, ...] = ()
-    score: int = 0
-    score_parts: tuple[ScorePart, ...] = ()
+    @cached_property
+    def score_parts(self) -> tuple[ScorePart, ...]:
+        return tuple(parts(self))
+
+    @property
+    def score(self) -> int:
+        """The health score from 0 to 100. Rounded down: 100 means that nothing is missing."""
+        return min(int(sum(part.points for part in self.score_parts)), _HIGHEST[self.state])
 
     @property
     def exit_status(self) -> int:
@@ -249,12 +242,13 @@ class Status(Collected):
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {**plain(self), "success_rate": self.success_rate}
+        judged = {"state": self.state, "reasons": self.reasons, "score": self.score, "score_parts": self.score_parts}
+        return {**plain(self), **plain(judged), "success_rate": self.success_rate}
 
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: times in ISO 8601."""
-    if isinstance(value, Drilled):
+    if isinstance(value, Note):
         return value.model_dump()
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}

@@ -10,11 +10,10 @@ from typing import Literal
 
 from twist_dr.catalog import Catalog, SpaceRow, WalFrontierRow
 from twist_dr.catalog.summaries import CopyCount
-from twist_dr.repository.kinds import DATA_KINDS
 from twist_dr.settings import Settings
-from twist_dr.watch.alerts.facts import Facts
+from twist_dr.watch.alerts.facts import SKEW, Facts
 from twist_dr.watch.alerts.rules_targets import last_use
-from twist_dr.watch.status.model import CLOCK_TOLERANCE, TargetStatus, TargetWal
+from twist_dr.watch.status.model import TargetStatus, TargetWal
 
 #: Backups whose copies tell how a target is.
 _RECENT = 20
@@ -41,7 +40,7 @@ def _target(
     now: datetime,
 ) -> TargetStatus:
     target = settings.storage_targets[name]
-    newest = catalog.newest_checked(settings.application, name, kinds=DATA_KINDS, until=now + CLOCK_TOLERANCE)
+    newest = facts.checked.get(name)
     samples = catalog.space(name, since=now - _TREND)
     held = [counts[state] for state in ("stored", "checked") if state in counts]
     used = sum(each.stored_bytes for each in held)
@@ -98,7 +97,7 @@ def _wal(frontier: WalFrontierRow | None, now: datetime) -> TargetWal:
     if frontier is None:
         return TargetWal(None, None, None, None, (), None)
     # What is not committed yet cannot be there: of a frontier from the future nothing is known.
-    at = frontier.at if frontier.at and frontier.at <= now + CLOCK_TOLERANCE else None
+    at = frontier.at if frontier.at and frontier.at <= now + SKEW else None
     age = max(0.0, (now - at).total_seconds()) if at else None
     gaps = tuple(gap.sentence(frontier.target) for gap in frontier.gaps)
     return TargetWal(frontier.lsn, frontier.timeline, at, age, gaps, frontier.error)

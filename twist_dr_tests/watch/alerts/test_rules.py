@@ -24,6 +24,7 @@ from twist_dr_tests.watch.alerts.scenes import (
     MB,
     MINUTE,
     NOW,
+    TARGETS,
     attempt,
     backup,
     base,
@@ -362,6 +363,23 @@ CASES = [
         }},
     ),
     Case(
+        "a target that asks for more than is made", "objective:cloud", "warning",
+        healthy, lambda: with_fulls(backup(NOW - HOUR), checked=dict.fromkeys(TARGETS, backup(NOW - HOUR))),
+        settings={"storage_targets": {
+            "office": {"type": "local", "path": "/backups/office"},
+            "cloud": {"type": "local", "path": "/backups/cloud", "objective": "2 hours"},
+        }}, says="nothing newer was made",
+    ),
+    Case(
+        "a target that holds nothing yet", "empty:cloud", "info",
+        lambda: healthy(checked={"office": NEWEST}, targets_since={"office": NOW - 60 * DAY, "cloud": NOW - DAY}), healthy,
+    ),
+    Case(
+        "a newest backup that is nowhere any more", "partial:backup_full", "warning",
+        lambda: with_fulls(with_copy(with_copy(NEWEST, "office", "deleted"), "cloud", "deleted")),
+        lambda: with_fulls(with_copy(NEWEST, "cloud", "deleted")), says="is on no storage target",
+    ),
+    Case(
         "a target that never got anything", "objective:cloud", "error",
         lambda: healthy(checked={"office": NEWEST}),
         lambda: healthy(checked={"office": NEWEST}, targets_since={"office": NOW - 60 * DAY, "cloud": NOW - DAY}),
@@ -386,6 +404,11 @@ CASES = [
         lambda: with_base(frontiers={"office": frontier("office")}),
         lambda: with_base(frontiers={"office": frontier("office")}, targets_since={"office": NOW - DAY, "cloud": NOW - 5 * MINUTE}),
         settings=WAL, says="Nothing has shipped write-ahead log there yet",
+    ),
+    Case(
+        "write-ahead log that was not shipped yet", "wal_unknown:cloud", "info",
+        lambda: with_base(frontiers={"office": frontier("office")}, targets_since={"office": NOW - DAY, "cloud": NOW - 5 * MINUTE}),
+        with_base, settings=WAL,
     ),
     Case(
         "a gap in the write-ahead log", "wal_gap:cloud", "critical",

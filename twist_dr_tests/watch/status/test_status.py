@@ -17,13 +17,13 @@ from twist_dr.catalog import AlertRow, RestoreRow, SpaceRow, WalFrontierRow
 from twist_dr.orchestrator.automation.watch import watch_sensor
 from twist_dr.postgres.lsn import Gap
 from twist_dr.settings import Settings
-from twist_dr.system.progress import Report
 from twist_dr.watch.alerts.daemon import note_daemon
+from twist_dr.watch.alerts.rules_common import STATES
 from twist_dr.watch.runs import look_after
 from twist_dr.watch.status import metrics, report
 from twist_dr.watch.status.text import render
 from twist_dr_tests.apps import application
-from twist_dr_tests.watch.status.conftest import HOUR, Story
+from twist_dr_tests.watch.status.conftest import HOUR, TARGETS, Story
 
 
 def healthy(story: Story) -> None:
@@ -64,6 +64,25 @@ def target_beyond_its_objective(story: Story) -> None:
     story.backup(2, copies={"office": "checked"})
 
 
+def target_asks_for_more_than_is_made(story: Story) -> None:
+    healthy(story)
+    story.site.document["storage_targets"]["office"]["objective"] = "1 hour"
+    story.site.set()
+
+
+def target_is_new(story: Story) -> None:
+    healthy(story)
+    story.site.document["storage_targets"]["attic"] = {"type": "local", "path": "targets/attic"}
+    story.site.set()
+
+
+def newest_was_deleted(story: Story) -> None:
+    healthy(story)
+    story.backup(
+        3, kind="configuration", parts=["configuration"], verified=None, copies=dict.fromkeys(TARGETS, "deleted")
+    )
+
+
 def restore_failed(story: Story) -> None:
     healthy(story)
     story.catalog.record_restore(restore_row(story, "failed"))
@@ -90,6 +109,9 @@ SITUATIONS: list[tuple[Callable[[Story], None], int, str]] = [
     (nothing_left, 2, "no enabled storage target holds a checked copy"),
     (clock_was_ahead, 2, "clock"),
     (target_beyond_its_objective, 1, "archive"),
+    (target_asks_for_more_than_is_made, 1, "office: its newest checked copy is 2 h 00 min old"),
+    (target_is_new, 1, "attic holds no checked copy of a full or base backup yet"),
+    (newest_was_deleted, 1, "the newest configuration backup, is on no storage target"),
     (restore_failed, 1, "the dump is damaged"),
     (failed_verification, 1, "verification"),
 ]
@@ -107,6 +129,10 @@ def test_each_situation_has_its_exit_status_and_says_why(
     document = json.loads(story.site.cli("status", "--json").expect(exit_status).text)
     assert document["state"] == ("safe", "degraded", "unsafe")[exit_status]
     assert bool(document["reasons"]) == (exit_status > 0)
+    # Nothing is judged beside the rules: what is a reason is an alert.
+    wrong = [each for each in document["alerts"] if each["state"] != "safe"]
+    assert {each["text"] for each in document["reasons"]} == {each["message"].rstrip(".") for each in wrong}
+    assert document["state"] == max(("safe", *(each["state"] for each in wrong)), key=STATES.index)
 
 
 @pytest.mark.promise(11)
@@ -115,7 +141,7 @@ def test_what_a_restore_was_about_to_replace_is_nothing_to_be_safe_with(story: S
     unsafe = story.status()
     assert (unsafe.state, unsafe.recovery_point, unsafe.last_verified) == ("unsafe", None, None)
     assert any(damaged in reason.text and "about to replace" in reason.text for reason in unsafe.reasons)
-    assert "holds no checked copy" in " ".join(reason.text for reason in unsafe.reasons)
+    assert "no enabled storage target holds a checked copy" in " ".join(reason.text for reason in unsafe.reasons)
     story.attempt()
     night = story.backup(20)
     safe = story.status()
@@ -363,7 +389,7 @@ def test_what_the_code_location_has_not_loaded_is_said_until_it_is_reloaded(
     assert "Deployment -> Code locations -> Reload" in alert.advice
     assert "this is not sure" in render(status)
     # A script loads afresh: what it looks after does not end the alert.
-    for look in (lambda: ticked(loaded), lambda: look_after(story.site.app(), Report())):
+    for look in (lambda: ticked(loaded), lambda: look_after(story.site.app())):
         look()
         assert [row.cause for row in story.catalog.open_alerts("erp")] == ["stale:settings"]
     told = [each for each in _Examination(story.site.app(), {})._unattended() if each.check == "code location"]
