@@ -151,7 +151,7 @@ def recovered_numbers(site: Site, to: str, scratch: Path, *, timeline: int | Non
     sources = [Sources(link.backup_id, repositories, site.keyring, report) for link in planned.plan.chain]
     database = str(Cluster(site.database_url).parameters["dbname"])
     with (
-        recover(planned.plan, sources, planned.archives, site.keyring, planned.tools, scratch, report) as recovered,
+        recover(planned, sources, scratch) as recovered,
         recovered.cluster(database).connect() as connection,
     ):
         return [number for (number,) in connection.execute("SELECT number FROM numbered ORDER BY 1").fetchall()]

@@ -60,7 +60,7 @@ def way() -> Way:
         if shutil.which(_Prefix.PROGRAMS[each]) is None:
             continue
         with suppress(ProcessFailed):
-            prefix = _Prefix(each, user, [], [], shell=True, network=False, lasting=False)
+            prefix = _Prefix(each, user, [], [], shell=True, lasting=False)
             run(
                 [*prefix.arguments(), _SHELL, "-c", ":"],
                 environment=nothing_but(_ENVIRONMENT),
@@ -131,14 +131,11 @@ class Confinement:
         readable: Sequence[Path] = (),
         *,
         shell: bool,
-        network: bool = False,
         stdin: int | IO[bytes] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Child:
         """Start a program of ``tools`` that can write to ``folders`` alone, as far as they exist. ``shell``: whether it finds one, with which it can run what is built into it and nothing else."""
-        prefix = _Prefix(
-            way(), self.user, [*installation(tools), *readable], folders, shell=shell, network=network, lasting=False
-        )
+        prefix = _Prefix(way(), self.user, [*installation(tools), *readable], folders, shell=shell, lasting=False)
         options = {} if stdin is None else {"stdin": stdin}
         return Child(
             [*prefix.arguments(), *arguments], environment=_environment(), user=prefix.started_as, group=prefix.started_as,
@@ -155,7 +152,7 @@ def run_lasting(
     """
     # Only these two can leave the network and the numbers of processes as they are.
     chosen: Way = way() if way() in ("bubblewrap", "bubblewrap as root") else "user"
-    prefix = _Prefix(chosen, user, [*installation(tools), *readable], paths, shell=True, network=True, lasting=True)
+    prefix = _Prefix(chosen, user, [*installation(tools), *readable], paths, shell=True, lasting=True)
     started_as = prefix.started_as
     run(
         [*prefix.arguments(), *arguments],
@@ -224,8 +221,8 @@ class _Prefix:
     readable: Sequence[Path]
     writable: Sequence[Path]
     shell: bool
-    network: bool
     lasting: bool
+    """Whether a server stays behind that people reach by the network."""
 
     PROGRAMS: ClassVar[dict[str, str]] = {"bubblewrap": "bwrap", "bubblewrap as root": "bwrap", "unshare": "unshare"}
 
@@ -240,8 +237,7 @@ class _Prefix:
     def arguments(self) -> list[str]:
         if self.way == "unshare":
             namespaces = ["--user", "--map-current-user", "--pid", "--ipc", "--uts"]
-            network = [] if self.network else ["--net"]
-            return [self._program(), *namespaces, *network, "--fork", "--kill-child", *_without_new_rights()]
+            return [self._program(), *namespaces, "--net", "--fork", "--kill-child", *_without_new_rights()]
         if self.way not in self.PROGRAMS:
             return _without_new_rights()
         seen = [
@@ -259,10 +255,8 @@ class _Prefix:
         chosen = ["--unshare-ipc", "--unshare-uts"]
         if self.way == "bubblewrap":
             chosen.append("--unshare-user")
-        if not self.network:
-            chosen.append("--unshare-net")
         if not self.lasting:
-            chosen += ["--unshare-pid", "--die-with-parent"]
+            chosen += ["--unshare-net", "--unshare-pid", "--die-with-parent"]
         return chosen
 
     def _system(self) -> list[str]:

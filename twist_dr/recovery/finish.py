@@ -5,34 +5,28 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twist_dr.errors import RecoveryFailed
 from twist_dr.postgres.confinement import Confinement, Isolation
 from twist_dr.postgres.server_user import some_server_user
-from twist_dr.postgres.tools import Tools
 from twist_dr.postgres.unprivileged import (
     give_tree,
     may_enter,
     reachable_base,
-    reachable_tools,
     socket_folder,
     unprivileged,
 )
 from twist_dr.recovery.files import sync_folder
-from twist_dr.recovery.recover import recovered_in
+from twist_dr.recovery.recover import Recovered, recovered_in
 from twist_dr.recovery.server_settings import BASES_OWN_SETTINGS, new_file
 from twist_dr.recovery.untar import Owner
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.sources import Sources
 from twist_dr.system.documents import DocumentInvalid, read_file
-from twist_dr.system.progress import Report
 
 if TYPE_CHECKING:
-    from twist_dr.recovery.archives import Archives
-    from twist_dr.recovery.plan import RecoveryPlan
+    from twist_dr.recovery.planning import PlannedRecovery
 
 #: Settings of ALTER SYSTEM that aim at the server that is gone, or at what it was told about its standbys.
 _AIMED = re.compile(
@@ -48,31 +42,14 @@ _HBA = "local all all peer\nhost all all 127.0.0.1/32 scram-sha-256\nhost all al
 _MOST_SETTINGS = 1 << 20
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A data folder ready for ``pg_ctl start``. ``notes`` are sentences for whoever starts it."""
-
-    data: Path
-    timeline: int
-    seconds: dict[str, float]
-    warnings: list[str]
-    complaints: list[str]
-    notes: list[str]
-
-
 def finish_cluster(
-    plan: RecoveryPlan,
+    planned: PlannedRecovery,
     sources: Sequence[Sources],
-    archives: Archives,
-    keyring: Keyring,
-    tools: Tools,
     folder: Path,
     scratch: Path,
-    report: Report,
     *,
-    amcheck: bool = False,
     isolation: Isolation = "required",
-) -> Finished:
+) -> Recovered:
     """Make ``<folder>/data`` (and ``<folder>/tablespaces``): recovered, proved, promoted, shut down cleanly, durable.
 
     ``folder`` is new or empty, and empty again when this fails; whoever is killed leaves what has to be removed. As root, all
@@ -90,28 +67,16 @@ def finish_cluster(
     folder.mkdir(mode=0o700, exist_ok=True)
     if any(folder.iterdir()):
         raise RecoveryFailed(f"{folder} is not empty", remedy="choose a new folder, or move away what is in it")
-    tools = reachable_tools(tools, reachable_base(scratch, confined), confined)
+    planned = planned.reachable_for(confined, reachable_base(scratch, confined))
     try:
         # Nothing is made durable on the way: all of it is at the end, before anybody is told that it is there.
         with (
             Confinement(folder.parent, isolation) as confinement,
-            recovered_in(
-                folder,
-                plan,
-                sources,
-                archives,
-                keyring,
-                tools,
-                confinement,
-                report,
-                durable=False,
-                port=None,
-                amcheck=amcheck,
-            ) as recovered,
+            recovered_in(folder, planned, sources, confinement, durable=False) as recovered,
         ):
             least = recovered.server.least_settings
             recovered.stop()
-        notes = leave_for_pg_ctl(recovered.data, least, owner)
+        recovered.notes = leave_for_pg_ctl(recovered.data, least, owner)
         for name in ("ready", "settings"):
             shutil.rmtree(folder / name, ignore_errors=True)
         if owner.user is not None:
@@ -123,9 +88,7 @@ def finish_cluster(
             shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(socket_folder(folder), ignore_errors=True)
         raise
-    return Finished(
-        recovered.data, recovered.timeline, recovered.seconds, recovered.warnings, recovered.complaints, notes
-    )
+    return recovered
 
 
 def leave_for_pg_ctl(data: Path, least: Mapping[str, int], owner: Owner) -> list[str]:

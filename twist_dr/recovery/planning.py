@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from twist_dr.backup.base.summary import BaseSummary
 from twist_dr.errors import BaseBackupMissing, ClientToolsMissing, WalVanished
 from twist_dr.postgres.tools import Tools, choose_tools, find_tools
+from twist_dr.postgres.unprivileged import reachable_tools
 from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.bases import by_cluster, find_bases, manifest_of
 from twist_dr.recovery.plan import RecoveryPlan, make_plan
@@ -17,6 +18,7 @@ from twist_dr.recovery.target import RecoveryTarget, parse_target
 from twist_dr.recovery.vanished import parse_accepted
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import Sources
 from twist_dr.system.progress import Report
 from twist_dr.wal.frontier import Known
 from twist_dr.wal.objects import WalArchive
@@ -45,6 +47,20 @@ class PlannedRecovery:
     plan: RecoveryPlan
     archives: Archives
     tools: Tools
+    keyring: Keyring
+    report: Report
+    repositories: Sequence[Repository] = ()
+
+    def sources(self, patience: float | None = None) -> list[Sources]:
+        """One for each link of the chain, in its order. Raises what ``Sources`` raises; ``patience`` as there."""
+        return [
+            Sources(link.backup_id, self.repositories, self.keyring, self.report, patience=patience)
+            for link in self.plan.chain
+        ]
+
+    def reachable_for(self, user: int | None, base: Path) -> PlannedRecovery:
+        """The same, its programs where that user can run them: in ``base``, if they must be copied."""
+        return replace(self, tools=reachable_tools(self.tools, base, user))
 
 
 def plan_recovery(
@@ -89,7 +105,7 @@ def plan_recovery(
                 target, bases, lambda link: manifest_of(link, repositories, keyring), archives, tools, work, report,
                 timeline=wish.timeline, base=wish.base, known=known, accepted=accepted,
             )  # fmt: skip
-            return PlannedRecovery(plan, archives, tools)
+            return PlannedRecovery(plan, archives, tools, keyring, report, repositories)
         except WalVanished:
             # A partial segment may be replaced by a longer one while a target is listed: whether WAL is gone is looked at twice.
             if not looks:

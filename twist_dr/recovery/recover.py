@@ -16,7 +16,6 @@ from twist_dr.postgres.dead_servers import end_server_of
 from twist_dr.postgres.lsn import format_lsn
 from twist_dr.postgres.scratch import scratch_base
 from twist_dr.postgres.tools import Tools
-from twist_dr.postgres.unprivileged import reachable_tools
 from twist_dr.recovery.fetcher import Fetcher
 from twist_dr.recovery.files import base_facts, free_bytes, room_needed, unpack_chain
 from twist_dr.recovery.outside import surround
@@ -24,14 +23,13 @@ from twist_dr.recovery.proof import check_pages, pending_transactions, promote, 
 from twist_dr.recovery.server import RecoveringServer
 from twist_dr.recovery.server_settings import MOST_WAL_KEPT
 from twist_dr.recovery.untar import Owner
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.sources import Sources
-from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 
 if TYPE_CHECKING:
-    from twist_dr.recovery.archives import Archives
     from twist_dr.recovery.plan import RecoveryPlan
+    from twist_dr.recovery.planning import PlannedRecovery
 
 _PREFIX = "recovery-"
 #: What a rehearsal's plan looks at lies beside.
@@ -42,7 +40,7 @@ _SPARE_ROOM = 256 << 20
 
 @dataclass
 class Recovered:
-    """A promoted, running server. ``seconds`` by phase; ``timeline`` is its new one; ``complaints`` are pg_amcheck's."""
+    """A promoted server. ``seconds`` by phase; ``timeline`` is its new one; ``complaints`` are pg_amcheck's; ``notes``: what to know before it is started again."""
 
     server: RecoveringServer
     data: Path
@@ -50,6 +48,7 @@ class Recovered:
     seconds: dict[str, float]
     warnings: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def cluster(self, database: str = "postgres") -> Cluster:
         """How to connect as the superuser."""
@@ -62,16 +61,11 @@ class Recovered:
 
 @contextmanager
 def recover(
-    plan: RecoveryPlan,
+    planned: PlannedRecovery,
     sources: Sequence[Sources],
-    archives: Archives,
-    keyring: Keyring,
-    tools: Tools,
     base: Path,
-    report: Report,
     *,
     durable: bool = False,
-    port: int | None = None,
     amcheck: bool = False,
     isolation: Isolation = "required",
 ) -> Iterator[Recovered]:
@@ -83,55 +77,36 @@ def recover(
     base = scratch_base(base)
     clear_recovery_remains(base)
     with Confinement(base, isolation) as confinement, ScratchFolder(base, _PREFIX) as work:
-        tools = reachable_tools(tools, base, confinement.user)
-        with recovered_in(
-            work,
-            plan,
-            sources,
-            archives,
-            keyring,
-            tools,
-            confinement,
-            report,
-            durable=durable,
-            port=port,
-            amcheck=amcheck,
-        ) as recovered:
+        planned = planned.reachable_for(confinement.user, base)
+        with recovered_in(work, planned, sources, confinement, durable=durable, amcheck=amcheck) as recovered:
             yield recovered
 
 
 @contextmanager
 def recovered_in(
     work: Path,
-    plan: RecoveryPlan,
+    planned: PlannedRecovery,
     sources: Sequence[Sources],
-    archives: Archives,
-    keyring: Keyring,
-    tools: Tools,
     confinement: Confinement,
-    report: Report,
     *,
     durable: bool,
-    port: int | None,
-    amcheck: bool,
+    amcheck: bool = False,
 ) -> Iterator[Recovered]:
     """The same in an existing folder, which stays. It remains ours: what the server's user can write to lies below, where it can put no link in its place."""
+    plan, tools, report = planned.plan, planned.tools, planned.report
     owner = Owner(confinement.user, confinement.user)
     if confinement.user is not None:
         work.chmod(0o711)
     if not is_kept_away():
         report.warning(f"{what_is_missing()}; install bubblewrap (apt install bubblewrap)")
-    facts = base_facts(plan.chain[-1])
+    facts, postgres = base_facts(plan.base), plan.base.postgres
     need_room(work, plan)
     clock = _Clock()
-    data = unpack_chain(sources, keyring, work, tools, owner, report)
+    data = unpack_chain(sources, planned.keyring, work, tools, owner, report)
     clock.lap("unpack")
-    with Fetcher(plan, archives, work, data, owner, durable=durable) as fetcher:
-        postgres = plan.chain[-1].postgres
-        server = RecoveringServer(
-            tools, work, data, confinement, fetcher, report, durable=durable, port=port,
-            superuser=postgres.bootstrap_role if postgres is not None else "postgres",
-        )  # fmt: skip
+    with Fetcher(plan, planned.archives, work, data, owner, durable=durable) as fetcher:
+        superuser = postgres.bootstrap_role if postgres is not None else "postgres"
+        server = RecoveringServer(tools, work, data, confinement, fetcher, report, durable=durable, superuser=superuser)
         with server:
             report.info(f"replaying up to {format_lsn(plan.end_lsn)} on timeline {plan.timeline}")
             server.recover(facts, recovery_target(plan), plan.end_lsn)
@@ -190,10 +165,10 @@ def _check_combined(recovered: Recovered, tools: Tools, owner: Owner, *, checksu
 
 
 def _system_identifier(plan: RecoveryPlan) -> str:
-    postgres = plan.chain[-1].postgres
+    postgres = plan.base.postgres
     if postgres is None or postgres.system_identifier is None:
         raise RecoveryFailed(
-            f"{plan.chain[-1].backup_id} does not say which cluster it is of", remedy="take another base backup"
+            f"{plan.base.backup_id} does not say which cluster it is of", remedy="take another base backup"
         )
     return postgres.system_identifier
 

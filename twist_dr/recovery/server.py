@@ -1,6 +1,6 @@
 """A PostgreSQL server that recovers up to one LSN and waits there.
 
-It listens on a Unix socket in a folder that only its user may enter; on loopback too when a port is given, with passwords.
+It listens on a Unix socket in a folder that only its user may enter, never on the network.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _TOO_LOW = re.compile(
 )
 _STOP_SECONDS = 120.0
 _KEPT_LINES = 500
+#: The name of the socket, no more.
+_PORT = 5432
 #: Longer than the fetcher's own patience with one segment.
 STANDSTILL_SECONDS = 1800.0
 
@@ -46,7 +48,7 @@ STANDSTILL_SECONDS = 1800.0
 class RecoveringServer:
     """A running server over ``data``. Leaving the context stops it; its folders stay.
 
-    ``port``: on loopback; without one it is only the socket's name. ``superuser`` is the cluster's bootstrap role. Start and use
+    ``superuser`` is the cluster's bootstrap role. Start and use
     it from one thread that waits for it: the server dies with that thread.
     """
 
@@ -60,16 +62,13 @@ class RecoveringServer:
         report: Report,
         *,
         durable: bool,
-        port: int | None = None,
         superuser: str = "postgres",
     ) -> None:
         self.tools = tools
         self.data = data
         self.superuser = superuser
-        self.port = port or 5432
         #: Whether it replayed in two goes: of the first, it knows no transaction's time any more.
         self.restarted = False
-        self._listens = port is not None
         self._confinement = confinement
         self._owner = Owner(confinement.user, confinement.user)
         self._fetcher = fetcher
@@ -94,7 +93,7 @@ class RecoveringServer:
         """How to connect as the superuser, by the socket."""
         return Cluster(
             f"postgresql://{quote(self.superuser, safe='')}@/{quote(database, safe='')}"
-            f"?host={quote(str(self._door), safe='')}&port={self.port}",
+            f"?host={quote(str(self._door), safe='')}&port={_PORT}",
             isolated=True,
         )
 
@@ -156,7 +155,6 @@ class RecoveringServer:
                 [self.data, self._sockets, self._tablespaces],
                 [self._settings_folder],
                 shell=True,
-                network=self._listens,
                 stdin=connection.fileno(),
                 on_line=self._said.append,
             )
@@ -169,11 +167,10 @@ class RecoveringServer:
             **{name: str(value) for name, value in self._least.items()},
             **target,
             "restore_command": RESTORE_COMMAND,
-            "port": str(self.port),
+            "port": str(_PORT),
             "unix_socket_directories": str(self._sockets),
-            **({"listen_addresses": "127.0.0.1"} if self._listens else {}),
         }
-        write_settings(self._settings_folder, self.data, self._owner, settings, listens=self._listens)
+        write_settings(self._settings_folder, self.data, self._owner, settings)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -210,7 +207,7 @@ class RecoveringServer:
 
         paused = "pg_get_wal_replay_pause_state() = 'paused'" if self.tools.major >= 14 else "pg_is_wal_replay_paused()"
         stands_there = f"CASE WHEN pg_is_in_recovery() THEN {paused} ELSE true END"
-        if not self._door.exists() and not open_door(self._work, self.port):
+        if not self._door.exists() and not open_door(self._work, _PORT):
             return None, False
         try:
             with self.cluster().connect() as connection:

@@ -88,21 +88,15 @@ def least_settings(tools: Tools, data: Path, owner: Owner, facts: BaseFacts) -> 
     }
 
 
-def write_settings(folder: Path, data: Path, owner: Owner, settings: Mapping[str, str], *, listens: bool) -> None:
-    """Write the settings, and who may connect, into ``folder``, made anew and ours; the base's own in ``data`` are put aside. Raises ``OSError``.
-
-    ``listens``: on loopback too, for who knows a password; else by the socket alone.
-    """
+def write_settings(folder: Path, data: Path, owner: Owner, settings: Mapping[str, str]) -> None:
+    """Write the settings, and who may connect, into ``folder``, made anew and ours; the base's own in ``data`` are put aside. Raises ``OSError``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     owner.lend(folder)
     lines = "".join(f"{name} = '{_quoted(value)}'\n" for name, value in settings.items())
     _lent_file(folder / "postgresql.conf", lines, owner)
     # Replication: pages are checked by a base backup that goes nowhere.
-    hba = "local all all trust\nlocal replication all trust\n" + (
-        "host all all 127.0.0.1/32 scram-sha-256\n" if listens else ""
-    )
-    _lent_file(folder / "pg_hba.conf", hba, owner)
+    _lent_file(folder / "pg_hba.conf", "local all all trust\nlocal replication all trust\n", owner)
     _lent_file(folder / "pg_ident.conf", "", owner)
     # Read whatever config_file says, and after it: the base's own must not count.
     aside = data / "postgresql.auto.conf"

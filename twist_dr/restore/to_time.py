@@ -17,8 +17,8 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.confinement import Confinement, Isolation, need_isolation
 from twist_dr.postgres.lock_waits import RECOVERED_SERVER_SECONDS
 from twist_dr.postgres.scratch import scratch_base
-from twist_dr.postgres.unprivileged import reachable_tools, unprivileged
-from twist_dr.recovery.finish import Finished, finish_cluster
+from twist_dr.postgres.unprivileged import unprivileged
+from twist_dr.recovery.finish import finish_cluster
 from twist_dr.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
 from twist_dr.recovery.recover import Recovered, clear_recovery_remains, recover, recovered_in
 from twist_dr.recovery.sandbox import ClusterSandbox, clear_unfinished, unfinished
@@ -176,35 +176,17 @@ class Recovery:
     # -- the recovered server ------------------------------------------------------------------------------------------
 
     def _sources(self, planned: PlannedRecovery) -> list[Sources]:
-        self.sources = [
-            Sources(
-                manifest.backup_id,
-                self._repositories,
-                self._app.keyring,
-                self._report,
-                patience=self._settings.restore.stall_seconds,
-            )
-            for manifest in planned.plan.chain
-        ]
+        self.sources = planned.sources(self._settings.restore.stall_seconds)
         return self.sources
 
     @contextmanager
     def _recovered(self, planned: PlannedRecovery) -> Iterator[Recovered]:
         """The server in a folder that goes with it."""
-        with recover(
-            planned.plan,
-            self._sources(planned),
-            planned.archives,
-            self._app.keyring,
-            planned.tools,
-            self._base(),
-            self._report,
-            isolation=self._isolation,
-        ) as recovered:
+        with recover(planned, self._sources(planned), self._base(), isolation=self._isolation) as recovered:
             self._note_recovered(recovered, planned)
             yield recovered
 
-    def _note_recovered(self, recovered: Recovered | Finished, planned: PlannedRecovery) -> None:
+    def _note_recovered(self, recovered: Recovered, planned: PlannedRecovery) -> None:
         record = self.record
         record.seconds |= {f"recovery_{phase}": round(spent, 3) for phase, spent in recovered.seconds.items()}
         used = [*planned.archives.used, *(name for source in self.sources for name in source.used)]
@@ -245,10 +227,7 @@ class Recovery:
     def _to_cluster(self, planned: PlannedRecovery) -> None:
         folder = self._order.folder
         assert folder is not None
-        finished = finish_cluster(
-            planned.plan, self._sources(planned), planned.archives, self._app.keyring, planned.tools, folder, self._base(),
-            self._report, isolation=self._isolation,
-        )  # fmt: skip
+        finished = finish_cluster(planned, self._sources(planned), folder, self._base(), isolation=self._isolation)
         self._note_recovered(finished, planned)
         for note in finished.notes:
             self._report.info(note)
@@ -265,14 +244,11 @@ class Recovery:
         """A cluster recovered durably into a folder that stays, its server stopped again. If the block fails, it is removed."""
         with Confinement(folder.parent, self._isolation) as confinement, unfinished(folder):
             owner = Owner(confinement.user, confinement.user)
-            tools = reachable_tools(planned.tools, self._base(), owner.user)
-            with recovered_in(
-                folder, planned.plan, self._sources(planned), planned.archives, self._app.keyring, tools, confinement, self._report,
-                durable=True, port=None, amcheck=False,
-            ) as recovered:  # fmt: skip
+            planned = planned.reachable_for(owner.user, self._base())
+            with recovered_in(folder, planned, self._sources(planned), confinement, durable=True) as recovered:
                 self._note_recovered(recovered, planned)
             # Chosen only now: a recovery may take hours, and a port that was free then be taken.
-            yield ClusterSandbox(folder, tools, owner, self._order.port or free_port())
+            yield ClusterSandbox(folder, planned.tools, owner, self._order.port or free_port())
 
     def _replace(self, planned: PlannedRecovery) -> None:
         """The database is taken out of the recovered server by a dump, and restored and switched in like every other."""

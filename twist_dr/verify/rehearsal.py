@@ -18,7 +18,6 @@ from twist_dr.recovery.recover import Recovered, recover
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
-from twist_dr.repository.sources import Sources
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.system.scratch_folder import ScratchFolder
 from twist_dr.verify.verification import VerificationResult
@@ -61,24 +60,11 @@ def rehearse(
             RecoveryWish(to, base=manifest.backup_id, timeline=timeline), [repository], keyring, plan.client_tools, folder, report,
             now=datetime.now(timezone.utc), known=plan.known,
         )  # fmt: skip
-        sources = [
-            Sources(link.backup_id, [repository], keyring, report, patience=plan.patience)
-            for link in planned.plan.chain
-        ]
+        sources = planned.sources(plan.patience)
         try:
             with (
                 result.timed("restore"),
-                recover(
-                    planned.plan,
-                    sources,
-                    planned.archives,
-                    keyring,
-                    planned.tools,
-                    plan.scratch,
-                    report,
-                    amcheck=plan.to is None,
-                    isolation=plan.isolation,
-                ) as recovered,
+                recover(planned, sources, plan.scratch, amcheck=plan.to is None, isolation=plan.isolation) as recovered,
             ):
                 _compare(recovered, manifest, plan, report, result)
         except RestoreFailed as error:

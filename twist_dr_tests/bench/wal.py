@@ -352,10 +352,7 @@ def _finish(scene: Scene, wal: Segments) -> float:
     sources = [
         Sources(link.backup_id, [_repository(scene)], scene.site.keyring, Report()) for link in planned.plan.chain
     ]
-    finished = finish_cluster(
-        planned.plan, sources, planned.archives, scene.site.keyring, planned.tools, scene.empty("finished"),
-        scene.server.base / "scratch", Report(),
-    )  # fmt: skip
+    finished = finish_cluster(planned, sources, scene.empty("finished"), scene.server.base / "scratch")  # fmt: skip
     seconds = time.monotonic() - begun
     phases = ", ".join(f"{phase} {value:.1f} s" for phase, value in {**spent, **finished.seconds}.items())
     print(f"recovery: {phases}, all {seconds:.1f} s", file=sys.stderr)

@@ -130,9 +130,7 @@ def test_a_database_of_any_name_is_recovered_to_a_point(major: int, open_folder:
         )  # fmt: skip
         sources = [Sources(manifest.backup_id, [bases.repository], KEYRING, Report())]
         with (
-            recover(
-                found.plan, sources, found.archives, KEYRING, found.tools, open_folder / "r", Report()
-            ) as recovered,
+            recover(found, sources, open_folder / "r") as recovered,
             recovered.cluster(database).connect() as connection,
         ):
             compared = compare_database(connection, manifest, Report())

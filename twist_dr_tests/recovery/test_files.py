@@ -14,6 +14,7 @@ import pytest
 from twist_dr.errors import ArchiveInvalid, RecoveryFailed
 from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.recovery import files
+from twist_dr.recovery.planning import PlannedRecovery
 from twist_dr.recovery.recover import Recovered, recover
 from twist_dr.recovery.untar import Owner, untar
 from twist_dr.system.progress import Report
@@ -62,7 +63,9 @@ def test_tablespaces_get_places_of_their_own_and_the_live_ones_are_not_touched(
     before = live_files(spaced)
     with (
         recover(
-            plan_of(spaced, [base], point), [base], archives_of(spaced), KEYRING, spaced.tools, open_folder, Report()
+            PlannedRecovery(plan_of(spaced, [base], point), archives_of(spaced), spaced.tools, KEYRING, Report()),
+            [base],
+            open_folder,
         ) as found,
         found.cluster().connect() as connection,
     ):
@@ -99,7 +102,9 @@ class Chain:
     def recovered(self, bases: list[Base], folder: Path) -> AbstractContextManager[Recovered]:
         archives = archives_of(self.primary)
         return recover(
-            plan_of(self.primary, bases, self.point), bases, archives, KEYRING, self.primary.tools, folder, Report()
+            PlannedRecovery(plan_of(self.primary, bases, self.point), archives, self.primary.tools, KEYRING, Report()),
+            bases,
+            folder,
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 from twist_dr.errors import RecoveryFailed
 from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.recovery.finish import finish_cluster, leave_for_pg_ctl
+from twist_dr.recovery.planning import PlannedRecovery
 from twist_dr.recovery.untar import Owner
 from twist_dr.system.processes import run
 from twist_dr.system.progress import Report
@@ -30,7 +31,10 @@ def test_a_finished_cluster_starts_with_pg_ctl_and_has_the_planned_rows(world: W
     plan = world.plan_from([base], point)
     folder = open_folder / "new home"
     found = finish_cluster(
-        plan, [base], archives_of(world.primary), KEYRING, world.tools, folder, open_folder / "scratch", Report()
+        PlannedRecovery(plan, archives_of(world.primary), world.tools, KEYRING, Report()),
+        [base],
+        folder,
+        open_folder / "scratch",
     )
     assert any("Archiving is off" in note for note in found.notes)
     assert sorted(path.name for path in folder.iterdir()) == ["data"]
@@ -74,10 +78,7 @@ def test_a_folder_that_holds_something_is_left_alone(newest_world: World, open_f
     (open_folder / "used" / "precious").touch()
     world = newest_world
     with pytest.raises(RecoveryFailed, match="not empty"):
-        finish_cluster(
-            world.plan(), [world.base], archives_of(world.primary), KEYRING, world.tools, open_folder / "used",
-            open_folder / "scratch", Report(),
-        )  # fmt: skip
+        finish_cluster(PlannedRecovery(world.plan(), archives_of(world.primary), world.tools, KEYRING, Report()), [world.base], open_folder / "used", open_folder / "scratch")  # fmt: skip
     assert (open_folder / "used" / "precious").exists()
 
 

@@ -55,7 +55,7 @@ class Stored:
         )
         sources = [Sources(manifest.backup_id, repositories, KEYRING, report) for manifest in found.plan.chain]
         then()
-        with recover(found.plan, sources, found.archives, KEYRING, found.tools, scratch / "r", report) as recovered:
+        with recover(found, sources, scratch / "r") as recovered:
             return rows(recovered.cluster())
 
     def copied(self, folder: Path) -> Path:

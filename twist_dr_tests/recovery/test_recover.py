@@ -13,19 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.errors import DatabaseRefused, RecoveryFailed, StagingFull
-from twist_dr.postgres.cluster import Cluster
+from twist_dr.errors import RecoveryFailed, StagingFull
 from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery import fetcher
 from twist_dr.recovery import recover as module
 from twist_dr.recovery.plan import RecoveryPlan
+from twist_dr.recovery.planning import PlannedRecovery
 from twist_dr.recovery.recover import clear_recovery_remains, recover
 from twist_dr.system.progress import Report
 from twist_dr.wal.head import Head
 from twist_dr_tests.helpers import KEYRING
 from twist_dr_tests.primaries import MB
 from twist_dr_tests.recovery.world import PlainArchives, World, archives_of, rows
-from twist_dr_tests.servers import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +34,7 @@ def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def failure(world: World, plan: RecoveryPlan, archives: PlainArchives, folder: Path) -> str:
     """The message with which a recovery fails; nothing of it may be left."""
-    attempt = recover(plan, [world.base], archives, KEYRING, world.tools, folder, Report())
+    attempt = recover(PlannedRecovery(plan, archives, world.tools, KEYRING, Report()), [world.base], folder)
     with pytest.raises(RecoveryFailed) as caught, attempt:
         pytest.fail("it was promoted")
     assert not list(folder.glob("recovery-*"))
@@ -61,7 +60,7 @@ def test_a_recovered_server_has_exactly_the_planned_rows_and_can_be_written_to(w
     for point in (world.early, world.late):
         archives = archives_of(world.primary)
         with recover(
-            world.plan(point), [world.base], archives, KEYRING, world.tools, open_folder, Report()
+            PlannedRecovery(world.plan(point), archives, world.tools, KEYRING, Report()), [world.base], open_folder
         ) as recovered:
             assert rows(recovered.cluster()) == point.rows
             assert recovered.timeline == 2 and not recovered.warnings
@@ -74,21 +73,10 @@ def test_a_recovered_server_has_exactly_the_planned_rows_and_can_be_written_to(w
         assert not list(open_folder.glob("recovery-*"))
 
 
-def test_a_recovered_server_can_be_checked_and_reached_on_loopback_with_its_own_passwords(
-    world: World, open_folder: Path
-) -> None:
-    port = free_port()
-    with recover(
-        world.plan(), [world.base], archives_of(world.primary), KEYRING, world.tools, open_folder, Report(),
-        durable=True, port=port, amcheck=True,
-    ) as recovered:  # fmt: skip
-        assert recovered.complaints == []
-        assert (
-            rows(Cluster(f"postgresql://postgres:{world.primary.password}@127.0.0.1:{port}/postgres"))
-            == world.late.rows
-        )
-        with pytest.raises(DatabaseRefused):
-            Cluster(f"postgresql://postgres:wrong@127.0.0.1:{port}/postgres").connect()
+def test_a_recovered_server_that_shall_last_is_checked_and_durable(world: World, open_folder: Path) -> None:
+    planned = PlannedRecovery(world.plan(), archives_of(world.primary), world.tools, KEYRING, Report())
+    with recover(planned, [world.base], open_folder, durable=True, amcheck=True) as recovered:
+        assert recovered.complaints == [] and rows(recovered.cluster()) == world.late.rows
         with recovered.cluster().connect() as connection:
             assert connection.execute("SHOW fsync").fetchone() == ("on",)
 
@@ -154,7 +142,9 @@ def test_the_head_of_the_log_is_replayed_as_far_as_it_was_written(world: World, 
     path.with_name(f"{last.name}.head").write_bytes(path.read_bytes()[:size])
     segments = tuple(segment for segment in plan.segments if segment < last)
     head = replace(plan, segments=segments, head=Head(last, size, None))
-    with recover(head, [world.base], archives, KEYRING, world.tools, open_folder, Report()) as recovered:
+    with recover(
+        PlannedRecovery(head, archives, world.tools, KEYRING, Report()), [world.base], open_folder
+    ) as recovered:
         assert rows(recovered.cluster()) == world.late.rows
 
 
@@ -163,7 +153,9 @@ def test_too_little_room_is_said_before_anything_is_fetched(
 ) -> None:
     monkeypatch.setattr(module, "free_bytes", lambda folder: MB)
     world, archives = newest_world, archives_of(newest_world.primary)
-    attempt = recover(world.plan(), [world.base], archives, KEYRING, world.tools, open_folder, Report())
+    attempt = recover(
+        PlannedRecovery(world.plan(), archives, world.tools, KEYRING, Report()), [world.base], open_folder
+    )
     with pytest.raises(StagingFull, match="are free"), attempt:
         pass
     assert not list(open_folder.glob("recovery-*"))
@@ -174,10 +166,11 @@ import pickle, sys
 from pathlib import Path
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.system.progress import Report
+from twist_dr.recovery.planning import PlannedRecovery
 from twist_dr.recovery.recover import recover
 plan, bases, archives, keyring, tools, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
 print("begun", flush=True)
-with recover(plan, bases, archives, keyring, tools, folder, Report()) as recovered:
+with recover(PlannedRecovery(plan, archives, tools, keyring, Report()), bases, folder) as recovered:
     print("recovered", flush=True)
 """
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from twist_dr.errors import DatabaseRefused
 from twist_dr.postgres import confinement
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.server_user import some_server_user
@@ -80,11 +81,15 @@ def test_a_sandbox_starts_in_every_way_and_with_bubblewrap_sees_no_file_but_its_
         assert sandbox.runs
         url = f"postgresql://erp@/postgres?host={sandbox.folder / 'socket'}&port={sandbox.port}"
         with Cluster(url, isolated=True).connect() as connection:
+            connection.execute("ALTER ROLE erp PASSWORD 'of then'")
             sees = way == "user"
             with nullcontext() if sees else pytest.raises(psycopg.Error, match="No such file"):
                 connection.execute("SELECT pg_read_file('/etc/hostname')")
             with nullcontext() if sees else pytest.raises(psycopg.Error, match="failed"):
                 connection.execute("COPY (SELECT 1) TO PROGRAM 'env >/dev/null'")
+        Cluster(f"postgresql://erp:of%20then@127.0.0.1:{sandbox.port}/postgres").connect().close()
+        with pytest.raises(DatabaseRefused):
+            Cluster(f"postgresql://erp:wrong@127.0.0.1:{sandbox.port}/postgres").connect()
     finally:
         sandbox.stop()
     assert not sandbox.runs

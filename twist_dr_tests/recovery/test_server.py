@@ -11,6 +11,7 @@ import pytest
 from twist_dr.errors import RecoveryFailed
 from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.recovery import fetcher
+from twist_dr.recovery.planning import PlannedRecovery
 from twist_dr.recovery.recover import recover
 from twist_dr.recovery.untar import Owner
 from twist_dr.system.progress import Report
@@ -52,13 +53,9 @@ def test_settings_of_the_base_do_not_count(primary: Primary, open_folder: Path) 
     primary.write(1)
     primary.archived()
     with recover(
-        plan_of(primary, [base], point),
+        PlannedRecovery(plan_of(primary, [base], point), archives_of(primary), primary.tools, KEYRING, Report()),
         [base],
-        archives_of(primary),
-        KEYRING,
-        primary.tools,
         open_folder / "r",
-        Report(),
     ) as found:
         assert rows(found.cluster()) == point.rows
         with found.cluster().connect() as connection:
@@ -84,7 +81,9 @@ def test_settings_that_the_primary_raised_after_the_base_are_raised_here_too(ope
         primary.write(1)
         primary.archived()
         with recover(
-            plan_of(primary, [base], point), [base], archives_of(primary), KEYRING, tools, open_folder / "r", Report()
+            PlannedRecovery(plan_of(primary, [base], point), archives_of(primary), tools, KEYRING, Report()),
+            [base],
+            open_folder / "r",
         ) as found:
             assert rows(found.cluster()) == point.rows
     finally:
@@ -104,13 +103,9 @@ def test_a_tablespace_made_after_the_base_is_refused_and_its_folder_is_not_writt
     primary.archived()
     before = {path: path.stat().st_mtime_ns for path in live.rglob("*")}
     attempt = recover(
-        plan_of(primary, [base], early),
+        PlannedRecovery(plan_of(primary, [base], early), archives_of(primary), primary.tools, KEYRING, Report()),
         [base],
-        archives_of(primary),
-        KEYRING,
-        primary.tools,
         open_folder / "r",
-        Report(),
     )
     with pytest.raises(RecoveryFailed, match=f"creates a tablespace at {live}"), attempt:
         pass
@@ -129,17 +124,21 @@ def test_a_promotion_is_followed_and_a_missing_history_is_an_error(primary: Prim
     assert primary.one("SELECT timeline_id FROM pg_control_checkpoint()") == "2"
     plan = plan_of(primary, [base], point, timeline=2)
     folder = open_folder / "r"
-    with recover(plan, [base], archives_of(primary), KEYRING, primary.tools, folder, Report()) as found:
+    with recover(
+        PlannedRecovery(plan, archives_of(primary), primary.tools, KEYRING, Report()), [base], folder
+    ) as found:
         assert rows(found.cluster()) == point.rows
         assert found.timeline == 3
     # A point before the switch, on the old timeline: the new one gets a number that nobody has.
     with recover(
-        plan_of(primary, [base], old), [base], archives_of(primary), KEYRING, primary.tools, folder, Report()
+        PlannedRecovery(plan_of(primary, [base], old), archives_of(primary), primary.tools, KEYRING, Report()),
+        [base],
+        folder,
     ) as found:
         assert rows(found.cluster()) == old.rows
         assert found.timeline == 3
     (primary.archive / "00000002.history").rename(primary.archive / "moved")
-    attempt = recover(plan, [base], archives_of(primary), KEYRING, primary.tools, folder, Report())
+    attempt = recover(PlannedRecovery(plan, archives_of(primary), primary.tools, KEYRING, Report()), [base], folder)
     with pytest.raises(RecoveryFailed, match=r"00000002\.history"), attempt:
         pass
 
@@ -158,7 +157,9 @@ def test_a_server_that_stands_still_is_given_up(
     archives.delay = 20.0
     begun = time.monotonic()
     attempt = recover(
-        plan_of(primary, [base], point), [base], archives, KEYRING, primary.tools, open_folder / "r", Report()
+        PlannedRecovery(plan_of(primary, [base], point), archives, primary.tools, KEYRING, Report()),
+        [base],
+        open_folder / "r",
     )
     with pytest.raises(RecoveryFailed, match="stood still"), attempt:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twist_dr.recovery.planning import PlannedRecovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.manifest import ArtifactForm, Manifest
 from twist_dr.system.progress import Report
@@ -28,7 +29,7 @@ def test_a_point_behind_a_base_since_which_nothing_was_committed_is_recovered(wo
     material.ship(primary.archive)
     plan = material.plan(f"lsn:{lsn}")
     assert plan.base.backup_id == quiet.manifest.backup_id
-    with recover(plan, [quiet], archives, KEYRING, world.tools, open_folder, Report()) as recovered:
+    with recover(PlannedRecovery(plan, archives, world.tools, KEYRING, Report()), [quiet], open_folder) as recovered:
         assert rows(recovered.cluster()) == count
 
 
@@ -60,7 +61,9 @@ def test_a_long_transaction_with_many_savepoints_does_not_keep_the_result_from_b
     primary.write(1)
     primary.archived()
     plan = plan_of(primary, [base], point)
-    with recover(plan, [base], archives_of(primary), KEYRING, world.tools, open_folder, Report()) as recovered:
+    with recover(
+        PlannedRecovery(plan, archives_of(primary), world.tools, KEYRING, Report()), [base], open_folder
+    ) as recovered:
         assert rows(recovered.cluster()) == point.rows
 
 
@@ -81,7 +84,9 @@ def test_a_recovered_server_takes_nothing_from_the_servers_that_it_was_subscribe
     primary.archived()
     plan = plan_of(primary, [base], point)
     with (
-        recover(plan, [base], archives_of(primary), KEYRING, world.tools, open_folder, Report()) as recovered,
+        recover(
+            PlannedRecovery(plan, archives_of(primary), world.tools, KEYRING, Report()), [base], open_folder
+        ) as recovered,
         recovered.cluster().connect() as connection,
     ):
         found = connection.execute(
@@ -101,7 +106,9 @@ def test_a_transaction_that_is_prepared_and_pending_at_the_point_is_named(world:
     primary.sql("COMMIT PREPARED 'transfer 7'")
     primary.archived()
     plan = plan_of(primary, [base], point)
-    with recover(plan, [base], archives_of(primary), KEYRING, world.tools, open_folder, Report()) as recovered:
+    with recover(
+        PlannedRecovery(plan, archives_of(primary), world.tools, KEYRING, Report()), [base], open_folder
+    ) as recovered:
         (warning,) = recovered.warnings
         assert "the prepared transaction transfer 7 of postgres in the database postgres" in warning
         assert rows(recovered.cluster()) == point.rows

@@ -14,15 +14,15 @@ from twist_dr.cli.recover.files import look_at_folder
 from twist_dr.cli.recover.scratch import scratch_base, scratch_folder
 from twist_dr.postgres.tools import Tools
 from twist_dr.postgres.unprivileged import reachable_base, reachable_tools, unprivileged
-from twist_dr.recovery.finish import Finished, finish_cluster
+from twist_dr.recovery.finish import finish_cluster
 from twist_dr.recovery.plan import RecoveryPlan
 from twist_dr.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
+from twist_dr.recovery.recover import Recovered
 from twist_dr.redaction import one_line
 from twist_dr.repository.first_good import CORRUPT
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
-from twist_dr.repository.sources import Sources
 from twist_dr.repository.streams import write_new
 from twist_dr.system.progress import Report, human_seconds
 
@@ -56,21 +56,11 @@ def recover_cluster(wish: RecoveryWish, folder: Path, repository: Repository, ke
     folder = look_at_folder(folder, "--cluster-to", 0)
     planned = plan_point(wish, repository, keyring, report)
     plan, made = planned.plan, not folder.exists()
-    sources = [Sources(link.backup_id, [repository], keyring, report) for link in plan.chain]
+    sources = planned.sources()
     server = _server_facts(plan.base, repository, keyring, report)
     try:
         with _programs(planned.tools) as (scratch, tools):
-            done = finish_cluster(
-                plan,
-                sources,
-                planned.archives,
-                keyring,
-                planned.tools,
-                folder,
-                scratch,
-                report,
-                isolation="where-possible",
-            )
+            done = finish_cluster(planned, sources, folder, scratch, isolation="where-possible")
     except BaseException:
         if made:
             with suppress(OSError):
@@ -107,7 +97,7 @@ def _server_facts(base: Manifest, repository: Repository, keyring: Keyring, repo
         return None
 
 
-def _told(plan: RecoveryPlan, done: Finished, tools: Tools, folder: Path, kept: Path | None) -> list[str]:
+def _told(plan: RecoveryPlan, done: Recovered, tools: Tools, folder: Path, kept: Path | None) -> list[str]:
     seconds = human_seconds(sum(done.seconds.values()))
     start = [
         str(tools.program("pg_ctl")), "start", f"--pgdata={done.data}", f"--log={folder / 'server.log'}", "--wait",
