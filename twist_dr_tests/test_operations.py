@@ -89,7 +89,7 @@ def test_a_script_backs_up_and_proves_without_the_orchestrator(site: Site) -> No
         "made = launch('backup_full', targets='office', reason='by a script')\n"
         "found = launch('verify_backup', backup=made.backup_id)\n"
         "rehearsed = launch('drill', target='office')\n"
-        "print('proven:', found.result.verified, [way.name for way in rehearsed.ways])\n"
+        "print('proven:', found.result.verified, list(rehearsed.ways))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **site.environment}, capture_output=True, text=True

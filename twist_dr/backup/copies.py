@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
-from twist_dr.backup.from_settings import Copying, clear_staging, needed_beside
+from twist_dr.backup.from_settings import Copying, clear_staging, needed_beside, record_sealed
 from twist_dr.backup.storing import StoredCopy, bring_back
 from twist_dr.catalog.space import record_room
 from twist_dr.errors import BackupNotFound, TwistDRError
+from twist_dr.repository.first_good import first_good
 from twist_dr.repository.kinds import KINDS
-from twist_dr.repository.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
+from twist_dr.repository.manifest import Kind, Manifest, kind_of
 from twist_dr.repository.repository import Repository, form_named
 from twist_dr.repository.streams import Form
 from twist_dr.settings import Application, Settings
@@ -43,7 +44,7 @@ def copy_backup(
     the chain that it builds upon, and the WAL up to its end.
     """
     places = app.repositories()
-    manifest = _staged(app, backup_id, places, report)
+    manifest = _staged(app, backup_id, places.values(), report)
     forms = _forms(app.settings, manifest, list(names), own_run=own, report=report)
     copying = Copying(app, manifest, report)
     with app.staging.using(manifest.backup_id) as folder, ExitStack() as stack:
@@ -79,35 +80,32 @@ def _forms(
     return forms
 
 
-def _staged(app: Application, backup_id: str, repositories: Mapping[str, Repository], report: Report) -> Manifest:
+def _staged(app: Application, backup_id: str, repositories: Iterable[Repository], report: Report) -> Manifest:
     """The manifest of a backup that lies in staging; one that does not is brought back from the first target that has it."""
     staging, keyring = app.staging, app.keyring
     if backup_id in staging.sealed():
-        sealed = (staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
-        return open_manifest(sealed, keyring, application=app.name, backup_id=backup_id, what=f"staging: {backup_id}")
-    for name, repository in repositories.items():
-        try:
-            manifest = repository.manifest(backup_id, keyring)
-            bring_back(manifest, repository, staging, keyring, report)
-        except TwistDRError as error:
-            report.warning(f"{name} cannot give {backup_id} back: {error.clause}")
-        else:
-            return manifest
-    raise BackupNotFound(
-        f"Neither staging nor any storage target holds {backup_id} whole",
-        remedy=f"make a new backup with the job {KINDS[kind_of(backup_id)].job}",
-    )
+        return staging.manifest(backup_id, app.name, keyring)
+
+    def give_back(repository: Repository) -> Manifest:
+        manifest = repository.manifest(backup_id, keyring)
+        bring_back(manifest, repository, staging, keyring, report)
+        return manifest
+
+    def pass_over(repository: Repository, error: TwistDRError) -> None:
+        report.warning(f"{repository.target.name} cannot give {backup_id} back: {error.clause}")
+
+    found = first_good(repositories, give_back, pass_over, errors=(TwistDRError,))
+    if found is None:
+        raise BackupNotFound(
+            f"Neither staging nor any storage target holds {backup_id} whole",
+            remedy=f"make a new backup with the job {KINDS[kind_of(backup_id)].job}",
+        )
+    return found[1]
 
 
 def _adopt(app: Application, report: Report) -> None:
     """Record backups that lie whole in staging and that the catalog does not know: a run died between the two."""
-    staging, catalog = app.staging, app.catalog
-    for backup_id in staging.sealed():
-        if catalog.backup(app.name, backup_id) is None:
-            sealed = (staging.folder(backup_id) / MANIFEST_NAME).read_bytes()
-            what = f"staging: {backup_id}"
-            manifest = open_manifest(sealed, app.keyring, application=app.name, backup_id=backup_id, what=what)
-            catalog.record_backup(manifest, sealed, run_id=None)
-            for name, form in manifest.storage_targets.items():
-                catalog.record_copy(backup_id, name, state="pending", form=form)
+    for backup_id in app.staging.sealed():
+        if app.catalog.backup(app.name, backup_id) is None:
+            record_sealed(app, app.staging.manifest(backup_id, app.name, app.keyring), run_id=None)
             report.info(f"{backup_id} lay whole in staging and was not recorded; it is now")

@@ -16,13 +16,13 @@ from twist_dr.backup.configuration import ConfigurationPlan, HistoryFiles
 from twist_dr.backup.snapshots import PostgresTables, SqliteDatabase
 from twist_dr.backup.storing import BeforeSealed, StoredCopy, store_copy
 from twist_dr.backup.take import BackupPlan
-from twist_dr.backup.verifying import tools_proof
+from twist_dr.backup.tools_proof import tools_proof
 from twist_dr.catalog import CatalogUnavailable, CopyState, SealedBackup
 from twist_dr.catalog.location import parse_location
 from twist_dr.errors import CopyFailed, CopyFailedForNow, LaunchRefused, TwistDRError, clause_of
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.repository.kinds import BASE, CONFIGURATION, KINDS
-from twist_dr.repository.manifest import MANIFEST_NAME, Label, Manifest, Part
+from twist_dr.repository.manifest import Label, Manifest, Part
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.streams import Form
 from twist_dr.settings import Application, DjangoSettings, Settings
@@ -225,10 +225,9 @@ def needed_beside(manifest: Manifest, await_wal: AwaitWal) -> BeforeSealed:
     return ready
 
 
-def record_sealed(app: Application, manifest: Manifest) -> None:
-    """Record a backup that lies sealed in staging, its copies pending."""
-    sealed = (app.staging.folder(manifest.backup_id) / MANIFEST_NAME).read_bytes()
-    app.catalog.record_backup(manifest, sealed, run_id=app.actor.run_id)
+def record_sealed(app: Application, manifest: Manifest, run_id: str | None) -> None:
+    """Record a backup that lies sealed in staging, made by that run, its copies pending."""
+    app.catalog.record_backup(manifest, app.staging.sealed_bytes(manifest.backup_id), run_id=run_id)
     for name, form in manifest.storage_targets.items():
         app.catalog.record_copy(manifest.backup_id, name, state="pending", form=form)
 

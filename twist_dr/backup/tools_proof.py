@@ -22,6 +22,7 @@ from twist_dr.postgres.surroundings import with_surroundings
 from twist_dr.postgres.tools import Tools, serves
 from twist_dr.postgres.verification_place import VerificationPlan, open_place, verification_base
 from twist_dr.repository.streams import write_new
+from twist_dr.settings.whole import Settings
 from twist_dr.system.progress import Report
 
 #: These say nothing about the tools.
@@ -101,3 +102,24 @@ class ToolsProof:
 def what_they_cannot(tools: Tools, major: int) -> str:
     """What is to be said of tools that do not serve a server of ``major``."""
     return f"what pg_dump {tools.version} writes cannot be restored into the server's own version {major}, only into newer ones"
+
+
+def verification_plan(settings: Settings, live: Cluster) -> VerificationPlan:
+    """Where a verification restores to, as the settings say."""
+    wanted = settings.verification
+    return VerificationPlan(
+        scratch=settings.scratch_dir,
+        live=live,
+        server=Cluster(wanted.server.get_secret_value()) if wanted.server else None,
+        key_tables=wanted.key_tables,
+        jobs=wanted.jobs,
+        client_tools=settings.database.client_tools,
+        isolation=wanted.isolation,
+        content=wanted.content,
+        show_rows=wanted.show_rows,
+    )
+
+
+def tools_proof(settings: Settings) -> ToolsProof:
+    live = Cluster(settings.database.url.get_secret_value())
+    return ToolsProof(verification_plan(settings, live), settings.work_dir / "proven-tools" / settings.application)

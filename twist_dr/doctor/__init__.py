@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from twist_dr.backup.take import first_backup_room
-from twist_dr.backup.verifying import tools_proof
+from twist_dr.backup.tools_proof import tools_proof
 from twist_dr.django_app.manage import DjangoApplication, read_code
 from twist_dr.doctor.database import DatabaseSeen, check_database
 from twist_dr.doctor.django import check_databases, check_lead, check_rights

@@ -43,7 +43,7 @@ def take_full(app: Application, config: FullBackupConfig, report: Report) -> Man
     plan = plan_backup(app, label=config.label, reason=config.reason, parts=parts, targets=targets)
     with app.exclusively("A backup", report):
         manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, report)
-    record_sealed(app, manifest)
+    record_sealed(app, manifest, app.actor.run_id)
     note_key_use(app, "encrypt", manifest.backup_id, report)
     return manifest
 

@@ -57,5 +57,5 @@ def _take(app: Application, config: BaseBackupConfig, report: Report) -> Manifes
             app, choice, parent, label=config.label, reason=config.reason, wanted=config.type, targets=targets
         )
         manifest = take_base_backup(plan, Cluster(app.settings.replication_url), app.keyring, app.staging, report)
-    record_sealed(app, manifest)
+    record_sealed(app, manifest, app.actor.run_id)
     return manifest

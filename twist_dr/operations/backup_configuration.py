@@ -72,7 +72,7 @@ def take_configuration(
         manifest = _take(app, config, report, history, own)
     found = _prove(app, manifest, report)
     if found.verified:
-        record_sealed(app, manifest)
+        record_sealed(app, manifest, app.actor.run_id)
         note_key_use(app, "encrypt", manifest.backup_id, report)
     return Taken(manifest, found, app.settings.work_dir)
 

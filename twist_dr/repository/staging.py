@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twist_dr.errors import BackupNotFound, StagingFull
-from twist_dr.repository.manifest import MANIFEST_NAME, is_backup_id
+from twist_dr.repository.keys import Keyring
+from twist_dr.repository.manifest import MANIFEST_NAME, Manifest, is_backup_id, open_manifest
 from twist_dr.repository.streams import full_disk_named
 from twist_dr.system.lock import try_lock
 from twist_dr.system.progress import human_bytes
@@ -36,6 +37,15 @@ class StagingArea:
 
     def folder(self, backup_id: str) -> Path:
         return self.root / backup_id
+
+    def sealed_bytes(self, backup_id: str) -> bytes:
+        """The manifest as it lies here. Raises ``OSError``."""
+        return (self.folder(backup_id) / MANIFEST_NAME).read_bytes()
+
+    def manifest(self, backup_id: str, application: str, keyring: Keyring) -> Manifest:
+        """Of a backup that lies here whole. Raises what opening it raises."""
+        sealed, what = self.sealed_bytes(backup_id), f"staging: {backup_id}"
+        return open_manifest(sealed, keyring, application=application, backup_id=backup_id, what=what)
 
     def sealed(self) -> list[str]:
         """Ids of the backups that lie here whole, oldest first."""

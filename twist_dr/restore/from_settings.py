@@ -247,7 +247,7 @@ def pre_restore_backup(app: Application, reason: str, report: Report) -> Callabl
         forms = {name: target.form for name, target in app.settings.enabled_targets.items()}
         plan = plan_backup(app, label="pre-restore", reason=reason, parts=ALL_PARTS, targets=forms)
         manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, report)
-        record_sealed(app, manifest)
+        record_sealed(app, manifest, app.actor.run_id)
         copying, repositories = Copying(app, manifest, report), app.repositories()
         with app.staging.using(manifest.backup_id) as folder:
             places = {name: (repositories[name], form) for name, form in forms.items()}

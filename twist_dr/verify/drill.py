@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from twist_dr.backup.from_settings import chosen_targets
+from twist_dr.backup.tools_proof import verification_plan
 from twist_dr.catalog.notes import Drilled, WayBack
 from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
 from twist_dr.repository.first_good import CORRUPT
@@ -15,7 +15,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.verify.choosing import choose_newest, note_bad, summed_up
-from twist_dr.verify.proof import prove, record_verification, rehearsal_plan
+from twist_dr.verify.proof import prove, record_verification
 from twist_dr.verify.rehearsal import rehearse
 from twist_dr.verify.verification import VerificationResult
 from twist_dr.wal.from_settings import known_reach
@@ -32,25 +32,12 @@ _RESTORE = {
 _RECOVERY = {"fetch": ("unpack",), "replay": ("replay", "prove", "promote"), "compare": ("check pages",)}
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way back that was rehearsed, and the seconds of its phases."""
-
-    name: str
-    backup_id: str
-    phases: dict[str, float]
-
-    @property
-    def seconds(self) -> float:
-        return round(sum(self.phases.values()), 3)
-
-
 class Drill:
     """One drill. ``ways`` are those that were rehearsed to the end."""
 
     def __init__(self, app: Application, report: Report) -> None:
         self.settings = app.settings
-        self.ways: list[Way] = []
+        self.ways: dict[str, WayBack] = {}
         self.target = ""
         self.notes: list[str] = []
         self._app = app
@@ -126,8 +113,10 @@ class Drill:
 
         def work(manifest: Manifest) -> VerificationResult:
             known = known_reach(self._app, self._report, repository.target.name)
-            plan = replace(rehearsal_plan(self.settings, to="latest"), known=known)
-            return rehearse(plan, manifest, repository, self._app.keyring, self._report)
+            return rehearse(
+                verification_plan(self.settings, self._app.cluster), manifest, repository, self._app.keyring, self._report,
+                patience=self.settings.restore.stall_seconds, to="latest", known=known,
+            )  # fmt: skip
 
         base = repository.manifest(backup_id, self._app.keyring).base
         result = self._rehearsed(repository, backup_id, base.chain if base else [backup_id], work)
@@ -173,15 +162,17 @@ class Drill:
         spent = {
             phase: round(sum(result.seconds.get(part, 0.0) for part in parts), 3) for phase, parts in phases.items()
         }
-        self.ways.append(Way(way, result.backup_id, spent))
+        self.ways[way] = WayBack(backup_id=result.backup_id, phases=spent, seconds=round(sum(spent.values()), 3))
         told = ", ".join(f"{phase} {human_seconds(seconds)}" for phase, seconds in spent.items())
         self._report.info(f"{way} of {result.backup_id} from {result.target} rehearsed: {told}")
 
     def _judge(self) -> None:
         wanted = self.settings.objectives.recovery_time
-        late = [way for way in self.ways if wanted is not None and way.seconds > wanted.total_seconds()]
+        late = [each for each in self.ways.items() if wanted is not None and each[1].seconds > wanted.total_seconds()]
         if wanted is not None and late:
-            told = " and ".join(f"the {way.name} of {way.backup_id} took {human_seconds(way.seconds)}" for way in late)
+            told = " and ".join(
+                f"the {name} of {way.backup_id} took {human_seconds(way.seconds)}" for name, way in late
+            )
             raise VerificationFailed(
                 f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted.total_seconds())}; the backups are good",
                 remedy="give the machine that restores faster disks or more restore.jobs, use a nearer storage target, or promise less",
@@ -200,9 +191,7 @@ class Drill:
             ok=error is None,
             error=error,
             objective_seconds=wanted.total_seconds() if wanted else None,
-            ways={
-                way.name: WayBack(backup_id=way.backup_id, phases=way.phases, seconds=way.seconds) for way in self.ways
-            },
+            ways=self.ways,
             run_id=self._app.actor.run_id,
         )
         self._app.catalog.leave_note(self.settings.application, drilled)

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from twist_dr.backup.verifying import verification_plan
-from twist_dr.postgres.scratch import scratch_base
+from twist_dr.backup.tools_proof import verification_plan
 from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
-from twist_dr.settings import Application, Settings
+from twist_dr.settings import Application
 from twist_dr.system.progress import Report
 from twist_dr.verify.configuration import check_configuration
-from twist_dr.verify.rehearsal import RehearsalPlan, rehearse
+from twist_dr.verify.rehearsal import rehearse
 from twist_dr.verify.verification import VerificationResult, verify_backup
-
-
-def rehearsal_plan(settings: Settings, to: str | None = None) -> RehearsalPlan:
-    """How base backups are rehearsed. ``to`` as in ``RehearsalPlan``."""
-    return RehearsalPlan(
-        scratch_base(settings.scratch_dir),
-        settings.database.client_tools,
-        settings.verification.key_tables,
-        settings.restore.stall_seconds,
-        to,
-        settings.verification.isolation,
-    )
 
 
 def prove(app: Application, manifest: Manifest, repository: Repository, report: Report) -> VerificationResult:
@@ -37,9 +24,10 @@ def prove(app: Application, manifest: Manifest, repository: Repository, report: 
             manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
             scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=report,
         )  # fmt: skip
+    plan = verification_plan(settings, app.cluster)
     if not KINDS[manifest.kind].physical:
-        return verify_backup(verification_plan(settings, app.cluster), manifest, repository, keyring, report)
-    return rehearse(rehearsal_plan(settings), manifest, repository, keyring, report)
+        return verify_backup(plan, manifest, repository, keyring, report)
+    return rehearse(plan, manifest, repository, keyring, report, patience=settings.restore.stall_seconds)
 
 
 def record_verification(app: Application, result: VerificationResult, started_at: datetime) -> None:

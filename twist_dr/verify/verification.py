@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from twist_dr.errors import ClientToolsMissing, DatabaseError, DiskFilled, ProcessFailed
 from twist_dr.postgres.cluster import named_errors
-from twist_dr.postgres.comparison import compare_database
+from twist_dr.postgres.comparison import Comparison, compare_database
 from twist_dr.postgres.content import compare_content
 from twist_dr.postgres.materialized import compare_views
 from twist_dr.postgres.restore_place import TrialPlace
@@ -65,6 +65,27 @@ class VerificationResult:
         yield
         self.seconds[part] = round(time.monotonic() - begun, 3)
 
+    def compared(self, found: Comparison) -> None:
+        """What came of comparing the database."""
+        self.differences += found.differences
+        self.notes += found.notes
+        self.tables, self.rows = found.tables, found.rows
+
+    def count_files(self, manifest: Manifest, archive: str, files: int) -> None:
+        """How many files were read from an archive; another number than was recorded is a difference."""
+        recorded = manifest.files.get(archive.removesuffix(".tar"))
+        self.files += files
+        if files != recorded:
+            self.differences.append(f"{archive}: {files} files where {recorded} were recorded")
+
+    def tell(self, report: Report) -> VerificationResult:
+        """What came of all of it."""
+        bad = f"NOT verified, {len(self.differences)} differences" if self.differences else self.unproven
+        report.info(
+            f"{self.backup_id} from {self.target}: {'verified' if self.verified else bad} in {human_seconds(self.seconds['total'])}"
+        )
+        return self
+
 
 def verify_backup(
     plan: VerificationPlan, manifest: Manifest, repository: Repository, keyring: Keyring, report: Report
@@ -86,49 +107,33 @@ def verify_backup(
         if manifest.artifact("database.dump") is not None:
             work.restore_database()
         result.notes += [f"not in the backup: {sentence}" for sentence in manifest.left_out]
-    outcome = "verified" if result.verified else f"NOT verified, {len(result.differences)} differences"
-    report.info(
-        f"{manifest.backup_id} from {repository.target.name}: {outcome} in {human_seconds(result.seconds['total'])}"
-    )
-    return result
+    return result.tell(report)
 
 
+@dataclass
 class _Verification:
-    def __init__(
-        self,
-        plan: VerificationPlan,
-        manifest: Manifest,
-        repository: Repository,
-        keyring: Keyring,
-        report: Report,
-        result: VerificationResult,
-    ) -> None:
-        self._plan = plan
-        self._manifest = manifest
-        self._repository = repository
-        self._keyring = keyring
-        self._report = report
-        self._result = result
+    plan: VerificationPlan
+    manifest: Manifest
+    repository: Repository
+    keyring: Keyring
+    report: Report
+    result: VerificationResult
 
     def read_files(self, part: str) -> None:
         """Read an archive to its end and compare every file with the index."""
         archive, index = f"{part}.tar", f"{part}.files.jsonl"
-        stored = self._repository.held(self._manifest)[archive][1].size
-        with self._result.timed(part), self._report.part(f"reading {archive}", stored) as advance:
-            content = self._repository.read(self._manifest, archive, self._keyring, advance)
-            lines = self._repository.read(self._manifest, index, self._keyring)
+        stored = self.repository.held(self.manifest)[archive][1].size
+        with self.result.timed(part), self.report.part(f"reading {archive}", stored) as advance:
+            content = self.repository.read(self.manifest, archive, self.keyring, advance)
+            lines = self.repository.read(self.manifest, index, self.keyring)
             with buffered(content) as stream, buffered(lines) as index_stream:
                 files, differences = compare_archive(stream, read_index(index_stream), archive)
                 read_out(stream, index_stream)
-        self._result.files += files
-        self._result.differences += differences
-        if files != self._manifest.files.get(part):
-            self._result.differences.append(
-                f"{archive}: {files} files where {self._manifest.files.get(part)} were recorded"
-            )
+        self.result.differences += differences
+        self.result.count_files(self.manifest, archive, files)
 
     def restore_database(self) -> None:
-        manifest, plan = self._manifest, self._plan
+        manifest, plan = self.manifest, self.plan
         facts = manifest.postgres
         dump_artifact = manifest.artifact("database.dump")
         assert facts is not None and dump_artifact is not None
@@ -136,31 +141,31 @@ class _Verification:
         clear_left_over(base, _FETCHED)
         need_verification_room(base, dump_artifact.size, 0 if plan.server else facts.database_size)
         with ScratchFolder(base, _FETCHED) as folder:
-            with self._result.timed("fetch"):
-                fetched = fetch_database(OneCopy(manifest, self._repository, self._keyring), folder, self._report)
-            self._result.notes += fetched.notes
-            with self._result.timed("scratch server"):
+            with self.result.timed("fetch"):
+                fetched = fetch_database(OneCopy(manifest, self.repository, self.keyring), folder, self.report)
+            self.result.notes += fetched.notes
+            with self.result.timed("scratch server"):
                 opened = open_place(plan, facts, fetched.roles, fetched.own, manifest.backup_id)
             with opened as place:
-                self._result.server_version = place.version
-                self._result.notes += place.notes
+                self.result.server_version = place.version
+                self.result.notes += place.notes
                 self._restore(place, fetched)
-                came_back = self._result.verified
-                with self._result.timed("compare"), place.connect() as connection:
+                came_back = self.result.verified
+                with self.result.timed("compare"), place.connect() as connection:
                     self._compare(place, connection)
                 if plan.content == "full" and came_back:
-                    with self._result.timed("content"):
+                    with self.result.timed("content"):
                         self._compare_content(place, fetched)
 
     def _restore(self, place: TrialPlace, fetched: FetchedDatabase) -> None:
-        with self._result.timed("restore"):
+        with self.result.timed("restore"):
             try:
-                self._result.notes += fetched.load(
-                    place.cluster, place.tools, place.database, where=f"PostgreSQL {place.version}", jobs=self._plan.jobs,
-                    report=self._report, keep_owners=place.keep_owners,
+                self.result.notes += fetched.load(
+                    place.cluster, place.tools, place.database, where=f"PostgreSQL {place.version}", jobs=self.plan.jobs,
+                    report=self.report, keep_owners=place.keep_owners,
                 )  # fmt: skip
             except DiskFilled as error:  # which says nothing about the backup
-                raise full_disk(self._plan.scratch) from error
+                raise full_disk(self.plan.scratch) from error
             except ProcessFailed as error:
                 if place.made.lacking:
                     raise DatabaseError(
@@ -168,38 +173,34 @@ class _Verification:
                         f"cannot be had where it is verified ({few(sorted(place.made.lacking))})",
                         remedy="install what that names there, then verify again",
                     ) from error
-                self._result.differences.append(f"database.dump: {error}")
+                self.result.differences.append(f"database.dump: {error}")
 
     def _compare(self, place: TrialPlace, connection: Connection) -> None:
         if (why := place.made.misreads(connection)) is not None:
             raise DatabaseError(
-                f"Nothing can be said about {self._manifest.backup_id}: {why}",
+                f"Nothing can be said about {self.manifest.backup_id}: {why}",
                 remedy="install the locale where it is verified, then verify again",
             )
-        result = self._result
-        found = compare_database(connection, self._manifest, self._report, key_tables=self._plan.key_tables)
-        result.differences += found.differences
-        result.notes += found.notes
-        result.tables, result.rows = found.tables, found.rows
+        self.result.compared(compare_database(connection, self.manifest, self.report, key_tables=self.plan.key_tables))
 
     def _compare_content(self, place: TrialPlace, fetched: FetchedDatabase) -> None:
         try:
-            tools = _dumping(self._plan, place)
+            tools = _dumping(self.plan, place)
         except ClientToolsMissing as error:
-            self._result.notes.append(f"only rows were counted: {str(error).removesuffix('.')}")
+            self.result.notes.append(f"only rows were counted: {str(error).removesuffix('.')}")
             return
         try:
-            found = compare_content(place, tools, fetched.dump, fetched.facts, self._report, fetched.kept)
+            found = compare_content(place, tools, fetched.dump, fetched.facts, self.report, fetched.kept)
         except DiskFilled as error:
-            raise full_disk(self._plan.scratch) from error
+            raise full_disk(self.plan.scratch) from error
         with place.connect() as connection, named_errors("to compare the materialized views"):
-            differences, notes = compare_views(connection, self._manifest.materialized_views)
-        self._result.differences += found.differences + differences
-        self._result.notes += found.notes + notes
-        self._result.proved = "content"
-        if self._plan.show_rows:
+            differences, notes = compare_views(connection, self.manifest.materialized_views)
+        self.result.differences += found.differences + differences
+        self.result.notes += found.notes + notes
+        self.result.proved = "content"
+        if self.plan.show_rows:
             for line in found.rows:
-                self._report.warning(line)
+                self.report.warning(line)
 
 
 def _dumping(plan: VerificationPlan, place: TrialPlace) -> Tools:

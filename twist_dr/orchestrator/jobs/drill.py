@@ -24,9 +24,9 @@ def _metadata(drill: Drill) -> dict[str, dg.MetadataValue]:
     }
     if wanted is not None:
         found["objective_seconds"] = dg.MetadataValue.float(wanted.total_seconds())
-    for way in drill.ways:
-        found[f"{way.name}_backup_id"] = in_words(way.backup_id)
-        found[f"{way.name}_total_seconds"] = dg.MetadataValue.float(way.seconds)
+    for name, way in drill.ways.items():
+        found[f"{name}_backup_id"] = in_words(way.backup_id)
+        found[f"{name}_total_seconds"] = dg.MetadataValue.float(way.seconds)
         for phase, seconds in way.phases.items():
-            found[f"{way.name}_{phase}_seconds"] = dg.MetadataValue.float(seconds)
+            found[f"{name}_{phase}_seconds"] = dg.MetadataValue.float(seconds)
     return found

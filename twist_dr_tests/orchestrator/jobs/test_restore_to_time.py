@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from twist_dr.backup.tools_proof import verification_plan
 from twist_dr.errors import DatabaseUnreachable, IsolationMissing
 from twist_dr.postgres import confinement, databases
 from twist_dr.postgres.cluster import Cluster
@@ -28,7 +29,7 @@ from twist_dr.restore.to_time import Recovery, RecoveryOrder
 from twist_dr.settings.building import build_targets
 from twist_dr.system.processes import run
 from twist_dr.system.progress import Lines, Report
-from twist_dr.verify.proof import record_verification, rehearsal_plan
+from twist_dr.verify.proof import record_verification
 from twist_dr.verify.rehearsal import rehearse
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.helpers import postmaster_of
@@ -345,7 +346,9 @@ def test_a_base_backup_that_counted_no_rows_is_recovered_and_not_called_verified
     manifest = row.manifest.model_copy(update={"base": unknown, "tables": {}})
     report = Report(Lines(print, print))
     repository = Repository(build_targets(site.settings())["office"], "erp")
-    result = rehearse(rehearsal_plan(site.settings()), manifest, repository, site.keyring, report)
+    result = rehearse(
+        verification_plan(site.settings(), site.app().cluster), manifest, repository, site.keyring, report
+    )
     assert not result.verified and not result.differences and "the backup counted none" in result.unproven
     before = site.catalog().verifications(row.backup_id)
     record_verification(site.app(), result, newest.written[-1].committed_at)
