@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twist_dr.errors import DatabaseError, DatabaseRefused
+from twist_dr.errors import DatabaseError, DatabaseRefused, Obstacle
 from twist_dr.postgres.cluster import Cluster, named_errors, query, read_system_identifier
 from twist_dr.postgres.confinement import Isolation
 from twist_dr.postgres.everybodys_settings import give_everybodys_settings
@@ -204,6 +204,26 @@ def missing_extensions(connection: Connection, facts: PostgresFacts) -> list[str
     """Those of a backup that the server lacks: a restore without them fails."""
     available = available_extensions(connection)
     return [extension.name for extension in facts.extensions if extension.name not in available]
+
+
+def server_obstacles(connection: Connection, facts: PostgresFacts) -> list[Obstacle]:
+    """Why a server cannot take a backup's database, whoever restores."""
+    major, found = connection.info.server_version // 10000, []
+    if major < facts.major:
+        found.append(
+            Obstacle(
+                f"the server runs PostgreSQL {major}, and the backup comes from {facts.version}: dumps of a newer server do not go into an older one",
+                f"upgrade the server, or name a server of version {facts.major} or newer",
+            )
+        )
+    if missing := missing_extensions(connection, facts):
+        found.append(
+            Obstacle(
+                f"the server lacks the extensions {few(missing, 20)} that the backup uses",
+                f"install their packages for PostgreSQL {major} there",
+            )
+        )
+    return found
 
 
 def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from twist_dr.errors import StagingFull
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.confinement import Isolation
 from twist_dr.postgres.own_settings import OwnSettings
@@ -16,7 +14,7 @@ from twist_dr.postgres.restore_place import TrialPlace, existing_server, restori
 from twist_dr.postgres.scratch import scratch_base
 from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr.repository.manifest import PostgresFacts
-from twist_dr.system.progress import human_bytes
+from twist_dr.system.space import need_space
 
 #: How much more room than the sizes say is asked for.
 _ROOM_FACTOR = 1.2
@@ -67,9 +65,5 @@ def verification_room(dump_size: int, database_size: int) -> int:
 
 def need_verification_room(base: Path, dump_size: int, database_size: int) -> None:
     """Raise ``StagingFull`` unless ``base`` has that much free."""
-    wanted, free = verification_room(dump_size, database_size), shutil.disk_usage(base).free
-    if free < wanted:
-        raise StagingFull(
-            f"The verification needs about {human_bytes(wanted)} in {base}, and {human_bytes(free)} are free",
-            remedy="free room there or set verification.scratch to a larger disk",
-        )
+    remedy = "free room there or set verification.scratch to a larger disk"
+    need_space(base, verification_room(dump_size, database_size), "The verification", remedy)

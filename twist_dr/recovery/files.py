@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -199,8 +198,3 @@ def room_needed(chain: Sequence[Manifest], wal_bytes: int, wal_kept: int) -> int
     )
     full = sum(artifact.size for artifact in chain[0].artifacts if artifact.name.endswith(".tar"))
     return links + (full if len(chain) > 1 else 0) + min(wal_bytes, wal_kept)
-
-
-def free_bytes(folder: Path) -> int:
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize

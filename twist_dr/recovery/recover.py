@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.errors import RecoveryFailed, StagingFull
+from twist_dr.errors import RecoveryFailed
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.confinement import Confinement, Isolation, is_kept_away, what_is_missing
 from twist_dr.postgres.dead_servers import end_server_of
@@ -17,15 +17,15 @@ from twist_dr.postgres.lsn import format_lsn
 from twist_dr.postgres.scratch import scratch_base
 from twist_dr.postgres.tools import Tools
 from twist_dr.recovery.fetcher import Fetcher
-from twist_dr.recovery.files import base_facts, free_bytes, room_needed, unpack_chain
+from twist_dr.recovery.files import base_facts, room_needed, unpack_chain
 from twist_dr.recovery.outside import surround
 from twist_dr.recovery.proof import check_pages, pending_transactions, promote, prove, run_amcheck
 from twist_dr.recovery.server import RecoveringServer
 from twist_dr.recovery.server_settings import MOST_WAL_KEPT
 from twist_dr.recovery.untar import Owner
 from twist_dr.repository.sources import Sources
-from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.system.space import need_space
 
 if TYPE_CHECKING:
     from twist_dr.recovery.plan import RecoveryPlan
@@ -141,12 +141,8 @@ def recovery_target(plan: RecoveryPlan) -> dict[str, str]:
 def need_room(folder: Path, plan: RecoveryPlan) -> None:
     """Raise ``StagingFull`` unless a plan's files have room in ``folder``."""
     wal = sum(segment.size for segment in plan.segments)
-    wanted, free = room_needed(plan.chain, wal, MOST_WAL_KEPT) + _SPARE_ROOM, free_bytes(folder)
-    if free < wanted:
-        raise StagingFull(
-            f"The recovery needs about {human_bytes(wanted)} in {folder}, and {human_bytes(free)} are free",
-            remedy="free room there or recover to a larger disk",
-        )
+    wanted = room_needed(plan.chain, wal, MOST_WAL_KEPT) + _SPARE_ROOM
+    need_space(folder, wanted, "The recovery", "free room there or recover to a larger disk")
 
 
 def clear_recovery_remains(base: Path) -> int:

@@ -18,12 +18,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from twist_dr.errors import BackupNotFound, StagingFull
+from twist_dr.errors import BackupNotFound
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import MANIFEST_NAME, Manifest, is_backup_id, open_manifest
 from twist_dr.repository.streams import full_disk_named
 from twist_dr.system.lock import try_lock
-from twist_dr.system.progress import human_bytes
+from twist_dr.system.space import need_space
 
 _LOCK = ".lock"
 _NEW_MANIFEST = ".manifest.json.new"
@@ -133,12 +133,7 @@ class StagingArea:
     def need(self, wanted: int) -> None:
         """Raise ``StagingFull`` unless ``wanted`` bytes are free here."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        free = shutil.disk_usage(self.root).free
-        if free < wanted:
-            raise StagingFull(
-                f"The backup needs about {human_bytes(wanted)} in the staging folder {self.root}, and {human_bytes(free)} are free",
-                remedy="free room there or set work_dir to a larger disk",
-            )
+        need_space(self.root, wanted, "The backup", "free room there or set work_dir to a larger disk")
 
     def _entries(self) -> list[str]:
         if not self.root.is_dir():

@@ -17,7 +17,7 @@ from twist_dr.django_app.migrations import DjangoCode, compare_schema
 from twist_dr.errors import ClientToolsMissing, Obstacle, ProcessFailed, TwistDRError
 from twist_dr.postgres import databases
 from twist_dr.postgres.cluster import Cluster, query, read_migrations, read_tables
-from twist_dr.postgres.restore_place import missing_extensions, restoring_major
+from twist_dr.postgres.restore_place import restoring_major, server_obstacles
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.restore.exchange import check_creatable, check_exchangeable, is_missing
@@ -115,14 +115,13 @@ class _Looking:
     def _look_at_server(self, connection: Connection) -> None:
         gate, facts = self._gate, self._manifest.postgres
         assert facts is not None
-        self._look_at_version(connection, facts)
-        if missing := missing_extensions(connection, facts):
-            gate.refuse(
-                f"the server lacks the extensions {few(missing, 20)} that the backup uses",
-                "install their packages there",
-            )
+        gate.server_major = connection.info.server_version // 10000
+        if obstacles := server_obstacles(connection, facts):
+            gate.refusals += obstacles
         else:
             gate.passed.append("every extension of the backup is available on the server")
+        if gate.server_major >= facts.major:
+            self._look_for_tools(facts)
         gate.refusals += databases.missing_rights(connection, gate.live)
         if self._wish.mode in ("replace", "plan"):
             gate.refusals += databases.obstacles(connection, gate.live)
@@ -133,15 +132,8 @@ class _Looking:
                 )
         self._look_at_server_disk(connection, facts)
 
-    def _look_at_version(self, connection: Connection, facts: PostgresFacts) -> None:
-        gate = self._gate
-        major = gate.server_major = connection.info.server_version // 10000
-        if major < facts.major:
-            gate.refuse(
-                f"the server runs PostgreSQL {major}, and the backup comes from {facts.version}: dumps of a newer server do not go into an older one",
-                "upgrade the server",
-            )
-            return
+    def _look_for_tools(self, facts: PostgresFacts) -> None:
+        gate, major = self._gate, self._gate.server_major
         try:
             gate.tools = choose_serving(find_tools(self._place.client_tools), major, restoring_major(facts))
         except ClientToolsMissing as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ from twist_dr.errors import (
     CopyFailed,
     ObjectExists,
     ObjectMissing,
-    StagingFull,
     TargetRefused,
     TwistDRError,
 )
@@ -24,7 +22,7 @@ from twist_dr.repository.streams import write_new
 from twist_dr.scrub.reading import CopyRead, Damage
 from twist_dr.storage.base import Digest, Progress, StorageTarget
 from twist_dr.storage.chunks import counted, hashed, read_chunks
-from twist_dr.system.progress import human_bytes
+from twist_dr.system.space import need_space
 
 
 @dataclass
@@ -51,12 +49,8 @@ def fetch_good(read: CopyRead, others: Others, folder: Path, keyring: Keyring, i
     """
     fetched = into if into is not None else Fetched()
     wanted = sum(damage.stored.size for damage in read.damages if damage.stored is not None)
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        raise StagingFull(
-            f"To mend {read.backup_id} on {read.target}, {human_bytes(wanted)} are needed in {folder}, and {human_bytes(free)} are free",
-            remedy="free room there or set work_dir to a larger disk",
-        )
+    who = f"The repair of {read.backup_id} on {read.target}"
+    need_space(folder, wanted, who, "free room there or set work_dir to a larger disk")
     for damage in read.damages:
         if damage.stored is not None:
             _fetch(damage, damage.stored, read, others, folder, keyring, fetched)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from twist_dr.errors import RecoveryFailed, StagingFull
 from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery import fetcher
-from twist_dr.recovery import recover as module
 from twist_dr.recovery.plan import RecoveryPlan
 from twist_dr.recovery.planning import PlannedRecovery
 from twist_dr.recovery.recover import clear_recovery_remains, recover
@@ -151,7 +152,7 @@ def test_the_head_of_the_log_is_replayed_as_far_as_it_was_written(world: World, 
 def test_too_little_room_is_said_before_anything_is_fetched(
     newest_world: World, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "free_bytes", lambda folder: MB)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=MB))
     world, archives = newest_world, archives_of(newest_world.primary)
     attempt = recover(
         PlannedRecovery(world.plan(), archives, world.tools, KEYRING, Report()), [world.base], open_folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from twist_dr.errors import RestoreRefused
-from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.system.space import need_space
 
 #: /tmp is memory on many machines; a dump is not for there.
 _ROOMY = Path("/var/tmp")
@@ -29,11 +28,7 @@ def scratch_base() -> Path:
 
 def need_room(folder: Path, wanted: int, remedy: str) -> None:
     """Raise ``RestoreRefused`` unless the disk of an existing folder has that many bytes free, and some more."""
-    wanted, free = int(wanted * _ROOM_FACTOR), shutil.disk_usage(folder).free
-    if free < wanted:
-        raise RestoreRefused(
-            f"About {human_bytes(wanted)} are needed in {folder}, and {human_bytes(free)} are free", remedy=remedy
-        )
+    need_space(folder, int(wanted * _ROOM_FACTOR), "What is brought back", remedy, refused=RestoreRefused)
 
 
 @contextmanager

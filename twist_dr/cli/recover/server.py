@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twist_dr.cli.recover.arguments import DATABASE_VARIABLE
-from twist_dr.errors import DatabaseRefused, RestoreRefused
+from twist_dr.errors import DatabaseRefused, Obstacle, RestoreRefused
 from twist_dr.postgres.cluster import Cluster, named_errors, query
 from twist_dr.postgres.databases import find_oid
-from twist_dr.postgres.restore_place import missing_extensions, restoring_major
+from twist_dr.postgres.restore_place import restoring_major, server_obstacles
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.manifest import PostgresFacts
-from twist_dr.system.words import few
 
 if TYPE_CHECKING:
     from twist_dr.postgres.cluster import Connection
@@ -68,11 +68,11 @@ def look(url: str | None, facts: PostgresFacts) -> NewDatabase:
         )
     with closing(_connect_beside(cluster)) as connection, named_errors("to look at the server"):
         _need_absent(connection, name, cluster)
-        version = _need_version(connection, facts)
-        _need_rights(connection)
-        _need_extensions(connection, facts)
+        if found := [*_obstacles(connection), *server_obstacles(connection, facts)]:
+            raise RestoreRefused.by(found, f"{cluster.place} cannot be made")
         major = connection.info.server_version // 10000
-        tools = _tools(major, facts)
+        [[version]] = query(connection, "SELECT current_setting('server_version')")
+        tools = choose_serving(find_tools(), major, restoring_major(facts))
         return NewDatabase(cluster, name, tools, major, version, connection.info.dbname)
 
 
@@ -93,42 +93,18 @@ def _need_absent(connection: Connection, name: str, cluster: Cluster) -> None:
     )
 
 
-def _need_version(connection: Connection, facts: PostgresFacts) -> str:
-    version, standby = query(connection, "SELECT current_setting('server_version'), pg_is_in_recovery()")[0]
-    if standby:
-        raise RestoreRefused(
-            "The server is a standby and takes no changes", remedy=f"name its primary in {DATABASE_VARIABLE}"
-        )
-    if connection.info.server_version // 10000 < facts.major:
-        raise RestoreRefused(
-            f"The server runs PostgreSQL {version}, and the backup comes from {facts.version}: dumps of a newer server do not go into an older one",
-            remedy=f"name a server of version {facts.major} or newer in {DATABASE_VARIABLE}",
-        )
-    return str(version)
-
-
-def _need_rights(connection: Connection) -> None:
-    role, superuser = query(connection, "SELECT current_user, rolsuper FROM pg_roles WHERE rolname = current_user")[0]
-    # Owners, row-level security and extensions come back as they were only by who may do everything.
-    if not superuser and not query(
+def _obstacles(connection: Connection) -> Iterator[Obstacle]:
+    [(standby, role, superuser, enough)] = query(
         connection,
-        "SELECT 1 FROM pg_roles WHERE rolname = current_user AND rolcreatedb AND rolcreaterole AND rolbypassrls",
-    ):
-        raise RestoreRefused(
-            f"The role {role} is no superuser and lacks CREATEDB, CREATEROLE or BYPASSRLS, so it cannot bring a database back with its roles and "
+        """SELECT pg_is_in_recovery(), rolname, rolsuper, rolcreatedb AND rolcreaterole AND rolbypassrls
+             FROM pg_roles WHERE rolname = current_user""",
+    )
+    if standby:
+        yield Obstacle("the server is a standby and takes no changes", f"name its primary in {DATABASE_VARIABLE}")
+    # Owners, row-level security and extensions come back as they were only by who may do everything.
+    if not superuser and not enough:
+        yield Obstacle(
+            f"the role {role} is no superuser and lacks CREATEDB, CREATEROLE or BYPASSRLS, so it cannot bring a database back with its roles and "
             "owners",
-            remedy=f"name a superuser in {DATABASE_VARIABLE}",
+            f"name a superuser in {DATABASE_VARIABLE}",
         )
-
-
-def _need_extensions(connection: Connection, facts: PostgresFacts) -> None:
-    if missing := missing_extensions(connection, facts):
-        major = connection.info.server_version // 10000
-        raise RestoreRefused(
-            f"The server lacks the extensions {few(missing, 20)} that the backup uses",
-            remedy=f"install their packages for PostgreSQL {major} there, then run again",
-        )
-
-
-def _tools(major: int, facts: PostgresFacts) -> Tools:
-    return choose_serving(find_tools(), major, restoring_major(facts))
