@@ -75,7 +75,7 @@ def compare(before: Manifest, after: Manifest) -> Difference:
 
 
 def document(difference: Difference) -> dict[str, Any]:
-    """For ``--json``, see :func:`~twist_dr.cli.listing.json_pieces`: names of files are iterables."""
+    """For ``--json``, see :func:`~twist_dr.cli.output.json_pieces`: names of files are iterables."""
     files = {part: dict(vars(changes)) for part, changes in difference.files.items()}
     return {**asdict(replace(difference, files={})), "files": files, "same": difference.same}
 

@@ -7,14 +7,12 @@ Exit status: 0 done, 1 failed or something is wrong (an error's sentence on stan
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr import __version__
 from twist_dr.cli.alerts import add_commands as add_alert_commands
@@ -22,15 +20,13 @@ from twist_dr.cli.audit import add_commands as add_audit_commands
 from twist_dr.cli.backups import add_commands as add_list_command
 from twist_dr.cli.diff import add_commands as add_diff_command
 from twist_dr.cli.holds import add_commands as add_hold_commands
+from twist_dr.cli.output import add_json, report, show, wants_json
 from twist_dr.cli.recover.arguments import add_arguments
 from twist_dr.cli.status import add_commands as add_status_commands
 from twist_dr.cli.wal import add_commands as add_wal_commands
-from twist_dr.errors import SettingsError, TwistDRError
+from twist_dr.errors import TwistDRError
 from twist_dr.redaction import keep_environment
 from twist_dr.redaction.stream import leaving_terminal
-
-if TYPE_CHECKING:
-    from twist_dr.system.progress import Report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     init.set_defaults(run=_init)
 
     doctor = commands.add_parser("doctor", help="check all that a first night would trip over, and say how to mend it")
-    doctor.add_argument("--json", action="store_true", help="print JSON")
+    add_json(doctor)
     doctor.set_defaults(run=_doctor)
 
     add_status_commands(commands)
@@ -89,22 +85,24 @@ def _parser() -> argparse.ArgumentParser:
 
     restores = commands.add_parser("restores", help="the log of restores, newest first; one whole by its id")
     restores.add_argument("restore", nargs="?", help="latest, or an id")
-    restores.add_argument("--json", action="store_true", help="print JSON")
+    add_json(restores)
     restores.add_argument("--limit", type=int, default=50, help="how many at most (default: 50)")
     restores.set_defaults(run=_restores)
 
-    sandboxes = commands.add_parser("sandboxes", help="servers that were recovered to look at")
+    sandboxes = commands.add_parser("sandboxes", help="servers and databases that were restored to look at")
     sandboxes.add_argument("action", nargs="?", choices=["list", "stop", "start", "remove"], default="list")
-    sandboxes.add_argument("sandbox", nargs="?", help="the id of the recovery that made it")
+    sandboxes.add_argument("sandbox", nargs="?", help="the id of the restore or recovery that made it")
+    add_json(sandboxes)
     sandboxes.set_defaults(run=_sandboxes)
 
     settle = commands.add_parser("settle", help="finish or revert a restore that was cut short")
+    add_json(settle)
     settle.set_defaults(run=_settle)
 
-    show = commands.add_parser("show", help="show one backup: artifacts, copies, verifications")
-    show.add_argument("backup", help="latest, latest:LABEL, an id, or the beginning of one")
-    show.add_argument("--json", action="store_true", help="print JSON")
-    show.set_defaults(run=_show)
+    shown = commands.add_parser("show", help="show one backup: artifacts, copies, verifications")
+    shown.add_argument("backup", help="latest, latest:LABEL, an id, or the beginning of one")
+    add_json(shown)
+    shown.set_defaults(run=_show)
 
     catalog = commands.add_parser("catalog", help="the index of what happened").add_subparsers(
         required=True, metavar="COMMAND"
@@ -113,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     rebuild.add_argument(
         "--from", dest="target", required=True, metavar="TARGET", help="a storage target of the settings"
     )
+    add_json(rebuild)
     rebuild.set_defaults(run=_rebuild)
 
     recover = commands.add_parser(
@@ -127,9 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     add_audit_commands(commands)
 
     keys = commands.add_parser("keys", help="the keyring").add_subparsers(required=True, metavar="COMMAND")
-    keys.add_parser("list", help="ids and check values of the keys").set_defaults(run=_keys_list)
+    listed = keys.add_parser("list", help="ids and check values of the keys")
+    add_json(listed)
+    listed.set_defaults(run=_keys_list)
     new = keys.add_parser("new", help="add a key and make it primary; old ones are kept for reading")
     new.add_argument("--id", help="its name (default: after today)")
+    add_json(new)
     new.set_defaults(run=_keys_new)
     return parser
 
@@ -155,18 +157,16 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
     from twist_dr.doctor import exit_status, render, run_doctor
     from twist_dr.settings import open_application
 
     findings = []
     for finding in run_doctor(open_application()):
         findings.append(finding)
-        if not options.json:
+        if not wants_json(options):
             print(render([finding]), flush=True)
-    if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    if wants_json(options):
+        show(options, lambda: findings, str)
     return exit_status(findings)
 
 
@@ -179,11 +179,7 @@ def _restores(options: argparse.Namespace) -> None:
     catalog = app.catalog
     if options.restore is None:
         rows = catalog.restores(app.name, limit=options.limit)
-        print(
-            json.dumps([listing.restore_document(row) for row in rows], indent=2)
-            if options.json
-            else listing.restore_table(rows)
-        )
+        show(options, lambda: rows, lambda: listing.restore_table(rows))
         return
     row = (
         next(iter(catalog.restores(app.name, limit=1)), None)
@@ -194,38 +190,34 @@ def _restores(options: argparse.Namespace) -> None:
         raise RestoreError(
             f"The log of restores has no {options.restore} of {app.name}", remedy="see all with: twist-dr restores"
         )
-    print(json.dumps(listing.restore_document(row), indent=2) if options.json else listing.restore_page(row))
+    show(options, lambda: row, lambda: listing.restore_page(row))
 
 
 def _sandboxes(options: argparse.Namespace) -> None:
+    from datetime import datetime, timezone
+
     from twist_dr.cli import listing
-    from twist_dr.cli.audit import note
-    from twist_dr.errors import RestoreError
-    from twist_dr.recovery.sandbox import sandboxes
-    from twist_dr.restore.to_time import sandbox_base
+    from twist_dr.operations.sandboxes import list_sandboxes
+    from twist_dr.operations.table import CHANGE_SANDBOX
     from twist_dr.settings import open_application
 
     app = open_application()
-    found = {each.folder.name: each for each in sandboxes(sandbox_base(app.settings))}
     if options.action == "list":
-        print(listing.sandbox_table(list(found.values())))
+        rows = list_sandboxes(app, report(options))
+        show(options, lambda: rows, lambda: listing.sandbox_table(rows, datetime.now(timezone.utc)))
         return
-    if options.sandbox not in found:
-        raise RestoreError(
-            f"There is no sandbox {options.sandbox or 'without an id'}", remedy="see all with: twist-dr sandboxes"
-        )
-    getattr(found[options.sandbox], options.action)()
-    if options.action == "remove":
-        note(app, "remove sandbox", options.sandbox, "done")
-    print(f"{options.sandbox}: {options.action} done")
+    told = CHANGE_SANDBOX.config(action=options.action, sandbox=options.sandbox or "")
+    CHANGE_SANDBOX(app, told, report(options))
+    show(options, told.model_dump, lambda: f"{told.sandbox}: {told.action} done")
 
 
 def _settle(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import SETTLE
     from twist_dr.settings import open_application
 
-    if not SETTLE(open_application(), SETTLE.config(), _report()):
-        print("nothing was cut short")
+    settled = SETTLE(open_application(), SETTLE.config(), report(options))
+    if wants_json(options) or not settled:
+        show(options, lambda: settled, lambda: "nothing was cut short")
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -235,33 +227,25 @@ def _show(options: argparse.Namespace) -> None:
     app = open_application()
     row = app.catalog.meant(app.name, options.backup)
     verifications = app.catalog.verifications(row.backup_id)
-    if options.json:
-        print(json.dumps(listing.full_document(row, verifications), indent=2))
-    else:
-        print(listing.backup_page(row, verifications))
+    show(options, lambda: listing.full_document(row, verifications), lambda: listing.backup_page(row, verifications))
 
 
 def _rebuild(options: argparse.Namespace) -> int:
-    from twist_dr.operations.rebuild import rebuild_catalog
+    from twist_dr.operations.table import REBUILD_CATALOG
     from twist_dr.settings import open_application
+    from twist_dr.system.words import counted
 
-    app = open_application()
-    targets = app.targets
-    if options.target not in targets:
-        raise SettingsError(
-            f"{options.target!r} is no enabled storage target", remedy=f"choose among {', '.join(targets)}"
-        )
-    result = rebuild_catalog(app, targets[options.target], _report())
-    print(
-        f"{result.recorded} backups read from {options.target}"
+    told = REBUILD_CATALOG.config(target=options.target)
+    result = REBUILD_CATALOG(open_application(), told, report(options))
+    said = (
+        f"{counted(result.recorded, 'backup')} read from {options.target}"
         + (f", {result.refused} refused" if result.refused else "")
-        + (f", {result.holds} holds brought back" if result.holds else "")
-    )
-    print(
-        "What verifications found, and the logs, lie on no storage target: they come back only from a configuration backup "
+        + (f", {counted(result.holds, 'hold')} brought back" if result.holds else "")
+        + "\nWhat verifications found, and the logs, lie on no storage target: they come back only from a configuration backup "
         "(docs/configuration-backup.md). Cleanup deletes backups of a kind only once one of that kind is verified anew; run verify_backup, "
         "for base backups and their WAL with backup: latest-base."
     )
+    show(options, lambda: result, lambda: said)
     return 1 if result.refused else 0
 
 
@@ -275,8 +259,12 @@ def _keys_list(options: argparse.Namespace) -> None:
     from twist_dr.settings import open_application
 
     keyring = open_application().keyring
-    for key in keyring.keys.values():
-        print(f"{key.id}  check value {key.check_value}" + ("  primary" if key.id == keyring.primary_id else ""))
+    rows = [
+        {"id": key.id, "check_value": key.check_value, "primary": key.id == keyring.primary_id}
+        for key in keyring.keys.values()
+    ]
+    lines = [f"{row['id']}  check value {row['check_value']}" + ("  primary" if row["primary"] else "") for row in rows]
+    show(options, lambda: rows, lambda: "\n".join(lines))
 
 
 def _keys_new(options: argparse.Namespace) -> None:
@@ -284,17 +272,12 @@ def _keys_new(options: argparse.Namespace) -> None:
     from twist_dr.settings import open_application
 
     app = open_application()
-    key = ADD_KEY(app, ADD_KEY.config(id=options.id or ""), _report())
-    print(
+    key = ADD_KEY(app, ADD_KEY.config(id=options.id or ""), report(options))
+    said = (
         f"{key.id} (check value {key.check_value}) is the primary key of {app.settings.encryption.keyring} now; "
         "keep a new copy of that file elsewhere."
     )
-
-
-def _report() -> Report:
-    from twist_dr.system.progress import Bar, Lines, Report
-
-    return Report(Bar(), Lines(print, lambda line: print(f"warning: {line}", file=sys.stderr)))
+    show(options, lambda: {"id": key.id, "check_value": key.check_value}, lambda: said)
 
 
 if __name__ == "__main__":

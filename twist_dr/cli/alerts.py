@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from twist_dr.errors import TwistDRError
+from twist_dr.cli.output import add_json, report, show
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
@@ -22,17 +20,20 @@ def add_commands(commands: Any) -> None:
     alerts = commands.add_parser("alerts", help="what is wrong now; acknowledge, resolve, test the channels")
     alerts.add_argument("--all", action="store_true", help="resolved ones, too")
     alerts.add_argument("--limit", type=int, default=50, help="with --all: how many at most (default: 50)")
-    alerts.add_argument("--json", action="store_true", help="print JSON")
+    add_json(alerts)
     alerts.set_defaults(run=_list)
     actions = alerts.add_subparsers(metavar="ACTION")
     acknowledge = actions.add_parser("acknowledge", help="say that you see to it: it is not told again")
     acknowledge.add_argument("alert", help="its number, or all")
     acknowledge.add_argument("--note", default="", help="for those who read it later")
+    add_json(acknowledge)
     acknowledge.set_defaults(run=_acknowledge)
     resolve = actions.add_parser("resolve", help="close it; it comes back if its cause lasts")
     resolve.add_argument("alert", help="its number")
+    add_json(resolve)
     resolve.set_defaults(run=_resolve)
     test = actions.add_parser("test", help="send a message through every channel")
+    add_json(test)
     test.set_defaults(run=_test)
 
 
@@ -52,7 +53,7 @@ def _list(options: argparse.Namespace) -> None:
         rows = app.catalog.alerts(app.name, limit=options.limit)
     else:
         rows = wrong_now(app.settings, app.catalog, datetime.now(timezone.utc))
-    print(json.dumps([alert_document(row) for row in rows], indent=2) if options.json else _page(rows))
+    show(options, lambda: rows, lambda: _page(rows))
 
 
 def wrong_now(settings: Settings, catalog: Catalog, now: datetime) -> list[AlertRow]:
@@ -70,11 +71,6 @@ def wrong_now(settings: Settings, catalog: Catalog, now: datetime) -> list[Alert
         )
         rows[each.cause] = replace(known, **as_found)
     return list(rows.values())
-
-
-def alert_document(row: AlertRow) -> dict[str, Any]:
-    """An alert as JSON holds it."""
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(row).items()}
 
 
 def _page(rows: list[AlertRow]) -> str:
@@ -104,48 +100,23 @@ def _acknowledge(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import ACKNOWLEDGE_ALERT
 
     told = ACKNOWLEDGE_ALERT.config(alert=options.alert, note=options.note)
-    changed = ACKNOWLEDGE_ALERT(_opened_known(), told, _report())
-    for row in changed:
-        print(f"acknowledged {row.id}: {one_line(row.message)}")
-    if not changed:
-        print("nothing to acknowledge")
+    changed = ACKNOWLEDGE_ALERT(_opened_known(), told, report(options))
+    lines = [f"acknowledged {row.id}: {one_line(row.message)}" for row in changed]
+    show(options, lambda: changed, lambda: "\n".join(lines or ["nothing to acknowledge"]))
 
 
 def _resolve(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import RESOLVE_ALERT
 
-    row = RESOLVE_ALERT(_opened_known(), RESOLVE_ALERT.config(alert=options.alert), _report())
-    print(f"resolved {row.id}: {one_line(row.message)}")
+    row = RESOLVE_ALERT(_opened_known(), RESOLVE_ALERT.config(alert=options.alert), report(options))
+    show(options, lambda: row, lambda: f"resolved {row.id}: {one_line(row.message)}")
 
 
 def _test(options: argparse.Namespace) -> int:
-    from twist_dr.catalog import CatalogUnavailable
+    from twist_dr.operations.table import TEST_ALERTS
     from twist_dr.settings import open_application
-    from twist_dr.watch import audit
-    from twist_dr.watch.alerts.channels import Message, deliver_all
-    from twist_dr.watch.alerts.telling import channels, record_deliveries
 
-    app = open_application()
-    ways = channels(app.settings)
-    if not ways:
-        raise TwistDRError("twist-dr.yaml names no alerts.channels, so nobody is told anything", remedy="add one")
-    body = f"{app.actor.name} tries whether alerts of {app.name} arrive here. Nothing is wrong.\n"
-    # Critical, so that every channel wants it.
-    deliveries = deliver_all(ways, Message(f"[{app.name}] TEST: alerts arrive", body, "critical", "raised"))
-    for each in deliveries:
-        print(f"{each.channel}: {'sent' if each.ok else f'FAILED: {each.error}'}")
-    failed = [each.channel for each in deliveries if not each.ok]
-    try:
-        record_deliveries(app.settings, app.catalog, deliveries, datetime.now(timezone.utc))
-    except CatalogUnavailable as unavailable:
-        print(f"warning: {unavailable}", file=sys.stderr)
-    result = f"failed: {', '.join(failed)}" if failed else "done"
-    subject = ", ".join(way.name for way in ways)
-    audit.record(app, action="test_alerts", subject=subject, result=result)
-    return 1 if failed else 0
-
-
-def _report() -> Any:
-    from twist_dr.system.progress import Lines, Report
-
-    return Report(Lines(warning=lambda line: print(f"warning: {line}", file=sys.stderr, flush=True)))
+    deliveries = TEST_ALERTS(open_application(), TEST_ALERTS.config(), report(options))
+    lines = [f"{each.channel}: {'sent' if each.ok else f'FAILED: {each.error}'}" for each in deliveries]
+    show(options, lambda: deliveries, lambda: "\n".join(lines))
+    return 0 if all(each.ok for each in deliveries) else 1

@@ -1,16 +1,17 @@
-"""twist-dr list: backups, filtered, for people, programs and spreadsheets."""
+"""twist-dr list: backups, filtered, for people, programs and spreadsheets; and what restores replaced, which drop-replaced removes early."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import re
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TextIO
+
+from twist_dr.cli.output import add_json, report, show
 
 if TYPE_CHECKING:
     from twist_dr.catalog import BackupRow
@@ -50,7 +51,7 @@ def moment(text: str) -> datetime:
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``list`` to the parsers of :mod:`twist_dr.cli`."""
+    """Add ``list`` and ``drop-replaced`` to the parsers of :mod:`twist_dr.cli`."""
     listing = commands.add_parser("list", help="list backups, newest first")
     listing.add_argument("--kind", choices=KINDS, help="of this kind")
     listing.add_argument("--label", choices=LABELS, help="with this label")
@@ -64,9 +65,23 @@ def add_commands(commands: Any) -> None:
     listing.add_argument("--limit", type=_count, default=50, help="how many at most (default: 50)")
     listing.add_argument("--replaced", action="store_true", help="list what restores replaced and what is kept of it")
     form = listing.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
+    add_json(form)
     form.add_argument("--csv", action="store_true", help="print CSV for a spreadsheet")
     listing.set_defaults(run=_list, parser=listing)
+
+    drop = commands.add_parser(
+        "drop-replaced",
+        help="remove what one restore replaced before its time is over: it cannot be undone any more then",
+    )
+    drop.add_argument("restore", help="its id (twist-dr list --replaced)")
+    drop.add_argument(
+        "--confirm",
+        default="",
+        metavar="APPLICATION",
+        help="the application's name, typed; without it, says what would go",
+    )
+    add_json(drop)
+    drop.set_defaults(run=_drop_replaced)
 
 
 def write_csv(rows: Iterable[BackupRow], file: TextIO) -> None:
@@ -107,7 +122,7 @@ def _list(options: argparse.Namespace) -> None:
     if options.replaced:
         if options.csv:
             options.parser.error("--replaced cannot be printed as CSV; use --json")
-        _list_replaced(settings, json_wanted=options.json)
+        _list_replaced(settings, options)
         return
     if options.since and options.until and options.until <= options.since:
         options.parser.error(
@@ -124,29 +139,42 @@ def _list(options: argparse.Namespace) -> None:
             f"--target: there is no storage target {options.target!r}; choose among {', '.join(settings.storage_targets)}"
         )
     rows = chain(first, rows)
-    if options.json:
-        for piece in listing.json_pieces(map(listing.backup_document, rows)):
-            print(piece, end="")
-        print()
-    elif options.csv:
+    if options.csv:
         write_csv(rows, sys.stdout)
-    elif first:
-        print(listing.backup_table(rows))
-    elif any(value is not None for value in filters.values()):
-        print("no backups fulfil all conditions")
-    else:
-        print("no backups yet; make one with: dagster job execute -m twist_dr.definitions -j backup_full")
+        return
+
+    def text() -> str:
+        if first:
+            return listing.backup_table(rows)
+        if any(value is not None for value in filters.values()):
+            return "no backups fulfil all conditions"
+        return "no backups yet; make one with: dagster job execute -m twist_dr.definitions -j backup_full"
+
+    show(options, lambda: map(listing.backup_document, rows), text)
 
 
-def _list_replaced(settings: Settings, *, json_wanted: bool) -> None:
+def _list_replaced(settings: Settings, options: argparse.Namespace) -> None:
     from twist_dr.cli import listing
     from twist_dr.restore.building import surroundings
     from twist_dr.restore.restored_configuration import everything_kept
+    from twist_dr.restore.space import measured
 
     around = surroundings(settings)
     rows = everything_kept(around, settings.work_dir, settings.application)
-    print(
-        json.dumps([listing.replaced_document(row) for row in rows], indent=2)
-        if json_wanted
-        else listing.replaced_table(rows)
+    spaces = measured(around.cluster, rows)
+    show(
+        options,
+        lambda: map(listing.replaced_document, rows, spaces),
+        lambda: listing.replaced_table(rows, spaces),
+    )
+
+
+def _drop_replaced(options: argparse.Namespace) -> None:
+    from twist_dr.operations.table import DROP_REPLACED
+    from twist_dr.settings import open_application
+
+    told = DROP_REPLACED.config(restore=options.restore, confirm=options.confirm)
+    done = DROP_REPLACED(open_application(), told, report(options))
+    show(
+        options, lambda: done, lambda: f"removed {', '.join(done.removed)}; {done.restore_id} cannot be undone any more"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from twist_dr.cli.output import add_json, show
+
 
 def add_commands(commands: Any) -> None:
     """Add ``diff`` to the parsers of :mod:`twist_dr.cli`."""
@@ -14,7 +16,7 @@ def add_commands(commands: Any) -> None:
     diff.add_argument(
         "--files", action="store_true", help="name the files that differ; reads their indexes from a storage target"
     )
-    diff.add_argument("--json", action="store_true", help="print JSON")
+    add_json(diff)
     diff.set_defaults(run=_diff)
 
 
@@ -22,7 +24,6 @@ def _diff(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from twist_dr.backup.diff import compare, document, render
-    from twist_dr.cli.listing import json_pieces
     from twist_dr.settings import open_application
 
     app = open_application()
@@ -32,9 +33,4 @@ def _diff(options: argparse.Namespace) -> None:
         from twist_dr.backup.diff_files import compare_files
 
         difference = replace(difference, files=compare_files(before, after, app.targets, app.keyring))
-    if options.json:
-        for piece in json_pieces(document(difference)):
-            print(piece, end="")
-        print()
-    else:
-        print(render(difference))
+    show(options, lambda: document(difference), lambda: render(difference))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from twist_dr.redaction import one_line
-from twist_dr.system.progress import Lines, Report
+from twist_dr.cli.output import add_json, report, show, warn
+from twist_dr.system.tables import table
+from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
     from twist_dr.catalog import HoldRow
@@ -25,10 +24,11 @@ def add_commands(commands: Any) -> None:
     )
     hold.add_argument("--reason", help="why: whoever finds the hold years later will want to know")
     hold.add_argument("--all", action="store_true", help="list those that were released or ran out, too")
-    hold.add_argument("--json", action="store_true", help="list as JSON")
+    add_json(hold)
     hold.set_defaults(run=_hold)
     release = commands.add_parser("release", help="end all holds of a backup")
     release.add_argument("backup", help="latest, latest:LABEL, an id, or the beginning of one")
+    add_json(release)
     release.set_defaults(run=_release)
 
 
@@ -38,59 +38,52 @@ def _hold(options: argparse.Namespace) -> None:
 
     app = open_application()
     if options.backup is None:
-        _list(app, everything=options.all, as_json=options.json)
+        _list(app, options)
         return
     told = HOLD.config(backup=options.backup, until=options.until or "", reason=options.reason or "")
-    row = HOLD(app, told, Report(Lines(warning=_warn)))
-    print(f"{row.backup_id} is held {_until(row.until)}; end it with: twist-dr release {row.backup_id}")
+    row = HOLD(app, told, report(options))
+    said = f"{row.backup_id} is held {_until(row.until)}; end it with: twist-dr release {row.backup_id}"
+    show(options, lambda: _document(row, row.placed_at, []), lambda: said)
 
 
 def _release(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import RELEASE
     from twist_dr.settings import open_application
 
-    done = RELEASE(open_application(), RELEASE.config(backup=options.backup), Report(Lines(warning=_warn)))
-    holds = f"{done.holds} hold{'s' if done.holds != 1 else ''} ended"
+    done = RELEASE(open_application(), RELEASE.config(backup=options.backup), report(options))
     where = f", except on {', '.join(done.left)}" if done.left else ""
-    print(f"{done.backup_id} is no longer held{where} ({holds}); the next cleanup goes by the policies")
+    said = f"{done.backup_id} is no longer held{where} ({counted(done.holds, 'hold')} ended); the next cleanup goes by the policies"
+    show(options, lambda: done, lambda: said)
 
 
-def _warn(sentence: str) -> None:
-    print(f"warning: {one_line(sentence)}", file=sys.stderr)
-
-
-def _list(app: Application, *, everything: bool, as_json: bool) -> None:
-    from twist_dr.system.tables import table
-
+def _list(app: Application, options: argparse.Namespace) -> None:
     now = datetime.now(timezone.utc)
     recorded = app.catalog.holds(app.name)
     found, silent = _on_targets_alone(app, recorded)
-    where = {row: names for row, names in found.items() if everything or row.active(now)}
-    rows = [*(row for row in recorded if everything or row.active(now)), *where]
+    where = {row: names for row, names in found.items() if options.all or row.active(now)}
+    rows = [*(row for row in recorded if options.all or row.active(now)), *where]
     for line in silent:
-        _warn(f"{line} What is held there alone is not listed.")
-    if as_json:
-        print(json.dumps([_document(row, now, where.get(row, [])) for row in rows], indent=2))
-    elif not rows:
-        told = "nothing is held, as far as could be asked" if silent else "nothing is held"
-        print(f"{told}; hold a backup with: twist-dr hold ID --reason TEXT")
-    else:
-        head = ("BACKUP", "HELD", "SINCE (UTC)", "BY", "REASON")
-        print(
-            table(
-                head,
-                [
-                    (
-                        row.backup_id,
-                        _state(row, now) + (f", on {', '.join(where[row])} only" if row in where else ""),
-                        f"{row.placed_at:%Y-%m-%d %H:%M}",
-                        row.who,
-                        row.reason,
-                    )
-                    for row in rows
-                ],
-            )
+        warn(f"{line} What is held there alone is not listed.")
+    none = "nothing is held, as far as could be asked" if silent else "nothing is held"
+    show(
+        options,
+        lambda: [_document(row, now, where.get(row, [])) for row in rows],
+        lambda: _table(rows, where, now) if rows else f"{none}; hold a backup with: twist-dr hold ID --reason TEXT",
+    )
+
+
+def _table(rows: list[HoldRow], where: dict[HoldRow, list[str]], now: datetime) -> str:
+    lines = [
+        (
+            row.backup_id,
+            _state(row, now) + (f", on {', '.join(where[row])} only" if row in where else ""),
+            f"{row.placed_at:%Y-%m-%d %H:%M}",
+            row.who,
+            row.reason,
         )
+        for row in rows
+    ]
+    return table(("BACKUP", "HELD", "SINCE (UTC)", "BY", "REASON"), lines)
 
 
 def _on_targets_alone(app: Application, recorded: list[HoldRow]) -> tuple[dict[HoldRow, list[str]], list[str]]:
@@ -129,9 +122,9 @@ def _document(row: HoldRow, now: datetime, only_on: list[str]) -> dict[str, Any]
         "active": row.active(now),
         "who": row.who,
         "reason": row.reason,
-        "placed_at": row.placed_at.isoformat(),
-        "until": row.until.isoformat() if row.until else None,
-        "released_at": row.released_at.isoformat() if row.released_at else None,
+        "placed_at": row.placed_at,
+        "until": row.until,
+        "released_at": row.released_at,
         "released_by": row.released_by,
         "only_on": only_on,
     }

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from twist_dr.catalog import BackupRow, CopyRow, RestoreRow, SealedBackup, VerificationRow
-from twist_dr.recovery.sandbox import ClusterSandbox
+from twist_dr.operations.sandboxes import Sandbox
 from twist_dr.redaction import one_line
 from twist_dr.restore.restored_configuration import RestoredConfiguration
 from twist_dr.restore.settle import Kept
+from twist_dr.restore.space import Space
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.tables import table
 from twist_dr.system.words import few
-
-
-def json_pieces(value: Any, indent: str = "") -> Iterator[str]:
-    """What ``json.dumps(value, indent=2)`` gives, in pieces. Of a dictionary each value may be an iterable of its own, which becomes an array."""
-    if isinstance(value, dict) and value:
-        before = "{\n"
-        for name, each in value.items():
-            yield f"{before}{indent}  {json.dumps(name)}: "
-            yield from json_pieces(each, f"{indent}  ")
-            before = ",\n"
-        yield f"\n{indent}}}"
-    elif isinstance(value, Iterable) and not isinstance(value, (str, list, tuple, dict)):
-        before = "[\n"
-        for each in value:
-            yield f"{before}{indent}  {_whole(each, f'{indent}  ')}"
-            before = ",\n"
-        yield "[]" if before == "[\n" else f"\n{indent}]"
-    else:
-        yield _whole(value, indent)
-
-
-def _whole(value: Any, indent: str) -> str:
-    # In JSON a line's end is between values only, never in a string.
-    return json.dumps(value, indent=2).replace("\n", f"\n{indent}")
 
 
 def backup_table(rows: Iterable[BackupRow]) -> str:
@@ -116,14 +91,14 @@ def backup_document(row: BackupRow) -> dict[str, Any]:
         "label": row.label,
         "reason": row.reason,
         "who": row.who,
-        "started_at": row.started_at.isoformat(),
-        "finished_at": row.finished_at.isoformat(),
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
         "plain_bytes": row.plain_bytes,
         "app_version": row.app_version,
         "db_schema_version": row.db_schema_version,
         "run_id": row.run_id,
-        "copies": [_plain(asdict(copy)) for copy in row.copies],
-        "last_verification": _plain(asdict(row.last_verification)) if row.last_verification else None,
+        "copies": row.copies,
+        "last_verification": row.last_verification,
     }
 
 
@@ -131,7 +106,7 @@ def full_document(row: SealedBackup, verifications: Sequence[VerificationRow]) -
     """One backup for ``show --json``, with its manifest and all verifications."""
     return {
         **backup_document(row),
-        "verifications": [_plain(asdict(verification)) for verification in verifications],
+        "verifications": verifications,
         "manifest": row.manifest.model_dump(mode="json"),
     }
 
@@ -192,54 +167,65 @@ def restore_page(row: RestoreRow) -> str:
     return "\n".join([*lines, "", *told] if told else lines)
 
 
-def restore_document(row: RestoreRow) -> dict[str, Any]:
-    """One restore for ``--json``: times in ISO 8601, durations in seconds."""
-    return _plain(asdict(row))
-
-
-def sandbox_table(rows: Sequence[ClusterSandbox]) -> str:
-    """Recovered servers that somebody looks at."""
+def sandbox_table(rows: Sequence[Sandbox], now: datetime) -> str:
+    """What was restored to be looked at, one line each."""
     if not rows:
-        return "there are no sandboxes of clusters"
+        return "there are no sandboxes"
+    head = ("SANDBOX", "KIND", "STATE", "SIZE", "AGE", "BY", "WHAT IT IS", "HOW TO REACH IT")
     return table(
-        ("SANDBOX", "PORT", "STATE", "HOW TO REACH IT", "WHAT IT IS"),
-        [(row.folder.name, str(row.port), "runs" if row.runs else "stopped", row.where(), row.point) for row in rows],
-    )
-
-
-def replaced_table(rows: Sequence[Kept | RestoredConfiguration]) -> str:
-    """What restores replaced and is kept, and configuration that they left, one line each."""
-    if not rows:
-        return "nothing is kept"
-    return table(
-        ("RESTORE", "BACKUP", "KEPT UNTIL (UTC)", "REPLACED"),
+        head,
         [
             (
-                row.restore_id,
-                (row.journal.backup_id if isinstance(row, Kept) else None) or "-",
-                _minute(row.keep_until) if row.keep_until else "-",
-                str(row),
+                row.id,
+                row.kind,
+                row.state,
+                _size(row.bytes),
+                human_seconds((now - row.made_at).total_seconds()) if row.made_at else "-",
+                row.who or "-",
+                row.what,
+                row.reach or "-",
             )
             for row in rows
         ],
     )
 
 
-def replaced_document(row: Kept | RestoredConfiguration) -> dict[str, Any]:
-    """One of them for ``--json``."""
+def replaced_table(rows: Sequence[Kept | RestoredConfiguration], spaces: Sequence[Space]) -> str:
+    """What restores replaced and is kept, and configuration that they left, one line each."""
+    if not rows:
+        return "nothing is kept"
+    return table(
+        ("RESTORE", "BACKUP", "KEPT UNTIL (UTC)", "SIZE", "REPLACED"),
+        [
+            (
+                row.restore_id,
+                (row.journal.backup_id if isinstance(row, Kept) else None) or "-",
+                _minute(row.keep_until) if row.keep_until else "-",
+                _size(space.total),
+                str(row),
+            )
+            for row, space in zip(rows, spaces, strict=True)
+        ],
+    )
+
+
+def replaced_document(row: Kept | RestoredConfiguration, space: Space) -> dict[str, Any]:
+    """One of them for ``--json``: sizes in bytes, null where they cannot be told."""
     kept = row if isinstance(row, Kept) else None
     return {
         "restore_id": row.restore_id,
         "backup_id": kept.journal.backup_id if kept else None,
-        "keep_until": row.keep_until.isoformat() if row.keep_until else None,
+        "keep_until": row.keep_until,
         "database": kept.database if kept else None,
-        "folders": [str(folder) for folder in kept.folders] if kept else [],
-        "configuration": None if isinstance(row, Kept) else str(row.folder),
+        "folders": kept.folders if kept else [],
+        "configuration": None if isinstance(row, Kept) else row.folder,
+        "database_bytes": space.database,
+        "files_bytes": space.files,
     }
 
 
-def _plain(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in document.items()}
+def _size(count: int | None) -> str:
+    return "-" if count is None else human_bytes(count)
 
 
 def _minute(when: datetime) -> str:
@@ -266,8 +252,7 @@ def _by(verification: VerificationRow) -> str:
 
 
 def _copy_line(copy: CopyRow) -> tuple[str, ...]:
-    size = human_bytes(copy.stored_bytes) if copy.stored_bytes is not None else "-"
-    return (copy.target, copy.state, copy.form, size, _minute(copy.updated_at), copy.error or "")
+    return (copy.target, copy.state, copy.form, _size(copy.stored_bytes), _minute(copy.updated_at), copy.error or "")
 
 
 def _compared(verification: VerificationRow) -> str:

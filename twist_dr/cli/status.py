@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from twist_dr.cli.output import add_json, wants_json
+
 #: What a monitoring system reads; what cannot be known is unsafe.
 UNSAFE = 2
 
@@ -17,7 +19,7 @@ def add_commands(commands: Any) -> None:
     status = commands.add_parser(
         "status", help="whether you are safe: exit status 0 safe, 1 degraded, 2 unsafe or not to be known"
     )
-    status.add_argument("--json", action="store_true", help="print JSON")
+    add_json(status)
     status.set_defaults(run=_status)
 
     metrics = commands.add_parser("metrics", help="the same as Prometheus metrics: printed, to a file, or served")
@@ -46,12 +48,12 @@ def _status(options: argparse.Namespace) -> int:
     try:
         app = open_application()
         status = collect(app.settings, app.catalog, datetime.now(timezone.utc))
-        text = json.dumps(status.document(), indent=2) if options.json else render(status)
+        text = json.dumps(status.document(), indent=2) if wants_json(options) else render(status)
     except TwistDRError as error:
-        return _unknown(str(error), json_wanted=options.json)
+        return _unknown(str(error), json_wanted=wants_json(options))
     except Exception as error:
         # Even a defect of ours must not look like something milder to a monitoring system.
-        return _unknown(f"the status cannot be told ({type(error).__name__}: {error})", json_wanted=options.json)
+        return _unknown(f"the status cannot be told ({type(error).__name__}: {error})", json_wanted=wants_json(options))
     _print(text)
     return status.exit_status
 

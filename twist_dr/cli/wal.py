@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
-import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from twist_dr.cli.output import add_json, report, show
+
+if TYPE_CHECKING:
+    from twist_dr.system.progress import Report
 
 
 def add_commands(commands: Any) -> None:
@@ -21,32 +24,24 @@ def add_commands(commands: Any) -> None:
     ship.add_argument("--follow", action="store_true", help="stay, and ship every second (wal.follow_seconds)")
     ship.set_defaults(run=_ship)
     status = wal.add_parser("status", help="what can be recovered from each target, gaps, frontier, slot and spool")
-    status.add_argument("--json", action="store_true", help="print JSON")
+    add_json(status)
     status.set_defaults(run=_status)
 
 
-def _report() -> Any:
-    from twist_dr.system.progress import Lines, Report
-
-    def tell(line: str) -> None:
-        print(line, flush=True)
-
-    return Report(Lines(tell, lambda line: print(f"warning: {line}", file=sys.stderr, flush=True)))
-
-
-def _stopped_by_signals() -> threading.Event:
-    """Set when somebody (a service manager, Ctrl+C) asks for the end."""
-    stop = threading.Event()
+def _stopped_by_signals(report: Report) -> threading.Event:
+    """What is set when somebody (a service manager, Ctrl+C) asks for the end."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+        signal.signal(number, lambda *_: report.stop.set())
+    return report.stop
 
 
 def _receive(options: argparse.Namespace) -> None:
-    from twist_dr.settings import load_settings
-    from twist_dr.wal.from_settings import receive
+    from twist_dr.operations.table import RECEIVE_WAL
+    from twist_dr.settings import open_application
 
-    receive(load_settings(), _report(), _stopped_by_signals())
+    told = report(options)
+    _stopped_by_signals(told)
+    RECEIVE_WAL(open_application(), RECEIVE_WAL.config(), told)
 
 
 def _ship(options: argparse.Namespace) -> None:
@@ -57,17 +52,15 @@ def _ship(options: argparse.Namespace) -> None:
 
     app = open_application()
     wal = wal_settings(app.settings)
-    report = _report()
-    with Shipping(app, report) as shipping:
+    told = report(options)
+    with Shipping(app, told) as shipping:
         if options.follow:
-            stop = _stopped_by_signals()
             # A round that is going on ends at its next file.
-            threading.Thread(target=lambda: (stop.wait(), report.stop.set()), daemon=True).start()
-            shipping.follow(stop)
+            shipping.follow(_stopped_by_signals(told))
             return
         shipped = shipping.once()
     for sentence in spool_warnings(shipped.oldest_seconds, shipped.spool_bytes, wal):
-        report.warning(sentence)
+        told.warning(sentence)
     for name, outcome in shipped.targets.items():
         if outcome.frontier is not None:
             at = (
@@ -86,5 +79,5 @@ def _status(options: argparse.Namespace) -> int:
     from twist_dr.settings import open_application
 
     status = wal_status(open_application())
-    print(json.dumps(status.document(), indent=2) if options.json else render(status))
+    show(options, status.document, lambda: render(status))
     return 0 if status.sound else 1

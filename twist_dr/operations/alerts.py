@@ -1,19 +1,22 @@
-"""Saying of an alert that somebody sees to it, or that it is over."""
+"""Saying of an alert that somebody sees to it, or that it is over; and trying whether alerts arrive."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from twist_dr.catalog import AlertRow
+from twist_dr.catalog import AlertRow, CatalogUnavailable
 from twist_dr.errors import TwistDRError
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
 from twist_dr.system.progress import Report
 from twist_dr.watch import audit
+
+if TYPE_CHECKING:
+    from twist_dr.watch.alerts.channels import Delivery
 
 #: A round of telling that is going on ends within this.
 _PATIENCE_SECONDS = 120.0
@@ -54,7 +57,7 @@ def acknowledge_alert(app: Application, config: AcknowledgeConfig, report: Repor
         ]
         for row in changed:
             app.catalog.save_alert(row)
-            _audit(app, "acknowledge_alert", row, {"note": config.note} if config.note else {})
+            _audit(app, report, "acknowledge_alert", row, {"note": config.note} if config.note else {})
     return changed
 
 
@@ -67,8 +70,29 @@ def resolve_alert(app: Application, config: ResolveConfig, report: Report) -> Al
         found = _one(app.name, app.catalog.open_alerts(app.name), config.alert)
         row = replace(found, state="resolved", resolved_at=now, resolved_by=app.actor.name)
         app.catalog.save_alert(row)
-        _audit(app, "resolve_alert", row, {})
+        _audit(app, report, "resolve_alert", row, {})
     return row
+
+
+def test_alerts(app: Application, config: Config, report: Report) -> list[Delivery]:
+    """A message through every channel, and what became of it on each. Raises ``TwistDRError`` where there is no channel."""
+    from twist_dr.watch.alerts.channels import Message, deliver_all
+    from twist_dr.watch.alerts.telling import channels, record_deliveries
+
+    ways = channels(app.settings)
+    if not ways:
+        raise TwistDRError("twist-dr.yaml names no alerts.channels, so nobody is told anything", remedy="add one")
+    body = f"{app.actor.name} tries whether alerts of {app.name} arrive here. Nothing is wrong.\n"
+    # Critical, so that every channel wants it.
+    deliveries = deliver_all(ways, Message(f"[{app.name}] TEST: alerts arrive", body, "critical", "raised"))
+    try:
+        record_deliveries(app.settings, app.catalog, deliveries, datetime.now(timezone.utc))
+    except CatalogUnavailable as unavailable:
+        report.warning(str(unavailable))
+    failed = [each.channel for each in deliveries if not each.ok]
+    result = f"failed: {', '.join(failed)}" if failed else "done"
+    audit.note(app, report, action="test_alerts", subject=", ".join(way.name for way in ways), result=result)
+    return deliveries
 
 
 def _one(application: str, rows: list[AlertRow], number: str) -> AlertRow:
@@ -78,5 +102,5 @@ def _one(application: str, rows: list[AlertRow], number: str) -> AlertRow:
     return row
 
 
-def _audit(app: Application, action: str, row: AlertRow, details: dict[str, Any]) -> None:
-    audit.record(app, action=action, subject=f"alert {row.id} ({row.cause})", result="done", details=details)
+def _audit(app: Application, report: Report, action: str, row: AlertRow, details: dict[str, Any]) -> None:
+    audit.note(app, report, action=action, subject=f"alert {row.id} ({row.cause})", result="done", details=details)

@@ -47,48 +47,50 @@ class Released:
 
 
 def hold(app: Application, config: HoldConfig, report: Report) -> HoldRow:
-    """In the catalog, and on every target that takes it. Raises ``SettingsError`` without a reason, ``BackupNotFound``, errors of the catalog."""
+    """In the catalog, and on every target that takes it. Raises ``SettingsError`` without a reason, ``BackupNotFound``, ``KeyringInvalid``, errors of the catalog."""
     if not config.reason.strip():
         raise SettingsError("A hold needs its reason: twist-dr hold ID --reason 'the audit of 2026'.")
     now = datetime.now(timezone.utc)
     until = parse_until(config.until, now) if config.until else None
     backup_id = app.catalog.meant(app.name, config.backup).backup_id
+    # Before anything is placed: with a keyring that cannot be read no target could take it.
+    notes = hold_notes(app)
     # Never between a cleanup's last look and its deletion: then this would say that something is kept which is gone.
     with deciding(app.settings.lock_dir, app.name, "Placing a hold"):
         _require_held(app, backup_id)
         row = app.catalog.place_hold(app.name, backup_id, who=app.actor.name, reason=config.reason.strip(), until=until)
     details = {"reason": config.reason, "until": until.isoformat() if until else None}
-    if trouble := audit.record(app, action="hold", subject=backup_id, result="done", details=details):
-        report.warning(trouble)
-    _write_on_targets(app, row, report)
+    audit.note(app, report, action="hold", subject=backup_id, result="done", details=details)
+    _write_on_targets(app, row, notes, report)
     return row
 
 
 def release(app: Application, config: ReleaseConfig, report: Report) -> Released:
-    """In the catalog, and on every target that can be used. Raises ``BackupNotFound`` where nothing knows it, errors of the catalog."""
+    """In the catalog, and on every target that can be used. Raises ``BackupNotFound`` where nothing knows it, ``KeyringInvalid``, errors of the catalog."""
     # What the catalog lost can be held still, and a target's holds outlive it.
     backup_id = config.backup if is_backup_id(config.backup) else app.catalog.meant(app.name, config.backup).backup_id
+    # Before anything is released: what cannot be opened on a target stays held everywhere.
+    notes = hold_notes(app)
     missing, count = None, 0
     try:
         count = app.catalog.release_hold(app.name, backup_id, who=app.actor.name)
     except BackupNotFound as error:
         missing = error
-    removed, left = _remove_from_targets(app, backup_id)
+    removed, left = _remove_from_targets(notes, backup_id)
     for line in left:
         report.warning(f"{line} If it is held there, it stays so: run this again when that storage target can be used.")
     count = max(count, *removed.values()) if removed else count
     if not count and missing is not None:
         raise missing
-    if trouble := audit.record(app, action="release", subject=backup_id, result="done", details={"holds": count}):
-        report.warning(trouble)
+    audit.note(app, report, action="release", subject=backup_id, result="done", details={"holds": count})
     return Released(backup_id, count, tuple(sorted(set(app.targets) - set(removed))))
 
 
-def _write_on_targets(app: Application, row: HoldRow, report: Report) -> None:
+def _write_on_targets(app: Application, row: HoldRow, places: dict[str, HoldNotes], report: Report) -> None:
     """A hold lies on every target too, where it outlives the catalog. A target that cannot take it is named, and holds by the catalog alone."""
     app.settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     note = HoldNote(Hold(row.backup_id, row.who, row.reason, row.until), row.placed_at)
-    for name, notes in hold_notes(app).items():
+    for name, notes in places.items():
         try:
             notes.place(note, app.settings.work_dir)
         except StorageError as error:
@@ -98,10 +100,10 @@ def _write_on_targets(app: Application, row: HoldRow, report: Report) -> None:
             )
 
 
-def _remove_from_targets(app: Application, backup_id: str) -> tuple[dict[str, int], list[str]]:
+def _remove_from_targets(places: dict[str, HoldNotes], backup_id: str) -> tuple[dict[str, int], list[str]]:
     """By target, how many holds of a backup were removed; and a sentence for each target on which they were not."""
     removed, left = dict[str, int](), []
-    for name, notes in hold_notes(app).items():
+    for name, notes in places.items():
         try:
             removed[name] = notes.remove(backup_id)
         except StorageError as error:

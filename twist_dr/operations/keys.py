@@ -32,6 +32,5 @@ def add_key(app: Application, config: NewKeyConfig, report: Report) -> Key:
     keyring = app.keyring.with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)
     save_keyring(keyring, path)
     details = {"check_value": key.check_value}
-    if trouble := audit.record(app, action="new key", subject=key.id, result="done", details=details):
-        report.warning(trouble)
+    audit.note(app, report, action="new key", subject=key.id, result="done", details=details)
     return key

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+
+from pydantic import Field
 
 from twist_dr.catalog import THERE, Catalog
 from twist_dr.catalog.notes import Rebuilt
-from twist_dr.errors import BackupError, EncryptionError, ObjectCorrupt, ObjectMissing
+from twist_dr.errors import BackupError, EncryptionError, LaunchRefused, ObjectCorrupt, ObjectMissing
+from twist_dr.operations.operation import Config
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
@@ -16,6 +19,13 @@ from twist_dr.retention.model import Hold
 from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget
 from twist_dr.system.progress import Report
+from twist_dr.watch import audit
+
+
+class RebuildConfig(Config):
+    """From where."""
+
+    target: str = Field("", description="the storage target by name; required")
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,19 @@ class RebuildResult:
     recorded: int
     refused: int
     holds: int = 0
+
+
+def rebuild(app: Application, config: RebuildConfig, report: Report) -> RebuildResult:
+    """:func:`rebuild_catalog` from a target by name. Raises ``LaunchRefused`` where there is none of that name, and storage errors."""
+    target = app.targets.get(config.target)
+    if target is None:
+        raise LaunchRefused(
+            f"{config.target!r} is no enabled storage target", remedy=f"choose among {', '.join(app.targets)}"
+        )
+    with audit.noting(app, report, action="rebuild catalog", subject=f"from {target.name}") as details:
+        result = rebuild_catalog(app, target, report)
+        details |= asdict(result)
+    return result
 
 
 def rebuild_catalog(app: Application, target: StorageTarget, report: Report) -> RebuildResult:

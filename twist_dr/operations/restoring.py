@@ -81,9 +81,7 @@ def conclude(app: Application, record: RestoreRecord, log: RestoreLog, report: R
             "run_id": app.actor.run_id,
         }
         result = record.state if record.error is None else f"{record.state}: {record.error}"
-        problem = audit.record(app, action=record.kind, subject=record.restore_id, result=result, details=details)
-        if problem:
-            report.warning(problem)
+        audit.note(app, report, action=record.kind, subject=record.restore_id, result=result, details=details)
         if record.backup_id is not None:
             audit.note_key_use(app, "restore", record.backup_id, report)
     shown(record)

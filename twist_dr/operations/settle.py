@@ -18,14 +18,10 @@ def settle(app: Application, config: Config, report: Report) -> list[str]:
         try:
             told = settle_interrupted(surroundings(app.settings), report)
         except TwistDRError as error:
-            _note(app, "restores that were cut short", f"failed: {type(error).__name__}", report)
+            subject = "restores that were cut short"
+            audit.note(app, report, action="settle", subject=subject, result=f"failed: {type(error).__name__}")
             raise
         if told:
-            _note(app, "; ".join(told), "done", report)
+            audit.note(app, report, action="settle", subject="; ".join(told), result="done")
         end_killed(app, report)
     return told
-
-
-def _note(app: Application, subject: str, result: str, report: Report) -> None:
-    if trouble := audit.record(app, action="settle", subject=subject, result=result):
-        report.warning(trouble)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twist_dr.operations.alerts import AcknowledgeConfig, ResolveConfig, acknowledge_alert, resolve_alert
+from twist_dr.operations.alerts import AcknowledgeConfig, ResolveConfig, acknowledge_alert, resolve_alert, test_alerts
 from twist_dr.operations.backup import FullBackupConfig, backup_full
 from twist_dr.operations.backup_base import BaseBackupConfig, backup_base
 from twist_dr.operations.backup_configuration import ConfigurationBackupConfig, backup_configuration
@@ -12,15 +12,18 @@ from twist_dr.operations.cleanup import CleanupConfig, cleanup
 from twist_dr.operations.holds import HoldConfig, ReleaseConfig, hold, release
 from twist_dr.operations.keys import NewKeyConfig, add_key
 from twist_dr.operations.operation import Config, Operation
+from twist_dr.operations.rebuild import RebuildConfig, rebuild
+from twist_dr.operations.replaced import DropReplacedConfig, drop_replaced
 from twist_dr.operations.restore import RestoreConfig, restore
 from twist_dr.operations.restore_to_time import RestoreToTimeConfig, restore_to_time
+from twist_dr.operations.sandboxes import SandboxConfig, change_sandbox
 from twist_dr.operations.scrub import ScrubConfig, scrub
 from twist_dr.operations.settle import settle
 from twist_dr.operations.status import status
 from twist_dr.operations.targets import test_storage_targets
 from twist_dr.operations.undo_restore import UndoRestoreConfig, undo_restore
 from twist_dr.operations.verify import DrillConfig, VerifyBackupConfig, drill, verify_backup
-from twist_dr.operations.wal import ship_wal
+from twist_dr.operations.wal import receive_wal, ship_wal
 
 BACKUP_FULL = Operation(
     "backup_full", "system_run_backup", FullBackupConfig, backup_full,
@@ -85,6 +88,11 @@ SETTLE = Operation("settle", "system_restore_backup", Config, settle)
 ADD_KEY = Operation("add_key", "system_configure_backup", NewKeyConfig, add_key)
 ACKNOWLEDGE_ALERT = Operation("acknowledge_alert", "system_run_backup", AcknowledgeConfig, acknowledge_alert)
 RESOLVE_ALERT = Operation("resolve_alert", "system_run_backup", ResolveConfig, resolve_alert)
+TEST_ALERTS = Operation("test_alerts", "system_configure_backup", Config, test_alerts)
+REBUILD_CATALOG = Operation("rebuild_catalog", "system_configure_backup", RebuildConfig, rebuild)
+CHANGE_SANDBOX = Operation("change_sandbox", "system_restore_backup", SandboxConfig, change_sandbox)
+DROP_REPLACED = Operation("drop_replaced", "system_restore_backup", DropReplacedConfig, drop_replaced)
+RECEIVE_WAL = Operation("receive_wal", "system_run_backup", Config, receive_wal)
 
 #: What is launched as the job of its name.
 JOBS: tuple[Operation[Any, Any], ...] = (
@@ -103,6 +111,18 @@ JOBS: tuple[Operation[Any, Any], ...] = (
     UNDO_RESTORE,
 )
 #: What is done at once, on the terminal.
-CHANGES: tuple[Operation[Any, Any], ...] = (HOLD, RELEASE, SETTLE, ADD_KEY, ACKNOWLEDGE_ALERT, RESOLVE_ALERT)
+CHANGES: tuple[Operation[Any, Any], ...] = (
+    HOLD,
+    RELEASE,
+    SETTLE,
+    ADD_KEY,
+    ACKNOWLEDGE_ALERT,
+    RESOLVE_ALERT,
+    TEST_ALERTS,
+    REBUILD_CATALOG,
+    CHANGE_SANDBOX,
+    DROP_REPLACED,
+    RECEIVE_WAL,
+)
 #: All, by name.
 OPERATIONS: dict[str, Operation[Any, Any]] = {each.name: each for each in (*JOBS, *CHANGES)}

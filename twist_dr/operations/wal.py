@@ -1,12 +1,13 @@
-"""Shipping write-ahead log."""
+"""Receiving and shipping write-ahead log."""
 
 from __future__ import annotations
 
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
 from twist_dr.system.progress import Report
-from twist_dr.wal.from_settings import Shipping, raise_failures, spool_warnings, wal_settings
+from twist_dr.wal.from_settings import Shipping, raise_failures, receive, spool_warnings, wal_settings
 from twist_dr.wal.frontier import Shipped
+from twist_dr.watch import audit
 
 
 def ship_once(app: Application, report: Report) -> Shipped:
@@ -23,3 +24,12 @@ def ship_wal(app: Application, config: Config, report: Report) -> Shipped:
     shipped = ship_once(app, report)
     raise_failures(shipped)
     return shipped
+
+
+def receive_wal(app: Application, config: Config, report: Report) -> None:
+    """Stream WAL into the spool until ``report.stop`` is set. Raises ``Busy`` when another process receives, ``SettingsError``."""
+    wal_settings(app.settings)
+    subject = app.settings.wal_slot
+    audit.note(app, report, action="receive WAL", subject=subject, result="begun")
+    with audit.noting(app, report, action="receive WAL", subject=subject):
+        receive(app.settings, report, report.stop)

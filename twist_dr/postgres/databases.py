@@ -88,6 +88,18 @@ def find_owner(connection: Connection, name: str) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
+def size_of(connection: Connection, name: str) -> int | None:
+    """Bytes of a database on the server's disk; None when it is gone, or the role may not know it (it must be allowed to connect to it)."""
+    import psycopg
+
+    with suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidCatalogName):
+        rows = query(
+            connection, "SELECT pg_database_size(oid) FROM pg_database WHERE datname = %(name)s", {"name": name}
+        )
+        return int(rows[0][0]) if rows and rows[0][0] is not None else None
+    return None
+
+
 def is_empty(cluster: Cluster, name: str) -> bool:
     """Whether a database holds nothing but what the server itself puts there. Raises what connecting raises."""
     with cluster.connect(name) as connection:

@@ -9,6 +9,7 @@ folder lies at the live path by its inode); the journal says which OIDs and inod
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -23,6 +24,7 @@ from twist_dr.repository.streams import full_disk_named
 from twist_dr.system.documents import NOTE, DocumentInvalid, read_file, read_mapping
 
 Kind = Literal["restore", "undo"]
+_RESTORE_ID = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[a-z]+-[0-9a-f]{4}")
 
 #: ``preparing``: beside the live system, which knows nothing of it. ``switching``: in the cutover, before or after its
 #: commit. ``switched``: after it. ``done``: at its end, with what was replaced kept. ``left``: at the end of one that switched
@@ -106,6 +108,20 @@ class Journal(BaseModel):
         return self.phase == "done" and self.removal_began_at is None and self.removed_at is None
 
     @property
+    def leaves(self) -> bool:
+        """Whether it left a sandbox of which something is there still."""
+        return self.phase == "left" and self.removed_at is None
+
+    @property
+    def left_database(self) -> tuple[str, int] | None:
+        """Name and OID of the database that it left behind: the one that it replaced, or the sandbox."""
+        names = self.database
+        if names is None:
+            return None
+        name, oid = (names.incoming, names.incoming_oid) if self.phase == "left" else (names.kept, names.live_oid)
+        return None if oid is None else (name, oid)
+
+    @property
     def half_removed(self) -> bool:
         """Whether the removal of what it replaced began and did not end: nothing of that may be put back any more."""
         return self.removal_began_at is not None and self.removed_at is None
@@ -119,6 +135,15 @@ class Journal(BaseModel):
 def new_restore_id(kind: Kind, now: datetime) -> str:
     """An id that sorts by time: ``20261121T140000Z-restore-3f9a``."""
     return f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(2)}"
+
+
+def began_at(restore_id: str) -> datetime | None:
+    """When the restore of that id began; None for what is no such id."""
+    match = _RESTORE_ID.fullmatch(restore_id)
+    try:
+        return datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc) if match else None
+    except ValueError:  # the 32nd of a month
+        return None
 
 
 class Journals:

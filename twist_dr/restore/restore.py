@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
@@ -14,7 +13,6 @@ from twist_dr.repository.archive_index import read_index
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
-from twist_dr.repository.table_names import in_quotes
 from twist_dr.restore import gate as gates
 from twist_dr.restore.cutover import Cutover
 from twist_dr.restore.dump_head import head_of
@@ -28,6 +26,7 @@ from twist_dr.restore.preparation import Preparation, clear_fetched
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restored_configuration import configuration_folder
 from twist_dr.restore.rights_gate import look_at_rights
+from twist_dr.restore.sandboxes import how_to_reach
 from twist_dr.restore.schema_gate import look_at_schema
 from twist_dr.restore.settle import check_health, settle_interrupted
 from twist_dr.restore.surroundings_gate import look_at_surroundings
@@ -269,15 +268,9 @@ class Restore:
         record = self.record
         told = [record.result] if record.result else []
         if journal.database is not None:
-            told.append(_where(self._place, journal.database.incoming))
+            name, cluster = journal.database.incoming, self._place.around.cluster
+            told.append(f"the sandbox is the database {name}: {how_to_reach(cluster, name)}")
         if self._sandbox_folder.exists():
             told.append(f"the sandbox's media lie in {self._sandbox_folder}")
+        told.append(f"to be rid of it: twist-dr sandboxes remove {record.restore_id}")
         record.result = "; ".join(told)
-
-
-def _where(place: RestorePlace, name: str) -> str:
-    from psycopg.conninfo import make_conninfo
-
-    known = place.around.cluster.parameters
-    where = {key: known[key] for key in ("host", "port", "user") if key in known}
-    return f"the sandbox is the database {name}: psql {shlex.quote(make_conninfo(**where, dbname=name))}; to drop it: DROP DATABASE {in_quotes(name)}"

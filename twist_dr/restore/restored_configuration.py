@@ -7,15 +7,13 @@ Earlier versions left out <application>. What is half removed still bears its na
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
 from twist_dr.restore.cutover import Surroundings
+from twist_dr.restore.journal import began_at
 from twist_dr.restore.settle import Kept, kept
-
-_RESTORE_ID = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[a-z]+-[0-9a-f]{4}")
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,11 @@ class RestoredConfiguration:
     restore_id: str
     folder: Path
     keep_until: datetime
+    database = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.folder,)
 
     def __str__(self) -> str:
         return f"restored configuration {self.folder}"
@@ -50,12 +53,9 @@ def _configurations(around: Surroundings, work_dir: Path, application: str) -> l
     found = []
     for above in (base, base / application):
         for folder in above.iterdir() if above.is_dir() else ():
-            match = _RESTORE_ID.fullmatch(folder.name)
-            if match is None or folder.is_symlink() or not folder.is_dir():
+            began = began_at(folder.name)
+            if began is None or folder.is_symlink() or not folder.is_dir():
                 continue
             until = around.journals.load(folder.name).keep_until if around.journals.has(folder.name) else None
-            if until is None:
-                began = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
-                until = began + around.keep_for
-            found.append(RestoredConfiguration(folder.name, folder, until))
+            found.append(RestoredConfiguration(folder.name, folder, until or began + around.keep_for))
     return sorted(found, key=lambda each: each.restore_id)

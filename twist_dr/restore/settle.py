@@ -75,9 +75,14 @@ def _still_there(connection: Connection, journal: Journal) -> Kept | None:
 def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
     """The journal of undoing a restore: ``latest``, or its id. Raises ``RestoreRefused`` when what it replaced is not there any more."""
     there = list(kept(around))
+    have = ", ".join(each.journal.restore_id for each in there) or "nothing"
+    if (gone := _removed(wanted, around)) is not None:
+        raise RestoreRefused(
+            f"What {gone.restore_id} replaced was removed on {gone.removal_began_at:%Y-%m-%d %H:%M} UTC, so it cannot be undone any more, and kept is {have}",
+            remedy="restore a backup instead: the one labelled pre-restore, say.",
+        )
     chosen = [each for each in there if wanted in ("latest", each.journal.restore_id)][-1:]
     if not chosen:
-        have = ", ".join(each.journal.restore_id for each in there) or "nothing"
         raise RestoreRefused(
             f"There is nothing kept of {'any restore' if wanted == 'latest' else wanted} that could be put back, and kept is {have}",
             remedy="restore a backup instead: the one labelled pre-restore, say.",
@@ -114,6 +119,13 @@ def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
         database=database,
         folders=[_turned(folder, stamp) for folder in done.folders],
     )
+
+
+def _removed(wanted: str, around: Surroundings) -> Journal | None:
+    """The restore that is meant, where what it replaced was removed: ``latest`` must not mean an older one then."""
+    ended = [journal for journal in around.journals.all() if journal.phase == "done"]
+    meant = [journal for journal in ended if wanted in ("latest", journal.restore_id)][-1:]
+    return next((journal for journal in meant if journal.removal_began_at is not None), None)
 
 
 def _turned(folder: FolderSwitch, stamp: str) -> FolderSwitch:
@@ -202,27 +214,44 @@ def settle_interrupted(around: Surroundings, report: Report) -> list[str]:
 
 
 def remove_kept(journal: Journal, around: Surroundings) -> None:
-    """Remove what a restore replaced, or what is left of it. From the first step on it is not offered to be put back any more.
+    """Remove what a restore replaced, or the sandbox that it left, or what is left of either. From the first step on it is not offered any more.
 
-    Safe to call again: :func:`half_removed` names what was not removed to its end. Raises ``DatabaseError``, ``RestoreError``.
+    Safe to call again: :func:`half_removed` names what was not removed to its end. Raises ``DatabaseError``, ``RestoreError``; ``RestoreRefused``
+    where somebody made it live since.
     """
     with ExitStack() as stack:
-        names, connection = journal.database, None
-        if names is not None:
+        found, connection, live = journal.left_database, None, None
+        if journal.database is not None:
             # Before the first step: a server that is down takes nothing from what can be put back.
             connection = stack.enter_context(closing(databases.connect_for_maintenance(around.cluster)))
+            live, _ = databases.find_live(around.cluster, connection)
+        _refuse_live(journal, live)
         if journal.removal_began_at is None:
             journal.removal_began_at = datetime.now(timezone.utc)
             around.journals.save(journal)
-        if names is not None and connection is not None:
-            with named_errors(f"to drop {names.kept}"):
-                if names.live_oid is not None and databases.find_oid(connection, names.kept) == names.live_oid:
-                    databases.drop(connection, names.kept)
+        if found is not None and connection is not None:
+            name, oid = found
+            with named_errors(f"to drop {name}"):
+                if databases.find_oid(connection, name) == oid:
+                    databases.drop(connection, name)
     for folder in journal.folders:
         if same(folder.kept, folder.live_identity):
             remove_tree(folder.kept)
+    if journal.sandbox is not None:
+        remove_tree(journal.sandbox)
     journal.removed_at = datetime.now(timezone.utc)
     around.journals.save(journal)
+
+
+def _refuse_live(journal: Journal, live: str | None) -> None:
+    """Raise ``RestoreRefused`` where settings, or a link, lead the application to what is to be removed."""
+    places = [f"the database {live}"] if journal.left_database and journal.left_database[0] == live else []
+    places += [str(folder.live) for folder in journal.folders if same(folder.live, folder.live_identity)]
+    if places:
+        raise RestoreRefused(
+            f"What {journal.restore_id} left is live ({', '.join(places)}), so it is not removed",
+            remedy="lead the application elsewhere first",
+        )
 
 
 def half_removed(around: Surroundings) -> list[Journal]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from twist_dr.errors import Cancelled, TwistDRError
+from twist_dr.errors import Cancelled, RestoreRefused, TwistDRError
+from twist_dr.postgres import databases
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.journal import Journal
 from twist_dr.restore.restored_configuration import RestoredConfiguration, everything_kept
-from twist_dr.restore.settle import Kept, half_removed, remove_kept, settle_interrupted
+from twist_dr.restore.settle import Kept, half_removed, interrupted, remove_kept, settle_interrupted
 from twist_dr.retention.doubts import set_back, set_forward
 from twist_dr.retention.model import Doubt
 from twist_dr.retention.planned import calendar_zone
 from twist_dr.retention.telling import Log
 from twist_dr.system.folders import remove_tree
-from twist_dr.system.words import unmarked
+from twist_dr.system.words import few, unmarked
 
 #: So many of the newest backups tell whether the clock may be wrong: of 20 days, one each half hour.
 _LOOKED_AT = 1000
@@ -76,6 +78,40 @@ class Replaced:
                 report.info(f"removed {each} of {each.restore_id}")
         return self._outcome
 
+    def drop(self, restore_id: str, *, confirmed: bool) -> list[str]:
+        """Remove what one restore left now, before its time is over, and whatever the clock says. Returns what went, in words.
+
+        Raises ``RestoreRefused`` unless that is ``confirmed``, and while it is in use, or something is unsettled that may need it.
+        """
+        if cut_short := interrupted(self._around):
+            raise RestoreRefused(
+                f"{few(each.restore_id for each in cut_short)} may need what earlier restores replaced, and was cut short",
+                remedy="finish or revert it first: twist-dr settle",
+            )
+        settings = self._log.app.settings
+        every = everything_kept(self._around, settings.work_dir, settings.application)
+        chosen: dict[str, Journal | Kept | RestoredConfiguration] = {
+            str(each): each for each in every if each.restore_id == restore_id
+        }
+        for journal in half_removed(self._around):
+            if journal.restore_id == restore_id and journal.phase == "done":
+                chosen["what an earlier removal had left"] = journal
+        if not chosen:
+            raise RestoreRefused(
+                f"Nothing is kept of {restore_id or 'a restore without an id'}",
+                remedy="see what is kept with: twist-dr list --replaced",
+            )
+        names = [each.database for each in chosen.values() if isinstance(each, Kept) and each.database]
+        _refuse_used(self._around, names)
+        if not confirmed:
+            raise RestoreRefused(
+                f"This would remove {', '.join(chosen)}, and {restore_id} could not be undone any more",
+                remedy="to do it, type the application's name in confirm",
+            )
+        for what, each in chosen.items():
+            self._remove(each, what)
+        return list(chosen)
+
     def _finish_removals(self) -> None:
         """Of these nothing can be put back any more, whatever the clock says."""
         for journal in half_removed(self._around):
@@ -103,22 +139,22 @@ class Replaced:
         ]
 
     def _removed(self, which: Journal | Kept | RestoredConfiguration, what: str) -> bool:
+        return self._trying(lambda: self._remove(which, what))
+
+    def _remove(self, which: Journal | Kept | RestoredConfiguration, what: str) -> None:
         def record(result: str) -> None:
             details: dict[str, object] = {"what": what, "run": self._log.app.actor.run_id}
             self._log.record("delete replaced", which.restore_id, result, details)
 
-        def remove() -> None:
-            try:
-                if isinstance(which, RestoredConfiguration):
-                    remove_tree(which.folder)
-                else:
-                    remove_kept(which.journal if isinstance(which, Kept) else which, self._around)
-            except TwistDRError as error:
-                record(f"incomplete: {error}")
-                raise
-            record("done")
-
-        return self._trying(remove)
+        try:
+            if isinstance(which, RestoredConfiguration):
+                remove_tree(which.folder)
+            else:
+                remove_kept(which.journal if isinstance(which, Kept) else which, self._around)
+        except TwistDRError as error:
+            record(f"incomplete: {error}")
+            raise
+        record("done")
 
     def _trying(self, deed: Callable[[], object]) -> bool:
         """Whether it went well; else a problem tells why it did not."""
@@ -132,6 +168,20 @@ class Replaced:
                 self._outcome.problems.append(problem)
             return False
         return True
+
+
+def _refuse_used(around: Surroundings, names: Sequence[str]) -> None:
+    """Raise ``RestoreRefused`` while somebody is connected to one of the databases: they are closed, so somebody opened it to look."""
+    if not names:
+        return
+    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+        for name in names:
+            oid = databases.find_oid(connection, name)
+            if oid is not None and (found := databases.sessions(connection, oid)):
+                raise RestoreRefused(
+                    f"The database {name} is in use ({few(map(str, found))}), so it is not removed",
+                    remedy="end these sessions first",
+                )
 
 
 def _until(each: Kept | RestoredConfiguration) -> str:

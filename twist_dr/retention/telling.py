@@ -39,9 +39,7 @@ class Log:
 
     def record(self, action: str, subject: str, result: str, details: dict[str, object]) -> None:
         """A line that cannot be written is a warning."""
-        trouble = audit.record(self.app, action=action, subject=subject, result=result, details=details)
-        if trouble:
-            self.report.warning(trouble)
+        audit.note(self.app, self.report, action=action, subject=subject, result=result, details=details)
 
 
 class Telling:

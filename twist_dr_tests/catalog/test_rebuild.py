@@ -10,7 +10,6 @@ import pytest
 
 from twist_dr.catalog.notes import Rebuilt
 from twist_dr.cli import main
-from twist_dr_tests.retention.test_retention_stayed import _base
 from twist_dr_tests.retention_site import FORM, NOW, RetentionSite
 
 
@@ -116,7 +115,7 @@ def _full(days: float) -> Any:
 
 
 def _made_base(days: float, segment: int) -> Any:
-    return lambda site: _base(site, days, segment=segment)
+    return lambda site: site.base(days, segment=segment)
 
 
 @pytest.mark.promise(5)

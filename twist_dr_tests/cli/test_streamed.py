@@ -18,7 +18,7 @@ from twist_dr.catalog import Catalog
 from twist_dr.catalog import catalog as catalog_module
 from twist_dr.cli import listing
 from twist_dr.cli.backups import write_csv
-from twist_dr.cli.listing import json_pieces
+from twist_dr.cli.output import json_pieces
 from twist_dr.errors import ArtifactInvalid, BackupError
 from twist_dr.repository.archive_index import Entry
 from twist_dr_tests.bench.retention import fill_catalog, many_backups

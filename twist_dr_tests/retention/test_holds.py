@@ -160,7 +160,7 @@ def test_a_hold_outlives_the_catalog_and_comes_back_with_it(
         assert path.parent.name == old and json.loads(path.read_text())["reason"] == "the audit of 2026"
     _lose_the_catalog(two)
     assert main(["catalog", "rebuild", "--from", "office"]) == 0
-    assert "1 holds brought back" in capsys.readouterr().out
+    assert "1 hold brought back" in capsys.readouterr().out
     (after,) = two.catalog.holds("erp")
     assert (after.backup_id, after.who, after.reason, after.until) == (old, before.who, before.reason, before.until)
     assert main(["catalog", "rebuild", "--from", "archive"]) == 0
@@ -297,3 +297,17 @@ def test_a_forged_reason_writes_nothing_of_its_own_to_the_terminal(
         assert all(letter == "\n" or letter.isprintable() for letter in text)
         assert not any(line.startswith("nothing is held") for line in text.splitlines())
     assert "\\x1b[2J" in told.out
+
+
+@pytest.mark.parametrize("words", [["hold", "latest", "--reason", "the audit"], ["release", "latest"]], ids=" ".join)
+def test_with_a_keyring_that_cannot_be_read_nothing_is_held_or_released_by_halves(
+    site: RetentionSite, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    newest = site.listed()[-1]
+    assert main(["hold", newest, "--reason", "before"]) == 0
+    site.site.keyring_path.write_text("keys: none of them")
+    lines = len(site.catalog.audit("erp"))
+    assert main(words) == 1
+    assert "keyring" in capsys.readouterr().err
+    (row,) = site.catalog.holds("erp")
+    assert (row.reason, row.released_at) == ("before", None) and len(site.catalog.audit("erp")) == lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -9,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.errors import RestoreRefused
 from twist_dr.postgres import databases
 from twist_dr.restore.building import surroundings
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.exchange import identity
 from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal
+from twist_dr.restore.settle import plan_undo
 from twist_dr.retention.replaced import Replaced
 from twist_dr.retention.telling import Log
 from twist_dr.system.progress import Lines, Report
+from twist_dr_tests.catalog.test_restores import restore
 from twist_dr_tests.helpers import killed_at
 from twist_dr_tests.retention_site import NOW, RetentionSite
 from twist_dr_tests.servers import PostgresServer
@@ -154,3 +158,157 @@ def test_restored_configuration_goes_when_its_time_is_over_also_where_its_restor
     assert scene.replaced(NOW + timedelta(days=1, seconds=1)).remove().removed == 3
     assert there() == [] and somebodys.exists()
     assert ("tester@host", with_journal.name, "done") in scene.audited()
+
+
+# -- before its time --------------------------------------------------------------------------------------------------
+
+ID = "20261120T000001Z-restore-3f9a"
+
+
+def replaced_database(scene: Scene) -> DatabaseSwitch:
+    """A database that a restore replaced: its journal's part."""
+    name = f"replaced_{secrets.token_hex(3)}"
+    scene.server.create_database(name)
+    with scene.server.cluster().connect() as connection:
+        oid = databases.find_oid(connection, name)
+    return DatabaseSwitch(live="erp", live_oid=oid, incoming="erp_restore", kept=name)
+
+
+def exists(scene: Scene, name: str) -> bool:
+    with scene.server.cluster().connect() as connection:
+        return databases.find_oid(connection, name) is not None
+
+
+def test_what_one_restore_replaced_can_be_removed_early_and_cannot_be_undone_then(scene: Scene) -> None:
+    database = replaced_database(scene)
+    first, second = scene.kept("1", database), scene.kept("2")
+    with pytest.raises(RestoreRefused, match=f"This would remove database {database.kept}, .*{first}.*type the app"):
+        scene.replaced(NOW).drop(ID, confirmed=False)
+    assert exists(scene, database.kept) and first.exists() and scene.audited() == []
+    # Whatever the clock says: a person does.
+    assert scene.replaced(YEARS_LATER).drop(ID, confirmed=True) == [f"database {database.kept}, {first}"]
+    assert not exists(scene, database.kept) and not first.exists() and second.exists()
+    assert scene.audited() == [("tester@host", ID, "done")]
+    with pytest.raises(RestoreRefused, match=f"What {ID} replaced was removed on .* cannot be undone any more"):
+        plan_undo(ID, scene.around, "")
+    with pytest.raises(RestoreRefused, match=f"Nothing is kept of {ID}; see what is kept with: twist-dr list"):
+        scene.replaced(NOW).drop(ID, confirmed=True)
+
+
+def test_undoing_the_latest_restore_never_means_an_older_one_whose_database_is_still_there(scene: Scene) -> None:
+    scene.kept("1")
+    scene.kept("2")
+    scene.replaced(NOW).drop(ID.replace("01Z", "02Z"), confirmed=True)
+    with pytest.raises(RestoreRefused, match=f"000002Z-restore-3f9a replaced was removed on .*, and kept is {ID}"):
+        plan_undo("latest", scene.around, "")
+
+
+def test_what_somebody_looks_at_or_the_application_lives_on_is_not_removed(scene: Scene) -> None:
+    database = replaced_database(scene)
+    kept = scene.kept("1", database)
+    with scene.server.cluster().connect(database.kept), pytest.raises(RestoreRefused, match=r"is in use .process"):
+        scene.replaced(NOW).drop(ID, confirmed=True)
+    # Somebody leads the application to it: neither on demand nor when its time is over.
+    scene.around = replace(scene.around, cluster=scene.server.cluster(database.kept))
+    with pytest.raises(RestoreRefused, match=f"left is live .the database {database.kept}.*elsewhere first"):
+        scene.replaced(NOW).drop(ID, confirmed=True)
+    assert "is live" in scene.replaced(DUE).remove().problems[0]
+    scene.around = replace(scene.around, cluster=scene.server.cluster())
+    live = scene.site.folder / "media"
+    live.rename(live.with_name("elsewhere"))
+    live.symlink_to(kept)
+    with pytest.raises(RestoreRefused, match=f"left is live .{live}"):
+        scene.replaced(NOW).drop(ID, confirmed=True)
+    assert exists(scene, database.kept) and kept.exists()
+    (journal,) = scene.around.journals.all()
+    assert journal.keeps, "it can be put back still"
+
+
+def test_while_another_restore_is_unsettled_nothing_is_removed_early(scene: Scene) -> None:
+    kept = scene.kept("1")
+    undo = Journal(
+        restore_id="20261121T000000Z-undo-0000", kind="undo", application="erp", began_at=NOW, phase="switching"
+    )
+    scene.around.journals.save(undo)
+    with pytest.raises(RestoreRefused, match=f"{undo.restore_id} may need .* finish or revert it first: twist-dr sett"):
+        scene.replaced(NOW).drop(ID, confirmed=True)
+    assert kept.exists()
+
+
+def test_a_removal_that_was_cut_short_is_finished_when_it_is_asked_for_again(scene: Scene) -> None:
+    kept = scene.kept("1")
+    step = 0
+    while killed_at(step := step + 1, lambda: scene.replaced(NOW).drop(ID, confirmed=True)) and kept.exists():
+        pass
+    if not any(journal.removed_at for journal in scene.around.journals.all()):
+        assert scene.replaced(NOW).drop(ID, confirmed=True) == ["what an earlier removal had left"]
+    assert not kept.exists() and scene.audited()[-1] == ("tester@host", ID, "done")
+
+
+def test_the_list_and_the_command_say_sizes_names_and_what_is_gone(scene: Scene) -> None:
+    database, site = replaced_database(scene), scene.site.site
+    kept = scene.kept("1", database)
+    site.database_url = scene.server.url()
+    (row,) = json.loads(site.cli("list", "--replaced", "--json").expect(0).text)
+    assert row["database_bytes"] > 1_000_000 and 0 < row["files_bytes"] < 1_000_000
+    (_, line) = site.cli("list", "--replaced").expect(0).text.splitlines()
+    assert "MB  database" in line
+    assert "type the application's name in confirm" in site.cli("drop-replaced", ID).expect(1).text
+    text = site.cli("drop-replaced", ID, "--confirm", "erp").expect(0).text
+    assert text == f"removed database {database.kept}, {kept}; {ID} cannot be undone any more\n"
+
+
+# -- sandboxes --------------------------------------------------------------------------------------------------------
+
+
+def sandbox(scene: Scene) -> Journal:
+    """What a restore with mode sandbox leaves: a database beside the live one, and media."""
+    switch, folder = replaced_database(scene), scene.site.site.settings().work_dir / "sandboxes" / ID
+    (folder / "media").mkdir(parents=True)
+    (folder / "media" / "a").write_text("x")
+    journal = Journal(
+        restore_id=ID, kind="restore", application="erp", began_at=NOW - timedelta(hours=3), phase="left", backup_id="b",
+        database=switch.model_copy(update={"live_oid": 1, "incoming": switch.kept, "incoming_oid": switch.live_oid, "kept": "none"}),
+        sandbox=folder,
+    )  # fmt: skip
+    scene.around.journals.save(journal)
+    return journal
+
+
+def test_a_database_beside_the_live_one_is_listed_and_removed_as_a_server_is(scene: Scene) -> None:
+    site, journal = scene.site.site, sandbox(scene)
+    site.database_url = scene.server.url()
+    assert journal.database is not None and journal.sandbox is not None
+    name = journal.database.incoming
+    scene.site.catalog.record_restore(restore(restore_id=ID, who="eva@desk"))
+    (line,) = json.loads(site.cli("sandboxes", "--json").expect(0).text)
+    assert (line["id"], line["kind"], line["who"]) == (ID, "database", "eva@desk") and line["bytes"] > 1_000_000
+    assert f"database {name}" in line["what"] and f"dbname={name}" in line["reach"]
+    text = site.cli("sandboxes").expect(0).text
+    assert " 3 h 0" in text and "eva@desk" in text
+    assert "neither stopped nor started" in site.cli("sandboxes", "stop", ID).expect(1).text
+    site.cli("sandboxes", "remove", ID).expect(0)
+    assert not exists(scene, name) and not journal.sandbox.exists()
+    assert "no sandboxes" in site.cli("sandboxes").expect(0).text
+    assert scene.site.catalog.audit("erp")[-1].action == "remove sandbox"
+    assert "There is no sandbox" in site.cli("sandboxes", "remove", ID).expect(1).text
+
+
+def test_a_database_of_that_name_that_is_another_one_is_neither_listed_nor_removed(scene: Scene) -> None:
+    site, journal = scene.site.site, sandbox(scene)
+    site.database_url = scene.server.url()
+    assert journal.database is not None
+    name = journal.database.incoming
+    with scene.server.cluster().connect() as connection:
+        connection.execute(f"DROP DATABASE {name}")
+    scene.server.create_database(name)
+    (line,) = json.loads(site.cli("sandboxes", "--json").expect(0).text)
+    assert name not in line["what"]
+    site.cli("sandboxes", "remove", ID).expect(0)
+    assert exists(scene, name)
+
+
+def test_a_server_that_is_down_hides_no_sandbox_of_its_own_and_is_said(scene: Scene) -> None:
+    sandbox(scene)
+    text = scene.site.site.cli("sandboxes").expect(0).text
+    assert "warning: databases beside the live one are not listed" in text

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from twist_dr_tests.retention.test_retention_stayed import _base, _numbers, _segments
+from twist_dr_tests.retention.test_retention_stayed import _numbers, _segments
 from twist_dr_tests.retention_site import NOW, RetentionSite
 
 
@@ -21,8 +21,8 @@ def _window(site: RetentionSite, wal: str | None) -> None:
 def site(tmp_path: Path) -> RetentionSite:
     """Bases of six days ago and of yesterday, and WAL of three days ago, most of it from before the newer one; a cleanup has seen it."""
     made = RetentionSite(tmp_path, {"office": {"max_age": "90 days"}})
-    _base(made, 8, segment=3)
-    _base(made, 1, segment=18)
+    made.base(8, segment=3)
+    made.base(1, segment=18)
     _segments(made, 3, 20)
     _window(made, "7 days")
     assert made.clean().problems == [] and len(_numbers(made)) == 18
@@ -64,8 +64,8 @@ def test_a_shorter_window_that_costs_little_today_still_asks_when_it_costs_much(
 @pytest.mark.promise(5)
 def test_a_first_window_asks_before_most_of_the_wal_goes(tmp_path: Path) -> None:
     site = RetentionSite(tmp_path, {"office": [{"kinds": ["base"], "max_age": "90 days"}, {"wal": "1 hour"}]})
-    _base(site, 8, segment=3)
-    _base(site, 1, segment=18)
+    site.base(8, segment=3)
+    site.base(1, segment=18)
     _segments(site, 3, 20)
     assert "where no cleanup went by one before" in site.clean().problems[0] and len(_numbers(site)) == 18
 
@@ -74,7 +74,7 @@ def test_a_window_that_stays_as_it_is_frees_what_a_new_base_made_superfluous(sit
     _window(site, "12 hours")
     assert site.clean(allow_fraction=1.0).problems == []
     _segments(site, 19, 60)
-    _base(site, 0.6, segment=58)
+    site.base(0.6, segment=58)
     outcome = site.clean()
     assert outcome.problems == [] and outcome.wal_objects > 30
 

@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from twist_dr.cli.output import add_json, wants_json
+
 DATABASE_VARIABLE = "TWIST_DR_DATABASE_URL"
 KEYRING_VARIABLE = "TWIST_DR_KEYRING"
 
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keyring", metavar="FILE", help=f"the keyring's file, or env:NAME (default: what {KEYRING_VARIABLE} names)"
     )
     parser.add_argument("--application", metavar="NAME", help="whose backups, where the target holds several's")
-    parser.add_argument("--json", action="store_true", help="print JSON (with a list or --check)")
+    add_json(parser, "print JSON (with a list or --check)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--check",
@@ -107,5 +109,5 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         options.plan or options.cluster_to or options.base or options.timeline or options.accept_loss
     ):
         parser.error("say to which point: --to latest, or --to 2026-01-31T12:00:00+00:00")
-    if options.json and (options.backup or options.to is not None):
+    if wants_json(options) and (options.backup or options.to is not None):
         parser.error("--json goes with a list or with --check")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
-import sys
 from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+from twist_dr.cli.output import report as told_beside
+from twist_dr.cli.output import show, wants_json
 from twist_dr.cli.recover.arguments import DATABASE_VARIABLE, check_usage
 from twist_dr.cli.recover.check import check_artifacts
 from twist_dr.cli.recover.check_base import check_base
@@ -54,7 +53,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.kinds import BASE, CONFIGURATION
 from twist_dr.repository.manifest import Manifest, kind_of
 from twist_dr.repository.repository import Repository
-from twist_dr.system.progress import Bar, Lines, Report, human_bytes, human_seconds
+from twist_dr.system.progress import Report, human_bytes, human_seconds
 
 #: What to do about the kinds of errors whose remedy elsewhere speaks of twist-dr.yaml, of jobs or of the doctor: none of them is there on this day.
 _REMEDIES: dict[type[TwistDRError], str] = {
@@ -75,7 +74,7 @@ _REMEDIES: dict[type[TwistDRError], str] = {
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """The whole command; returns its exit status. Raises ``TwistDRError``, and ``KeyboardInterrupt`` also when terminated."""
     check_usage(parser, options)
-    report = _report(to_stderr=options.json)
+    report = told_beside(options)
     with _interrupted_by_signals(report), _remedies_of_this_day():
         keyring = open_keyring(options.keyring)
         repository = choose_application(open_target(options.from_target), options.application)
@@ -93,19 +92,21 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             return 0
         if options.check:
             return _check(
-                repository, choose_backup(repository, keyring, options.check, report), keyring, report, options.json
+                repository, choose_backup(repository, keyring, options.check, report), keyring, report, options
             )
-        return _list(repository, keyring, options.json)
+        return _list(repository, keyring, options)
 
 
-def _list(repository: Repository, keyring: Keyring, json_wanted: bool) -> int:
+def _list(repository: Repository, keyring: Keyring, options: argparse.Namespace) -> int:
     found, reaches = find_reach(repository, keyring, find_backups(repository, keyring))
-    if json_wanted:
-        document = {"application": repository.application, "target": repository.target.location}
-        backups, points = [backup_document(each) for each in found], [reach_document(each) for each in reaches]
-        print(json.dumps({**document, "backups": backups, "recoverable": points}, indent=2))
-    else:
-        print(f"{repository.application} on {repository.target.location}\n\n{_listed(found, reaches)}")
+    document = {
+        "application": repository.application,
+        "target": repository.target.location,
+        "backups": map(backup_document, found),
+        "recoverable": map(reach_document, reaches),
+    }
+    said = f"{repository.application} on {repository.target.location}\n\n"
+    show(options, lambda: document, lambda: said + _listed(found, reaches))
     return 1 if any(each.problem and each.sealed for each in found) else 0
 
 
@@ -134,28 +135,26 @@ def _listed(found: list[Found], reaches: list[Reach]) -> str:
     return "\n\n".join([*told, "What --to can recover:", reach_table(reaches)])
 
 
-def _check(repository: Repository, manifest: Manifest, keyring: Keyring, report: Report, json_wanted: bool) -> int:
+def _check(
+    repository: Repository, manifest: Manifest, keyring: Keyring, report: Report, options: argparse.Namespace
+) -> int:
     checked = []
     check = check_artifacts if manifest.base is None else check_base
     for each in check(repository, manifest, keyring, report):
         checked.append(each)
-        if not json_wanted:
+        if not wants_json(options):
             print(
                 f"{'BAD' if each.problem else 'ok':3}  {each.name}, {human_bytes(each.size)}{f': {each.problem}' if each.problem else ''}",
                 flush=True,
             )
     bad = [each for each in checked if each.problem]
-    if json_wanted:
-        print(
-            json.dumps(
-                {"backup_id": manifest.backup_id, "good": not bad, "artifacts": [asdict(each) for each in checked]},
-                indent=2,
-            )
-        )
-    elif bad:
-        print(f"\n{manifest.backup_id} is NOT good here: take it from another storage target, or choose another backup")
-    else:
-        print(f"\n{manifest.backup_id} is good: all of it was read, authenticated and compared with what was recorded")
+    said = (
+        f"\n{manifest.backup_id} is NOT good here: take it from another storage target, or choose another backup"
+        if bad
+        else f"\n{manifest.backup_id} is good: all of it was read, authenticated and compared with what was recorded"
+    )
+    document = {"backup_id": manifest.backup_id, "good": not bad, "artifacts": checked}
+    show(options, lambda: document, lambda: said)
     return 1 if bad else 0
 
 
@@ -284,16 +283,6 @@ class _Recovery:
                 "make a new backup, and read the old ones into the catalog: twist-dr catalog rebuild --from TARGET"
             )
         return [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
-
-
-def _report(*, to_stderr: bool) -> Report:
-    return Report(
-        Bar(),
-        Lines(
-            lambda line: print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True),
-            lambda line: print(f"warning: {line}", file=sys.stderr, flush=True),
-        ),
-    )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -117,6 +117,33 @@ def record(
         return _write(places(app.settings), app.settings.lock_dir, app.catalog, line)
     except Exception as error:
         return f"The audit log lacks a line ({action} {subject}: {result}), and it could not be kept either ({error})."
+
+
+def note(
+    app: Application,
+    report: Report,
+    *,
+    action: str,
+    subject: str,
+    result: str,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """:func:`record`, whose trouble is a warning."""
+    if trouble := record(app, action=action, subject=subject, result=result, details=details):
+        report.warning(trouble)
+
+
+@contextmanager
+def noting(app: Application, report: Report, *, action: str, subject: str) -> Iterator[dict[str, Any]]:
+    """Around what somebody does: its line says whether it came to its end. Yields the line's details, to be filled in."""
+    details, result = dict[str, Any](), "done"
+    try:
+        yield details
+    except BaseException as error:
+        result = f"failed: {type(error).__name__}"
+        raise
+    finally:
+        note(app, report, action=action, subject=subject, result=result, details=details)
 
 
 def note_key_use(app: Application, purpose: str, backup_id: str, report: Report) -> None:

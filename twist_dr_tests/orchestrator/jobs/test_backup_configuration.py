@@ -119,7 +119,7 @@ def test_it_is_encrypted_on_every_target_whatever_the_target_says(site: Site) ->
     assert "configuration, scheduled, every night" in shown and "catalog.sqlite" in shown
     # The targets are the truth about it, too.
     (site.folder / "work" / "catalog.db").unlink()
-    assert "1 backups read from office" in site.cli("catalog", "rebuild", "--from", "office").expect(0).text
+    assert "1 backup read from office" in site.cli("catalog", "rebuild", "--from", "office").expect(0).text
     assert row.backup_id in site.cli("list").expect(0).text
 
 

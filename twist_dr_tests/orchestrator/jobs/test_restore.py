@@ -231,7 +231,7 @@ def test_a_sandbox_is_left_beside_the_live_database_and_says_how_to_get_there(ba
     (row,) = site.catalog().restores("erp")
     name = row.database
     assert name is not None and re.search(r"_sandbox_\d{8}t\d{6}$", name)
-    assert f"dbname={name}'" in text and f'DROP DATABASE "{name}"' in text
+    assert f"dbname={name}'" in text and f"twist-dr sandboxes remove {row.restore_id}" in text
     password = str(Cluster(site.database_url).parameters["password"])
     assert password not in text
     assert site.query("SELECT count(*) FROM outbox_outboxmessage", name) == [(0,)]
