@@ -16,7 +16,7 @@ from pathlib import Path
 
 from twist_dr.postgres.unprivileged import OPEN_TO_ALL, own_folder
 
-#: What all tests together leave until they have ended, with room to spare.
+#: What all tests together leave until they have ended, with space to spare.
 _NEEDED = 6 << 30
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.lsn import parse_lsn
-from twist_dr.recovery.planning import RecoveryWish, plan_recovery
+from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.sources import Sources
 from twist_dr.system.progress import Lines, Report
@@ -117,7 +117,7 @@ def resident(site: Site, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 def wait_until_archived(
     site: Site, lsn: int, seconds: float = 60, *, timeline: int = 1, at: datetime | None = None
 ) -> None:
-    """Until every target's frontier is at or behind an LSN of that timeline or a later one, by what the resident processes wrote down.
+    """Until every target's archived position is at or behind an LSN of that timeline or a later one, by what the resident processes wrote down.
 
     ``at``: and until everything committed by then is known to be there, which may take a round more: the server is asked for its clock first.
     """
@@ -127,14 +127,14 @@ def wait_until_archived(
     names = set(site.settings().enabled_targets)
     deadline = time.monotonic() + seconds
     while True:
-        frontiers = spool.load_state().frontiers
-        reached = {name for name, each in frontiers.items() if each["lsn"] >= lsn and each["timeline"] >= timeline}
+        positions = spool.load_state().positions
+        reached = {name for name, each in positions.items() if each["lsn"] >= lsn and each["timeline"] >= timeline}
         if at is not None:
-            claims = {name: frontiers[name]["at"] for name in reached}
+            claims = {name: positions[name]["at"] for name in reached}
             reached = {name for name, claim in claims.items() if claim and datetime.fromisoformat(claim) >= at}
         if names <= reached:
             return
-        assert time.monotonic() < deadline, f"the frontiers stay at {frontiers}"
+        assert time.monotonic() < deadline, f"the archived positions stay at {positions}"
         time.sleep(0.05)
 
 
@@ -145,7 +145,7 @@ def recovered_numbers(site: Site, to: str, scratch: Path, *, timeline: int | Non
     repositories = [site.repository(name) for name in settings.enabled_targets]
     scratch.mkdir(exist_ok=True)
     planned = plan_recovery(
-        RecoveryWish(to, timeline=timeline), repositories, site.keyring, settings.database.client_tools, scratch, report,
+        RecoveryRequest(to, timeline=timeline), repositories, site.keyring, settings.database.client_tools, scratch, report,
         now=datetime.now(timezone.utc) + timedelta(seconds=5),
     )  # fmt: skip
     sources = [Sources(link.backup_id, repositories, site.keyring, report) for link in planned.plan.chain]

@@ -36,7 +36,7 @@ _TAKEN_APART = re.compile(
         ("the folder is gone", "mount it again", "nas", "nas: the folder is gone; mount it again."),
         ("The keyring is gone.", None, None, "The keyring is gone."),
         ("it holds nothing", None, "nas", "nas: it holds nothing"),
-        ("It is full.", "make room", None, "It is full; make room."),
+        ("It is full.", "free some space", None, "It is full; free some space."),
         ("Which one", "is it this one?", None, "Which one; is it this one?"),
         # What is to be copied ends where it ends.
         ("There is none", "see all with: twist-dr list", None, "There is none; see all with: twist-dr list"),

@@ -14,8 +14,8 @@ from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Lines, Report
+from twist_dr.wal.archived import ArchivedPosition, Shipped
 from twist_dr.wal.from_settings import Shipping, raise_failures
-from twist_dr.wal.frontier import Frontier, Shipped
 from twist_dr.wal.spool import Spool
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.servers import PostgresServer
@@ -131,8 +131,8 @@ class WalSite:
             connection.execute("CREATE TABLE IF NOT EXISTS written (words text)")
             connection.execute("INSERT INTO written SELECT 'twist-dr was here' FROM generate_series(1, 200)")
 
-    def frontier(self, target: str = "office") -> Frontier:
-        return Frontier.from_document(self.spool.load_state().frontiers[target])
+    def position(self, target: str = "office") -> ArchivedPosition:
+        return ArchivedPosition.from_document(self.spool.load_state().positions[target])
 
     def ship(self, *, faultless: bool = True) -> Shipped:
         """A round of what the job and the command do, in this process: theirs take a second to start."""
@@ -147,9 +147,9 @@ class WalSite:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.ship(faultless=faultless)
-            frontiers = self.spool.load_state().frontiers
-            if "office" in frontiers and self.frontier().lsn >= lsn and self.frontier().timeline >= timeline:
-                return self.frontier().system_identifier == self.identifier
+            positions = self.spool.load_state().positions
+            if "office" in positions and self.position().lsn >= lsn and self.position().timeline >= timeline:
+                return self.position().system_identifier == self.identifier
             time.sleep(0.2)
         raise AssertionError(f"{self.warnings}\n{self.said()}\n{self.spool.load_state()}")
 

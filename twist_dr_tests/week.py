@@ -162,7 +162,7 @@ class Week:
     def live(self) -> None:
         """The whole week."""
         self.quiet_days()
-        self.a_target_breaks_and_is_mended()
+        self.a_target_breaks_and_is_repaired()
         spoiled = self.a_byte_goes_bad()
         self.a_schedule_is_forgotten()
         self.what_is_left_of_it(spoiled)
@@ -178,7 +178,7 @@ class Week:
         assert "UTC  full" in self.site.cli("status").expect(0).text.partition("\nnext:\n")[2]
         assert len(self.people.beat.calls) >= 2
 
-    def a_target_breaks_and_is_mended(self) -> None:
+    def a_target_breaks_and_is_repaired(self) -> None:
         """The other one goes on, somebody is told and says that they have seen it."""
         folder = self.site.folder / "targets" / "archive"
         away = folder.with_name("away")
@@ -191,14 +191,14 @@ class Week:
         self.more_verified(1)
         folder.unlink()
         away.rename(folder)
-        mended = now()
-        assert set(self.watcher.reasons(broken, mended)) == {"degraded"}, self.watcher.reasons(broken, mended)
+        repaired = now()
+        assert set(self.watcher.reasons(broken, repaired)) == {"degraded"}, self.watcher.reasons(broken, repaired)
         self.until_state("safe")
         self.all_resolved()
         assert self.tells("resolved") or self.tells("RESOLVED")
 
     def a_byte_goes_bad(self) -> str:
-        """Nobody looks at the copy but the scrub, which mends it from the other target. Returns the backup, which is held."""
+        """Nobody looks at the copy but the scrub, which repairs it from the other target. Returns the backup, which is held."""
         spoiled = self.verified()[1]
         self.site.cli("hold", spoiled, "--reason", "to be looked at").expect(0)
         (path,) = (self.site.folder / "targets" / "archive" / "erp" / "backups" / spoiled).glob("database.dump*")

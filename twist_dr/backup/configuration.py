@@ -47,7 +47,7 @@ class HistoryFiles:
     logs_name: str = "history/runs"
 
     def newest_logs(self, most_bytes: int) -> tuple[list[Path], int]:
-        """Files of runs, newest first, that have room in ``most_bytes``; and how many more there are."""
+        """Files of runs, newest first, that fit in ``most_bytes``; and how many more there are."""
         known = set(self.databases.values())
         found = []
         for path in self.logs.glob("*.db") if self.logs is not None else ():
@@ -115,7 +115,9 @@ class _Work(Making):
 
     def take(self, staging: StagingArea) -> None:
         size = max(self._catalog_size(), self._history_size())
-        staging.need(self.room_needed(self._what.last_stored_bytes, self._catalog_size() + self._history_size()) + size)
+        staging.need(
+            self.space_needed(self._what.last_stored_bytes, self._catalog_size() + self._history_size()) + size
+        )
         self._plain.mkdir(mode=0o700)
         self._back_up_files()
         self._back_up_catalog()

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from twist_dr.backup.from_settings import Copying, clear_staging, needed_beside, record_sealed
 from twist_dr.backup.storing import StoredCopy, bring_back
-from twist_dr.catalog.space import record_room
+from twist_dr.catalog.space import record_space
 from twist_dr.errors import BackupNotFound, TwistDRError
 from twist_dr.repository.first_good import first_good
 from twist_dr.repository.kinds import KINDS
@@ -56,7 +56,7 @@ def copy_backup(
         for copy in copying.side_by_side(folder, wanted, before_sealed=needed):
             yield manifest, copy
     clear_staging(app, report)
-    record_room(app.catalog, app.targets.values(), report)
+    record_space(app.catalog, app.targets.values(), report)
     copying.raise_failures()
 
 

@@ -320,7 +320,7 @@ class Copying:
             passing = all(isinstance(error, TwistDRError) and error.retryable for error in self._failures.values())
             raise (CopyFailedForNow if passing else CopyFailed)(
                 f"{self._manifest.backup_id} is missing on {len(self._failures)} of {len(self._failures) + self._stored} storage targets. {told}",
-                remedy=f"when that is mended, materialize these copies in the page, or run: dagster asset materialize -m twist_dr.definitions --select '{keys}'",
+                remedy=f"when that is fixed, materialize these copies in the page, or run: dagster asset materialize -m twist_dr.definitions --select '{keys}'",
             )
         if self._catalog_error is not None:
             # The copies are there, which is what counts; that the index lacks them must not pass as success either.

@@ -168,7 +168,7 @@ def _named_errors(source: Path, copy: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if "disk is full" in str(error):
             raise StagingFull(
-                f"The disk of {copy.parent} is full", remedy="free room there, or set work_dir to a larger disk"
+                f"The disk of {copy.parent} is full", remedy="free space there, or set work_dir to a larger disk"
             ) from error
         remedy = (
             "find out which process keeps it locked, then run the backup again"

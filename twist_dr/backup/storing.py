@@ -98,7 +98,7 @@ def _put(
     try:
         repository.target.put(path, key, digest, progress)
     except ObjectExists:
-        # Nobody else writes under this id, so other bytes there are ours gone bad: the copy is mended.
+        # Nobody else writes under this id, so other bytes there are ours gone bad: the copy is repaired.
         report.warning(
             f"{repository.target.name}: {backup_id}/{path.name} was there with other bytes; it is stored anew"
         )
@@ -115,7 +115,7 @@ def bring_back(
     """
     held = repository.held(manifest)
     total = sum(stored.size for _, stored in held.values())
-    staging.clear_remains()
+    staging.clear_incomplete()
     staging.need(total)
     sealed = repository.manifest_bytes(manifest.backup_id)
     # The bytes that are sealed are those that were authenticated, though the target was asked twice.

@@ -68,7 +68,7 @@ from twist_dr.system.words import few
 
 ALL_PARTS = FULL.parts
 
-#: Room for a first backup, when nothing says how well the data compresses: business data shrinks to a quarter and less.
+#: Space for a first backup, when nothing says how well the data compresses: business data shrinks to a quarter and less.
 _FIRST_GUESS = 0.5
 #: The next backup may be so much larger than the last before the disk check must have said no.
 _GROWTH = 1.25
@@ -125,7 +125,7 @@ def take_full_backup(
             # Measured before the snapshot is opened: while that is held, PostgreSQL cleans up no row of any table.
             media_size = work.media_size()
             if "database" not in plan.parts or not work.back_up_database(staging, media_size):
-                staging.need(work.room_needed(plan.last_stored_bytes, 0, media_size))
+                staging.need(work.space_needed(plan.last_stored_bytes, 0, media_size))
             if "media" in plan.parts and plan.media:
                 work.back_up_media()
             if "configuration" in plan.parts:
@@ -141,8 +141,8 @@ def begin_backup(kind: Kind, plan: BackupPlan, staging: StagingArea, report: Rep
         raise BackupError(
             "No storage target is chosen, so the backup would go nowhere", remedy="enable one in storage_targets"
         )
-    for remains in staging.clear_remains():
-        report.info(f"removed the remains of {remains}, which was never finished")
+    for incomplete in staging.clear_incomplete():
+        report.info(f"removed the incomplete backup {incomplete}, which was never finished")
     return new_backup_id(kind, datetime.now(timezone.utc))
 
 
@@ -198,11 +198,11 @@ class Making:
             raise error
         self.warn(f"{part}: {error}")
 
-    def room_needed(self, known: int | None, database_size: int, media_size: int = 0) -> int:
+    def space_needed(self, known: int | None, database_size: int, media_size: int = 0) -> int:
         """Bytes that staging must have free: from what the last backup of the same kind took, if that is known, else a cautious guess."""
         if known is not None:
             return int(known * _GROWTH) + _SPARE_BYTES
-        return first_backup_room(database_size, media_size, len(set(self.plan.targets.values())))
+        return first_backup_space(database_size, media_size, len(set(self.plan.targets.values())))
 
     @contextmanager
     def artifact(self, name: str, part: Part, *, quiet: bool = False) -> Iterator[Callable[[bytes], None]]:
@@ -291,7 +291,7 @@ class _Work(Making):
         self._cluster = cluster
 
     def media_size(self) -> int:
-        """Bytes of the media, where ``room_needed`` will ask: nothing is measured when the last backup tells."""
+        """Bytes of the media, where ``space_needed`` will ask: nothing is measured when the last backup tells."""
         if self.plan.last_stored_bytes is not None or "media" not in self.plan.parts:
             return 0
         return sum(_tree_size(folder) for folder in self.plan.media.values())
@@ -314,7 +314,7 @@ class _Work(Making):
             with named_errors("to say how often rows were changed"):
                 self.counters = read_counters(snapshot.connection)
             facts = self.postgres = with_surroundings(snapshot.facts(tools.version), self._cluster)
-            staging.need(self.room_needed(self.plan.last_stored_bytes, facts.database_size, media_size))
+            staging.need(self.space_needed(self.plan.last_stored_bytes, facts.database_size, media_size))
             for trigger in login_triggers(snapshot.connection):
                 if not trigger.trusted:
                     self.warn(f"database: {trigger}; {trigger.remedy}")
@@ -417,7 +417,7 @@ class _Work(Making):
         return choose_tools(find_tools(self.plan.client_tools), server_major)
 
 
-def first_backup_room(database_size: int, media_size: int, forms: int) -> int:
+def first_backup_space(database_size: int, media_size: int, forms: int) -> int:
     """Bytes that a first backup may take in staging, where ``forms`` different stored forms are made."""
     return int((database_size * _FIRST_GUESS + media_size) * forms) + _SPARE_BYTES
 

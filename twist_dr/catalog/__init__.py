@@ -27,7 +27,7 @@ from twist_dr.catalog.rows import (
     TargetTestRow,
     VerificationRow,
     VerificationState,
-    WalFrontierRow,
+    WalPositionRow,
 )
 
 __all__ = [
@@ -57,5 +57,5 @@ __all__ = [
     "TargetTestRow",
     "VerificationRow",
     "VerificationState",
-    "WalFrontierRow",
+    "WalPositionRow",
 ]

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, insert, select
 from twist_dr.catalog import queries
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.location import parse_location
-from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalFrontier
+from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalPosition
 from twist_dr.catalog.operations import Operations, recordable, told
 from twist_dr.catalog.rows import (
     THERE,
@@ -26,7 +26,7 @@ from twist_dr.catalog.rows import (
     TargetTestRow,
     VerificationRow,
     VerificationState,
-    WalFrontierRow,
+    WalPositionRow,
 )
 from twist_dr.catalog.summaries import Summaries
 from twist_dr.errors import BackupError, BackupNotFound
@@ -235,11 +235,11 @@ class Catalog(Operations, Summaries):
         with self._database.writing() as connection:
             Restore.upsert(connection, values, key=("restore_id",))
 
-    def record_wal_frontier(self, row: WalFrontierRow) -> None:
+    def record_wal_position(self, row: WalPositionRow) -> None:
         """Record how far a target's archive of WAL reaches now, in the place of what was recorded before."""
         values = {**vars(row), "error": None if row.error is None else recordable(row.error)}
         with self._database.writing() as connection:
-            WalFrontier.upsert(connection, values, key=("application", "target"))
+            WalPosition.upsert(connection, values, key=("application", "target"))
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -349,10 +349,10 @@ class Catalog(Operations, Summaries):
             order = (Restore.started_at.desc(), Restore.restore_id.desc())
             return Restore.all(connection, *conditions, order=order, limit=limit)
 
-    def wal_frontiers(self, application: str) -> list[WalFrontierRow]:
+    def wal_positions(self, application: str) -> list[WalPositionRow]:
         """How far each target's archive of WAL reaches, by name."""
         with self._database.reading() as connection:
-            return WalFrontier.all(connection, WalFrontier.application == application, order=[WalFrontier.target])
+            return WalPosition.all(connection, WalPosition.application == application, order=[WalPosition.target])
 
     def restore(self, application: str, restore_id: str) -> RestoreRow | None:
         """One restore."""

@@ -68,7 +68,7 @@ def _named_sqlite(words: str, place: str) -> CatalogUnavailable:
         )
     return CatalogUnavailable(
         f"The catalog {place} cannot be used ({words})",
-        remedy="see that its folder exists, that this user may write to it and that its disk has room",
+        remedy="see that its folder exists, that this user may write to it and that its disk has space",
     )
 
 

@@ -18,7 +18,7 @@ from twist_dr.catalog.rows import (
     SpaceRow,
     TargetTestRow,
     VerificationRow,
-    WalFrontierRow,
+    WalPositionRow,
 )
 
 METADATA = MetaData()
@@ -73,7 +73,7 @@ Restore = Rows(
     METADATA, "restores", RestoreRow, Index("ix_restores_list", "application", "started_at"), key=("restore_id",)
 )
 
-WalFrontier = Rows(METADATA, "wal_frontiers", WalFrontierRow, key=("application", "target"))
+WalPosition = Rows(METADATA, "wal_frontiers", WalPositionRow, key=("application", "target"))
 
 #: No foreign key: a hold may name what only a storage target knows yet.
 Hold = Rows(METADATA, "holds", HoldRow, Index("ix_holds_application", "application", "backup_id"))

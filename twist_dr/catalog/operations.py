@@ -1,4 +1,4 @@
-"""What the catalog keeps of what runs by itself: holds, alerts, attempts, the audit log, room on targets, small notes."""
+"""What the catalog keeps of what runs by itself: holds, alerts, attempts, the audit log, space on targets, small notes."""
 
 from __future__ import annotations
 
@@ -234,15 +234,15 @@ class Operations:
         with self._database.reading() as connection:
             return AuditLine.all(connection, AuditLine.application == application, order=[AuditLine.seq])
 
-    # -- room, deliveries, notes -----------------------------------------------------------------------------------
+    # -- space, deliveries, notes -----------------------------------------------------------------------------------
 
     def record_space(self, row: SpaceRow) -> None:
-        """Record how much room a target has."""
+        """Record how much space a target has."""
         with self._database.writing() as connection:
             SpaceSample.upsert(connection, asdict(row), key=("target", "at"))
 
     def space(self, target: str, *, since: datetime | None = None) -> list[SpaceRow]:
-        """What was recorded of a target's room, oldest first."""
+        """What was recorded of a target's space, oldest first."""
         conditions: list[ColumnElement[bool]] = [SpaceSample.target == target]
         if since is not None:
             conditions.append(SpaceSample.at >= since)
@@ -274,7 +274,7 @@ class Operations:
             Mark.upsert(connection, values, key=("application", "name"))
 
     def forget_before(self, application: str, moment: datetime) -> int:
-        """Remove attempts and samples of room from before ``moment``, so that the catalog does not grow for ever; returns how many."""
+        """Remove attempts and samples of space from before ``moment``, so that the catalog does not grow for ever; returns how many."""
         with self._database.writing() as connection:
             old = (Attempt.application == application, Attempt.started_at < moment)
             return _removed(connection, delete(Attempt.table).where(*old)) + _removed(

@@ -206,7 +206,7 @@ class RestoreRow:
 
 
 @dataclass(frozen=True)
-class WalFrontierRow:
+class WalPositionRow:
     """How far a target's archive of WAL reaches, as of ``updated_at``; None where it holds none yet.
 
     Everything before ``lsn`` is there, and everything committed before ``at`` (the primary's clock). ``waiting`` files lie in the spool,
@@ -359,7 +359,7 @@ class AuditLineRow(NamedTuple):
 
 @dataclass(frozen=True)
 class SpaceRow:
-    """Room on a storage target at a time, in bytes; ``used_bytes`` by our objects. None where it is not known."""
+    """Space on a storage target at a time, in bytes; ``used_bytes`` by our objects. None where it is not known."""
 
     target: Name
     at: datetime

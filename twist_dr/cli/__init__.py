@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     init.set_defaults(run=_init)
 
-    doctor = commands.add_parser("doctor", help="check all that a first night would trip over, and say how to mend it")
+    doctor = commands.add_parser("doctor", help="check all that a first night would trip over, and say how to fix it")
     add_json(doctor)
     doctor.set_defaults(run=_doctor)
 

@@ -96,7 +96,7 @@ def write_initial_files(
             path.unlink(missing_ok=True)
         raise SettingsError(
             f"Cannot write {error.filename or folder} ({error.strerror})",
-            remedy="mend that, or choose another folder with --folder",
+            remedy="fix that, or choose another folder with --folder",
         ) from None
     return written
 

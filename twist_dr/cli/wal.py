@@ -23,7 +23,9 @@ def add_commands(commands: Any) -> None:
     ship = wal.add_parser("ship", help="ship what lies in the spool to every storage target")
     ship.add_argument("--follow", action="store_true", help="stay, and ship every second (wal.follow_seconds)")
     ship.set_defaults(run=_ship)
-    status = wal.add_parser("status", help="what can be recovered from each target, gaps, frontier, slot and spool")
+    status = wal.add_parser(
+        "status", help="what can be recovered from each target, gaps, archived position, slot and spool"
+    )
     add_json(status)
     status.set_defaults(run=_status)
 
@@ -62,14 +64,14 @@ def _ship(options: argparse.Namespace) -> None:
     for sentence in spool_warnings(shipped.oldest_seconds, shipped.spool_bytes, wal):
         told.warning(sentence)
     for name, outcome in shipped.targets.items():
-        if outcome.frontier is not None:
+        if outcome.position is not None:
             at = (
-                f", everything committed before {outcome.frontier.at:%Y-%m-%d %H:%M:%S.%f %Z}"
-                if outcome.frontier.at
+                f", everything committed before {outcome.position.at:%Y-%m-%d %H:%M:%S.%f %Z}"
+                if outcome.position.at
                 else ""
             )
             print(
-                f"{name}: {counted(outcome.segments, 'segment')} shipped, frontier {format_lsn(outcome.frontier.lsn)}{at}"
+                f"{name}: {counted(outcome.segments, 'segment')} shipped, archived position {format_lsn(outcome.position.lsn)}{at}"
             )
     raise_failures(shipped)
 

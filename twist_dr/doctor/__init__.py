@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from twist_dr.backup.take import first_backup_room
+from twist_dr.backup.take import first_backup_space
 from twist_dr.backup.tools_proof import tools_proof
 from twist_dr.django_app.manage import DjangoApplication, read_code
 from twist_dr.doctor.database import DatabaseSeen, check_database
@@ -21,9 +21,9 @@ from twist_dr.doctor.findings import Check, Finding, guarded, ok, problem, shown
 from twist_dr.doctor.keys import check_keyring, check_newest_backup
 from twist_dr.doctor.machine import (
     check_dagster_home,
-    check_remains,
-    check_scratch_room,
-    check_staging_room,
+    check_incomplete,
+    check_scratch_space,
+    check_staging_space,
     check_system_clock,
     check_work_folder,
 )
@@ -38,7 +38,7 @@ from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, 
 from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolation, check_verification
 from twist_dr.doctor.unattended import check_alerts, check_daemon, check_media_age, check_proof_time, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
-from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
+from twist_dr.doctor.wal_archive import check_archiver, check_newest_base, check_positions, check_spool
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
@@ -92,7 +92,7 @@ class _Examination:
         yield from self._database()
         self._media = (yield from guarded("media", check_media(settings.media))) or FilesSeen()
         yield from guarded("configuration", check_configuration(settings.configuration))
-        yield from self._room()
+        yield from self._space()
         yield from guarded("targets", self._targets_and_keys())
         yield from guarded("catalog", self._catalog())
         yield from self._wal()
@@ -106,8 +106,8 @@ class _Examination:
         if seen is None:
             yield warning(
                 "not checked",
-                "client tools, verification, extensions and room on disks, because the database could not be asked",
-                "mend what stands above, then run twist-dr doctor again",
+                "client tools, verification, extensions and space on disks, because the database could not be asked",
+                "fix what stands above, then run twist-dr doctor again",
             )
         else:
             folders = settings.database.client_tools
@@ -158,8 +158,8 @@ class _Examination:
         settings, catalog = self._settings, self._app.catalog
         assert settings.wal is not None
         yield from check_newest_base(catalog.latest(settings.application, kind="base"), seen)
-        rows = catalog.wal_frontiers(settings.application)
-        yield from check_frontiers(rows, list(settings.enabled_targets), settings.wal.warn_after)
+        rows = catalog.wal_positions(settings.application)
+        yield from check_positions(rows, list(settings.enabled_targets), settings.wal.warn_after)
 
     def _unattended(self) -> Iterator[Finding]:
         from twist_dr.watch.alerts.telling import channels
@@ -203,15 +203,17 @@ class _Examination:
             restorable = check_restorable(around, self._cluster, settings.database.client_tools)
             yield from guarded("restorable", restorable)
 
-    def _room(self) -> Iterator[Finding]:
+    def _space(self) -> Iterator[Finding]:
         settings, seen, media = self._settings, self._seen, self._media
         if seen is None:
             return
         forms = len({target.form for target in settings.enabled_targets.values()})
-        staging = check_staging_room(settings.staging_dir, seen.size, media.bytes, forms, whole=media.whole)
-        yield from guarded("staging room", staging)
+        staging = check_staging_space(settings.staging_dir, seen.size, media.bytes, forms, whole=media.whole)
+        yield from guarded("staging space", staging)
         server_here = settings.verification.server is None
-        yield from guarded("scratch room", check_scratch_room(settings.scratch_dir, seen.size, server_here=server_here))
+        yield from guarded(
+            "scratch space", check_scratch_space(settings.scratch_dir, seen.size, server_here=server_here)
+        )
 
     def _targets_and_keys(self) -> Check[None]:
         settings = self._settings
@@ -222,7 +224,7 @@ class _Examination:
         yield from guarded("targets", check_places(places, settings.work_dir, settings.media))
         targets = yield from self._built_targets()
         # Half a guess where the database could not be asked.
-        one_form = first_backup_room(self._seen.size if self._seen else 0, self._media.bytes, 1)
+        one_form = first_backup_space(self._seen.size if self._seen else 0, self._media.bytes, 1)
         working = (yield from guarded("targets", check_targets(targets, one_form))) or []
         repositories = [Repository(target, settings.application) for target in working]
         yield from guarded("targets", check_strangers(repositories))
@@ -233,7 +235,7 @@ class _Examination:
             yield from guarded("newest backup", check_newest_backup(repositories, keyring))
         staging = StagingArea(settings.staging_dir)
         all_reachable = len(working) == len(places)
-        yield from guarded("remains", check_remains(staging, repositories, all_reachable=all_reachable))
+        yield from guarded("incomplete backups", check_incomplete(staging, repositories, all_reachable=all_reachable))
 
     def _built_targets(self) -> Check[dict[str, StorageTarget]]:
         from twist_dr.settings.building import keep_apart

@@ -186,7 +186,7 @@ def check_django(application: DjangoApplication, applied: frozenset[str] | None)
         yield problem(
             "django",
             said(error),
-            f"mend what it says (manage.py gets no other variables of ours than django.environment names), then try by hand: {by_hand}",
+            f"fix what it says (manage.py gets no other variables of ours than django.environment names), then try by hand: {by_hand}",
         )
         return
     lines = [line.split() for line in output]

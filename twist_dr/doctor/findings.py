@@ -55,7 +55,7 @@ def from_error(check: str, error: Exception, status: Status = "problem") -> Find
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         found = f"the operating system says: {error.strerror or type(error).__name__}{place}"
-        return Finding(check, status, found, "mend that path's rights or its disk")
+        return Finding(check, status, found, "fix that path's rights or its disk")
     if isinstance(error, psycopg.Error):
         return Finding(check, status, f"PostgreSQL refused a question: {first_line(error)}", "grant what it asks for")
     # The text of any other error is left out: nobody knows what it quotes.

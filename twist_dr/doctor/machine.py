@@ -1,4 +1,4 @@
-"""The machine: its clock, the work folder, room on its disks, what killed runs left, and where Dagster keeps its history."""
+"""The machine: its clock, the work folder, space on its disks, what killed runs left, and where Dagster keeps its history."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from twist_dr.backup.take import first_backup_room
+from twist_dr.backup.take import first_backup_space
 from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
 from twist_dr.errors import TwistDRError
-from twist_dr.postgres.verification_place import verification_base, verification_room
+from twist_dr.postgres.verification_place import verification_base, verification_space
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.system.progress import human_bytes
@@ -66,49 +66,49 @@ def check_work_folder(folder: Path) -> Check[None]:
         yield ok(check, f"{folder} can be written to")
 
 
-def check_staging_room(folder: Path, database_bytes: int, media_bytes: int, forms: int, *, whole: bool) -> Check[None]:
+def check_staging_space(folder: Path, database_bytes: int, media_bytes: int, forms: int, *, whole: bool) -> Check[None]:
     """``whole``: whether all media were counted. Sizes in bytes; ``forms``: different stored forms among the targets."""
-    wanted = first_backup_room(database_bytes, media_bytes, forms)
+    wanted = first_backup_space(database_bytes, media_bytes, forms)
     free = shutil.disk_usage(_existing(folder)).free
     found = (
         f"{human_bytes(free)} free in {folder}, {'about' if whole else 'at least'} {human_bytes(wanted)} needed "
         f"(database {human_bytes(database_bytes)}, media {human_bytes(media_bytes)}, {counted(forms, 'stored form')})"
     )
     if free >= wanted:
-        yield ok("staging room", found)
+        yield ok("staging space", found)
         return
     yield problem(
-        "staging room",
+        "staging space",
         found,
-        "free room there, set work_dir to a larger disk"
+        "free space there, set work_dir to a larger disk"
         + (", or give all targets the same encrypt and compression" if forms > 1 else ""),
     )
 
 
-def check_scratch_room(scratch: Path, database_bytes: int, *, server_here: bool) -> Check[None]:
-    """Room for a verification. ``server_here``: with a scratch server on this machine."""
+def check_scratch_space(scratch: Path, database_bytes: int, *, server_here: bool) -> Check[None]:
+    """Space for a verification. ``server_here``: with a scratch server on this machine."""
     base = verification_base(scratch, server_here=server_here)
     # A dump is about as large as the tables in it, so the database's size serves for both.
-    wanted = verification_room(database_bytes, database_bytes if server_here else 0)
+    wanted = verification_space(database_bytes, database_bytes if server_here else 0)
     free = shutil.disk_usage(base).free
     found = f"{human_bytes(free)} free in {base}, about {human_bytes(wanted)} needed to verify a backup"
     if free < wanted:
-        yield problem("scratch room", found, "free room there, or set verification.scratch to a larger disk")
+        yield problem("scratch space", found, "free space there, or set verification.scratch to a larger disk")
     else:
-        yield ok("scratch room", found)
+        yield ok("scratch space", found)
 
 
-def check_remains(staging: StagingArea, reachable: Sequence[Repository], *, all_reachable: bool) -> Check[None]:
+def check_incomplete(staging: StagingArea, reachable: Sequence[Repository], *, all_reachable: bool) -> Check[None]:
     """What lies in staging: half-made backups, and whole ones that no target holds."""
-    unfinished = staging.remains()
+    unfinished = staging.incomplete()
     sealed = staging.sealed()
     if unfinished:
-        yield ok("remains", f"killed runs left {few(unfinished)} half made; the next backup removes them")
+        yield ok("incomplete backups", f"killed runs left {few(unfinished)} half made; the next backup removes them")
     lonely = [backup_id for backup_id in sealed if not any(_holds(target, backup_id) for target in reachable)]
     if lonely:
         where = "no storage target" if all_reachable else "no storage target that can be reached"
         yield warning(
-            "remains",
+            "incomplete backups",
             f"{few(lonely)} in {staging.root} on this machine, whole, but on {where}",
             "re-execute the failed run from failure on its page, or make a new backup: "
             "dagster job execute -m twist_dr.definitions -j backup_full",
@@ -116,12 +116,12 @@ def check_remains(staging: StagingArea, reachable: Sequence[Repository], *, all_
     waiting = [backup_id for backup_id in sealed if backup_id not in lonely]
     if waiting:
         yield warning(
-            "remains",
+            "incomplete backups",
             f"{few(waiting)} waits in {staging.root} for a storage target that lacks it",
-            "see which with twist-dr list, mend it, and materialize that copy in the page",
+            "see which with twist-dr list, fix it, and materialize that copy in the page",
         )
     if not (unfinished or sealed):
-        yield ok("remains", "nothing left over in staging")
+        yield ok("incomplete backups", "nothing left over in staging")
 
 
 def check_dagster_home(environment: Mapping[str, str]) -> Check[None]:

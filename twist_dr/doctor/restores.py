@@ -57,7 +57,7 @@ def check_interrupted(around: Surroundings, lock_dir: Path, application: str) ->
 
 
 def check_kept(settings: Settings, around: Surroundings, now: datetime | None = None) -> Check[None]:
-    """What restores replaced, and configuration that they left, takes room until it is removed."""
+    """What restores replaced, and configuration that they left, takes space until it is removed."""
     check, now = "replaced", now or datetime.now(timezone.utc)
     every = everything_kept(around, settings.work_dir, settings.application)
     overdue = [each for each in every if each.keep_until is not None and each.keep_until <= now]

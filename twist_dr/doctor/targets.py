@@ -46,7 +46,7 @@ def check_targets(targets: Mapping[str, StorageTarget], one_form_bytes: int) -> 
                     yield from _tested(check, test)
                     if test.ok:
                         working.add(target.name)
-                        yield from _room(check, target, one_form_bytes)
+                        yield from _space(check, target, one_form_bytes)
                 except Exception as error:
                     yield from_error(check, error)
     return [target for name, target in targets.items() if name in working]
@@ -66,7 +66,7 @@ def _tested(check: str, test: TargetTest) -> Check[None]:
         yield (problem if abs(skew) > _SKEW_PROBLEM_SECONDS else warning)(check, found, remedy)
 
 
-def _room(check: str, target: StorageTarget, wanted: int) -> Check[None]:
+def _space(check: str, target: StorageTarget, wanted: int) -> Check[None]:
     try:
         free = target.space().free
     except StorageError as error:
@@ -76,7 +76,7 @@ def _room(check: str, target: StorageTarget, wanted: int) -> Check[None]:
         yield problem(
             check,
             f"{human_bytes(free)} free, and one backup may take {human_bytes(wanted)}",
-            f"free room there, or set storage_targets.{target.name}.enabled: false",
+            f"free space there, or set storage_targets.{target.name}.enabled: false",
         )
 
 

@@ -86,7 +86,7 @@ def check_alerts(channels: Sequence[Channel], *, alone: bool, heartbeat: bool) -
     errors: Mapping[str, str] = channel_errors(channels) if channels else {}
     for name, error in errors.items():
         yield problem(
-            "alerts", f"the channel {name}: {error}", f"mend alerts.channels.{name}.url, then run: twist-dr alerts test"
+            "alerts", f"the channel {name}: {error}", f"fix alerts.channels.{name}.url, then run: twist-dr alerts test"
         )
     if channels and not errors:
         yield ok("alerts", f"{', '.join(channel.name for channel in channels)}; try them with: twist-dr alerts test")

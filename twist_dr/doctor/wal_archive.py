@@ -20,7 +20,7 @@ from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.wal.spool import Spool
 
 if TYPE_CHECKING:
-    from twist_dr.catalog import SealedBackup, WalFrontierRow
+    from twist_dr.catalog import SealedBackup, WalPositionRow
     from twist_dr.postgres.cluster import Connection
 
 #: basic_archive came with archive_library in this version.
@@ -171,11 +171,11 @@ def _may_write(folder: Path, user: int) -> bool:
 def check_spool(
     spool: Path, staging: Path, seen: WalSeen | None, warn_bytes: int, warn_after: timedelta
 ) -> Check[None]:
-    """Room for WAL that cannot be shipped, and whether some waits already. Sizes in bytes."""
+    """Space for WAL that cannot be shipped, and whether some waits already. Sizes in bytes."""
     check, disk = "spool", _existing(spool)
     if not os.access(disk, os.W_OK | os.X_OK):
         yield problem(
-            check, f"nothing can be written in {disk}", "mend its permissions, or set wal.spool to another folder"
+            check, f"nothing can be written in {disk}", "fix its permissions, or set wal.spool to another folder"
         )
         return
     try:
@@ -216,7 +216,7 @@ def check_spool(
 def _shared(disk: Path, staging: Path) -> str:
     if disk.stat().st_dev != _existing(staging).stat().st_dev:
         return ""
-    return "; backups are staged on the same disk, so WAL that cannot be shipped takes their room"
+    return "; backups are staged on the same disk, so WAL that cannot be shipped takes their space"
 
 
 def _existing(path: Path) -> Path:
@@ -263,13 +263,13 @@ def _summaries_kept(seen: WalSeen | None) -> timedelta | None:
     return timedelta(minutes=minutes) if minutes else None
 
 
-def check_frontiers(
-    rows: Iterable[WalFrontierRow], targets: Sequence[str], warn_after: timedelta, now: datetime | None = None
+def check_positions(
+    rows: Iterable[WalPositionRow], targets: Sequence[str], warn_after: timedelta, now: datetime | None = None
 ) -> Check[None]:
     """How far each enabled target's archive reaches, as shipping wrote it down last."""
     known, now = {row.target: row for row in rows}, now or datetime.now(timezone.utc)
     for name in targets:
-        check, row = f"frontier {name}", known.get(name)
+        check, row = f"archived position {name}", known.get(name)
         if row is None or row.lsn is None:
             yield warning(
                 check,
@@ -283,7 +283,7 @@ def check_frontiers(
             yield problem(
                 check,
                 f"{found}; the last attempt failed: {row.error}",
-                f"mend what stands above of target {name}, then: twist-dr wal ship",
+                f"fix what stands above of target {name}, then: twist-dr wal ship",
             )
         elif age is None or age > warn_after.total_seconds():
             yield problem(

@@ -117,7 +117,7 @@ def _clean_target(
     report: Report,
     page: Page,
 ) -> Iterable[str]:
-    """One target: plan, show, delete, note its room. Returns what went wrong: it stops no other target."""
+    """One target: plan, show, delete, note its space. Returns what went wrong: it stops no other target."""
     if not app.settings.storage_targets[name].policies:
         report.info(f"{name}: no retention policy, so nothing is ever deleted there")
         if not config.dry_run:
@@ -147,4 +147,4 @@ def _note_space(name: str, used_bytes: int | None, retention: Retention, report:
     try:
         retention.record_space(name, used_bytes)
     except (StorageError, CatalogUnavailable) as error:
-        report.warning(f"how much room {name} has could not be noted: {error}")
+        report.warning(f"how much space {name} has could not be noted: {error}")

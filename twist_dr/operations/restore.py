@@ -20,7 +20,7 @@ from twist_dr.restore.from_settings import (
     mark_corrupt_copies,
     pre_restore_backup,
 )
-from twist_dr.restore.plan import RestoreWish
+from twist_dr.restore.plan import RestoreRequest
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.settings import Application, Settings
@@ -73,7 +73,7 @@ def restore(app: Application, config: RestoreConfig, report: Report, shown: Show
         for line in chosen.doubts:
             report.warning(line)
         sources = [place for name, place in app.repositories().items() if config.source in ("any", name)]
-        wish = RestoreWish(
+        request = RestoreRequest(
             backup_id=chosen.backup_id,
             mode=config.mode,
             parts=_parts_of(chosen.parts, tables),
@@ -84,7 +84,7 @@ def restore(app: Application, config: RestoreConfig, report: Report, shown: Show
         back_up = pre_restore_backup(app, f"before the restore of {chosen.backup_id}: {config.reason}", report)
         log = RestoreLog(app, report, verified=chosen.verified)
         work = Restore(
-            wish,
+            request,
             restore_place(app, sources, config.mode),
             report,
             back_up=back_up if config.mode == "replace" and config.pre_restore_backup else None,

@@ -10,7 +10,7 @@ from pydantic import Field
 from twist_dr.errors import RestoreRefused
 from twist_dr.operations.operation import Config
 from twist_dr.operations.restoring import Shown, alone, nowhere, recorded, refuse_careless
-from twist_dr.recovery.planning import RecoveryWish
+from twist_dr.recovery.planning import RecoveryRequest
 from twist_dr.restore.from_settings import RestoreLog, end_killed, mark_corrupt_copies, pre_restore_backup
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.to_time import Recovery, RecoveryOrder, why_port_is_taken
@@ -109,7 +109,7 @@ def _order(config: RestoreToTimeConfig, settings: Settings) -> RecoveryOrder:
             remedy="name another one, or leave port at 0 for a free one",
         )
     return RecoveryOrder(
-        wish=RecoveryWish(
+        request=RecoveryRequest(
             config.to, config.base.strip() or None, config.timeline or None, accept_loss=config.accept_loss.strip()
         ),
         mode=config.mode,

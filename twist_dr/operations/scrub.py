@@ -1,4 +1,4 @@
-"""Reading what storage targets hold again, and mending what went bad."""
+"""Reading what storage targets hold again, and repairing what went bad."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ScrubConfig(Config):
 
 
 def scrub(app: Application, config: ScrubConfig, report: Report) -> ScrubResult:
-    """Read what is due. Raises errors of the catalog, and when something is bad that was not mended."""
+    """Read what is due. Raises errors of the catalog, and when something is bad that was not repaired."""
     # Not above: whoever launches something else would wait for it.
     from twist_dr.scrub.found import ScrubOrder, raise_failures
     from twist_dr.scrub.scrub import Scrub
@@ -33,7 +33,7 @@ def scrub(app: Application, config: ScrubConfig, report: Report) -> ScrubResult:
     result = Scrub(app, app.repositories(app.settings.restore.stall_seconds), report).run(order)
     report.info(
         f"{result.copies} copies and {result.wal_objects} objects of archived WAL read, {human_bytes(result.bytes)} in "
-        f"{human_seconds(result.seconds)}; {result.bad} bad, {result.count('mended')} of them mended"
+        f"{human_seconds(result.seconds)}; {result.bad} bad, {result.count('repaired')} of them repaired"
     )
     raise_failures(result)
     return result

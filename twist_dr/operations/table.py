@@ -52,12 +52,12 @@ DRILL = Operation(
 )  # fmt: skip
 SCRUB = Operation(
     "scrub", "system_run_backup", ScrubConfig, scrub,
-    does="Read copies and archived WAL again, the longest unread first, so that each is read within scrub.period; mend what is bad or "
+    does="Read copies and archived WAL again, the longest unread first, so that each is read within scrub.period; repair what is bad or "
     "missing from a good copy.",
 )  # fmt: skip
 CLEANUP = Operation(
     "cleanup", "system_run_backup", CleanupConfig, cleanup, plan={"dry_run": True},
-    does="Remove what has had its time: copies, WAL and broken remains by each storage target's retention, databases and media that "
+    does="Remove what has had its time: copies, WAL and incomplete backups by each storage target's retention, databases and media that "
     "restores replaced, Dagster's history. It shows its plan first; dry_run only shows it.",
 )  # fmt: skip
 STATUS = Operation(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
 from twist_dr.system.progress import Report
+from twist_dr.wal.archived import Shipped
 from twist_dr.wal.from_settings import Shipping, raise_failures, receive, spool_warnings, wal_settings
-from twist_dr.wal.frontier import Shipped
 from twist_dr.watch import audit
 
 

@@ -179,7 +179,7 @@ class Cluster:
         """What a failed connection means: libpq gives no error code, but a server that answered says FATAL."""
         reason = first_line(error)
         if says_full(str(error)):
-            return DatabaseError(f"Cannot connect to {self.place}: {reason}", remedy="free room on the server's disk")
+            return DatabaseError(f"Cannot connect to {self.place}: {reason}", remedy="free space on the server's disk")
         if "FATAL" in reason and not any(passing in reason for passing in _PASSING):
             if is_gone(self._known(database), reason):
                 return DatabaseGone(

@@ -323,5 +323,5 @@ def switch(
         raise StillInUse(f"PostgreSQL refused to rename {named}: {first_line(error)}.") from error
     except psycopg.Error as error:
         raise CutoverFailed(
-            f"PostgreSQL refused to rename {named}: {first_line(error)}", remedy="mend that, then restore again"
+            f"PostgreSQL refused to rename {named}: {first_line(error)}", remedy="fix that, then restore again"
         ) from error

@@ -53,7 +53,7 @@ class DumpedProperties:
         except psycopg.Error as error:
             raise RestoreFailed(
                 f"The owner and grants of the database could not be given to {name}: {first_line(error)}",
-                remedy="mend that, or restore as a superuser",
+                remedy="fix that, or restore as a superuser",
             ) from error
 
 

@@ -18,7 +18,7 @@ from twist_dr.postgres.everybodys_settings import give_everybodys_settings
 from twist_dr.postgres.making import Made, make_to_look
 from twist_dr.postgres.own_settings import NO_SETTINGS, OwnSettings
 from twist_dr.postgres.roles import apply_roles, client_major, missing_roles, scratch_roles
-from twist_dr.postgres.scratch import ScratchServer, clear_scratch_remains
+from twist_dr.postgres.scratch import ScratchServer, clear_scratch_leftovers
 from twist_dr.postgres.surroundings import libraries_to_preload
 from twist_dr.postgres.tools import Tools, oldest_served
 from twist_dr.repository.manifest import PostgresFacts
@@ -90,7 +90,7 @@ def scratch_server(
 
     Raises ``DatabaseError`` when it lacks an extension of the backup, ``ProcessFailed`` when the roles cannot be made.
     """
-    clear_scratch_remains(base)
+    clear_scratch_leftovers(base)
     with ExitStack() as stack:
         # The bootstrap role bears its old name: grants say who granted, and only that role may have granted anything.
         preload, never = libraries_to_preload(facts)

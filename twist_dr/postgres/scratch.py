@@ -221,6 +221,6 @@ def scratch_base(wanted: Path) -> Path:
     return reachable_base(wanted, some_server_user())
 
 
-def clear_scratch_remains(base: Path) -> int:
+def clear_scratch_leftovers(base: Path) -> int:
     """Stop and remove scratch servers whose maker was killed; returns how many. Raises ``RestoreError``."""
     return clear_left_over(scratch_base(base), _PREFIX, end_server_of)

@@ -16,8 +16,8 @@ from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr.repository.manifest import PostgresFacts
 from twist_dr.system.space import need_space
 
-#: How much more room than the sizes say is asked for.
-_ROOM_FACTOR = 1.2
+#: How much more space than the sizes say is asked for.
+_SPACE_FACTOR = 1.2
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def verification_base(scratch: Path, *, server_here: bool) -> Path:
     return scratch
 
 
-def verification_room(dump_size: int, database_size: int) -> int:
+def verification_space(dump_size: int, database_size: int) -> int:
     """Bytes that a verification takes: the uncompressed dump, and a restored database with its indexes beside it."""
-    return int((dump_size + database_size) * _ROOM_FACTOR)
+    return int((dump_size + database_size) * _SPACE_FACTOR)
 
 
-def need_verification_room(base: Path, dump_size: int, database_size: int) -> None:
+def need_verification_space(base: Path, dump_size: int, database_size: int) -> None:
     """Raise ``StagingFull`` unless ``base`` has that much free."""
-    remedy = "free room there or set verification.scratch to a larger disk"
-    need_space(base, verification_room(dump_size, database_size), "The verification", remedy)
+    remedy = "free space there or set verification.scratch to a larger disk"
+    need_space(base, verification_space(dump_size, database_size), "The verification", remedy)

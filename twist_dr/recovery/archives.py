@@ -23,16 +23,16 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import write_new
 from twist_dr.storage.base import StorageTarget
 from twist_dr.system.progress import Report
-from twist_dr.wal.head import Head
 from twist_dr.wal.history import Ancestor, parse_history
 from twist_dr.wal.names import Segment, history_name
 from twist_dr.wal.objects import Holdings, Stored, WalArchive
 from twist_dr.wal.pages import PageCheck
+from twist_dr.wal.partial_segment import PartialSegment
 
-#: Zeros written at a time behind a head.
+#: Zeros written at a time behind a partial segment.
 _ZEROS = bytes(1 << 20)
 
-#: How often a head may be replaced while it is fetched.
+#: How often a partial segment may be replaced while it is fetched.
 _OVERTAKEN_AT_MOST = 20
 
 #: The object itself is bad on that target; others of the same target may be good.
@@ -77,31 +77,35 @@ class Archives:
         self.corrupt: dict[tuple[str, str], TwistDRError] = {}
         self.used: list[str] = []
         self.segments: dict[Segment, list[Place]] = {}
-        self._heads: dict[Head, list[Place]] = {}
+        self._partials: dict[PartialSegment, list[Place]] = {}
         self._histories: dict[int, list[WalArchive]] = {}
         self._ancestors: dict[int, list[Ancestor]] = {}
         self._keyring = keyring
         self._report = report
         self._lock = threading.Lock()
         #: Objects whose beginning was authenticated, and those that are none of ours: left out, with the LSN that their names end at.
-        self._genuine: set[Segment | Head] = set()
+        self._genuine: set[Segment | PartialSegment] = set()
         self.disowned: dict[str, tuple[int, int]] = {}
         for archive, holdings in self._listed(archives):
             for segment, stored in holdings.segments.items():
                 self.segments.setdefault(segment, []).append(Place(archive, stored))
-            for head, stored in holdings.heads.items():
-                self._heads.setdefault(head, []).append(Place(archive, stored))
+            for partial, stored in holdings.partials.items():
+                self._partials.setdefault(partial, []).append(Place(archive, stored))
             for timeline in holdings.histories:
                 self._histories.setdefault(timeline, []).append(archive)
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
     @property
-    def heads(self) -> list[Head]:
-        """All heads, the one that ends last at the end; of those that end together, the one with the latest claim."""
+    def partials(self) -> list[PartialSegment]:
+        """All partial segments, the one that ends last at the end; of those that end together, the one with the latest claim."""
         return sorted(
-            self._heads,
-            key=lambda head: (head.segment.timeline, head.end, head.claim.timestamp() if head.claim else 0.0),
+            self._partials,
+            key=lambda partial: (
+                partial.segment.timeline,
+                partial.end,
+                partial.claim.timestamp() if partial.claim else 0.0,
+            ),
         )
 
     @property
@@ -112,10 +116,12 @@ class Archives:
     @property
     def timelines(self) -> list[int]:
         """All timelines of which there is anything, oldest first."""
-        found = {segment.timeline for segment in self.segments} | {head.segment.timeline for head in self._heads}
+        found = {segment.timeline for segment in self.segments} | {
+            partial.segment.timeline for partial in self._partials
+        }
         return sorted(found | self.histories)
 
-    def is_genuine(self, source: Segment | Head) -> bool:
+    def is_genuine(self, source: Segment | PartialSegment) -> bool:
         """Whether some target has this object authentic, by its beginning: its name is part of what is authenticated.
 
         Anybody who can write to a target can put any name there. What is not authentic anywhere is left out from then on, and said; what
@@ -123,13 +129,13 @@ class Archives:
         """
         if source in self._genuine:
             return True
-        places = self.segments.get(source, []) if isinstance(source, Segment) else self._heads.get(source, [])
+        places = self.segments.get(source, []) if isinstance(source, Segment) else self._partials.get(source, [])
         segment, end = (source, source.end) if isinstance(source, Segment) else (source.segment, source.end)
         for archive, stored in places:
             try:
                 archive.read_beginning(self.system_identifier, stored.key, self._keyring)
             except _CORRUPT as error:
-                if isinstance(error, ObjectMissing) and isinstance(source, Head):
+                if isinstance(error, ObjectMissing) and isinstance(source, PartialSegment):
                     # Overtaken by a longer one since it was listed: see fetch_head.
                     break
                 self._note(archive, stored.key, error)
@@ -143,7 +149,7 @@ class Archives:
                 if isinstance(source, Segment):
                     self.segments.pop(source, None)
                 else:
-                    self._heads.pop(source, None)
+                    self._partials.pop(source, None)
             return False
         self._genuine.add(source)
         return True
@@ -161,7 +167,7 @@ class Archives:
                     return True
         if any(self.is_genuine(each) for each in list(self.segments) if each.timeline == timeline):
             return True
-        if any(self.is_genuine(each) for each in list(self._heads) if each.segment.timeline == timeline):
+        if any(self.is_genuine(each) for each in list(self._partials) if each.segment.timeline == timeline):
             return True
         for archive in self._histories.pop(timeline, []):
             key = archive.history_key(self.system_identifier, timeline)
@@ -170,10 +176,10 @@ class Archives:
 
     def end_on(self, timeline: int) -> int:
         """The LSN up to which there is anything authentic of a timeline, whatever is missing before it; 0 without any."""
-        found: list[tuple[int, Segment | Head]] = [
+        found: list[tuple[int, Segment | PartialSegment]] = [
             (each.end, each) for each in self.segments if each.timeline == timeline
         ]
-        found += [(each.end, each) for each in self._heads if each.segment.timeline == timeline]
+        found += [(each.end, each) for each in self._partials if each.segment.timeline == timeline]
         ordered = sorted(found, key=lambda each: each[0], reverse=True)
         return next((end for end, each in ordered if self.is_genuine(each)), 0)
 
@@ -202,8 +208,8 @@ class Archives:
         """Bytes of these segments as stored, each counted once; those that are not there count nothing."""
         return sum(self.segments[segment][0][1].size for segment in segments if segment in self.segments)
 
-    def stored_bytes_of_head(self, head: Head) -> int:
-        return self._heads[head][0][1].size if head in self._heads else 0
+    def stored_bytes_of_partial(self, partial: PartialSegment) -> int:
+        return self._partials[partial][0][1].size if partial in self._partials else 0
 
     def ancestors(self, timeline: int) -> list[Ancestor]:
         """The ancestors of a timeline, oldest first; none of timeline 1. Its history is read from every target that has it.
@@ -234,16 +240,16 @@ class Archives:
 
         self._attempt(segment.name, self.segments.get(segment, []), fetch)
 
-    def fetch_head(self, head: Head, path: Path, *, durable: bool = True) -> None:
-        """The same for a head, filled up with zeros to the segment's size: PostgreSQL takes a file of no other size.
+    def fetch_partial(self, partial: PartialSegment, path: Path, *, durable: bool = True) -> None:
+        """The same for a partial segment, filled up with zeros to the segment's size: PostgreSQL takes a file of no other size.
 
-        Heads are replaced while the server writes on: one that is gone was overtaken by a longer one, or by the whole segment, and what it held
+        Partial segments are replaced while the server writes on: one that is gone was overtaken by a longer one, or by the whole segment, and what it held
         is the beginning of that.
         """
 
         def chunks(archive: WalArchive, stored: Stored, size: int) -> Iterator[bytes]:
-            yield from self._checked(archive, stored, head.segment, size, whole=False)
-            left = head.segment.size - size
+            yield from self._checked(archive, stored, partial.segment, size, whole=False)
+            left = partial.segment.size - size
             while left:
                 zeros = _ZEROS[:left]
                 yield zeros
@@ -253,37 +259,37 @@ class Archives:
             return lambda place: write_new(path, chunks(*place, size), durable=durable)
 
         with self._lock:
-            places = list(self._heads.get(head, []))
+            places = list(self._partials.get(partial, []))
         for _ in range(_OVERTAKEN_AT_MOST):
             try:
-                self._attempt(head.name, places, fetch_as(head.size), silent=ObjectMissing)
+                self._attempt(partial.name, places, fetch_as(partial.size), silent=ObjectMissing)
                 return
             except WalMissing as missing:
-                overtaking = self._overtaking(head)
+                overtaking = self._overtaking(partial)
                 if overtaking is None:
                     raise missing
                 if isinstance(overtaking, Segment):
                     self.fetch_segment(overtaking, path, durable=durable)
                     return
-                head, places = overtaking, self._heads[overtaking]
+                partial, places = overtaking, self._partials[overtaking]
         raise WalMissing(
-            f"{head.segment.name} is written anew faster than it can be read",
+            f"{partial.segment.name} is written anew faster than it can be read",
             remedy="recover to a moment before, or try again",
         )
 
-    def _overtaking(self, head: Head) -> Segment | Head | None:
-        """What has taken a head's place since the targets were listed: the whole segment, or the longest head of it."""
-        longest: Head | None = None
+    def _overtaking(self, partial: PartialSegment) -> Segment | PartialSegment | None:
+        """What has taken a partial segment's place since the targets were listed: the whole segment, or the longest partial segment of it."""
+        longest: PartialSegment | None = None
         for archive, holdings in self._listed(self._archives):
             with self._lock:
                 for segment, stored in holdings.segments.items():
-                    if segment == head.segment:
+                    if segment == partial.segment:
                         self.segments.setdefault(segment, []).append(Place(archive, stored))
-                for other, stored in holdings.heads.items():
-                    if other.segment == head.segment and other.size >= head.size and other != head:
-                        self._heads.setdefault(other, []).append(Place(archive, stored))
+                for other, stored in holdings.partials.items():
+                    if other.segment == partial.segment and other.size >= partial.size and other != partial:
+                        self._partials.setdefault(other, []).append(Place(archive, stored))
                         longest = max(filter(None, (longest, other)), key=lambda each: each.size)
-        return head.segment if head.segment in self.segments else longest
+        return partial.segment if partial.segment in self.segments else longest
 
     def fetch_history(self, timeline: int, path: Path) -> None:
         """Write a timeline's history file, as :meth:`ancestors` reads it, durably. Raises what it raises."""

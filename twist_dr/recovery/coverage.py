@@ -88,17 +88,17 @@ def stretches(lineage: Lineage, bases: Sequence[PlannedBase], archives: Archives
 
 
 def _claim(lineage: Lineage, run: Run, archives: Archives) -> datetime | None:
-    """Up to when a run is known to hold every commit, by the claims of the heads in it."""
+    """Up to when a run is known to hold every commit, by the claims of the partial segments in it."""
     claims = [
-        (head.claim, head)
-        for head in archives.heads
-        if head.claim is not None
-        and run.start < head.end <= run.end
-        and lineage.holds_timeline(head.segment.timeline, head.end - 1)
+        (partial.claim, partial)
+        for partial in archives.partials
+        if partial.claim is not None
+        and run.start < partial.end <= run.end
+        and lineage.holds_timeline(partial.segment.timeline, partial.end - 1)
     ]
     latest_first = sorted(claims, key=lambda each: each[0], reverse=True)
     # The claim stands in the name, so whoever can write there can write one.
-    return next((claim for claim, head in latest_first if archives.is_genuine(head)), None)
+    return next((claim for claim, partial in latest_first if archives.is_genuine(partial)), None)
 
 
 def recoverable(bases: Sequence[PlannedBase], archives: Archives) -> list[Range]:

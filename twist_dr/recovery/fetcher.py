@@ -74,9 +74,9 @@ class Fetcher:
         self._durable = durable
         self._ready = folder / "ready"
         self._ready.mkdir(mode=0o700)
-        heads = {plan.head.segment: plan.head} if plan.head is not None else {}
-        self._heads = {segment: head for segment, head in heads.items() if segment not in plan.segments}
-        self._segments: list[Segment] = [*plan.segments, *self._heads]
+        partials = {plan.partial.segment: plan.partial} if plan.partial is not None else {}
+        self._partials = {segment: partial for segment, partial in partials.items() if segment not in plan.segments}
+        self._segments: list[Segment] = [*plan.segments, *self._partials]
         self._places = {segment.name: place for place, segment in enumerate(self._segments)}
         self._change = threading.Condition()
         self._state: dict[int, _State] = {}
@@ -149,23 +149,23 @@ class Fetcher:
 
     def _fetch(self, segment: Segment, place: int) -> None:
         """Fetch one, checked and given to the server's user, with a few attempts. Raises what the last one raised."""
-        path, partial = self._ready / segment.name, self._ready / f"{segment.name}.{threading.get_ident()}.part"
+        path, arriving = self._ready / segment.name, self._ready / f"{segment.name}.{threading.get_ident()}.part"
         for pause in (*PAUSES, None):
             try:
-                partial.unlink(missing_ok=True)
-                if segment in self._heads:
-                    self._archives.fetch_head(self._heads[segment], partial, durable=self._durable)
+                arriving.unlink(missing_ok=True)
+                if segment in self._partials:
+                    self._archives.fetch_partial(self._partials[segment], arriving, durable=self._durable)
                 else:
-                    self._archives.fetch_segment(segment, partial, durable=self._durable)
-                self._look_for_tablespaces(segment, place, partial)
-                self._owner.take(partial)
-                partial.rename(path)
+                    self._archives.fetch_segment(segment, arriving, durable=self._durable)
+                self._look_for_tablespaces(segment, place, arriving)
+                self._owner.take(arriving)
+                arriving.rename(path)
                 return
             except RecoveryFailed:
-                partial.unlink(missing_ok=True)
+                arriving.unlink(missing_ok=True)
                 raise
             except TwistDRError:
-                partial.unlink(missing_ok=True)
+                arriving.unlink(missing_ok=True)
                 if pause is None or self._stop.wait(pause):
                     raise
 
@@ -252,10 +252,10 @@ class Fetcher:
         """A history of the plan must be there. Others are asked for so that the new timeline gets a number that nobody has."""
         timeline = int(name[:8], 16)
         folder.unlink(to)
-        partial = self._ready / f"{history_name(timeline)}.part"
-        partial.unlink(missing_ok=True)
+        arriving = self._ready / f"{history_name(timeline)}.part"
+        arriving.unlink(missing_ok=True)
         try:
-            self._archives.fetch_history(timeline, partial)
+            self._archives.fetch_history(timeline, arriving)
         except TwistDRError as error:
             if timeline in self._plan.histories:
                 raise
@@ -265,8 +265,8 @@ class Fetcher:
                     f"Whether timeline {timeline} exists already cannot be told ({error}); give the recovered cluster an archive of its own."
                 )
             return NOT_NEEDED
-        self._owner.take(partial)
-        os.rename(partial, to, dst_dir_fd=folder.descriptor)
+        self._owner.take(arriving)
+        os.rename(arriving, to, dst_dir_fd=folder.descriptor)
         return GIVEN
 
 
@@ -288,5 +288,5 @@ def _creates_tablespace(name: str, location: str) -> RecoveryFailed:
 
 def _unexpected(name: str, error: BaseException) -> WalMissing:
     return WalMissing(
-        f"{name} could not be made ready ({type(error).__name__}: {error})", remedy="mend that, then recover again"
+        f"{name} could not be made ready ({type(error).__name__}: {error})", remedy="fix that, then recover again"
     )

@@ -191,7 +191,7 @@ def sync_folder(folder: Path) -> None:
     run(["sync", "-f", folder])
 
 
-def room_needed(chain: Sequence[Manifest], wal_bytes: int, wal_kept: int) -> int:
+def space_needed(chain: Sequence[Manifest], wal_bytes: int, wal_kept: int) -> int:
     """Bytes that a recovery takes on disk at its fullest: each link unpacked, the result, and WAL, of which at most ``wal_kept`` lies there."""
     links = sum(
         artifact.size for manifest in chain for artifact in manifest.artifacts if artifact.name.endswith(".tar")

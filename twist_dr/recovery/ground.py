@@ -20,7 +20,7 @@ from twist_dr.recovery.search import last_ending
 from twist_dr.recovery.target import RecoveryTarget, moment
 from twist_dr.recovery.vanished import Vanished, known_by_bases
 from twist_dr.system.progress import Report
-from twist_dr.wal.frontier import Known
+from twist_dr.wal.archived import Known
 from twist_dr.wal.names import history_name
 
 

@@ -13,9 +13,9 @@ from twist_dr.backup.base.summary import PlannedBase
 from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.recovery.archives import Archives
 from twist_dr.repository.manifest import BaseFacts
-from twist_dr.wal.head import Head
 from twist_dr.wal.history import Ancestor, stretches_of
 from twist_dr.wal.names import Segment
+from twist_dr.wal.partial_segment import PartialSegment
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Part:
     """The file for one segment's number. ``until``: the LSN up to which it belongs to the lineage and was written."""
 
     number: int
-    source: Segment | Head
+    source: Segment | PartialSegment
     until: int
 
 
@@ -59,10 +59,10 @@ class Lineage:
         self.size = archives.segment_size
         self._segments = archives.segments
         self._archives = archives
-        self._heads: dict[Segment, list[Head]] = {}
-        for head in archives.heads:  # the longest comes last
-            if head.size:
-                self._heads.setdefault(head.segment, []).append(head)
+        self._partials: dict[Segment, list[PartialSegment]] = {}
+        for partial in archives.partials:  # the longest comes last
+            if partial.size:
+                self._partials.setdefault(partial.segment, []).append(partial)
         self.stretches = stretches_of(timeline, self.ancestors)
 
     def holds(self, base: BaseFacts) -> bool:
@@ -91,9 +91,9 @@ class Lineage:
             most = segment.end if left is None else min(segment.end, left)
             if segment in self._segments:
                 return Part(number, segment, most)
-            for head in reversed(self._heads.get(segment, [])):
-                if head.end > begin and self._archives.is_genuine(head):
-                    return Part(number, head, min(head.end, most))
+            for partial in reversed(self._partials.get(segment, [])):
+                if partial.end > begin and self._archives.is_genuine(partial):
+                    return Part(number, partial, min(partial.end, most))
         return None
 
     def run(self, start: int) -> Run:
@@ -117,8 +117,8 @@ class Lineage:
     def last_number(self) -> int:
         """The number of the newest segment of which there is anything authentic; -1 without any."""
         line = {timeline: left for timeline, _, left in self.stretches}
-        found: list[tuple[Segment, Segment | Head]] = [(each, each) for each in self._segments]
-        found += [(segment, head) for segment, heads in self._heads.items() for head in heads]
+        found: list[tuple[Segment, Segment | PartialSegment]] = [(each, each) for each in self._segments]
+        found += [(segment, partial) for segment, partials in self._partials.items() for partial in partials]
         for segment, source in sorted(found, key=lambda each: each[0].number, reverse=True):
             left = line.get(segment.timeline, -1)
             if (left is None or segment.start < left) and self._archives.is_genuine(source):

@@ -25,17 +25,17 @@ from twist_dr.repository.manifest import Manifest
 from twist_dr.system.progress import Report, human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder
 from twist_dr.system.words import counted, unmarked
-from twist_dr.wal.frontier import Known
-from twist_dr.wal.head import Head
+from twist_dr.wal.archived import Known
 from twist_dr.wal.history import Ancestor
 from twist_dr.wal.names import Segment
+from twist_dr.wal.partial_segment import PartialSegment
 
 __all__ = ["Lost", "RecoveryPlan", "Stop", "make_plan"]
 
 
 @dataclass(frozen=True)
 class RecoveryPlan:
-    """``chain``: base backups, the full one first. ``segments``, then ``head``: what replay may be given, and nothing else.
+    """``chain``: base backups, the full one first. ``segments``, then ``partial``: what replay may be given, and nothing else.
 
     ``end_lsn``: replay must end exactly here, the end of the last record replayed. ``last_commit_at``: the time of the last
     transaction before the stop, committed or rolled back; None when none was found near it. ``noted_at``: of the last one whose
@@ -52,7 +52,7 @@ class RecoveryPlan:
     last_commit_at: datetime | None
     noted_at: datetime | None
     segments: tuple[Segment, ...]
-    head: Head | None
+    partial: PartialSegment | None
     histories: tuple[int, ...]
     stored_bytes: int
     lost: Lost
@@ -69,7 +69,7 @@ class RecoveryPlan:
         last = f", behind the transaction of {moment(self.last_commit_at)}" if self.last_commit_at else ""
         return (
             f"{self.target.text}: from {self.base.backup_id} on timeline {self.timeline} by {counted(len(self.segments), 'segment')}"
-            f"{' and a head' if self.head else ''} to {format_lsn(self.end_lsn)}{last}; {self._lost_words()}."
+            f"{' and a partial segment' if self.partial else ''} to {format_lsn(self.end_lsn)}{last}; {self._lost_words()}."
         )
 
     def rows(self) -> list[tuple[str, str]]:
@@ -93,7 +93,11 @@ class RecoveryPlan:
                 f"{self.timeline}"
                 + "".join(f"; {each.timeline} was left at {format_lsn(each.switched_at)}" for each in self.ancestors),
             ),
-            ("WAL", wal + (f", and {self.head.segment.name} up to {format_lsn(self.head.end)}" if self.head else "")),
+            (
+                "WAL",
+                wal
+                + (f", and {self.partial.segment.name} up to {format_lsn(self.partial.end)}" if self.partial else ""),
+            ),
             ("to fetch", human_bytes(self.stored_bytes)),
             ("stop", f"{stop} {format_lsn(self.stop.lsn)}; replay ends at {format_lsn(self.end_lsn)}"),
             ("last transaction", moment(self.last_commit_at) if self.last_commit_at else "none near the stop"),
@@ -162,10 +166,10 @@ def _planned(
     first, last = start_of(found.base) // ground.size, (found.read_until - 1) // ground.size
     sources = [part.source for part in found.stretch.run.parts if first <= part.number <= last]
     segments = tuple(source for source in sources if isinstance(source, Segment))
-    head = next((source for source in sources if isinstance(source, Head)), None)
+    partial = next((source for source in sources if isinstance(source, PartialSegment)), None)
     archives = ground.archives
     stored = sum(min(form.size for form in artifact.stored.values()) for link in chain for artifact in link.artifacts)
-    stored += archives.stored_bytes(segments) + (archives.stored_bytes_of_head(head) if head else 0)
+    stored += archives.stored_bytes(segments) + (archives.stored_bytes_of_partial(partial) if partial else 0)
     return RecoveryPlan(
         target=target,
         chain=chain,
@@ -176,7 +180,7 @@ def _planned(
         last_commit_at=found.last_commit_at,
         noted_at=found.noted_at,
         segments=segments,
-        head=head,
+        partial=partial,
         histories=ground.histories(found.lineage, found.base),
         stored_bytes=stored,
         lost=found.lost,

@@ -20,7 +20,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
 from twist_dr.system.progress import Report
-from twist_dr.wal.frontier import Known
+from twist_dr.wal.archived import Known
 from twist_dr.wal.objects import WalArchive
 
 #: How often targets are listed before write-ahead log is said to have vanished.
@@ -28,7 +28,7 @@ _LOOKS = 2
 
 
 @dataclass(frozen=True)
-class RecoveryWish:
+class RecoveryRequest:
     """What somebody asked for. ``base`` (an id) and ``timeline`` only where the choice is not to be left to us.
 
     ``accept_loss``: how far what is there must at least reach (``lsn:0/3000000`` or a time), where archived WAL has vanished.
@@ -64,7 +64,7 @@ class PlannedRecovery:
 
 
 def plan_recovery(
-    wish: RecoveryWish,
+    request: RecoveryRequest,
     repositories: Sequence[Repository],
     keyring: Keyring,
     client_tools: Sequence[Path],
@@ -78,15 +78,15 @@ def plan_recovery(
 
     Raises ``RecoveryPointInvalid`` (``BaseBackupMissing`` among it), ``WalMissing``, ``WalConflict``, ``ClientToolsMissing``, and storage errors when no target answers.
     """
-    target = parse_target(wish.to, now=now)
-    accepted = parse_accepted(wish.accept_loss, now=now)
+    target = parse_target(request.to, now=now)
+    accepted = parse_accepted(request.accept_loss, now=now)
     bases = find_bases(repositories, keyring, report)
     if not bases:
         raise BaseBackupMissing(
             "No storage target that answers holds a base backup, so no point in time can be recovered",
             remedy="launch the job backup_base",
         )
-    chosen = _base_of_cluster(target, wish.base, bases)
+    chosen = _base_of_cluster(target, request.base, bases)
     facts, base = chosen.postgres, chosen.base
     assert facts is not None and base is not None
     tools = server_tools(client_tools, facts.major)
@@ -103,7 +103,7 @@ def plan_recovery(
         try:
             plan = make_plan(
                 target, bases, lambda link: manifest_of(link, repositories, keyring), archives, tools, work, report,
-                timeline=wish.timeline, base=wish.base, known=known, accepted=accepted,
+                timeline=request.timeline, base=request.base, known=known, accepted=accepted,
             )  # fmt: skip
             return PlannedRecovery(plan, archives, tools, keyring, report, repositories)
         except WalVanished:

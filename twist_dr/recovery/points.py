@@ -25,7 +25,7 @@ from twist_dr.recovery.search import (
 from twist_dr.recovery.stops import Resolved, exclusive, inclusive
 from twist_dr.recovery.target import RecoveryTarget, moment
 from twist_dr.recovery.vanished import Vanished, furthest_beyond
-from twist_dr.wal.frontier import Known
+from twist_dr.wal.archived import Known
 
 
 def resolve(target: RecoveryTarget, ground: ClusterArchive) -> Resolved:
@@ -91,7 +91,7 @@ def _all_answered(ground: ClusterArchive, what: str) -> None:
     """Raises ``RecoveryPointInvalid`` when the newest may lie on a target that did not answer: an outage gives no less than is archived."""
     if ground.archives.unreachable:
         raise ground.refusal(
-            f"{what} is not known while a storage target does not answer: mend that, or name in source the one to recover from."
+            f"{what} is not known while a storage target does not answer: fix that, or name in source the one to recover from."
         )
 
 

@@ -14,8 +14,8 @@ from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.lineage import Run
 from twist_dr.recovery.scan import Events, Scanner, WalRecord, behind_header, end_of
 from twist_dr.system.progress import Report
-from twist_dr.wal.head import Head
 from twist_dr.wal.names import Segment
+from twist_dr.wal.partial_segment import PartialSegment
 
 #: Bytes of WAL that are fetched and scanned in one go, and kept at most twice over.
 _BATCH_BYTES = 128 << 20
@@ -202,7 +202,7 @@ class Reader:
         part = self.run.part(number)
         assert part is not None
         path = self._scanner.file(number)
-        if isinstance(part.source, Head):
-            self._archives.fetch_head(part.source, path, durable=False)
+        if isinstance(part.source, PartialSegment):
+            self._archives.fetch_partial(part.source, path, durable=False)
         else:
             self._archives.fetch_segment(part.source, path, durable=False)

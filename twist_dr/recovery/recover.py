@@ -17,7 +17,7 @@ from twist_dr.postgres.lsn import format_lsn
 from twist_dr.postgres.scratch import scratch_base
 from twist_dr.postgres.tools import Tools
 from twist_dr.recovery.fetcher import Fetcher
-from twist_dr.recovery.files import base_facts, room_needed, unpack_chain
+from twist_dr.recovery.files import base_facts, space_needed, unpack_chain
 from twist_dr.recovery.outside import surround
 from twist_dr.recovery.proof import check_pages, pending_transactions, promote, prove, run_amcheck
 from twist_dr.recovery.server import RecoveringServer
@@ -35,7 +35,7 @@ _PREFIX = "recovery-"
 #: What a rehearsal's plan looks at lies beside.
 _PLANNING = "planning-"
 #: What a server needs beside its files, bytes.
-_SPARE_ROOM = 256 << 20
+_SPARE_SPACE = 256 << 20
 
 
 @dataclass
@@ -75,7 +75,7 @@ def recover(
     Raises ``RecoveryFailed``, ``StagingFull``, ``Cancelled``, and what reading backups raises; nothing is left then.
     """
     base = scratch_base(base)
-    clear_recovery_remains(base)
+    clear_recovery_leftovers(base)
     with Confinement(base, isolation) as confinement, ScratchFolder(base, _PREFIX) as work:
         planned = planned.reachable_for(confinement.user, base)
         with recovered_in(work, planned, sources, confinement, durable=durable, amcheck=amcheck) as recovered:
@@ -100,7 +100,7 @@ def recovered_in(
     if not is_kept_away():
         report.warning(f"{what_is_missing()}; install bubblewrap (apt install bubblewrap)")
     facts, postgres = base_facts(plan.base), plan.base.postgres
-    need_room(work, plan)
+    need_space_of_plan(work, plan)
     clock = _Clock()
     data = unpack_chain(sources, planned.keyring, work, tools, owner, report)
     clock.lap("unpack")
@@ -138,14 +138,14 @@ def recovery_target(plan: RecoveryPlan) -> dict[str, str]:
     }
 
 
-def need_room(folder: Path, plan: RecoveryPlan) -> None:
-    """Raise ``StagingFull`` unless a plan's files have room in ``folder``."""
+def need_space_of_plan(folder: Path, plan: RecoveryPlan) -> None:
+    """Raise ``StagingFull`` unless a plan's files have space in ``folder``."""
     wal = sum(segment.size for segment in plan.segments)
-    wanted = room_needed(plan.chain, wal, MOST_WAL_KEPT) + _SPARE_ROOM
-    need_space(folder, wanted, "The recovery", "free room there or recover to a larger disk")
+    wanted = space_needed(plan.chain, wal, MOST_WAL_KEPT) + _SPARE_SPACE
+    need_space(folder, wanted, "The recovery", "free space there or recover to a larger disk")
 
 
-def clear_recovery_remains(base: Path) -> int:
+def clear_recovery_leftovers(base: Path) -> int:
     """Remove folders of recoveries that were killed; returns how many. Raises ``RestoreError``."""
     return sum(clear_left_over(base, prefix, end_server_of) for prefix in (_PREFIX, _PLANNING))
 

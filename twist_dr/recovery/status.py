@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from twist_dr.catalog import CatalogUnavailable, WalFrontierRow
+from twist_dr.catalog import CatalogUnavailable, WalPositionRow
 from twist_dr.errors import TwistDRError
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.lsn import format_lsn
@@ -21,8 +21,8 @@ from twist_dr.settings import Application, Settings
 from twist_dr.settings.policy import longest_window
 from twist_dr.system.progress import Lines, Report, human_bytes, human_seconds
 from twist_dr.system.tables import table
+from twist_dr.wal.archived import ArchivedPosition, Known
 from twist_dr.wal.from_settings import archives, spool_warnings, wal_settings
-from twist_dr.wal.frontier import Frontier, Known
 from twist_dr.wal.objects import WalArchive
 from twist_dr.wal.primary import Primary, Sample
 from twist_dr.wal.spool import Spool
@@ -38,8 +38,8 @@ class ArchiveStatus:
     ranges: list[Range] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
     vanished: str = ""
-    frontier: Frontier | None = None
-    row: WalFrontierRow | None = None
+    position: ArchivedPosition | None = None
+    row: WalPositionRow | None = None
     error: str | None = None
 
 
@@ -98,7 +98,7 @@ def wal_status(app: Application) -> WalStatus:
     state = spool.load_state()
     rows = _rows(app, status)
     for name, archive in archives(app).items():
-        target = ArchiveStatus(name, frontier=state.frontier(name), row=rows.get(name))
+        target = ArchiveStatus(name, position=state.position(name), row=rows.get(name))
         repository = Repository(archive.target, app.name)
         _look_at_target(target, repository, archive, keyring, status, _wanted_since(settings, name, status.at))
         status.targets.append(target)
@@ -113,9 +113,9 @@ def wal_status(app: Application) -> WalStatus:
     return status
 
 
-def _rows(app: Application, status: WalStatus) -> dict[str, WalFrontierRow]:
+def _rows(app: Application, status: WalStatus) -> dict[str, WalPositionRow]:
     try:
-        return {row.target: row for row in app.catalog.wal_frontiers(app.name)}
+        return {row.target: row for row in app.catalog.wal_positions(app.name)}
     except CatalogUnavailable as unavailable:
         status.warnings.append(str(unavailable))
         return {}
@@ -162,13 +162,13 @@ def _look_at_target(
 
 def _vanished(target: ArchiveStatus, held: Archives) -> str:
     """What of the WAL that was shipped there last is not there; empty when all of it is."""
-    frontier = target.frontier
-    if frontier is None or frontier.system_identifier != held.system_identifier:
+    position = target.position
+    if position is None or position.system_identifier != held.system_identifier:
         return ""
-    end = held.end_on(frontier.timeline)
-    if end >= frontier.lsn:
+    end = held.end_on(position.timeline)
+    if end >= position.lsn:
         return ""
-    known = Known("what was shipped there", frontier.system_identifier, frontier.timeline, frontier.lsn, frontier.at)
+    known = Known("what was shipped there", position.system_identifier, position.timeline, position.lsn, position.at)
     return Vanished(known, end, None).sentence()
 
 
@@ -201,35 +201,35 @@ def _judge(target: ArchiveStatus, most_seconds: float, status: WalStatus) -> Non
     status.warnings += [f"{target.name}: {gap}" for gap in target.gaps]
     if target.vanished:
         status.warnings.append(f"{target.name}: {target.vanished}")
-    age = frontier_age(target, status.at)
+    age = position_age(target, status.at)
     if age is None:
         status.warnings.append(f"{target.name}: until when can be recovered is not known")
     elif age > most_seconds:
-        status.warnings.append(f"{target.name}: the frontier is {human_seconds(age)} old")
+        status.warnings.append(f"{target.name}: the archived position is {human_seconds(age)} old")
 
 
 def until_at(target: ArchiveStatus, each: Range) -> datetime | None:
     """Up to when a range is known to hold every commit: by what lies on the target, or by what was shipped last from here."""
-    frontier = target.frontier
+    position = target.position
     shipped = (
-        frontier.at
-        if frontier is not None
-        and frontier.timeline == each.timeline
-        and each.from_lsn < frontier.lsn <= each.until_lsn
+        position.at
+        if position is not None
+        and position.timeline == each.timeline
+        and each.from_lsn < position.lsn <= each.until_lsn
         else None
     )
     return max((at for at in (each.until_at, shipped) if at is not None), default=None)
 
 
-def frontier_age(target: ArchiveStatus, now: datetime) -> float | None:
+def position_age(target: ArchiveStatus, now: datetime) -> float | None:
     """Seconds since the last moment whose commits are all on the target."""
-    return (now - target.frontier.at).total_seconds() if target.frontier and target.frontier.at else None
+    return (now - target.position.at).total_seconds() if target.position and target.position.at else None
 
 
 def render(status: WalStatus) -> str:
     """For a terminal."""
-    rows = [row for target in status.targets for row in _table_rows(target, frontier_age(target, status.at))]
-    lines = [table(("TARGET", "FROM (UTC)", "UNTIL (UTC)", "TIMELINE", "BASE", "FRONTIER", "AGE"), rows)]
+    rows = [row for target in status.targets for row in _table_rows(target, position_age(target, status.at))]
+    lines = [table(("TARGET", "FROM (UTC)", "UNTIL (UTC)", "TIMELINE", "BASE", "POSITION", "AGE"), rows)]
     if status.sample is not None:
         slot = status.sample.slot
         told = (
@@ -249,16 +249,16 @@ def render(status: WalStatus) -> str:
 
 
 def _table_rows(target: ArchiveStatus, age: float | None) -> Iterator[tuple[str, ...]]:
-    """A row for each range; only the first says whose they are, and the frontier."""
-    name, frontier = target.name, format_lsn(target.frontier.lsn) if target.frontier else ""
+    """A row for each range; only the first says whose they are, and the archived position."""
+    name, position = target.name, format_lsn(target.position.lsn) if target.position else ""
     old = human_seconds(age) if age is not None else ""
     if not target.ranges:
-        yield name, "-", "-", "-", "-", frontier, old
+        yield name, "-", "-", "-", "-", position, old
     for each in target.ranges:
         known = until_at(target, each)
         until = _second(known) if known else format_lsn(each.until_lsn)
-        yield name, _second(each.from_at), until, str(each.timeline), each.base, frontier, old
-        name = frontier = old = ""
+        yield name, _second(each.from_at), until, str(each.timeline), each.base, position, old
+        name = position = old = ""
 
 
 def _second(when: datetime) -> str:
@@ -266,7 +266,7 @@ def _second(when: datetime) -> str:
 
 
 def _target_document(target: ArchiveStatus) -> dict[str, Any]:
-    frontier = target.frontier
+    position = target.position
     return {
         "name": target.name,
         "error": target.error,
@@ -276,12 +276,12 @@ def _target_document(target: ArchiveStatus) -> dict[str, Any]:
         ],
         "gaps": target.gaps,
         "vanished": target.vanished or None,
-        "frontier": None
-        if frontier is None
+        "archived_position": None
+        if position is None
         else {
-            "lsn": format_lsn(frontier.lsn),
-            "timeline": frontier.timeline,
-            "at": frontier.at.isoformat() if frontier.at else None,
-            "system_identifier": frontier.system_identifier,
+            "lsn": format_lsn(position.lsn),
+            "timeline": position.timeline,
+            "at": position.at.isoformat() if position.at else None,
+            "system_identifier": position.system_identifier,
         },
     }

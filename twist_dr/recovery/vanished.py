@@ -12,7 +12,7 @@ from twist_dr.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.recovery.lineage import Lineage, facts
 from twist_dr.recovery.target import RecoveryTarget, moment, parse_target
 from twist_dr.system.progress import human_seconds
-from twist_dr.wal.frontier import Known
+from twist_dr.wal.archived import Known
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def load_keyring(location: str) -> Keyring:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise KeyringInvalid(
-            f"The keyring {path} cannot be read ({type(error).__name__})", remedy="mend its permissions or restore it"
+            f"The keyring {path} cannot be read ({type(error).__name__})", remedy="fix its permissions or restore it"
         ) from None
 
 

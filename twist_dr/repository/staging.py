@@ -80,7 +80,7 @@ class StagingArea:
             temporary.rename(folder / MANIFEST_NAME)
             fsync_folder(folder)
 
-    def remains(self) -> list[str]:
+    def incomplete(self) -> list[str]:
         """Ids of what killed runs left half made."""
         found = []
         for entry in self._entries():
@@ -90,16 +90,16 @@ class StagingArea:
                     found.append(entry)
         return found
 
-    def clear_remains(self) -> list[str]:
+    def clear_incomplete(self) -> list[str]:
         """Remove what killed runs left half made; returns the ids."""
-        remains = []
+        incomplete = []
         for entry in self._entries():
             folder = self.folder(entry)
             with self._alone(folder) as alone:
                 if alone and not (folder / MANIFEST_NAME).exists():
                     shutil.rmtree(folder, ignore_errors=True)
-                    remains.append(entry)
-        return remains
+                    incomplete.append(entry)
+        return incomplete
 
     @contextmanager
     def using(self, backup_id: str) -> Iterator[Path]:
@@ -122,7 +122,7 @@ class StagingArea:
             os.close(descriptor)
 
     def remove(self, backup_id: str) -> bool:
-        """Remove a backup's folder unless it is in use: manifest first, so that a cut in between leaves remains and no backup."""
+        """Remove a backup's folder unless it is in use: manifest first, so that a cut in between leaves an incomplete one and no backup."""
         folder = self.folder(backup_id)
         with self._alone(folder) as alone:
             if alone:
@@ -133,7 +133,7 @@ class StagingArea:
     def need(self, wanted: int) -> None:
         """Raise ``StagingFull`` unless ``wanted`` bytes are free here."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        need_space(self.root, wanted, "The backup", "free room there or set work_dir to a larger disk")
+        need_space(self.root, wanted, "The backup", "free space there or set work_dir to a larger disk")
 
     def _entries(self) -> list[str]:
         if not self.root.is_dir():

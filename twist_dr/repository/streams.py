@@ -77,7 +77,7 @@ def full_disk_named(folder: Path) -> Iterator[None]:
 def full_disk(folder: Path) -> StagingFull:
     return StagingFull(
         f"The disk of {folder} is full",
-        remedy="free room there, or set work_dir (or verification.scratch) to a larger disk",
+        remedy="free space there, or set work_dir (or verification.scratch) to a larger disk",
     )
 
 
@@ -225,7 +225,7 @@ class ThreadedSink:
         self._next.abort()
 
     def _work(self) -> None:
-        # After an error the queue is still emptied, or a writer that waits for room would wait for ever.
+        # After an error the queue is still emptied, or a writer that waits for space would wait for ever.
         while (chunk := self._queue.take()) is not None:
             if self._error is None and not self._aborted:
                 try:

@@ -388,7 +388,7 @@ class _Writing:
     def failed(self, error: OSError) -> ArchiveInvalid | StagingFull | RestoreFailed:
         if error.errno in _FULL:
             return StagingFull(
-                f"The disk of {self._place} is full", remedy="free room there, then run the restore again"
+                f"The disk of {self._place} is full", remedy="free space there, then run the restore again"
             )
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
             return ArchiveInvalid(
@@ -397,7 +397,7 @@ class _Writing:
             )
         return RestoreFailed(
             f"{shown(self.name)} of {self._what} could not be written below {self._place} ({error.strerror})",
-            remedy="mend that, then run the restore again",
+            remedy="fix that, then run the restore again",
         )
 
 

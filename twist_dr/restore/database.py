@@ -39,7 +39,7 @@ def full_disk_named() -> Iterator[None]:
             raise
         raise RestoreFailed(
             f"The disk of the database server filled up during the restore ({first_line(error)}); it needs about as much again as the live database, which was not changed",
-            remedy="free room there",
+            remedy="free space there",
         ) from error
 
 

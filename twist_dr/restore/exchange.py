@@ -81,7 +81,7 @@ def exchange(a: Path, b: Path, *, aside: Path) -> None:
     except OSError as error:
         raise CutoverFailed(
             f"The folders {a} and {b} could not be exchanged ({error.strerror}); both are where they were",
-            remedy="mend that, then run the restore again",
+            remedy="fix that, then run the restore again",
         ) from error
 
 
@@ -233,7 +233,7 @@ def _held(name: Path) -> Identity | None:
         return None
     except OSError as error:
         raise RestoreInterrupted(
-            f"{name} cannot be looked at ({error.strerror})", remedy="mend that, then run again"
+            f"{name} cannot be looked at ({error.strerror})", remedy="fix that, then run again"
         ) from error
     return status.st_dev, status.st_ino
 

@@ -21,7 +21,7 @@ from twist_dr.postgres.restore_place import restoring_major, server_obstacles
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.restore.exchange import check_creatable, check_exchangeable, is_missing
-from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.system.commands import run_command
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.words import few, unmarked
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 #: Says what keeps a backup from being restored, and what a person does about it.
 Tell = Callable[[str, str], None]
 _VALIDATOR_SECONDS = 600.0
-#: How much more room than the sizes say is asked for.
-_ROOM_FACTOR = 1.1
+#: How much more space than the sizes say is asked for.
+_SPACE_FACTOR = 1.1
 #: Where a server on this machine is reached.
 _HERE = ("/", "127.", "::1", "localhost")
 
@@ -65,14 +65,14 @@ class Gate:
         return "\n".join(["| gate | |", "| --- | --- |", *(f"| {state} | {unmarked(text)} |" for state, text in rows)])
 
 
-def look(wish: RestoreWish, place: RestorePlace, manifest: Manifest) -> Gate:
-    """Look at everything that the wish needs. Raises what connecting to the server raises."""
-    return _Looking(wish, place, manifest).look()
+def look(request: RestoreRequest, place: RestorePlace, manifest: Manifest) -> Gate:
+    """Look at everything that the request needs. Raises what connecting to the server raises."""
+    return _Looking(request, place, manifest).look()
 
 
 class _Looking:
-    def __init__(self, wish: RestoreWish, place: RestorePlace, manifest: Manifest) -> None:
-        self._wish = wish
+    def __init__(self, request: RestoreRequest, place: RestorePlace, manifest: Manifest) -> None:
+        self._request = request
         self._place = place
         self._manifest = manifest
         self._gate = Gate()
@@ -80,10 +80,10 @@ class _Looking:
         self._code_error: Exception | None = None
 
     def look(self) -> Gate:
-        wish, gate = self._wish, self._gate
+        request, gate = self._request, self._gate
         self._look_at_parts()
         asking = self._ask_django()
-        if "database" in wish.parts:
+        if "database" in request.parts:
             cluster = self._place.around.cluster
             with closing(databases.connect_for_maintenance(cluster)) as connection:
                 gate.live, gate.live_oid = databases.find_live(cluster, connection)
@@ -101,13 +101,13 @@ class _Looking:
     # -- what the backup has -----------------------------------------------------------------------------------------
 
     def _look_at_parts(self) -> None:
-        wish, gate, manifest = self._wish, self._gate, self._manifest
+        request, gate, manifest = self._request, self._gate, self._manifest
         gate.passed.append(f"{manifest.backup_id} is whole, and the key {manifest.key.id} is at hand")
-        for part in wish.parts:
+        for part in request.parts:
             if part not in manifest.parts:
                 gate.refuse(f"{manifest.backup_id} has no {part}", "leave it out of parts, or choose another backup")
-        gate.warnings += [f"not in the backup: {sentence}" for sentence in manifest.left_out_of(wish.parts)]
-        if wish.mode == "schema" and not wish.tables:
+        gate.warnings += [f"not in the backup: {sentence}" for sentence in manifest.left_out_of(request.parts)]
+        if request.mode == "schema" and not request.tables:
             gate.refuse("mode schema is for some tables only", "name them in tables, or choose another mode")
 
     # -- the server --------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class _Looking:
         if gate.server_major >= facts.major:
             self._look_for_tools(facts)
         gate.refusals += databases.missing_rights(connection, gate.live)
-        if self._wish.mode in ("replace", "plan"):
+        if self._request.mode in ("replace", "plan"):
             gate.refusals += databases.obstacles(connection, gate.live)
             if not query(connection, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')")[0][0]:
                 gate.warnings.append(
@@ -144,9 +144,9 @@ class _Looking:
         )
 
     def _look_at_server_disk(self, connection: Connection, facts: PostgresFacts) -> None:
-        # A restore writes as much WAL; the server keeps max_wal_size of it, and stops altogether where that finds no room.
+        # A restore writes as much WAL; the server keeps max_wal_size of it, and stops altogether where that finds no space.
         wal = int(query(connection, "SELECT pg_size_bytes(current_setting('max_wal_size'))")[0][0])
-        needed = int((facts.database_size + min(wal, facts.database_size)) * _ROOM_FACTOR)
+        needed = int((facts.database_size + min(wal, facts.database_size)) * _SPACE_FACTOR)
         what = "a second copy of the database and its WAL"
         folder = _server_folder(connection, self._gate.live)
         if folder is None:
@@ -155,15 +155,15 @@ class _Looking:
                 "that restores)"
             )
             return
-        self._compare_room(folder, needed, f"the database server's disk ({folder})", what)
+        self._compare_space(folder, needed, f"the database server's disk ({folder})", what)
 
     def _look_at_live(self) -> None:
         gate, live = self._gate, self._gate.live
         if gate.live_oid is not None:
             return
-        if self._wish.mode == "schema":
+        if self._request.mode == "schema":
             gate.refuse(f"there is no database {live} to put tables into", "choose the mode sandbox")
-        elif self._wish.mode != "sandbox":
+        elif self._request.mode != "sandbox":
             gate.warnings.append(
                 f"there is no live database {live}, so nothing is backed up first and none is replaced: it is made anew, and all its rows come "
                 "back; an undo takes it away again"
@@ -176,7 +176,7 @@ class _Looking:
 
         def ask() -> None:
             try:
-                if self._place.django is not None and "database" in self._wish.parts:
+                if self._place.django is not None and "database" in self._request.parts:
                     self._code = read_code(self._place.django)
             except Exception as error:
                 self._code_error = error
@@ -186,7 +186,7 @@ class _Looking:
         return thread
 
     def _look_at_schema(self, cluster: Cluster) -> None:
-        wish, gate, manifest = self._wish, self._gate, self._manifest
+        request, gate, manifest = self._request, self._gate, self._manifest
         filtered: list[str] = []
         if gate.live_oid is not None:
             with cluster.connect() as connection:
@@ -197,10 +197,10 @@ class _Looking:
                 f"row-level security hides rows of {few(filtered)} from the role that restores, so it could not tell whether all came back",
                 "as a superuser: ALTER ROLE ... BYPASSRLS, or name another role in restore.database_url",
             )
-        if wish.tables:
+        if request.tables:
             return
         # A sandbox is looked at, not served: what would keep a cutover from happening is only worth a warning there.
-        tell = gate.warn if wish.mode == "sandbox" else gate.refuse
+        tell = gate.warn if request.mode == "sandbox" else gate.refuse
         if self._code_error is not None:
             tell(f"the application's code could not be asked for its migrations: {self._code_error}".rstrip("."))
         elif self._code is None:
@@ -223,7 +223,7 @@ class _Looking:
             )
 
     def _compare_with_code(self, code: DjangoCode, tell: Tell, manifest: Manifest) -> None:
-        wish, gate = self._wish, self._gate
+        request, gate = self._request, self._gate
         found = compare_schema(manifest.migrations, code, gate.live_migrations)
         gate.warnings += found.notes
         if manifest.django is not None:
@@ -236,7 +236,7 @@ class _Looking:
             )
         elif found.state == "equal":
             gate.passed.append("the backup's schema is that of the running code")
-        elif not wish.run_migrations:
+        elif not request.run_migrations:
             tell(
                 f"the backup is older than the running code, and run_migrations is false: {few(found.forward, 6)} would be missing",
                 "set run_migrations: true, or put the older code in place first",
@@ -251,7 +251,7 @@ class _Looking:
         try:
             django.leading_to(f"{gate.live}_restore", gate.live)
         except TwistDRError as error:
-            tell = gate.warn if self._wish.mode == "sandbox" else gate.refuse
+            tell = gate.warn if self._request.mode == "sandbox" else gate.refuse
             tell(f"{few(forward, 6)} would have to run in the restored database: {error.what}", error.remedy)
         else:
             gate.passed.append(
@@ -260,7 +260,11 @@ class _Looking:
 
     def _look_at_commands(self) -> None:
         django = self._place.django
-        if self._place.after_commands and "database" in self._wish.parts and not (django and django.database_variable):
+        if (
+            self._place.after_commands
+            and "database" in self._request.parts
+            and not (django and django.database_variable)
+        ):
             self._gate.warnings.append(
                 "after_restore_commands are told of the restored database by PGDATABASE and TWIST_DR_DATABASE only: a command that does not read them, "
                 "such as one of manage.py, would change the live database; set django.database_variable"
@@ -268,7 +272,7 @@ class _Looking:
 
     def _look_at_health(self) -> None:
         health = self._place.around.health
-        if self._wish.mode in ("plan", "replace") and health and (complaint := health.probe()) is not None:
+        if self._request.mode in ("plan", "replace") and health and (complaint := health.probe()) is not None:
             self._gate.warnings.append(
                 f"the application is not healthy now ({complaint}); unless it is within {health.timeout_seconds:.0f} s after the cutover, "
                 "everything goes back: start it, or take restore.health out for this restore"
@@ -278,20 +282,20 @@ class _Looking:
 
     def _look_at_disks(self) -> None:
         sizes = {artifact.name: artifact.size for artifact in self._manifest.artifacts}
-        wish = self._wish
-        wanted = sizes.get("database.dump", 0) if "database" in wish.parts else 0
-        wanted += sizes.get("configuration.tar", 0) if "configuration" in wish.parts else 0
-        if wish.mode == "sandbox" and "media" in wish.parts:
+        request = self._request
+        wanted = sizes.get("database.dump", 0) if "database" in request.parts else 0
+        wanted += sizes.get("configuration.tar", 0) if "configuration" in request.parts else 0
+        if request.mode == "sandbox" and "media" in request.parts:
             wanted += sizes.get("media.tar", 0)
         self._place.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._compare_room(
-            self._place.work_dir, int(wanted * _ROOM_FACTOR), f"work_dir ({self._place.work_dir})", "what is fetched"
+        self._compare_space(
+            self._place.work_dir, int(wanted * _SPACE_FACTOR), f"work_dir ({self._place.work_dir})", "what is fetched"
         )
 
     def _look_at_media(self) -> None:
-        gate, wish = self._gate, self._wish
+        gate, request = self._gate, self._request
         archive = self._manifest.artifact("media.tar")
-        if "media" not in wish.parts or archive is None or wish.mode not in ("replace", "plan"):
+        if "media" not in request.parts or archive is None or request.mode not in ("replace", "plan"):
             return
         if not self._place.media:
             gate.refuse("the settings name no media folders", "set media, or leave media out of parts")
@@ -305,14 +309,14 @@ class _Looking:
                         f"media.{name}: there is no folder {folder}, so it is made anew; if a disk belongs there, mount it first"
                     )
                 what = f"a second copy of {folder}"
-                self._compare_room(Path(os.path.realpath(folder)).parent, archive.size, f"the disk of {folder}", what)
+                self._compare_space(Path(os.path.realpath(folder)).parent, archive.size, f"the disk of {folder}", what)
 
-    def _compare_room(self, folder: Path, needed: int, where: str, what: str) -> None:
+    def _compare_space(self, folder: Path, needed: int, where: str, what: str) -> None:
         free = shutil.disk_usage(folder).free
         if free < needed:
             self._gate.refuse(
                 f"{where} has {human_bytes(free)} free and needs {human_bytes(needed)} for {what}",
-                "free room there",
+                "free space there",
             )
         else:
             self._gate.passed.append(f"{where} has {human_bytes(free)} free and needs {human_bytes(needed)}")
@@ -327,7 +331,7 @@ class _Looking:
                 **self._place.environment,
                 "TWIST_DR_APPLICATION": self._place.application,
                 "TWIST_DR_BACKUP": self._manifest.backup_id,
-                "TWIST_DR_MODE": self._wish.mode,
+                "TWIST_DR_MODE": self._request.mode,
                 "TWIST_DR_MANIFEST": file.name,
             }
             for command in self._place.validators:

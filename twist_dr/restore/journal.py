@@ -153,7 +153,7 @@ class Journals:
         self._folder = folder
 
     def save(self, journal: Journal) -> None:
-        """Write it, durably. Raises ``StagingFull`` when the disk has no room."""
+        """Write it, durably. Raises ``StagingFull`` when the disk has no space."""
         path = self._path(journal.restore_id)
         temporary = path.with_suffix(".new")
         with full_disk_named(self._folder):

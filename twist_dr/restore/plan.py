@@ -21,7 +21,7 @@ Mode = Literal["plan", "sandbox", "replace", "schema", "cluster"]
 
 
 @dataclass(frozen=True)
-class RestoreWish:
+class RestoreRequest:
     """What somebody asked for. ``tables`` (``schema.table``): only those, and only in a sandbox or a schema of their own.
 
     ``name``: what the backup is called in sentences, where its id says nothing to anybody. ``as_of``: the moment that it holds, where that

@@ -24,7 +24,7 @@ from twist_dr.restore.gate import Gate
 from twist_dr.restore.journal import DatabaseSwitch, Journal
 from twist_dr.restore.media import unpack_media
 from twist_dr.restore.pipeline import FetchedDatabase, Serving, fetch_database
-from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.statistics import analyze
 from twist_dr.restore.tables import restore_tables
@@ -49,7 +49,7 @@ class Preparation:
 
     def __init__(
         self,
-        wish: RestoreWish,
+        request: RestoreRequest,
         place: RestorePlace,
         sources: Sources,
         gate: Gate,
@@ -57,7 +57,7 @@ class Preparation:
         record: RestoreRecord,
         report: Report,
     ) -> None:
-        self._wish = wish
+        self._request = request
         self._place = place
         self._sources = sources
         self._gate = gate
@@ -69,7 +69,7 @@ class Preparation:
         """Prepare everything. Raises ``RestoreFailed``, and what sources, server and disks raise."""
         if self._journal.database is not None:
             self._restore_database(self._journal.database)
-        if "media" in self._wish.parts and self._sources.manifest.artifact("media.tar") is not None:
+        if "media" in self._request.parts and self._sources.manifest.artifact("media.tar") is not None:
             self._restore_media()
 
     def _warn(self, line: str) -> None:
@@ -77,31 +77,31 @@ class Preparation:
         self._report.warning(line)
 
     def _restore_database(self, names: DatabaseSwitch) -> None:
-        wish, record, cluster = self._wish, self._record, self._place.around.cluster
+        request, record, cluster = self._request, self._record, self._place.around.cluster
         with self._fetched() as fetched, phase_one.full_disk_named():
             self._make_roles(names, fetched)
             # With what a dump says of its database when there is none to take it from.
             properties = self._properties_of(fetched) if names.live_oid is None else None
             serving = self._serving(names, fetched)
-            if not wish.tables and serving.versions_differ(fetched):
+            if not request.tables and serving.versions_differ(fetched):
                 with record.timed("try_schema"):
                     serving.try_schema(fetched)
             with serving.make() as made:
                 for line in made.notes:
                     self._warn(line)
             record.database = names.incoming
-            if wish.tables:
+            if request.tables:
                 self._restore_tables(names, made, serving.tools, fetched.dump)
             else:
                 with record.timed("restore"):
                     for line in serving.load(fetched):
                         self._warn(line)
         with phase_one.full_disk_named():
-            if not wish.tables:
+            if not request.tables:
                 self._make_ready(names, serving, fetched, made)
             # Its makers did not wait for their commits. A sandbox is told of without another one.
             with closing(databases.connect_for_maintenance(cluster)) as connection:
-                if not wish.tables:
+                if not request.tables:
                     making.give_last(connection, names.incoming, fetched.own)
                     if properties is None:
                         for line in making.take_after(connection, names.incoming, names.live):
@@ -136,7 +136,7 @@ class Preparation:
             report=self._report,
             key_tables=place.key_tables,
             unchanged="The live database was not changed",
-            after_failure="mend that on the server, or restore another backup",
+            after_failure="fix that on the server, or restore another backup",
             after_difference="restore another backup, and keep this one until the cause is known",
         )
 
@@ -156,7 +156,7 @@ class Preparation:
         yield made
 
     def _make_ready(self, names: DatabaseSwitch, serving: Serving, fetched: FetchedDatabase, made: Made) -> None:
-        wish, place, record = self._wish, self._place, self._record
+        request, place, record = self._request, self._place, self._record
         cluster = place.around.cluster
         with record.timed("compare"):
             compared = serving.compare(fetched, made)
@@ -165,7 +165,7 @@ class Preparation:
             self._warn(line)
         with closing(databases.connect_for_maintenance(cluster)) as connection:
             making.leave_outside(connection, names.incoming, fetched.facts, fetched.own)
-        if self._gate.forward and wish.run_migrations:
+        if self._gate.forward and request.run_migrations:
             self._migrate(names)
         with record.timed("after_restore"):
             self._run_after(names)
@@ -175,7 +175,7 @@ class Preparation:
                 self._warn(str(left_out))
 
     def _restore_tables(self, names: DatabaseSwitch, made: Made, tools: Tools, dump: Path) -> None:
-        wish, record = self._wish, self._record
+        request, record = self._request, self._record
         with record.timed("restore"):
             found = restore_tables(
                 self._place.around.cluster,
@@ -183,9 +183,9 @@ class Preparation:
                 names.incoming,
                 dump,
                 self._sources.manifest,
-                wish.tables,
+                request.tables,
                 schema=f"restored_{self._journal.began_at:%Y%m%dt%H%M%S}",
-                live=names.live if wish.mode == "schema" else None,
+                live=names.live if request.mode == "schema" else None,
                 jobs=self._place.jobs,
                 report=self._report,
                 made=made,
@@ -230,8 +230,8 @@ class Preparation:
             ),
             "TWIST_DR_APPLICATION": place.application,
             "TWIST_DR_DATABASE": names.incoming,
-            "TWIST_DR_BACKUP": self._wish.backup_id,
-            "TWIST_DR_MODE": self._wish.mode,
+            "TWIST_DR_BACKUP": self._request.backup_id,
+            "TWIST_DR_MODE": self._request.mode,
         }
         for command in place.after_commands:
             try:
@@ -253,7 +253,7 @@ class Preparation:
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
         with ScratchFolder(base, _FETCHED) as folder:
             with self._record.timed("fetch"):
-                fetched = fetch_database(self._sources, folder, self._report, members=not self._wish.tables)
+                fetched = fetch_database(self._sources, folder, self._report, members=not self._request.tables)
             for line in fetched.notes:
                 self._warn(line)
             self._record.note_sources(self._sources)
@@ -261,7 +261,7 @@ class Preparation:
 
     def _restore_media(self) -> None:
         journal = self._journal
-        if self._wish.mode == "replace":
+        if self._request.mode == "replace":
             places = {folder.name: folder.incoming for folder in journal.folders}
         else:
             assert journal.sandbox is not None
@@ -277,9 +277,9 @@ class Preparation:
                 self._warn(f"the backup has no media of {folder.name}; {folder.live} stays as it is")
                 folder.unmake()
                 journal.folders.remove(folder)
-        if self._wish.mode == "replace" and not journal.folders and journal.database is None:
+        if self._request.mode == "replace" and not journal.folders and journal.database is None:
             raise RestoreFailed(
-                f"{self._wish.backup_id} has no media of {', '.join(self._place.media)}, so nothing was restored",
+                f"{self._request.backup_id} has no media of {', '.join(self._place.media)}, so nothing was restored",
                 remedy="correct media in the settings, or restore another backup",
             )
         self._place.around.journals.save(journal)

@@ -21,7 +21,7 @@ from twist_dr.restore.impact_database import database_impact
 from twist_dr.restore.impact_media import media_impact
 from twist_dr.restore.journal import DatabaseSwitch, Journal, new_restore_id
 from twist_dr.restore.media import plan_folders, restore_configuration
-from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.restore.preparation import Preparation, clear_fetched
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restored_configuration import configuration_folder
@@ -44,7 +44,7 @@ class Restore:
 
     def __init__(
         self,
-        wish: RestoreWish,
+        request: RestoreRequest,
         place: RestorePlace,
         report: Report,
         *,
@@ -52,7 +52,7 @@ class Restore:
         note: Callable[[RestoreRecord], None] = lambda record: None,
         record: RestoreRecord | None = None,
     ) -> None:
-        self._wish = wish
+        self._request = request
         self._place = place
         self._report = report
         self._back_up = back_up
@@ -62,56 +62,56 @@ class Restore:
         self.record = record or RestoreRecord(
             new_restore_id("restore", self._began_at),
             "restore",
-            wish.mode,
-            wish.reason,
-            wish.backup_id,
-            parts=list(wish.parts),
+            request.mode,
+            request.reason,
+            request.backup_id,
+            parts=list(request.parts),
         )
 
     # -- the whole -------------------------------------------------------------------------------------------------
 
     def run(self) -> RestoreRecord:
-        """Restore as wished. Call it under the application's lock unless it is a plan.
+        """Restore as requested. Call it under the application's lock unless it is a plan.
 
         Raises ``RestoreRefused``, ``RestoreFailed``, ``CutoverFailed``, ``RestoreUndone`` and what sources, server and disks raise. In every case
         the live system is as it was; only ``RestoreInterrupted`` says that something is left to be settled.
         """
-        wish, record = self._wish, self.record
+        request, record = self._request, self.record
         self._note(record)
         with record.timed("total"):
-            if wish.mode != "plan":
+            if request.mode != "plan":
                 settle_interrupted(self._place.around, self._report)
                 clear_fetched(self._place.work_dir)
             gate, sources = self._look()
-            if wish.mode in ("plan", "replace") and not wish.tables:
+            if request.mode in ("plan", "replace") and not request.tables:
                 with record.timed("impact"):
                     self._assess(sources, gate)
             self._note(record)
             if gate.refusals:
-                raise RestoreRefused.by(gate.refusals, f"{wish.called} is not restored")
-            if wish.mode == "plan":
+                raise RestoreRefused.by(gate.refusals, f"{request.called} is not restored")
+            if request.mode == "plan":
                 record.end("done", self._plan_sentence(sources.manifest, gate))
                 return record
-            if self._back_up is not None and not ("database" in wish.parts and gate.live_oid is None):
+            if self._back_up is not None and not ("database" in request.parts and gate.live_oid is None):
                 with record.timed("pre_restore_backup"):
                     record.pre_restore_backup = self._back_up()
             with self._configuration(sources):
-                if "database" in wish.parts or "media" in wish.parts:
+                if "database" in request.parts or "media" in request.parts:
                     self._restore(sources, gate)
         record.end("done")
         return record
 
     def _look(self) -> tuple[gates.Gate, Sources]:
-        wish, place, record = self._wish, self._place, self.record
+        request, place, record = self._request, self._place, self.record
         with record.timed("gate"):
             self.sources = sources = Sources(
-                wish.backup_id, place.repositories, place.keyring, self._report, patience=place.patience
+                request.backup_id, place.repositories, place.keyring, self._report, patience=place.patience
             )
-            gate = gates.look(wish, place, sources.manifest)
+            gate = gates.look(request, place, sources.manifest)
             head = head_of(sources, place.keyring)
-            look_at_rights(gate, wish, place, sources, head)
-            look_at_surroundings(gate, wish, place, sources, head)
-            look_at_schema(gate, wish, place, sources)
+            look_at_rights(gate, request, place, sources, head)
+            look_at_surroundings(gate, request, place, sources, head)
+            look_at_schema(gate, request, place, sources)
         for line in gate.warnings:
             self._warn(line)
         record.gate = gate.markdown()
@@ -119,7 +119,7 @@ class Restore:
         return gate, sources
 
     def _plan_sentence(self, manifest: Manifest, gate: gates.Gate) -> str:
-        parts = " and ".join(self._wish.parts)
+        parts = " and ".join(self._request.parts)
         also = f", then run {len(gate.forward)} migrations in it" if gate.forward else ""
         return (
             f"a restore of {manifest.backup_id} ({manifest.label}) would put back {parts} as of {manifest.snapshot_at or manifest.started_at:%Y-%m-%d %H:%M:%S} UTC{also}; "
@@ -134,14 +134,14 @@ class Restore:
 
     def _assess(self, sources: Sources, gate: gates.Gate) -> None:
         """What the live system has that the backup has not. Only told: the gate decides."""
-        wish, place, manifest = self._wish, self._place, sources.manifest
+        request, place, manifest = self._request, self._place, sources.manifest
         tables: list[TableImpact] = []
         notes: list[str] = []
-        if "database" in wish.parts and gate.live_oid is None:
+        if "database" in request.parts and gate.live_oid is None:
             notes = [
                 f"there is no live database {gate.live}: everything that the backup has comes back, and nothing is lost"
             ]
-        elif "database" in wish.parts and manifest.postgres is not None:
+        elif "database" in request.parts and manifest.postgres is not None:
             try:
                 with place.around.cluster.connect(autocommit=False) as connection:
                     tables, notes = database_impact(connection, manifest, stop=self._report.stop)
@@ -149,7 +149,7 @@ class Restore:
                 # A live database that cannot be read through any more is what restores are for.
                 notes = [f"what the live database has that the backup has not cannot be told: {error}"]
         media: list[MediaImpact] = []
-        if "media" in wish.parts and manifest.artifact("media.files.jsonl") is not None:
+        if "media" in request.parts and manifest.artifact("media.files.jsonl") is not None:
 
             def compare(repository: Repository) -> list[MediaImpact]:
                 lines = repository.read(manifest, "media.files.jsonl", place.keyring)
@@ -161,15 +161,15 @@ class Restore:
             media = sources.attempt(compare)
         impact = Impact(
             taken_at=datetime.now(timezone.utc),
-            snapshot_at=wish.as_of or manifest.snapshot_at or manifest.started_at,
+            snapshot_at=request.as_of or manifest.snapshot_at or manifest.started_at,
             tables=tables,
             media=media,
-            backup=f"{wish.called}, labelled {manifest.label}" if not wish.name else wish.name,
+            backup=f"{request.called}, labelled {manifest.label}" if not request.name else request.name,
             notes=notes,
         )
         self.record.impact = impact.markdown()
         # Who plans in a terminal has no page to look at.
-        if wish.mode == "plan":
+        if request.mode == "plan":
             self._report.page(f"\n{self.record.impact}")
         else:
             self._report.info(impact.summary())
@@ -177,19 +177,19 @@ class Restore:
     # -- phase one, and the switch -----------------------------------------------------------------------------------
 
     def _restore(self, sources: Sources, gate: gates.Gate) -> None:
-        wish, around = self._wish, self._place.around
+        request, around = self._request, self._place.around
         journal = self._plan_journal(gate)
         around.journals.save(journal)
         cutover = Cutover(journal, around, self._report)
         try:
-            Preparation(wish, self._place, sources, gate, journal, self.record, self._report).run()
+            Preparation(request, self._place, sources, gate, journal, self.record, self._report).run()
         except BaseException as error:
             cutover.revert(error)
             raise
         self._note(self.record)
-        if wish.mode == "replace":
+        if request.mode == "replace":
             self._cut_over(cutover)
-        elif wish.mode == "schema":
+        elif request.mode == "schema":
             # The tables are in the live database now; the one that they came through has done its work.
             cutover.revert()
             self.record.database = gate.live
@@ -199,11 +199,11 @@ class Restore:
             self._tell_what_is_left(journal)
 
     def _plan_journal(self, gate: gates.Gate) -> Journal:
-        wish, around, record = self._wish, self._place.around, self.record
+        request, around, record = self._request, self._place.around, self.record
         names = None
-        if "database" in wish.parts:
+        if "database" in request.parts:
             with closing(databases.connect_for_maintenance(around.cluster)) as connection:
-                purpose = "sandbox" if wish.mode == "sandbox" else "restore"
+                purpose = "sandbox" if request.mode == "sandbox" else "restore"
                 names = DatabaseSwitch(
                     live=gate.live,
                     live_oid=gate.live_oid,
@@ -212,18 +212,18 @@ class Restore:
                     migrations=gate.live_migrations,
                 )
         folders = []
-        if "media" in wish.parts and wish.mode == "replace":
+        if "media" in request.parts and request.mode == "replace":
             folders = plan_folders(self._place.media, f"{self._began_at:%Y%m%dt%H%M%S}")
         return Journal(
             restore_id=record.restore_id,
             kind="restore",
             application=self._place.application,
             began_at=self._began_at,
-            reason=wish.reason,
-            backup_id=wish.backup_id,
+            reason=request.reason,
+            backup_id=request.backup_id,
             database=names,
             folders=folders,
-            sandbox=self._sandbox_folder if wish.mode == "sandbox" else None,
+            sandbox=self._sandbox_folder if request.mode == "sandbox" else None,
         )
 
     @property
@@ -233,7 +233,7 @@ class Restore:
     @contextmanager
     def _configuration(self, sources: Sources) -> Iterator[None]:
         """Around the rest of the restore: the configuration in a folder for a person to compare, gone again when the rest fails."""
-        if "configuration" not in self._wish.parts or sources.manifest.artifact("configuration.tar") is None:
+        if "configuration" not in self._request.parts or sources.manifest.artifact("configuration.tar") is None:
             yield
             return
         folder = configuration_folder(self._place.work_dir, self._place.application, self.record.restore_id)
@@ -257,7 +257,7 @@ class Restore:
         also = f"; {record.result}" if record.result else ""
         replaced = ", ".join(record.replaced) or "nothing, for there was no database"
         record.result = (
-            f"{self._wish.called} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "
+            f"{self._request.called} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "
             f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({replaced}); to take it back: the job undo_restore, with reason and confirm (deploy/examples/undo_restore.yaml){also}"
         )
         self._note(record)

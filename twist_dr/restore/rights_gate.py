@@ -24,7 +24,7 @@ from twist_dr.postgres.statements import unquoted
 from twist_dr.repository.sources import Sources
 from twist_dr.restore.dump_head import Head
 from twist_dr.restore.gate import Gate
-from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.system.words import few
 
 
@@ -36,9 +36,9 @@ class MissingRights:
     doubts: list[Obstacle]
 
 
-def look_at_rights(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources, head: Head) -> None:
+def look_at_rights(gate: Gate, request: RestoreRequest, place: RestorePlace, sources: Sources, head: Head) -> None:
     """Add to the gate what it finds. Costs a superuser nothing."""
-    if "database" not in wish.parts or wish.tables or sources.manifest.postgres is None:
+    if "database" not in request.parts or request.tables or sources.manifest.postgres is None:
         return
 
     def roles() -> bytes:

@@ -21,13 +21,13 @@ from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
 from twist_dr.restore.dump_head import need_authentic, read_head
 from twist_dr.restore.gate import Gate
-from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.plan import RestorePlace, RestoreRequest
 
 
-def look_at_schema(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources) -> None:
+def look_at_schema(gate: Gate, request: RestoreRequest, place: RestorePlace, sources: Sources) -> None:
     """Add to the gate what it finds. Costs nothing where backup, tools and server are of one major version."""
     facts = sources.manifest.postgres
-    if "database" not in wish.parts or wish.tables or facts is None or gate.tools is None:
+    if "database" not in request.parts or request.tables or facts is None or gate.tools is None:
         return
     if not versions_differ(facts, gate.server_major):
         return

@@ -165,7 +165,7 @@ def check_health(journal: Journal, around: Surroundings, report: Report) -> None
         raise RestoreInterrupted(
             f"{journal.restore_id} is live, the application is not healthy with it ({complaint}), and what was live before could not be put back: "
             f"{error}",
-            remedy="mend that, then launch the job undo_restore",
+            remedy="fix that, then launch the job undo_restore",
         ) from error
     after = around.health.complaint()
     again = (

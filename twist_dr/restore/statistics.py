@@ -41,7 +41,7 @@ class WithoutStatistics:
     def __str__(self) -> str:
         return (
             f"{few(self.tables)} got no statistics for the planner in {self.database}: {first_line(self.error)}; what was restored is whole, and its "
-            "first queries may be slow: mend that, then run ANALYZE"
+            "first queries may be slow: fix that, then run ANALYZE"
         )
 
 

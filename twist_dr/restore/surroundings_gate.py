@@ -17,7 +17,7 @@ from twist_dr.redaction import one_line
 from twist_dr.repository.sources import Sources
 from twist_dr.restore.dump_head import Head
 from twist_dr.restore.gate import Gate
-from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.system.words import few
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 _MOST = 12
 
 
-def look_at_surroundings(gate: Gate, wish: RestoreWish, place: RestorePlace, sources: Sources, head: Head) -> None:
+def look_at_surroundings(
+    gate: Gate, request: RestoreRequest, place: RestorePlace, sources: Sources, head: Head
+) -> None:
     """Add to the gate's warnings what it finds. Raises what connecting raises."""
     facts = sources.manifest.postgres
-    if "database" not in wish.parts or wish.tables or facts is None or not gate.live:
+    if "database" not in request.parts or request.tables or facts is None or not gate.live:
         return
     cluster = place.around.cluster
     with closing(databases.connect_for_maintenance(cluster)) as connection:

@@ -19,8 +19,8 @@ from twist_dr.postgres.lock_waits import RECOVERED_SERVER_SECONDS
 from twist_dr.postgres.scratch import scratch_base
 from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.recovery.finish import finish_cluster
-from twist_dr.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
-from twist_dr.recovery.recover import Recovered, clear_recovery_remains, recover, recovered_in
+from twist_dr.recovery.planning import PlannedRecovery, RecoveryRequest, plan_recovery
+from twist_dr.recovery.recover import Recovered, clear_recovery_leftovers, recover, recovered_in
 from twist_dr.recovery.sandbox import ClusterSandbox, clear_unfinished, unfinished
 from twist_dr.recovery.untar import Owner
 from twist_dr.repository.manifest import Manifest
@@ -30,14 +30,14 @@ from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.restore.building import restore_place
 from twist_dr.restore.journal import new_restore_id
-from twist_dr.restore.plan import Mode, RestoreWish
+from twist_dr.restore.plan import Mode, RestoreRequest
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.settings import Application, Settings
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Report, human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
-from twist_dr.wal.frontier import Known
+from twist_dr.wal.archived import Known
 
 #: What holds the dump that a replaced database comes from, below the work folder.
 _DUMPED = "recovered-"
@@ -50,7 +50,7 @@ _RECOVERED = "recovered"
 class RecoveryOrder:
     """What somebody asked for. ``folder`` for mode cluster, ``port`` for a sandbox (0: a free one)."""
 
-    wish: RecoveryWish
+    request: RecoveryRequest
     mode: Mode = "plan"
     reason: str = ""
     folder: Path | None = None
@@ -83,7 +83,7 @@ class Recovery:
         began_at = datetime.now(timezone.utc)
         self.record = RestoreRecord(
             new_restore_id("restore", began_at), "restore", order.mode, order.reason, parts=["database"],
-            recovery_target=order.wish.to, recovery_point=order.wish.to, started_at=began_at,
+            recovery_target=order.request.to, recovery_point=order.request.to, started_at=began_at,
             recovery_options=_options(order, repositories),
         )  # fmt: skip
         self.sources: list[Sources] = []
@@ -101,10 +101,10 @@ class Recovery:
             clear_left_over(work_dir, _PLANNING)
             if self._order.mode != "plan":
                 need_isolation(self._isolation)  # now, rather than when all has been planned
-                self._clear_remains()
+                self._clear_leftovers()
             with ScratchFolder(work_dir, _PLANNING) as folder, record.timed("plan"):
                 planned = plan_recovery(
-                    self._order.wish,
+                    self._order.request,
                     self._repositories,
                     self._app.keyring,
                     self._settings.database.client_tools,
@@ -127,10 +127,10 @@ class Recovery:
                     self._note_passed_over(planned)
         return record
 
-    def _clear_remains(self) -> None:
+    def _clear_leftovers(self) -> None:
         """What killed recoveries left: servers died with them, folders stayed."""
         clear_left_over(self._settings.work_dir, _DUMPED)
-        clear_recovery_remains(self._base())
+        clear_recovery_leftovers(self._base())
         clear_unfinished(sandbox_base(self._settings))
 
     def _base(self) -> Path:
@@ -210,7 +210,7 @@ class Recovery:
             sandbox.note(
                 user=facts.bootstrap_role,
                 database=facts.database,
-                point=f"{self._order.wish.to}, from {planned.plan.base.backup_id}",
+                point=f"{self._order.request.to}, from {planned.plan.base.backup_id}",
             )
         try:
             sandbox.start()
@@ -294,17 +294,17 @@ class Recovery:
             changed.backup_id, changed.sources, changed.passed_over = base_id, sources, passed_over
             self._note(changed)
 
-        wish = RestoreWish(
+        request = RestoreRequest(
             backup_id=manifest.backup_id,
             mode="replace",
             parts=("database",),
             run_migrations=order.run_migrations,
             reason=order.reason,
-            name=f"the recovery to {order.wish.to}",
+            name=f"the recovery to {order.request.to}",
             as_of=planned.plan.last_commit_at,
         )
         place = restore_place(self._app, [repository], "replace")
-        restore = Restore(wish, place, self._report, back_up=self._back_up, note=note, record=record)
+        restore = Restore(request, place, self._report, back_up=self._back_up, note=note, record=record)
         try:
             restore.run()
         finally:
@@ -314,12 +314,12 @@ class Recovery:
 def _options(order: RecoveryOrder, repositories: Sequence[Repository]) -> dict[str, str | int]:
     """What was asked for beside the point, in the words of the run config."""
     options: dict[str, str | int] = {}
-    if order.wish.base is not None:
-        options["base"] = order.wish.base
-    if order.wish.accept_loss:
-        options["accept_loss"] = order.wish.accept_loss
-    if order.wish.timeline is not None:
-        options["timeline"] = order.wish.timeline
+    if order.request.base is not None:
+        options["base"] = order.request.base
+    if order.request.accept_loss:
+        options["accept_loss"] = order.request.accept_loss
+    if order.request.timeline is not None:
+        options["timeline"] = order.request.timeline
     if len(repositories) == 1:
         options["source"] = repositories[0].target.name
     return options

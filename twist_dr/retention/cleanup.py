@@ -16,11 +16,11 @@ from twist_dr.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
 from twist_dr.retention.doubts import unproven
 from twist_dr.retention.facts import Looking, TargetFacts
 from twist_dr.retention.holds import SCRATCH as HOLD_SCRATCH
+from twist_dr.retention.incomplete import UNFINISHED_AFTER
 from twist_dr.retention.model import BackupFacts, TargetPlan, WalPlan
 from twist_dr.retention.plan import plan_target
 from twist_dr.retention.planned import PlannedCleanup, calendar_zone
 from twist_dr.retention.recheck import Recheck
-from twist_dr.retention.remains import UNFINISHED_AFTER
 from twist_dr.retention.telling import Log, TargetOutcome, Telling
 from twist_dr.retention.tombstones import Tombstone
 from twist_dr.retention.wal_plan import bases_of_window, plan_wal
@@ -150,7 +150,7 @@ class Retention:
         return outcome
 
     def record_space(self, name: str, used_bytes: int | None = None) -> None:
-        """Note how much room a target has; ``used_bytes`` by all that is ours, counted unless given. Raises storage and catalog errors."""
+        """Note how much space a target has; ``used_bytes`` by all that is ours, counted unless given. Raises storage and catalog errors."""
         if used_bytes is None:
             repository = self._looking.repository(self._app.targets[name])
             used_bytes = sum(each.size for each in repository.target.list(self._app.name))
@@ -192,7 +192,7 @@ class _Carrying:
             )
         self._settle_tombstones()
         self._delete_backups()
-        self._delete_remains()
+        self._delete_incomplete()
         self._delete_wal()
 
     def _settle_tombstones(self) -> None:
@@ -236,21 +236,21 @@ class _Carrying:
                     target=self._planned.name,
                 )
 
-    def _delete_remains(self) -> None:
-        for remains in self._facts.remains:
-            if not remains.keep:
+    def _delete_incomplete(self) -> None:
+        for incomplete in self._facts.incomplete:
+            if not incomplete.keep:
                 self._stop_if_asked()
-                backup_id = remains.folder.backup_id
-                deleted = self._deletion.remove_remains(backup_id, self._spared(backup_id))
-                self._telling.told_of_remains(deleted, remains.reason)
+                backup_id = incomplete.folder.backup_id
+                deleted = self._deletion.remove_incomplete(backup_id, self._spared(backup_id))
+                self._telling.told_of_incomplete(deleted, incomplete.reason)
         with suppress(TargetRefused):  # not every credential may look for uploads
             if swept := self._facts.repository.target.sweep(
-                max(UNFINISHED_AFTER, self._app.settings.cleanup.remains_after)
+                max(UNFINISHED_AFTER, self._app.settings.cleanup.incomplete_after)
             ):
                 self._report.info(f"{self._planned.name}: removed {swept} unfinished uploads of earlier days")
 
     def _spared(self, backup_id: str) -> Asked:
-        """For the removal of remains: somebody may copy anew into the old folder by now."""
+        """For the removal of incomplete backups: somebody may copy anew into the old folder by now."""
         return lambda: self._retention._looking.spared(backup_id, self._facts, datetime.now(timezone.utc))
 
     def _is_coming(self, backup_id: str) -> Asked:

@@ -1,6 +1,6 @@
 """The one place that deletes: copies of backups, what killed copies left, archived WAL.
 
-A copy goes in steps, so that whenever this is killed the target holds either a backup, whole, or remains that say what they are:
+A copy goes in steps, so that whenever this is killed the target holds either a backup, whole, or an incomplete one that says what it is:
 
     1. <application>/tombstones/<backup_id>.json is written: who, why, when
     2. everything is looked at once more: is it still the one to go?
@@ -138,7 +138,7 @@ class Deletion:
         with suppress(StorageError):
             self._target.delete(self._tombstone_key(backup_id))
 
-    def remove_remains(self, backup_id: str, still: Asked = _nothing) -> Deleted:
+    def remove_incomplete(self, backup_id: str, still: Asked = _nothing) -> Deleted:
         """Delete what lies below an id that has no manifest, which is asked of the target itself once more, and of ``still`` before each object."""
         if (reason := self._why_kept(backup_id, still)) is not None:
             return Deleted(backup_id, "kept", reason)
@@ -186,7 +186,7 @@ class Deletion:
         for artifact in manifest.artifacts:  # a listing may lack what the manifest names
             for form in artifact.stored.values():
                 keys.setdefault(self._repository.key(backup_id, form.name), 0)
-        # All of it: a backup of which only a part can go would be no backup, and take its room all the same.
+        # All of it: a backup of which only a part can go would be no backup, and take its space all the same.
         until = max((end for key in keys if (end := self._target.locked_until(key)) is not None), default=None)
         if until is not None:
             return f"locked by the store (Object Lock) until {until:%Y-%m-%d %H:%M} UTC", {}

@@ -15,9 +15,9 @@ from twist_dr.repository.repository import Repository
 from twist_dr.repository.use import used_now
 from twist_dr.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
 from twist_dr.retention.holds import HoldNotes
+from twist_dr.retention.incomplete import IncompleteBackup, find_incomplete, id_time
 from twist_dr.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
 from twist_dr.retention.plan import good_ids
-from twist_dr.retention.remains import Remains, find_remains, id_time
 from twist_dr.retention.suspicious import suspicious
 from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget, Stranger
@@ -50,7 +50,7 @@ class TargetFacts:
     bases: Bases
     staged: Mapping[str, Manifest | None]
     clusters: list[ClusterWal] = field(default_factory=list)
-    remains: list[Remains] = field(default_factory=list)
+    incomplete: list[IncompleteBackup] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     wal_doubt: str = ""
     stayed: dict[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class TargetFacts:
             + sum(
                 stored.size
                 for cluster in self.clusters
-                for stored in (*cluster.holdings.segments.values(), *cluster.holdings.heads.values())
+                for stored in (*cluster.holdings.segments.values(), *cluster.holdings.partials.values())
             )
         )
 
@@ -100,8 +100,12 @@ class Looking:
             *suspicious(target.name, facts.strangers, ground, notes, self._placed()),
         ]
         self._add_wal(facts)
-        facts.remains = find_remains(
-            ground, facts.begun, self._spared(_states(rows), staged, now), self._app.settings.cleanup.remains_after, now
+        facts.incomplete = find_incomplete(
+            ground,
+            facts.begun,
+            self._spared(_states(rows), staged, now),
+            self._app.settings.cleanup.incomplete_after,
+            now,
         )
         return facts
 
@@ -237,7 +241,7 @@ class Looking:
     ) -> dict[str, str]:
         """Ids whose folder stays though it has no manifest. ``states``: of each copy, since when."""
         spared = dict.fromkeys(staged, _COMING)
-        after: timedelta = self._app.settings.cleanup.remains_after
+        after: timedelta = self._app.settings.cleanup.incomplete_after
         for backup_id, (state, since) in states.items():
             if state == "pending" and now - since < after:
                 spared.setdefault(backup_id, "it is being copied")

@@ -64,9 +64,9 @@ class Branches:
         for segment in sorted(cluster.holdings.segments):
             self._whole.setdefault(segment.timeline, []).append(segment.number)
         self._open: dict[int, set[int]] = {}
-        for head in cluster.holdings.heads:
-            if head.size:
-                self._open.setdefault(head.segment.timeline, set()).add(head.segment.number)
+        for partial in cluster.holdings.partials:
+            if partial.size:
+                self._open.setdefault(partial.segment.timeline, set()).add(partial.segment.number)
         self._lines: dict[int, Branch] = {}
 
     def __getitem__(self, timeline: int) -> Branch:
@@ -86,7 +86,7 @@ class Branches:
         return Branch(timeline, stretches, tuple(bases), self._runs(stretches), self._size)
 
     def _runs(self, stretches: Sequence[TimelineSpan]) -> dict[int, int]:
-        """The number of the run that each archived segment of a line is in. A head, or a file that ends where its timeline was left, ends one."""
+        """The number of the run that each archived segment of a line is in. A partial segment, or a file that ends where its timeline was left, ends one."""
         there: set[int] = set()
         whole: set[int] = set()
         left_at = {timeline: left for timeline, _, left in stretches}
@@ -123,9 +123,9 @@ def all_timelines(cluster: ClusterWal) -> list[int]:
 
 
 def objects(cluster: ClusterWal) -> Iterator[tuple[Segment, Stored]]:
-    """Segments and heads as stored, each with its segment."""
+    """Segments and partial segments as stored, each with its segment."""
     yield from cluster.holdings.segments.items()
-    yield from ((head.segment, stored) for head, stored in cluster.holdings.heads.items())
+    yield from ((partial.segment, stored) for partial, stored in cluster.holdings.partials.items())
 
 
 def signs_of_life(cluster: ClusterWal) -> Iterator[datetime]:
@@ -137,7 +137,9 @@ def signs_of_life(cluster: ClusterWal) -> Iterator[datetime]:
 def last_written(cluster: ClusterWal) -> Stored | None:
     """The object that ends last on the newest timeline: whatever their times say, it was stored after the others."""
     found = {(segment.timeline, segment.end, 1): stored for segment, stored in cluster.holdings.segments.items()}
-    found |= {(head.segment.timeline, head.end, 0): stored for head, stored in cluster.holdings.heads.items()}
+    found |= {
+        (partial.segment.timeline, partial.end, 0): stored for partial, stored in cluster.holdings.partials.items()
+    }
     return found[max(found)] if found else None
 
 

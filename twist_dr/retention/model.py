@@ -152,7 +152,7 @@ class ClusterWal:
 
 @dataclass(frozen=True)
 class WalStretch:
-    """Archived segments in a row, and heads among them, with one fate. ``first`` and ``last`` are names of segments."""
+    """Archived segments in a row, and partial segments among them, with one fate. ``first`` and ``last`` are names of segments."""
 
     system_identifier: str
     timeline: int

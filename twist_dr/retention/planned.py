@@ -11,7 +11,7 @@ from twist_dr.retention.facts import TargetFacts
 from twist_dr.retention.model import BackupFacts, Doubt, TargetPlan, WalPlan, WalStretch
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
-from twist_dr.system.words import unmarked
+from twist_dr.system.words import counted, unmarked
 from twist_dr.wal.objects import Stored
 
 #: Lines of a table that a page shows; a log line of 100,000 lines is read by nobody.
@@ -40,8 +40,8 @@ class PlannedCleanup:
     def going_bytes(self) -> int:
         """Bytes that would be free afterwards."""
         backups = sum(each.backup.stored_bytes or 0 for each in self.plan.deleted)
-        remains = sum(each.folder.size for each in self.facts.remains if not each.keep)
-        return backups + remains + sum(stored.size for stored in self.wal_deleted)
+        incomplete = sum(each.folder.size for each in self.facts.incomplete if not each.keep)
+        return backups + incomplete + sum(stored.size for stored in self.wal_deleted)
 
     @property
     def wal_deleted(self) -> Sequence[Stored]:
@@ -51,10 +51,10 @@ class PlannedCleanup:
     def sentence(self) -> str:
         """The plan in one line."""
         plan, wal = self.plan, len(self.wal_deleted)
-        remains = sum(not each.keep for each in self.facts.remains)
+        incomplete = sum(not each.keep for each in self.facts.incomplete)
         told = f"{self.name}: {len(plan.deleted)} of {len(plan.decisions)} backups go"
         told += f", {wal} objects of WAL" if wal else ""
-        told += f", {remains} broken remains" if remains else ""
+        told += f", {counted(incomplete, 'incomplete backup')}" if incomplete else ""
         return f"{told}; {human_bytes(self.going_bytes)} altogether"
 
     def markdown(self) -> str:
@@ -64,8 +64,8 @@ class PlannedCleanup:
         decisions = sorted(self.plan.decisions, key=lambda each: each.keep)
         rows = [_backup_row(each.backup, each.keep, each.reason) for each in decisions]
         rows += [
-            f"| {each.folder.backup_id} | broken remains | {_decision(each.keep)} | {human_bytes(each.folder.size)} | {unmarked(each.reason)} |"
-            for each in self.facts.remains
+            f"| {each.folder.backup_id} | incomplete backup | {_decision(each.keep)} | {human_bytes(each.folder.size)} | {unmarked(each.reason)} |"
+            for each in self.facts.incomplete
         ]
         lines.append(_table("| backup | | | stored | why |", rows) if rows else "no backups")
         if self.facts.wal_doubt:

@@ -22,7 +22,7 @@ class TargetOutcome:
     deleted: list[str] = field(default_factory=list)
     freed: int = 0
     wal_objects: int = 0
-    remains: int = 0
+    incomplete: int = 0
     problems: list[str] = field(default_factory=list)
 
     def add_problem(self, clause: str) -> None:
@@ -79,12 +79,12 @@ class Telling:
             self._audit("delete copy", deleted, deleted.reason)
         self._say(deleted, deleted.backup_id)
 
-    def told_of_remains(self, deleted: Deleted, why: str) -> None:
-        """What became of broken remains."""
-        self._outcome.remains += deleted.fate == "deleted"
+    def told_of_incomplete(self, deleted: Deleted, why: str) -> None:
+        """What became of incomplete backups."""
+        self._outcome.incomplete += deleted.fate == "deleted"
         self._outcome.freed += deleted.freed
-        self._audit("delete remains", deleted, why)
-        self._say(deleted, f"broken remains of {deleted.backup_id}")
+        self._audit("delete incomplete backup", deleted, why)
+        self._say(deleted, f"incomplete backup {deleted.backup_id}")
 
     def _say(self, deleted: Deleted, what: str) -> None:
         name, report = self._facts.name, self._log.report

@@ -158,7 +158,7 @@ def _stretches(cluster: ClusterWal, judge: Judge) -> Iterator[WalStretch]:
     """All objects of a cluster in their order, with those of the same fate together."""
     found = sorted(objects(cluster), key=lambda each: (each[0], each[1].key))
     fates: dict[Segment, Fate] = {}
-    for segment, stored in found:  # a head stays with its segment, whichever of the two wants to
+    for segment, stored in found:  # a partial segment stays with its segment, whichever of the two wants to
         fate = judge(segment, stored)
         if segment not in fates or fate[0]:
             fates[segment] = fate

@@ -10,7 +10,7 @@ from typing import Literal
 from twist_dr.errors import CopyFailed, TargetUnavailable
 
 #: ``gone``: deleted while it was read, which is no fault. ``never stored``: the backup never got there, which its own run has said.
-ScrubOutcome = Literal["mended", "not mended", "gone", "never stored", "stored"]
+ScrubOutcome = Literal["repaired", "not repaired", "gone", "never stored", "stored"]
 
 _NAMED = 5
 
@@ -58,15 +58,15 @@ class ScrubResult:
     @property
     def bad(self) -> int:
         """Copies and objects that were bad or missing."""
-        return self.count("mended") + self.count("not mended")
+        return self.count("repaired") + self.count("not repaired")
 
 
 def raise_failures(result: ScrubResult) -> None:
     """Raise unless all that should have been read was, and is good now: ``CopyFailed``, or ``TargetUnavailable`` when targets were away only."""
     lasting = [
-        f"{found.what} on {found.target} is bad and was not mended: {found.told} {found.result}"
+        f"{found.what} on {found.target} is bad and was not repaired: {found.told} {found.result}"
         for found in result.found
-        if found.outcome == "not mended"
+        if found.outcome == "not repaired"
     ]
     lasting += result.unreadable
     away = [f"{name} could not be read: {why}" for name, why in result.unread.items()]

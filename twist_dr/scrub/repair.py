@@ -1,4 +1,4 @@
-"""Mending a copy from a good one of another target: good bytes are fetched and checked first, then they take the place of the bad ones."""
+"""Repairing a copy from a good one of another target: good bytes are fetched and checked first, then they take the place of the bad ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Others:
-    """What a copy may be mended from: the other targets, and how fast each may be read."""
+    """What a copy may be repaired from: the other targets, and how fast each may be read."""
 
     repositories: Sequence[Repository]
     progress: Mapping[str, Progress]
@@ -50,7 +50,7 @@ def fetch_good(read: CopyRead, others: Others, folder: Path, keyring: Keyring, i
     fetched = into if into is not None else Fetched()
     wanted = sum(damage.stored.size for damage in read.damages if damage.stored is not None)
     who = f"The repair of {read.backup_id} on {read.target}"
-    need_space(folder, wanted, who, "free room there or set work_dir to a larger disk")
+    need_space(folder, wanted, who, "free space there or set work_dir to a larger disk")
     for damage in read.damages:
         if damage.stored is not None:
             _fetch(damage, damage.stored, read, others, folder, keyring, fetched)

@@ -1,4 +1,4 @@
-"""One scrub: what is due is read, targets side by side; what is bad is mended as it is found, one thing after the other."""
+"""One scrub: what is due is read, targets side by side; what is bad is repaired as it is found, one thing after the other."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from twist_dr.repository.manifest import Manifest, open_manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.retention.ground import strangers
 from twist_dr.scrub.found import ScrubFinding, ScrubOrder, ScrubResult
-from twist_dr.scrub.mending import Mender
 from twist_dr.scrub.reading import read_copy
+from twist_dr.scrub.repairer import Repairer
 from twist_dr.scrub.rotation import CopyToRead, copies_due, elapsed_since
 from twist_dr.scrub.throttle import Throttle
 from twist_dr.scrub.wal import WalScrub
@@ -60,30 +60,30 @@ class Scrub:
         most = app.settings.scrub.max_mib_per_second
         rate = None if most is None else most * (1 << 20)
         self._throttles = {name: Throttle(rate, report.stop) for name in repositories}
-        self._mender = Mender(app, repositories, self._throttles, report)
-        self._mending = ThreadPoolExecutor(1, "mend")
-        self._mended: list[Future[ScrubFinding]] = []
-        self._wal = WalScrub(app, report, self._throttles, self._mend_wal)
+        self._repairer = Repairer(app, repositories, self._throttles, report)
+        self._repairing = ThreadPoolExecutor(1, "repair")
+        self._repaired: list[Future[ScrubFinding]] = []
+        self._wal = WalScrub(app, report, self._throttles, self._repair_wal)
         self._counting = threading.Lock()
         self.result = ScrubResult()
 
     def run(self, order: ScrubOrder) -> ScrubResult:
-        """Read what is due and mend what is bad. What a target fails of is in the result. Raises ``Cancelled``, ``BackupNotFound`` and errors of the catalog."""
+        """Read what is due and repair what is bad. What a target fails of is in the result. Raises ``Cancelled``, ``BackupNotFound`` and errors of the catalog."""
         begun = time.monotonic()
         if order.backup is not None and self._app.catalog.backup(self._app.name, order.backup) is None:
             raise BackupNotFound(
                 f"The catalog has no backup {order.backup} of {self._app.name}", remedy="see all with: twist-dr list"
             )
         last = self._app.catalog.note(self._app.name, Scrubbed) or Scrubbed()
-        with ThreadPoolExecutor(max(1, len(order.targets)), "scrub") as pool, self._mending:
+        with ThreadPoolExecutor(max(1, len(order.targets)), "scrub") as pool, self._repairing:
             try:
                 for reading in [pool.submit(self._target, name, order, last) for name in order.targets]:
                     reading.result()
-                self.result.found += [mended.result() for mended in self._mended]
+                self.result.found += [repaired.result() for repaired in self._repaired]
             except BaseException:
                 # An interrupt reaches this thread only; the others look at this between two chunks.
                 self._report.stop.set()
-                self._mending.shutdown(wait=False, cancel_futures=True)
+                self._repairing.shutdown(wait=False, cancel_futures=True)
                 raise
         self.result.wal_objects = self._wal.objects
         self._note_scrubbed(order, last)
@@ -167,7 +167,7 @@ class Scrub:
             self.result.copies += 1
         if not read.good:
             self._report.warning(f"{copy.backup_id} on {name} is not as recorded: {read.told}")
-            self._mended.append(self._mending.submit(self._mender.copy, read))
+            self._repaired.append(self._repairing.submit(self._repairer.copy, read))
         elif self._state(copy.backup_id, name) not in (None, "deleted"):
             self._app.catalog.record_copy(copy.backup_id, name, state="checked", form=copy.form, stored_bytes=read.size)
 
@@ -202,12 +202,12 @@ class Scrub:
         )
         return found and found[1]
 
-    def _mend_wal(
+    def _repair_wal(
         self, each: WalObject, archive: WalArchive, told: str, needed: Callable[[], bool] | None
     ) -> Future[ScrubFinding]:
-        mended = self._mending.submit(self._mender.wal, each, archive, told, needed=needed)
-        self._mended.append(mended)
-        return mended
+        repaired = self._repairing.submit(self._repairer.wal, each, archive, told, needed=needed)
+        self._repaired.append(repaired)
+        return repaired
 
     # -- what stays --------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,6 @@ def note_repair(app: Application, repair: Repair) -> str | None:
     kept = [each for each in repairs(app.catalog, app.name) if repair.at - each.at < _KEPT_FOR]
     app.catalog.leave_note(app.name, Repairs(repairs=(*kept, repair)[-_KEPT:]))
     return record(
-        app, action="repair", subject=f"{repair.backup_id} on {repair.target}", result="mended",
+        app, action="repair", subject=f"{repair.backup_id} on {repair.target}", result="repaired",
         details={"what": repair.what, "source": repair.source, "run_id": app.actor.run_id},
     )  # fmt: skip

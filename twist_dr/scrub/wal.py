@@ -43,19 +43,21 @@ from twist_dr.wal.objects import Holdings, WalArchive
 #: Objects between two notes of how far the rotation is.
 _NOTE_EVERY = 50
 
-#: Begins to mend an object; the last argument, of one that is missing: whether something needs it still.
-Mend = Callable[[WalObject, WalArchive, str, Callable[[], bool] | None], Future[ScrubFinding]]
+#: Begins to repair an object; the last argument, of one that is missing: whether something needs it still.
+StartRepair = Callable[[WalObject, WalArchive, str, Callable[[], bool] | None], Future[ScrubFinding]]
 
 
 class WalScrub:
     """Reads what targets have archived. ``objects``: how many were read. Safe for several threads, each with its own target."""
 
-    def __init__(self, app: Application, report: Report, throttles: Mapping[str, Throttle], mend: Mend) -> None:
+    def __init__(
+        self, app: Application, report: Report, throttles: Mapping[str, Throttle], repair: StartRepair
+    ) -> None:
         self.objects = 0
         self._app = app
         self._report = report
         self._throttles = throttles
-        self._mend = mend
+        self._repair = repair
         self._counting = threading.Lock()
 
     def read(self, repository: Repository, order: ScrubOrder, elapsed: timedelta) -> None:
@@ -72,22 +74,22 @@ class WalScrub:
         due = objects if order.everything else objects_due(objects, after=after, period=period, elapsed=elapsed)
         known = set(bad)
         first = [each for each in objects if each.key in known]
-        mending: dict[str, Future[ScrubFinding]] = {}
+        repairing: dict[str, Future[ScrubFinding]] = {}
         self._report.info(f"{name}: reading {len(due)} of {len(objects)} objects of archived WAL")
         try:
             for number, each in enumerate([*first, *(each for each in due if each.key not in known)], 1):
-                self._look(archive, each, bad, mending)
+                self._look(archive, each, bad, repairing)
                 after = each.key if each.key not in known else after
                 if number % _NOTE_EVERY == 0:
                     self._note(name, after, bad)
-            for key, mended in mending.items():
-                if mended.result().outcome in ("mended", "gone"):
+            for key, repaired in repairing.items():
+                if repaired.result().outcome in ("repaired", "gone"):
                     bad.pop(key, None)
         finally:
             self._note(name, after, bad)
 
     def _look(
-        self, archive: WalArchive, each: WalObject, bad: dict[str, str], mending: dict[str, Future[ScrubFinding]]
+        self, archive: WalArchive, each: WalObject, bad: dict[str, str], repairing: dict[str, Future[ScrubFinding]]
     ) -> None:
         try:
             read_wal(archive, each, each.key, self._app.keyring)
@@ -97,7 +99,7 @@ class WalScrub:
         except BAD as error:
             self._report.warning(str(error))
             bad[each.key] = str(error)
-            mending[each.key] = self._mend(each, archive, str(error), None)
+            repairing[each.key] = self._repair(each, archive, str(error), None)
         else:
             bad.pop(each.key, None)
         with self._counting:
@@ -124,13 +126,13 @@ class WalScrub:
         needed = missing_wal(archive, bases, form)
         for each, told in needed.items():
             self._report.warning(told)
-            self._mend(each, archive, told, partial(self._is_needed, repository, each, bases))
+            self._repair(each, archive, told, partial(self._is_needed, repository, each, bases))
         clusters = survey_wal(archive, bases, held, self._app.keyring)
         for cluster, lost in zip(clusters, self._lost(archive, clusters, others), strict=True):
             for each, told in lacking(archive, lost, form).items():
                 if each not in needed:
                     self._report.warning(told)
-                    self._mend(each, archive, told, partial(self._is_within, repository, archive, each, cluster))
+                    self._repair(each, archive, told, partial(self._is_within, repository, archive, each, cluster))
 
     def _lost(
         self, archive: WalArchive, clusters: Sequence[ClusterWal], others: Sequence[Repository]
@@ -159,7 +161,7 @@ class WalScrub:
         """How far shipping has come by the catalog; None where nothing is shipped, or nothing is known."""
         if self._app.settings.wal is None:
             return None
-        for row in self._app.catalog.wal_frontiers(self._app.name):
+        for row in self._app.catalog.wal_positions(self._app.name):
             if row.target == name and row.system_identifier and row.timeline and row.lsn:
                 return Reached(row.system_identifier, row.timeline, parse_lsn(row.lsn))
         return None

@@ -1,4 +1,4 @@
-"""Reading the archive of write-ahead log again, and mending what went bad there.
+"""Reading the archive of write-ahead log again, and repairing what went bad there.
 
 Archived objects have no manifest that would name their hash: each is authenticated by its encryption, and every page is looked at.
 """
@@ -63,7 +63,7 @@ class WalObject(KeyedObject):
 
 
 def wal_objects(archive: WalArchive) -> list[WalObject]:
-    """All that a target has of an application's WAL, in the order of the keys. Heads are left out: they are replaced every few seconds."""
+    """All that a target has of an application's WAL, in the order of the keys. Partial segments are left out: they are replaced every few seconds."""
     found = (_named(each.key, each.size) for each in archive.target.list(f"{archive.application}/wal"))
     return [each for each in found if each is not None]
 
@@ -90,8 +90,8 @@ def missing_wal(archive: WalArchive, bases: Sequence[PlannedBase], form: Form) -
         until = parse_lsn(base.last_lsn)
         segment = Segment.holding(base.timeline, parse_lsn(base.start_lsn), base.wal_segment_size)
         while segment.start < until:
-            heads = (head for head in held.heads if head.segment == segment)
-            if segment not in held.segments and not any(head.end >= until for head in heads):
+            partials = (partial for partial in held.partials if partial.segment == segment)
+            if segment not in held.segments and not any(partial.end >= until for partial in partials):
                 key = archive.key(facts.system_identifier, segment.timeline, segment.name, form)
                 missing = WalObject(key, 0, facts.system_identifier, segment.name, form.confidential)
                 # Asked of the target itself: a listing may be old.

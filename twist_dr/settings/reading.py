@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,9 @@ from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, rea
 
 CONFIG_VARIABLE = "TWIST_DR_CONFIG"
 DEFAULT_FILE = "twist-dr.yaml"
+
+#: Keys of sections that earlier versions called otherwise: they are read, and the present name is told.
+_FORMER = {("cleanup", "remains_after"): "incomplete_after"}
 
 _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 
@@ -44,7 +48,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         raise SettingsError(f"{path} cannot be read: {error.problem}", remedy="correct it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{path} cannot be read ({type(error).__name__})", remedy="mend its permissions or encoding"
+            f"{path} cannot be read ({type(error).__name__})", remedy="fix its permissions or encoding"
         ) from None
     settings = parse_settings(text, path, environment)
     settings._read_from = path, digest_of(content)
@@ -67,6 +71,7 @@ def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Set
         raise SettingsError(
             f"{path}: expected a mapping with 'application', 'database' and more, found {_found(document)}."
         )
+    _call_by_present_names(document, path)
     mistakes: list[str] = []
     filled = fill(document, environment, "", mistakes)
     try:
@@ -79,6 +84,16 @@ def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Set
         raise SettingsError(f"{path} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     keep_settings(settings, environment)
     return settings
+
+
+def _call_by_present_names(document: dict[Any, Any], path: Path) -> None:
+    for (section, former), name in _FORMER.items():
+        values = document.get(section)
+        if isinstance(values, dict) and former in values and name not in values:
+            values[name] = values.pop(former)
+            logging.getLogger(__name__).warning(
+                "%s: %s.%s is called %s.%s now; rename it.", path, section, former, section, name
+            )
 
 
 def fill(value: Any, environment: Mapping[str, str], place: str, mistakes: list[str]) -> Any:

@@ -24,7 +24,7 @@ Policies = Annotated[
 class TargetSettings(TargetOptions):
     """What all targets have, beside the options of their provider.
 
-    ``objective``: how old the newest checked copy may be; ``retention``: what is kept, all unless given. ``warn_free``: the fraction of room below which there is an alert.
+    ``objective``: how old the newest checked copy may be; ``retention``: what is kept, all unless given. ``warn_free``: the fraction of space below which there is an alert.
     """
 
     enabled: bool = True

@@ -28,10 +28,10 @@ class ObjectiveSettings(Section):
 
 
 class CleanupSettings(Section):
-    """``max_delete_fraction``: a plan that would delete more of a target's backups stops and asks. ``remains_after``: age of broken remains that go."""
+    """``max_delete_fraction``: a plan that would delete more of a target's backups stops and asks. ``incomplete_after``: age of incomplete backups that go."""
 
     max_delete_fraction: float = Field(0.5, ge=0, le=1)
-    remains_after: Duration = timedelta(days=1)
+    incomplete_after: Duration = timedelta(days=1)
 
 
 class HistorySettings(Section):

@@ -99,7 +99,7 @@ def told_of(strangers: Sequence[Stranger]) -> str:
 
 @dataclass(frozen=True)
 class Space:
-    """Room on a target, in bytes. ``None`` where the provider does not say."""
+    """Space on a target, in bytes. ``None`` where the provider does not say."""
 
     free: int | None
     total: int | None
@@ -205,7 +205,7 @@ class StorageTarget(ABC):
 
     @abstractmethod
     def space(self) -> Space:
-        """Room on the target."""
+        """Space on the target."""
 
     @abstractmethod
     def probe(self) -> Capabilities:

@@ -60,7 +60,7 @@ def _meaning(number: int | None) -> tuple[type[StorageError], str]:
     """What a number of errno(3) means on a storage target, and what to do."""
     match number:
         case errno.ENOSPC | errno.EDQUOT:
-            return TargetFull, "free some room or raise the quota, then run again"
+            return TargetFull, "free some space or raise the quota, then run again"
         case errno.EROFS:
             return TargetRefused, "the file system is mounted read-only: remount it for writing"
         case errno.EACCES | errno.EPERM:

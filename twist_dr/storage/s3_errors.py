@@ -77,7 +77,7 @@ _MEANINGS: dict[str, _Meaning] = {
         "lower storage_targets.{name}.part_size",
     ),
     "QuotaExceeded": (TargetFull, "the quota is used up", f"raise it, or {_LESS}"),
-    "XMinioStorageFull": (TargetFull, "the store's disks are full", f"add room, or {_LESS}"),
+    "XMinioStorageFull": (TargetFull, "the store's disks are full", f"add space, or {_LESS}"),
     "ServiceQuotaExceeded": (TargetFull, "the quota is used up", f"raise it, or {_LESS}"),
     "301": (TargetRefused, "the bucket is in another region", _REGION),
     "401": (CredentialsRefused, "the credentials were refused", _KEYS),
@@ -85,7 +85,7 @@ _MEANINGS: dict[str, _Meaning] = {
     "404": (ObjectMissing, "there is no such object", _LOOK),
     "405": (TargetRefused, "the store does not know this operation", "see its documentation for what it supports"),
     "501": (TargetRefused, "the store does not know this operation", "see its documentation for what it supports"),
-    "507": (TargetFull, "the store is full", f"add room, or {_LESS}"),
+    "507": (TargetFull, "the store is full", f"add space, or {_LESS}"),
 }
 
 

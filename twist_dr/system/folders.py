@@ -33,7 +33,7 @@ def remove_tree(path: Path) -> None:
     # The last one: folders in folders, a thousand deep.
     except (OSError, RecursionError) as error:
         raise RestoreError(
-            f"{path} could not be removed whole ({error})", remedy="mend that and run again, or remove it by hand"
+            f"{path} could not be removed whole ({error})", remedy="fix that and run again, or remove it by hand"
         ) from error
 
 

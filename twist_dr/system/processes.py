@@ -224,7 +224,7 @@ def run(
 
 
 def says_full(said: str) -> bool:
-    """Whether that is how PostgreSQL and its programs tell of a disk without room. Where there is an SQLSTATE, it is 53100."""
+    """Whether that is how PostgreSQL and its programs tell of a disk without space. Where there is an SQLSTATE, it is 53100."""
     return _FULL.search(said) is not None
 
 

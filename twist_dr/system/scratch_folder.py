@@ -81,7 +81,7 @@ def clear_if_left_over(folder: Path, before: Callable[[Path], None] = lambda fol
     except OSError as error:
         raise RestoreError(
             f"{folder}, which a killed run left, could not be removed ({error})",
-            remedy="mend that, or remove it by hand",
+            remedy="fix that, or remove it by hand",
         ) from error
 
 

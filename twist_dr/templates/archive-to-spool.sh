@@ -36,7 +36,7 @@ fi
 
 trap 'rm -f "$temporary"' EXIT
 trap 'exit 1' HUP INT TERM
-cp "$source" "$temporary" || fail "$source could not be copied to $folder; check that there is room and that the server's user may write there."
+cp "$source" "$temporary" || fail "$source could not be copied to $folder; check that there is space and that the server's user may write there."
 cmp -s "$source" "$temporary" || fail "the copy of $source in $folder has other bytes; check the disk."
 sync "$temporary" || fail "$temporary could not be made durable; check the disk of $folder."
 mv "$temporary" "$final" || fail "$temporary could not be renamed to $final; check $folder."

@@ -104,7 +104,7 @@ class _Check:
         self.result.count_files(self.manifest, name, files)
 
     def _history(self, name: str) -> None:
-        """Each file in it is a database of its own; one at a time takes room."""
+        """Each file in it is a database of its own; one at a time takes space."""
         files = 0
         with buffered(self.read(name)) as stream, buffered(self.read(_index(name))) as lines:
             for member, _, content in checked_members(stream, read_index(lines), name):

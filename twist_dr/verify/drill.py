@@ -147,7 +147,7 @@ class Drill:
             except CORRUPT as error:
                 note_bad(self._app.catalog, backup_id, name, error)
                 raise VerificationFailed(
-                    f"The drill from {name} failed, for its copy of {backup_id} is bad: {error} Launch the job scrub, which mends it."
+                    f"The drill from {name} failed, for its copy of {backup_id} is bad: {error} Launch the job scrub, which repairs it."
                 ) from error
 
     def _take(self, way: str, result: VerificationResult, phases: dict[str, tuple[str, ...]]) -> None:

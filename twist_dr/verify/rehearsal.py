@@ -12,7 +12,7 @@ from twist_dr.postgres.comparison import compare_database
 from twist_dr.postgres.lock_waits import RECOVERED_SERVER_SECONDS, watched_locks
 from twist_dr.postgres.scratch import scratch_base
 from twist_dr.postgres.verification_place import VerificationPlan
-from twist_dr.recovery.planning import RecoveryWish, plan_recovery
+from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import Recovered, recover
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
@@ -20,7 +20,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.system.progress import Report
 from twist_dr.system.scratch_folder import ScratchFolder
 from twist_dr.verify.verification import VerificationResult
-from twist_dr.wal.frontier import Known
+from twist_dr.wal.archived import Known
 
 
 def rehearse(
@@ -46,12 +46,19 @@ def rehearse(
     base = manifest.base
     assert base is not None and manifest.postgres is not None
     # By its position, which is recorded: to find it by its name, all WAL since would be read.
-    counted = RecoveryWish(f"lsn:{base.restore_point_lsn or base.stop_lsn}", manifest.backup_id, base.timeline)
-    wish = counted if to is None else RecoveryWish(to, manifest.backup_id)
+    counted = RecoveryRequest(f"lsn:{base.restore_point_lsn or base.stop_lsn}", manifest.backup_id, base.timeline)
+    request = counted if to is None else RecoveryRequest(to, manifest.backup_id)
     scratch = scratch_base(plan.scratch)
     with result.timed("total"), ScratchFolder(scratch, "planning-") as folder:
         planned = plan_recovery(
-            wish, [repository], keyring, plan.client_tools, folder, report, now=datetime.now(timezone.utc), known=known
+            request,
+            [repository],
+            keyring,
+            plan.client_tools,
+            folder,
+            report,
+            now=datetime.now(timezone.utc),
+            known=known,
         )
         sources = planned.sources(patience)
         recovery = recover(planned, sources, scratch, amcheck=to is None, isolation=plan.isolation)

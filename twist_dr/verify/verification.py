@@ -17,7 +17,7 @@ from twist_dr.postgres.restore_place import TrialPlace
 from twist_dr.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.postgres.verification_place import (
     VerificationPlan,
-    need_verification_room,
+    need_verification_space,
     open_place,
     verification_base,
 )
@@ -139,7 +139,7 @@ class _Verification:
         assert facts is not None and dump_artifact is not None
         base = verification_base(plan.scratch, server_here=plan.server is None)
         clear_left_over(base, _FETCHED)
-        need_verification_room(base, dump_artifact.size, 0 if plan.server else facts.database_size)
+        need_verification_space(base, dump_artifact.size, 0 if plan.server else facts.database_size)
         with ScratchFolder(base, _FETCHED) as folder:
             with self.result.timed("fetch"):
                 fetched = fetch_database(OneCopy(manifest, self.repository, self.keyring), folder, self.report)

@@ -20,11 +20,11 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form
 from twist_dr.storage.base import Digest
 from twist_dr.system.progress import Report
-from twist_dr.wal.frontier import Frontier, TargetShipped
-from twist_dr.wal.head import Head
+from twist_dr.wal.archived import ArchivedPosition, TargetShipped
 from twist_dr.wal.names import timeline_of
 from twist_dr.wal.objects import HISTORY_FORM, WalArchive
 from twist_dr.wal.packing import read_file
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.spool import Spool, SpoolFile
 
 T = TypeVar("T")
@@ -58,8 +58,8 @@ class Destination:
             return self.archive.history_key(identifier, timeline)
         return self.archive.key(identifier, timeline, file.name, self.form)
 
-    def key_of_head(self, system_identifier: str, head: Head) -> str:
-        return self.archive.key(system_identifier, head.segment.timeline, head.name, self.form)
+    def key_of_partial(self, system_identifier: str, partial: PartialSegment) -> str:
+        return self.archive.key(system_identifier, partial.segment.timeline, partial.name, self.form)
 
 
 class Destinations:
@@ -115,13 +115,13 @@ class Destinations:
     def is_down(self, name: str) -> bool:
         return name in self._down
 
-    def prepare(self, name: str, frontier: Frontier | None) -> None:
+    def prepare(self, name: str, position: ArchivedPosition | None) -> None:
         """Once per process, and again after a failure: an absent disk must not become a new, empty target."""
         if name in self._ready or self.is_down(name):
             return
         archive = self[name].archive
         with self.failures_of(name):
-            if frontier is not None and frontier.system_identifier not in archive.clusters():
+            if position is not None and position.system_identifier not in archive.clusters():
                 anew = f"remove {name} from {self._spool.state_path} and take a new base backup"
                 raise emptied(archive.target, archive.application, held="WAL", on_purpose=anew)
             archive.prepare()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, WalFrontierRow
+from twist_dr.catalog import BackupRow, Catalog, CatalogUnavailable, WalPositionRow
 from twist_dr.errors import (
     Busy,
     Cancelled,
@@ -32,8 +32,8 @@ from twist_dr.storage.patience import patient
 from twist_dr.system.lock import application_lock
 from twist_dr.system.progress import Report, human_bytes, human_seconds
 from twist_dr.system.words import counted
+from twist_dr.wal.archived import Known, Shipped, gaps_after
 from twist_dr.wal.destinations import Destination
-from twist_dr.wal.frontier import Known, Shipped, gaps_after
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive
 from twist_dr.wal.primary import Primary, Sample
@@ -45,7 +45,7 @@ from twist_dr.wal.spool import Spool
 LOCK_SCOPE = "wal"
 #: How long a round waits for the receiver to have what was written when the round began.
 _RECEIVER_SECONDS = 2.0
-#: How long the resident process waits after a round that came to nothing (no room, a folder that cannot be read).
+#: How long the resident process waits after a round that came to nothing (no space, a folder that cannot be read).
 _TROUBLE_SECONDS = 5.0
 #: How often the resident process writes to the index, unless something went wrong.
 _RECORD_SECONDS = 10.0
@@ -165,24 +165,24 @@ class Shipping:
         """An index that does not answer stops nothing."""
         try:
             application = self._app.name
-            known = {row.target: row for row in self._app.catalog.wal_frontiers(application)}
+            known = {row.target: row for row in self._app.catalog.wal_positions(application)}
             for name in shipped.targets:
-                row = _frontier_row(application, name, shipped)
+                row = _position_row(application, name, shipped)
                 gaps = dict.fromkeys([*_still_known(known.get(name), row), *row.gaps])
-                self._app.catalog.record_wal_frontier(replace(row, gaps=tuple(gaps)))
+                self._app.catalog.record_wal_position(replace(row, gaps=tuple(gaps)))
             self._recorded_at = time.monotonic()
         except CatalogUnavailable as unavailable:
             self._report.warning(str(unavailable))
 
 
-def _still_known(known: WalFrontierRow | None, row: WalFrontierRow) -> tuple[Gap, ...]:
+def _still_known(known: WalPositionRow | None, row: WalPositionRow) -> tuple[Gap, ...]:
     """Gaps that were recorded before. LSNs of another cluster begin anew: what was missing there is missing from nothing here."""
     if known is None or (known.system_identifier and row.system_identifier not in (None, known.system_identifier)):
         return ()
     return known.gaps
 
 
-def gaps_after_newest_base(catalog: Catalog, row: WalFrontierRow) -> list[Gap]:
+def gaps_after_newest_base(catalog: Catalog, row: WalPositionRow) -> list[Gap]:
     """Gaps that a recovery from the newest base backup on a target would meet; all, where it has none of that cluster.
 
     Raises ``CatalogUnavailable``.
@@ -203,15 +203,15 @@ def _start_of(catalog: Catalog, backup: BackupRow, system_identifier: str | None
     return 0
 
 
-def _frontier_row(application: str, target: str, shipped: Shipped) -> WalFrontierRow:
-    frontier, error = shipped.targets[target].frontier, shipped.targets[target].error
-    return WalFrontierRow(
+def _position_row(application: str, target: str, shipped: Shipped) -> WalPositionRow:
+    position, error = shipped.targets[target].position, shipped.targets[target].error
+    return WalPositionRow(
         application=application,
         target=target,
-        system_identifier=frontier.system_identifier if frontier else None,
-        timeline=frontier.timeline if frontier else None,
-        lsn=format_lsn(frontier.lsn) if frontier else None,
-        at=frontier.at if frontier else None,
+        system_identifier=position.system_identifier if position else None,
+        timeline=position.timeline if position else None,
+        lsn=format_lsn(position.lsn) if position else None,
+        at=position.at if position else None,
         updated_at=datetime.now(timezone.utc),
         waiting=shipped.waiting,
         oldest_seconds=shipped.oldest_seconds,
@@ -231,7 +231,7 @@ def known_reach(app: Application, report: Report, target: str | None = None, sou
         return []
     found = []
     try:
-        for row in app.catalog.wal_frontiers(app.name):
+        for row in app.catalog.wal_positions(app.name):
             if row.system_identifier and row.timeline and row.lsn and target in (None, row.target):
                 lsn = parse_lsn(row.lsn)
                 asked = source in ("any", row.target)
@@ -241,11 +241,11 @@ def known_reach(app: Application, report: Report, target: str | None = None, sou
     except CatalogUnavailable as unavailable:
         report.warning(f"how far archives were known to reach is not known: {unavailable}")
     state = Spool(app.settings.wal_spool).load_state()
-    for name in state.frontiers:
-        if target in (None, name) and (frontier := state.frontier(name)) is not None:
+    for name in state.positions:
+        if target in (None, name) and (position := state.position(name)) is not None:
             by = f"by what was shipped {name}"
             asked = source in ("any", name)
-            found.append(Known(by, frontier.system_identifier, frontier.timeline, frontier.lsn, frontier.at, asked))
+            found.append(Known(by, position.system_identifier, position.timeline, position.lsn, position.at, asked))
     return found
 
 
@@ -344,8 +344,8 @@ class AwaitWal:
             connection.execute("SELECT pg_switch_wal()")
 
     def _reaches(self, name: str, identifier: str, lsn: int) -> bool:
-        frontier = Spool(self._settings.wal_spool).load_state().frontier(name)
-        return frontier is not None and frontier.system_identifier == identifier and frontier.lsn >= lsn
+        position = Spool(self._settings.wal_spool).load_state().position(name)
+        return position is not None and position.system_identifier == identifier and position.lsn >= lsn
 
     def _check_held(self, target: StorageTarget, identifier: str, start: Segment, last: int) -> None:
         """Every segment is asked of the target itself: it is the truth, and the spool's state only what was believed."""

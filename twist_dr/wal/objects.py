@@ -1,7 +1,7 @@
 """The archive of write-ahead log on a storage target: the layout, and reading with every byte checked.
 
     <application>/wal/<system_identifier>/<timeline>/<segment>.zst.enc
-                                                    /<segment>.<end>.<claim>.partial.zst.enc     a head: see head.py
+                                                    /<segment>.<end>.<claim>.partial.zst.enc     a partial segment: see partial_segment.py
                                          /<timeline>.history.enc
 
 WAL holds every role's password hash, so it is stored encrypted on every target. The name is part of what is authenticated:
@@ -24,11 +24,11 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.chunks import read_chunks
-from twist_dr.wal.head import Head
 from twist_dr.wal.history import Ancestor, joined_history, parse_history
 from twist_dr.wal.names import SEGMENT_NAME, Segment, history_name, kind_of, timeline_of
 from twist_dr.wal.opening import opened
 from twist_dr.wal.pages import read_first_page
+from twist_dr.wal.partial_segment import PartialSegment
 
 T = TypeVar("T")
 
@@ -62,12 +62,14 @@ class Holdings:
     system_identifier: str
     segment_size: int
     segments: dict[Segment, Stored] = field(default_factory=dict)
-    heads: dict[Head, Stored] = field(default_factory=dict)
+    partials: dict[PartialSegment, Stored] = field(default_factory=dict)
     histories: set[int] = field(default_factory=set)
 
     @property
     def timelines(self) -> list[int]:
-        found = {segment.timeline for segment in self.segments} | {head.segment.timeline for head in self.heads}
+        found = {segment.timeline for segment in self.segments} | {
+            partial.segment.timeline for partial in self.partials
+        }
         return sorted(found | self.histories)
 
 
@@ -84,7 +86,7 @@ class WalArchive:
         return f"{self.application}/wal/{system_identifier}"
 
     def key(self, system_identifier: str, timeline: int, name: str, form: Form) -> str:
-        """Where a segment or head of that name (without ending) lies."""
+        """Where a segment or partial segment of that name (without ending) lies."""
         return f"{self.folder(system_identifier)}/{timeline:08X}/{name}{form.confidential.suffix}"
 
     def history_key(self, system_identifier: str, timeline: int) -> str:
@@ -103,8 +105,8 @@ class WalArchive:
         for base, stored in self._listed(self.folder(system_identifier)):
             if kind_of(base) == "history":
                 found.histories.add(timeline_of(base))
-            elif (head := Head.named(base, segment_size)) is not None:
-                found.heads[head] = stored
+            elif (partial := PartialSegment.named(base, segment_size)) is not None:
+                found.partials[partial] = stored
             else:
                 try:
                     found.segments[Segment.named(base, segment_size)] = stored
@@ -117,7 +119,7 @@ class WalArchive:
         for base, stored in self._listed(self.folder(system_identifier)):
             if not SEGMENT_NAME.match(base) or ".00000000." in base:
                 continue
-            with suppress(WalInvalid):  # a head of a few bytes
+            with suppress(WalInvalid):  # a partial segment of a few bytes
                 for chunk in self.read(system_identifier, stored.key, keyring):
                     return read_first_page(chunk, f"{self.target.name}: {stored.key}").segment_size
         return None
@@ -126,7 +128,7 @@ class WalArchive:
         return self.target.stat(key) is not None
 
     def lacks(self, system_identifier: str, first: Segment, until: int, form: Form) -> Segment | None:
-        """The first segment that is not here, from ``first`` to the one that ends at or after ``until`` (LSN); that may be a head.
+        """The first segment that is not here, from ``first`` to the one that ends at or after ``until`` (LSN); that may be a partial segment.
 
         Each is asked of the target itself. Raises storage errors.
         """
@@ -134,15 +136,15 @@ class WalArchive:
         while segment.start < until:
             if not self.has(self.key(system_identifier, segment.timeline, segment.name, form)):
                 is_last = segment.end > until
-                return None if is_last and self._ends_with_head(system_identifier, segment, until) else segment
+                return None if is_last and self._ends_with_partial(system_identifier, segment, until) else segment
             segment = segment.next
         return None
 
-    def _ends_with_head(self, system_identifier: str, segment: Segment, lsn: int) -> bool:
-        """Whether a head of this segment holds everything before ``lsn``."""
+    def _ends_with_partial(self, system_identifier: str, segment: Segment, lsn: int) -> bool:
+        """Whether a partial segment of this segment holds everything before ``lsn``."""
         listed = self._listed(f"{self.folder(system_identifier)}/{segment.timeline:08X}")
-        heads = (Head.named(base, segment.size) for base, _ in listed)
-        return any(head is not None and head.segment == segment and head.end >= lsn for head in heads)
+        partials = (PartialSegment.named(base, segment.size) for base, _ in listed)
+        return any(partial is not None and partial.segment == segment and partial.end >= lsn for partial in partials)
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, Stored]]:
         """What lies below a prefix and has an ending of ours, each with its name without it."""

@@ -1,4 +1,4 @@
-"""The open segment, shipped as far as it was written: each time a new head, and the ones before it go.
+"""The open segment, shipped as far as it was written: each time a new partial segment, and the ones before it go.
 
 So a target is seconds behind the primary, and not a segment.
 """
@@ -15,18 +15,18 @@ from pathlib import Path
 from twist_dr.errors import StagingFull, StorageError, WalInvalid
 from twist_dr.system.progress import Report
 from twist_dr.wal.admission import Admission
+from twist_dr.wal.archived import ArchivedPosition
 from twist_dr.wal.destinations import Destinations
-from twist_dr.wal.frontier import Frontier
-from twist_dr.wal.head import Head
 from twist_dr.wal.names import Segment, timeline_of
 from twist_dr.wal.packing import Packer
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.primary import Sample
 from twist_dr.wal.reach import Reach
 from twist_dr.wal.spool import Spool, SpoolFile, first_page, holds, written
 from twist_dr.wal.state import State
 
-#: Heads to be removed that are remembered, per target: where deleting is not allowed, they stay and do no harm.
-_MOST_HEADS = 20
+#: Partial segments to be removed that are remembered, per target: where deleting is not allowed, they stay and do no harm.
+_MOST_PARTIALS = 20
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Round:
 
 @dataclass(frozen=True)
 class Offer:
-    """A head for the targets, and the spool's file that it is the beginning of. ``over``: nobody writes to that file any more."""
+    """A partial segment for the targets, and the spool's file that it is the beginning of. ``over``: nobody writes to that file any more."""
 
-    head: Head
+    partial: PartialSegment
     file: SpoolFile
     over: bool = False
 
@@ -77,13 +77,13 @@ class OpenSegments:
 
     def ship(self, round_: Round) -> None:
         """One target's failure stops no other. Raises ``Cancelled``, ``StagingFull``, ``OSError``."""
-        partials = [file for file in round_.admission.files if file.kind == "partial"]
-        for file in partials:
+        unfinished = [file for file in round_.admission.files if file.kind == "partial"]
+        for file in unfinished:
             # The receiver may just have finished the segment: the next round ships it whole.
             with suppress(FileNotFoundError):
                 if (offer := self._offer(file, round_)) is not None:
                     self._to_all(offer, round_)
-        if not partials and round_.sample is not None:
+        if not unfinished and round_.sample is not None:
             for name, offer in self._claims_alone(round_.reach, round_.sample):
                 self._to_all(offer, round_, only=name)
 
@@ -103,13 +103,13 @@ class OpenSegments:
         except ValueError as error:
             round_.admission.refuse(file, str(error))
             return None
-        head = self._received(file, segment, round_) if not over else None
-        if head is None:
-            head = Head(segment, written(file.path, segment), None)
-        if over and not head.size and _is_written(file.path):
+        partial = self._received(file, segment, round_) if not over else None
+        if partial is None:
+            partial = PartialSegment(segment, written(file.path, segment), None)
+        if over and not partial.size and _is_written(file.path):
             round_.admission.refuse(file, "it holds another segment's bytes")
             return None
-        return Offer(head, file, over)
+        return Offer(partial, file, over)
 
     def _is_over(self, file: SpoolFile, round_: Round) -> bool:
         """Whether nobody writes to it any more: it came from an archiver, or the receiver is at a later timeline or another cluster."""
@@ -122,7 +122,7 @@ class OpenSegments:
         )
 
     @staticmethod
-    def _received(file: SpoolFile, segment: Segment, round_: Round) -> Head | None:
+    def _received(file: SpoolFile, segment: Segment, round_: Round) -> PartialSegment | None:
         """What the receiver has made durable of a segment, with what is claimed of that; None where that is not known."""
         sample = round_.sample
         if sample is None or sample.received is None or sample.system_identifier != file.system_identifier:
@@ -132,17 +132,17 @@ class OpenSegments:
         if not holds(file.path, segment, held):
             return None
         claim = round_.state.claim(sample.system_identifier, segment.timeline, segment.start + held)
-        return Head(segment, held, claim)
+        return PartialSegment(segment, held, claim)
 
     @staticmethod
     def _claims_alone(reach: Reach, sample: Sample) -> Iterator[tuple[str, Offer]]:
         """Where the open segment is not at hand (the server archives whole ones), each target gets what is claimed of those alone."""
-        for name, frontier in reach.frontiers.items():
-            if frontier is None or frontier.at is None or frontier.system_identifier != sample.system_identifier:
+        for name, position in reach.positions.items():
+            if position is None or position.at is None or position.system_identifier != sample.system_identifier:
                 continue
-            segment = Segment.holding(frontier.timeline, frontier.lsn, sample.segment_size)
-            empty = SpoolFile(Path("/dev/null"), "partial", 0, time.time(), frontier.system_identifier)
-            yield name, Offer(Head(segment, 0, frontier.at), empty)
+            segment = Segment.holding(position.timeline, position.lsn, sample.segment_size)
+            empty = SpoolFile(Path("/dev/null"), "partial", 0, time.time(), position.system_identifier)
+            yield name, Offer(PartialSegment(segment, 0, position.at), empty)
 
     # -- to the targets ------------------------------------------------------------------------------------------------
 
@@ -151,8 +151,8 @@ class OpenSegments:
         if wanted and not offer.over:
             # Written down first: what a killed process leaves on a target is removed by the next one.
             for name in wanted:
-                key = self._destinations[name].key_of_head(offer.identifier, offer.head)
-                round_.state.heads[name] = [*round_.state.heads.get(name, []), key][-_MOST_HEADS:]
+                key = self._destinations[name].key_of_partial(offer.identifier, offer.partial)
+                round_.state.partials[name] = [*round_.state.partials.get(name, []), key][-_MOST_PARTIALS:]
             with suppress(StagingFull):
                 self._spool.save_state(round_.state)
         self._destinations.each(lambda name: self._to_one(name, offer, round_), wanted)
@@ -173,35 +173,35 @@ class OpenSegments:
         return [
             name
             for name in usable
-            if self._is_news(offer, reach.frontiers[name]) and all(self._spool.is_stored(name, file) for file in before)
+            if self._is_news(offer, reach.positions[name]) and all(self._spool.is_stored(name, file) for file in before)
         ]
 
-    def _is_news(self, offer: Offer, frontier: Frontier | None) -> bool:
-        head = offer.head
-        if frontier is None or frontier.system_identifier != offer.identifier:
-            return head.size > 0
-        if head.segment.timeline != frontier.timeline:
-            return head.segment.timeline > frontier.timeline and head.size > 0
-        if head.end != frontier.lsn:
-            return head.end > frontier.lsn
-        if head.claim is None:
+    def _is_news(self, offer: Offer, position: ArchivedPosition | None) -> bool:
+        partial = offer.partial
+        if position is None or position.system_identifier != offer.identifier:
+            return partial.size > 0
+        if partial.segment.timeline != position.timeline:
+            return partial.segment.timeline > position.timeline and partial.size > 0
+        if partial.end != position.lsn:
+            return partial.end > position.lsn
+        if partial.claim is None:
             return False
         # The same bytes: only what is claimed of them is newer. An earlier claim is the right one: the server's clock was ahead, and was put right.
-        stored = Head.claim_of(frontier.head) if frontier.head else None
-        return stored is None or head.claim < stored or head.claim - stored >= self._heartbeat
+        stored = PartialSegment.claim_of(position.partial) if position.partial else None
+        return stored is None or partial.claim < stored or partial.claim - stored >= self._heartbeat
 
     def _to_one(self, name: str, offer: Offer, round_: Round) -> None:
-        """One target's head. Heads are small: each target packs its own and waits for no other."""
-        head, file = offer.head, offer.file
-        if offer.over and not head.size:
+        """One target's partial segment. Partial segments are small: each target packs its own and waits for no other."""
+        partial, file = offer.partial, offer.file
+        if offer.over and not partial.size:
             self._spool.note_stored(name, file)
             return
         destination = self._destinations[name]
-        key, form = destination.key_of_head(offer.identifier, head), destination.form_of(file)
+        key, form = destination.key_of_partial(offer.identifier, partial), destination.form_of(file)
         with self._destinations.failures_of(name):
             try:
-                with self._packer.packed(file, head.name, form, head.segment, head.size) as (path, digest):
-                    self._destinations.store(name, file, key, path, digest, head.size)
+                with self._packer.packed(file, partial.name, form, partial.segment, partial.size) as (path, digest):
+                    self._destinations.store(name, file, key, path, digest, partial.size)
             except WalInvalid as error:
                 if offer.over:
                     round_.admission.refuse(file, error.what)
@@ -210,13 +210,13 @@ class OpenSegments:
                 return
             if offer.over:
                 self._spool.note_stored(name, file)
-            round_.reach.add_head(name, offer.identifier, head, None if offer.over else key)
+            round_.reach.add_partial(name, offer.identifier, partial, None if offer.over else key)
             self._remove_needless(name, key, offer, round_.state)
 
     def _remove_needless(self, name: str, key: str, offer: Offer, state: State) -> None:
-        """Remove the heads that the new one, under ``key``, has replaced. Where deleting is not allowed (Object Lock), they stay."""
+        """Remove the partial segments that the new one, under ``key``, has replaced. Where deleting is not allowed (Object Lock), they stay."""
         kept = []
-        for each in state.heads.get(name, []):
+        for each in state.partials.get(name, []):
             if not _replaces(offer, key, each):
                 kept.append(each)
                 continue
@@ -224,12 +224,12 @@ class OpenSegments:
                 self._destinations[name].archive.remove(each)
             except StorageError:
                 kept.append(each)
-        state.heads[name] = kept
+        state.partials[name] = kept
 
 
 def _replaces(offer: Offer, key: str, other: str) -> bool:
-    """Whether the head under ``key`` makes the one under ``other`` needless. One that is over is not sure to come after whole segments."""
-    new, old = offer.head, Head.under(other, offer.head.segment.size)
+    """Whether the partial segment under ``key`` makes the one under ``other`` needless. One that is over is not sure to come after whole segments."""
+    new, old = offer.partial, PartialSegment.under(other, offer.partial.segment.size)
     if old is None or other == key or other.rpartition("/")[0] != key.rpartition("/")[0]:
         return False
     if old.segment == new.segment:

@@ -114,12 +114,12 @@ class Packer:
             try:
                 packed = packed_in(self._spool.packed)
             except StagingFull:
-                # It is what waits here that fills the disk; with room for one file elsewhere, all of it can leave.
+                # It is what waits here that fills the disk; with space for one file elsewhere, all of it can leave.
                 try:
                     packed = packed_in(Path(clean.enter_context(TemporaryDirectory(prefix="twist-dr-"))))
                 except (StagingFull, OSError):
                     raise StagingFull(
                         f"The disks of {self._spool.root} and {gettempdir()} are full, so that no WAL can be shipped",
-                        remedy="free room on either",
+                        remedy="free space on either",
                     ) from None
             yield packed

@@ -61,7 +61,7 @@ def read_first_page(data: bytes, what: str) -> FirstPage:
 class PageCheck:
     """Looks at every page of one segment as its bytes come by, in chunks of any size.
 
-    ``whole``: the bytes are a whole segment; a head, which ends where the server had come to, may be shorter. Zeros are taken
+    ``whole``: the bytes are a whole segment; a partial segment, which ends where the server had come to, may be shorter. Zeros are taken
     for the unwritten rest (after a switch, or in a file made in advance): nothing but zeros may come after them.
     """
 

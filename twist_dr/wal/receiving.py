@@ -116,7 +116,7 @@ class Receiver:
             raise WalReceiverStopped(
                 f"The disk of {self._spool.root} is full",
                 remedy=(
-                    "free room there, or see which storage target does not take what lies there (twist-dr wal status). The server keeps WAL until then, and "
+                    "free space there, or see which storage target does not take what lies there (twist-dr wal status). The server keeps WAL until then, and "
                     "its disk fills up in turn"
                 ),
             )

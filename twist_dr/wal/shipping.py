@@ -1,7 +1,7 @@
 """From the spool to every storage target: the one function that the job, the sensor and the resident process share.
 
 A file leaves the spool only when all required targets have it, and never before one that comes earlier: so what lies on a
-target is contiguous up to its frontier, and a hole is seen where it arises.
+target is contiguous up to its archived position, and a hole is seen where it arises.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form
 from twist_dr.system.progress import Report
 from twist_dr.wal.admission import Admission
+from twist_dr.wal.archived import Shipped
 from twist_dr.wal.destinations import Destination, Destinations, side_by_side
-from twist_dr.wal.frontier import Shipped
 from twist_dr.wal.names import Segment
 from twist_dr.wal.open_segment import OpenSegments, Round
 from twist_dr.wal.packing import Packer
@@ -93,7 +93,7 @@ class Shipper:
         if sample is not None:
             state.note(sample)
         self._destinations.each(
-            lambda name: self._destinations.prepare(name, reach.frontiers[name]), self._destinations
+            lambda name: self._destinations.prepare(name, reach.positions[name]), self._destinations
         )
         if time.monotonic() - self._looked_back_at > _LOOK_BACK_SECONDS:
             self._destinations.each(partial(self._look_back, reach), self._destinations)
@@ -108,7 +108,7 @@ class Shipper:
         unsaved = repr(state) != before
         if unsaved:
             # Before a file leaves the spool: whoever comes after a killed process would else take it for missing everywhere.
-            with suppress(StagingFull):  # what leaves makes room
+            with suppress(StagingFull):  # what leaves frees space
                 self._spool.save_state(state)
                 unsaved = False
         self._remove(admission, state.clusters)

@@ -5,7 +5,7 @@
            /refused/                         what is not the WAL that its name says, for a person to look at
            /packed/                          files on their way to a target; cleared at every start
            /stored/<target>/<name>           that target has it; size and time of the file that was meant
-           /state.json                       what was last known of the cluster and of each target's frontier
+           /state.json                       what was last known of the cluster and of each target's archived position
 
 All but the first three can be lost without harm: what a target has already is found there again, and compared.
 """
@@ -31,7 +31,7 @@ from twist_dr.wal.pages import LONG_HEADER, FirstPage, pages_written, reaches, r
 from twist_dr.wal.state import State
 
 _STATE = "state.json"
-#: Heads and gaps of a long outage are all noted.
+#: Partial segments and gaps of a long outage are all noted.
 _LIMITS = Limits(size=16 << 20, values=500_000)
 #: In the place of a target's name, and none: those do not begin with a dot.
 _KEPT = ".kept"
@@ -118,7 +118,7 @@ class Spool:
         return [file for file in self.files() if file.kind in ("segment", "history") and not self.kept(file)]
 
     def size(self) -> int:
-        """Bytes of all files of PostgreSQL's in the spool, as far as they take room on the disk."""
+        """Bytes of all files of PostgreSQL's in the spool, as far as they take space on the disk."""
         total = 0
         for file in self.files():
             with suppress(FileNotFoundError):
@@ -139,7 +139,7 @@ class Spool:
             return False
 
     def note_stored(self, target: str, file: SpoolFile) -> None:
-        """Where the disk is full, for the life of this process only: what can leave the spool makes room."""
+        """Where the disk is full, for the life of this process only: what can leave the spool frees space."""
         mark = self._mark(target, file)
         self._noted[mark] = _likeness(file)
         with suppress(OSError):
@@ -183,12 +183,7 @@ class Spool:
     def load_state(self) -> State:
         """An unreadable one counts as none: it can be found out again."""
         try:
-            state = State(**read_mapping(read_file(self.state_path, _LIMITS.size), _LIMITS))
-            state.claims = [(str(at), int(lsn)) for at, lsn in state.claims]
-            for target in state.frontiers:
-                state.frontier(target)
-            state.known_gaps()
-            return state
+            return State.from_document(read_mapping(read_file(self.state_path, _LIMITS.size), _LIMITS))
         except (OSError, ValueError, TypeError, KeyError):
             return State()
 

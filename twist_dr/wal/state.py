@@ -1,16 +1,21 @@
-"""What shipping remembers from round to round and from process to process: the cluster, what was claimed of it, each target's frontier."""
+"""What shipping remembers from round to round and from process to process: the cluster, what was claimed of it, each target's archived position."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from twist_dr.wal.frontier import Frontier, NoticedGap
+from twist_dr.wal.archived import ArchivedPosition, NoticedGap
 from twist_dr.wal.primary import Sample
 
 #: Claims that are kept: in a spool that waits for the server's archiver, the open segment may be hours behind them.
 _MOST_CLAIMS = 500
+
+
+#: Names of fields in what earlier versions wrote.
+_FORMER = {"frontiers": "positions", "heads": "partials"}
 
 
 @dataclass
@@ -18,21 +23,31 @@ class State:
     """What outlives a process; every field is as JSON holds it.
 
     ``clusters``: system identifiers that are ours, the present one last. ``claims``: moments of the primary's clock, each with the LSN
-    before which everything committed by then lies, on ``timeline``. ``heads``: keys of heads that a target may hold.
+    before which everything committed by then lies, on ``timeline``. ``partials``: keys of partial segments that a target may hold.
     """
 
     clusters: list[str] = field(default_factory=list)
     segment_size: int | None = None
     timeline: int | None = None
     claims: list[tuple[str, int]] = field(default_factory=list)
-    frontiers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    heads: dict[str, list[str]] = field(default_factory=dict)
+    positions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    partials: dict[str, list[str]] = field(default_factory=dict)
     gaps: list[dict[str, Any]] = field(default_factory=list)
 
-    def frontier(self, target: str) -> Frontier | None:
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> State:
+        """As read. Raises ``TypeError``, ``ValueError`` and ``KeyError`` for what is none."""
+        state = cls(**{_FORMER.get(key, key): value for key, value in document.items()})
+        state.claims = [(str(at), int(lsn)) for at, lsn in state.claims]
+        for target in state.positions:
+            state.position(target)
+        state.known_gaps()
+        return state
+
+    def position(self, target: str) -> ArchivedPosition | None:
         """How far the target was known to reach."""
-        document = self.frontiers.get(target)
-        return None if document is None else Frontier.from_document(document)
+        document = self.positions.get(target)
+        return None if document is None else ArchivedPosition.from_document(document)
 
     def known_gaps(self) -> list[NoticedGap]:
         """All that were ever noticed."""

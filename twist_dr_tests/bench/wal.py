@@ -19,7 +19,7 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.recovery.fetcher import Fetcher
 from twist_dr.recovery.finish import finish_cluster
-from twist_dr.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
+from twist_dr.recovery.planning import PlannedRecovery, RecoveryRequest, plan_recovery
 from twist_dr.recovery.restore_command import RESTORE_COMMAND
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
@@ -93,11 +93,11 @@ def _percentile(sorted_values: list[float]) -> float:
 
 
 def _seconds_to_copy(scene: Scene, seconds: float) -> list[float]:
-    """Sorted, of all commits of so many seconds: from the acknowledged commit until the target's frontier, as written down, is behind it."""
+    """Sorted, of all commits of so many seconds: from the acknowledged commit until the target's archived position, as written down, is behind it."""
     spool, looks = Spool(scene.site.settings().wal_spool), [(0.0, 0)]
 
     def look() -> None:
-        document = spool.load_state().frontiers.get(TARGET)
+        document = spool.load_state().positions.get(TARGET)
         if document is not None and document["lsn"] > looks[-1][1]:
             looks.append((time.monotonic(), document["lsn"]))
 
@@ -110,7 +110,7 @@ def _seconds_to_copy(scene: Scene, seconds: float) -> list[float]:
     while looks[-1][1] < last:
         if time.monotonic() > patience:
             raise RuntimeError(
-                f"the frontier stays before {format_lsn(last)}; see {scene.site.folder}/wal-ship---follow.log"
+                f"the archived position stays before {format_lsn(last)}; see {scene.site.folder}/wal-ship---follow.log"
             )
         look()
         time.sleep(_LOOK_EVERY_SECONDS)
@@ -233,10 +233,10 @@ def _base(scene: Scene) -> Manifest:
 
 def _plan(scene: Scene, wal: Segments) -> PlannedRecovery:
     work = fresh_folder(scene.folder / "planning")
-    wish = RecoveryWish(f"lsn:{format_lsn(wal.stop)}")
+    request = RecoveryRequest(f"lsn:{format_lsn(wal.stop)}")
     folders = [scene.server.tools.folder]
     return plan_recovery(
-        wish, [_repository(scene)], scene.site.keyring, folders, work, Report(), now=datetime.now(timezone.utc)
+        request, [_repository(scene)], scene.site.keyring, folders, work, Report(), now=datetime.now(timezone.utc)
     )
 
 

@@ -25,7 +25,7 @@ from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
 from twist_dr.catalog.models import METADATA, Backup
 from twist_dr.errors import CopyFailedForNow
 from twist_dr.postgres.lsn import Gap
-from twist_dr.wal.frontier import gaps_after
+from twist_dr.wal.archived import gaps_after
 from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.catalog.test_asking import counted_statements
 
@@ -257,7 +257,7 @@ def test_gaps_that_earlier_versions_wrote_as_sentences_are_numbers_and_one_that_
     for target, gaps in sentences.items():
         values = f"'erp', '{target}', '2026-11-21 02:00:00', 0, 0, 0, '{gaps}'"
         execute(url, f"INSERT INTO wal_frontiers ({columns}) VALUES ({values})".replace(":", "\\:"))
-    nas, odd, whole = Catalog(url).wal_frontiers("erp")
+    nas, odd, whole = Catalog(url).wal_positions("erp")
     assert nas.gaps == (Gap(None, 0x1000000, 0x1FE2000000),) and whole.gaps == ()
     assert nas.gaps[0].sentence("nas") == "nas lacks WAL from 0/1000000 to 1F/E2000000"
     assert gaps_after(nas.gaps, 0x1FE2000000) == [] and gaps_after(odd.gaps, 0xFFFFFFFF00000000) == list(odd.gaps) != []

@@ -125,7 +125,7 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Catalog(f"sqlite:///{tmp_path}/file/catalog.db").target_tests()
 
 
-def test_it_works_again_once_mended(tmp_path: Path) -> None:
+def test_it_works_again_once_repaired(tmp_path: Path) -> None:
     blocker = tmp_path / "folder"
     blocker.touch()
     catalog = Catalog(f"sqlite:///{blocker}/catalog.db")

@@ -124,7 +124,7 @@ def test_a_link_that_leads_nowhere_is_not_written_through(tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be_written_to_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match=r"Cannot write .*file.*; mend that"):
+    with pytest.raises(SettingsError, match=r"Cannot write .*file.*; fix that"):
         write_initial_files(tmp_path / "file" / "below", application="shop")
 
 

@@ -31,7 +31,7 @@ from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.manifest import Extension
 from twist_dr.restore.pipeline import Serving
 from twist_dr.system.progress import Report
-from twist_dr.wal.frontier import Frontier
+from twist_dr.wal.archived import ArchivedPosition
 from twist_dr.wal.spool import Spool
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.erp import fixtures
@@ -735,8 +735,10 @@ class Archived:
 
 def known_until(site: Site) -> datetime:
     """Up to when every target is known to have all, by what shipping wrote down."""
-    frontiers = Spool(site.settings().wal_spool).load_state().frontiers.values()
-    return min(Frontier.from_document(each).at or datetime.min.replace(tzinfo=timezone.utc) for each in frontiers)
+    positions = Spool(site.settings().wal_spool).load_state().positions.values()
+    return min(
+        ArchivedPosition.from_document(each).at or datetime.min.replace(tzinfo=timezone.utc) for each in positions
+    )
 
 
 @pytest.fixture(scope="module", params=sorted(TOOLS, reverse=True), ids=lambda major: f"pg{major}")

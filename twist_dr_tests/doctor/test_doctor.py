@@ -29,15 +29,15 @@ from twist_dr.doctor.files import check_configuration, check_django, check_media
 from twist_dr.doctor.findings import Check, Finding, T, shown
 from twist_dr.doctor.machine import (
     check_dagster_home,
-    check_scratch_room,
-    check_staging_room,
+    check_scratch_space,
+    check_staging_space,
     check_system_clock,
     check_work_folder,
 )
 from twist_dr.doctor.targets import TargetPlace, check_places, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_isolation, check_verification
 from twist_dr.doctor.wal import WalSeen, check_programs, check_wal_server
-from twist_dr.doctor.wal_archive import check_archiver, check_frontiers, check_newest_base, check_spool
+from twist_dr.doctor.wal_archive import check_archiver, check_newest_base, check_positions, check_spool
 from twist_dr.errors import DatabaseGone
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.unprivileged import reachable_base, unprivileged
@@ -275,7 +275,7 @@ def test_a_wrong_password_a_missing_database_and_a_stopped_server_are_told_apart
     assert "name service" in remedy(nowhere)
 
 
-def test_a_role_that_row_level_security_would_filter_gets_the_statement_that_mends_it(
+def test_a_role_that_row_level_security_would_filter_gets_the_statement_that_repairs_it(
     limited: tuple[Cluster, Cluster],
 ) -> None:
     as_limited, as_superuser = limited
@@ -290,7 +290,7 @@ def test_a_role_that_row_level_security_would_filter_gets_the_statement_that_men
     assert only(findings_of(check_database(as_limited)), "rights").status == "ok"
 
 
-def test_a_role_that_may_not_read_tables_and_sequences_gets_the_statement_that_mends_it(
+def test_a_role_that_may_not_read_tables_and_sequences_gets_the_statement_that_repairs_it(
     limited: tuple[Cluster, Cluster],
 ) -> None:
     as_limited, as_superuser = limited
@@ -633,14 +633,14 @@ def test_a_work_folder_on_a_read_only_disk_or_open_to_others_is_noticed(tmp_path
 
 def test_a_disk_too_small_to_stage_a_backup_or_to_verify_one_is_noticed(tmp_path: Path) -> None:
     with mounted_tmpfs(tmp_path / "disk", "size=80m,mode=0711") as folder:
-        assert findings_of(check_staging_room(folder / "new" / "erp", 0, 0, 1, whole=True))[0].status == "ok"
-        found = findings_of(check_staging_room(folder / "new" / "erp", 0, 50_000_000, 2, whole=False))[0]
+        assert findings_of(check_staging_space(folder / "new" / "erp", 0, 0, 1, whole=True))[0].status == "ok"
+        found = findings_of(check_staging_space(folder / "new" / "erp", 0, 50_000_000, 2, whole=False))[0]
         assert found.status == "problem"
         assert "at least 167.1 MB needed" in found.found
         assert "same encrypt and compression" in remedy(found)
-        findings = findings_of(check_scratch_room(folder, 60_000_000, server_here=False))
+        findings = findings_of(check_scratch_space(folder, 60_000_000, server_here=False))
         assert [finding.status for finding in findings] == ["ok"]
-        findings = findings_of(check_scratch_room(folder, 100_000_000, server_here=False))
+        findings = findings_of(check_scratch_space(folder, 100_000_000, server_here=False))
         assert [finding.status for finding in findings] == ["problem"]
 
 
@@ -711,7 +711,7 @@ def test_what_others_put_on_a_target_is_named_and_so_are_two_targets_that_are_on
     assert "'erp/backups' is a symbolic link" in stranger.found and "find out who put it there" in remedy(stranger)
 
 
-def test_a_target_without_room_for_one_backup_is_a_problem(tmp_path: Path) -> None:
+def test_a_target_without_space_for_one_backup_is_a_problem(tmp_path: Path) -> None:
     with mounted_tmpfs(tmp_path / "disk", "size=1m") as folder:
         findings, _ = drain(check_targets({"tiny": LocalTarget("tiny", folder)}, 50_000_000))
     assert [finding.status for finding in findings] == ["ok", "problem"]
@@ -804,7 +804,7 @@ def test_the_newest_backup_is_opened_and_a_wrong_or_missing_key_is_a_problem(tmp
     assert "missing, though the manifest is there" in told().found
 
 
-def test_a_backup_that_lies_in_staging_only_is_pointed_out_and_remains_of_killed_runs_are_named(
+def test_a_backup_that_lies_in_staging_only_is_pointed_out_and_incomplete_backups_of_killed_runs_are_named(
     tmp_path: Path, small: Cluster
 ) -> None:
     settings = settings_for(tmp_path, small.url)
@@ -813,7 +813,7 @@ def test_a_backup_that_lies_in_staging_only_is_pointed_out_and_remains_of_killed
     manifest = make_backup(small, settings)
     killed.mkdir()
     (killed / ".lock").touch()
-    found = [finding for finding in run_doctor(application(settings), {}) if finding.check == "remains"]
+    found = [finding for finding in run_doctor(application(settings), {}) if finding.check == "incomplete backups"]
     assert [finding.status for finding in found] == ["ok", "warning"]
     assert killed.name in found[0].found
     assert manifest.backup_id in found[1].found
@@ -859,11 +859,11 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
                 "spool",
                 "newest base",
             )
-            return [each for each in found if each.check in names or each.check.startswith("frontier")]
+            return [each for each in found if each.check in names or each.check.startswith("archived position")]
 
         before = {each.check: each for each in told()}
         assert [name for name, each in before.items() if each.status != "ok"] == [
-            "slot", "newest base", "frontier office", "frontier archive",
+            "slot", "newest base", "archived position office", "archived position archive",
         ]  # fmt: skip
         assert "twist-dr wal receive" in remedy(before["slot"]) and "backup_base" in remedy(before["newest base"])
         with resident(site, "wal", "receive"):
@@ -873,12 +873,14 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
             assert [each for each in after if each.status != "ok"] == [], render(after)
             assert "twist_dr_erp is in use" in only(after, "slot").found
             assert only(after, "base backups").found == "can be incremental"
-            assert " old" in only(after, "frontier office").found and "-base-" in only(after, "newest base").found
+            assert (
+                " old" in only(after, "archived position office").found and "-base-" in only(after, "newest base").found
+            )
         alone = only(told(), "slot")
         assert alone.status == "problem" and "nobody receives from the replication slot" in alone.found
 
         # The same installation, looked at later.
-        newest, rows = site.catalog().latest("erp", kind="base"), site.catalog().wal_frontiers("erp")
+        newest, rows = site.catalog().latest("erp", kind="base"), site.catalog().wal_positions("erp")
         _, seen = drain(check_wal_server(server.cluster(), "receive", "twist_dr_erp", [], "database.url"))
         assert seen is not None
         later = datetime.now(timezone.utc) + timedelta(days=9)
@@ -890,10 +892,10 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
         other = replace(seen, sample=replace(seen.sample, system_identifier="1"))
         found = only(findings_of(check_newest_base(newest, other)), "newest base")
         assert found.status == "problem" and "the server is another one now (1)" in found.found
-        found = only(findings_of(check_frontiers(rows, ["office"], SOON, soon)), "frontier office")
+        found = only(findings_of(check_positions(rows, ["office"], SOON, soon)), "archived position office")
         assert found.status == "problem" and "2 h" in found.found and "twist-dr wal status" in remedy(found)
         failed = [replace(row, error="there is no such folder") for row in rows]
-        assert "there is no such folder" in findings_of(check_frontiers(failed, ["office"], SOON))[0].found
+        assert "there is no such folder" in findings_of(check_positions(failed, ["office"], SOON))[0].found
 
 
 def test_a_server_that_writes_too_little_and_lets_nobody_replicate_is_told_what_to_set(
@@ -913,11 +915,13 @@ def test_a_server_that_writes_too_little_and_lets_nobody_replicate_is_told_what_
                     connection.execute(statement.encode())
         minimal.stop()
         minimal.start({"fsync": "off"})
-        mended = wal_findings(minimal.cluster(), "receive", tmp_path)
-        assert {only(mended, name).status for name in ("wal", "wal senders", "replication")} == {"ok"}
+        repaired = wal_findings(minimal.cluster(), "receive", tmp_path)
+        assert {only(repaired, name).status for name in ("wal", "wal senders", "replication")} == {"ok"}
 
 
-def test_a_role_that_may_not_replicate_gets_the_statements_that_mend_it(server: PostgresServer, tmp_path: Path) -> None:
+def test_a_role_that_may_not_replicate_gets_the_statements_that_repair_it(
+    server: PostgresServer, tmp_path: Path
+) -> None:
     with server.cluster().connect() as connection:
         connection.execute(f"DROP ROLE IF EXISTS replicator; CREATE ROLE replicator LOGIN PASSWORD '{PASSWORD}'")
         cluster = as_role(server, "postgres", "replicator")
@@ -928,9 +932,9 @@ def test_a_role_that_may_not_replicate_gets_the_statements_that_mend_it(server: 
             assert len(lacking) == 3, render(found)
             for finding in lacking:
                 connection.execute(remedy(finding).partition(";")[0].encode())
-            mended = wal_findings(cluster, "archive", tmp_path)
-            assert not [each for each in mended if "may not" in each.found]
-            assert "a replication connection was let in" in only(mended, "replication").found
+            repaired = wal_findings(cluster, "archive", tmp_path)
+            assert not [each for each in repaired if "may not" in each.found]
+            assert "a replication connection was let in" in only(repaired, "replication").found
         finally:
             connection.execute("DROP OWNED BY replicator; DROP ROLE replicator")
 
@@ -1063,7 +1067,7 @@ def test_programs_of_another_version_are_no_help_for_a_recovery(
     assert "of version 99 or newer are needed" in only(findings, "base backups").found
 
 
-def test_a_spool_without_room_or_with_wal_that_nobody_takes_is_a_finding(
+def test_a_spool_without_space_or_with_wal_that_nobody_takes_is_a_finding(
     newest_server: PostgresServer, tmp_path: Path
 ) -> None:
     spool, staging = Spool(tmp_path / "spool"), tmp_path / "staging"
@@ -1096,5 +1100,5 @@ def test_the_password_of_the_replication_role_is_never_shown(tmp_path: Path) -> 
     found = only(findings, "wal")
     assert found.status == "problem" and "wal.replication_url" in remedy(found)
     assert only(findings, "newest base").status == "warning" and only(findings, "spool").status == "ok"
-    text = render([*findings, shown(Finding("wal", "problem", f"complains of {PASSWORD}", "mend it"))])
+    text = render([*findings, shown(Finding("wal", "problem", f"complains of {PASSWORD}", "fix it"))])
     assert PASSWORD not in text and quote(PASSWORD, safe="") not in text

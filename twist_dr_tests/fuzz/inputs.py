@@ -17,8 +17,8 @@ _TELLING = [
 
 
 @st.composite
-def changed(draw: st.DrawFn, seeds: Sequence[bytes], mend: Callable[[bytes], bytes] = bytes) -> bytes:
-    """A seed with a few of its bytes replaced, removed, repeated or moved; ``mend`` puts right what else would hide the rest (a checksum)."""
+def changed(draw: st.DrawFn, seeds: Sequence[bytes], repair: Callable[[bytes], bytes] = bytes) -> bytes:
+    """A seed with a few of its bytes replaced, removed, repeated or moved; ``repair`` puts right what else would hide the rest (a checksum)."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(0, 6))):
         at = draw(st.integers(0, len(data)))
@@ -40,7 +40,7 @@ def changed(draw: st.DrawFn, seeds: Sequence[bytes], mend: Callable[[bytes], byt
                 del data[at : at + length]
                 to = draw(st.integers(0, len(data)))
                 data[to:to] = piece
-    return mend(bytes(data))
+    return repair(bytes(data))
 
 
 _VALUES = st.recursive(
@@ -54,12 +54,12 @@ _VALUES = st.recursive(
 
 
 @st.composite
-def documents(draw: st.DrawFn, seeds: Sequence[bytes], mend: Callable[[Any], bytes] | None = None) -> bytes:
+def documents(draw: st.DrawFn, seeds: Sequence[bytes], repair: Callable[[Any], bytes] | None = None) -> bytes:
     """A JSON document with some of its values, keys or elements replaced, removed or added."""
     document = json.loads(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 3))):
         document = _replaced(draw, document, depth=0)
-    return mend(document) if mend else json.dumps(document).encode()
+    return repair(document) if repair else json.dumps(document).encode()
 
 
 def _replaced(draw: st.DrawFn, value: Any, depth: int) -> Any:

@@ -49,10 +49,10 @@ from twist_dr.storage.base import Digest
 from twist_dr.storage.chunks import hashed
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.documents import NOTE, DocumentInvalid, read_json, read_yaml
-from twist_dr.wal.head import Head
 from twist_dr.wal.history import parse_history
 from twist_dr.wal.names import Segment
 from twist_dr.wal.pages import PageCheck, pages_written
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.spool import Spool
 from twist_dr.wal.state import State
 from twist_dr_tests.fuzz.inputs import changed, documents
@@ -312,8 +312,8 @@ def read_segment(data: bytes) -> object:
 
 def read_names(data: bytes) -> object:
     for line in data.decode(errors="surrogateescape").split("\n"):
-        Head.named(line, 1 << 20)
-        Head.claim_of(line)
+        PartialSegment.named(line, 1 << 20)
+        PartialSegment.claim_of(line)
         for parse in (lambda text: Segment.named(text, 1 << 20), parse_lsn):
             with suppress(ValueError):
                 parse(line)

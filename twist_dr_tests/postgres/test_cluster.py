@@ -73,7 +73,7 @@ def test_a_server_whose_disk_is_full_when_we_connect_is_no_wrong_password_and_na
                CREATE EVENT TRIGGER filling ON login EXECUTE FUNCTION fill();"""
         )
     cluster = as_role(newest_server, "newcomer", "full")
-    with pytest.raises(DatabaseError, match="No space left on device; free room on the server's disk") as caught:
+    with pytest.raises(DatabaseError, match="No space left on device; free space on the server's disk") as caught:
         cluster.connect()
     assert not isinstance(caught.value, DatabaseRefused)
     with pytest.raises(RestoreFailed, match="The disk of the database server filled up"), full_disk_named():

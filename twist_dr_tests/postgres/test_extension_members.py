@@ -15,7 +15,7 @@ from twist_dr.postgres.comparison import compare_database
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.impact_database import database_impact
 from twist_dr.restore.journal import Journals
-from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.restore.restore import Restore
 from twist_dr.system.progress import Report
 from twist_dr_tests.helpers import KEYRING
@@ -225,8 +225,8 @@ def test_a_replaced_database_has_them_too_whoever_restores(
         Journals(tmp_path / "journals"),
     )
     place = RestorePlace("erp", around, [repository], KEYRING, tmp_path / "work", tmp_path / "scratch")
-    wish = RestoreWish(manifest.backup_id, "replace", parts=("database",))
-    assert Restore(wish, place, Report()).run().state == "done"
+    request = RestoreRequest(manifest.backup_id, "replace", parts=("database",))
+    assert Restore(request, place, Report()).run().state == "done"
     with cluster.connect() as connection:
         assert query(connection, "SELECT count(DISTINCT id), sum(id) FROM cheap") == [(1000, 500500)]
         assert query(connection, "SELECT tableowner FROM pg_tables WHERE tablename = 'tariff'") == [("tariff_owner",)]

@@ -19,7 +19,7 @@ from twist_dr.cli.recover.server import look
 from twist_dr.postgres.cluster import Cluster, query
 from twist_dr.postgres.comparison import compare_database
 from twist_dr.postgres.restore_place import scratch_server
-from twist_dr.recovery.planning import RecoveryWish, plan_recovery
+from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.manifest import PostgresFacts
 from twist_dr.repository.sources import Sources
@@ -125,7 +125,7 @@ def test_a_database_of_any_name_is_recovered_to_a_point(major: int, open_folder:
         Material(open_folder, primary.tools, archives_of(primary).identifier, MB, []).ship(primary.archive)
         (open_folder / "work").mkdir()
         found = plan_recovery(
-            RecoveryWish(to="latest"), [bases.repository], KEYRING, [primary.tools.folder], open_folder / "work", Report(),
+            RecoveryRequest(to="latest"), [bases.repository], KEYRING, [primary.tools.folder], open_folder / "work", Report(),
             now=datetime.now(timezone.utc),
         )  # fmt: skip
         sources = [Sources(manifest.backup_id, [bases.repository], KEYRING, Report())]

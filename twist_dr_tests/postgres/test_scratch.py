@@ -15,7 +15,7 @@ import pytest
 from twist_dr.errors import IsolationMissing, ProcessFailed
 from twist_dr.postgres import confinement
 from twist_dr.postgres.cluster import Cluster, read_system_identifier
-from twist_dr.postgres.scratch import ScratchServer, clear_scratch_remains
+from twist_dr.postgres.scratch import ScratchServer, clear_scratch_leftovers
 from twist_dr.postgres.server_user import is_server_user
 from twist_dr.postgres.unprivileged import door_folder, socket_folder
 from twist_dr.system.processes import run
@@ -176,7 +176,7 @@ def test_it_ends_with_its_maker_however_it_was_started(base: Path, way: str) -> 
         os.kill(maker.pid, signal.SIGKILL)
         maker.wait()
         wait_until(lambda: not runs(int(process)), "the server to end with its maker")
-    assert clear_scratch_remains(base) == 1
+    assert clear_scratch_leftovers(base) == 1
 
 
 @pytest.mark.parametrize("way", ["user", "nothing"])
@@ -226,18 +226,18 @@ def test_a_server_that_does_not_start_says_why_and_leaves_nothing(base: Path) ->
 def test_what_kill_9_left_is_cleared_by_the_next_and_a_server_at_work_is_left_alone(base: Path) -> None:
     with ScratchServer(NEWEST, base) as other, python(STAY, base, max(TOOLS)) as maker:
         folder, sockets, process = next_line(maker).split("\t")
-        assert clear_scratch_remains(base) == 0
+        assert clear_scratch_leftovers(base) == 0
         assert runs(int(process))
         shared = shared_memory(int(process))
         os.kill(maker.pid, signal.SIGKILL)
         maker.wait()
         wait_until(lambda: not runs(int(process)), "the server to end with its maker")
-        assert clear_scratch_remains(base) == 1
+        assert clear_scratch_leftovers(base) == 1
         assert not Path(folder).exists()
         assert not Path(sockets).exists()
         assert servers_below(base) == [other.folder]
         assert setting(other, "port")
-    assert clear_scratch_remains(base) == 0
+    assert clear_scratch_leftovers(base) == 0
     assert not any(path.exists() for path in shared)
 
 
@@ -247,11 +247,11 @@ def test_a_clearing_of_a_server_that_was_killed_halfway_is_finished_by_the_next(
             folder, sockets, process = next_line(maker).split("\t")
             os.kill(maker.pid, signal.SIGKILL)
             maker.wait()
-        killed = killed_at(step, lambda: clear_scratch_remains(base))
+        killed = killed_at(step, lambda: clear_scratch_leftovers(base))
         assert killed == (step < 10_000)
         if step == 1:  # as earlier versions left it, with all its 40 MB
             (Path(folder) / ".lock").unlink()
-        assert clear_scratch_remains(base) == int(killed)
+        assert clear_scratch_leftovers(base) == int(killed)
         assert servers_below(base) == [] and not Path(sockets).exists() and not runs(int(process))
 
 
@@ -283,7 +283,7 @@ def test_the_shared_memory_of_a_killed_server_is_released_and_only_that(
         maker.wait()
         wait_until(lambda: not runs(int(process)), "the server to end")
         assert {segment, others} <= segments()
-        assert clear_scratch_remains(base) == 1
+        assert clear_scratch_leftovers(base) == 1
         assert segment not in segments()
         assert others in segments()
     assert others not in segments()

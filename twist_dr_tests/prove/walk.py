@@ -258,7 +258,7 @@ STEPS: dict[str, Callable[[Walk, Block], None]] = {
     "wal:": Walk.wal,
     "CREATE ROLE archiver LOGIN REPLICATION BYPASSRLS PASSWORD '...' IN ROLE pg_read_all_data, pg_monitor;": Walk.role_that_archives,
     "twist-dr wal receive &                                            # both as services: deploy/systemd, deploy/compose": Walk.archive,
-    "TARGET   FROM (UTC)           UNTIL (UTC)          TIMELINE  BASE                        FRONTIER   AGE": Walk.shown,
+    "TARGET   FROM (UTC)           UNTIL (UTC)          TIMELINE  BASE                        POSITION   AGE": Walk.shown,
     '0 2 * * *  . /srv/erp-dr/environment; cd /srv/erp-dr && dagster job execute -m twist_dr.definitions -j backup_full -c scheduled.yaml --tags \'{"twist_dr/scheduled_for": "now"}\' >backup.log 2>&1 || cat backup.log': Walk.from_cron,
     "alerts:                      # percent-encode @ : / in user and password; try it with: twist-dr alerts test": Walk.shown,
 }

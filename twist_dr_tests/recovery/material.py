@@ -13,18 +13,18 @@ from twist_dr.postgres.lsn import format_lsn
 from twist_dr.postgres.tools import Tools
 from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.plan import RecoveryPlan, make_plan
-from twist_dr.recovery.planning import RecoveryWish, plan_recovery
+from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.target import parse_target
 from twist_dr.repository.manifest import MANIFEST_NAME, Artifact, BaseFacts, KeyName, Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Report
-from twist_dr.wal.frontier import Known
-from twist_dr.wal.head import Head
+from twist_dr.wal.archived import Known
 from twist_dr.wal.names import kind_of, timeline_of
 from twist_dr.wal.objects import HISTORY_FORM, WalArchive, associated_data
 from twist_dr.wal.packing import pack
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.helpers import KEY, KEYRING
 from twist_dr_tests.primaries import MB, Primary, Row
 
@@ -99,8 +99,8 @@ class Material:
         name = f"{timeline:08X}.history"
         self._store(archive, path, archive.history_key(self.identifier, timeline), name, HISTORY_FORM)
 
-    def put_head(self, source: Path, head: Head, target: str = "office") -> None:
-        self._put(target, source, head.segment.timeline, head.name, head.size)
+    def put_partial(self, source: Path, partial: PartialSegment, target: str = "office") -> None:
+        self._put(target, source, partial.segment.timeline, partial.name, partial.size)
 
     def _put(self, target: str, path: Path, timeline: int, name: str, size: int | None = None) -> None:
         archive = self.archive(target)
@@ -152,15 +152,15 @@ class Material:
             path.parent.mkdir(parents=True)
             path.write_bytes(base.seal(KEY))
 
-    def wished(self, wish: RecoveryWish, *targets: str, known: Sequence[Known] = ()) -> RecoveryPlan:
-        """What comes of a wish, from the targets and what was known of them; one without a folder does not answer."""
+    def requested(self, request: RecoveryRequest, *targets: str, known: Sequence[Known] = ()) -> RecoveryPlan:
+        """What comes of a request, from the targets and what was known of them; one without a folder does not answer."""
         work = Path(tempfile.mkdtemp(dir=self.folder, prefix="work-"))
         repositories = [
             Repository(LocalTarget(target, self.folder / target), "erp") for target in targets or ("office",)
         ]
         now = datetime.now(timezone.utc) + timedelta(days=400)
         return plan_recovery(
-            wish, repositories, KEYRING, [self.tools.folder], work, Report(), now=now, known=known
+            request, repositories, KEYRING, [self.tools.folder], work, Report(), now=now, known=known
         ).plan
 
 

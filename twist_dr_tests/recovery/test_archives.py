@@ -15,9 +15,9 @@ from twist_dr.errors import Cancelled, WalMissing
 from twist_dr.recovery.archives import Archives
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Lines, Report
-from twist_dr.wal.head import Head
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import KEYRING
 from twist_dr_tests.primaries import MB, Primary
@@ -123,17 +123,17 @@ def test_a_target_that_goes_away_before_it_is_asked_which_clusters_it_has_is_unr
     assert list(archives.unreachable) == ["office"]
 
 
-def test_a_head_is_filled_up_with_zeros(pair: Pair, tmp_path: Path) -> None:
+def test_a_partial_is_filled_up_with_zeros(pair: Pair, tmp_path: Path) -> None:
     material = pair.material.copied(tmp_path / "archive")
     claim = datetime.now(timezone.utc)
     for size in (8192 * 3 + 100, 8192 * 7):
-        material.put_head(pair.wal / pair.segment.name, Head(pair.segment, size, claim))
+        material.put_partial(pair.wal / pair.segment.name, PartialSegment(pair.segment, size, claim))
     archives = material.archives()
-    head = archives.heads[-1]
-    assert head.size == 8192 * 7
-    archives.fetch_head(head, tmp_path / "got")
+    partial = archives.partials[-1]
+    assert partial.size == 8192 * 7
+    archives.fetch_partial(partial, tmp_path / "got")
     whole = (pair.wal / pair.segment.name).read_bytes()
-    assert (tmp_path / "got").read_bytes() == whole[: head.size] + bytes(MB - head.size)
+    assert (tmp_path / "got").read_bytes() == whole[: partial.size] + bytes(MB - partial.size)
 
 
 def test_several_threads_fetch_at_once(pair: Pair, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from twist_dr.recovery.coverage import gaps, recoverable
 from twist_dr.recovery.lineage import stop_of
-from twist_dr.wal.head import Head
 from twist_dr.wal.names import Segment
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.primaries import MB, Primary
 from twist_dr_tests.recovery.material import Material, facts_of_base
@@ -56,7 +56,7 @@ def test_one_range_from_the_end_of_the_oldest_base_to_the_end_of_the_wal(days: D
 def test_a_claim_says_until_when(days: Days, tmp_path: Path) -> None:
     material = days.material.copied(tmp_path)
     claim = days.rows[0].at + timedelta(minutes=5)
-    material.put_head(days.wal / days.last.name, Head(days.last.next, 0, claim))
+    material.put_partial(days.wal / days.last.name, PartialSegment(days.last.next, 0, claim))
     (found,) = recoverable(material.bases, material.archives())
     assert found.until_at == claim
 

@@ -11,7 +11,7 @@ import pytest
 
 from twist_dr.errors import RecoveryFailed
 from twist_dr.recovery import fetcher
-from twist_dr.recovery.planning import RecoveryWish, plan_recovery
+from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
@@ -49,9 +49,9 @@ class Stored:
         repositories = [Repository(LocalTarget(name, folder / name), "erp") for name in ("office", "cellar")]
         work = scratch / "work"
         work.mkdir(exist_ok=True)
-        wish = RecoveryWish(to=to)
+        request = RecoveryRequest(to=to)
         found = plan_recovery(
-            wish, repositories, KEYRING, [self.primary.tools.folder], work, report, now=datetime.now(timezone.utc)
+            request, repositories, KEYRING, [self.primary.tools.folder], work, report, now=datetime.now(timezone.utc)
         )
         sources = [Sources(manifest.backup_id, repositories, KEYRING, report) for manifest in found.plan.chain]
         then()

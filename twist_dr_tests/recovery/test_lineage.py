@@ -11,9 +11,9 @@ import pytest
 from twist_dr.errors import RecoveryPointInvalid, WalConflict
 from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery.coverage import gaps, recoverable
-from twist_dr.wal.head import Head
 from twist_dr.wal.history import Ancestor
 from twist_dr.wal.names import Segment
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.primaries import MB, Primary, Row
@@ -43,7 +43,7 @@ class Branches:
             shutil.copytree(one.archive, self.wal)
             kept = folder / "copy"
             shutil.move(copy, kept)
-            self.material.put_head(source, Head(segment, written, datetime.now(timezone.utc)))
+            self.material.put_partial(source, PartialSegment(segment, written, datetime.now(timezone.utc)))
             archive = one.base / "archive"
             (kept / "recovery.signal").touch()
             with Primary(
@@ -139,7 +139,7 @@ def test_a_name_or_transaction_that_only_the_left_timeline_has_is_found_there(br
     assert any("on timeline 1 only" in warning for warning in plan.warnings)
     latest = branches.material.plan("latest", timeline=1)
     ended(latest, branches.rows[20])
-    assert latest.head is not None and latest.timeline == 1
+    assert latest.partial is not None and latest.timeline == 1
 
 
 def test_before_anything_of_the_new_timeline_is_archived_the_old_one_leads_to_the_switch(

@@ -18,8 +18,8 @@ from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.recovery.lineage import stop_of
 from twist_dr.recovery.plan import RecoveryPlan
 from twist_dr.recovery.target import RecoveryTarget
-from twist_dr.wal.head import Head
 from twist_dr.wal.names import Segment
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.primaries import MB, Primary, Row
@@ -47,7 +47,7 @@ class Story:
             self.archived = primary.archived()
             self.rows += primary.record(range(50, 55))
             source, segment, self.written = primary.open_segment()
-            self.head = Head(segment, self.written, datetime.now(timezone.utc))
+            self.partial = PartialSegment(segment, self.written, datetime.now(timezone.utc))
             self.open = folder / "open"
             shutil.copyfile(source, self.open)
             self.tools, self.password = primary.tools, primary.password
@@ -59,9 +59,9 @@ class Story:
             shutil.move(self.data, kept)
             self.data = kept
 
-    def with_head(self, folder: Path) -> Material:
+    def with_partial(self, folder: Path) -> Material:
         material = self.material.copied(folder)
-        material.put_head(self.open, self.head)
+        material.put_partial(self.open, self.partial)
         return material
 
 
@@ -85,16 +85,16 @@ def test_a_time_stops_before_the_first_later_commit(story: Story) -> None:
 def test_latest_takes_all_that_is_archived(story: Story) -> None:
     plan = story.material.plan("latest")
     ended(plan, story.rows[49], story.rows[50])
-    assert plan.stop.inclusive and plan.head is None
+    assert plan.stop.inclusive and plan.partial is None
     assert plan.segments[-1].name == story.archived
     assert plan.segments[0].start <= stop_of(story.bases[1]) and plan.base.backup_id == SECOND
     assert plan.lost.transactions == 0
 
 
 def test_latest_includes_the_open_segment(story: Story, tmp_path: Path) -> None:
-    plan = story.with_head(tmp_path).plan("latest")
+    plan = story.with_partial(tmp_path).plan("latest")
     ended(plan, story.rows[54])
-    assert plan.head == story.head and plan.head.segment not in plan.segments
+    assert plan.partial == story.partial and plan.partial.segment not in plan.segments
     assert plan.last_commit_at == story.rows[54].at
 
 
@@ -109,7 +109,7 @@ def test_an_lsn_takes_all_that_begins_before_it(story: Story) -> None:
 
 
 def test_the_end_of_the_archive_is_an_lsn_too(story: Story, tmp_path: Path) -> None:
-    material = story.with_head(tmp_path)
+    material = story.with_partial(tmp_path)
     latest = material.plan("latest")
     plan = material.plan(f"lsn:{format_lsn(latest.end_lsn)}")
     assert (plan.end_lsn, plan.stop) == (latest.end_lsn, latest.stop)
@@ -166,25 +166,25 @@ def test_what_is_not_there_is_refused_with_what_can_be_recovered(story: Story, t
 def test_a_quiet_time_needs_a_claim_that_nothing_is_missing(story: Story, tmp_path: Path) -> None:
     quiet = story.rows[54].at + timedelta(minutes=1)
     silent = story.material.copied(tmp_path / "silent")
-    silent.put_head(story.open, Head(story.head.segment, story.head.size, None))
+    silent.put_partial(story.open, PartialSegment(story.partial.segment, story.partial.size, None))
     with pytest.raises(RecoveryPointInvalid, match="is known to hold everything until"):
         silent.plan(quiet.isoformat())
     claiming = story.material.copied(tmp_path / "claiming")
-    claiming.put_head(story.open, Head(story.head.segment, story.head.size, quiet))
+    claiming.put_partial(story.open, PartialSegment(story.partial.segment, story.partial.size, quiet))
     plan = claiming.plan(quiet.isoformat())
     ended(plan, story.rows[54])
-    assert plan.stop.inclusive and plan.head is not None
+    assert plan.stop.inclusive and plan.partial is not None
     with pytest.raises(RecoveryPointInvalid, match="is known to hold everything until"):
         claiming.plan((quiet + timedelta(microseconds=1)).isoformat())
 
 
-def test_a_head_that_holds_only_its_claim_counts(story: Story, tmp_path: Path) -> None:
+def test_a_partial_that_holds_only_its_claim_counts(story: Story, tmp_path: Path) -> None:
     material = story.material.copied(tmp_path)
     claim = story.rows[49].at + timedelta(microseconds=5)
-    material.put_head(story.open, Head(story.head.segment, 0, claim))
+    material.put_partial(story.open, PartialSegment(story.partial.segment, 0, claim))
     plan = material.plan(claim.isoformat())
     ended(plan, story.rows[49])
-    assert plan.head is None
+    assert plan.partial is None
 
 
 def test_a_gap_is_named_with_what_leads_there_and_what_begins_behind(story: Story, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_chain_that_lacks_a_link_is_passed_over_and_said(story: Story) -> None
 
 
 def test_a_plan_says_it_in_words(story: Story, tmp_path: Path) -> None:
-    plan = story.with_head(tmp_path).plan(between(story.rows[35], story.rows[36]))
+    plan = story.with_partial(tmp_path).plan(between(story.rows[35], story.rows[36]))
     page = plan.markdown()
     for words in (
         SECOND,
@@ -298,8 +298,8 @@ def replayed(story: Story, plan: RecoveryPlan, folder: Path, material: Material)
         archives.fetch_segment(segment, wal / segment.name)
     for segment in plan.segments:
         archives.fetch_segment(segment, wal / segment.name)
-    if plan.head is not None:
-        archives.fetch_head(plan.head, wal / plan.head.segment.name)
+    if plan.partial is not None:
+        archives.fetch_partial(plan.partial, wal / plan.partial.segment.name)
     for path in wal.iterdir():
         path.chmod(0o644)
     (data / "recovery.signal").touch()
@@ -319,7 +319,7 @@ def replayed(story: Story, plan: RecoveryPlan, folder: Path, material: Material)
 
 @pytest.mark.parametrize("kind", ["time", "lsn", "xid", "name", "latest"])
 def test_a_server_that_replays_the_plan_ends_exactly_where_it_says(story: Story, tmp_path: Path, kind: str) -> None:
-    material = story.with_head(tmp_path / "archive")
+    material = story.with_partial(tmp_path / "archive")
     to, last = {
         "time": (between(story.rows[26], story.rows[27]), 26),
         "lsn": (f"lsn:{format_lsn(story.rows[31].after)}", 31),

@@ -1,4 +1,4 @@
-"""From a wish and storage targets to a plan: which cluster, which base backup, and what is said when the answer lies elsewhere."""
+"""From a request and storage targets to a plan: which cluster, which base backup, and what is said when the answer lies elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from twist_dr.errors import RecoveryPointInvalid
 from twist_dr.postgres.lsn import format_lsn
-from twist_dr.recovery.planning import RecoveryWish
+from twist_dr.recovery.planning import RecoveryRequest
 from twist_dr.repository.manifest import Manifest
 from twist_dr.wal.names import Segment
 from twist_dr_tests.conftest import TOOLS
@@ -77,9 +77,9 @@ def behind(material: Material, story: Story) -> Material:
 
 def test_the_latest_state_is_refused_while_a_target_that_may_be_ahead_is_down(behind: Material) -> None:
     with pytest.raises(RecoveryPointInvalid, match=r"name in source.*office could not be listed and may hold more"):
-        behind.wished(RecoveryWish("latest"), "office", "nas")
+        behind.requested(RecoveryRequest("latest"), "office", "nas")
     # Down for good: the other one is named, and nobody is asked who cannot answer.
-    alone = behind.wished(RecoveryWish("latest"), "nas")
+    alone = behind.requested(RecoveryRequest("latest"), "nas")
     assert alone.base.backup_id == SECOND and not alone.lost.at_least
 
 
@@ -87,11 +87,11 @@ def test_the_latest_of_a_name_is_refused_while_a_target_that_may_be_ahead_is_dow
     with pytest.raises(
         RecoveryPointInvalid, match=r"'twice' is the latest.*name in source.*office could not be listed"
     ):
-        behind.wished(RecoveryWish("name:twice"), "office", "nas")
+        behind.requested(RecoveryRequest("name:twice"), "office", "nas")
 
 
 def test_what_a_target_that_is_down_may_hold_is_not_said_to_be_nothing(behind: Material, story: Story) -> None:
-    plan = behind.wished(RecoveryWish(between(story.rows[35], story.rows[36])), "office", "nas")
+    plan = behind.requested(RecoveryRequest(between(story.rows[35], story.rows[36])), "office", "nas")
     ended(plan, story.rows[35], story.rows[36])
     assert "at least" in plan.sentence()
     assert any("office could not be listed and may hold more" in warning for warning in plan.warnings)
@@ -106,7 +106,7 @@ def test_a_time_between_the_old_cluster_and_the_first_base_of_the_new_says_where
     material.store_bases(upgraded.base)
     upgraded.ship(material)
     with pytest.raises(RecoveryPointInvalid, match=f"another cluster, {upgraded.identifier}.*begin with {OF_UPGRADED}"):
-        material.wished(RecoveryWish((stopped(upgraded.base) - timedelta(milliseconds=1)).isoformat()))
+        material.requested(RecoveryRequest((stopped(upgraded.base) - timedelta(milliseconds=1)).isoformat()))
 
 
 @pytest.mark.parametrize("with_wal", [True, False], ids=["with-wal", "without-wal"])
@@ -121,9 +121,9 @@ def test_a_point_of_the_old_cluster_is_refused_in_the_new_with_how_to_get_it(
             RecoveryPointInvalid,
             match=f"another cluster, {material.identifier}, was backed up.*name the base to begin with.*{FIRST}",
         ) as refused:
-            material.wished(RecoveryWish(to))
+            material.requested(RecoveryRequest(to))
         assert "Nothing can be recovered" not in str(refused.value)
-    assert material.wished(RecoveryWish("name:before_import", base=FIRST)).end_lsn == story.point
+    assert material.requested(RecoveryRequest("name:before_import", base=FIRST)).end_lsn == story.point
 
 
 def test_the_latest_state_is_refused_while_a_newer_cluster_has_wal_and_no_base(
@@ -132,10 +132,10 @@ def test_the_latest_state_is_refused_while_a_newer_cluster_has_wal_and_no_base(
     upgraded.ship(material)
     newer = f"WAL of a newer cluster, {upgraded.identifier}.*job backup_base"
     with pytest.raises(RecoveryPointInvalid, match=f"name the base {SECOND}.*{newer}"):
-        material.wished(RecoveryWish("latest"))
+        material.requested(RecoveryRequest("latest"))
     with pytest.raises(RecoveryPointInvalid, match=newer):
-        material.wished(RecoveryWish((stopped(upgraded.base)).isoformat()))
-    last = material.wished(RecoveryWish("latest", base=SECOND))
+        material.requested(RecoveryRequest((stopped(upgraded.base)).isoformat()))
+    last = material.requested(RecoveryRequest("latest", base=SECOND))
     ended(last, story.rows[49])
     assert "nothing in the archive was committed after it" not in last.sentence()
 
@@ -144,7 +144,7 @@ def test_wal_that_an_older_cluster_left_behind_keeps_nothing_from_being_the_late
     material: Material, story: Story
 ) -> None:
     Material(material.folder, material.tools, "7000000000000000001").ship(story.wal)
-    ended(material.wished(RecoveryWish("latest")), story.rows[49])
+    ended(material.requested(RecoveryRequest("latest")), story.rows[49])
 
 
 # -- a base that somebody names ---------------------------------------------------------------------------------------
@@ -166,16 +166,16 @@ def test_a_base_that_is_named_is_the_one_to_begin_with_or_nothing(material: Mate
     }
     for to, why in before.items():
         with pytest.raises(RecoveryPointInvalid, match=f"{why}.*Nothing but {INCREMENTAL} was looked at.*name no base"):
-            material.wished(RecoveryWish(to, base=INCREMENTAL))
+            material.requested(RecoveryRequest(to, base=INCREMENTAL))
     for to in (between(story.rows[35], story.rows[36]), "latest"):
-        plan = material.wished(RecoveryWish(to, base=INCREMENTAL))
+        plan = material.requested(RecoveryRequest(to, base=INCREMENTAL))
         assert [link.backup_id for link in plan.chain] == [FIRST, INCREMENTAL]
 
 
 def test_a_gap_behind_a_named_base_is_told_with_the_next_base_behind_it(material: Material, story: Story) -> None:
     material.object(Segment.holding(1, story.rows[25].before, MB).name).unlink()
     with pytest.raises(RecoveryPointInvalid, match=f"next base backup behind the gap is {SECOND}"):
-        material.wished(RecoveryWish("latest", base=FIRST))
+        material.requested(RecoveryRequest("latest", base=FIRST))
 
 
 def test_recovery_begins_with_the_base_that_was_complete_last_whatever_it_is_called(
@@ -188,5 +188,5 @@ def test_recovery_begins_with_the_base_that_was_complete_last_whatever_it_is_cal
     )
     material = story.material.copied(tmp_path / "archive")
     material.store_bases(first, second)
-    assert material.wished(RecoveryWish("latest")).base == second
-    assert material.wished(RecoveryWish(between(story.rows[25], story.rows[26]))).base == first
+    assert material.requested(RecoveryRequest("latest")).base == second
+    assert material.requested(RecoveryRequest(between(story.rows[25], story.rows[26]))).base == first

@@ -20,9 +20,9 @@ from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery import fetcher
 from twist_dr.recovery.plan import RecoveryPlan
 from twist_dr.recovery.planning import PlannedRecovery
-from twist_dr.recovery.recover import clear_recovery_remains, recover
+from twist_dr.recovery.recover import clear_recovery_leftovers, recover
 from twist_dr.system.progress import Report
-from twist_dr.wal.head import Head
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.helpers import KEYRING
 from twist_dr_tests.primaries import MB
 from twist_dr_tests.recovery.world import PlainArchives, World, archives_of, rows
@@ -133,23 +133,23 @@ def test_a_server_that_ends_elsewhere_than_planned_is_not_promoted(world: World,
     assert world.late.last.isoformat() in failure(world, plan, archives_of(world.primary), open_folder)
 
 
-def test_the_head_of_the_log_is_replayed_as_far_as_it_was_written(world: World, open_folder: Path) -> None:
+def test_the_partial_of_the_log_is_replayed_as_far_as_it_was_written(world: World, open_folder: Path) -> None:
     plan = world.plan()
     archives = world.copied_archive(open_folder)
     last = next(segment for segment in plan.segments if segment.start <= plan.end_lsn - 1 < segment.end)
     path = archives.folder / last.name
-    # A head ends in the middle: what was written after our point is not there.
+    # A partial segment ends in the middle: what was written after our point is not there.
     size = -(-(plan.end_lsn - last.start) // 8192) * 8192
-    path.with_name(f"{last.name}.head").write_bytes(path.read_bytes()[:size])
+    path.with_name(f"{last.name}.partial").write_bytes(path.read_bytes()[:size])
     segments = tuple(segment for segment in plan.segments if segment < last)
-    head = replace(plan, segments=segments, head=Head(last, size, None))
+    partial = replace(plan, segments=segments, partial=PartialSegment(last, size, None))
     with recover(
-        PlannedRecovery(head, archives, world.tools, KEYRING, Report()), [world.base], open_folder
+        PlannedRecovery(partial, archives, world.tools, KEYRING, Report()), [world.base], open_folder
     ) as recovered:
         assert rows(recovered.cluster()) == world.late.rows
 
 
-def test_too_little_room_is_said_before_anything_is_fetched(
+def test_too_little_space_is_said_before_anything_is_fetched(
     newest_world: World, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=MB))
@@ -195,5 +195,5 @@ def test_a_recovery_that_is_killed_leaves_nothing_running_and_the_next_clears_it
         assert time.monotonic() < deadline, "something runs on"
         time.sleep(0.05)
     assert list(open_folder.glob("recovery-*"))
-    assert clear_recovery_remains(open_folder) == 1
+    assert clear_recovery_leftovers(open_folder) == 1
     assert not list(open_folder.glob("recovery-*"))

@@ -15,8 +15,8 @@ from twist_dr.recovery import reader
 from twist_dr.recovery.plan import make_plan
 from twist_dr.recovery.target import parse_target
 from twist_dr.system.progress import Report
-from twist_dr.wal.head import Head
 from twist_dr.wal.names import Segment
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.primaries import MB, Primary
 from twist_dr_tests.recovery.material import Material, between, ended, facts_of_base, set_clock
@@ -95,7 +95,7 @@ def test_planning_unpacks_a_segment_once(long: Long, tmp_path: Path, monkeypatch
 
 
 def _counted(fetch: Callable[..., None], unpacked: Counter[str]) -> Callable[..., None]:
-    def counting(source: Segment | Head, path: Path, *, durable: bool = True) -> None:
+    def counting(source: Segment | PartialSegment, path: Path, *, durable: bool = True) -> None:
         unpacked[source.name] += 1
         fetch(source, path, durable=durable)
 

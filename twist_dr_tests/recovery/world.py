@@ -22,10 +22,10 @@ from twist_dr.recovery.target import parse_target
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Artifact, BaseFacts, Manifest, Tablespace
 from twist_dr.system.processes import run
-from twist_dr.wal.head import Head
 from twist_dr.wal.history import parse_history
 from twist_dr.wal.names import Segment, history_name
 from twist_dr.wal.pages import check_segment
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.primaries import MB, Point, Primary
 
 T = TypeVar("T")
@@ -170,9 +170,9 @@ class PlainArchives:
         self.fetched.append(segment.name)
         path.write_bytes(data)
 
-    def fetch_head(self, head: Head, path: Path, *, durable: bool = True) -> None:
-        data = (self.folder / f"{head.segment.name}.head").read_bytes()[: head.size]
-        path.write_bytes(data + bytes(head.segment.size - head.size))
+    def fetch_partial(self, partial: PartialSegment, path: Path, *, durable: bool = True) -> None:
+        data = (self.folder / f"{partial.segment.name}.partial").read_bytes()[: partial.size]
+        path.write_bytes(data + bytes(partial.segment.size - partial.size))
 
     def fetch_history(self, timeline: int, path: Path) -> None:
         try:
@@ -213,7 +213,7 @@ def plan_of(primary: Primary, chain: list[Base], point: Point, timeline: int = 1
         last_commit_at=point.last,
         noted_at=point.last,
         segments=tuple(segments),
-        head=None,
+        partial=None,
         histories=tuple(line for line in range(2, timeline + 1)),
         stored_bytes=0,
         lost=Lost(0, None, None, 0, False),

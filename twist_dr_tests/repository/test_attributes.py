@@ -335,7 +335,7 @@ def test_a_name_of_another_file_than_was_recorded_is_refused(tree: Path, tmp_pat
 # -- holes ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_with_holes_takes_no_more_room_in_the_archive_nor_when_it_is_back(tmp_path: Path) -> None:
+def test_a_file_with_holes_takes_no_more_space_in_the_archive_nor_when_it_is_back(tmp_path: Path) -> None:
     """A file much larger than the disk that it comes back to."""
     (tmp_path / "media").mkdir()
     with open(tmp_path / "media" / "image", "wb") as file:

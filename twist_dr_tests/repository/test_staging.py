@@ -86,7 +86,7 @@ def test_what_a_killed_run_left_is_no_backup_and_the_next_run_clears_it(area: St
     assert area.sealed() == []
     with pytest.raises(BackupNotFound, match=FIRST), area.using(FIRST):
         pass
-    assert area.clear_remains() == [FIRST]
+    assert area.clear_incomplete() == [FIRST]
     assert list(area.root.iterdir()) == []
 
 
@@ -95,14 +95,14 @@ def test_a_run_killed_while_it_wrote_the_manifest_left_no_backup(area: StagingAr
     folder.mkdir(parents=True)
     (folder / ".manifest.json.new").write_bytes(b"{")
     assert area.sealed() == []
-    assert area.clear_remains() == [FIRST]
+    assert area.clear_incomplete() == [FIRST]
 
 
 def test_a_backup_being_made_is_left_alone(area: StagingArea) -> None:
     make(area, SECOND)
     with python(MAKE, area.root, FIRST) as maker:
         assert next_line(maker) == "working"
-        assert area.clear_remains() == []
+        assert area.clear_incomplete() == []
         assert not area.remove(FIRST)
         assert (area.folder(FIRST) / "database.dump.zst.enc").exists()
         assert runs(maker.pid)
@@ -148,7 +148,7 @@ def test_other_things_in_the_folder_are_neither_listed_nor_removed(area: Staging
     (area.root / "lost+found").mkdir(parents=True)
     (area.root / "notes.txt").write_text("mine")
     assert area.sealed() == []
-    assert area.clear_remains() == []
+    assert area.clear_incomplete() == []
     assert (area.root / "notes.txt").exists()
     assert (area.root / "lost+found").exists()
 

@@ -107,7 +107,7 @@ def test_a_disk_that_is_full_only_for_the_very_last_bytes_is_said_too(small_disk
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_disk_without_room_for_another_file_is_said_as_full(tmp_path: Path) -> None:
+def test_a_disk_without_space_for_another_file_is_said_as_full(tmp_path: Path) -> None:
     with mounted_tmpfs(tmp_path / "disk", "size=3m,nr_inodes=4") as disk, no_thread_stays():
         folder = disk / "erp" / "backup"
         folder.mkdir(parents=True)

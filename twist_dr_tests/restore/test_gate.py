@@ -19,7 +19,7 @@ from twist_dr.repository.manifest import Extension, Manifest
 from twist_dr.restore import gate as gates
 from twist_dr.restore.building import restore_place
 from twist_dr.restore.gate import Gate
-from twist_dr.restore.plan import RestorePlace, RestoreWish
+from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.restore.restore import Restore
 from twist_dr.system.progress import Report
 from twist_dr_tests.conftest import make_backed_up_site
@@ -34,9 +34,9 @@ def _place(site: Site, **changes: Any) -> RestorePlace:
     return replace(place, **changes)
 
 
-def _look(site: Site, change: Callable[[Manifest], Manifest] = lambda manifest: manifest, **wish: Any) -> Gate:
+def _look(site: Site, change: Callable[[Manifest], Manifest] = lambda manifest: manifest, **request: Any) -> Gate:
     manifest = change(site.manifest())
-    return gates.look(RestoreWish(manifest.backup_id, **{"mode": "replace", **wish}), _place(site), manifest)
+    return gates.look(RestoreRequest(manifest.backup_id, **{"mode": "replace", **request}), _place(site), manifest)
 
 
 def _with_facts(**changes: Any) -> Callable[[Manifest], Manifest]:
@@ -90,7 +90,7 @@ def test_missing_extensions_are_all_named(backed_up: Site) -> None:
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in found.markdown().splitlines())
 
 
-def test_too_little_room_is_refused_with_figures(backed_up: Site) -> None:
+def test_too_little_space_is_refused_with_figures(backed_up: Site) -> None:
     huge = 10**15
 
     def change(manifest: Manifest) -> Manifest:
@@ -167,7 +167,7 @@ def test_what_the_role_may_not_make_is_told_of_the_backup_with_everything_else(b
     )
     site.set(restore={"database_url": "${RESTORER}", "validators": [["sh", "-c", "echo on Fridays never >&2; exit 1"]]})
     with pytest.raises(RestoreRefused) as refused:
-        Restore(RestoreWish(site.latest().backup_id), _place(site), Report()).run()
+        Restore(RestoreRequest(site.latest().backup_id), _place(site), Report()).run()
     told = str(refused.value)
     assert "made_by_readme is no member of postgres with all its rights, which owns public." in told
     assert "GRANT postgres TO made_by_readme" in told and "on Fridays never" in told
@@ -182,7 +182,7 @@ def test_all_reasons_are_told_at_once(backed_up: Site) -> None:
         media={"attachments": str(site.folder / "gone" / "media")},
     )
     with pytest.raises(RestoreRefused) as refused:
-        Restore(RestoreWish(site.latest().backup_id), _place(site), Report()).run()
+        Restore(RestoreRequest(site.latest().backup_id), _place(site), Report()).run()
     assert "on Fridays never" in str(refused.value) and "media.attachments" in str(refused.value)
     media, validator = refused.value.obstacles
     assert "media.attachments" in media.what and media.remedy and "correct media" in media.remedy
@@ -195,19 +195,19 @@ def test_the_key_is_looked_for_first(backed_up: Site, keyring: str, error: type[
     other = new_key(name)
     place = _place(backed_up, keyring=Keyring(name, {name: other}, "elsewhere"))
     with pytest.raises(error):
-        Restore(RestoreWish(backed_up.latest().backup_id), place, Report()).run()
+        Restore(RestoreRequest(backed_up.latest().backup_id), place, Report()).run()
 
 
 def test_no_such_backup_names_what_each_target_said(backed_up: Site) -> None:
     with pytest.raises(BackupNotFound, match=r"office: it holds no backup .* archive: it holds no backup"):
-        Restore(RestoreWish("20200101T000000Z-full-0000"), _place(backed_up), Report()).run()
+        Restore(RestoreRequest("20200101T000000Z-full-0000"), _place(backed_up), Report()).run()
 
 
 def test_a_plan_is_a_look_and_nothing_else(backed_up: Site) -> None:
     site = backed_up
     before = sorted(path for path in site.folder.rglob("*"))
     databases = site.databases()
-    record = Restore(RestoreWish(site.latest().backup_id), _place(site), Report()).run()
+    record = Restore(RestoreRequest(site.latest().backup_id), _place(site), Report()).run()
     assert record.state == "done" and "nothing was changed" in record.result
     assert record.impact and record.gate
     assert sorted(path for path in site.folder.rglob("*")) == before

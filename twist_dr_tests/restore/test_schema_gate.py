@@ -21,7 +21,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.restore.building import restore_place
-from twist_dr.restore.plan import Mode, RestoreWish
+from twist_dr.restore.plan import Mode, RestoreRequest
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.storage.local import LocalTarget
@@ -68,8 +68,8 @@ class Upgraded:
 
     def restore(self, manifest: Manifest, mode: Mode, *tables: str) -> RestoreRecord:
         place = restore_place(self._site.app(keyring=KEYRING), [self.repository], mode)
-        wish = RestoreWish(manifest.backup_id, mode=mode, parts=("database",), tables=tables)
-        return Restore(wish, replace(place, media={}, key_tables=["t"]), self.report).run()
+        request = RestoreRequest(manifest.backup_id, mode=mode, parts=("database",), tables=tables)
+        return Restore(request, replace(place, media={}, key_tables=["t"]), self.report).run()
 
     def told(self, words: str) -> bool:
         return any(words in line for line in self.lines)
@@ -144,13 +144,13 @@ def test_what_newer_tools_dumped_comes_back_in_every_mode_and_what_is_internal_i
         manifest = upgraded.backup()
     assert manifest.postgres is not None and manifest.postgres.major == min(TOOLS)
     word = "internal column option pg_attver was left out of 1 column:"
-    wishes: list[tuple[Mode, tuple[str, ...]]] = [
+    requests: list[tuple[Mode, tuple[str, ...]]] = [
         ("sandbox", ()),
         ("sandbox", ("public.t",)),
         ("schema", ("public.t",)),
         ("replace", ()),
     ]
-    for mode, tables in wishes:
+    for mode, tables in requests:
         record = upgraded.restore(manifest, mode, *tables)
         assert any(word in line for line in record.warnings) == upgraded.keeps_internals, (mode, tables)
     with upgraded.now.cluster("upgraded").connect() as connection:

@@ -215,16 +215,16 @@ def test_a_listing_that_hides_objects_does_not_keep_them_from_being_deleted(tmp_
     assert list(office.list("erp")) == []
 
 
-def test_remains_into_which_somebody_copies_anew_stay_from_the_moment_that_he_begins(
+def test_incomplete_backups_into_which_somebody_copies_anew_stay_from_the_moment_that_he_begins(
     local: Repository, tmp_path: Path
 ) -> None:
     manifest = made_up(KEYRING, 40)
     store(local, manifest, KEYRING, tmp_path, sealed=False)
     answers = iter([None, None, "it lies in staging"])
-    done = _deletion(local, tmp_path / "work").remove_remains(manifest.backup_id, lambda: next(answers))
+    done = _deletion(local, tmp_path / "work").remove_incomplete(manifest.backup_id, lambda: next(answers))
     assert (done.fate, done.reason) == ("kept", "it lies in staging") and done.freed > 0
     assert len(_keys(local)) == 1
-    assert _deletion(local, tmp_path / "work").remove_remains(manifest.backup_id, lambda: None).fate == "deleted"
+    assert _deletion(local, tmp_path / "work").remove_incomplete(manifest.backup_id, lambda: None).fate == "deleted"
 
 
 class Refusing(LocalTarget):

@@ -188,7 +188,7 @@ def test_a_listing_that_hides_what_is_new_makes_nothing_remains_and_deletes_noth
     target = Hiding("office", site.folder / "targets" / "office")
     target.hidden = f"{new}/{hidden}"
     outcome = site.clean(targets={"office": target})
-    assert outcome.remains == 0
+    assert outcome.incomplete == 0
     site.require_whole(new)
     if hidden:  # the manifest is there when asked for, and all else is listed
         assert site.listed() == [new] and outcome.problems == []
@@ -319,7 +319,7 @@ def test_incrementals_that_a_differential_superseded_go_and_what_it_builds_upon_
         site.require_whole(backup_id)
 
 
-def test_used_room_is_what_lies_on_the_target(nights: RetentionSite) -> None:
+def test_used_space_is_what_lies_on_the_target(nights: RetentionSite) -> None:
     retention = nights.retention()
     planned = retention.plan("office", NOW)
     assert planned.facts.used_bytes == sum(each.size for each in nights.targets["office"].list("erp"))

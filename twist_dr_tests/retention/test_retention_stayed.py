@@ -152,7 +152,7 @@ def _stage(site: RetentionSite, manifest: Manifest) -> None:
     (staged / MANIFEST_NAME).write_bytes(manifest.seal(site.keyring.primary))
 
 
-def _with_remains(tmp_path: Path) -> tuple[RetentionSite, Manifest]:
+def _with_incomplete(tmp_path: Path) -> tuple[RetentionSite, Manifest]:
     site = RetentionSite(tmp_path, {"office": {"max_age": "7 days"}}, cleanup={"max_delete_fraction": 1})
     site.backup(1, verified=True)
     failed = made_up(site.keyring, 40)
@@ -168,17 +168,17 @@ def _left(site: RetentionSite, manifest: Manifest) -> int:
 
 
 @pytest.mark.promise(5)
-def test_remains_into_which_a_backup_is_copied_anew_lose_nothing_from_then_on(tmp_path: Path) -> None:
-    site, failed = _with_remains(tmp_path)
+def test_incomplete_backups_into_which_a_backup_is_copied_anew_lose_nothing_from_then_on(tmp_path: Path) -> None:
+    site, failed = _with_incomplete(tmp_path)
     retention = site.retention()
     planned = retention.plan("office", NOW)
-    assert [each.keep for each in planned.facts.remains] == [False]
+    assert [each.keep for each in planned.facts.incomplete] == [False]
     _stage(site, failed)
-    assert _carried_out(retention, planned).remains == 0 and _left(site, failed) == 2
+    assert _carried_out(retention, planned).incomplete == 0 and _left(site, failed) == 2
     (site.site.settings().staging_dir / failed.backup_id / MANIFEST_NAME).unlink()
     target = Awaited("office", site.folder / "targets" / "office")
     target.at, target.then = failed.backup_id, lambda: _stage(site, failed)
-    assert site.clean(targets={"office": target}).remains == 0 and _left(site, failed) == 1
+    assert site.clean(targets={"office": target}).incomplete == 0 and _left(site, failed) == 1
 
 
 def _carried_out(retention: Retention, planned: Any) -> TargetOutcome:

@@ -30,7 +30,7 @@ def _reasons(plan: WalPlan, keep: bool) -> list[str]:
 def _carried_out(cluster: ClusterWal, plan: WalPlan) -> ClusterWal:
     gone = set(plan.deleted)
     holdings = cluster.holdings
-    for found in (holdings.segments, holdings.heads):
+    for found in (holdings.segments, holdings.partials):
         for each in [each for each, stored in found.items() if stored in gone]:
             del found[each]  # type: ignore[attr-defined]
     return cluster
@@ -169,18 +169,18 @@ def test_nothing_of_a_cluster_goes_while_a_history_is_missing() -> None:
     assert set(bases_of_window([cluster], WEEK, story.now)) == {"a", "b"}
 
 
-def test_a_head_stays_and_goes_with_its_segment() -> None:
+def test_a_partial_stays_and_goes_with_its_segment() -> None:
     story = Story(NOW)
     story.write(SIZE // 2)
-    early = story.head()
+    early = story.partial()
     _days(story, 10)
     story.base("b")
     _days(story, 10)
     story.write(SIZE // 3)
-    late = story.head()
+    late = story.partial()
     gone = plan_wal([story.cluster()], WEEK, story.now).deleted
-    assert story.heads[early] in gone and story.segments[early.segment] in gone
-    assert story.heads[late] not in gone
+    assert story.partials[early] in gone and story.segments[early.segment] in gone
+    assert story.partials[late] not in gone
 
 
 def test_wal_of_a_cluster_without_bases_goes_by_age_unless_it_is_the_one_in_use() -> None:
@@ -251,7 +251,7 @@ def _told(events: list[tuple[str, int, int]]) -> Story:
                 del story.segments[sorted(story.segments)[size % len(story.segments)]]
         else:
             story.base(f"b{len(story.bases)}", size, hours, good=what == "base")
-    story.head()
+    story.partial()
     return story
 
 

@@ -10,10 +10,10 @@ from typing import cast
 from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.lineage import Lineage
 from twist_dr.retention.model import ClusterWal, WalBase
-from twist_dr.wal.head import Head
 from twist_dr.wal.history import Ancestor
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import Holdings, Stored
+from twist_dr.wal.partial_segment import PartialSegment
 
 SIZE = 1 << 20
 
@@ -32,7 +32,7 @@ class Story:
     lsn: int = SIZE
     newest: int = 1
     segments: dict[Segment, Stored] = field(default_factory=dict)
-    heads: dict[Head, Stored] = field(default_factory=dict)
+    partials: dict[PartialSegment, Stored] = field(default_factory=dict)
     bases: list[WalBase] = field(default_factory=list)
     ancestors: dict[int, list[Ancestor]] = field(default_factory=dict)
     moments: list[tuple[int, int, datetime]] = field(default_factory=list)
@@ -63,15 +63,15 @@ class Story:
         self.timeline = self.newest
         self.moments.append((self.timeline, self.lsn, self.now))
 
-    def head(self) -> Head:
+    def partial(self) -> PartialSegment:
         """The open segment, as far as it is written, goes to the archive too."""
         segment = Segment.holding(self.timeline, self.lsn, SIZE)
-        head = Head(segment, self.lsn - segment.start, self.now)
-        self.heads[head] = stored(head.name, self.now)
-        return head
+        partial = PartialSegment(segment, self.lsn - segment.start, self.now)
+        self.partials[partial] = stored(partial.name, self.now)
+        return partial
 
     def cluster(self) -> ClusterWal:
-        holdings = Holdings(self.identifier, SIZE, dict(self.segments), dict(self.heads), set(self.ancestors))
+        holdings = Holdings(self.identifier, SIZE, dict(self.segments), dict(self.partials), set(self.ancestors))
         return ClusterWal(holdings, tuple(self.bases), dict(self.ancestors))
 
 
@@ -85,7 +85,7 @@ def reached(cluster: ClusterWal, base: WalBase, timeline: int) -> int:
         is_genuine=lambda source: True,
         segment_size=SIZE,
         segments=cluster.holdings.segments,
-        heads=sorted(cluster.holdings.heads, key=lambda head: head.end),
+        partials=sorted(cluster.holdings.partials, key=lambda partial: partial.end),
     )
     lineage = Lineage(timeline, cluster.ancestors.get(timeline, ()), cast(Archives, archives))
     left_at = {each: left for each, _, left in lineage.stretches}

@@ -124,7 +124,7 @@ class Years:
         base = self.story.base(name, SIZE // 2, hours=0)
         self.backups[name] = replace(self.backups[name], finished_at=base.finished_at)
         self.story.write(SIZE + self.random.randint(0, SIZE), hours=20)
-        self.story.head()
+        self.story.partial()
 
     # -- the plan -----------------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Years:
         for decision in plan.deleted:
             del self.backups[decision.backup.id]
         gone = set(wal.deleted)
-        for found in (self.story.segments, self.story.heads):
+        for found in (self.story.segments, self.story.partials):
             for each in [each for each, stored in found.items() if stored in gone]:
                 del found[each]  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,16 @@ def test_media_folders_within_each_other_are_refused() -> None:
     assert parsed(good(media={"one": "/srv/media", "two": "/srv/media2"}))
 
 
+def test_a_key_by_its_former_name_is_read_and_its_present_one_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    days = timedelta(days=3)
+    assert parsed(good(cleanup={"remains_after": "3 days"})).cleanup.incomplete_after == days
+    assert caplog.messages == [f"{FILE}: cleanup.remains_after is called cleanup.incomplete_after now; rename it."]
+    assert "unknown key" in mistakes(good(cleanup={"remains_after": "3 days", "incomplete_after": "3 days"}))[1]
+    caplog.clear()
+    assert parsed(good(cleanup={"incomplete_after": "3 days"})).cleanup.incomplete_after == days
+    assert not caplog.messages
+
+
 def test_two_targets_in_one_place_of_a_bucket_are_refused() -> None:
     cloud = {"type": "s3", "bucket": "backups", "prefix": "erp", "endpoint_url": "https://s3.example.org"}
     again = {**cloud, "endpoint_url": "https://S3.example.org/"}
@@ -298,7 +309,7 @@ def test_a_file_that_is_closed_to_us_is_said(open_folder: Path) -> None:
         "except SettingsError as error: print(error)\n",
         closed,
     )
-    assert "cannot be read (PermissionError); mend its permissions" in said
+    assert "cannot be read (PermissionError); fix its permissions" in said
 
 
 def test_folders_that_lie_in_each_other_are_named_with_their_paths(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def ready(path: Path, name: str = "disk") -> LocalTarget:
     return target
 
 
-def test_a_staged_file_on_the_same_disk_is_linked_so_it_takes_no_room_twice(
+def test_a_staged_file_on_the_same_disk_is_linked_so_it_takes_no_space_twice(
     tmp_path: Path, make_file: MakeFile
 ) -> None:
     source, digest = make_file(1000)
@@ -84,7 +84,7 @@ def test_a_full_disk_is_said_to_be_full_and_nothing_remains(tmp_path: Path, make
     small, small_digest = make_file(100)
     with mounted_tmpfs(tmp_path / "small", "size=2m") as folder:
         target = ready(folder)
-        with pytest.raises(TargetFull, match=r"disk: .*free some room"):
+        with pytest.raises(TargetFull, match=r"disk: .*free some space"):
             target.put(source, KEY, digest)
         assert list(target.list("")) == []
         assert target.sweep(timedelta(0)) == 0

@@ -139,7 +139,7 @@ def test_staging_that_is_killed_while_it_removes_a_backup_is_cleared_by_the_next
             area.seal(folder, b"{}")
         killed = killed_at(step, lambda: area.remove(BACKUP))
         if not area.sealed():
-            assert area.clear_remains() == [BACKUP] * killed
+            assert area.clear_incomplete() == [BACKUP] * killed
         else:
             assert step == 1 and area.remove(BACKUP)
         assert list(area.root.iterdir()) == [], f"killed at step {step}"

@@ -11,11 +11,11 @@ from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing
 from twist_dr.repository.keys import Keyring, new_key
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import patient
-from twist_dr.wal.head import Head
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive, associated_data
 from twist_dr.wal.packing import pack, read_file
 from twist_dr.wal.pages import PageCheck
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.helpers import KEYRING
 from twist_dr_tests.wal.wal_files import MB, NOON, ZSTD, Wal
 
@@ -102,18 +102,18 @@ def test_old_keys_still_read_and_a_lost_key_is_said(archive: WalArchive, wal: Wa
     assert key in str(caught.value)
 
 
-def test_a_head_says_in_its_name_what_it_holds(archive: WalArchive, wal: Wal) -> None:
+def test_a_partial_says_in_its_name_what_it_holds(archive: WalArchive, wal: Wal) -> None:
     segment = wal.segment(0)
-    head = Head(segment, 0x1234, NOON.replace(microsecond=123456))
-    assert head.name == f"{segment.name}.00001234.20261121T120000123456Z.partial"
-    assert Head.named(head.name, MB) == head and head.end == segment.start + 0x1234
-    assert Head.named(Head(segment, 8, None).name, MB) == Head(segment, 8, None)
-    assert Head.named(segment.name, MB) is None
-    assert Head.named(f"{segment.name}.00001234.20269921T120000123456Z.partial", MB) is None
-    assert Head.named(f"{segment.name}.00200000.none.partial", MB) is None
-    key = store(archive, wal, name=head.name, size=head.size)
-    assert Head.claim_of(key) == head.claim
-    assert list(archive.holdings(wal.identifier, MB).heads) == [head]
+    partial = PartialSegment(segment, 0x1234, NOON.replace(microsecond=123456))
+    assert partial.name == f"{segment.name}.00001234.20261121T120000123456Z.partial"
+    assert PartialSegment.named(partial.name, MB) == partial and partial.end == segment.start + 0x1234
+    assert PartialSegment.named(PartialSegment(segment, 8, None).name, MB) == PartialSegment(segment, 8, None)
+    assert PartialSegment.named(segment.name, MB) is None
+    assert PartialSegment.named(f"{segment.name}.00001234.20269921T120000123456Z.partial", MB) is None
+    assert PartialSegment.named(f"{segment.name}.00200000.none.partial", MB) is None
+    key = store(archive, wal, name=partial.name, size=partial.size)
+    assert PartialSegment.claim_of(key) == partial.claim
+    assert list(archive.holdings(wal.identifier, MB).partials) == [partial]
     assert b"".join(archive.read(wal.identifier, key, KEYRING)) == wal.paths[0].read_bytes()[:0x1234]
 
 

@@ -101,7 +101,7 @@ def test_a_page_of_a_later_timeline_or_of_an_earlier_one_after_it_is_refused(wal
         check_segment(begun, second, wal.identifier, "it")
 
 
-def test_a_head_may_end_anywhere_after_the_first_header(wal: Wal) -> None:
+def test_a_partial_may_end_anywhere_after_the_first_header(wal: Wal) -> None:
     data = wal.paths[1].read_bytes()
     for size in (40, 100, PAGE, PAGE + 3, 10 * PAGE + 24):
         check(wal, data[:size], whole=False)

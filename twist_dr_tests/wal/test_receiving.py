@@ -46,7 +46,7 @@ def dumped(site: WalSite, folder: Path, timeline: int = 1) -> list[str]:
     held = holdings(target, site.identifier)
     folder.mkdir()
     pieces = {segment: each.key for segment, each in held.segments.items()}
-    pieces |= {head.segment: each.key for head, each in held.heads.items() if head.size}
+    pieces |= {partial.segment: each.key for partial, each in held.partials.items() if partial.size}
     mine = sorted(segment for segment in pieces if segment.timeline == timeline)
     for segment in mine:
         data = plain(target, site.identifier, pieces[segment], site.site.keyring)
@@ -83,9 +83,9 @@ def test_every_row_that_was_acknowledged_before_the_claim_is_in_the_archive(rece
             site.ship()
         stop.set()
         writer.join()
-    (head,) = [head for head in holdings(site.target("office"), site.identifier).heads if head.size]
-    assert head.claim is not None
-    before = [number for number, at in acknowledged if at < head.claim.timestamp()]
+    (partial,) = [partial for partial in holdings(site.target("office"), site.identifier).partials if partial.size]
+    assert partial.claim is not None
+    before = [number for number, at in acknowledged if at < partial.claim.timestamp()]
     assert len(before) > 20
     lines = dumped(site, tmp_path / "dump")
     # Each of them is a transaction of its own: its insert and its commit.
@@ -180,13 +180,13 @@ def test_an_invalidated_slot_is_said_made_anew_and_the_gap_is_recorded(server: P
         end = current_lsn(small)
         wait_until(lambda: "was invalidated by the server" in site.said(), "the receiver to say it")
         assert site.reaches(end, faultless=False)
-        gaps = site.site.catalog().wal_frontiers("erp")[0].gaps
+        gaps = site.site.catalog().wal_positions("erp")[0].gaps
         (gap,) = gaps
         until = gap.end
         assert gap.begin >= reached and until % MB == 0 and until > gap.begin + 4 * MB
         # What was received before is on the target up to where the gap begins.
         held = holdings(site.target("office"), site.identifier)
-        assert max(head.end for head in held.heads if head.end < until) >= reached
+        assert max(partial.end for partial in held.partials if partial.end < until) >= reached
         site.ship()
 
 
@@ -240,7 +240,7 @@ def test_a_promotion_is_followed_and_both_timelines_and_the_history_arrive(
             assert site.reaches(current_lsn(standby), timeline=2, seconds=40)
             held = holdings(site.target("office"), site.identifier)
             assert held.histories == {2} and {each.timeline for each in held.segments} == {1, 2}
-            assert not site.site.catalog().wal_frontiers("erp")[0].gaps
+            assert not site.site.catalog().wal_positions("erp")[0].gaps
             assert commits(dumped(site, tmp_path / "dump", 2)) >= 1
         finally:
             standby.close()
@@ -258,8 +258,8 @@ def test_another_cluster_under_the_same_url_is_said_and_archived_apart(tmp_path:
             site.point_at(second)
             site.write(second)
             assert site.reaches(current_lsn(second))
-            frontier = site.site.catalog().wal_frontiers("erp")[0]
-            assert frontier.system_identifier == site.identifier != before and not frontier.gaps
+            position = site.site.catalog().wal_positions("erp")[0]
+            assert position.system_identifier == site.identifier != before and not position.gaps
             clusters = {path.name for path in (site.site.folder / "targets" / "office" / "erp" / "wal").iterdir()}
             assert clusters == {before, site.identifier}
 
@@ -294,7 +294,7 @@ def test_a_primary_that_was_behind_and_was_promoted_is_followed(tmp_path: Path) 
             standby.close()
 
 
-def test_a_full_spool_is_named_by_the_receiver_which_goes_on_when_there_is_room(
+def test_a_full_spool_is_named_by_the_receiver_which_goes_on_when_there_is_space(
     small_server: PostgresServer, tmp_path: Path
 ) -> None:
     from twist_dr_tests.storage.conftest import mounted_tmpfs
@@ -418,11 +418,11 @@ def test_the_archiver_fills_the_spool_durably_and_a_crash_between_copy_and_ackno
         wake(site.server)
         site.write()
         assert site.reaches(current_lsn(site.server), seconds=20)
-        assert before and not site.site.catalog().wal_frontiers("erp")[0].gaps
+        assert before and not site.site.catalog().wal_positions("erp")[0].gaps
         failed = one(site.server, "SELECT failed_count FROM pg_stat_archiver")
         assert failed == "0" and not list(site.archived.glob(".*"))
-        frontier = site.frontier()
-        assert frontier.at is not None
+        position = site.position()
+        assert position.at is not None
 
 
 def script(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ from twist_dr.errors import StagingFull, TargetUnavailable, WalConflict
 from twist_dr.postgres.lsn import Gap
 from twist_dr.storage.base import Digest, Progress, no_progress
 from twist_dr.storage.local import LocalTarget
-from twist_dr.wal.head import Head
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.helpers import KEYRING, python
 from twist_dr_tests.storage.conftest import mounted_tmpfs
 from twist_dr_tests.sweep import instants
@@ -65,8 +65,8 @@ def test_a_file_leaves_the_spool_when_every_target_has_it(round_: Round, any_wal
         for segment, stored in holdings(target, any_wal.identifier).segments.items():
             path = next(path for path in any_wal.paths if path.name == segment.name)
             assert plain(target, any_wal.identifier, stored.key) == path.read_bytes()
-        frontier = shipped.targets[name].frontier
-        assert frontier is not None and frontier.lsn == any_wal.segment(2).end
+        position = shipped.targets[name].position
+        assert position is not None and position.lsn == any_wal.segment(2).end
     assert not round_.ship().advanced
 
 
@@ -190,8 +190,8 @@ def test_the_same_name_with_other_bytes_is_refused_both_are_kept_and_nothing_ove
         assert isinstance(shipped.errors["office"], WalConflict) and isinstance(shipped.errors["archive"], WalConflict)
         assert "two servers wrote the same timeline" in str(shipped.errors["office"])
         assert round_.spooled() == names(wal, 0, 1)
-        frontier = shipped.targets["office"].frontier
-        assert frontier is not None and frontier.lsn == wal.segment(0).end
+        position = shipped.targets["office"].position
+        assert position is not None and position.lsn == wal.segment(0).end
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -332,14 +332,14 @@ def test_a_history_file_is_kept_for_ever_and_shipped_before_what_needs_it(round_
         held = holdings(target, wal.identifier)
         assert held.histories == {2} and sorted(each.name for each in held.segments) == [wal.paths[0].name, second]
         # What the first timeline wrote last was archived as .partial: PostgreSQL never asks for it by that name, we do.
-        (head,) = held.heads
-        assert head.segment.name == wal.paths[1].name and head.claim is None
+        (partial,) = held.partials
+        assert partial.segment.name == wal.paths[1].name and partial.claim is None
         data = wal.paths[1].read_bytes()
-        assert plain(target, wal.identifier, held.heads[head].key) == data[: head.size] and not data[head.size :].strip(
-            b"\0"
-        )
-        frontier = shipped.targets[target.name].frontier
-        assert frontier is not None and (frontier.timeline, frontier.lsn) == (2, wal.segment(1).end)
+        assert plain(target, wal.identifier, held.partials[partial].key) == data[: partial.size] and not data[
+            partial.size :
+        ].strip(b"\0")
+        position = shipped.targets[target.name].position
+        assert position is not None and (position.timeline, position.lsn) == (2, wal.segment(1).end)
     assert round_.spooled() == [second]
 
 
@@ -352,8 +352,8 @@ def test_a_switch_to_a_timeline_that_forked_earlier_is_no_gap_and_a_hole_after_t
     history(round_, wal, wal.segment(1).start + PAGE)
     round_.receive(wal.identifier, "00000002" + wal.paths[1].name[8:], on_timeline_2(wal.paths[1].read_bytes()))
     shipped = round_.ship()
-    frontier = shipped.targets["office"].frontier
-    assert not shipped.gaps and frontier is not None and frontier.lsn == wal.segment(1).end
+    position = shipped.targets["office"].position
+    assert not shipped.gaps and position is not None and position.lsn == wal.segment(1).end
     round_.receive(wal.identifier, "00000002" + wal.paths[3].name[8:], on_timeline_2(wal.paths[3].read_bytes()))
     assert [(each.gap.begin, each.gap.end) for each in round_.ship().gaps] == [
         (wal.segment(2).start, wal.segment(3).start)
@@ -369,7 +369,7 @@ def test_a_hole_at_the_switch_is_found_by_the_history(round_: Round, wal: Wal) -
     assert [each.gap for each in gaps] == [Gap(2, wal.segment(1).start + PAGE, wal.segment(2).start)] * 2
 
 
-def test_heads_of_a_new_timeline_are_shipped_before_it_has_overtaken_the_old_one(round_: Round, wal: Wal) -> None:
+def test_partials_of_a_new_timeline_are_shipped_before_it_has_overtaken_the_old_one(round_: Round, wal: Wal) -> None:
     round_.archive(*wal.paths[:4])
     round_.ship()
     start = wal.segment(1).start
@@ -379,7 +379,7 @@ def test_heads_of_a_new_timeline_are_shipped_before_it_has_overtaken_the_old_one
         wal.identifier, f"{name}.partial", on_timeline_2(wal.paths[1].read_bytes()[: 3 * PAGE]) + bytes(MB - 3 * PAGE)
     )
     shipped = round_.ship(said(wal.identifier, start + 3 * PAGE, received=start + 3 * PAGE, timeline=2))
-    assert not shipped.gaps and any(head.startswith(name) for head in round_.heads("office", wal.identifier))
+    assert not shipped.gaps and any(partial.startswith(name) for partial in round_.partials("office", wal.identifier))
 
 
 def test_an_upgraded_cluster_is_archived_beside_the_old_one(round_: Round, wals: dict[int, Wal]) -> None:
@@ -394,39 +394,39 @@ def test_an_upgraded_cluster_is_archived_beside_the_old_one(round_: Round, wals:
     sample = said(new.identifier, new.segment(1).start + PAGE, received=new.segment(1).start + PAGE, minutes=1)
     for _ in range(2):
         shipped = round_.ship(sample)
-        frontier = shipped.targets["office"].frontier
-        assert not shipped.gaps and not shipped.errors and frontier is not None
-        assert (frontier.system_identifier, frontier.lsn) == (new.identifier, new.segment(1).start + PAGE)
+        position = shipped.targets["office"].position
+        assert not shipped.gaps and not shipped.errors and position is not None
+        assert (position.system_identifier, position.lsn) == (new.identifier, new.segment(1).start + PAGE)
         assert partial.exists(), "pg_receivewal still writes to it"
     assert round_.held("office", new.identifier) == names(new, 0)
     assert round_.held("office", old.identifier) == ["00000003" + old.paths[4].name[8:]]
     # Of the old one nothing stays in the spool, and its last bytes are on the target.
     assert not any(round_.spool.received(old.identifier).iterdir())
-    assert any(head.endswith(".none.partial") for head in round_.heads("office", old.identifier))
+    assert any(partial.endswith(".none.partial") for partial in round_.partials("office", old.identifier))
 
 
 # -- the open segment ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_head_grows_and_the_older_one_goes(round_: Round, wal: Wal) -> None:
+def test_the_partial_grows_and_the_older_one_goes(round_: Round, wal: Wal) -> None:
     round_.receive(wal.identifier, wal.paths[0].name, wal.paths[0].read_bytes())
     path = round_.receive(wal.identifier, f"{wal.paths[1].name}.partial", wal.paths[1].read_bytes())
     start = wal.segment(1).start
     for minutes, size in enumerate((3 * PAGE, 3 * PAGE + 800, 7 * PAGE + 24)):
         shipped = round_.ship(said(wal.identifier, start + size, received=start + size, minutes=minutes))
         for name, target in round_.targets.items():
-            held = holdings(target, wal.identifier).heads
-            assert [head.size for head in held] == [size], name
-            (head,) = held
-            assert head.claim == NOON + timedelta(minutes=minutes)
-            assert plain(target, wal.identifier, held[head].key) == wal.paths[1].read_bytes()[:size]
-            frontier = shipped.targets[name].frontier
-            assert frontier is not None and (frontier.lsn, frontier.at) == (start + size, head.claim)
+            held = holdings(target, wal.identifier).partials
+            assert [partial.size for partial in held] == [size], name
+            (partial,) = held
+            assert partial.claim == NOON + timedelta(minutes=minutes)
+            assert plain(target, wal.identifier, held[partial].key) == wal.paths[1].read_bytes()[:size]
+            position = shipped.targets[name].position
+            assert position is not None and (position.lsn, position.at) == (start + size, partial.claim)
     path.rename(path.with_suffix(""))
     round_.receive(wal.identifier, f"{wal.paths[2].name}.partial", wal.paths[2].read_bytes())
     end = wal.segment(2).start + PAGE
     assert not round_.ship(said(wal.identifier, end, received=end, minutes=4)).gaps
-    assert [head[:24] for head in round_.heads("office", wal.identifier)] == names(wal, 2)
+    assert [partial[:24] for partial in round_.partials("office", wal.identifier)] == names(wal, 2)
     assert round_.held("office", wal.identifier) == names(wal, 0, 1)
     assert round_.spooled() == [wal.paths[1].name, f"{wal.paths[2].name}.partial"]
 
@@ -436,20 +436,20 @@ def test_nothing_is_claimed_that_was_not_received(round_: Round, wal: Wal) -> No
     start = wal.segment(1).start
     # The primary is ahead of its receiver.
     shipped = round_.ship(said(wal.identifier, start + 9 * PAGE, received=start + 2 * PAGE))
-    frontier = shipped.targets["office"].frontier
-    assert frontier is not None and (frontier.lsn, frontier.at) == (start + 2 * PAGE, None)
+    position = shipped.targets["office"].position
+    assert position is not None and (position.lsn, position.at) == (start + 2 * PAGE, None)
     # The receiver has come to where the primary was a minute ago, and no further.
     shipped = round_.ship(said(wal.identifier, start + 20 * PAGE, received=start + 9 * PAGE, minutes=1))
-    frontier = shipped.targets["office"].frontier
-    assert frontier is not None and (frontier.lsn, frontier.at) == (start + 9 * PAGE, NOON)
+    position = shipped.targets["office"].position
+    assert position is not None and (position.lsn, position.at) == (start + 9 * PAGE, NOON)
 
 
-def test_a_slot_that_was_made_anew_lends_no_zeros_to_a_head(round_: Round, wal: Wal) -> None:
+def test_a_slot_that_was_made_anew_lends_no_zeros_to_a_partial(round_: Round, wal: Wal) -> None:
     data = wal.paths[1].read_bytes()
     path = round_.receive(wal.identifier, f"{wal.paths[1].name}.partial", data[: 9 * PAGE] + bytes(MB - 9 * PAGE))
     start = wal.segment(1).start
     round_.ship(said(wal.identifier, start + 9 * PAGE, received=start + 9 * PAGE))
-    good = round_.heads("office", wal.identifier)
+    good = round_.partials("office", wal.identifier)
     # pg_receivewal begins the file anew; the slot says far more than lies in it.
     path.write_bytes(data[: 2 * PAGE] + bytes(MB - 2 * PAGE))
     for sample in (
@@ -457,9 +457,9 @@ def test_a_slot_that_was_made_anew_lends_no_zeros_to_a_head(round_: Round, wal: 
         said(wal.identifier, wal.segment(4).start, received=wal.segment(4).start, minutes=6),
     ):
         shipped = round_.ship(sample)
-        frontier = shipped.targets["office"].frontier
-        assert frontier is not None and frontier.lsn == start + 9 * PAGE
-        assert round_.heads("office", wal.identifier) == good
+        position = shipped.targets["office"].position
+        assert position is not None and position.lsn == start + 9 * PAGE
+        assert round_.partials("office", wal.identifier) == good
 
 
 def test_an_idle_servers_claim_is_made_anew_from_time_to_time(round_: Round, wal: Wal) -> None:
@@ -468,9 +468,9 @@ def test_an_idle_servers_claim_is_made_anew_from_time_to_time(round_: Round, wal
     claims = []
     for minutes in (0, 0.5, 1, 1.5, 5):
         assert round_.ship(said(wal.identifier, end, received=end, minutes=minutes)).advanced
-        (head,) = holdings(round_.targets["office"], wal.identifier).heads
-        assert head.end == end and head.claim is not None
-        claims.append((head.claim - NOON).total_seconds() / 60)
+        (partial,) = holdings(round_.targets["office"], wal.identifier).partials
+        assert partial.end == end and partial.claim is not None
+        claims.append((partial.claim - NOON).total_seconds() / 60)
     assert claims == [0, 0, 1, 1, 5]
 
 
@@ -483,9 +483,9 @@ def test_a_claim_made_while_the_servers_clock_was_ahead_is_replaced_when_it_is_p
     round_.ship(said(wal.identifier, end, received=end, minutes=60))
     for minutes in (1, 2):
         shipped = round_.ship(said(wal.identifier, end, received=end, minutes=minutes))
-        (head,) = holdings(round_.targets["office"], wal.identifier).heads
-        assert head.claim == NOON + timedelta(minutes=minutes)
-        assert shipped.targets["office"].frontier.at == head.claim  # type: ignore[union-attr]
+        (partial,) = holdings(round_.targets["office"], wal.identifier).partials
+        assert partial.claim == NOON + timedelta(minutes=minutes)
+        assert shipped.targets["office"].position.at == partial.claim  # type: ignore[union-attr]
 
 
 def test_a_moment_that_has_not_come_is_claimed_of_nothing(round_: Round, wal: Wal) -> None:
@@ -495,31 +495,31 @@ def test_a_moment_that_has_not_come_is_claimed_of_nothing(round_: Round, wal: Wa
     # An hour ahead, and put right, while the receiver was behind.
     round_.ship(said(wal.identifier, start + 5 * PAGE, received=start + 2 * PAGE, minutes=60))
     shipped = round_.ship(said(wal.identifier, start + 9 * PAGE, received=start + 6 * PAGE, minutes=1))
-    assert shipped.targets["office"].frontier.at == NOON  # type: ignore[union-attr]
-    assert {head.claim for head in holdings(round_.targets["office"], wal.identifier).heads} == {NOON}
+    assert shipped.targets["office"].position.at == NOON  # type: ignore[union-attr]
+    assert {partial.claim for partial in holdings(round_.targets["office"], wal.identifier).partials} == {NOON}
 
 
 def test_with_whole_segments_only_the_claim_is_stored_alone(round_: Round, wal: Wal) -> None:
     round_.archive(wal.paths[0])
     end = wal.segment(0).end
     round_.ship(said(wal.identifier, end, minutes=0))
-    (head,) = holdings(round_.targets["office"], wal.identifier).heads
-    assert (head.size, head.end, head.claim) == (0, end, NOON)
+    (partial,) = holdings(round_.targets["office"], wal.identifier).partials
+    assert (partial.size, partial.end, partial.claim) == (0, end, NOON)
     # A position inside the open segment is claimed only when that has come.
     for minutes in (1, 2):
         shipped = round_.ship(said(wal.identifier, end + 500 + minutes, minutes=minutes))
-        assert shipped.targets["office"].frontier.at == NOON  # type: ignore[union-attr]
+        assert shipped.targets["office"].position.at == NOON  # type: ignore[union-attr]
     round_.archive(wal.paths[1])
     shipped = round_.ship(None)
-    assert shipped.targets["office"].frontier.at == NOON + timedelta(minutes=2)  # type: ignore[union-attr]
+    assert shipped.targets["office"].position.at == NOON + timedelta(minutes=2)  # type: ignore[union-attr]
     # The server's clock was put right between the two.
     for minutes in (9, 5):
         round_.ship(said(wal.identifier, wal.segment(1).end, minutes=minutes))
-        (head,) = holdings(round_.targets["office"], wal.identifier).heads
-        assert head.claim == NOON + timedelta(minutes=minutes)
+        (partial,) = holdings(round_.targets["office"], wal.identifier).partials
+        assert partial.claim == NOON + timedelta(minutes=minutes)
 
 
-def test_after_a_lost_slot_the_hole_before_a_head_is_a_gap(round_: Round, wal: Wal) -> None:
+def test_after_a_lost_slot_the_hole_before_a_partial_is_a_gap(round_: Round, wal: Wal) -> None:
     partial = round_.receive(wal.identifier, f"{wal.paths[0].name}.partial", wal.paths[0].read_bytes())
     end = wal.segment(0).start + 4 * PAGE
     round_.ship(said(wal.identifier, end, received=end))
@@ -533,12 +533,12 @@ def test_after_a_lost_slot_the_hole_before_a_head_is_a_gap(round_: Round, wal: W
         (name, wal.segment(3).start) for name in ("office", "archive")
     }
     # What was received before the gap is still there: it is the end of what can be recovered.
-    (before,) = {head[:24] for head in round_.heads("office", wal.identifier)} - {wal.paths[3].name}
+    (before,) = {partial[:24] for partial in round_.partials("office", wal.identifier)} - {wal.paths[3].name}
     assert before == wal.paths[0].name
     assert not round_.ship(said(wal.identifier, end, received=end, minutes=2)).gaps
 
 
-def test_a_head_waits_for_the_segment_before_it(round_: Round, wal: Wal) -> None:
+def test_a_partial_waits_for_the_segment_before_it(round_: Round, wal: Wal) -> None:
     round_.receive(wal.identifier, wal.paths[0].name, wal.paths[0].read_bytes())
     round_.ship()
     # Other bytes under the name of the next one: the target refuses, and has nothing after it either.
@@ -552,7 +552,7 @@ def test_a_head_waits_for_the_segment_before_it(round_: Round, wal: Wal) -> None
     end = wal.segment(2).start + PAGE
     shipped = round_.ship(said(wal.identifier, end, received=end))
     assert isinstance(shipped.errors["office"], WalConflict) and not shipped.gaps
-    assert round_.heads("office", wal.identifier) == []
+    assert round_.partials("office", wal.identifier) == []
 
 
 def test_the_clock_of_this_machine_does_not_matter_to_claims(
@@ -565,7 +565,7 @@ def test_the_clock_of_this_machine_does_not_matter_to_claims(
         end = wal.segment(1).start + (minutes + 1) * PAGE
         shipped = round_.ship(said(wal.identifier, end, received=end, minutes=minutes))
         assert not shipped.errors and not shipped.gaps
-        assert shipped.targets["office"].frontier.at == NOON + timedelta(minutes=minutes)  # type: ignore[union-attr]
+        assert shipped.targets["office"].position.at == NOON + timedelta(minutes=minutes)  # type: ignore[union-attr]
 
 
 def test_claims_made_while_the_open_segment_is_hours_behind_are_kept_from_all_of_that_time(
@@ -580,7 +580,7 @@ def test_claims_made_while_the_open_segment_is_hours_behind_are_kept_from_all_of
     assert len(claims) <= 20 and claims[0][1] == end + 100
     round_.archive(wal.paths[1])
     # Those that lie in the segment that came at last, not only the last ones of all, which lie after it.
-    at = round_.ship(None).targets["office"].frontier.at  # type: ignore[union-attr]
+    at = round_.ship(None).targets["office"].position.at  # type: ignore[union-attr]
     assert at is not None and at >= NOON + timedelta(minutes=40)
 
 
@@ -635,7 +635,7 @@ print(count)
 
 
 def _prepared(folder: Path, wal: Wal) -> Round:
-    """A spool with a history, whole segments, and a head that grew since the last round."""
+    """A spool with a history, whole segments, and a partial segment that grew since the last round."""
     round_ = Round(folder)
 
     round_.receive(wal.identifier, wal.paths[0].name, wal.paths[0].read_bytes())
@@ -673,13 +673,15 @@ def test_killed_at_any_point_of_a_round_the_next_one_finishes_it(tmp_path: Path,
         for name, target in round_.targets.items():
             held = holdings(target, wal.identifier)
             assert sorted(each.name for each in held.segments) == names(wal, 0, 1), at
-            assert [(head.segment.name, head.size) for head in held.heads] == [(wal.paths[2].name, 5 * PAGE)], at
+            assert [(partial.segment.name, partial.size) for partial in held.partials] == [
+                (wal.paths[2].name, 5 * PAGE)
+            ], at
             for segment, stored in held.segments.items():
                 path = next(path for path in wal.paths if path.name == segment.name)
                 assert plain(target, wal.identifier, stored.key) == path.read_bytes()
-            for head, stored in held.heads.items():
-                assert plain(target, wal.identifier, stored.key) == wal.paths[2].read_bytes()[: head.size]
-            assert shipped.targets[name].frontier.lsn == end  # type: ignore[union-attr]
+            for partial, stored in held.partials.items():
+                assert plain(target, wal.identifier, stored.key) == wal.paths[2].read_bytes()[: partial.size]
+            assert shipped.targets[name].position.lsn == end  # type: ignore[union-attr]
         assert round_.spooled() == [wal.paths[1].name, f"{wal.paths[2].name}.partial"], at
         assert not list(round_.spool.packed.iterdir())
         round_.restart()
@@ -710,8 +712,8 @@ def test_killed_when_a_file_has_just_left_the_spool_nothing_counts_as_missing(ro
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
     assert round_.spooled() == names(wal, 2)
-    frontier = round_.spool.load_state().frontier("office")
-    assert frontier is not None and frontier.lsn == wal.segment(2).end
+    position = round_.spool.load_state().position("office")
+    assert position is not None and position.lsn == wal.segment(2).end
     round_.archive(wal.paths[3])
     assert not round_.ship().gaps and not round_.warnings
     assert round_.held("office", wal.identifier) == names(wal, 0, 1, 2, 3)
@@ -721,9 +723,24 @@ def test_a_state_that_is_damaged_inside_counts_as_none(round_: Round, wal: Wal) 
     round_.archive(wal.paths[0])
     round_.ship()
     whole = json.loads(round_.spool.state_path.read_text())
-    for damaged in ({"frontiers": {"office": {}}}, {"gaps": [{}]}, {"frontiers": {"office": 7}}):
+    for damaged in ({"positions": {"office": {}}}, {"gaps": [{}]}, {"positions": {"office": 7}}):
         round_.spool.state_path.write_text(json.dumps({**whole, **damaged}))
-        assert round_.spool.load_state().frontier("office") is None and not round_.spool.load_state().known_gaps()
+        assert round_.spool.load_state().position("office") is None and not round_.spool.load_state().known_gaps()
+
+
+def test_a_state_with_the_names_of_earlier_versions_is_read(round_: Round, wal: Wal) -> None:
+    round_.archive(wal.paths[0])
+    round_.ship()
+    state = round_.spool.load_state()
+    document = json.loads(round_.spool.state_path.read_text())
+    document["frontiers"] = {
+        name: {**each, "head": each.pop("partial")} for name, each in document.pop("positions").items()
+    }
+    document["heads"] = {"office": ["a/key"], **document.pop("partials")}
+    round_.spool.state_path.write_text(json.dumps(document))
+    read = round_.spool.load_state()
+    assert read.position("office") == state.position("office") is not None
+    assert read.partials == {"office": ["a/key"], **state.partials} and read.claims == state.claims
 
 
 def test_what_a_target_holds_is_no_gap_though_the_state_in_the_spool_is_older(round_: Round, wal: Wal) -> None:
@@ -737,7 +754,7 @@ def test_what_a_target_holds_is_no_gap_though_the_state_in_the_spool_is_older(ro
     round_.archive(wal.paths[3])
     shipped = round_.ship()
     assert not shipped.gaps and not round_.warnings
-    assert shipped.targets["office"].frontier.lsn == wal.segment(3).end  # type: ignore[union-attr]
+    assert shipped.targets["office"].position.lsn == wal.segment(3).end  # type: ignore[union-attr]
     # Of a stretch that is partly there, only what is missing is told.
     round_.restart()
     round_.spool.state_path.write_bytes(old)
@@ -751,15 +768,15 @@ def test_a_dead_primarys_last_bytes_are_shipped_once_though_we_are_killed_betwee
     data = wal.paths[1].read_bytes()[: 5 * PAGE]
     round_.receive(wal.identifier, f"{wal.paths[1].name}.partial", data + bytes(MB - 5 * PAGE))
     round_.ship(None)
-    (stored,) = round_.heads("office", wal.identifier)
-    # The head is there, and nothing that was written down about it.
+    (stored,) = round_.partials("office", wal.identifier)
+    # The partial segment is there, and nothing that was written down about it.
     round_.spool.state_path.unlink()
     round_.restart()
     round_.spool.save_state(type(round_.spool.load_state())(clusters=[wal.identifier], segment_size=MB))
     shipped = round_.ship(None)
-    assert not shipped.errors and round_.heads("office", wal.identifier) == [stored]
-    head = Head.named(stored, MB)
-    assert head is not None and head.size >= 5 * PAGE - 8 and head.claim is None
+    assert not shipped.errors and round_.partials("office", wal.identifier) == [stored]
+    partial = PartialSegment.named(stored, MB)
+    assert partial is not None and partial.size >= 5 * PAGE - 8 and partial.claim is None
 
 
 def test_a_spool_that_filled_its_disk_empties_itself_when_the_target_is_back(tmp_path: Path, wal: Wal) -> None:
@@ -777,7 +794,7 @@ def test_a_spool_that_filled_its_disk_empties_itself_when_the_target_is_back(tmp
     disk.rmdir()
 
 
-def test_when_there_is_no_room_anywhere_the_disks_are_named(
+def test_when_there_is_no_space_anywhere_the_disks_are_named(
     tmp_path: Path, wal: Wal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = tmp_path / "disk"

@@ -17,8 +17,8 @@ from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import patient
 from twist_dr.system.progress import Lines, Report
+from twist_dr.wal.archived import Shipped
 from twist_dr.wal.destinations import Destination
-from twist_dr.wal.frontier import Shipped
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import Holdings, WalArchive
 from twist_dr.wal.primary import Sample, Slot
@@ -141,8 +141,8 @@ class Round:
     def held(self, target: str, identifier: str) -> list[str]:
         return held_segments(self.targets[target], identifier)
 
-    def heads(self, target: str, identifier: str) -> list[str]:
-        return sorted(head.name for head in holdings(self.targets[target], identifier).heads)
+    def partials(self, target: str, identifier: str) -> list[str]:
+        return sorted(partial.name for partial in holdings(self.targets[target], identifier).partials)
 
 
 def said(identifier: str, lsn: int, *, received: int | None = None, minutes: float = 0, timeline: int = 1) -> Sample:

@@ -122,7 +122,7 @@ class BaseBackup:
             )
         if "No space left on device" in said and "ERROR:" not in said:  # with it, it is the server's disk
             return StagingFull(
-                "The disk for staging became full", remedy="free room there, or set work_dir to a larger disk"
+                "The disk for staging became full", remedy="free space there, or set work_dir to a larger disk"
             )
         if "can only write single tablespace to stdout" in said:
             return BackupError("A tablespace was created while the base backup began", remedy="run the backup again")

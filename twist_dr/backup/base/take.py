@@ -206,8 +206,8 @@ class _Work(Making):
         apart = bool(server.tablespaces)
         known = plan.last_stored_bytes if parent else plan.last_full_bytes
         size = server.size + sum(tablespace.size or 0 for tablespace in server.tablespaces)
-        # Tars that lie plain in staging first need as much room as the cluster has, beside what becomes of them.
-        staging.need(self.room_needed(known, server.size) + (size if apart else 0))
+        # Tars that lie plain in staging first need as much space as the cluster has, beside what becomes of them.
+        staging.need(self.space_needed(known, server.size) + (size if apart else 0))
         self._parent, self._tail, self._label, self._control = parent, ManifestTail(), b"", b""
         self.report.info(
             f"copying the files of {self._cluster.place} ({human_bytes(server.size)}, PostgreSQL {server.major}), "

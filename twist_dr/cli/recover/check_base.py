@@ -97,7 +97,7 @@ def _fetched(part: Part, archives: Archives, folder: Path) -> str | None:
         if isinstance(part.source, Segment):
             archives.fetch_segment(part.source, path, durable=False)
         else:
-            archives.fetch_head(part.source, path, durable=False)
+            archives.fetch_partial(part.source, path, durable=False)
     except WalError as error:
         return str(error)
     path.unlink()
@@ -110,6 +110,6 @@ def _size(parts: Sequence[Part]) -> int:
 
 def _words(timeline: int, run: Run, parts: Sequence[Part]) -> str:
     segments = [part for part in parts if isinstance(part.source, Segment)]
-    heads = [part for part in parts if not isinstance(part.source, Segment)]
-    what = few([counted(len(segments), "segment"), *(["a head"] if heads else [])])
+    partials = [part for part in parts if not isinstance(part.source, Segment)]
+    what = few([counted(len(segments), "segment"), *(["a partial segment"] if partials else [])])
     return f"WAL of timeline {timeline} from {format_lsn(run.start)} to {format_lsn(run.end)}, {what}"

@@ -30,7 +30,7 @@ from twist_dr.cli.recover.found import Found, backup_document, backup_table, cho
 from twist_dr.cli.recover.place import choose_application, open_keyring, open_target
 from twist_dr.cli.recover.point import plan_point, recover_cluster
 from twist_dr.cli.recover.reach import Reach, base_table, find_reach, reach_document, reach_table
-from twist_dr.cli.recover.scratch import need_room, scratch_base
+from twist_dr.cli.recover.scratch import need_space_to_recover, scratch_base
 from twist_dr.cli.recover.server import look
 from twist_dr.errors import (
     BaseBackupMissing,
@@ -48,7 +48,7 @@ from twist_dr.errors import (
     WalVanished,
 )
 from twist_dr.postgres.extension_members import KEPT
-from twist_dr.recovery.planning import RecoveryWish
+from twist_dr.recovery.planning import RecoveryRequest
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.kinds import BASE, CONFIGURATION
 from twist_dr.repository.manifest import Manifest, kind_of
@@ -64,7 +64,7 @@ _REMEDIES: dict[type[TwistDRError], str] = {
     DatabaseGone: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
     DatabaseRefused: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
     DatabaseUnreachable: f"see that the server runs, and correct host and port in {DATABASE_VARIABLE}",
-    StagingFull: "free room there, or set TMPDIR to a folder on a larger disk",
+    StagingFull: "free space there, or set TMPDIR to a folder on a larger disk",
     TargetRefused: "correct --from-target, or what is allowed there",
     TargetUnavailable: "see that it is mounted, or can be reached from here, or correct --from-target",
     WalVanished: "say it with --accept-loss",
@@ -79,12 +79,12 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         keyring = open_keyring(options.keyring)
         repository = choose_application(open_target(options.from_target), options.application)
         if options.to is not None:
-            wish = RecoveryWish(options.to, options.base, options.timeline, options.accept_loss or "")
+            request = RecoveryRequest(options.to, options.base, options.timeline, options.accept_loss or "")
             if options.plan:
-                plan_point(wish, repository, keyring, report)
+                plan_point(request, repository, keyring, report)
                 print("Nothing was changed. To do it, write --cluster-to FOLDER in the place of --plan.")
             else:
-                recover_cluster(wish, options.cluster_to, repository, keyring, report)
+                recover_cluster(request, options.cluster_to, repository, keyring, report)
             return 0
         if options.backup:
             manifest = choose_backup(repository, keyring, options.backup, report)
@@ -223,10 +223,10 @@ class _Recovery:
     # -- the parts ---------------------------------------------------------------------------------------------------
 
     def _look_at_database(self) -> Callable[[], str]:
-        need_room(
+        need_space_to_recover(
             scratch_base(),
             self._size("database", "database.dump"),
-            "free room there, or set TMPDIR to a folder on a larger disk",
+            "free space there, or set TMPDIR to a folder on a larger disk",
         )
         facts = self._manifest.postgres
         assert facts is not None

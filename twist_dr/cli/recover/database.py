@@ -132,7 +132,7 @@ def _serving(new: NewDatabase, fetched: FetchedDatabase, jobs: int, report: Repo
         where=f"{new.cluster.place} (PostgreSQL {new.server_version})",
         jobs=jobs,
         report=report,
-        after_failure="mend that on the server, then run again, or take --dump-to and restore by hand",
+        after_failure="fix that on the server, then run again, or take --dump-to and restore by hand",
         after_difference="restore another backup, or take --dump-to and look for yourself",
     )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
-from twist_dr.cli.recover.scratch import need_room
+from twist_dr.cli.recover.scratch import need_space_to_recover
 from twist_dr.errors import RestoreRefused
 from twist_dr.postgres.dump_internals import leave_out_internals
 from twist_dr.postgres.extension_members import MEMBERS, ROWS
@@ -29,11 +29,11 @@ ROLES = "roles.sql"
 #: What is written beside a dump, where the backup has it.
 _BESIDE = (ROLES, ROWS, MEMBERS)
 HISTORY_ARCHIVE = "dagster.tar"
-_ELSEWHERE = "free room there, or name a place on another disk"
+_ELSEWHERE = "free space there, or name a place on another disk"
 
 
 def look_at_folder(folder: Path, option: str, size: int) -> Path:
-    """Raise ``RestoreRefused`` unless ``folder`` is new or empty and has room for ``size`` bytes; gives it whole."""
+    """Raise ``RestoreRefused`` unless ``folder`` is new or empty and has space for ``size`` bytes; gives it whole."""
     folder = folder.absolute()
     with _usable(folder, f"name another folder in {option}"):
         if os.path.lexists(folder) and not _is_empty(folder):
@@ -42,7 +42,7 @@ def look_at_folder(folder: Path, option: str, size: int) -> Path:
                 remedy=f"name a new folder in {option}",
             )
         _look_at_parent(folder, option)
-    need_room(folder.parent, size, _ELSEWHERE)
+    need_space_to_recover(folder.parent, size, _ELSEWHERE)
     return folder
 
 
@@ -61,7 +61,7 @@ def look_at_file(file: Path, option: str, size: int) -> Path:
                     remedy=f"name a file in a new folder in {option}",
                 )
         _look_at_parent(file, option)
-    need_room(file.parent, size, _ELSEWHERE)
+    need_space_to_recover(file.parent, size, _ELSEWHERE)
     return file
 
 
@@ -84,7 +84,7 @@ def _look_at_parent(path: Path, option: str) -> None:
         raise RestoreRefused(f"There is no folder {parent}", remedy=f"make it, or name another place in {option}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise RestoreRefused(
-            f"Nothing can be written in {parent}", remedy=f"mend its permissions, or name another place in {option}"
+            f"Nothing can be written in {parent}", remedy=f"fix its permissions, or name another place in {option}"
         )
 
 

@@ -14,7 +14,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.labels import SET_ASIDE, is_meant, split_label
 from twist_dr.repository.manifest import Kind, Label, Manifest, kind_of
 from twist_dr.repository.repository import Repository
-from twist_dr.retention.remains import id_time
+from twist_dr.retention.incomplete import id_time
 from twist_dr.system.progress import Report, human_bytes
 
 #: So much may a clock have been ahead of this one's.

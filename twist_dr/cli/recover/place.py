@@ -70,7 +70,7 @@ def _described_target(path: Path, environment: Mapping[str, str]) -> StorageTarg
         raise SettingsError(f"{path} cannot be read: {error.problem}", remedy="correct it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{path} cannot be read ({type(error).__name__})", remedy="mend its permissions or encoding"
+            f"{path} cannot be read ({type(error).__name__})", remedy="fix its permissions or encoding"
         ) from None
     if not isinstance(document, dict) or "storage_targets" in document:
         raise SettingsError(

@@ -16,7 +16,7 @@ from twist_dr.postgres.tools import Tools
 from twist_dr.postgres.unprivileged import reachable_base, reachable_tools, unprivileged
 from twist_dr.recovery.finish import finish_cluster
 from twist_dr.recovery.plan import RecoveryPlan
-from twist_dr.recovery.planning import PlannedRecovery, RecoveryWish, plan_recovery
+from twist_dr.recovery.planning import PlannedRecovery, RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import Recovered
 from twist_dr.redaction import one_line
 from twist_dr.repository.first_good import CORRUPT
@@ -30,14 +30,14 @@ from twist_dr.system.progress import Report, human_seconds
 _SERVER = "server.json"
 
 
-def plan_point(wish: RecoveryWish, repository: Repository, keyring: Keyring, report: Report) -> PlannedRecovery:
+def plan_point(request: RecoveryRequest, repository: Repository, keyring: Keyring, report: Report) -> PlannedRecovery:
     """Settle how the point is reached, and print that. Nothing is changed.
 
     Raises ``RecoveryPointInvalid``, saying what can be recovered instead, and what :func:`plan_recovery` raises.
     """
     print(f"{repository.application} on {repository.target.location}", flush=True)
     with scratch_folder() as folder:
-        planned = plan_recovery(wish, [repository], keyring, (), folder, report, now=datetime.now(timezone.utc))
+        planned = plan_recovery(request, [repository], keyring, (), folder, report, now=datetime.now(timezone.utc))
     print(f"\n{plan_words(planned.plan)}\n", flush=True)
     for line in planned.plan.warnings:
         report.warning(line)
@@ -51,10 +51,12 @@ def plan_words(plan: RecoveryPlan) -> str:
     return "\n".join(f"{name:<{width}}  {one_line(text)}" for name, text in rows)
 
 
-def recover_cluster(wish: RecoveryWish, folder: Path, repository: Repository, keyring: Keyring, report: Report) -> None:
+def recover_cluster(
+    request: RecoveryRequest, folder: Path, repository: Repository, keyring: Keyring, report: Report
+) -> None:
     """Make ``<folder>/data`` ready to be started, and say how. After an error nothing of it is there."""
     folder = look_at_folder(folder, "--cluster-to", 0)
-    planned = plan_point(wish, repository, keyring, report)
+    planned = plan_point(request, repository, keyring, report)
     plan, made = planned.plan, not folder.exists()
     sources = planned.sources()
     server = _server_facts(plan.base, repository, keyring, report)

@@ -14,21 +14,21 @@ from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.system.space import need_space
 
 #: /tmp is memory on many machines; a dump is not for there.
-_ROOMY = Path("/var/tmp")
+_SPACIOUS = Path("/var/tmp")
 _PREFIX = "fetched-"
-_ROOM_FACTOR = 1.05
+_SPACE_FACTOR = 1.05
 
 
 def scratch_base() -> Path:
     """The folder that holds ours: TMPDIR, else /var/tmp, else Python's choice."""
-    if not os.environ.get("TMPDIR") and os.access(_ROOMY, os.W_OK | os.X_OK):
-        return _ROOMY
+    if not os.environ.get("TMPDIR") and os.access(_SPACIOUS, os.W_OK | os.X_OK):
+        return _SPACIOUS
     return Path(tempfile.gettempdir())
 
 
-def need_room(folder: Path, wanted: int, remedy: str) -> None:
+def need_space_to_recover(folder: Path, wanted: int, remedy: str) -> None:
     """Raise ``RestoreRefused`` unless the disk of an existing folder has that many bytes free, and some more."""
-    need_space(folder, int(wanted * _ROOM_FACTOR), "What is brought back", remedy, refused=RestoreRefused)
+    need_space(folder, int(wanted * _SPACE_FACTOR), "What is brought back", remedy, refused=RestoreRefused)
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def scratch_folder() -> Iterator[Path]:
         status = ours.lstat()
     except OSError as error:
         raise RestoreRefused(
-            f"{ours} cannot be made ({error.strerror})", remedy="set TMPDIR to a folder on a disk with room"
+            f"{ours} cannot be made ({error.strerror})", remedy="set TMPDIR to a folder on a disk with space"
         ) from error
     # The folder above is everybody's: another user may have made it before us.
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:

@@ -1,4 +1,4 @@
-"""The archive of write-ahead log: one asset per storage target, materialised when its frontier has advanced."""
+"""The archive of write-ahead log: one asset per storage target, materialised when its archived position has advanced."""
 
 # No "from __future__ import annotations" here: Dagster looks at the annotations of steps themselves.
 
@@ -14,14 +14,14 @@ from twist_dr.orchestrator.assets.freshness import fresh_within
 from twist_dr.orchestrator.metadata import in_words
 from twist_dr.postgres.lsn import Gap, format_lsn
 from twist_dr.settings import Settings
+from twist_dr.wal.archived import Shipped, TargetShipped, listed
 from twist_dr.wal.from_settings import gaps_after_newest_base, raise_failures
-from twist_dr.wal.frontier import Shipped, TargetShipped, listed
 
 
 def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDefinition:
     """One asset per enabled target, ``<application>/wal_archive/<target>``, shipped to side by side in one step.
 
-    Skippable, because freshness counts from the last time that the frontier advanced, not from the last look.
+    Skippable, because freshness counts from the last time that the archived position advanced, not from the last look.
     """
     names = {dg.AssetKey([settings.application, "wal_archive", name]): name for name in settings.enabled_targets}
 
@@ -31,7 +31,7 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
             dg.AssetSpec(
                 key,
                 deps=[database],
-                description=f"The write-ahead log on storage target {name}: with a base backup, every second up to its frontier can be recovered.",
+                description=f"The write-ahead log on storage target {name}: with a base backup, every second up to its archived position can be recovered.",
                 group_name="backups",
                 kinds={settings.storage_targets[name].asset_kind},
                 owners=[RUN_BACKUP],
@@ -42,7 +42,9 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
         ],
         check_specs=[
             dg.AssetCheckSpec(
-                "no_gap", asset=key, description="Nothing is missing between the newest base backup and the frontier."
+                "no_gap",
+                asset=key,
+                description="Nothing is missing between the newest base backup and the archived position.",
             )
             for key in names
         ],
@@ -64,7 +66,7 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
 def _gaps(catalog: Catalog, application: str, shipped: Shipped) -> Mapping[str, Sequence[Gap]]:
     """By target, the gaps that its newest base backup is not behind; without a catalog to tell which one that is, all."""
     try:
-        return {row.target: gaps_after_newest_base(catalog, row) for row in catalog.wal_frontiers(application)}
+        return {row.target: gaps_after_newest_base(catalog, row) for row in catalog.wal_positions(application)}
     except CatalogUnavailable:
         return {name: shipped.gaps_of(name) for name in shipped.targets}
 
@@ -82,18 +84,18 @@ def _materialization(
     key: dg.AssetKey, outcome: TargetShipped, shipped: Shipped, check: dg.AssetCheckResult
 ) -> dg.MaterializeResult[None]:
     """Bare numbers, which the page plots over time."""
-    frontier = outcome.frontier
-    assert frontier is not None
+    position = outcome.position
+    assert position is not None
     metadata: dict[str, dg.MetadataValue] = {
-        "frontier": in_words(format_lsn(frontier.lsn)),
-        "frontier_lsn": dg.MetadataValue.int(frontier.lsn),
-        "timeline": dg.MetadataValue.int(frontier.timeline),
+        "archived_position": in_words(format_lsn(position.lsn)),
+        "archived_lsn": dg.MetadataValue.int(position.lsn),
+        "timeline": dg.MetadataValue.int(position.timeline),
         "segments": dg.MetadataValue.int(outcome.segments),
         "stored_bytes": dg.MetadataValue.int(outcome.stored_bytes),
         "duration_seconds": dg.MetadataValue.float(shipped.seconds),
         "spool_bytes": dg.MetadataValue.int(shipped.spool_bytes),
         "oldest_unshipped_seconds": dg.MetadataValue.float(round(shipped.oldest_seconds, 1)),
     }
-    if frontier.at is not None:
-        metadata["frontier_at"] = dg.MetadataValue.timestamp(frontier.at)
+    if position.at is not None:
+        metadata["archived_at"] = dg.MetadataValue.timestamp(position.at)
     return dg.MaterializeResult(asset_key=key, metadata=metadata, check_results=[check])

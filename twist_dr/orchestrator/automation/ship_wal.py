@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from twist_dr.catalog import CatalogUnavailable, WalFrontierRow
+from twist_dr.catalog import CatalogUnavailable, WalPositionRow
 from twist_dr.orchestrator.around import RUN_BACKUP, without_secrets
 from twist_dr.orchestrator.metadata import in_words
 from twist_dr.postgres.lsn import Gap, parse_lsn
 from twist_dr.settings import Application, Settings
+from twist_dr.wal.archived import listed
 from twist_dr.wal.from_settings import gaps_after_newest_base, is_anybody_shipping, wal_settings
-from twist_dr.wal.frontier import listed
 from twist_dr.wal.spool import Spool
 
 #: Of what is promised for the log (``objectives.wal``, 15 minutes by default) may go by without news: the asset's page warns at three quarters.
@@ -29,7 +29,7 @@ def ship_wal_sensor(app: Application, job: dg.UnresolvedAssetJobDefinition) -> d
         job=job,
         minimum_interval_seconds=wal.interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Ships write-ahead log when there is some in the spool. Where twist-dr wal ship --follow does it, its frontiers are shown here.",
+        description="Ships write-ahead log when there is some in the spool. Where twist-dr wal ship --follow does it, its archived positions are shown here.",
         owners=[RUN_BACKUP],
     )
     @without_secrets()
@@ -56,7 +56,7 @@ def _told_by_the_resident(app: Application, cursor: str) -> dg.SensorResult:
     told = {mark.partition(" ")[0]: mark for mark in cursor.splitlines()}
     try:
         events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
-        for row in app.catalog.wal_frontiers(app.name):
+        for row in app.catalog.wal_positions(app.name):
             if row.lsn is None:
                 continue
             gaps = gaps_after_newest_base(app.catalog, row)
@@ -68,7 +68,7 @@ def _told_by_the_resident(app: Application, cursor: str) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=skip, cursor="\n".join(told.values()), asset_events=events)
 
 
-def _mark(settings: Settings, row: WalFrontierRow, gaps: Sequence[Gap]) -> str:
+def _mark(settings: Settings, row: WalPositionRow, gaps: Sequence[Gap]) -> str:
     """Equal while there is nothing to tell. An idle server's log reaches no further, only for longer: told as often as keeps the asset fresh."""
     reaches = None if row.at is None else int(row.at.timestamp() // _fresh_seconds(settings))
     return f"{row.target} {row.timeline} {row.lsn} {reaches} {len(gaps)}"
@@ -79,19 +79,19 @@ def _fresh_seconds(settings: Settings) -> float:
     return max(1.0, settings.objectives.wal.total_seconds() * _FRESH_PART)
 
 
-def _events(row: WalFrontierRow, gaps: Sequence[Gap]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+def _events(row: WalPositionRow, gaps: Sequence[Gap]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     key = dg.AssetKey([row.application, "wal_archive", row.target])
     assert row.lsn is not None and row.timeline is not None
     metadata: dict[str, dg.MetadataValue] = {
-        "frontier": in_words(row.lsn),
-        "frontier_lsn": dg.MetadataValue.int(parse_lsn(row.lsn)),
+        "archived_position": in_words(row.lsn),
+        "archived_lsn": dg.MetadataValue.int(parse_lsn(row.lsn)),
         "timeline": dg.MetadataValue.int(row.timeline),
         "spool_bytes": dg.MetadataValue.int(row.spool_bytes),
         "oldest_unshipped_seconds": dg.MetadataValue.float(round(row.oldest_seconds, 1)),
     }
     if row.at is not None:
-        metadata["frontier_at"] = dg.MetadataValue.timestamp(row.at)
-        metadata["frontier_age_seconds"] = dg.MetadataValue.float(round((row.updated_at - row.at).total_seconds(), 3))
+        metadata["archived_at"] = dg.MetadataValue.timestamp(row.at)
+        metadata["archived_age_seconds"] = dg.MetadataValue.float(round((row.updated_at - row.at).total_seconds(), 3))
     yield dg.AssetMaterialization(key, metadata=metadata)
     yield dg.AssetCheckEvaluation(
         asset_key=key,
@@ -103,7 +103,7 @@ def _events(row: WalFrontierRow, gaps: Sequence[Gap]) -> Iterator[dg.AssetMateri
 
 def _failed_last_time(app: Application) -> bool:
     try:
-        rows = app.catalog.wal_frontiers(app.name)
+        rows = app.catalog.wal_positions(app.name)
     except CatalogUnavailable:
         return True
     return any(row.error is not None or row.waiting for row in rows)

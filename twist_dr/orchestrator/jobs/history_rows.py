@@ -185,7 +185,7 @@ class HistoryRows:
 
 
 def _vacuum(path: Path) -> str | None:
-    """https://www.sqlite.org/lang_vacuum.html: it needs twice the room, and nobody may read or write meanwhile for long."""
+    """https://www.sqlite.org/lang_vacuum.html: it needs twice the space, and nobody may read or write meanwhile for long."""
     try:
         with closing(sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
             numbers = (
@@ -197,7 +197,7 @@ def _vacuum(path: Path) -> str | None:
             if empty * size < _EMPTY_BYTES or empty < pages * _EMPTY_PART or used > _MOST_BYTES:
                 return None
             if shutil.disk_usage(path.parent).free < 2 * used:
-                return f"{path} has {empty * size} bytes to give back, and the disk has no room to write it anew"
+                return f"{path} has {empty * size} bytes to give back, and the disk has no space to write it anew"
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:

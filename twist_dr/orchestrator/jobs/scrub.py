@@ -1,4 +1,4 @@
-"""The job that reads what storage targets hold again, in a rotation, and mends what went bad."""
+"""The job that reads what storage targets hold again, in a rotation, and repairs what went bad."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _metadata(result: ScrubResult) -> dict[str, dg.MetadataValue]:
         "wal_objects_read": dg.MetadataValue.int(result.wal_objects),
         "bytes_read": dg.MetadataValue.int(result.bytes),
         "bad": dg.MetadataValue.int(result.bad),
-        "mended": dg.MetadataValue.int(result.count("mended")),
+        "repaired": dg.MetadataValue.int(result.count("repaired")),
         "duration_seconds": dg.MetadataValue.float(result.seconds),
         "oldest_unread_days": dg.MetadataValue.float(round(oldest, 2)),
         "found": in_markdown(_table(result)),

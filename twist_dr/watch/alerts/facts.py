@@ -19,7 +19,7 @@ from twist_dr.catalog import (
     RestoreRow,
     SpaceRow,
     TargetTestRow,
-    WalFrontierRow,
+    WalPositionRow,
 )
 from twist_dr.catalog.notes import Repair, Repairs, ScheduleWatched, WalScrubbed, Watched
 from twist_dr.catalog.summaries import NewestCopy
@@ -60,7 +60,7 @@ _REFUSED = 100
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskSpace:
     """Bytes of a disk."""
 
     free: int
@@ -91,7 +91,7 @@ class Facts:
 
     ``since``: when we were first here; ``schedules_since`` and ``targets_since``: since when a schedule and a target are as they are.
     ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_media``, ``verified_base``: the newest full
-    one, the newest with media and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs mended of late, and names of write-ahead log that they could not mend, by target. ``checked``: the newest full or base backup with a checked copy, by target, also one that is disabled. ``future``: the newest backup dated in the future.
+    one, the newest with media and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs repaired of late, and names of write-ahead log that they could not repair, by target. ``checked``: the newest full or base backup with a checked copy, by target, also one that is disabled. ``future``: the newest backup dated in the future.
     ``journals``: restores that have one, by id: what it means that it is not at its end, None for one that is. ``daemon``: as it was seen last. ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
     """
 
@@ -112,10 +112,10 @@ class Facts:
     attempts: Mapping[str, Sequence[AttemptRow]] = field(default_factory=dict)
     restores: Sequence[RestoreRow] = ()
     target_tests: Sequence[TargetTestRow] = ()
-    frontiers: Mapping[str, WalFrontierRow] = field(default_factory=dict)
+    positions: Mapping[str, WalPositionRow] = field(default_factory=dict)
     refused_wal: Sequence[str] = ()
     space: Mapping[str, Sequence[SpaceRow]] = field(default_factory=dict)
-    staging: Room | None = None
+    staging: DiskSpace | None = None
     deliveries: Sequence[DeliveryRow] = ()
     repairs: Sequence[Repair] = ()
     bad_wal: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -173,10 +173,10 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
         attempts=attempts,
         restores=[row for row in catalog.restores(application, limit=_RESTORES) if row.started_at <= now + SKEW],
         target_tests=catalog.target_tests(),
-        frontiers={row.target: row for row in catalog.wal_frontiers(application)} if settings.wal else {},
+        positions={row.target: row for row in catalog.wal_positions(application)} if settings.wal else {},
         refused_wal=_refused(settings.wal_spool / "refused") if settings.wal else (),
         space={name: catalog.space(name, since=now - _SPACE_SINCE) for name in settings.enabled_targets},
-        staging=_room(settings.work_dir),
+        staging=_disk_space(settings.work_dir),
         deliveries=catalog.deliveries(application),
         repairs=(catalog.note(application, Repairs) or Repairs()).repairs,
         bad_wal=_bad_wal(settings, catalog),
@@ -355,11 +355,11 @@ def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
     return _Details({}, None)
 
 
-def _room(folder: Path) -> Room | None:
+def _disk_space(folder: Path) -> DiskSpace | None:
     """The disk of a folder, or of the first above it that exists. None when it does not answer."""
     with suppress(OSError, TwistDRError):
         usage = bounded(lambda: shutil.disk_usage(_existing(folder)), _DISK_SECONDS, "the disk of work_dir")
-        return Room(usage.free, usage.total)
+        return DiskSpace(usage.free, usage.total)
     return None
 
 

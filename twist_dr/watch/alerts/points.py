@@ -10,7 +10,7 @@ from typing import Literal
 from twist_dr.catalog import BackupRow
 from twist_dr.repository.labels import BEFORE_A_CHANGE, is_meant
 from twist_dr.settings import Settings
-from twist_dr.wal.frontier import gaps_after
+from twist_dr.wal.archived import gaps_after
 from twist_dr.watch.alerts.facts import SKEW, Facts
 
 
@@ -95,7 +95,7 @@ def good_on(row: BackupRow, settings: Settings) -> tuple[str, ...]:
 
 def _reached(facts: Facts, row: BackupRow, target: str) -> datetime | None:
     """Up to when a target's archive leads from a base backup."""
-    frontier, base = facts.frontiers.get(target), facts.bases.get(row.backup_id)
-    if frontier is None or base is None or frontier.system_identifier != base.system_identifier:
+    position, base = facts.positions.get(target), facts.bases.get(row.backup_id)
+    if position is None or base is None or position.system_identifier != base.system_identifier:
         return None
-    return None if gaps_after(frontier.gaps, base.start_lsn) else frontier.at
+    return None if gaps_after(position.gaps, base.start_lsn) else position.at

@@ -43,7 +43,7 @@ def failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
             again = f" {streak} scheduled backups in a row came to nothing." if streak > 1 else ""
             yield Finding(
                 f"backup_failed:{name}", "backup_failed", "critical" if streak > 1 else "error", what_failed(failed[0]) + again,
-                f"Look at the run, mend what it names, then run: {launch(job)}", failed[0].run_id,
+                f"Look at the run, fix what it names, then run: {launch(job)}", failed[0].run_id,
             )  # fmt: skip
 
 
@@ -181,5 +181,5 @@ def verification_failed(facts: Facts, settings: Settings, now: datetime) -> Iter
         streak = in_a_row(failed)
         yield Finding(
             "verification_failed:verify_backup", "verification_failed", "critical" if streak > 1 else "error",
-            what_failed(failed[0]), f"Look at the run, mend what it names, then run: {launch('verify_backup')}", failed[0].run_id,
+            what_failed(failed[0]), f"Look at the run, fix what it names, then run: {launch('verify_backup')}", failed[0].run_id,
         )  # fmt: skip

@@ -90,7 +90,7 @@ def job_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Find
             severity: Severity = "error" if worse else "warning"
             yield Finding(
                 f"job_failed:{job}", "job_failed", severity, what_failed(failed[0]),
-                f"Look at the run, mend what it names, then run: {launch(job)}", failed[0].run_id,
+                f"Look at the run, fix what it names, then run: {launch(job)}", failed[0].run_id,
             )  # fmt: skip
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from twist_dr.catalog import WalFrontierRow
+from twist_dr.catalog import WalPositionRow
 from twist_dr.errors import WalConflict
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
-from twist_dr.wal.frontier import gaps_after
+from twist_dr.wal.archived import gaps_after
 from twist_dr.watch.alerts.facts import SKEW, Facts
 from twist_dr.watch.alerts.points import Point, newest_media, newest_point, set_aside
 from twist_dr.watch.alerts.rules_common import Finding, human, launch, sentence, shortened, some
@@ -96,13 +96,13 @@ def _begun(facts: Facts) -> datetime:
     return min([facts.since, *rows, *attempts])
 
 
-def wal_frontier(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
+def wal_position(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """What a target's archive reaches to is too old: nothing ships, the target does not take it, or nobody knows."""
     if settings.wal is None:
         return
     most = settings.objectives.wal
     for name in settings.enabled_targets:
-        row = facts.frontiers.get(name)
+        row = facts.positions.get(name)
         since = max(facts.since, facts.targets_since.get(name, facts.since))
         if row is not None and row.at is not None and row.at > now + SKEW:
             yield _from_the_future(row, row.at, most, now)
@@ -142,7 +142,7 @@ def wal_frontier(facts: Facts, settings: Settings, now: datetime) -> Iterator[Fi
         )  # fmt: skip
 
 
-def _from_the_future(row: WalFrontierRow, at: datetime, most: timedelta, now: datetime) -> Finding:
+def _from_the_future(row: WalPositionRow, at: datetime, most: timedelta, now: datetime) -> Finding:
     """Nothing can hold what is not committed yet: how far this archive reaches is not known, however far off that date is."""
     silent = row.updated_at > now + SKEW or now - row.updated_at > most * _FAR_BEHIND
     shipped = f"; it was written down {human(now - row.updated_at)} ago" if row.updated_at <= now else ""
@@ -157,7 +157,7 @@ def _from_the_future(row: WalFrontierRow, at: datetime, most: timedelta, now: da
 
 def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """Write-ahead log is missing for ever, is another server's, or is none."""
-    for name, row in facts.frontiers.items():
+    for name, row in facts.positions.items():
         if name not in settings.enabled_targets:
             continue
         gaps = [gap.sentence(name) for gap in gaps_after(row.gaps, _newest_base_start(facts, row))]
@@ -180,20 +180,20 @@ def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[F
         )  # fmt: skip
 
 
-def _newest_base_start(facts: Facts, frontier: WalFrontierRow) -> int:
+def _newest_base_start(facts: Facts, position: WalPositionRow) -> int:
     starts = [
         base.start_lsn
         for row in facts.backups.get("base", ())
         if (base := facts.bases.get(row.backup_id)) is not None
-        and base.system_identifier == frontier.system_identifier
-        and any(copy.target == frontier.target and copy.state == "checked" for copy in row.copies)
+        and base.system_identifier == position.system_identifier
+        and any(copy.target == position.target and copy.state == "checked" for copy in row.copies)
     ]
     return starts[0] if starts else 0
 
 
 def spool(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """Write-ahead log piles up on this machine."""
-    row = max(facts.frontiers.values(), key=lambda each: each.updated_at, default=None)
+    row = max(facts.positions.values(), key=lambda each: each.updated_at, default=None)
     if settings.wal is None or row is None:
         return
     # Nobody counts while nobody ships: what waited then has waited on.

@@ -1,4 +1,4 @@
-"""Rules about storage targets and the disk for staging: there, willing, with room, and holding what they should."""
+"""Rules about storage targets and the disk for staging: there, willing, with space, and holding what they should."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twist_dr.watch.alerts.points import newest_point
 from twist_dr.watch.alerts.rules_common import Finding, by_media, human, launch, shortened, some
 from twist_dr.watch.proving import allowed_age
 
-#: Once told, room must be this much above the limit before it is called enough: it goes up and down with every backup.
+#: Once told, space must be this much above the limit before it is called enough: it goes up and down with every backup.
 _ENOUGH_AGAIN = 1.2
 _SOON = timedelta(days=7)
 _TREND_OVER = timedelta(days=2)
@@ -56,8 +56,8 @@ def _can_be_repaired(row: BackupRow, target: str) -> bool:
     return "none" in wanted or bool(wanted & good)
 
 
-def mended(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """A scrub found something bad and mended it. It is told until the next scrub has found nothing: a disk that lost one byte loses more."""
+def repaired(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """A scrub found something bad and repaired it. It is told until the next scrub has found nothing: a disk that lost one byte loses more."""
     done = [each for each in facts.attempts.get("scrub", ()) if each.state == "succeeded"]
     quiet_since = max((each.started_at for each in done), default=None)
     for name in settings.enabled_targets:
@@ -82,7 +82,7 @@ def bad_wal(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
         if name in settings.enabled_targets:
             yield Finding(
                 f"integrity_wal:{name}", "integrity", "error",
-                f"{name} holds {len(keys)} bad {'segment' if len(keys) == 1 else 'segments'} of write-ahead log that no other target could mend: {some(keys)}.",
+                f"{name} holds {len(keys)} bad {'segment' if len(keys) == 1 else 'segments'} of write-ahead log that no other target could repair: {some(keys)}.",
                 f"Take a new base backup, from which what follows can be recovered: {launch('backup_base')}",
                 about=frozenset(keys), target=name,
             )  # fmt: skip
@@ -114,7 +114,7 @@ def trouble(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
         elif last.code == TargetFull.code:
             yield Finding(
                 f"capacity:{name}", "capacity", "error", f"{name} is full: {error}.",
-                f"Make room there, raise its quota, or keep less (storage_targets.{name}.retention), then run: {launch('backup_full')}", target=name,
+                f"Free some space there, raise its quota, or keep less (storage_targets.{name}.retention), then run: {launch('backup_full')}", target=name,
             )  # fmt: skip
         else:
             yield Finding(
@@ -143,10 +143,10 @@ def _evidence(facts: Facts, name: str) -> Iterator[Evidence]:
         if test.target == name:
             failed = None if test.ok else test.error or "the test did not succeed"
             yield Evidence(test.at, failed, test.error_code, "test")
-    frontier = facts.frontiers.get(name)
-    # A round every minute meets every hiccup of a network: how long it lasts is told by the frontier's age.
-    if frontier is not None and (frontier.error is None or frontier.error_code == CredentialsRefused.code):
-        yield Evidence(frontier.updated_at, frontier.error, frontier.error_code, "write-ahead log")
+    position = facts.positions.get(name)
+    # A round every minute meets every hiccup of a network: how long it lasts is told by the archived position's age.
+    if position is not None and (position.error is None or position.error_code == CredentialsRefused.code):
+        yield Evidence(position.updated_at, position.error, position.error_code, "write-ahead log")
 
 
 def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
@@ -185,7 +185,7 @@ def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
 
 
 def capacity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """A target has little room left, or will soon have none."""
+    """A target has little space left, or will soon have none."""
     for name, target in settings.enabled_targets.items():
         samples = [row for row in facts.space.get(name, ()) if row.at <= now and row.free is not None and row.total]
         if not samples or now - samples[-1].at > _OLD_SAMPLE:
@@ -200,7 +200,7 @@ def capacity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
             severity, left = "warning", f"{left}; as it fills now, it is full in {human(until)}"
         yield Finding(
             f"capacity:{name}", "capacity", severity, f"{left}.",
-            f"Add room, or keep less (storage_targets.{name}.retention) and run: {launch('cleanup')}", target=name,
+            f"Add space, or keep less (storage_targets.{name}.retention) and run: {launch('cleanup')}", target=name,
         )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def _scarce(fraction: float, least: float, *, known: bool) -> Severity | None:
 
 
 def _full_in(samples: Sequence[SpaceRow]) -> timedelta | None:
-    """When there is no room left, by a straight line through the samples (least squares); None when it does not fill."""
+    """When there is no space left, by a straight line through the samples (least squares); None when it does not fill."""
     if len(samples) < _TREND_SAMPLES or samples[-1].at - samples[0].at < _TREND_OVER:
         return None
     times = [(row.at - samples[0].at).total_seconds() for row in samples]
@@ -221,9 +221,9 @@ def _full_in(samples: Sequence[SpaceRow]) -> timedelta | None:
 
 
 def staging(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """The disk on which backups are made has little room, or not enough for the next one."""
-    room, cause = facts.staging, "staging_disk"
-    if room is None:
+    """The disk on which backups are made has little space, or not enough for the next one."""
+    disk, cause = facts.staging, "staging_disk"
+    if disk is None:
         return
     known = cause in facts.open
     # A backup that is being made fills it for a while; so does a restore.
@@ -232,13 +232,13 @@ def staging(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
     # Backups of every hour without media do not tell what the night's will take.
     last = [rows[0] for kind in KINDS for _, rows in by_media(facts.settled(kind), settings) if rows]
     needed = max((row.staged_bytes for row in last), default=0)
-    severity = _scarce(room.fraction, settings.alerts.staging_free, known=known)
-    short = needed > room.free * (1 if not known else 1 / _ENOUGH_AGAIN)
+    severity = _scarce(disk.fraction, settings.alerts.staging_free, known=known)
+    short = needed > disk.free * (1 if not known else 1 / _ENOUGH_AGAIN)
     if severity is None and not short:
         return
     too_few = f", and the last backup took {human_bytes(needed)}" if short else ""
     yield Finding(
         cause, "staging", "error" if short else severity or "error",
-        f"The disk of {settings.work_dir} has {human_bytes(room.free)} of {human_bytes(room.total)} free ({room.fraction:.0%}){too_few}.",
-        "Make room there, or move work_dir to a larger disk; what waits in staging leaves it when every target has it.",
+        f"The disk of {settings.work_dir} has {human_bytes(disk.free)} of {human_bytes(disk.total)} free ({disk.fraction:.0%}){too_few}.",
+        "Free some space there, or move work_dir to a larger disk; what waits in staging leaves it when every target has it.",
     )  # fmt: skip

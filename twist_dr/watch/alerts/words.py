@@ -31,7 +31,7 @@ _KINDS = {
     "spool": "write-ahead log waits in the spool",
     "clock": "the clock is wrong",
     "integrity": "corrupt or missing copy",
-    "mended": "corrupt or missing copy was mended",
+    "mended": "corrupt or missing copy was repaired",
     "credentials": "credentials need renewal",
     "capacity": "storage target is filling up",
     "staging": "disk for staging is filling up",

@@ -74,8 +74,8 @@ def _collected(settings: Settings, catalog: Catalog, known: Facts, now: datetime
         last_restore=_last_restore(catalog, application),
         last_drill=catalog.note(application, Drilled),
         targets=target_statuses(settings, catalog, known, now),
-        spool_bytes=max((row.spool_bytes for row in known.frontiers.values()), default=None),
-        spool_oldest=max((row.oldest_seconds for row in known.frontiers.values()), default=None),
+        spool_bytes=max((row.spool_bytes for row in known.positions.values()), default=None),
+        spool_oldest=max((row.oldest_seconds for row in known.positions.values()), default=None),
         alerts=active_alerts(settings, catalog, known, now),
         running=tuple(
             RunningAttempt(row.run_id, row.job, row.who, row.started_at)

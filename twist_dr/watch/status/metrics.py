@@ -187,7 +187,7 @@ def _of_targets(status: Status, gauge: _Gauges) -> Iterator[GaugeMetricFamily]:
         ("copies", "Good copies there.", [each.copies for each in targets]),
         ("corrupt_copies", "Corrupt copies there.", [each.corrupt for each in targets]),
         ("used_bytes", "What our objects take there.", [each.used_bytes for each in targets]),
-        ("free_bytes", "Room left there.", [each.free for each in targets]),
+        ("free_bytes", "Space left there.", [each.free for each in targets]),
         ("growth_bytes_per_day", "By how much our objects grow there.", [each.bytes_per_day for each in targets]),
         ("oldest_check_timestamp_seconds", "When the copy was read that was not read for longest.", [each.oldest_checked_at.timestamp() if each.oldest_checked_at else None for each in targets]),
         ("wal_frontier_timestamp_seconds", "Everything committed before is in the archive there.", [each.wal.at.timestamp() if each.wal and each.wal.at else None for each in targets]),
@@ -195,7 +195,7 @@ def _of_targets(status: Status, gauge: _Gauges) -> Iterator[GaugeMetricFamily]:
         samples = [((target.name,), value) for target, value in zip(targets, values, strict=True) if value is not None]
         yield gauge.each(f"target_{name}", meaning, ["target"], samples)
     if status.wal_objective is not None:
-        yield gauge("wal_objective_seconds", "How old the frontier may be.", status.wal_objective)
+        yield gauge("wal_objective_seconds", "How old the archived position may be.", status.wal_objective)
     if status.spool_bytes is not None:
         yield gauge("spool_bytes", "Write-ahead log that waits to be shipped.", status.spool_bytes)
 

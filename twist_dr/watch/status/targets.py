@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from statistics import linear_regression
 from typing import Literal
 
-from twist_dr.catalog import Catalog, SpaceRow, WalFrontierRow
+from twist_dr.catalog import Catalog, SpaceRow, WalPositionRow
 from twist_dr.catalog.summaries import CopyCount
 from twist_dr.settings import Settings
 from twist_dr.watch.alerts.facts import SKEW, Facts
@@ -44,7 +44,7 @@ def _target(
     samples = catalog.space(name, since=now - _TREND)
     held = [counts[state] for state in ("stored", "checked") if state in counts]
     used = sum(each.stored_bytes for each in held)
-    frontier = facts.frontiers.get(name)
+    position = facts.positions.get(name)
     state, because = _state(facts, name)
     if newest is None and not samples:
         rate = None
@@ -52,8 +52,8 @@ def _target(
         rate = growth(samples)
         if rate is None and newest is not None:
             rate = catalog.stored_since(settings.application, name, now - _TREND) / (_TREND.total_seconds() / _DAY)
-    room = samples[-1] if samples else None
-    free = room.free if room else None
+    latest = samples[-1] if samples else None
+    free = latest.free if latest else None
     return TargetStatus(
         name=name,
         enabled=target.enabled,
@@ -65,13 +65,13 @@ def _target(
         objective=(target.objective or settings.objectives.recovery_point).total_seconds(),
         copies=sum(each.count for each in held),
         corrupt=counts["corrupt"].count if "corrupt" in counts else 0,
-        used_bytes=room.used_bytes if room and room.used_bytes is not None else used,
+        used_bytes=latest.used_bytes if latest and latest.used_bytes is not None else used,
         free=free,
-        total=room.total if room else None,
+        total=latest.total if latest else None,
         bytes_per_day=rate,
         days_until_full=free / rate if free is not None and rate is not None and rate > 0 else None,
         oldest_checked_at=min((each.oldest_checked_at for each in held if each.oldest_checked_at), default=None),
-        wal=_wal(frontier, now) if settings.wal else None,
+        wal=_wal(position, now) if settings.wal else None,
     )
 
 
@@ -93,11 +93,11 @@ def _state(facts: Facts, name: str) -> tuple[Literal["ok", "failing", "unknown"]
     return ("ok", None) if last.error is None else ("failing", last.error)
 
 
-def _wal(frontier: WalFrontierRow | None, now: datetime) -> TargetWal:
-    if frontier is None:
+def _wal(position: WalPositionRow | None, now: datetime) -> TargetWal:
+    if position is None:
         return TargetWal(None, None, None, None, (), None)
-    # What is not committed yet cannot be there: of a frontier from the future nothing is known.
-    at = frontier.at if frontier.at and frontier.at <= now + SKEW else None
+    # What is not committed yet cannot be there: of an archived position from the future nothing is known.
+    at = position.at if position.at and position.at <= now + SKEW else None
     age = max(0.0, (now - at).total_seconds()) if at else None
-    gaps = tuple(gap.sentence(frontier.target) for gap in frontier.gaps)
-    return TargetWal(frontier.lsn, frontier.timeline, at, age, gaps, frontier.error)
+    gaps = tuple(gap.sentence(position.target) for gap in position.gaps)
+    return TargetWal(position.lsn, position.timeline, at, age, gaps, position.error)

@@ -404,7 +404,7 @@ def test_a_role_without_the_right_to_replicate_is_refused_with_the_remedy(
         pytest.raises(DatabaseRightsMissing, match="ALTER ROLE auditor REPLICATION"),
     ):
         bases.take(cluster)
-    assert bases.staging.sealed() == bases.staging.remains() == []
+    assert bases.staging.sealed() == bases.staging.incomplete() == []
 
 
 def test_a_server_with_the_least_wal_is_refused(newest_server: PostgresServer, bases: Bases) -> None:
@@ -437,7 +437,7 @@ def test_a_server_that_admits_nobody_for_replication_is_named_with_the_line_to_a
         cluster = server.create_database("erp")
         with pytest.raises(DatabaseRefused, match=r"lets nobody in for replication.*add a line to pg_hba\.conf"):
             bases.take(cluster)
-    assert bases.staging.sealed() == bases.staging.remains() == []
+    assert bases.staging.sealed() == bases.staging.incomplete() == []
 
 
 def test_client_tools_without_pg_basebackup_are_named(
@@ -467,7 +467,7 @@ def test_a_damaged_page_fails_the_backup_and_names_the_file(newest_server: Postg
     try:
         with pytest.raises(BackupError, match=f"{path} have wrong checksums: the live database is damaged"):
             bases.take(cluster)
-        assert bases.staging.sealed() == bases.staging.remains() == []
+        assert bases.staging.sealed() == bases.staging.incomplete() == []
     finally:
         newest_server.create_database("damaged")
 
@@ -503,9 +503,9 @@ take_base_backup(plan, Cluster(sys.argv[1]), KEYRING, StagingArea(Path(sys.argv[
         child = int(next_line(process))
         process.wait(30)
     wait_until(lambda: not runs(child), "pg_basebackup to end with its maker")
-    assert bases.staging.sealed() == [] and len(bases.staging.remains()) == 1
+    assert bases.staging.sealed() == [] and len(bases.staging.incomplete()) == 1
     manifest = bases.take(erp)
-    assert bases.staging.sealed() == [manifest.backup_id] and bases.staging.remains() == []
+    assert bases.staging.sealed() == [manifest.backup_id] and bases.staging.incomplete() == []
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

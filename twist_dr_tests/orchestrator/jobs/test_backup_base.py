@@ -198,7 +198,7 @@ def test_kill_9_leaves_nothing_that_lists_as_a_backup_and_the_next_run_clears_it
     assert bases(site) == bases(site, "archive") == []
     assert len(site.staged()) == 1
     outcome = back_up(site).expect(0)
-    assert "removed the remains of" in outcome.text
+    assert "removed the incomplete backup" in outcome.text
     assert site.staged() == [] and len(bases(site)) == 1
 
 

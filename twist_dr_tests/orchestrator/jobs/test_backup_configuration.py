@@ -208,7 +208,7 @@ def test_a_catalog_and_a_history_in_postgresql_come_back(site: Site, newest_serv
 
 
 @pytest.mark.promise(7)
-def test_a_target_that_fails_stops_no_other_and_is_mended_by_itself(site: Site) -> None:
+def test_a_target_that_fails_stops_no_other_and_is_repaired_by_itself(site: Site) -> None:
     (site.folder / "targets" / "archive").write_text("in the way")
     failed = back_up(site).expect(1).text
     assert (

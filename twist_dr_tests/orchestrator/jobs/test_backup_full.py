@@ -227,7 +227,7 @@ def test_a_staging_disk_that_fills_up_in_the_middle_leaves_nothing_half_made(sit
     site.set(work_dir=str(small_disk), catalog={"url": f"sqlite:///{catalog}"})
     (site.media / "large.bin").write_bytes(os.urandom(150 << 20))
     outcome = site.backup().expect(1)
-    assert "is full; free room there" in outcome.text
+    assert "is full; free space there" in outcome.text
     assert not [path for path in small_disk.rglob("*") if path.is_file() and path.suffix == ".enc"]
     assert len(site.held("office")) == 1
 
@@ -265,7 +265,7 @@ def test_kill_9_leaves_nothing_that_lists_as_a_backup_and_the_next_run_clears_it
     assert site.cli("list").expect(0).text.startswith("no backups yet")
     assert len(site.staged()) == 1
     next_run = site.backup().expect(0)
-    assert "removed the remains of" in next_run.text
+    assert "removed the incomplete backup" in next_run.text
     assert "was killed earlier and is marked as failed now" in next_run.text
     assert site.staged() == []
     assert len(site.held("office")) == 1

@@ -558,7 +558,7 @@ def cramped(tmp_path: Path, open_folder: Path) -> Iterator[tuple[Site, Path]]:
         yield site, disk
 
 
-def _take_all_room(ballast: Path) -> None:
+def _take_all_space(ballast: Path) -> None:
     """At once, as far as that goes: what is restored meanwhile must not get ahead."""
     with open(ballast, "wb", 0) as file:
         taken = 0
@@ -569,25 +569,25 @@ def _take_all_room(ballast: Path) -> None:
                     taken += step
 
 
-def test_a_server_without_room_is_refused_at_the_gate(cramped: tuple[Site, Path]) -> None:
+def test_a_server_without_space_is_refused_at_the_gate(cramped: tuple[Site, Path]) -> None:
     site, disk = cramped
     with open(disk / "ballast", "wb") as file:
         file.write(bytes(shutil.disk_usage(disk).free - (30 << 20)))
     text = site.replace(parts="database").expect(1).text
-    assert f"the database server's disk ({disk}" in text and "free room there" in text
+    assert f"the database server's disk ({disk}" in text and "free space there" in text
     assert site.databases() == [""]
 
 
-def test_a_server_that_runs_out_of_room_in_the_middle_stays_as_it_was(cramped: tuple[Site, Path]) -> None:
+def test_a_server_that_runs_out_of_space_in_the_middle_stays_as_it_was(cramped: tuple[Site, Path]) -> None:
     site, disk = cramped
 
     def fill() -> None:
-        """As soon as the restored database is there, something else takes all the room."""
+        """As soon as the restored database is there, something else takes all the space."""
         deadline = time.monotonic() + 60
         while not any("_restore_" in name for name in site.databases()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        _take_all_room(disk / "ballast")
+        _take_all_space(disk / "ballast")
 
     rows = site.query("SELECT count(*) FROM billing_invoice")
     filler = threading.Thread(target=fill)
@@ -600,7 +600,7 @@ def test_a_server_that_runs_out_of_room_in_the_middle_stays_as_it_was(cramped: t
     assert site.query("SELECT count(*) FROM billing_invoice") == rows
 
 
-def test_a_server_that_runs_out_of_room_after_the_rows_says_the_same(cramped: tuple[Site, Path]) -> None:
+def test_a_server_that_runs_out_of_space_after_the_rows_says_the_same(cramped: tuple[Site, Path]) -> None:
     site, disk = cramped
     rows = site.query("SELECT count(*) FROM billing_invoice")
     site.set(

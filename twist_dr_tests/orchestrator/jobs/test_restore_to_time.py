@@ -23,7 +23,7 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.postgres.server_user import is_server_user
 from twist_dr.postgres.unprivileged import reachable_tools, unprivileged
-from twist_dr.recovery.planning import RecoveryWish
+from twist_dr.recovery.planning import RecoveryRequest
 from twist_dr.repository.repository import Repository
 from twist_dr.restore.to_time import Recovery, RecoveryOrder
 from twist_dr.settings.building import build_targets
@@ -323,9 +323,9 @@ def test_a_machine_that_keeps_a_server_away_from_nothing_says_so_in_the_plan_and
 ) -> None:
     monkeypatch.setattr(confinement, "way", lambda: "nothing")
     app, report = newest.site.app(), Report()
-    plan = Recovery(app, RecoveryOrder(RecoveryWish()), list(app.repositories().values()), report).run()
+    plan = Recovery(app, RecoveryOrder(RecoveryRequest()), list(app.repositories().values()), report).run()
     assert any("would refuse to do it" in line and "isolation: where-possible" in line for line in plan.warnings)
-    order = RecoveryOrder(RecoveryWish(), "cluster", "the server is gone", open_folder / "cluster")
+    order = RecoveryOrder(RecoveryRequest(), "cluster", "the server is gone", open_folder / "cluster")
     with pytest.raises(IsolationMissing):
         Recovery(app, order, [], report).run()
 

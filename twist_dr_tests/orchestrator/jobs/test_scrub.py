@@ -1,4 +1,4 @@
-"""A scrub finds what went bad on a storage target and mends it from another; what it cannot do it names."""
+"""A scrub finds what went bad on a storage target and repairs it from another; what it cannot do it names."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def site(newest_server: PostgresServer, tmp_path: Path) -> Site:
 
 @pytest.mark.promise(2, 4)
 @pytest.mark.parametrize("name", DAMAGES)
-def test_what_went_bad_is_mended_from_the_other_target_and_told(site: Site, name: str) -> None:
+def test_what_went_bad_is_repaired_from_the_other_target_and_told(site: Site, name: str) -> None:
     damage, words = DAMAGES[name]
     good, said = objects(site), list[str]()
     damage(site)
@@ -156,11 +156,11 @@ def test_what_went_bad_is_mended_from_the_other_target_and_told(site: Site, name
     raise_failures(result)
     assert objects(site) == good
     assert states(site) == {"office": "checked", "archive": "checked"}
-    assert [(found.target, found.outcome) for found in result.found] == [("office", "mended")]
+    assert [(found.target, found.outcome) for found in result.found] == [("office", "repaired")]
     assert words in result.found[0].told
     trace = repairs(site.catalog(), "erp")
     assert [(each.backup_id, each.target) for each in trace] == [(site.latest().backup_id, "office")]
-    assert words in trace[0].what and any("is mended" in line for line in said)
+    assert words in trace[0].what and any("is repaired" in line for line in said)
     audited = [line for line in site.catalog().audit("erp") if line.action == "repair"]
     assert audited and audited[-1].subject == f"{site.latest().backup_id} on office"
     assert scrub(site).found == []
@@ -182,7 +182,7 @@ def test_when_all_copies_are_bad_nothing_is_touched_and_each_is_named(site: Site
         rot(site.stored(target, "database.dump"))
     before = {target: objects(site, target) for target in BOTH}
     result = scrub(site)
-    with pytest.raises(CopyFailed, match=r"is bad and was not mended.*No other storage target can give"):
+    with pytest.raises(CopyFailed, match=r"is bad and was not repaired.*No other storage target can give"):
         raise_failures(result)
     assert states(site) == {"office": "corrupt", "archive": "corrupt"}
     assert "other bytes than were recorded" in (copies(site)["office"].error or "")
@@ -190,7 +190,7 @@ def test_when_all_copies_are_bad_nothing_is_touched_and_each_is_named(site: Site
     assert repairs(site.catalog(), "erp") == ()
 
 
-def test_two_copies_that_are_bad_in_different_places_mend_each_other(site: Site) -> None:
+def test_two_copies_that_are_bad_in_different_places_repair_each_other(site: Site) -> None:
     good = objects(site)
     rot(site.stored("office", "database.dump"))
     rot(site.stored("archive", "media.tar"))
@@ -346,7 +346,7 @@ def test_a_tombstone_that_others_wrote_hides_no_loss(site: Site, written: str) -
         path.write_bytes(document.document("erp" if "backup" in written else "shop", site.keyring.primary))
     _manifest(site).unlink()
     result = scrub(site)
-    assert [found.outcome for found in result.found] == ["mended"]
+    assert [found.outcome for found in result.found] == ["repaired"]
     assert _manifest(site).exists()
 
 
@@ -365,7 +365,7 @@ def test_what_others_put_among_the_copies_is_told_left_alone_and_keeps_no_copy_f
         raise_failures(result)
     assert result.copies == 2, "those of both targets"
     (found,) = result.found
-    assert found.outcome == "not mended" and "named pipe" in found.result
+    assert found.outcome == "not repaired" and "named pipe" in found.result
     assert dump.is_fifo() and (victim / "media.tar").read_text() == "somebody else's"
 
 
@@ -507,16 +507,16 @@ def test_one_backup_by_its_id_and_one_target_by_name(site: Site) -> None:
     assert result.copies == 1 and site.catalog().note("erp", Scrubbed) is None
 
 
-def test_the_job_mends_and_shows_what_it_found_and_fails_when_it_cannot(site: Site) -> None:
+def test_the_job_repairs_and_shows_what_it_found_and_fails_when_it_cannot(site: Site) -> None:
     good = objects(site)
     rot(site.stored("office", "database.dump"))
     text = site.job("scrub", {"scrub": {"config": {"all": True}}}).expect(0).text
-    assert "is mended from archive" in text and "1 bad, 1 of them mended" in text
+    assert "is repaired from archive" in text and "1 bad, 1 of them repaired" in text
     assert objects(site) == good
     site.verify(target="office").expect(0)
     for target in BOTH:
         site.stored(target, "media.tar").unlink()
-    assert "was not mended" in site.job("scrub", {"scrub": {"config": {"all": True}}}).expect(1).text
+    assert "was not repaired" in site.job("scrub", {"scrub": {"config": {"all": True}}}).expect(1).text
     assert (
         "no enabled storage target" in site.job("scrub", {"scrub": {"config": {"targets": "nowhere"}}}).expect(1).text
     )

@@ -1,4 +1,4 @@
-"""A scrub reads archived WAL in a rotation of its own, and mends what opens no more."""
+"""A scrub reads archived WAL in a rotation of its own, and repairs what opens no more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.catalog import WalFrontierRow
+from twist_dr.catalog import WalPositionRow
 from twist_dr.catalog.notes import WalScrubbed
 from twist_dr.errors import CopyFailed
 from twist_dr.postgres.lsn import format_lsn, parse_lsn
@@ -74,7 +74,7 @@ def plain(site: Site, wal: Wal, target: str, path: Path) -> bytes:
 @pytest.mark.promise(2, 4)
 @pytest.mark.parametrize("damage", ["rot", "truncate", "swap", "empty"])
 @pytest.mark.parametrize("which", [0, -1], ids=["segment", "history"])
-def test_wal_that_went_bad_is_mended_from_the_other_target(
+def test_wal_that_went_bad_is_repaired_from_the_other_target(
     site: Site, wal: Wal, stored: dict[str, list[Path]], damage: str, which: int
 ) -> None:
     path, others = stored["office"][which], [each.read_bytes() for each in stored["office"][1:-1]]
@@ -89,7 +89,7 @@ def test_wal_that_went_bad_is_mended_from_the_other_target(
         path.write_bytes(b"")
     result = scrub(site)
     raise_failures(result)
-    assert [(found.target, found.outcome) for found in result.found] == [("office", "mended")]
+    assert [(found.target, found.outcome) for found in result.found] == [("office", "repaired")]
     assert plain(site, wal, "office", path) == good
     assert [each.read_bytes() for each in stored["office"][1:-1]] == others
     assert repairs(site.catalog(), "erp")[0].backup_id == result.found[0].what
@@ -115,7 +115,7 @@ def test_wal_that_is_bad_everywhere_is_named_and_looked_at_again_first(
     for target in BOTH:
         rot(stored[target][2])
     before = stored["office"][2].read_bytes()
-    with pytest.raises(CopyFailed, match=r"was not mended.*No other storage target has a good"):
+    with pytest.raises(CopyFailed, match=r"was not repaired.*No other storage target has a good"):
         raise_failures(scrub(site))
     assert stored["office"][2].read_bytes() == before
     mark = site.catalog().note("erp", WalScrubbed, "office")
@@ -142,12 +142,12 @@ def test_the_rotation_goes_on_where_it_was_and_around(site: Site, stored: dict[s
     assert after[0] != after[1]
 
 
-def frontier(site: Site, wal: Wal, segment: Path, timeline: int = 1) -> None:
+def position(site: Site, wal: Wal, segment: Path, timeline: int = 1) -> None:
     """The catalog knows that office has everything up to the end of a segment."""
     size = wal.segment(0).size
     end = format_lsn(Segment.named(segment.name[:24], size).end)
-    row = WalFrontierRow("erp", "office", wal.identifier, timeline, end, NOW, NOW, 0, 0.0, 0)
-    site.catalog().record_wal_frontier(row)
+    row = WalPositionRow("erp", "office", wal.identifier, timeline, end, NOW, NOW, 0, 0.0, 0)
+    site.catalog().record_wal_position(row)
 
 
 @pytest.mark.parametrize("which", [2, -1], ids=["segment", "history"])
@@ -156,11 +156,11 @@ def test_wal_that_one_target_lost_and_another_has_is_stored_there_anew(
 ) -> None:
     lost = stored["office"][which]
     site.set(wal={"slot": "any"})
-    frontier(site, wal, stored["office"][-2], timeline=2)
+    position(site, wal, stored["office"][-2], timeline=2)
     good = plain(site, wal, "office", lost)
     lost.unlink()
     found = scrub(site, everything=False).found
-    assert [(each.target, each.outcome) for each in found] == [("office", "mended")]
+    assert [(each.target, each.outcome) for each in found] == [("office", "repaired")]
     assert "no recovery from office alone leads past it" in found[0].told
     assert plain(site, wal, "office", lost) == good
     assert lost.name in repairs(site.catalog(), "erp")[-1].backup_id
@@ -179,14 +179,14 @@ def test_only_what_a_target_once_had_is_missing_there(site: Site, wal: Wal, stor
         path.unlink()
     assert scrub(site, everything=False).found == []
     site.set(wal={"slot": "any"})
-    frontier(site, wal, segments[-2])
+    position(site, wal, segments[-2])
     raise_failures(scrub(site, everything=False))
     assert [path.exists() for path in segments] == [False, *[True] * (len(segments) - 2), False]
 
 
 def test_a_target_that_lost_all_its_wal_is_told(site: Site, wal: Wal, stored: dict[str, list[Path]]) -> None:
     site.set(wal={"slot": "any"})
-    frontier(site, wal, stored["office"][-2])
+    position(site, wal, stored["office"][-2])
     shutil.rmtree(site.folder / "targets" / "office" / "erp" / "wal")
     result = scrub(site, everything=False)
     assert (
@@ -225,7 +225,7 @@ def test_wal_that_a_base_backup_needs_and_a_target_has_lost_comes_back(with_wal:
     lost.unlink()
     result = scrub(with_wal, everything=False)
     raise_failures(result)
-    assert [(found.target, found.outcome) for found in result.found] == [("office", "mended")]
+    assert [(found.target, found.outcome) for found in result.found] == [("office", "repaired")]
     assert "is worth nothing without it" in result.found[0].told and lost.exists()
     with_wal.verify(backup="latest-base", target="office").expect(0)
     for target in BOTH:

@@ -15,12 +15,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from twist_dr.catalog import Catalog, WalFrontierRow
+from twist_dr.catalog import Catalog, WalPositionRow
 from twist_dr.postgres.lsn import Gap, format_lsn
 from twist_dr.system.lock import application_lock
 from twist_dr.system.progress import Report
+from twist_dr.wal.archived import Shipped
 from twist_dr.wal.from_settings import LOCK_SCOPE, Shipping
-from twist_dr.wal.frontier import Shipped
 from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import wait_until
@@ -89,11 +89,11 @@ def test_the_job_ships_and_the_asset_shows_how_far_each_target_is(installed: Wal
     site.site.job("ship_wal").expect(0)
     for target in ("office", "archive"):
         (shown,) = materializations(site, target)
-        assert int(str(shown["frontier_lsn"])) >= end and shown["timeline"] == 1
+        assert int(str(shown["archived_lsn"])) >= end and shown["timeline"] == 1
         assert int(str(shown["segments"])) >= 1 and int(str(shown["stored_bytes"])) > 0
-        assert abs(float(str(shown["frontier_at"])) - time.time()) < 60
+        assert abs(float(str(shown["archived_at"])) - time.time()) < 60
         assert int(str(shown["spool_bytes"])) > 0 and shown["oldest_unshipped_seconds"] == 0
-        row = next(row for row in site.site.catalog().wal_frontiers("erp") if row.target == target)
+        row = next(row for row in site.site.catalog().wal_positions("erp") if row.target == target)
         assert row.error is None and row.gaps == () and row.waiting == 0 and row.at is not None
     # A target that is away: the others get it, its asset is not materialized, and the run fails and names it.
     (site.site.folder / "targets" / "archive").rename(site.site.folder / "unplugged")
@@ -102,7 +102,7 @@ def test_the_job_ships_and_the_asset_shows_how_far_each_target_is(installed: Wal
     assert "archive" in failed.text
     assert (len(materializations(site, "office")), len(materializations(site, "archive"))) != (1, 1)
     assert len(materializations(site, "archive")) == 1
-    assert next(row for row in site.site.catalog().wal_frontiers("erp") if row.target == "archive").error
+    assert next(row for row in site.site.catalog().wal_positions("erp") if row.target == "archive").error
     (site.site.folder / "unplugged").rename(site.site.folder / "targets" / "archive")
     said = site.site.cli("wal", "ship").expect(0).text
     assert "office: " in said and "archive: " in said and "everything committed before" in said
@@ -128,7 +128,7 @@ def test_a_gap_fails_the_run_although_a_second_attempt_would_find_nothing_wrong(
     site.write()
     failed = site.site.job("ship_wal").expect(1)
     assert "lacks WAL from" in failed.text and "take a new base backup" in failed.text
-    assert all(len(row.gaps) == 1 for row in site.site.catalog().wal_frontiers("erp"))
+    assert all(len(row.gaps) == 1 for row in site.site.catalog().wal_positions("erp"))
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def shipped_with(site: WalSite, catalog: Catalog) -> Shipped:
 
 
 def recorded_gaps(site: WalSite) -> dict[str, tuple[Gap, ...]]:
-    return {row.target: row.gaps for row in site.site.catalog().wal_frontiers("erp")}
+    return {row.target: row.gaps for row in site.site.catalog().wal_positions("erp")}
 
 
 def based(site: WalSite, wal: Wal, place: int, identifier: str | None = None) -> None:
@@ -189,7 +189,7 @@ def test_a_gap_is_recorded_by_the_next_round_that_finds_the_catalog(gapped: tupl
     # A catalog that was made anew learns it as well, and none learns it twice.
     for catalog in (site.site.catalog(), Catalog(f"sqlite:///{site.site.folder}/anew.db")):
         shipped_with(site, catalog)
-        assert {row.target: row.gaps for row in catalog.wal_frontiers("erp")} == {"office": (), "archive": (gap,)}
+        assert {row.target: row.gaps for row in catalog.wal_positions("erp")} == {"office": (), "archive": (gap,)}
 
 
 def test_a_gap_of_the_cluster_before_is_none_of_the_new_one(gapped: tuple[WalSite, Wal], tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_gap_of_the_cluster_before_is_none_of_the_new_one(gapped: tuple[WalSit
         newer = make_wal(server, tmp_path / "newer", 1)
         archived(site, newer, 0)
         site.ship()
-    rows = site.site.catalog().wal_frontiers("erp")
+    rows = site.site.catalog().wal_positions("erp")
     assert {row.system_identifier for row in rows} == {newer.identifier} != {wal.identifier}
     assert [row.gaps for row in rows] == [(), ()]
 
@@ -271,8 +271,8 @@ def test_the_sensor_tells_of_a_resident_process_only_what_changed_or_keeps_the_a
         def told(seconds: int, lsn: str = "0/3000000", gaps: tuple[Gap, ...] = ()) -> int:
             nonlocal cursor
             at = begun + timedelta(seconds=seconds)
-            catalog.record_wal_frontier(
-                WalFrontierRow("erp", "office", "7", 1, lsn, at, at, 0, 0.0, 0, gaps=gaps, error=None)
+            catalog.record_wal_position(
+                WalPositionRow("erp", "office", "7", 1, lsn, at, at, 0, 0.0, 0, gaps=gaps, error=None)
             )
             result = by_sensor(site, cursor)
             cursor = result.cursor or ""
@@ -309,10 +309,10 @@ def test_one_ships_at_a_time_and_the_resident_process_ends_when_asked(installed:
         site.write()
         end = position(site)
         wait_until(
-            lambda: site.spool.state_path.exists() and "office" in site.spool.load_state().frontiers, "a round", 30
+            lambda: site.spool.state_path.exists() and "office" in site.spool.load_state().positions, "a round", 30
         )
         wait_until(
-            lambda: site.frontier().lsn >= end and site.frontier("archive").lsn >= end, "the commit to be copied"
+            lambda: site.position().lsn >= end and site.position("archive").lsn >= end, "the commit to be copied"
         )
         assert "Shipping WAL of erp cannot start" in site.site.cli("wal", "ship").expect(1).text
         assert "Shipping WAL" in site.site.job("ship_wal").expect(1).text
@@ -320,9 +320,9 @@ def test_one_ships_at_a_time_and_the_resident_process_ends_when_asked(installed:
         (site.site.folder / "targets" / "archive").rename(site.site.folder / "unplugged")
         site.write()
         end = position(site)
-        wait_until(lambda: site.frontier().lsn >= end, "the other target")
+        wait_until(lambda: site.position().lsn >= end, "the other target")
         (site.site.folder / "unplugged").rename(site.site.folder / "targets" / "archive")
-        wait_until(lambda: site.frontier("archive").lsn >= end, "the target that is back")
+        wait_until(lambda: site.position("archive").lsn >= end, "the target that is back")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert process.stdout is not None and "Traceback" not in process.stdout.read()
@@ -367,11 +367,11 @@ def test_the_sensor_asks_for_a_run_only_when_there_is_something_to_ship(
             if isinstance(result, dg.SensorResult):
                 for event in result.asset_events or ():
                     if isinstance(event, dg.AssetMaterialization):
-                        shown[event.asset_key.path[-1]] = int(event.metadata["frontier_lsn"].value)
+                        shown[event.asset_key.path[-1]] = int(event.metadata["archived_lsn"].value)
                     else:
                         assert event.passed
             return set(shown) == {"office", "archive"}
 
-        # Its frontiers go onto the pages of the assets, for it has no runs.
+        # Its archived positions go onto the pages of the assets, for it has no runs.
         wait_until(is_shown, "the sensor to notice", 30)
-        assert max(shown.values()) <= site.frontier().lsn
+        assert max(shown.values()) <= site.position().lsn

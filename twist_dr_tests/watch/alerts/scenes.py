@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from twist_dr.catalog import AttemptRow, BackupRow, CopyRow, RestoreRow, SpaceRow, VerificationRow, WalFrontierRow
+from twist_dr.catalog import AttemptRow, BackupRow, CopyRow, RestoreRow, SpaceRow, VerificationRow, WalPositionRow
 from twist_dr.settings import Settings
-from twist_dr.watch.alerts.facts import Base, Facts, Room
+from twist_dr.watch.alerts.facts import Base, DiskSpace, Facts
 from twist_dr.watch.alerts.rules import findings
 from twist_dr.watch.alerts.rules_common import Finding
 from twist_dr_tests.settings.test_settings import good, parsed
@@ -91,8 +91,8 @@ def attempt(
     return AttemptRow(**{**values, **changes})
 
 
-def frontier(target: str, **changes: Any) -> WalFrontierRow:
-    values = WalFrontierRow(
+def position(target: str, **changes: Any) -> WalPositionRow:
+    values = WalPositionRow(
         "erp",
         target,
         "7001",
@@ -122,7 +122,7 @@ def restore(at: datetime = NOW - HOUR, **changes: Any) -> RestoreRow:
 def samples(
     *frees: float, target: str = "office", every: timedelta = DAY, last: datetime = NOW - HOUR
 ) -> list[SpaceRow]:
-    """Room on a target of 1 TB, oldest first; ``frees`` in GB."""
+    """Space on a target of 1 TB, oldest first; ``frees`` in GB."""
     count = len(frees)
     return [
         SpaceRow(target, last - every * (count - 1 - index), 0, int(free * 1e9), 10**12)
@@ -146,7 +146,7 @@ def healthy(**changes: Any) -> Facts:
             "cleanup": [attempt("cleanup", row.started_at + 40 * MINUTE) for row in fulls],
         },
         "space": {name: samples(600, 599, 598, target=name) for name in TARGETS},
-        "staging": Room(60 * 10**9, 10**11),
+        "staging": DiskSpace(60 * 10**9, 10**11),
     }  # fmt: skip
     return Facts(**{**values, **changes})
 

@@ -118,8 +118,8 @@ def test_nothing_is_left_behind_after_a_server_that_hangs() -> None:
 def test_each_channel_hears_what_it_asked_for() -> None:
     with webhook() as hook:
 
-        def told(message: Message, **wish: object) -> bool:
-            return bool(deliver_all([Channel("x", hook.url, **wish)], message))  # type: ignore[arg-type]
+        def told(message: Message, **request: object) -> bool:
+            return bool(deliver_all([Channel("x", hook.url, **request)], message))  # type: ignore[arg-type]
 
         assert not told(message(severity="info"))
         assert told(message(severity="warning"))

@@ -482,7 +482,7 @@ def test_another_table_that_loses_its_rows_is_told_although_the_first_was_acknow
     assert len(hook.calls) == 3, "it lost a part, and now nearly all"
 
 
-def test_another_corrupt_copy_is_told_although_the_first_was_acknowledged_and_one_that_was_mended_and_rots_again(
+def test_another_corrupt_copy_is_told_although_the_first_was_acknowledged_and_one_that_was_repaired_and_rots_again(
     place: Place, hook: Webhook
 ) -> None:
     place.document["storage_targets"]["cloud"] = {"type": "local", "path": "cloud"}

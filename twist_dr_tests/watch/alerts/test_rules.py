@@ -15,7 +15,7 @@ from twist_dr.postgres.lsn import Gap
 from twist_dr.settings import Settings
 from twist_dr.watch.alerts import rules
 from twist_dr.watch.alerts.daemon import Daemon
-from twist_dr.watch.alerts.facts import Facts, Room
+from twist_dr.watch.alerts.facts import DiskSpace, Facts
 from twist_dr.watch.alerts.points import newest_point
 from twist_dr.watch.alerts.rules import findings
 from twist_dr_tests.watch.alerts.scenes import (
@@ -29,9 +29,9 @@ from twist_dr_tests.watch.alerts.scenes import (
     backup,
     base,
     found,
-    frontier,
     healthy,
     nights,
+    position,
     proof,
     restore,
     samples,
@@ -81,7 +81,7 @@ def with_base(row: Any = None, rows: list[Any] | None = None, **changes: Any) ->
     """A base backup of Sunday night, proven, and write-ahead log on both targets."""
     sunday = backup(NOW - 6 * DAY, "base")
     sunday = replace(sunday, last_verification=proof(sunday)) if row is None else row
-    facts = healthy(**{"frontiers": {"office": frontier("office"), "cloud": frontier("cloud")}, **changes})
+    facts = healthy(**{"positions": {"office": position("office"), "cloud": position("cloud")}, **changes})
     attempts = {**facts.attempts, "backup_base": [attempt("backup_base", NOW - 4 * HOUR)]}
     bases = {each.backup_id: base() for each in rows or [sunday]}
     return replace(facts, backups={**facts.backups, "base": rows or [sunday]}, bases=bases, attempts=attempts)
@@ -319,36 +319,36 @@ CASES = [
     ),
     Case(
         "a target that is full", "capacity:cloud", "error",
-        lambda: failed_copy("no space left on /backups; free some room or raise the quota, then run again.", "target_full"),
+        lambda: failed_copy("no space left on /backups; free some space or raise the quota, then run again.", "target_full"),
         lambda: failed_copy("no space left on /backups"),
     ),
-    Case("a target with little room", "capacity:office", "warning", lambda: with_space(95), lambda: with_space(105), says="office has 95.0 GB of 1.0 TB free"),
-    Case("a target with hardly any room", "capacity:office", "error", lambda: with_space(49), lambda: with_space(101)),
+    Case("a target with little space", "capacity:office", "warning", lambda: with_space(95), lambda: with_space(105), says="office has 95.0 GB of 1.0 TB free"),
+    Case("a target with hardly any space", "capacity:office", "error", lambda: with_space(49), lambda: with_space(101)),
     Case(
         "a target that fills up within a week", "capacity:office", "warning",
         lambda: with_space(300, 250, 200), lambda: with_space(300, 280, 260), says="it is full in",
     ),
     Case(
-        "room that goes up and down by an hour's backup", "capacity:office", "warning",
+        "space that goes up and down by an hour's backup", "capacity:office", "warning",
         lambda: with_space(300, 250, 200), lambda: with_space(300, 250, 200, every=HOUR),
     ),
     Case(
-        "room that is just above the limit after it was below", "capacity:office", "warning",
+        "space that is just above the limit after it was below", "capacity:office", "warning",
         lambda: replace(with_space(105), open=open_alert("capacity:office")),
         lambda: replace(with_space(125), open=open_alert("capacity:office")),
     ),
     Case(
-        "a disk for staging with little room", "staging_disk", "warning",
-        lambda: healthy(staging=Room(9 * 10**9, 10**11)), lambda: healthy(staging=Room(11 * 10**9, 10**11)),
+        "a disk for staging with little space", "staging_disk", "warning",
+        lambda: healthy(staging=DiskSpace(9 * 10**9, 10**11)), lambda: healthy(staging=DiskSpace(11 * 10**9, 10**11)),
     ),
     Case(
         "a disk for staging too small for the next backup", "staging_disk", "error",
-        lambda: healthy(staging=Room(200 * MB, 10**9)), lambda: healthy(staging=Room(400 * MB, 10**9)), says="the last backup took 300.0 MB",
+        lambda: healthy(staging=DiskSpace(200 * MB, 10**9)), lambda: healthy(staging=DiskSpace(400 * MB, 10**9)), says="the last backup took 300.0 MB",
     ),
     Case(
         "a disk that a running backup fills for a while", "staging_disk", "warning",
-        lambda: with_attempts("backup_full", attempt(), staging=Room(9 * 10**9, 10**11)),
-        lambda: with_attempts("backup_full", attempt(at=NOW - MINUTE, state="running"), staging=Room(9 * 10**9, 10**11)),
+        lambda: with_attempts("backup_full", attempt(), staging=DiskSpace(9 * 10**9, 10**11)),
+        lambda: with_attempts("backup_full", attempt(at=NOW - MINUTE, state="running"), staging=DiskSpace(9 * 10**9, 10**11)),
     ),
     Case(
         "a target that is left behind", "objective:cloud", "error",
@@ -386,40 +386,40 @@ CASES = [
     ),
     Case(
         "an archive of write-ahead log that falls behind", "wal_frontier:cloud", "error",
-        lambda: with_base(frontiers={"office": frontier("office"), "cloud": frontier("cloud", at=NOW - 20 * MINUTE, error="it is full")}),
+        lambda: with_base(positions={"office": position("office"), "cloud": position("cloud", at=NOW - 20 * MINUTE, error="it is full")}),
         with_base, settings=WAL, says="The last round failed: it is full",
     ),
     Case(
         "an archive of write-ahead log that is far behind", "wal_frontier:cloud", "critical",
-        lambda: with_base(frontiers={"office": frontier("office"), "cloud": frontier("cloud", at=NOW - 61 * MINUTE)}),
-        lambda: with_base(frontiers={name: frontier(name, at=NOW - 14 * MINUTE) for name in ("office", "cloud")}), settings=WAL,
+        lambda: with_base(positions={"office": position("office"), "cloud": position("cloud", at=NOW - 61 * MINUTE)}),
+        lambda: with_base(positions={name: position(name, at=NOW - 14 * MINUTE) for name in ("office", "cloud")}), settings=WAL,
     ),
     Case(
         "write-ahead log that nobody ships any more", "wal_frontier:office", "critical",
-        lambda: with_base(frontiers={name: frontier(name, at=NOW - 2 * HOUR, updated_at=NOW - 2 * HOUR) for name in ("office", "cloud")}),
+        lambda: with_base(positions={name: position(name, at=NOW - 2 * HOUR, updated_at=NOW - 2 * HOUR) for name in ("office", "cloud")}),
         with_base, settings=WAL, says="Nothing has shipped write-ahead log for 2 h 00 min",
     ),
     Case(
         "write-ahead log that was never shipped", "wal_frontier:cloud", "critical",
-        lambda: with_base(frontiers={"office": frontier("office")}),
-        lambda: with_base(frontiers={"office": frontier("office")}, targets_since={"office": NOW - DAY, "cloud": NOW - 5 * MINUTE}),
+        lambda: with_base(positions={"office": position("office")}),
+        lambda: with_base(positions={"office": position("office")}, targets_since={"office": NOW - DAY, "cloud": NOW - 5 * MINUTE}),
         settings=WAL, says="Nothing has shipped write-ahead log there yet",
     ),
     Case(
         "write-ahead log that was not shipped yet", "wal_unknown:cloud", "info",
-        lambda: with_base(frontiers={"office": frontier("office")}, targets_since={"office": NOW - DAY, "cloud": NOW - 5 * MINUTE}),
+        lambda: with_base(positions={"office": position("office")}, targets_since={"office": NOW - DAY, "cloud": NOW - 5 * MINUTE}),
         with_base, settings=WAL,
     ),
     Case(
         "a gap in the write-ahead log", "wal_gap:cloud", "critical",
-        lambda: with_base(frontiers={"cloud": frontier("cloud", gaps=(Gap(1, 0x3000000, 0x4000000),))}),
-        lambda: with_base(frontiers={"cloud": frontier("cloud", gaps=(Gap(1, 0x1000000, 0x2000000),))}),
+        lambda: with_base(positions={"cloud": position("cloud", gaps=(Gap(1, 0x3000000, 0x4000000),))}),
+        lambda: with_base(positions={"cloud": position("cloud", gaps=(Gap(1, 0x1000000, 0x2000000),))}),
         settings=WAL,
     ),
     Case(
         "two servers that write one timeline", "wal_conflict:cloud", "critical",
-        lambda: with_base(frontiers={"cloud": frontier("cloud", error="it holds other bytes as 0001", error_code="wal_conflict")}),
-        lambda: with_base(frontiers={"cloud": frontier("cloud", error="the store cannot be reached", error_code="target_unavailable")}), settings=WAL,
+        lambda: with_base(positions={"cloud": position("cloud", error="it holds other bytes as 0001", error_code="wal_conflict")}),
+        lambda: with_base(positions={"cloud": position("cloud", error="the store cannot be reached", error_code="target_unavailable")}), settings=WAL,
     ),
     Case(
         "files in the spool that are no write-ahead log", "wal_refused", "error",
@@ -427,13 +427,13 @@ CASES = [
     ),
     Case(
         "write-ahead log that piles up", "spool", "warning",
-        lambda: with_base(frontiers={"office": frontier("office", waiting=3, oldest_seconds=1000.0)}),
-        lambda: with_base(frontiers={"office": frontier("office", waiting=3, oldest_seconds=600.0)}), settings=WAL,
+        lambda: with_base(positions={"office": position("office", waiting=3, oldest_seconds=1000.0)}),
+        lambda: with_base(positions={"office": position("office", waiting=3, oldest_seconds=600.0)}), settings=WAL,
     ),
     Case(
         "a spool that is too large", "spool", "error",
-        lambda: with_base(frontiers={"office": frontier("office", waiting=300, spool_bytes=5 << 30)}),
-        lambda: with_base(frontiers={"office": frontier("office", waiting=0, oldest_seconds=9999.0)}), settings=WAL,
+        lambda: with_base(positions={"office": position("office", waiting=300, spool_bytes=5 << 30)}),
+        lambda: with_base(positions={"office": position("office", waiting=0, oldest_seconds=9999.0)}), settings=WAL,
     ),
     Case(
         "no proof for more than a day", "no_recovery_point", "critical",
@@ -464,7 +464,7 @@ CASES = [
     ),
     Case(
         "write-ahead log over a base that was proven long ago", "no_recovery_point", "critical",
-        lambda: replace(with_base(frontiers={"office": frontier("office", gaps=(Gap(1, 0x3000000, 0x4000000),))}), backups={
+        lambda: replace(with_base(positions={"office": position("office", gaps=(Gap(1, 0x3000000, 0x4000000),))}), backups={
             **with_base().backups, "full": []}),
         lambda: replace(with_base(), backups={**with_base().backups, "full": []}),
         settings=WAL,
@@ -722,9 +722,9 @@ def test_an_incremental_base_backup_is_compared_with_incremental_ones_only(sort:
 
 def test_a_hiccup_of_the_network_while_write_ahead_log_is_shipped_is_not_told() -> None:
     facts = with_base(
-        frontiers={
-            "office": frontier("office"),
-            "cloud": frontier("cloud", error="the store cannot be reached", error_code="target_unavailable"),
+        positions={
+            "office": position("office"),
+            "cloud": position("cloud", error="the store cannot be reached", error_code="target_unavailable"),
         }
     )
     assert found(facts, settings(**WAL)) == {}
@@ -732,9 +732,9 @@ def test_a_hiccup_of_the_network_while_write_ahead_log_is_shipped_is_not_told() 
 
 def test_refused_credentials_are_told_as_soon_as_write_ahead_log_meets_them() -> None:
     facts = with_base(
-        frontiers={
-            "office": frontier("office"),
-            "cloud": frontier("cloud", error="they were refused", error_code="credentials_refused"),
+        positions={
+            "office": position("office"),
+            "cloud": position("cloud", error="they were refused", error_code="credentials_refused"),
         }
     )
     assert set(found(facts, settings(**WAL))) == {"credentials:cloud"}
@@ -764,7 +764,7 @@ def test_the_worst_comes_first_and_of_a_cause_only_the_worst() -> None:
     facts = replace(
         failed_copy("no space left; raise the quota", "target_full"), space={"cloud": samples(95, target="cloud")}
     )
-    given = findings(replace(facts, staging=Room(1, 10**11)), settings(), NOW)
+    given = findings(replace(facts, staging=DiskSpace(1, 10**11)), settings(), NOW)
     assert [each.severity for each in given] == sorted(
         (each.severity for each in given), key=["critical", "error", "warning"].index
     )
@@ -776,7 +776,7 @@ def test_the_newest_point_is_where_write_ahead_log_leads_from_a_proven_base() ->
     point = newest_point(with_base(), settings(**WAL), NOW)
     assert point is not None and point.at == NOW - MINUTE
     assert str(point) == f"{with_base().backups['base'][0].backup_id} and write-ahead log on {', '.join(point.targets)}"
-    other = with_base(frontiers={"office": frontier("office", system_identifier="7002")})
+    other = with_base(positions={"office": position("office", system_identifier="7002")})
     point = newest_point(other, settings(**WAL), NOW)
     assert point is not None and (point.at, point.backup_id, point.through) == (TONIGHT, NEWEST.backup_id, "backup")
 
@@ -810,7 +810,7 @@ def _at(now: datetime, begun: datetime) -> Facts:
         checked={name: settled[0] for name in ("office", "cloud") if settled},
         attempts={"backup_full": attempts, "verify_backup": proofs, "cleanup": cleanups},
         space={name: samples(free + 0.2, free + 0.1, free, target=name, last=now) for name in ("office", "cloud")},
-        staging=Room(60 * 10**9, 10**11),
+        staging=DiskSpace(60 * 10**9, 10**11),
     )
 
 
@@ -866,7 +866,7 @@ def test_what_somebody_materializes_by_hand_leaves_no_alert_that_never_ends() ->
 @pytest.mark.promise(11)
 def test_an_archive_that_is_said_to_reach_into_the_future_is_told_whether_or_not_anything_is_shipped() -> None:
     def office(**changes: Any) -> Facts:
-        return with_base(frontiers={"office": frontier("office", **changes), "cloud": frontier("cloud")})
+        return with_base(positions={"office": position("office", **changes), "cloud": position("cloud")})
 
     given = settings(**WAL)
     dead = found(office(at=NOW + 300 * DAY, updated_at=NOW - 5 * DAY), given)["wal_frontier:office"]
@@ -882,7 +882,7 @@ def test_an_archive_that_is_said_to_reach_into_the_future_is_told_whether_or_not
 
 def test_a_round_that_is_dated_in_the_future_is_no_sign_that_anything_is_shipped() -> None:
     facts = with_base(
-        frontiers={"office": frontier("office", at=NOW - DAY, updated_at=NOW + DAY), "cloud": frontier("cloud")}
+        positions={"office": position("office", at=NOW - DAY, updated_at=NOW + DAY), "cloud": position("cloud")}
     )
     finding = found(facts, settings(**WAL))["wal_frontier:office"]
     assert finding.severity == "critical"

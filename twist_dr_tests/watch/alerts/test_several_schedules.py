@@ -16,7 +16,7 @@ from twist_dr.doctor.unattended import check_media_age
 from twist_dr.orchestrator.automation.after_backups import _requests
 from twist_dr.settings import Settings
 from twist_dr.watch.alerts import facts as facts_module
-from twist_dr.watch.alerts.facts import Facts, Room, gather
+from twist_dr.watch.alerts.facts import DiskSpace, Facts, gather
 from twist_dr.watch.proving import allowed_media_age
 from twist_dr_tests.apps import application
 from twist_dr_tests.catalog.examples import record
@@ -245,11 +245,11 @@ def test_a_night_that_was_proven_bad_is_told_until_one_with_media_is_good() -> N
     assert "verification_failed:full" not in found(told([backup(NOW - HOUR / 2), *rows]), by_the_hour())
 
 
-def test_staging_has_room_for_the_next_night_and_not_for_the_next_hour_alone() -> None:
+def test_staging_has_space_for_the_next_night_and_not_for_the_next_hour_alone() -> None:
     rows = [replace(row, staged_bytes=MB) if "media" not in row.parts else row for row in usual()]
-    facts = told(rows, staging=Room(200 * MB, 1000 * MB))
+    facts = told(rows, staging=DiskSpace(200 * MB, 1000 * MB))
     assert found(facts, by_the_hour())["staging_disk"].severity == "error"
-    assert "staging_disk" not in found(replace(facts, staging=Room(400 * MB, 1000 * MB)), by_the_hour())
+    assert "staging_disk" not in found(replace(facts, staging=DiskSpace(400 * MB, 1000 * MB)), by_the_hour())
 
 
 @pytest.mark.parametrize("cause", ["size_deviation:full", "size_deviation:full_without_media"])

@@ -25,7 +25,7 @@ class Told:
     kind: str = "backup_failed"
     severity: Severity = "critical"
     message: str = "The dump ended: no space left."
-    advice: str | None = "Make room, then launch backup_full."
+    advice: str | None = "Free some space, then launch backup_full."
     raised_at: datetime = BEGAN
     times: int = 2
     acknowledged_at: datetime | None = None
@@ -40,7 +40,7 @@ def test_a_message_says_what_since_when_what_to_do_and_where_to_look() -> None:
     assert (said.subject, said.severity, said.event) == ("[erp] CRITICAL: backup failed", "critical", "raised")
     assert said.body == (
         "The dump ended: no space left.\n\n"
-        "What to do: Make room, then launch backup_full.\n\n"
+        "What to do: Free some space, then launch backup_full.\n\n"
         "Application: erp\nSeverity: critical\nSince: 2026-11-21 02:00 UTC (3 h 20 min ago)\nSeen: 2 times\n"
         "Run: https://dagster.example/base/runs/0f3c\n\n"
         "To have it quiet while you see to it: twist-dr alerts acknowledge 12\n"

@@ -32,7 +32,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 def test_printed_metrics_tell_what_the_status_tells(story: Story) -> None:
     story.backup(2, copies={"office": "checked", "archive": "corrupt"})
     story.attempt()
-    story.attempt("backup_full", "failed", age=0.5, error="no room")
+    story.attempt("backup_full", "failed", age=0.5, error="no space")
     told = samples(story.site.cli("metrics").expect(0).text)
     status = story.status()
     assert told["twist_dr_up",] == 1

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 import pytest
 
-from twist_dr.catalog import AlertRow, RestoreRow, SpaceRow, WalFrontierRow
+from twist_dr.catalog import AlertRow, RestoreRow, SpaceRow, WalPositionRow
 from twist_dr.orchestrator.automation.watch import watch_sensor
 from twist_dr.postgres.lsn import Gap
 from twist_dr.settings import Settings
@@ -176,9 +176,9 @@ def test_wal_that_ends_too_long_ago_degrades_and_young_wal_over_a_verified_base_
 ) -> None:
     story.site.set(wal={})
     healthy(story)
-    frontier = WalFrontierRow("erp", "office", "7", 1, "0/5000000", story.now - 2 * HOUR, story.now, 0, 0.0, 0)
-    story.catalog.record_wal_frontier(frontier)
-    story.catalog.record_wal_frontier(replace(frontier, target="archive", at=story.now))
+    position = WalPositionRow("erp", "office", "7", 1, "0/5000000", story.now - 2 * HOUR, story.now, 0, 0.0, 0)
+    story.catalog.record_wal_position(position)
+    story.catalog.record_wal_position(replace(position, target="archive", at=story.now))
     behind = story.status()
     assert behind.state != "safe"
     assert any(
@@ -195,20 +195,20 @@ def test_a_base_with_wal_gives_a_younger_recovery_point_unless_a_gap_lies_betwee
     story.site.set(wal={})
     story.backup(20)
     base = based(story, 10)
-    frontier = WalFrontierRow(
+    position = WalPositionRow(
         "erp", "office", "7", 1, "0/5000000", story.now - timedelta(minutes=1), story.now, 0, 0.0, 0
     )
-    story.catalog.record_wal_frontier(frontier)
+    story.catalog.record_wal_position(position)
     point = story.status().recovery_point
     assert point is not None
     assert (point.through, point.backup_id, point.targets, point.age) == ("wal", base, ("office",), 60.0)
     old_gap = Gap(1, 0x1000000, 0x2000000)
-    story.catalog.record_wal_frontier(replace(frontier, gaps=(old_gap,)))
+    story.catalog.record_wal_position(replace(position, gaps=(old_gap,)))
     assert story.status().recovery_point == point
-    story.catalog.record_wal_frontier(replace(frontier, gaps=(old_gap, Gap(1, 0x4000000, 0x4100000))))
+    story.catalog.record_wal_position(replace(position, gaps=(old_gap, Gap(1, 0x4000000, 0x4100000))))
     point = story.status().recovery_point
     assert point is not None and point.through == "backup"
-    story.catalog.record_wal_frontier(replace(frontier, system_identifier="8"))
+    story.catalog.record_wal_position(replace(position, system_identifier="8"))
     point = story.status().recovery_point
     assert point is not None and point.through == "backup"
 
@@ -221,7 +221,7 @@ def test_a_base_that_was_proven_long_ago_is_a_recovery_point_however_many_follow
         story.backup(24 * (19 - night) - 1, kind="base", parts=["cluster"], verified=None)
     at = story.now - timedelta(minutes=1)
     for target in ("office", "archive"):
-        story.catalog.record_wal_frontier(WalFrontierRow("erp", target, "7", 1, "0/5000000", at, story.now, 0, 0.0, 0))
+        story.catalog.record_wal_position(WalPositionRow("erp", target, "7", 1, "0/5000000", at, story.now, 0, 0.0, 0))
     point = story.status().recovery_point
     assert point is not None
     assert (point.through, point.backup_id, point.age, point.targets) == ("wal", base, 60.0, ("archive", "office"))
@@ -235,7 +235,7 @@ def test_a_base_whose_rows_nobody_counted_is_nothing_to_be_safe_with(story: Stor
     story.site.set(wal={})
     based(story, 2, point=None)
     at = story.now - timedelta(minutes=1)
-    story.catalog.record_wal_frontier(WalFrontierRow("erp", "office", "7", 1, "0/5000000", at, story.now, 0, 0.0, 0))
+    story.catalog.record_wal_position(WalPositionRow("erp", "office", "7", 1, "0/5000000", at, story.now, 0, 0.0, 0))
     unsafe = story.status()
     assert (unsafe.state, unsafe.recovery_point) == ("unsafe", None), "an earlier version called it verified"
 
@@ -245,9 +245,9 @@ def test_an_archive_that_is_said_to_reach_into_the_future_has_no_age(story: Stor
     story.site.set(wal={})
     healthy(story)
     ahead = story.now + timedelta(days=300)
-    frontier = WalFrontierRow("erp", "office", "7", 1, "0/5000000", ahead, story.now - 120 * HOUR, 0, 0.0, 0)
-    story.catalog.record_wal_frontier(frontier)
-    story.catalog.record_wal_frontier(replace(frontier, target="archive", at=story.now, updated_at=story.now))
+    position = WalPositionRow("erp", "office", "7", 1, "0/5000000", ahead, story.now - 120 * HOUR, 0, 0.0, 0)
+    story.catalog.record_wal_position(position)
+    story.catalog.record_wal_position(replace(position, target="archive", at=story.now, updated_at=story.now))
     status = story.status()
     assert status.state == "unsafe"
     assert {target.name: target.wal.age for target in status.targets if target.wal} == {"office": None, "archive": 0.0}
@@ -408,7 +408,7 @@ def test_the_success_rate_leaves_out_what_was_cancelled_and_what_runs_every_minu
     healthy(story)
     for _ in range(2):
         story.attempt("verify_backup", "succeeded", age=30)
-    story.attempt("cleanup", "failed", age=200, error="no room")
+    story.attempt("cleanup", "failed", age=200, error="no space")
     story.attempt("cleanup", "succeeded", age=100)
     story.attempt("backup_full", "cancelled", age=50)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Mending, one thing at a time: good bytes are fetched without a lock, and put in place under the application's."""
+"""Repairing, one thing at a time: good bytes are fetched without a lock, and put in place under the application's."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _PREFIX = "repair-"
 #: How long a repair waits for another operation where the settings have no schedules, which say it.
 _PATIENCE = timedelta(minutes=10)
 _LOOK_UP_SECONDS = 1.0
-#: Why something cannot be mended. Anything else is a defect, and ends the run.
-_NOT_MENDED = (StorageError, BackupError, WalError, EncryptionError, Busy)
+#: Why something cannot be repaired. Anything else is a defect, and ends the run.
+_NOT_REPAIRED = (StorageError, BackupError, WalError, EncryptionError, Busy)
 
 
-class Mender:
-    """Mends copies and objects of write-ahead log of one application. ``throttles`` by target, for reading as for writing."""
+class Repairer:
+    """Repairs copies and objects of write-ahead log of one application. ``throttles`` by target, for reading as for writing."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Mender:
     # -- copies ------------------------------------------------------------------------------------------------------
 
     def copy(self, read: CopyRead) -> ScrubFinding:
-        """Mend a copy of which something is bad, and tell what became of it. Raises ``Cancelled``, and errors of the catalog."""
+        """Repair a copy of which something is bad, and tell what became of it. Raises ``Cancelled``, and errors of the catalog."""
         row = self._row(read)
         if row is None:
             return self._gone(read)
@@ -69,7 +69,7 @@ class Mender:
             with self._in_use(read.backup_id), ScratchFolder(self._app.settings.work_dir, _PREFIX) as folder:
                 fetch_good(read, self._others(read.target), folder, self._app.keyring, fetched)
                 return self._put_in_place(read, fetched)
-        except _NOT_MENDED as error:
+        except _NOT_REPAIRED as error:
             # What is missing may be so because a cleanup is at work; it has ended, or the catalog says so by now.
             row = self._row(read)
             if row is None:
@@ -77,8 +77,8 @@ class Mender:
             if never_stored:
                 return self._found(read, "never stored", str(error))
             self._record_corrupt(read, row)
-            self._report.warning(f"{read.backup_id} on {read.target} was not mended: {error}")
-            return self._found(read, "not mended", str(error))
+            self._report.warning(f"{read.backup_id} on {read.target} was not repaired: {error}")
+            return self._found(read, "not repaired", str(error))
         finally:
             self._record_bad_sources(read, fetched)
 
@@ -111,8 +111,8 @@ class Mender:
             self._trace(read.backup_id, read.target, read.told, sources)
         return self._found(
             read,
-            "stored" if never_stored else "mended",
-            f"{'Stored' if never_stored else 'Mended'} from {sources}: {len(fetched.files)} objects, {human_bytes(sum(digest.size for _, digest in fetched.files))}.",
+            "stored" if never_stored else "repaired",
+            f"{'Stored' if never_stored else 'Repaired'} from {sources}: {len(fetched.files)} objects, {human_bytes(sum(digest.size for _, digest in fetched.files))}.",
         )
 
     def _row(self, read: CopyRead) -> CopyRow | None:
@@ -138,7 +138,7 @@ class Mender:
             self._app.catalog.record_copy(read.backup_id, read.target, state="corrupt", form=row.form, error=read.told)
 
     def _record_bad_sources(self, read: CopyRead, fetched: Fetched) -> None:
-        """A copy that was found bad when it should have helped another is bad, too: the next scrub mends it."""
+        """A copy that was found bad when it should have helped another is bad, too: the next scrub repairs it."""
         for copy in self._app.catalog.copies(read.backup_id):
             if copy.target in fetched.bad and copy.state in ("checked", "stored"):
                 self._app.catalog.record_copy(
@@ -154,7 +154,7 @@ class Mender:
     def wal(
         self, each: WalObject, archive: WalArchive, told: str, *, needed: Callable[[], bool] | None = None
     ) -> ScrubFinding:
-        """Mend an object of the archive; with ``needed``, put it where it is missing, if that says under the lock that it is needed still.
+        """Repair an object of the archive; with ``needed``, put it where it is missing, if that says under the lock that it is needed still.
 
         Raises ``Cancelled``, and errors of the catalog.
         """
@@ -175,16 +175,16 @@ class Mender:
                     store_good_wal(each, good, archive, self._app.keyring, self._throttles[name], missing=missing)
         except ObjectMissing:
             return ScrubFinding(each.key, name, told, "gone", "Deleted while it was read.")
-        except _NOT_MENDED as error:
-            self._report.warning(f"{each.key} on {name} was not mended: {error}")
-            return ScrubFinding(each.key, name, told, "not mended", str(error))
+        except _NOT_REPAIRED as error:
+            self._report.warning(f"{each.key} on {name} was not repaired: {error}")
+            return ScrubFinding(each.key, name, told, "not repaired", str(error))
         self._trace(each.key, name, told, good.source)
-        return ScrubFinding(each.key, name, told, "mended", f"Mended from {good.source}.")
+        return ScrubFinding(each.key, name, told, "repaired", f"Repaired from {good.source}.")
 
     # -- what both need ----------------------------------------------------------------------------------------------
 
     def _trace(self, what: str, target: str, told: str, sources: str) -> None:
-        self._report.warning(f"{what} on {target} was bad and is mended from {sources}: {told}")
+        self._report.warning(f"{what} on {target} was bad and is repaired from {sources}: {told}")
         repair = Repair(backup_id=what, target=target, at=datetime.now(timezone.utc), what=told, source=sources)
         warning = note_repair(self._app, repair)
         if warning is not None:

@@ -10,22 +10,25 @@ from typing import Any
 from twist_dr.errors import TwistDRError
 from twist_dr.postgres.lsn import Gap
 
+#: Names in documents of earlier versions.
+_FORMER = {"head": "partial"}
+
 
 @dataclass(frozen=True)
-class Frontier:
+class ArchivedPosition:
     """How far a target's archive reaches. Everything before ``lsn`` is there; everything committed before ``at`` (the primary's clock) too.
 
-    ``head``: the key of the head that it ends with, if it does.
+    ``partial``: the key of the partial segment that it ends with, if it does.
     """
 
     system_identifier: str
     timeline: int
     lsn: int
     at: datetime | None = None
-    head: str | None = None
+    partial: str | None = None
 
     @property
-    def position(self) -> tuple[str, int, int, datetime | None]:
+    def reached(self) -> tuple[str, int, int, datetime | None]:
         """What has to differ for the archive to reach further, or for longer."""
         return self.system_identifier, self.timeline, self.lsn, self.at
 
@@ -33,8 +36,8 @@ class Frontier:
         return {**vars(self), "at": self.at.isoformat() if self.at else None}
 
     @classmethod
-    def from_document(cls, document: Mapping[str, object]) -> Frontier:
-        values = dict(document)
+    def from_document(cls, document: Mapping[str, object]) -> ArchivedPosition:
+        values = {_FORMER.get(key, key): value for key, value in dict(document).items()}
         at = values.get("at")
         return cls(**{**values, "at": datetime.fromisoformat(str(at)) if at else None})  # type: ignore[arg-type]
 
@@ -79,9 +82,9 @@ def listed(gaps: Iterable[Gap], target: str) -> str:
 
 @dataclass
 class TargetShipped:
-    """What one target got. ``advanced``: its frontier is further, in position or in time."""
+    """What one target got. ``advanced``: its archived position is further, in position or in time."""
 
-    frontier: Frontier | None = None
+    position: ArchivedPosition | None = None
     segments: int = 0
     stored_bytes: int = 0
     advanced: bool = False
@@ -110,11 +113,11 @@ class Shipped:
 
     def gaps_of(self, target: str) -> list[Gap]:
         """The gaps that are known of a target, in the cluster that it has come to."""
-        frontier = self.targets[target].frontier
+        position = self.targets[target].position
         return [
             each.gap
             for each in self.known_gaps
-            if each.target == target and frontier is not None and each.system_identifier == frontier.system_identifier
+            if each.target == target and position is not None and each.system_identifier == position.system_identifier
         ]
 
     @property

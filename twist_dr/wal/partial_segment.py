@@ -20,7 +20,7 @@ _CLAIM = "%Y%m%dT%H%M%S%fZ"
 
 
 @dataclass(frozen=True)
-class Head:
+class PartialSegment:
     """The open segment as far as it was written: its first ``size`` bytes. ``claim``: see the module's docstring."""
 
     segment: Segment
@@ -38,25 +38,25 @@ class Head:
         return self.segment.start + self.size
 
     @classmethod
-    def named(cls, name: str, segment_size: int) -> Head | None:
-        """The head of that name; ``None`` when it is not one."""
+    def named(cls, name: str, segment_size: int) -> PartialSegment | None:
+        """The partial segment of that name; ``None`` when it is not one."""
         match = _NAME.fullmatch(name)
         return None if match is None else cls._of(match, segment_size)
 
     @classmethod
-    def under(cls, key: str, segment_size: int) -> Head | None:
-        """The head that lies under ``key``, in whatever form; ``None`` when it is not one."""
+    def under(cls, key: str, segment_size: int) -> PartialSegment | None:
+        """The partial segment that lies under ``key``, in whatever form; ``None`` when it is not one."""
         match = _NAME.match(key.rpartition("/")[2])
         return None if match is None else cls._of(match, segment_size)
 
     @staticmethod
     def claim_of(key: str) -> datetime | None:
-        """The claim of the head under ``key``."""
+        """The claim of the partial segment under ``key``."""
         match = _NAME.match(key.rpartition("/")[2])
         return None if match is None else _claim(match[3])
 
     @classmethod
-    def _of(cls, match: re.Match[str], segment_size: int) -> Head | None:
+    def _of(cls, match: re.Match[str], segment_size: int) -> PartialSegment | None:
         size = int(match[2], 16)
         try:
             segment, claim = Segment.named(match[1], segment_size), _claim(match[3])

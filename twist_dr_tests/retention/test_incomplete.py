@@ -1,4 +1,4 @@
-"""Broken remains: only what nobody can finish, by both clocks, and never what may be a backup after all."""
+"""Incomplete backups: only what nobody can finish, by both clocks, and never what may be a backup after all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def site(tmp_path: Path) -> RetentionSite:
     return made
 
 
-def _remains(site: RetentionSite, days: float, *, touched: float | None = None) -> str:
+def _incomplete(site: RetentionSite, days: float, *, touched: float | None = None) -> str:
     """What a copy of some days ago left, its files as old as that or as ``touched``."""
     manifest = made_up(site.keyring, days)
     store(site.repository(), manifest, site.keyring, site.folder, sealed=False)
@@ -37,26 +37,26 @@ def _folder(site: RetentionSite, backup_id: str) -> Path:
 
 @pytest.mark.promise(8)
 def test_what_a_killed_copy_left_goes_after_a_day(site: RetentionSite) -> None:
-    old = _remains(site, 2)
+    old = _incomplete(site, 2)
     outcome = site.clean()
-    assert outcome.remains == 1 and outcome.freed > 0 and outcome.problems == []
+    assert outcome.incomplete == 1 and outcome.freed > 0 and outcome.problems == []
     assert not _folder(site, old).exists() and len(site.listed()) == 1
-    assert any(line.action == "delete remains" and old in line.subject for line in site.catalog.audit("erp"))
+    assert any(line.action == "delete incomplete backup" and old in line.subject for line in site.catalog.audit("erp"))
 
 
 @pytest.mark.parametrize(("days", "touched"), [(0.5, None), (5, 0.1), (0.2, 5), (-3, 5), (5, -2)])
 def test_what_is_young_by_its_id_or_by_its_objects_stays(site: RetentionSite, days: float, touched: float) -> None:
-    backup_id = _remains(site, days, touched=touched)
-    assert site.clean().remains == 0 and _folder(site, backup_id).exists()
+    backup_id = _incomplete(site, days, touched=touched)
+    assert site.clean().incomplete == 0 and _folder(site, backup_id).exists()
 
 
 def test_what_lies_in_staging_is_being_copied_and_stays(site: RetentionSite) -> None:
-    backup_id = _remains(site, 5)
+    backup_id = _incomplete(site, 5)
     staged = site.site.settings().staging_dir / backup_id
     staged.mkdir(parents=True)
     (staged / ".lock").touch()
     (staged / MANIFEST_NAME).write_bytes(made_up(site.keyring, 5).seal(site.keyring.primary))
-    assert site.clean().remains == 0 and _folder(site, backup_id).exists()
+    assert site.clean().incomplete == 0 and _folder(site, backup_id).exists()
 
 
 def test_a_copy_that_was_whole_and_lost_its_manifest_is_for_a_scrub_to_repair(site: RetentionSite) -> None:
@@ -65,10 +65,10 @@ def test_a_copy_that_was_whole_and_lost_its_manifest_is_for_a_scrub_to_repair(si
     for path in _folder(site, backup_id).iterdir():
         os.utime(path, (0, 0))
     planned = site.retention().plan("office", NOW)
-    assert [each.reason for each in planned.facts.remains] == [
+    assert [each.reason for each in planned.facts.incomplete] == [
         "it was whole, and its manifest is missing: a scrub can repair it"
     ]
-    assert site.clean().remains == 0 and _folder(site, backup_id).exists()
+    assert site.clean().incomplete == 0 and _folder(site, backup_id).exists()
 
 
 def test_what_only_looks_like_a_backup_is_not_touched(site: RetentionSite) -> None:
@@ -80,7 +80,7 @@ def test_what_only_looks_like_a_backup_is_not_touched(site: RetentionSite) -> No
     (impossible / "database.dump").write_text("no such day")
     for path in (strange / "notes.txt", impossible / "database.dump"):
         os.utime(path, (0, 0))
-    assert site.clean().remains == 0
+    assert site.clean().incomplete == 0
     assert (strange / "notes.txt").exists() and impossible.exists()
 
 

@@ -1,4 +1,4 @@
-"""Broken remains: what copies left that were cut short and that nobody will finish. Found here; deleted by ``deletion.py``.
+"""Incomplete backups: what copies left that were cut short and that nobody will finish. Found here; deleted by ``deletion.py``.
 
 They bear no MAC, so whoever can write to a target can make some. Hence only what is ours by its name, and in a folder that is ours by its
 name, goes; only when it is old by both clocks; and never what the catalog knows as whole, or what somebody uses.
@@ -18,7 +18,7 @@ UNFINISHED_AFTER = timedelta(days=2)
 
 
 @dataclass(frozen=True)
-class Remains:
+class IncompleteBackup:
     """A folder that is no backup. ``reason``: half a sentence, why it stays or goes."""
 
     folder: Folder
@@ -26,13 +26,13 @@ class Remains:
     reason: str
 
 
-def find_remains(
+def find_incomplete(
     ground: Survey, going: Collection[str], spared: Mapping[str, str], after: timedelta, now: datetime
-) -> list[Remains]:
+) -> list[IncompleteBackup]:
     """What becomes of each folder without a manifest, oldest first.
 
     ``spared``: ids with why they stay. Others go when both their id and their newest object are older than ``after``: one of two clocks
-    may be wrong. Those that are ``going`` are not remains: their deletion was begun.
+    may be wrong. Those that are ``going`` are not incomplete: their deletion was begun.
     """
     found = []
     for backup_id in sorted(set(ground.folders) - set(going)):
@@ -41,11 +41,11 @@ def find_remains(
             continue
         age = min(now - folder.newest, now - id_time(backup_id))
         if backup_id in spared:
-            found.append(Remains(folder, True, spared[backup_id]))
+            found.append(IncompleteBackup(folder, True, spared[backup_id]))
         elif age < after:
-            found.append(Remains(folder, True, f"no manifest yet, and younger than {span(after)}"))
+            found.append(IncompleteBackup(folder, True, f"no manifest yet, and younger than {span(after)}"))
         else:
-            found.append(Remains(folder, False, f"no manifest, and nothing was added for {span(after)}"))
+            found.append(IncompleteBackup(folder, False, f"no manifest, and nothing was added for {span(after)}"))
     return found
 
 
