@@ -229,8 +229,12 @@ class Site:
 
     def cli(self, *arguments: str, **environment: str) -> Outcome:
         """Run ``twist-dr``."""
-        if not as_commands:
-            return Outcome(*in_process.run_command(arguments, {**self.environment, **environment}, self.folder))
+        if as_commands and preloaded is None:
+            return self.command(*arguments, **environment)
+        return Outcome(*in_process.run_command(arguments, {**self.environment, **environment}, self.folder))
+
+    def command(self, *arguments: str, **environment: str) -> Outcome:
+        """Run ``twist-dr`` as a shell does."""
         done = subprocess.run(
             [beside("twist-dr"), *arguments], env={**os.environ, **self.environment, **environment}, cwd=self.folder,
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,

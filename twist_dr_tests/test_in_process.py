@@ -36,7 +36,7 @@ def test_a_job_and_a_command_end_and_say_the_same_as_in_processes_of_their_own(
 ) -> None:
     here = site.job("test_storage_targets"), site.cli("show", "latest"), site.cli("list", "--nonsense")
     monkeypatch.setattr(commands, "as_commands", True)
-    there = site.job("test_storage_targets"), site.cli("show", "latest"), site.cli("list", "--nonsense")
+    there = site.job("test_storage_targets"), site.command("show", "latest"), site.command("list", "--nonsense")
     assert [each.status for each in here] == [each.status for each in there] == [1, 1, 2]
     assert _told(here[0].text) == _told(there[0].text) != []
     assert all("1 of 2 storage targets cannot be used. archive:" in each.text for each in (here[0], there[0]))
