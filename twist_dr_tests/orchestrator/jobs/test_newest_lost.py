@@ -14,7 +14,6 @@ from twist_dr.errors import ManifestInvalid
 from twist_dr.repository.manifest import Kind
 from twist_dr.system.progress import Lines, Report
 from twist_dr.verify.choosing import choose_newest
-from twist_dr_tests.retention.test_retention_stayed import _base as base
 from twist_dr_tests.retention_site import NOW, RetentionSite
 from twist_dr_tests.site import Site
 
@@ -95,7 +94,7 @@ def test_of_every_kind_the_newest_that_is_known_must_be_there_and_what_is_forged
     retained: RetentionSite, kind: Kind
 ) -> None:
     site = retained
-    made = [base(site, days) if kind == "base" else site.backup(days, kind=kind) for days in (2, 1, 0.5)]
+    made = [site.base(days) if kind == "base" else site.backup(days, kind=kind) for days in (2, 1, 0.5)]
     older, newest, deleted = made
     repositories = [site.repository(name) for name in site.targets]
     for name in site.targets:
@@ -117,7 +116,7 @@ def test_of_every_kind_the_newest_that_is_known_must_be_there_and_what_is_forged
 def test_what_only_claims_to_be_a_backup_pushes_no_good_one_out(tmp_path: Path, kind: Kind) -> None:
     site = RetentionSite(tmp_path, {"office": {"max_count": 2}}, cleanup={"max_delete_fraction": 1})
     older, newer, newest = (
-        base(site, days) if kind == "base" else site.backup(days, kind=kind, verified=True) for days in (3, 2, 1)
+        site.base(days) if kind == "base" else site.backup(days, kind=kind, verified=True) for days in (3, 2, 1)
     )
     forged = [f"99991231T235959Z-{kind}-fff{number}" for number in range(3)]
     sealed = (_folder(site.site, "office", newest) / "manifest.json").read_bytes()
