@@ -24,6 +24,7 @@ from twist_dr.storage.base import (
     Stranger,
     no_progress,
 )
+from twist_dr.system.handover import Handover
 from twist_dr.system.progress import human_seconds
 from twist_dr.system.sizes import CHUNK
 
@@ -67,33 +68,30 @@ def given(call: Callable[[Callable[[T], None]], None], seconds: float, whose: st
     Once the iterator is closed, giving raises, so that the call ends. A thread that hangs in the kernel cannot be ended; it is left behind, and
     ends when its call returns.
     """
-    ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(_DEPTH)
-    stop = threading.Event()
-
-    def hand_over(item: tuple[T] | BaseException | None) -> bool:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                ready.put(item, timeout=0.2)
-                return True
-        return False
+    ready: Handover[tuple[T] | BaseException | None] = Handover(_DEPTH)
+    stopped = False
 
     def give(item: T) -> None:
-        if not hand_over((item,)):
+        if not stopped:
+            ready.give((item,))
+        if stopped:
+            # Another thread of the call may wait for a place, too.
+            ready.make_room()
             raise TargetUnavailable("given up.", target=whose)
 
     def work() -> None:
         try:
             call(give)
         except BaseException as error:
-            hand_over(error)
+            ready.give_at_once(error)
         else:
-            hand_over(None)
+            ready.give_at_once(None)
 
-    threading.Thread(target=work, name=f"watched {whose}", daemon=True).start()
     try:
+        threading.Thread(target=work, name=f"watched {whose}", daemon=True).start()
         while True:
             try:
-                item = ready.get(timeout=seconds)
+                item = ready.take(timeout=seconds)
             except queue.Empty:
                 raise TargetUnavailable(
                     f"nothing came for {human_seconds(seconds)}",
@@ -106,7 +104,8 @@ def given(call: Callable[[Callable[[T], None]], None], seconds: float, whose: st
                 raise item
             yield item[0]
     finally:
-        stop.set()
+        stopped = True
+        ready.make_room()
 
 
 class PatientTarget(StorageTarget):
@@ -182,38 +181,41 @@ class PatientTarget(StorageTarget):
         return bounded(call, self._seconds, self.name)
 
     def _attended(self, call: Callable[[Progress], None], progress: Progress) -> None:
-        turn, taken = threading.Lock(), threading.Semaphore(0)
-        stopped, ended = threading.Event(), threading.Event()
+        # Such queues have no lock that an interrupt of this thread could leave taken.
+        taken, ended = queue.SimpleQueue[None](), queue.SimpleQueue[None]()
+        turn = threading.Lock()
+        stopped = False
 
         def attended(give: Callable[[int], None]) -> None:
             def tell(count: int) -> None:
                 # One at a time, and no further before it was taken: a progress that raises stops the call just there, in whichever of its threads.
                 with turn:
-                    if not stopped.is_set():
+                    if not stopped:
                         give(count)
-                        taken.acquire()
-                    if stopped.is_set():
+                        taken.get()
+                    if stopped:
                         raise TargetUnavailable("given up.", target=self.name)
 
             try:
                 call(tell)
             finally:
-                ended.set()
+                ended.put(None)
 
         try:
             for count in given(attended, self._seconds, self.name):
                 try:
                     progress(count)
                 except BaseException:
-                    stopped.set()
-                    taken.release()
-                    ended.wait(self._seconds)  # until what it had begun is removed
+                    stopped = True
+                    taken.put(None)
+                    with suppress(queue.Empty):
+                        ended.get(timeout=self._seconds)  # until what it had begun is removed
                     raise
-                taken.release()
+                taken.put(None)
         finally:
             # Given up or interrupted: what was just told is taken by nobody any more.
-            stopped.set()
-            taken.release()
+            stopped = True
+            taken.put(None)
 
 
 class _Stream(io.RawIOBase):

@@ -5,35 +5,31 @@ from __future__ import annotations
 import functools
 import threading
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from pydantic import SecretStr
+
 from twist_dr.storage.base import valid_key
+from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_errors import retry_more, s3_errors, status_of
 from twist_dr.storage.s3_transfer import now_sending
 
 
 @dataclass(frozen=True)
-class S3Access:
-    """How to reach a store. Time-outs in seconds; ``max_attempts`` counts the first one, too."""
+class S3Limits:
+    """How long a store is waited for, in seconds, and how often it is asked, the first time among them."""
 
-    endpoint_url: str | None
-    region: str | None
-    access_key_id: str | None
-    secret_access_key: str | None = field(repr=False)
-    session_token: str | None = field(repr=False)
-    path_style: bool
-    connections: int
-    connect_timeout: float
-    read_timeout: float
-    max_attempts: int
+    connect_timeout: float = 10
+    read_timeout: float = 60
+    max_attempts: int = 5
 
 
 class S3Connection:
-    """One bucket, or the part of it below ``prefix`` (empty, or ending with a slash), for target ``name``."""
+    """The bucket of ``options``, or the part of it below ``prefix`` (empty, or ending with a slash), for target ``name``."""
 
-    def __init__(self, name: str, bucket: str, prefix: str, access: S3Access) -> None:
-        self.name, self.bucket, self.prefix, self.access = name, bucket, prefix, access
+    def __init__(self, name: str, options: S3Options, prefix: str, limits: S3Limits) -> None:
+        self.name, self.options, self.bucket, self.prefix, self.limits = name, options, options.bucket, prefix, limits
         self._lock = threading.Lock()
         self._client: Any = None
         self._reached = False
@@ -43,7 +39,7 @@ class S3Connection:
         """boto3's client, made when it is first needed: importing boto3 alone takes a third of a second."""
         with self._lock:
             if self._client is None:
-                self._client = _make_client(self.access)
+                self._client = _make_client(self.options, self.limits)
             return self._client
 
     def errors(self, what: str) -> AbstractContextManager[None]:
@@ -81,17 +77,20 @@ class S3Connection:
         return head
 
 
-def _make_client(access: S3Access) -> Any:
+def _make_client(options: S3Options, limits: S3Limits) -> Any:
     import boto3
     import botocore.session
     from botocore.config import Config
 
+    path_style = options.path_style
+    if path_style is None:
+        path_style = options.endpoint_url is not None or "." in options.bucket
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": access.max_attempts},
-        s3={"addressing_style": "path" if access.path_style else "auto"},
-        connect_timeout=access.connect_timeout,
-        read_timeout=access.read_timeout,
-        max_pool_connections=max(10, 2 * access.connections),
+        retries={"mode": "standard", "total_max_attempts": limits.max_attempts},
+        s3={"addressing_style": "path" if path_style else "auto"},
+        connect_timeout=limits.connect_timeout,
+        read_timeout=limits.read_timeout,
+        max_pool_connections=max(10, 2 * options.connections),
         tcp_keepalive=True,
         # We send our own. boto3's trailers are refused by R2, B2 and others (boto3 1.36 and later).
         request_checksum_calculation="when_required",
@@ -101,15 +100,19 @@ def _make_client(access: S3Access) -> Any:
     core.register_component("data_loader", _descriptions())
     session = boto3.session.Session(
         botocore_session=core,
-        aws_access_key_id=access.access_key_id,
-        aws_secret_access_key=access.secret_access_key,
-        aws_session_token=access.session_token,
-        region_name=access.region,
+        aws_access_key_id=options.access_key_id,
+        aws_secret_access_key=_shown(options.secret_access_key),
+        aws_session_token=_shown(options.session_token),
+        region_name=options.region,
     )
-    client = session.client("s3", endpoint_url=access.endpoint_url, config=config)
-    client.meta.events.register("needs-retry.s3", retry_more(access.max_attempts))
+    client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    client.meta.events.register("needs-retry.s3", retry_more(limits.max_attempts))
     client.meta.events.register("before-send.s3", now_sending)
     return client
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
 
 
 @functools.cache

@@ -27,9 +27,8 @@ from twist_dr.system.sizes import CHUNK
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: "Amazon S3 multipart upload limits": at most 10,000 parts; each but the last 5 MiB to 5 GiB.
+#: "Amazon S3 multipart upload limits".
 MOST_PARTS = 10_000
-SMALLEST_PART, LARGEST_PART = 5 << 20, 5 << 30
 
 
 @dataclass(frozen=True)

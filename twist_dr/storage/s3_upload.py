@@ -18,22 +18,18 @@ _CONDITION_UNKNOWN = {"NotImplemented", "InvalidArgument", "InvalidRequest", "Un
 
 
 class S3Uploader:
-    """``sha256``: send SHA-256 for the store to check. ``attributes`` are further PutObject arguments.
+    """``sha256``: send SHA-256 for the store to check."""
 
-    ``lock_days`` and ``lock_mode``: the Object Lock that every object gets.
-    """
-
-    def __init__(
-        self,
-        connection: S3Connection,
-        *,
-        sha256: bool,
-        attributes: dict[str, str],
-        lock_days: int | None,
-        lock_mode: str,
-    ) -> None:
-        self._connection, self._sha256, self._attributes = connection, sha256, attributes
-        self._lock_days, self._lock_mode = lock_days, lock_mode
+    def __init__(self, connection: S3Connection, *, sha256: bool) -> None:
+        self._connection, self._sha256 = connection, sha256
+        options = connection.options
+        attributes = {
+            "StorageClass": options.storage_class,
+            "ServerSideEncryption": options.server_side_encryption,
+            "SSEKMSKeyId": options.kms_key_id,
+        }
+        self._attributes = {name: value for name, value in attributes.items() if value is not None}
+        self._lock_days, self._lock_mode = options.object_lock_days, options.object_lock_mode
         self._conditional = True
         self._lockable = False
 
@@ -123,7 +119,7 @@ class S3Uploader:
             )
 
         try:
-            parts = in_parallel(measured.parts, self._connection.access.connections, watch, send)
+            parts = in_parallel(measured.parts, self._connection.options.connections, watch, send)
             answer: dict[str, Any] = self._once(complete)
             return answer
         except BaseException:

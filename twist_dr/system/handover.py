@@ -31,9 +31,9 @@ class Handover(Generic[T]):
         """The same without waiting, beyond the bound: for a mark that says that nothing more comes."""
         self._items.put(item)
 
-    def take(self) -> T:
-        """The next item; waits for one."""
-        item = self._items.get()
+    def take(self, timeout: float | None = None) -> T:
+        """The next item; waits for one. Raises ``queue.Empty`` when none has come for ``timeout`` seconds."""
+        item = self._items.get(timeout=timeout)
         self.make_room()
         return item
 

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.nas import NasTarget
 from twist_dr.storage.patience import patient
-from twist_dr.storage.s3 import S3Target
+from twist_dr.storage.s3 import S3Options
+from twist_dr.storage.s3_connection import S3Limits
+from twist_dr.storage.s3_target import S3Target
 from twist_dr_tests.storage.proxy import Proxy, proxy_to
 from twist_dr_tests.storage.servers import S3Server, moto_server, rclone_server
 
@@ -29,7 +31,12 @@ BUCKET = "backups"
 #: The smallest part that S3 allows, so that small files go in several parts.
 PART = 5 << 20
 
-KINDS: dict[str, type[StorageTarget]] = {"local": LocalTarget, "nas": NasTarget, "s3": S3Target}
+
+def _s3(name: str, *, limits: dict[str, Any], **options: Any) -> StorageTarget:
+    return S3Target(name, S3Options(type="s3", **options), S3Limits(**limits))
+
+
+KINDS: dict[str, Callable[..., StorageTarget]] = {"local": LocalTarget, "nas": NasTarget, "s3": _s3}
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Place:
 
 
 _PATHS = {"path", "mount_point"}
+_LIMITS = {field.name for field in fields(S3Limits)}
 
 
 @contextlib.contextmanager
@@ -115,10 +123,10 @@ def s3_place(server: S3Server, **arguments: Any) -> Place:
         "endpoint_url": server.endpoint,
         "access_key_id": server.access_key,
         "secret_access_key": server.secret_key,
-        "part_size": PART,
-        "max_attempts": 3,
+        "part_size_mib": PART >> 20,
     }
-    return Place("s3", {**usual, **arguments})
+    limits = {"max_attempts": 3, **{name: arguments.pop(name) for name in _LIMITS & arguments.keys()}}
+    return Place("s3", {**usual, **arguments, "limits": limits})
 
 
 @pytest.fixture(params=["local-linked", "local-patient", "local-copied", "nas", "s3-moto", "s3-rclone"])

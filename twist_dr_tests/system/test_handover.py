@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 
 from twist_dr.repository.streams import ThreadedSink
 from twist_dr.storage.chunks import prefetch
+from twist_dr.storage.patience import watched
 from twist_dr_tests.sweep import instants
 
 
@@ -87,6 +89,20 @@ def test_a_reader_interrupted_at_any_instant_can_be_closed(alarm: None) -> None:
                 pass
         with _ends_soon():
             chunks.close()  # type: ignore[attr-defined]
+
+
+def test_what_is_waited_for_with_patience_ends_its_thread_after_an_interrupt_at_any_instant(alarm: None) -> None:
+    before = set(threading.enumerate())
+    for _ in range(ROUNDS):
+        items = watched(lambda: repeat(b"x"), 60, "office")
+        with pytest.raises(Interrupted):
+            _raising(Interrupted, random.uniform(0.0001, 0.001))
+            for _item in items:
+                pass
+        items.close()
+    with _ends_soon():
+        for thread in set(threading.enumerate()) - before:
+            thread.join()
 
 
 def test_a_reader_that_stops_early_ends_the_thread_that_reads_ahead() -> None:
