@@ -138,8 +138,12 @@ class RetentionSite:
             )
 
     def retention(self, targets: dict[str, StorageTarget] | None = None, **options: Any) -> Retention:
-        app = self.app(targets=targets or self.targets, catalog=Catalog(self.site.settings().catalog_url))
-        return Retention(app, Report(Lines(self.said.append, self.said.append)), **options)
+        app = self.app(
+            targets=targets or self.targets,
+            catalog=Catalog(self.site.settings().catalog_url),
+            report=Report(Lines(self.said.append, self.said.append)),
+        )
+        return Retention(app, **options)
 
     def app(self, **made: Any) -> Application:
         return self.site.app(

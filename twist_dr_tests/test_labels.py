@@ -57,7 +57,7 @@ def test_where_nothing_else_is_verified_it_is_named_and_not_taken(tmp_path: Path
     with pytest.raises(RestoreRefused, match="knows no full backup"):
         _chosen(site, "latest")
     with pytest.raises(BackupNotFound, match=f"beside {damaged}, which a restore was about to replace"):
-        choose_newest(site.app(), "full", [site.repository()], Report(Lines(print, print)))
+        choose_newest(site.app(), "full", [site.repository()])
     with pytest.raises(BackupNotFound, match="latest:pre-restore is the newest of these"):
         choose_without_catalog(site.repository(), site.keyring, "latest", Report(Lines(print, print)))
 
@@ -69,9 +69,9 @@ def test_proofs_drills_and_recoveries_pass_it_over_and_a_person_may_name_it(
     said: list[str] = []
     report = Report(Lines(said.append, said.append))
     repositories = [site.repository()]
-    assert choose_newest(site.app(), "full", repositories, report).backup_id == night
+    assert choose_newest(site.app(report=report), "full", repositories).backup_id == night
     assert any(damaged in line and "about to replace" in line for line in said)
-    named = choose_newest(site.app(), "full", repositories, report, "pre-restore")
+    named = choose_newest(site.app(report=report), "full", repositories, "pre-restore")
     assert (named.backup_id, named.missing) == (damaged, ())
     for wanted, expected in (("latest", night), ("latest:pre-restore", damaged), (damaged, damaged)):
         assert choose_without_catalog(site.repository(), site.keyring, wanted, report).backup_id == expected
@@ -81,7 +81,7 @@ def test_proofs_drills_and_recoveries_pass_it_over_and_a_person_may_name_it(
 def test_one_that_vanished_is_told_all_the_same(after_a_restore: tuple[RetentionSite, str, str]) -> None:
     site, night, damaged = after_a_restore
     site.targets["office"].delete(site.repository().key(damaged, "manifest.json"))
-    choice = choose_newest(site.app(), "full", [site.repository()], Report(Lines(print, print)))
+    choice = choose_newest(site.app(), "full", [site.repository()])
     assert choice.backup_id == night and damaged in choice.missing[0]
 
 

@@ -15,7 +15,6 @@ from twist_dr.operations import OPERATIONS
 from twist_dr.operations.table import JOBS
 from twist_dr.settings import Actor
 from twist_dr.settings.actor import ALL_PERMISSIONS
-from twist_dr.system.progress import Report
 from twist_dr_tests.site import Site
 
 
@@ -59,7 +58,7 @@ def test_nobody_launches_what_the_own_permissions_do_not_allow(bare_site: Site, 
     lesser = Actor("eva", ALL_PERMISSIONS - {operation.permission})
     before = sorted(bare_site.folder.rglob("*"))
     with pytest.raises(PermissionMissing, match=f"eva may not launch {name}; ask somebody .* {operation.permission}"):
-        operation(bare_site.app(lesser), operation.config(), Report())
+        operation(bare_site.app(lesser), operation.config())
     assert sorted(bare_site.folder.rglob("*")) == before
 
 
@@ -82,10 +81,10 @@ def test_a_script_backs_up_and_proves_without_the_orchestrator(site: Site) -> No
         "from twist_dr.system.progress import Lines, Report\n"
         "from twist_dr.operations import OPERATIONS\n"
         "from twist_dr.settings import open_application\n"
-        "app, report = open_application(), Report(Lines(print, print))\n"
+        "app = open_application(Report(Lines(print, print)))\n"
         "def launch(name, **told):\n"
         "    operation = OPERATIONS[name]\n"
-        "    return operation(app, operation.config(**told), report)\n"
+        "    return operation(app, operation.config(**told))\n"
         "made = launch('backup_full', targets='office', reason='by a script')\n"
         "found = launch('verify_backup', backup=made.backup_id)\n"
         "rehearsed = launch('drill', target='office')\n"

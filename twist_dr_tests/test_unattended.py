@@ -23,7 +23,6 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from twist_dr.system.progress import Report
 from twist_dr.wal import primary
 from twist_dr.wal.from_settings import Shipping
 from twist_dr.watch.schedules import Entry, entries, last_due, next_due
@@ -86,7 +85,7 @@ class OwnClock(Week):
 
     def ship(self) -> None:
         """As the resident process would all the time."""
-        with Shipping(self.site.app(), Report()) as shipping:
+        with Shipping(self.site.app()) as shipping:
             shipping.once()
 
     def schedule(self, action: str, name: str) -> None:

@@ -136,7 +136,7 @@ class WalSite:
 
     def ship(self, *, faultless: bool = True) -> Shipped:
         """A round of what the job and the command do, in this process: theirs take a second to start."""
-        with Shipping(self.site.app(), Report(Lines(warning=self.warnings.append))) as shipping:
+        with Shipping(self.site.app(report=Report(Lines(warning=self.warnings.append)))) as shipping:
             shipped = shipping.once()
         if faultless:
             raise_failures(shipped)

@@ -14,14 +14,13 @@ from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Kind, Manifest, kind_of
 from twist_dr.repository.repository import Repository, form_named
 from twist_dr.repository.streams import Form
-from twist_dr.settings import Application, Settings
-from twist_dr.system.progress import Report
+from twist_dr.settings import Application
 from twist_dr.wal.from_settings import AwaitWal, Shipping
 
 
-def backup_to_copy(app: Application, kind: Kind, runs: Iterable[str | None], report: Report) -> tuple[str, bool]:
+def backup_to_copy(app: Application, kind: Kind, runs: Iterable[str | None]) -> tuple[str, bool]:
     """The backup of that kind which one of these runs made, and True; else the newest, and False. Raises ``BackupNotFound``."""
-    _adopt(app, report)
+    _adopt(app)
     newest = app.catalog.latest(app.name, kind=kind)
     for run_id in runs:
         if run_id is None:
@@ -36,7 +35,7 @@ def backup_to_copy(app: Application, kind: Kind, runs: Iterable[str | None], rep
 
 
 def copy_backup(
-    app: Application, backup_id: str, names: Iterable[str], report: Report, *, own: bool
+    app: Application, backup_id: str, names: Iterable[str], *, own: bool
 ) -> Iterator[tuple[Manifest, StoredCopy]]:
     """Copy to these targets, side by side, and give each copy as it is done. Raises ``CopyFailed`` at the end unless all were stored.
 
@@ -44,25 +43,23 @@ def copy_backup(
     the chain that it builds upon, and the WAL up to its end.
     """
     places = app.repositories()
-    manifest = _staged(app, backup_id, places.values(), report)
-    forms = _forms(app.settings, manifest, list(names), own_run=own, report=report)
-    copying = Copying(app, manifest, report)
+    manifest = _staged(app, backup_id, places.values())
+    forms = _forms(app, manifest, list(names), own_run=own)
+    copying = Copying(app, manifest)
     with app.staging.using(manifest.backup_id) as folder, ExitStack() as stack:
         needed = None
         if KINDS[manifest.kind].physical:
-            shipping = stack.enter_context(Shipping(app, report))
-            needed = needed_beside(manifest, AwaitWal(app.settings, shipping, report))
+            shipping = stack.enter_context(Shipping(app))
+            needed = needed_beside(manifest, AwaitWal(app, shipping))
         wanted = {name: (places[name], form) for name, form in forms.items()}
         for copy in copying.side_by_side(folder, wanted, before_sealed=needed):
             yield manifest, copy
-    clear_staging(app, report)
-    record_space(app.catalog, app.targets.values(), report)
+    clear_staging(app)
+    record_space(app.catalog, app.targets.values(), app.report)
     copying.raise_failures()
 
 
-def _forms(
-    settings: Settings, manifest: Manifest, chosen: list[str], *, own_run: bool, report: Report
-) -> dict[str, Form]:
+def _forms(app: Application, manifest: Manifest, chosen: list[str], *, own_run: bool) -> dict[str, Form]:
     """The form of each copy to make, as the backup planned it.
 
     A target that the backup was not meant for is left out in the run that made it (and its repetitions); in a run of its
@@ -74,13 +71,13 @@ def _forms(
         if planned is not None:
             forms[name] = planned
         elif own_run:
-            report.info(f"{name} was not chosen for {manifest.backup_id}")
+            app.report.info(f"{name} was not chosen for {manifest.backup_id}")
         else:
-            forms[name] = settings.storage_targets[name].form
+            forms[name] = app.settings.storage_targets[name].form
     return forms
 
 
-def _staged(app: Application, backup_id: str, repositories: Iterable[Repository], report: Report) -> Manifest:
+def _staged(app: Application, backup_id: str, repositories: Iterable[Repository]) -> Manifest:
     """The manifest of a backup that lies in staging; one that does not is brought back from the first target that has it."""
     staging, keyring = app.staging, app.keyring
     if backup_id in staging.sealed():
@@ -88,11 +85,11 @@ def _staged(app: Application, backup_id: str, repositories: Iterable[Repository]
 
     def give_back(repository: Repository) -> Manifest:
         manifest = repository.manifest(backup_id, keyring)
-        bring_back(manifest, repository, staging, keyring, report)
+        bring_back(manifest, repository, staging, keyring, app.report)
         return manifest
 
     def pass_over(repository: Repository, error: TwistDRError) -> None:
-        report.warning(f"{repository.target.name} cannot give {backup_id} back: {error.clause}")
+        app.report.warning(f"{repository.target.name} cannot give {backup_id} back: {error.clause}")
 
     found = first_good(repositories, give_back, pass_over, errors=(TwistDRError,))
     if found is None:
@@ -103,9 +100,9 @@ def _staged(app: Application, backup_id: str, repositories: Iterable[Repository]
     return found[1]
 
 
-def _adopt(app: Application, report: Report) -> None:
+def _adopt(app: Application) -> None:
     """Record backups that lie whole in staging and that the catalog does not know: a run died between the two."""
     for backup_id in app.staging.sealed():
         if app.catalog.backup(app.name, backup_id) is None:
             record_sealed(app, app.staging.manifest(backup_id, app.name, app.keyring), run_id=None)
-            report.info(f"{backup_id} lay whole in staging and was not recorded; it is now")
+            app.report.info(f"{backup_id} lay whole in staging and was not recorded; it is now")

@@ -29,7 +29,7 @@ from twist_dr.settings import Application, DjangoSettings, Settings
 from twist_dr.settings.asking import app_version, django_application
 from twist_dr.storage.base import StorageTarget
 from twist_dr.system.processes import child_environment
-from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.words import counted
 
 #: Raises unless a target's archive holds the WAL that a base backup needs; it may wait for it.
@@ -256,11 +256,11 @@ def _git_revision(django: DjangoSettings | None) -> str | None:
 class Copying:
     """Copies in the making, and what became of them."""
 
-    def __init__(self, app: Application, manifest: Manifest, report: Report) -> None:
+    def __init__(self, app: Application, manifest: Manifest) -> None:
         self._catalog = app.catalog
         self._manifest = manifest
         self._run_id = app.actor.run_id
-        self._report = report
+        self._report = app.report
         self._failures: dict[str, Exception] = {}
         self._catalog_error: CatalogUnavailable | None = None
         self._stored = 0
@@ -359,7 +359,7 @@ class Copying:
             self._report.warning(str(unavailable))
 
 
-def clear_staging(app: Application, report: Report) -> None:
+def clear_staging(app: Application) -> None:
     """Remove from staging what every target has, and what a newer backup of the same kind has overtaken.
 
     The newest that some target lacks stays, for the next attempt; older ones would fill the disk while a target is gone
@@ -369,10 +369,10 @@ def clear_staging(app: Application, report: Report) -> None:
     try:
         rows = {backup_id: app.catalog.backup(app.name, backup_id) for backup_id in staging.sealed()}
     except CatalogUnavailable as unavailable:
-        report.warning(str(unavailable))
+        app.report.warning(str(unavailable))
         return
     held = [row for row in rows.values() if row and any(copy.state == "checked" for copy in row.copies)]
     for row in held:
         overtaken = any(newer.kind == row.kind and newer.backup_id > row.backup_id for newer in held)
         if (row.complete or overtaken) and staging.remove(row.backup_id):
-            report.info(f"removed {row.backup_id} from staging")
+            app.report.info(f"removed {row.backup_id} from staging")

@@ -201,13 +201,13 @@ def _sandboxes(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import CHANGE_SANDBOX
     from twist_dr.settings import open_application
 
-    app = open_application()
+    app = open_application(report(options))
     if options.action == "list":
-        rows = list_sandboxes(app, report(options))
+        rows = list_sandboxes(app)
         show(options, lambda: rows, lambda: listing.sandbox_table(rows, datetime.now(timezone.utc)))
         return
     told = CHANGE_SANDBOX.config(action=options.action, sandbox=options.sandbox or "")
-    CHANGE_SANDBOX(app, told, report(options))
+    CHANGE_SANDBOX(app, told)
     show(options, told.model_dump, lambda: f"{told.sandbox}: {told.action} done")
 
 
@@ -215,7 +215,7 @@ def _settle(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import SETTLE
     from twist_dr.settings import open_application
 
-    settled = SETTLE(open_application(), SETTLE.config(), report(options))
+    settled = SETTLE(open_application(report(options)), SETTLE.config())
     if wants_json(options) or not settled:
         show(options, lambda: settled, lambda: "nothing was cut short")
 
@@ -236,7 +236,7 @@ def _rebuild(options: argparse.Namespace) -> int:
     from twist_dr.system.words import counted
 
     told = REBUILD_CATALOG.config(target=options.target)
-    result = REBUILD_CATALOG(open_application(), told, report(options))
+    result = REBUILD_CATALOG(open_application(report(options)), told)
     said = (
         f"{counted(result.recorded, 'backup')} read from {options.target}"
         + (f", {result.refused} refused" if result.refused else "")
@@ -271,8 +271,8 @@ def _keys_new(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import ADD_KEY
     from twist_dr.settings import open_application
 
-    app = open_application()
-    key = ADD_KEY(app, ADD_KEY.config(id=options.id or ""), report(options))
+    app = open_application(report(options))
+    key = ADD_KEY(app, ADD_KEY.config(id=options.id or ""))
     said = (
         f"{key.id} (check value {key.check_value}) is the primary key of {app.settings.encryption.keyring} now; "
         "keep a new copy of that file elsewhere."

@@ -37,18 +37,18 @@ def add_commands(commands: Any) -> None:
     test.set_defaults(run=_test)
 
 
-def _opened_known() -> Application:
+def _opened_known(options: argparse.Namespace) -> Application:
     """Raises ``CatalogUnavailable`` where there is no catalog: an empty one would say that nothing is wrong."""
     from twist_dr.settings import open_application
     from twist_dr.watch.status.collect import require_catalog
 
-    app = open_application()
+    app = open_application(report(options))
     require_catalog(app.settings)
     return app
 
 
 def _list(options: argparse.Namespace) -> None:
-    app = _opened_known()
+    app = _opened_known(options)
     if options.all:
         rows = app.catalog.alerts(app.name, limit=options.limit)
     else:
@@ -100,7 +100,7 @@ def _acknowledge(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import ACKNOWLEDGE_ALERT
 
     told = ACKNOWLEDGE_ALERT.config(alert=options.alert, note=options.note)
-    changed = ACKNOWLEDGE_ALERT(_opened_known(), told, report(options))
+    changed = ACKNOWLEDGE_ALERT(_opened_known(options), told)
     lines = [f"acknowledged {row.id}: {one_line(row.message)}" for row in changed]
     show(options, lambda: changed, lambda: "\n".join(lines or ["nothing to acknowledge"]))
 
@@ -108,7 +108,7 @@ def _acknowledge(options: argparse.Namespace) -> None:
 def _resolve(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import RESOLVE_ALERT
 
-    row = RESOLVE_ALERT(_opened_known(), RESOLVE_ALERT.config(alert=options.alert), report(options))
+    row = RESOLVE_ALERT(_opened_known(options), RESOLVE_ALERT.config(alert=options.alert))
     show(options, lambda: row, lambda: f"resolved {row.id}: {one_line(row.message)}")
 
 
@@ -116,7 +116,7 @@ def _test(options: argparse.Namespace) -> int:
     from twist_dr.operations.table import TEST_ALERTS
     from twist_dr.settings import open_application
 
-    deliveries = TEST_ALERTS(open_application(), TEST_ALERTS.config(), report(options))
+    deliveries = TEST_ALERTS(open_application(report(options)), TEST_ALERTS.config())
     lines = [f"{each.channel}: {'sent' if each.ok else f'FAILED: {each.error}'}" for each in deliveries]
     show(options, lambda: deliveries, lambda: "\n".join(lines))
     return 0 if all(each.ok for each in deliveries) else 1

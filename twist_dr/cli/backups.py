@@ -174,7 +174,7 @@ def _drop_replaced(options: argparse.Namespace) -> None:
     from twist_dr.settings import open_application
 
     told = DROP_REPLACED.config(restore=options.restore, confirm=options.confirm)
-    done = DROP_REPLACED(open_application(), told, report(options))
+    done = DROP_REPLACED(open_application(report(options)), told)
     show(
         options, lambda: done, lambda: f"removed {', '.join(done.removed)}; {done.restore_id} cannot be undone any more"
     )

@@ -36,12 +36,12 @@ def _hold(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import HOLD
     from twist_dr.settings import open_application
 
-    app = open_application()
+    app = open_application(report(options))
     if options.backup is None:
         _list(app, options)
         return
     told = HOLD.config(backup=options.backup, until=options.until or "", reason=options.reason or "")
-    row = HOLD(app, told, report(options))
+    row = HOLD(app, told)
     said = f"{row.backup_id} is held {_until(row.until)}; end it with: twist-dr release {row.backup_id}"
     show(options, lambda: _document(row, row.placed_at, []), lambda: said)
 
@@ -50,7 +50,7 @@ def _release(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import RELEASE
     from twist_dr.settings import open_application
 
-    done = RELEASE(open_application(), RELEASE.config(backup=options.backup), report(options))
+    done = RELEASE(open_application(report(options)), RELEASE.config(backup=options.backup))
     where = f", except on {', '.join(done.left)}" if done.left else ""
     said = f"{done.backup_id} is no longer held{where} ({counted(done.holds, 'hold')} ended); the next cleanup goes by the policies"
     show(options, lambda: done, lambda: said)

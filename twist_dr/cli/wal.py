@@ -43,7 +43,7 @@ def _receive(options: argparse.Namespace) -> None:
 
     told = report(options)
     _stopped_by_signals(told)
-    RECEIVE_WAL(open_application(), RECEIVE_WAL.config(), told)
+    RECEIVE_WAL(open_application(told), RECEIVE_WAL.config())
 
 
 def _ship(options: argparse.Namespace) -> None:
@@ -52,10 +52,10 @@ def _ship(options: argparse.Namespace) -> None:
     from twist_dr.system.words import counted
     from twist_dr.wal.from_settings import Shipping, raise_failures, spool_warnings, wal_settings
 
-    app = open_application()
-    wal = wal_settings(app.settings)
     told = report(options)
-    with Shipping(app, told) as shipping:
+    app = open_application(told)
+    wal = wal_settings(app.settings)
+    with Shipping(app) as shipping:
         if options.follow:
             # A round that is going on ends at its next file.
             shipping.follow(_stopped_by_signals(told))

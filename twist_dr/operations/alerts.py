@@ -12,7 +12,6 @@ from twist_dr.catalog import AlertRow, CatalogUnavailable
 from twist_dr.errors import TwistDRError
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class ResolveConfig(Config):
     alert: str = Field("", description="its number; required")
 
 
-def acknowledge_alert(app: Application, config: AcknowledgeConfig, report: Report) -> list[AlertRow]:
+def acknowledge_alert(app: Application, config: AcknowledgeConfig) -> list[AlertRow]:
     """It is not told again. Returns those that nobody had acknowledged. Raises ``AlertNotFound``, ``CatalogUnavailable``."""
     # Not above: whoever launches something else would wait for it.
     from twist_dr.watch.alerts.telling import telling
@@ -47,7 +46,7 @@ def acknowledge_alert(app: Application, config: AcknowledgeConfig, report: Repor
     now = datetime.now(timezone.utc)
     by = f"{app.actor.name} ({config.note})" if config.note else app.actor.name
     # Whoever tells writes the same rows.
-    with telling(app.settings, report, patience=_PATIENCE_SECONDS):
+    with telling(app, patience=_PATIENCE_SECONDS):
         rows = app.catalog.open_alerts(app.name)
         chosen = rows if config.alert == "all" else [_one(app.name, rows, config.alert)]
         changed = [
@@ -57,24 +56,24 @@ def acknowledge_alert(app: Application, config: AcknowledgeConfig, report: Repor
         ]
         for row in changed:
             app.catalog.save_alert(row)
-            _audit(app, report, "acknowledge_alert", row, {"note": config.note} if config.note else {})
+            _audit(app, "acknowledge_alert", row, {"note": config.note} if config.note else {})
     return changed
 
 
-def resolve_alert(app: Application, config: ResolveConfig, report: Report) -> AlertRow:
+def resolve_alert(app: Application, config: ResolveConfig) -> AlertRow:
     """It comes back if its cause lasts. Raises ``AlertNotFound``, ``CatalogUnavailable``."""
     from twist_dr.watch.alerts.telling import telling
 
     now = datetime.now(timezone.utc)
-    with telling(app.settings, report, patience=_PATIENCE_SECONDS):
+    with telling(app, patience=_PATIENCE_SECONDS):
         found = _one(app.name, app.catalog.open_alerts(app.name), config.alert)
         row = replace(found, state="resolved", resolved_at=now, resolved_by=app.actor.name)
         app.catalog.save_alert(row)
-        _audit(app, report, "resolve_alert", row, {})
+        _audit(app, "resolve_alert", row, {})
     return row
 
 
-def test_alerts(app: Application, config: Config, report: Report) -> list[Delivery]:
+def test_alerts(app: Application, config: Config) -> list[Delivery]:
     """A message through every channel, and what became of it on each. Raises ``TwistDRError`` where there is no channel."""
     from twist_dr.watch.alerts.channels import Message, deliver_all
     from twist_dr.watch.alerts.telling import channels, record_deliveries
@@ -86,12 +85,12 @@ def test_alerts(app: Application, config: Config, report: Report) -> list[Delive
     # Critical, so that every channel wants it.
     deliveries = deliver_all(ways, Message(f"[{app.name}] TEST: alerts arrive", body, "critical", "raised"))
     try:
-        record_deliveries(app.settings, app.catalog, deliveries, datetime.now(timezone.utc))
+        record_deliveries(app, deliveries, datetime.now(timezone.utc))
     except CatalogUnavailable as unavailable:
-        report.warning(str(unavailable))
+        app.report.warning(str(unavailable))
     failed = [each.channel for each in deliveries if not each.ok]
     result = f"failed: {', '.join(failed)}" if failed else "done"
-    audit.note(app, report, action="test_alerts", subject=", ".join(way.name for way in ways), result=result)
+    audit.record(app, action="test_alerts", subject=", ".join(way.name for way in ways), result=result)
     return deliveries
 
 
@@ -102,5 +101,5 @@ def _one(application: str, rows: list[AlertRow], number: str) -> AlertRow:
     return row
 
 
-def _audit(app: Application, report: Report, action: str, row: AlertRow, details: dict[str, Any]) -> None:
-    audit.note(app, report, action=action, subject=f"alert {row.id} ({row.cause})", result="done", details=details)
+def _audit(app: Application, action: str, row: AlertRow, details: dict[str, Any]) -> None:
+    audit.record(app, action=action, subject=f"alert {row.id} ({row.cause})", result="done", details=details)

@@ -11,7 +11,6 @@ from twist_dr.errors import LaunchRefused
 from twist_dr.operations.operation import Config
 from twist_dr.repository.manifest import Label, Manifest, Part
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.watch.audit import note_key_use
 
 
@@ -24,27 +23,27 @@ class FullBackupConfig(Config):
     targets: str = Field("all", description="all enabled storage targets, or some of them by name, separated by commas")
 
 
-def backup_full(app: Application, config: FullBackupConfig, report: Report) -> Manifest:
+def backup_full(app: Application, config: FullBackupConfig) -> Manifest:
     """Raises ``CopyFailed`` unless all targets have it, and whatever keeps it from being taken."""
-    return copied(app, take_full(app, config, report), report)
+    return copied(app, take_full(app, config))
 
 
-def copied(app: Application, manifest: Manifest, report: Report) -> Manifest:
+def copied(app: Application, manifest: Manifest) -> Manifest:
     """The backup that was just sealed, on all the targets that it was made for. Raises ``CopyFailed``."""
-    for _ in copy_backup(app, manifest.backup_id, app.targets, report, own=True):
+    for _ in copy_backup(app, manifest.backup_id, app.targets, own=True):
         pass
     return manifest
 
 
-def take_full(app: Application, config: FullBackupConfig, report: Report) -> Manifest:
+def take_full(app: Application, config: FullBackupConfig) -> Manifest:
     """A full backup, sealed in staging."""
     targets = chosen_targets(app.settings, config.targets)
     parts = _chosen_parts(config.parts)
     plan = plan_backup(app, label=config.label, reason=config.reason, parts=parts, targets=targets)
-    with app.exclusively("A backup", report):
-        manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, report)
+    with app.exclusively("A backup"):
+        manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, app.report)
     record_sealed(app, manifest, app.actor.run_id)
-    note_key_use(app, "encrypt", manifest.backup_id, report)
+    note_key_use(app, "encrypt", manifest.backup_id)
     return manifest
 
 

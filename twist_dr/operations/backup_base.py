@@ -14,7 +14,6 @@ from twist_dr.operations.operation import Config
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.repository.manifest import Label, Manifest
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.watch.audit import note_key_use
 
 
@@ -34,28 +33,28 @@ class BaseBackupConfig(Config):
     targets: str = Field("all", description="all enabled storage targets, or some of them by name, separated by commas")
 
 
-def backup_base(app: Application, config: BaseBackupConfig, report: Report) -> Manifest:
+def backup_base(app: Application, config: BaseBackupConfig) -> Manifest:
     """Raises ``CopyFailed`` unless all targets have it with its WAL, and whatever keeps it from being taken."""
-    return copied(app, take_base(app, config, report), report)
+    return copied(app, take_base(app, config))
 
 
-def take_base(app: Application, config: BaseBackupConfig, report: Report) -> Manifest:
+def take_base(app: Application, config: BaseBackupConfig) -> Manifest:
     """A base backup, sealed in staging."""
-    with app.exclusively("A base backup", report):
-        manifest = _take(app, config, report)
-    note_key_use(app, "encrypt", manifest.backup_id, report)
+    with app.exclusively("A base backup"):
+        manifest = _take(app, config)
+    note_key_use(app, "encrypt", manifest.backup_id)
     return manifest
 
 
-def _take(app: Application, config: BaseBackupConfig, report: Report) -> Manifest:
+def _take(app: Application, config: BaseBackupConfig) -> Manifest:
     targets = chosen_targets(app.settings, config.targets)
     max_chain = config.max_chain or app.settings.base.max_chain
     choice = choose_parent(app, wanted=config.type, max_chain=max_chain, targets=targets)
     places = list(app.repositories().values())
-    with fetched_parent(choice.backup_id, places, app.keyring, app.staging.root / "parent", report) as parent:
+    with fetched_parent(choice.backup_id, places, app.keyring, app.staging.root / "parent", app.report) as parent:
         plan = plan_base_backup(
             app, choice, parent, label=config.label, reason=config.reason, wanted=config.type, targets=targets
         )
-        manifest = take_base_backup(plan, Cluster(app.settings.replication_url), app.keyring, app.staging, report)
+        manifest = take_base_backup(plan, Cluster(app.settings.replication_url), app.keyring, app.staging, app.report)
     record_sealed(app, manifest, app.actor.run_id)
     return manifest

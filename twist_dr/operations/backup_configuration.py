@@ -17,7 +17,6 @@ from twist_dr.operations.backup import copied
 from twist_dr.operations.operation import Config
 from twist_dr.repository.manifest import Label, Manifest
 from twist_dr.settings import Application, settings_file
-from twist_dr.system.progress import Report
 from twist_dr.verify.configuration import check_configuration, staged
 from twist_dr.verify.verification import VerificationResult
 from twist_dr.watch.audit import audit_anchor, note_key_use
@@ -53,33 +52,30 @@ class Taken:
             )
 
 
-def backup_configuration(app: Application, config: ConfigurationBackupConfig, report: Report) -> Manifest:
+def backup_configuration(app: Application, config: ConfigurationBackupConfig) -> Manifest:
     """Raises ``CopyFailed`` unless all targets have it, ``VerificationFailed`` when it cannot be read back."""
-    taken = take_configuration(app, config, report)
+    taken = take_configuration(app, config)
     taken.raise_failures()
-    return copied(app, taken.manifest, report)
+    return copied(app, taken.manifest)
 
 
 def take_configuration(
     app: Application,
     config: ConfigurationBackupConfig,
-    report: Report,
     history: History = _UNKNOWN,
     own: Sequence[Path] = (),
 ) -> Taken:
     """A configuration backup, sealed in staging and read back. ``own``: the files that tell the orchestrator and us what to do."""
-    with app.exclusively("A configuration backup", report):
-        manifest = _take(app, config, report, history, own)
-    found = _prove(app, manifest, report)
+    with app.exclusively("A configuration backup"):
+        manifest = _take(app, config, history, own)
+    found = _prove(app, manifest)
     if found.verified:
         record_sealed(app, manifest, app.actor.run_id)
-        note_key_use(app, "encrypt", manifest.backup_id, report)
+        note_key_use(app, "encrypt", manifest.backup_id)
     return Taken(manifest, found, app.settings.work_dir)
 
 
-def _take(
-    app: Application, config: ConfigurationBackupConfig, report: Report, history: History, own: Sequence[Path]
-) -> Manifest:
+def _take(app: Application, config: ConfigurationBackupConfig, history: History, own: Sequence[Path]) -> Manifest:
     settings = app.settings
     file = settings_file().absolute()
     contents = {
@@ -95,10 +91,10 @@ def _take(
         app, history.places, label=config.label, reason=config.reason, targets=chosen_targets(settings, config.targets),
         own_files=[*(own or [file]), audit_anchor(settings)], history_missing=history.missing, contents=contents,
     )  # fmt: skip
-    return take_configuration_backup(plan, app.keyring, app.staging, report)
+    return take_configuration_backup(plan, app.keyring, app.staging, app.report)
 
 
-def _prove(app: Application, manifest: Manifest, report: Report) -> VerificationResult:
+def _prove(app: Application, manifest: Manifest) -> VerificationResult:
     """Read the sealed backup back. One that is not good is no backup any more."""
     staging, good = app.staging, False
     try:
@@ -106,7 +102,7 @@ def _prove(app: Application, manifest: Manifest, report: Report) -> Verification
             for form, read in staged(manifest, folder, app.keyring).items():
                 found = check_configuration(
                     manifest, read, f"staging ({form})",
-                    scratch=staging.root, client_tools=app.settings.database.client_tools, report=report,
+                    scratch=staging.root, client_tools=app.settings.database.client_tools, report=app.report,
                 )  # fmt: skip
                 if not found.verified:
                     return found

@@ -15,7 +15,7 @@ from twist_dr.operations.operation import Config
 from twist_dr.restore.building import surroundings
 from twist_dr.restore.from_settings import end_killed
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.progress import human_bytes
 
 if TYPE_CHECKING:
     from twist_dr.retention.cleanup import Retention
@@ -56,7 +56,7 @@ class Page:
         return ()
 
 
-def cleanup(app: Application, config: CleanupConfig, report: Report, page: Page | None = None) -> None:
+def cleanup(app: Application, config: CleanupConfig, page: Page | None = None) -> None:
     """Raises ``CleanupIncomplete`` with all that went wrong, after everything else was done."""
     # Not above: whoever launches something else would wait for it.
     from twist_dr.retention.recheck import CleanupIncomplete
@@ -67,8 +67,8 @@ def cleanup(app: Application, config: CleanupConfig, report: Report, page: Page 
         raise LaunchRefused(
             "allow_delete_fraction is a fraction from 0 to 1", remedy="write 0 for that of the settings"
         )
-    with app.exclusively("A cleanup", report):
-        problems = _clean(app, config, list(names), report, page)
+    with app.exclusively("A cleanup"):
+        problems = _clean(app, config, list(names), page)
     if not config.dry_run:
         # Nothing waits for it: no backup and no restore needs the history.
         problems += page.end()
@@ -76,36 +76,34 @@ def cleanup(app: Application, config: CleanupConfig, report: Report, page: Page 
         raise CleanupIncomplete(" ".join(line if line.endswith(".") else f"{line}." for line in problems))
 
 
-def _clean(app: Application, config: CleanupConfig, names: list[str], report: Report, page: Page) -> list[str]:
+def _clean(app: Application, config: CleanupConfig, names: list[str], page: Page) -> list[str]:
     """What restores replaced, then each target. Returns what went wrong."""
     from twist_dr.retention.cleanup import Retention
 
-    problems = list(_remove_replaced(app, config, report, page))
+    problems = list(_remove_replaced(app, config, page))
     retention = Retention(
         app,
-        report,
         allow_fraction=config.allow_delete_fraction or None,
         allow_clock=config.allow_clock,
         allow_rebuilt=config.allow_rebuilt,
     )
     for name in names:
-        problems += _clean_target(app, config, name, retention, report, page)
+        problems += _clean_target(app, config, name, retention, page)
     return problems
 
 
-def _remove_replaced(app: Application, config: CleanupConfig, report: Report, page: Page) -> Iterable[str]:
+def _remove_replaced(app: Application, config: CleanupConfig, page: Page) -> Iterable[str]:
     """Databases and media that restores replaced, once their time is over. Returns what went wrong: it keeps no target from being cleaned."""
     from twist_dr.retention.replaced import Replaced
-    from twist_dr.retention.telling import Log
 
-    replaced = Replaced(
-        surroundings(app.settings), Log(app, report), datetime.now(timezone.utc), allow_clock=config.allow_clock
-    )
+    replaced = Replaced(surroundings(app.settings), app, datetime.now(timezone.utc), allow_clock=config.allow_clock)
     done = replaced.show() if config.dry_run else replaced.remove()
     if not config.dry_run:
-        end_killed(app, report)
+        end_killed(app)
     page.replaced(done)
-    report.info(f"{done.removed} of {len(done.kept)} kept things removed" + (" (dry run)" if config.dry_run else ""))
+    app.report.info(
+        f"{done.removed} of {len(done.kept)} kept things removed" + (" (dry run)" if config.dry_run else "")
+    )
     return done.problems
 
 
@@ -114,37 +112,36 @@ def _clean_target(
     config: CleanupConfig,
     name: str,
     retention: Retention,
-    report: Report,
     page: Page,
 ) -> Iterable[str]:
     """One target: plan, show, delete, note its space. Returns what went wrong: it stops no other target."""
     if not app.settings.storage_targets[name].policies:
-        report.info(f"{name}: no retention policy, so nothing is ever deleted there")
+        app.report.info(f"{name}: no retention policy, so nothing is ever deleted there")
         if not config.dry_run:
-            _note_space(name, None, retention, report)
+            _note_space(app, name, None, retention)
         return []
     try:
         planned = retention.plan(name, datetime.now(timezone.utc))
     except TwistDRError as error:
         return [f"{name}: nothing was deleted: {error.clause}"]
     # Before anything goes: whoever kills the run sees what it was about to do.
-    report.page(f"the plan for {planned.name}\n{planned.markdown()}")
+    app.report.page(f"the plan for {planned.name}\n{planned.markdown()}")
     page.planned(planned)
     for line in planned.facts.warnings:
-        report.warning(line)
+        app.report.warning(line)
     if config.dry_run:
-        report.info(f"{planned.sentence()} (dry run: nothing was deleted)")
+        app.report.info(f"{planned.sentence()} (dry run: nothing was deleted)")
         return []
     outcome = retention.carry_out(planned)
-    report.info(f"{name}: {len(outcome.deleted)} backups deleted, {human_bytes(outcome.freed)} freed")
+    app.report.info(f"{name}: {len(outcome.deleted)} backups deleted, {human_bytes(outcome.freed)} freed")
     page.deleted(outcome)
-    _note_space(name, planned.facts.used_bytes - outcome.freed, retention, report)
+    _note_space(app, name, planned.facts.used_bytes - outcome.freed, retention)
     return outcome.problems
 
 
-def _note_space(name: str, used_bytes: int | None, retention: Retention, report: Report) -> None:
+def _note_space(app: Application, name: str, used_bytes: int | None, retention: Retention) -> None:
     """A comfort for those who plan: it fails no cleanup."""
     try:
         retention.record_space(name, used_bytes)
     except (StorageError, CatalogUnavailable) as error:
-        report.warning(f"how much space {name} has could not be noted: {error}")
+        app.report.warning(f"how much space {name} has could not be noted: {error}")

@@ -16,7 +16,6 @@ from twist_dr.retention.holds import HoldNote, HoldNotes
 from twist_dr.retention.model import Hold
 from twist_dr.settings import Application
 from twist_dr.system.durations import Duration
-from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 
 #: A target that gives no answer for so long is told as away.
@@ -46,7 +45,7 @@ class Released:
     left: tuple[str, ...]
 
 
-def hold(app: Application, config: HoldConfig, report: Report) -> HoldRow:
+def hold(app: Application, config: HoldConfig) -> HoldRow:
     """In the catalog, and on every target that takes it. Raises ``SettingsError`` without a reason, ``BackupNotFound``, ``KeyringInvalid``, errors of the catalog."""
     if not config.reason.strip():
         raise SettingsError("A hold needs its reason: twist-dr hold ID --reason 'the audit of 2026'.")
@@ -60,12 +59,12 @@ def hold(app: Application, config: HoldConfig, report: Report) -> HoldRow:
         _require_held(app, backup_id)
         row = app.catalog.place_hold(app.name, backup_id, who=app.actor.name, reason=config.reason.strip(), until=until)
     details = {"reason": config.reason, "until": until.isoformat() if until else None}
-    audit.note(app, report, action="hold", subject=backup_id, result="done", details=details)
-    _write_on_targets(app, row, notes, report)
+    audit.record(app, action="hold", subject=backup_id, result="done", details=details)
+    _write_on_targets(app, row, notes)
     return row
 
 
-def release(app: Application, config: ReleaseConfig, report: Report) -> Released:
+def release(app: Application, config: ReleaseConfig) -> Released:
     """In the catalog, and on every target that can be used. Raises ``BackupNotFound`` where nothing knows it, ``KeyringInvalid``, errors of the catalog."""
     # What the catalog lost can be held still, and a target's holds outlive it.
     backup_id = config.backup if is_backup_id(config.backup) else app.catalog.meant(app.name, config.backup).backup_id
@@ -78,15 +77,17 @@ def release(app: Application, config: ReleaseConfig, report: Report) -> Released
         missing = error
     removed, left = _remove_from_targets(notes, backup_id)
     for line in left:
-        report.warning(f"{line} If it is held there, it stays so: run this again when that storage target can be used.")
+        app.report.warning(
+            f"{line} If it is held there, it stays so: run this again when that storage target can be used."
+        )
     count = max(count, *removed.values()) if removed else count
     if not count and missing is not None:
         raise missing
-    audit.note(app, report, action="release", subject=backup_id, result="done", details={"holds": count})
+    audit.record(app, action="release", subject=backup_id, result="done", details={"holds": count})
     return Released(backup_id, count, tuple(sorted(set(app.targets) - set(removed))))
 
 
-def _write_on_targets(app: Application, row: HoldRow, places: dict[str, HoldNotes], report: Report) -> None:
+def _write_on_targets(app: Application, row: HoldRow, places: dict[str, HoldNotes]) -> None:
     """A hold lies on every target too, where it outlives the catalog. A target that cannot take it is named, and holds by the catalog alone."""
     app.settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     note = HoldNote(Hold(row.backup_id, row.who, row.reason, row.until), row.placed_at)
@@ -94,7 +95,7 @@ def _write_on_targets(app: Application, row: HoldRow, places: dict[str, HoldNote
         try:
             notes.place(note, app.settings.work_dir)
         except StorageError as error:
-            report.warning(
+            app.report.warning(
                 f"the hold was not written on {name}, where only the catalog knows it now: {error} "
                 "Place the hold again when that storage target can be used."
             )

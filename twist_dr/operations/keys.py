@@ -10,7 +10,6 @@ from twist_dr.errors import SettingsError
 from twist_dr.operations.operation import Config
 from twist_dr.repository.keys import Key, Keyring, new_key, save_keyring
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 
 
@@ -20,7 +19,7 @@ class NewKeyConfig(Config):
     id: str = Field("", description="its name; empty: after today")
 
 
-def add_key(app: Application, config: NewKeyConfig, report: Report) -> Key:
+def add_key(app: Application, config: NewKeyConfig) -> Key:
     """A new primary key; old ones are kept for reading. Raises ``SettingsError`` where the keyring is no file, ``KeyringInvalid``."""
     location = app.settings.encryption.keyring
     if location.startswith("env:"):
@@ -32,5 +31,5 @@ def add_key(app: Application, config: NewKeyConfig, report: Report) -> Key:
     keyring = app.keyring.with_new_primary(key) if path.exists() else Keyring(key.id, {key.id: key}, location)
     save_keyring(keyring, path)
     details = {"check_value": key.check_value}
-    audit.note(app, report, action="new key", subject=key.id, result="done", details=details)
+    audit.record(app, action="new key", subject=key.id, result="done", details=details)
     return key

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from twist_dr.errors import PermissionMissing
 from twist_dr.settings import Application
 from twist_dr.settings.actor import Actor, Permission
-from twist_dr.system.progress import Report
 
 
 class Config(BaseModel):
@@ -31,7 +30,7 @@ class Operation(Generic[C, R]):
     name: str
     permission: Permission
     config: type[C]
-    work: Callable[[Application, C, Report], R]
+    work: Callable[[Application, C], R]
     does: str = ""
     """For whoever looks for what can be launched."""
     plan: Mapping[str, object] = field(default_factory=dict)
@@ -45,7 +44,7 @@ class Operation(Generic[C, R]):
                 remedy=f"ask somebody who has the permission {self.permission}",
             )
 
-    def __call__(self, app: Application, config: C, report: Report) -> R:
+    def __call__(self, app: Application, config: C) -> R:
         """Do it for the application's actor. Raises ``PermissionMissing`` before anything is looked at."""
         self.require(app.actor)
-        return self.work(app, config, report)
+        return self.work(app, config)

@@ -7,18 +7,16 @@ from datetime import datetime, timezone
 
 from pydantic import Field
 
-from twist_dr.catalog import THERE, Catalog
+from twist_dr.catalog import THERE
 from twist_dr.catalog.notes import Rebuilt
 from twist_dr.errors import BackupError, EncryptionError, LaunchRefused, ObjectCorrupt, ObjectMissing
 from twist_dr.operations.operation import Config
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.retention.holds import HoldNotes
 from twist_dr.retention.model import Hold
 from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget
-from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 
 
@@ -37,20 +35,20 @@ class RebuildResult:
     holds: int = 0
 
 
-def rebuild(app: Application, config: RebuildConfig, report: Report) -> RebuildResult:
+def rebuild(app: Application, config: RebuildConfig) -> RebuildResult:
     """:func:`rebuild_catalog` from a target by name. Raises ``LaunchRefused`` where there is none of that name, and storage errors."""
     target = app.targets.get(config.target)
     if target is None:
         raise LaunchRefused(
             f"{config.target!r} is no enabled storage target", remedy=f"choose among {', '.join(app.targets)}"
         )
-    with audit.noting(app, report, action="rebuild catalog", subject=f"from {target.name}") as details:
-        result = rebuild_catalog(app, target, report)
+    with audit.noting(app, action="rebuild catalog", subject=f"from {target.name}") as details:
+        result = rebuild_catalog(app, target)
         details |= asdict(result)
     return result
 
 
-def rebuild_catalog(app: Application, target: StorageTarget, report: Report) -> RebuildResult:
+def rebuild_catalog(app: Application, target: StorageTarget) -> RebuildResult:
     """Record every backup of an application that a target holds with the holds there, and copies that it lacks now as deleted. The rest stays.
 
     Leaves a note: until backups are verified anew, no cleanup trusts what the catalog knows of good ones.
@@ -64,70 +62,71 @@ def rebuild_catalog(app: Application, target: StorageTarget, report: Report) -> 
     recorded = refused = 0
     # Before anything else: whenever this is cut short, what is held is not deleted, and nothing is before something is verified.
     catalog.leave_note(app.name, Rebuilt(at=datetime.now(timezone.utc)))
-    holds = _bring_back_holds(catalog, repository, keyring, report)
+    holds = _bring_back_holds(app, repository)
     ids = repository.backup_ids()
     there = {backup_id for backup_id in ids if repository.has_manifest(backup_id)}
-    _note_missing(catalog, repository, there, report)
+    _note_missing(app, repository, there)
     for backup_id in ids:
         if backup_id not in there:
-            report.info(f"{backup_id} has no manifest: it was never finished")
+            app.report.info(f"{backup_id} has no manifest: it was never finished")
             continue
         try:
             manifest, sealed = repository.sealed(backup_id, keyring)
         except (BackupError, EncryptionError) as error:
-            report.warning(f"{backup_id}: {error}")
+            app.report.warning(f"{backup_id}: {error}")
             refused += 1
             continue
         catalog.record_backup(manifest, sealed, run_id=None)
-        _record_copy(catalog, repository, manifest, report)
+        _record_copy(app, repository, manifest)
         recorded += 1
     return RebuildResult(recorded, refused, holds)
 
 
-def _bring_back_holds(catalog: Catalog, repository: Repository, keyring: Keyring, report: Report) -> int:
+def _bring_back_holds(app: Application, repository: Repository) -> int:
     """Place in the catalog what the target holds and the catalog does not know. One that it knows as released lies there still: it holds."""
-    application = repository.application
     known = {
         Hold(row.backup_id, row.who, row.reason, row.until)
-        for row in catalog.holds(application)
+        for row in app.catalog.holds(app.name)
         if row.released_at is None
     }
     count = 0
-    for note in HoldNotes(repository, keyring).all():
+    for note in HoldNotes(repository, app.keyring).all():
         hold = note.binding
         if note.hold in known or hold in known:
             continue
         if note.doubt:
-            report.warning(f"{hold.backup_id} is held for ever: {hold.reason}")
-        catalog.place_hold(application, hold.backup_id, who=hold.who, reason=hold.reason, until=hold.until)
+            app.report.warning(f"{hold.backup_id} is held for ever: {hold.reason}")
+        app.catalog.place_hold(app.name, hold.backup_id, who=hold.who, reason=hold.reason, until=hold.until)
         known.add(hold)
         count += 1
     return count
 
 
-def _note_missing(catalog: Catalog, repository: Repository, there: set[str], report: Report) -> None:
+def _note_missing(app: Application, repository: Repository, there: set[str]) -> None:
     """Copies that the catalog knows and the target does not hold any more are recorded as deleted."""
     name = repository.target.name
-    for row in catalog.backups(application=repository.application, target=name):
+    for row in app.catalog.backups(application=app.name, target=name):
         copy = next(copy for copy in row.copies if copy.target == name)
         if copy.state in THERE and row.backup_id not in there:
-            catalog.record_copy(row.backup_id, name, state="deleted", form=copy.form)
-            report.warning(f"{row.backup_id} is not on {name} any more")
+            app.catalog.record_copy(row.backup_id, name, state="deleted", form=copy.form)
+            app.report.warning(f"{row.backup_id} is not on {name} any more")
 
 
-def _record_copy(catalog: Catalog, repository: Repository, manifest: Manifest, report: Report) -> None:
-    name = repository.target.name
+def _record_copy(app: Application, repository: Repository, manifest: Manifest) -> None:
+    name, catalog = repository.target.name, app.catalog
     try:
         held = repository.held(manifest)
     except (ObjectCorrupt, ObjectMissing) as error:
-        report.warning(str(error))
+        app.report.warning(str(error))
         form = manifest.storage_targets.get(name, "unknown")
         catalog.record_copy(manifest.backup_id, name, state="corrupt", form=form, error=error)
         return
     forms = sorted({form.name for form, _ in held.values()}, key=len)
     known = next((copy for copy in catalog.copies(manifest.backup_id) if copy.target == name), None)
     if known is not None and known.state == "corrupt":
-        report.warning(f"{manifest.backup_id} on {name} counts as corrupt until its bytes are read again; run scrub")
+        app.report.warning(
+            f"{manifest.backup_id} on {name} counts as corrupt until its bytes are read again; run scrub"
+        )
     elif known is None or known.state != "checked":
         size = sum(stored.size for _, stored in held.values())
         catalog.record_copy(

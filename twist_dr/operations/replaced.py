@@ -10,7 +10,6 @@ from pydantic import Field
 from twist_dr.operations.operation import Config
 from twist_dr.restore.building import surroundings
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 
 
 class DropReplacedConfig(Config):
@@ -28,12 +27,11 @@ class Dropped:
     removed: list[str]
 
 
-def drop_replaced(app: Application, config: DropReplacedConfig, report: Report) -> Dropped:
+def drop_replaced(app: Application, config: DropReplacedConfig) -> Dropped:
     """That restore cannot be undone any more. Raises ``RestoreRefused`` as :meth:`Replaced.drop` does, ``Busy``, ``DatabaseError``."""
     # Not above: whoever launches something else would wait for it.
     from twist_dr.retention.replaced import Replaced
-    from twist_dr.retention.telling import Log
 
-    with app.exclusively("Removing what a restore replaced", report):
-        replaced = Replaced(surroundings(app.settings), Log(app, report), datetime.now(timezone.utc))
+    with app.exclusively("Removing what a restore replaced"):
+        replaced = Replaced(surroundings(app.settings), app, datetime.now(timezone.utc))
         return Dropped(config.restore, replaced.drop(config.restore, confirmed=config.confirm == app.name))

@@ -24,7 +24,6 @@ from twist_dr.restore.plan import RestoreRequest
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.settings import Application, Settings
-from twist_dr.system.progress import Report
 
 
 class RestoreConfig(Config):
@@ -65,13 +64,13 @@ class RestoreConfig(Config):
     confirm: str = Field("", description="For replace: the application's name, typed.")
 
 
-def restore(app: Application, config: RestoreConfig, report: Report, shown: Shown = nowhere) -> RestoreRecord:
+def restore(app: Application, config: RestoreConfig, shown: Shown = nowhere) -> RestoreRecord:
     """Raises ``RestoreRefused``, and whatever a restore raises; ``shown`` is called with what came of it all the same."""
     parts, tables = _check(config, app.settings)
     with alone(app, "A restore", config.mode):
         chosen = choose_backup(app, config.backup, parts, allow_unverified=config.allow_unverified)
         for line in chosen.doubts:
-            report.warning(line)
+            app.report.warning(line)
         sources = [place for name, place in app.repositories().items() if config.source in ("any", name)]
         request = RestoreRequest(
             backup_id=chosen.backup_id,
@@ -81,23 +80,23 @@ def restore(app: Application, config: RestoreConfig, report: Report, shown: Show
             run_migrations=config.run_migrations,
             reason=config.reason,
         )
-        back_up = pre_restore_backup(app, f"before the restore of {chosen.backup_id}: {config.reason}", report)
-        log = RestoreLog(app, report, verified=chosen.verified)
+        back_up = pre_restore_backup(app, f"before the restore of {chosen.backup_id}: {config.reason}")
+        log = RestoreLog(app, verified=chosen.verified)
         work = Restore(
             request,
             restore_place(app, sources, config.mode),
-            report,
+            app.report,
             back_up=back_up if config.mode == "replace" and config.pre_restore_backup else None,
             note=log.note,
         )
         work.record.warnings += chosen.doubts
-        with recorded(app, work.record, log, report, shown):
+        with recorded(app, work.record, log, shown):
             try:
                 work.run()
             finally:
-                mark_corrupt_copies(app.catalog, work.sources, report)
+                mark_corrupt_copies(app, work.sources)
                 if config.mode != "plan":
-                    end_killed(app, report, but=work.record.restore_id)
+                    end_killed(app, but=work.record.restore_id)
     return work.record
 
 

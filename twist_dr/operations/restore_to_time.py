@@ -15,7 +15,6 @@ from twist_dr.restore.from_settings import RestoreLog, end_killed, mark_corrupt_
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.to_time import Recovery, RecoveryOrder, why_port_is_taken
 from twist_dr.settings import Application, Settings
-from twist_dr.system.progress import Report
 from twist_dr.wal.from_settings import known_reach
 
 
@@ -56,32 +55,29 @@ class RestoreToTimeConfig(Config):
     confirm: str = Field("", description="For replace: the application's name, typed.")
 
 
-def restore_to_time(
-    app: Application, config: RestoreToTimeConfig, report: Report, shown: Shown = nowhere
-) -> RestoreRecord:
+def restore_to_time(app: Application, config: RestoreToTimeConfig, shown: Shown = nowhere) -> RestoreRecord:
     """Raises the errors under ``WalError`` and ``RestoreError``; ``shown`` is called with what came of it all the same."""
     order = _order(config, app.settings)
     repositories = app.repositories(app.settings.restore.stall_seconds)
     with alone(app, "A recovery", order.mode):
-        back_up = pre_restore_backup(app, f"before the recovery to {config.to}: {config.reason}", report)
-        log = RestoreLog(app, report, verified=False)
+        back_up = pre_restore_backup(app, f"before the recovery to {config.to}: {config.reason}")
+        log = RestoreLog(app, verified=False)
         recovery = Recovery(
             app,
             order,
             [place for name, place in repositories.items() if config.source in ("any", name)],
-            report,
-            known=known_reach(app, report, source=config.source),
+            known=known_reach(app, source=config.source),
             back_up=back_up if order.mode == "replace" and config.pre_restore_backup else None,
             note=log.note_recovery,
         )
-        with recorded(app, recovery.record, log, report, shown):
+        with recorded(app, recovery.record, log, shown):
             try:
                 recovery.run()
             finally:
                 for sources in recovery.sources:
-                    mark_corrupt_copies(app.catalog, sources, report)
+                    mark_corrupt_copies(app, sources)
                 if order.mode != "plan":
-                    end_killed(app, report, but=recovery.record.restore_id)
+                    end_killed(app, but=recovery.record.restore_id)
     return recovery.record
 
 

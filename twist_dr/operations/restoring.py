@@ -10,7 +10,6 @@ from twist_dr.restore.from_settings import RestoreLog
 from twist_dr.restore.plan import Mode
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application, Settings
-from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 
 #: Shows how a restore ended, wherever it is watched.
@@ -43,7 +42,7 @@ def alone(app: Application, what: str, mode: Mode) -> AbstractContextManager[Non
 
 
 @contextmanager
-def recorded(app: Application, record: RestoreRecord, log: RestoreLog, report: Report, shown: Shown) -> Iterator[None]:
+def recorded(app: Application, record: RestoreRecord, log: RestoreLog, shown: Shown) -> Iterator[None]:
     """Around a restore: its outcome goes to the log of restores, the audit log, and to whoever watches, however it ends."""
     try:
         yield
@@ -59,18 +58,18 @@ def recorded(app: Application, record: RestoreRecord, log: RestoreLog, report: R
             # It is not live any more, and what it had replaced is live again.
             record.result, record.replaced = "", []
         record.end(state, error=str(error))  # type: ignore[arg-type]
-        conclude(app, record, log, report, shown)
+        conclude(app, record, log, shown)
         raise
     except BaseException as error:
         # Where it had switched already, what is live is what was restored: the log must not leave that out.
         record.end("failed", error=f"ended by {type(error).__name__}" + (f"; {record.result}" if record.result else ""))
         log.note(record)
         raise
-    conclude(app, record, log, report, shown)
-    report.info(record.result)
+    conclude(app, record, log, shown)
+    app.report.info(record.result)
 
 
-def conclude(app: Application, record: RestoreRecord, log: RestoreLog, report: Report, shown: Shown) -> None:
+def conclude(app: Application, record: RestoreRecord, log: RestoreLog, shown: Shown) -> None:
     """Write down what a restore came to, and show it."""
     log.note(record)
     if record.mode != "plan":
@@ -81,7 +80,7 @@ def conclude(app: Application, record: RestoreRecord, log: RestoreLog, report: R
             "run_id": app.actor.run_id,
         }
         result = record.state if record.error is None else f"{record.state}: {record.error}"
-        audit.note(app, report, action=record.kind, subject=record.restore_id, result=result, details=details)
+        audit.record(app, action=record.kind, subject=record.restore_id, result=result, details=details)
         if record.backup_id is not None:
-            audit.note_key_use(app, "restore", record.backup_id, report)
+            audit.note_key_use(app, "restore", record.backup_id)
     shown(record)

@@ -20,7 +20,6 @@ from twist_dr.restore.space import measured
 from twist_dr.restore.to_time import sandbox_base
 from twist_dr.settings import Application
 from twist_dr.system.folders import tree_bytes
-from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 
 Action = Literal["stop", "start", "remove"]
@@ -47,7 +46,7 @@ class Sandbox:
     reach: str | None
 
 
-def list_sandboxes(app: Application, report: Report) -> list[Sandbox]:
+def list_sandboxes(app: Application) -> list[Sandbox]:
     """All of them, oldest first. Where the live server does not answer, those on it are missing, and a warning says so."""
     found = [_of_server(app, each) for each in sandboxes(sandbox_base(app.settings))]
     around = surroundings(app.settings)
@@ -56,19 +55,19 @@ def list_sandboxes(app: Application, report: Report) -> list[Sandbox]:
         spaces = measured(around.cluster, beside)
         found += [_of_database(app, each, space.total) for each, space in zip(beside, spaces, strict=True)]
     except DatabaseError as error:
-        report.warning(f"databases beside the live one are not listed: {error}")
+        app.report.warning(f"databases beside the live one are not listed: {error}")
     return sorted(found, key=lambda each: each.id)
 
 
-def change_sandbox(app: Application, config: SandboxConfig, report: Report) -> None:
+def change_sandbox(app: Application, config: SandboxConfig) -> None:
     """Raises ``RestoreError`` where there is none of that id, ``RecoveryFailed``, ``DatabaseError``, and ``Busy`` for a database."""
     server = next((each for each in sandboxes(sandbox_base(app.settings)) if each.folder.name == config.sandbox), None)
     if server is not None:
-        with audit.noting(app, report, action=f"{config.action} sandbox", subject=config.sandbox):
+        with audit.noting(app, action=f"{config.action} sandbox", subject=config.sandbox):
             getattr(server, config.action)()
         return
     around = surroundings(app.settings)
-    with app.exclusively("Removing a sandbox", report):
+    with app.exclusively("Removing a sandbox"):
         found = next((each for each in database_sandboxes(around) if each.journal.restore_id == config.sandbox), None)
         if found is None:
             raise RestoreError(
@@ -79,7 +78,7 @@ def change_sandbox(app: Application, config: SandboxConfig, report: Report) -> N
                 f"The sandbox {config.sandbox} is a database on the live server, which is neither stopped nor started",
                 remedy="remove it when nobody needs it any more",
             )
-        with audit.noting(app, report, action="remove sandbox", subject=config.sandbox):
+        with audit.noting(app, action="remove sandbox", subject=config.sandbox):
             remove_kept(found.journal, around)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from twist_dr.backup.from_settings import chosen_targets
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.progress import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from twist_dr.scrub.found import ScrubResult
@@ -23,15 +23,15 @@ class ScrubConfig(Config):
     targets: str = Field("all", description="all enabled storage targets, or some of them by name, separated by commas")
 
 
-def scrub(app: Application, config: ScrubConfig, report: Report) -> ScrubResult:
+def scrub(app: Application, config: ScrubConfig) -> ScrubResult:
     """Read what is due. Raises errors of the catalog, and when something is bad that was not repaired."""
     # Not above: whoever launches something else would wait for it.
     from twist_dr.scrub.found import ScrubOrder, raise_failures
     from twist_dr.scrub.scrub import Scrub
 
     order = ScrubOrder([*chosen_targets(app.settings, config.targets)], config.backup.strip() or None, config.all)
-    result = Scrub(app, app.repositories(app.settings.restore.stall_seconds), report).run(order)
-    report.info(
+    result = Scrub(app, app.repositories(app.settings.restore.stall_seconds)).run(order)
+    app.report.info(
         f"{result.copies} copies and {result.wal_objects} objects of archived WAL read, {human_bytes(result.bytes)} in "
         f"{human_seconds(result.seconds)}; {result.bad} bad, {result.count('repaired')} of them repaired"
     )

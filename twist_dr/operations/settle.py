@@ -8,20 +8,19 @@ from twist_dr.restore.building import surroundings
 from twist_dr.restore.from_settings import end_killed
 from twist_dr.restore.settle import settle_interrupted
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 
 
-def settle(app: Application, config: Config, report: Report) -> list[str]:
+def settle(app: Application, config: Config) -> list[str]:
     """Returns a sentence for each. Raises ``RestoreInterrupted`` when one cannot be now, ``RestoreUndone``, ``Busy``."""
     with app.lock("Settling a restore"):
         try:
-            told = settle_interrupted(surroundings(app.settings), report)
+            told = settle_interrupted(surroundings(app.settings), app.report)
         except TwistDRError as error:
             subject = "restores that were cut short"
-            audit.note(app, report, action="settle", subject=subject, result=f"failed: {type(error).__name__}")
+            audit.record(app, action="settle", subject=subject, result=f"failed: {type(error).__name__}")
             raise
         if told:
-            audit.note(app, report, action="settle", subject="; ".join(told), result="done")
-        end_killed(app, report)
+            audit.record(app, action="settle", subject="; ".join(told), result="done")
+        end_killed(app)
     return told

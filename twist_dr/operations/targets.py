@@ -9,10 +9,10 @@ from twist_dr.errors import TargetUnavailable
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
 from twist_dr.storage.trial import TargetTest, run_target_test
-from twist_dr.system.progress import Report, human_seconds
+from twist_dr.system.progress import human_seconds
 
 
-def test_storage_targets(app: Application, config: Config, report: Report) -> list[TargetTest]:
+def test_storage_targets(app: Application, config: Config) -> list[TargetTest]:
     """Write, read back and delete a small object on all at once; results go to the catalog. Raises ``TargetUnavailable`` when one is not usable."""
     with ThreadPoolExecutor(len(app.targets)) as pool:
         tests = list(pool.map(run_target_test, app.targets.values()))
@@ -25,7 +25,7 @@ def test_storage_targets(app: Application, config: Config, report: Report) -> li
             error=test.error,
             seconds=test.seconds,
         )
-        (report.info if test.ok else report.warning)(in_a_line(test))
+        (app.report.info if test.ok else app.report.warning)(in_a_line(test))
     if failed := [test for test in tests if not test.ok]:
         raise TargetUnavailable(
             f"{len(failed)} of {len(tests)} storage targets cannot be used. {' '.join(str(test.error) for test in failed)}"

@@ -13,7 +13,6 @@ from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.undo import undo_restore as undo
 from twist_dr.settings import Application
 from twist_dr.settings.asking import django_application
-from twist_dr.system.progress import Report
 
 
 class UndoRestoreConfig(Config):
@@ -24,7 +23,7 @@ class UndoRestoreConfig(Config):
     confirm: str = Field("", description="The application's name, typed.")
 
 
-def undo_restore(app: Application, config: UndoRestoreConfig, report: Report, shown: Shown = nowhere) -> RestoreRecord:
+def undo_restore(app: Application, config: UndoRestoreConfig, shown: Shown = nowhere) -> RestoreRecord:
     """Raises ``RestoreRefused``, ``RestoreUndone`` and what the cluster raises; ``shown`` is called with what came of it all the same."""
     with app.lock("Undoing a restore"):
         confirmed = config.confirm == app.name
@@ -32,7 +31,7 @@ def undo_restore(app: Application, config: UndoRestoreConfig, report: Report, sh
             raise RestoreRefused(
                 "Undoing a restore needs a reason, for those who find it later", remedy="write it in reason"
             )
-        log = RestoreLog(app, report, verified=True)
+        log = RestoreLog(app, verified=True)
         seen: list[RestoreRecord] = []
 
         def note(record: RestoreRecord) -> None:
@@ -41,10 +40,10 @@ def undo_restore(app: Application, config: UndoRestoreConfig, report: Report, sh
 
         try:
             record = undo(
-                config.restore, surroundings(app.settings), report,
+                config.restore, surroundings(app.settings), app.report,
                 reason=config.reason, django=django_application(app.settings), confirmed=confirmed, note=note,
             )  # fmt: skip
-            end_killed(app, report, but=record.restore_id)
+            end_killed(app, but=record.restore_id)
         except BaseException as error:
             for record in seen:
                 undone = isinstance(error, RestoreUndone)
@@ -52,8 +51,8 @@ def undo_restore(app: Application, config: UndoRestoreConfig, report: Report, sh
                 record.end(
                     "undone" if undone else "refused" if isinstance(error, RestoreRefused) else "failed", error=said
                 )
-                conclude(app, record, log, report, shown)
+                conclude(app, record, log, shown)
             raise
-        conclude(app, record, log, report, shown)
-        report.info(record.result)
+        conclude(app, record, log, shown)
+        app.report.info(record.result)
         return record

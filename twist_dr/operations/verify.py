@@ -6,7 +6,6 @@ from pydantic import Field
 
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.verify.backup import Verified, verify
 from twist_dr.verify.drill import Drill
 
@@ -25,9 +24,9 @@ class VerifyBackupConfig(Config):
     )
 
 
-def verify_backup(app: Application, config: VerifyBackupConfig, report: Report) -> Verified:
+def verify_backup(app: Application, config: VerifyBackupConfig) -> Verified:
     """Raises ``VerificationFailed``, and what :func:`verify` raises."""
-    found = verify(app, config.backup, config.target, report)
+    found = verify(app, config.backup, config.target)
     found.raise_failures()
     return found
 
@@ -42,8 +41,8 @@ class DrillConfig(Config):
     )
 
 
-def drill(app: Application, config: DrillConfig, report: Report) -> Drill:
+def drill(app: Application, config: DrillConfig) -> Drill:
     """Raises ``VerificationFailed`` when a backup is not good or the time is not kept, and storage errors."""
-    rehearsed = Drill(app, report)
+    rehearsed = Drill(app)
     rehearsed.run(config.target, recovery=config.recovery)
     return rehearsed

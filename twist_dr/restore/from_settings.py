@@ -18,7 +18,6 @@ from twist_dr.repository.sources import Sources
 from twist_dr.restore.journal import Journals
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 
 LATEST_VERIFIED = "latest-verified"
 LATEST = "latest"
@@ -131,9 +130,9 @@ def _newer_words(catalog: Catalog, application: str, row: BackupRow, needed: Par
 class RestoreLog:
     """Writes the log of restores. A catalog that does not answer stops no restore: it is said once, and the run's page has it all."""
 
-    def __init__(self, app: Application, report: Report, *, verified: bool) -> None:
+    def __init__(self, app: Application, *, verified: bool) -> None:
         self._app = app
-        self._report = report
+        self._report = app.report
         self._verified = verified
         self._told = False
 
@@ -183,7 +182,7 @@ class RestoreLog:
                 self._told = True
 
 
-def end_killed(app: Application, report: Report, *, but: str = "") -> None:
+def end_killed(app: Application, *, but: str = "") -> None:
     """Under the application's lock, after settling: what the log still calls running was killed. Its journal says what became of it.
 
     A plan holds no lock, and is left as it is. A catalog that does not answer is only said: the journals have it all.
@@ -212,22 +211,22 @@ def end_killed(app: Application, report: Report, *, but: str = "") -> None:
                 )
             )
     except TwistDRError as error:
-        report.warning(f"the log of restores was not put right: {error}")
+        app.report.warning(f"the log of restores was not put right: {error}")
 
 
-def mark_corrupt_copies(catalog: Catalog, sources: Sources | None, report: Report) -> None:
+def mark_corrupt_copies(app: Application, sources: Sources | None) -> None:
     """Note in the catalog what a restore found of bad copies, so that the next list says it."""
     if sources is None:
         return
     for name, error in sources.corrupt.items():
-        report.warning(f"the copy of {sources.backup_id} on {name} is bad: {error}")
+        app.report.warning(f"the copy of {sources.backup_id} on {name} is bad: {error}")
         with suppress(CatalogUnavailable):
-            for copy in catalog.copies(sources.backup_id):
+            for copy in app.catalog.copies(sources.backup_id):
                 if copy.target == name:
-                    catalog.record_copy(sources.backup_id, name, state="corrupt", form=copy.form, error=error)
+                    app.catalog.record_copy(sources.backup_id, name, state="corrupt", form=copy.form, error=error)
 
 
-def pre_restore_backup(app: Application, reason: str, report: Report) -> Callable[[], str]:
+def pre_restore_backup(app: Application, reason: str) -> Callable[[], str]:
     """What makes a full backup labelled pre-restore and returns its id. Call it under the application's lock.
 
     One good copy is enough: the restore may be needed because a storage target is gone. It raises ``RestoreRefused`` when the
@@ -246,13 +245,13 @@ def pre_restore_backup(app: Application, reason: str, report: Report) -> Callabl
     def make() -> str:
         forms = {name: target.form for name, target in app.settings.enabled_targets.items()}
         plan = plan_backup(app, label="pre-restore", reason=reason, parts=ALL_PARTS, targets=forms)
-        manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, report)
+        manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, app.report)
         record_sealed(app, manifest, app.actor.run_id)
-        copying, repositories = Copying(app, manifest, report), app.repositories()
+        copying, repositories = Copying(app, manifest), app.repositories()
         with app.staging.using(manifest.backup_id) as folder:
             places = {name: (repositories[name], form) for name, form in forms.items()}
             stored = list(copying.side_by_side(folder, places))
-        clear_staging(app, report)
+        clear_staging(app)
         if not stored:
             copying.raise_failures()
         return manifest.backup_id

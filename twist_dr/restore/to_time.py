@@ -35,7 +35,7 @@ from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.settings import Application, Settings
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.wal.archived import Known
 
@@ -66,7 +66,6 @@ class Recovery:
         app: Application,
         order: RecoveryOrder,
         repositories: Sequence[Repository],
-        report: Report,
         *,
         known: Sequence[Known] = (),
         back_up: Callable[[], str] | None = None,
@@ -76,7 +75,7 @@ class Recovery:
         self._settings = app.settings
         self._order = order
         self._repositories = repositories
-        self._report = report
+        self._report = app.report
         self._known = known
         self._back_up = back_up
         self._note = note

@@ -21,15 +21,16 @@ from twist_dr.retention.model import BackupFacts, TargetPlan, WalPlan
 from twist_dr.retention.plan import plan_target
 from twist_dr.retention.planned import PlannedCleanup, calendar_zone
 from twist_dr.retention.recheck import Recheck
-from twist_dr.retention.telling import Log, TargetOutcome, Telling
+from twist_dr.retention.telling import TargetOutcome, Telling
 from twist_dr.retention.tombstones import Tombstone
 from twist_dr.retention.wal_plan import bases_of_window, plan_wal
 from twist_dr.retention.windows import Windows
 from twist_dr.settings import Application
 from twist_dr.settings.policy import longest_window
 from twist_dr.storage.base import told_of
-from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import clear_left_over
+from twist_dr.watch import audit
 
 #: So many refusals in a row, and the target is left alone: it is read-only, or its credentials may not delete.
 _MOST_REFUSALS = 3
@@ -46,15 +47,13 @@ class Retention:
     def __init__(
         self,
         app: Application,
-        report: Report,
         *,
         allow_fraction: float | None = None,
         allow_clock: bool = False,
         allow_rebuilt: bool = False,
     ) -> None:
         self._app = app
-        self._report = report
-        self._log = Log(app, report)
+        self._report = app.report
         self._fraction = app.settings.cleanup.max_delete_fraction if allow_fraction is None else allow_fraction
         self._allow_clock = allow_clock
         self._allow_rebuilt = allow_rebuilt
@@ -167,9 +166,8 @@ class _Carrying:
         self._facts = planned.facts
         self._outcome = outcome
         self._report = retention._report
-        self._log = retention._log
         self._app = retention._app
-        self._telling = Telling(retention._log, self._facts, outcome)
+        self._telling = Telling(retention._app, self._facts, outcome)
         self._recheck = retention.recheck(planned)
         self._app.settings.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._deletion = Deletion(
@@ -293,7 +291,8 @@ class _Carrying:
             "bytes": done.freed,
         }
         result = "done" if not done.refused else f"refused: {done.refused}"
-        self._log.record("delete WAL", f"{done.objects} objects on {name}", result, details)
+        subject = f"{done.objects} objects on {name}"
+        audit.record(self._app, action="delete WAL", subject=subject, result=result, details=details)
         self._report.info(f"{name}: {done.objects} objects of WAL deleted, {human_bytes(done.freed)}")
         if done.locked:
             self._report.info(f"{name}: the rest stays: {done.locked}")

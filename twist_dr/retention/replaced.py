@@ -16,9 +16,10 @@ from twist_dr.restore.settle import Kept, half_removed, interrupted, remove_kept
 from twist_dr.retention.doubts import set_back, set_forward
 from twist_dr.retention.model import Doubt
 from twist_dr.retention.planned import calendar_zone
-from twist_dr.retention.telling import Log
+from twist_dr.settings import Application
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.words import few, unmarked
+from twist_dr.watch import audit
 
 #: So many of the newest backups tell whether the clock may be wrong: of 20 days, one each half hour.
 _LOOKED_AT = 1000
@@ -48,9 +49,9 @@ class ReplacedOutcome:
 class Replaced:
     """What restores of one application replaced, at ``now``. Trouble with one of them stops nothing else. Remove under the application's lock."""
 
-    def __init__(self, around: Surroundings, log: Log, now: datetime, *, allow_clock: bool = False) -> None:
+    def __init__(self, around: Surroundings, app: Application, now: datetime, *, allow_clock: bool = False) -> None:
         self._around = around
-        self._log = log
+        self._app = app
         self._now = now
         self._allow_clock = allow_clock
         self._outcome = ReplacedOutcome()
@@ -62,7 +63,7 @@ class Replaced:
 
     def remove(self) -> ReplacedOutcome:
         """Settle what was cut short, and remove what is due. Raises ``Cancelled``, and defects."""
-        report = self._log.report
+        report = self._app.report
         self._trying(lambda: settle_interrupted(self._around, report))
         self._trying(self._finish_removals)
         self._trying(self._look)
@@ -88,7 +89,7 @@ class Replaced:
                 f"{few(each.restore_id for each in cut_short)} may need what earlier restores replaced, and was cut short",
                 remedy="finish or revert it first: twist-dr settle",
             )
-        settings = self._log.app.settings
+        settings = self._app.settings
         every = everything_kept(self._around, settings.work_dir, settings.application)
         chosen: dict[str, Journal | Kept | RestoredConfiguration] = {
             str(each): each for each in every if each.restore_id == restore_id
@@ -116,10 +117,10 @@ class Replaced:
         """Of these nothing can be put back any more, whatever the clock says."""
         for journal in half_removed(self._around):
             if self._removed(journal, "what an earlier cleanup had left"):
-                self._log.report.info(f"removed what an earlier cleanup had left of {journal.restore_id}")
+                self._app.report.info(f"removed what an earlier cleanup had left of {journal.restore_id}")
 
     def _look(self) -> None:
-        settings = self._log.app.settings
+        settings = self._app.settings
         self._outcome.kept = everything_kept(self._around, settings.work_dir, settings.application)
         due = [each for each in self._outcome.kept if each.keep_until is not None and each.keep_until <= self._now]
         if due and not self._allow_clock:
@@ -128,8 +129,8 @@ class Replaced:
 
     def _doubts(self) -> list[Doubt]:
         """Whether the clock may be wrong, by what a plan for a storage target goes by, too."""
-        settings = self._log.app.settings
-        rows = self._log.app.catalog.backups(application=settings.application, limit=_LOOKED_AT)
+        settings = self._app.settings
+        rows = self._app.catalog.backups(application=settings.application, limit=_LOOKED_AT)
         if not rows:
             return []
         newest = f"the newest backup, {rows[0].backup_id},"
@@ -143,8 +144,8 @@ class Replaced:
 
     def _remove(self, which: Journal | Kept | RestoredConfiguration, what: str) -> None:
         def record(result: str) -> None:
-            details: dict[str, object] = {"what": what, "run": self._log.app.actor.run_id}
-            self._log.record("delete replaced", which.restore_id, result, details)
+            details = {"what": what, "run": self._app.actor.run_id}
+            audit.record(self._app, action="delete replaced", subject=which.restore_id, result=result, details=details)
 
         try:
             if isinstance(which, RestoredConfiguration):

@@ -10,7 +10,7 @@ from twist_dr.errors import BackupNotFound, StorageError
 from twist_dr.retention.deletion import Deleted
 from twist_dr.retention.facts import TargetFacts
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.progress import human_bytes
 from twist_dr.watch import audit
 
 
@@ -30,23 +30,11 @@ class TargetOutcome:
         self.problems.append(f"{self.name}: {clause}")
 
 
-@dataclass
-class Log:
-    """Writes into the audit log what the actor does."""
-
-    app: Application
-    report: Report
-
-    def record(self, action: str, subject: str, result: str, details: dict[str, object]) -> None:
-        """A line that cannot be written is a warning."""
-        audit.note(self.app, self.report, action=action, subject=subject, result=result, details=details)
-
-
 class Telling:
     """Of what is done on one target."""
 
-    def __init__(self, log: Log, facts: TargetFacts, outcome: TargetOutcome) -> None:
-        self._log = log
+    def __init__(self, app: Application, facts: TargetFacts, outcome: TargetOutcome) -> None:
+        self._app = app
         self._facts = facts
         self._outcome = outcome
 
@@ -54,15 +42,13 @@ class Telling:
         """What is written down once a backup is none any more, before the rest of it and the tombstone go."""
 
         def note(size: int) -> None:
-            name, catalog = self._facts.name, self._log.app.catalog
+            name, catalog = self._facts.name, self._app.catalog
             forms = [copy.form for copy in catalog.copies(backup_id) if copy.target == name]
             with suppress(BackupNotFound):  # finished after the catalog was lost
                 catalog.record_copy(backup_id, name, state="deleted", form=forms[0] if forms else "unknown")
-            self._log.record(
-                "delete copy",
-                f"{backup_id} on {name}",
-                "done",
-                {"why": why, "run": self._log.app.actor.run_id, "bytes": size},
+            details = {"why": why, "run": self._app.actor.run_id, "bytes": size}
+            audit.record(
+                self._app, action="delete copy", subject=f"{backup_id} on {name}", result="done", details=details
             )
             self._facts.ground.folders.pop(backup_id, None)
             with suppress(StorageError):  # those that ran out: nothing else lets a backup go
@@ -87,7 +73,7 @@ class Telling:
         self._say(deleted, f"incomplete backup {deleted.backup_id}")
 
     def _say(self, deleted: Deleted, what: str) -> None:
-        name, report = self._facts.name, self._log.report
+        name, report = self._facts.name, self._app.report
         if deleted.fate == "deleted":
             report.info(f"{name}: deleted {what}, {human_bytes(deleted.freed)}")
         elif deleted.fate == "kept":
@@ -98,4 +84,5 @@ class Telling:
     def _audit(self, action: str, deleted: Deleted, why: str) -> None:
         result = "done" if deleted.fate == "deleted" else f"{deleted.fate}: {deleted.reason}"
         subject = f"{deleted.backup_id} on {self._facts.name}"
-        self._log.record(action, subject, result, {"why": why, "run": self._log.app.actor.run_id})
+        details = {"why": why, "run": self._app.actor.run_id}
+        audit.record(self._app, action=action, subject=subject, result=result, details=details)

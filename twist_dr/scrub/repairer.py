@@ -21,7 +21,7 @@ from twist_dr.scrub.throttle import Throttle
 from twist_dr.scrub.trace import note_repair
 from twist_dr.scrub.wal_reading import WalObject, fetch_good_wal, store_good_wal
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.wal.objects import WalArchive
 
@@ -41,12 +41,11 @@ class Repairer:
         app: Application,
         repositories: Mapping[str, Repository],
         throttles: Mapping[str, Throttle],
-        report: Report,
     ) -> None:
         self._app = app
         self._repositories = repositories
         self._throttles = throttles
-        self._report = report
+        self._report = app.report
         clear_left_over(app.settings.work_dir, _PREFIX)
 
     # -- copies ------------------------------------------------------------------------------------------------------
@@ -186,9 +185,7 @@ class Repairer:
     def _trace(self, what: str, target: str, told: str, sources: str) -> None:
         self._report.warning(f"{what} on {target} was bad and is repaired from {sources}: {told}")
         repair = Repair(backup_id=what, target=target, at=datetime.now(timezone.utc), what=told, source=sources)
-        warning = note_repair(self._app, repair)
-        if warning is not None:
-            self._report.warning(warning)
+        note_repair(self._app, repair)
 
     def _found(self, read: CopyRead, outcome: ScrubOutcome, result: str) -> ScrubFinding:
         return ScrubFinding(read.backup_id, read.target, read.told, outcome, result)

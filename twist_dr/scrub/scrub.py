@@ -35,7 +35,7 @@ from twist_dr.scrub.wal import WalScrub
 from twist_dr.scrub.wal_reading import WalObject
 from twist_dr.settings import Application
 from twist_dr.storage.base import Progress, told_of
-from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.progress import human_bytes
 from twist_dr.wal.objects import WalArchive
 
 #: Pending for longer than any upload takes: the run died.
@@ -49,21 +49,20 @@ class Scrub:
         self,
         app: Application,
         repositories: Mapping[str, Repository],
-        report: Report,
         *,
         now: datetime | None = None,
     ) -> None:
         self._app = app
         self._repositories = repositories
-        self._report = report
+        self._report = app.report
         self._now = now or datetime.now(timezone.utc)
         most = app.settings.scrub.max_mib_per_second
         rate = None if most is None else most * (1 << 20)
-        self._throttles = {name: Throttle(rate, report.stop) for name in repositories}
-        self._repairer = Repairer(app, repositories, self._throttles, report)
+        self._throttles = {name: Throttle(rate, app.report.stop) for name in repositories}
+        self._repairer = Repairer(app, repositories, self._throttles)
         self._repairing = ThreadPoolExecutor(1, "repair")
         self._repaired: list[Future[ScrubFinding]] = []
-        self._wal = WalScrub(app, report, self._throttles, self._repair_wal)
+        self._wal = WalScrub(app, self._throttles, self._repair_wal)
         self._counting = threading.Lock()
         self.result = ScrubResult()
 

@@ -18,11 +18,11 @@ def repairs(catalog: Catalog, application: str) -> tuple[Repair, ...]:
     return (catalog.note(application, Repairs) or Repairs()).repairs
 
 
-def note_repair(app: Application, repair: Repair) -> str | None:
-    """Leave the trace of a repair, in the note and in the audit log. Returns a sentence when the latter did not take it."""
+def note_repair(app: Application, repair: Repair) -> None:
+    """Leave the trace of a repair, in the note and in the audit log."""
     kept = [each for each in repairs(app.catalog, app.name) if repair.at - each.at < _KEPT_FOR]
     app.catalog.leave_note(app.name, Repairs(repairs=(*kept, repair)[-_KEPT:]))
-    return record(
+    record(
         app, action="repair", subject=f"{repair.backup_id} on {repair.target}", result="repaired",
         details={"what": repair.what, "source": repair.source, "run_id": app.actor.run_id},
     )  # fmt: skip

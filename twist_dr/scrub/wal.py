@@ -36,7 +36,6 @@ from twist_dr.scrub.wal_reading import (
 )
 from twist_dr.settings import Application
 from twist_dr.settings.policy import longest_window
-from twist_dr.system.progress import Report
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import Holdings, WalArchive
 
@@ -50,12 +49,10 @@ StartRepair = Callable[[WalObject, WalArchive, str, Callable[[], bool] | None], 
 class WalScrub:
     """Reads what targets have archived. ``objects``: how many were read. Safe for several threads, each with its own target."""
 
-    def __init__(
-        self, app: Application, report: Report, throttles: Mapping[str, Throttle], repair: StartRepair
-    ) -> None:
+    def __init__(self, app: Application, throttles: Mapping[str, Throttle], repair: StartRepair) -> None:
         self.objects = 0
         self._app = app
-        self._report = report
+        self._report = app.report
         self._throttles = throttles
         self._repair = repair
         self._counting = threading.Lock()

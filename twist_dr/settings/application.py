@@ -99,9 +99,9 @@ class Application:
             self.settings.lock_dir, self.name, operation, scope=scope, patience=patience, waiting=waiting
         )
 
-    def exclusively(self, operation: str, report: Report) -> AbstractContextManager[None]:
+    def exclusively(self, operation: str) -> AbstractContextManager[None]:
         """The application's lock, waited for as long as the actor is patient. Raises ``Busy``."""
-        return self.lock(operation, patience=self.actor.patience, waiting=report.info)
+        return self.lock(operation, patience=self.actor.patience, waiting=self.report.info)
 
     def in_use(self, backup_ids: Sequence[str], what: str) -> AbstractContextManager[None]:
         """While it lasts, no cleanup begins to delete these backups."""

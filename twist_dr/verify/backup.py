@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from twist_dr.catalog import Catalog
 from twist_dr.errors import BackupNotFound, LaunchRefused, StorageError, TwistDRError, VerificationFailed, WalError
 from twist_dr.repository.first_good import CORRUPT, PASSED_OVER, first_good, told_by_all
 from twist_dr.repository.kinds import KINDS
@@ -15,7 +14,6 @@ from twist_dr.repository.manifest import Kind, kind_of
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
 from twist_dr.system.events import Proven
-from twist_dr.system.progress import Report
 from twist_dr.system.words import no_good_copy
 from twist_dr.verify.choosing import Choice, choose_newest, lacks, note_bad, summed_up
 from twist_dr.verify.proof import prove, record_verification
@@ -64,21 +62,21 @@ class Verified:
             raise VerificationFailed(f"{result.backup_id} is verified from {result.target}, but {summed_up(told)}")
 
 
-def verify(app: Application, wanted: str, target: str, report: Report) -> Verified:
+def verify(app: Application, wanted: str, target: str) -> Verified:
     """Prove a backup from the first good copy, and write down what came out.
 
     ``wanted``: an id, or one of ``latest``, ``latest-base``, ``latest-configuration``, with a label behind a colon; ``target``: a name, or ``any``.
     Raises ``VerificationFailed`` when no copy is good, and what :func:`choose_newest` raises; what is found bad is in the result.
     """
     repositories = _repositories(app, target)
-    choice = _chosen(app, wanted, repositories, report)
+    choice = _chosen(app, wanted, repositories)
     backup_id = choice.backup_id
     started_at = datetime.now(timezone.utc)
     corrupt: list[str] = []
     with app.in_use([backup_id], "a verification reads it"):
-        result = _verify_first_good(app, backup_id, repositories, report, corrupt)
+        result = _verify_first_good(app, backup_id, repositories, corrupt)
     record_verification(app, result, started_at)
-    note_key_use(app, "verify", result.backup_id, report)
+    note_key_use(app, "verify", result.backup_id)
     known = app.catalog.backup(app.name, backup_id)
     meant = known is None or is_meant(known.label, None)
     found = Verified(app.name, result, meant, tuple(corrupt), tuple(choice.missing))
@@ -97,14 +95,14 @@ def _repositories(app: Application, wanted: str) -> list[Repository]:
     return [place for name, place in app.repositories().items() if wanted in ("any", name)]
 
 
-def _chosen(app: Application, wanted: str, repositories: list[Repository], report: Report) -> Choice:
+def _chosen(app: Application, wanted: str, repositories: list[Repository]) -> Choice:
     word, label = split_label(wanted)
     kind = _NEWEST.get(word)
-    return Choice(wanted) if kind is None else choose_newest(app, kind, repositories, report, label)
+    return Choice(wanted) if kind is None else choose_newest(app, kind, repositories, label)
 
 
 def _verify_first_good(
-    app: Application, backup_id: str, repositories: list[Repository], report: Report, corrupt: list[str]
+    app: Application, backup_id: str, repositories: list[Repository], corrupt: list[str]
 ) -> VerificationResult:
     """The result from the first good copy. Names of targets whose copies are bad are added to ``corrupt``."""
     catalog, failed = app.catalog, list[TwistDRError]()
@@ -113,13 +111,13 @@ def _verify_first_good(
         manifest, sealed = repository.sealed(backup_id, app.keyring)
         if catalog.backup(manifest.application, backup_id) is None:
             catalog.record_backup(manifest, sealed, run_id=None)
-        report.info(f"verifying {backup_id} from {repository.target.name}")
-        return prove(app, manifest, repository, report)
+        app.report.info(f"verifying {backup_id} from {repository.target.name}")
+        return prove(app, manifest, repository)
 
     def pass_over(repository: Repository, error: TwistDRError) -> None:
         name = repository.target.name
         failed.append(error)
-        report.warning(f"passed over {name}: {error.clause}")
+        app.report.warning(f"passed over {name}: {error.clause}")
         if isinstance(error, CORRUPT) or (isinstance(error, BackupNotFound) and catalog.is_held(backup_id, name)):
             corrupt.append(name)
             note_bad(catalog, backup_id, name, error)
@@ -130,18 +128,18 @@ def _verify_first_good(
         asked = [repository.target.name for repository in repositories]
         raise VerificationFailed(f"{no_good_copy(asked, backup_id)} {told_by_all(failed)}")
     # The other targets' copies are not read, but they must be there.
-    corrupt += _lacking(catalog, backup_id, repositories[len(failed) + 1 :], report)
+    corrupt += _lacking(app, backup_id, repositories[len(failed) + 1 :])
     return found[1]
 
 
-def _lacking(catalog: Catalog, backup_id: str, repositories: list[Repository], report: Report) -> list[str]:
+def _lacking(app: Application, backup_id: str, repositories: list[Repository]) -> list[str]:
     """Those of the targets that should have a copy and have none. One that does not answer is only said: it is not its copy's fault."""
     found = []
     for repository in repositories:
         try:
-            found += [repository.target.name] if lacks(catalog, backup_id, repository) else []
+            found += [repository.target.name] if lacks(app.catalog, backup_id, repository) else []
         except StorageError as error:
-            report.warning(f"passed over {repository.target.name}: {error.clause}")
+            app.report.warning(f"passed over {repository.target.name}: {error.clause}")
     return found
 
 

@@ -15,7 +15,6 @@ from twist_dr.repository.manifest import Kind, Label, Manifest
 from twist_dr.repository.newest import Newest, anything, find_newest, with_database
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.system.words import few, no_good_copy
 
 #: Newer backups than the one that was found that are looked for in the catalog, and that a sentence names.
@@ -32,7 +31,7 @@ class Choice:
 
 
 def choose_newest(
-    app: Application, kind: Kind, repositories: Sequence[Repository], report: Report, label: Label | None = None
+    app: Application, kind: Kind, repositories: Sequence[Repository], label: Label | None = None
 ) -> Choice:
     """The newest genuine backup of a kind on any of the targets, and what of newer ones must be said. ``label`` as in ``is_meant``.
 
@@ -46,13 +45,13 @@ def choose_newest(
             repository.target.prepare()
         except StorageError as error:
             away[repository.target.name] = error
-            report.warning(f"passed over {repository.target.name}: {error.clause}")
+            app.report.warning(f"passed over {repository.target.name}: {error.clause}")
     repositories = [repository for repository in repositories if repository.target.name not in away]
     usable, physical = with_database if kind == FULL.kind else anything, KINDS[kind].physical
     if physical:
-        whole = {base.backup_id for base in find_bases(repositories, app.keyring, report)}
+        whole = {base.backup_id for base in find_bases(repositories, app.keyring, app.report)}
         usable = lambda manifest: manifest.backup_id in whole  # noqa: E731
-    found = find_newest(repositories, app.keyring, kind, report, usable=usable, label=label)
+    found = find_newest(repositories, app.keyring, kind, app.report, usable=usable, label=label)
     chosen = found.chosen if found.chosen is not None and (not physical or usable(found.chosen)) else None
     found.away |= away
     if len(found.away) == len(names) == 1:
@@ -76,9 +75,11 @@ def choose_newest(
             remedy=f"launch the job {KINDS[kind].job} first",
         )
     if found.set_aside and label is None:
-        report.info(f"passed over {few(found.set_aside)}, labelled {SET_ASIDE}: what a restore was about to replace")
+        app.report.info(
+            f"passed over {few(found.set_aside)}, labelled {SET_ASIDE}: what a restore was about to replace"
+        )
     for sentence in missing:
-        report.warning(sentence)
+        app.report.warning(sentence)
     return Choice(chosen.backup_id, tuple(missing))
 
 

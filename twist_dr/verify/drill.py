@@ -13,7 +13,7 @@ from twist_dr.repository.first_good import CORRUPT
 from twist_dr.repository.manifest import Kind, Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report, human_seconds
+from twist_dr.system.progress import human_seconds
 from twist_dr.verify.choosing import choose_newest, note_bad, summed_up
 from twist_dr.verify.proof import prove, record_verification
 from twist_dr.verify.rehearsal import rehearse
@@ -35,13 +35,13 @@ _RECOVERY = {"fetch": ("unpack",), "replay": ("replay", "prove", "promote"), "co
 class Drill:
     """One drill. ``ways`` are those that were rehearsed to the end."""
 
-    def __init__(self, app: Application, report: Report) -> None:
+    def __init__(self, app: Application) -> None:
         self.settings = app.settings
         self.ways: dict[str, WayBack] = {}
         self.target = ""
         self.notes: list[str] = []
         self._app = app
-        self._report = report
+        self._report = app.report
         self._began_at = datetime.now(timezone.utc)
         self._missing: list[str] = []
 
@@ -83,7 +83,7 @@ class Drill:
 
     def _newest(self, kind: Kind, repository: Repository) -> str:
         """Raises what :func:`choose_newest` raises."""
-        choice = choose_newest(self._app, kind, [repository], self._report)
+        choice = choose_newest(self._app, kind, [repository])
         self._missing += choice.missing
         return choice.backup_id
 
@@ -98,7 +98,7 @@ class Drill:
 
     def _restore(self, repository: Repository, backup_id: str) -> None:
         def work(manifest: Manifest) -> VerificationResult:
-            return prove(self._app, manifest, repository, self._report)
+            return prove(self._app, manifest, repository)
 
         result = self._rehearsed(repository, backup_id, [backup_id], work)
         record_verification(self._app, result, self._began_at)
@@ -112,7 +112,7 @@ class Drill:
             return
 
         def work(manifest: Manifest) -> VerificationResult:
-            known = known_reach(self._app, self._report, repository.target.name)
+            known = known_reach(self._app, repository.target.name)
             return rehearse(
                 verification_plan(self.settings, self._app.cluster), manifest, repository, self._app.keyring, self._report,
                 patience=self.settings.restore.stall_seconds, to="latest", known=known,
@@ -142,7 +142,7 @@ class Drill:
                 manifest, sealed = repository.sealed(backup_id, self._app.keyring)
                 if self._app.catalog.backup(self._app.name, backup_id) is None:
                     self._app.catalog.record_backup(manifest, sealed, run_id=None)
-                note_key_use(self._app, "verify", backup_id, self._report)
+                note_key_use(self._app, "verify", backup_id)
                 return work(manifest)
             except CORRUPT as error:
                 note_bad(self._app.catalog, backup_id, name, error)

@@ -9,25 +9,24 @@ from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.verify.configuration import check_configuration
 from twist_dr.verify.rehearsal import rehearse
 from twist_dr.verify.verification import VerificationResult, verify_backup
 
 
-def prove(app: Application, manifest: Manifest, repository: Repository, report: Report) -> VerificationResult:
+def prove(app: Application, manifest: Manifest, repository: Repository) -> VerificationResult:
     """A full backup is restored, a base backup recovered to the point whose rows it counted, a configuration backup read whole."""
     settings, keyring = app.settings, app.keyring
     if not KINDS[manifest.kind].brings_data:
         repository.held(manifest)
         return check_configuration(
             manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
-            scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=report,
+            scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=app.report,
         )  # fmt: skip
     plan = verification_plan(settings, app.cluster)
     if not KINDS[manifest.kind].physical:
-        return verify_backup(plan, manifest, repository, keyring, report)
-    return rehearse(plan, manifest, repository, keyring, report, patience=settings.restore.stall_seconds)
+        return verify_backup(plan, manifest, repository, keyring, app.report)
+    return rehearse(plan, manifest, repository, keyring, app.report, patience=settings.restore.stall_seconds)
 
 
 def record_verification(app: Application, result: VerificationResult, started_at: datetime) -> None:

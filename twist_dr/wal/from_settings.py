@@ -30,7 +30,7 @@ from twist_dr.settings import Application, Settings, WalSettings
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.patience import patient
 from twist_dr.system.lock import application_lock
-from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.words import counted
 from twist_dr.wal.archived import Known, Shipped, gaps_after
 from twist_dr.wal.destinations import Destination
@@ -76,11 +76,11 @@ def archives(app: Application) -> dict[str, WalArchive]:
 class Shipping:
     """Ships for one application, again and again. A context manager: leaving it ends threads and connections."""
 
-    def __init__(self, app: Application, report: Report) -> None:
+    def __init__(self, app: Application) -> None:
         settings, wal = app.settings, wal_settings(app.settings)
         self._app = app
         self._wal = wal
-        self._report = report
+        self._report = app.report
         self._primary = Primary(Cluster(settings.replication_url), settings.wal_slot)
         destinations = {
             name: Destination(archive, settings.storage_targets[name].form) for name, archive in archives(app).items()
@@ -90,7 +90,7 @@ class Shipping:
             Spool(settings.wal_spool),
             destinations,
             app.keyring,
-            report,
+            app.report,
             required=wal.required_targets,
             level=settings.backup.compression_level,
             workers=wal.workers,
@@ -222,7 +222,7 @@ def _position_row(application: str, target: str, shipped: Shipped) -> WalPositio
     )
 
 
-def known_reach(app: Application, report: Report, target: str | None = None, source: str = "any") -> list[Known]:
+def known_reach(app: Application, target: str | None = None, source: str = "any") -> list[Known]:
     """How far each target's archive (or that of one) was known to reach: by the catalog, and by what shipping remembers here.
 
     ``source``: the only target that a recovery reads, or ``any``. Recovering needs none of them: a catalog that does not answer is only said.
@@ -239,7 +239,7 @@ def known_reach(app: Application, report: Report, target: str | None = None, sou
                     Known(f"by the catalog {row.target}", row.system_identifier, row.timeline, lsn, row.at, asked)
                 )
     except CatalogUnavailable as unavailable:
-        report.warning(f"how far archives were known to reach is not known: {unavailable}")
+        app.report.warning(f"how far archives were known to reach is not known: {unavailable}")
     state = Spool(app.settings.wal_spool).load_state()
     for name in state.positions:
         if target in (None, name) and (position := state.position(name)) is not None:
@@ -276,9 +276,9 @@ def raise_failures(shipped: Shipped) -> None:
         raise kind(" ".join(line if line.endswith(".") else f"{line}." for line in told))
 
 
-def receive(settings: Settings, report: Report, stop: threading.Event) -> None:
-    """Receive until ``stop`` is set. Raises ``Busy`` when another process of this machine receives, ``SettingsError``."""
-    wal = wal_settings(settings)
+def receive(app: Application) -> None:
+    """Receive until the report is told to stop. Raises ``Busy`` when another process of this machine receives, ``SettingsError``."""
+    settings, wal = app.settings, wal_settings(app.settings)
     if wal.source != "receive":
         raise SettingsError(
             "wal.source is 'archive': the server's archiver fills the spool",
@@ -286,9 +286,9 @@ def receive(settings: Settings, report: Report, stop: threading.Event) -> None:
         )
     spool = Spool(settings.wal_spool)
     tools = find_tools(settings.database.client_tools)
-    with application_lock(settings.lock_dir, settings.application, "Receiving WAL", scope="receiver"):
-        Receiver(Cluster(settings.replication_url), settings.wal_slot, spool, tools, report).run(stop)
-        report.info("stopped; the slot keeps on the server what is written from now on")
+    with app.lock("Receiving WAL", scope="receiver"):
+        Receiver(Cluster(settings.replication_url), settings.wal_slot, spool, tools, app.report).run(app.report.stop)
+        app.report.info("stopped; the slot keeps on the server what is written from now on")
 
 
 def is_anybody_shipping(settings: Settings) -> bool:
@@ -306,10 +306,10 @@ class AwaitWal:
     Call it from any thread: ``shipping`` works under its lock, for one of them at a time.
     """
 
-    def __init__(self, settings: Settings, shipping: Shipping, report: Report) -> None:
-        self._settings = settings
+    def __init__(self, app: Application, shipping: Shipping) -> None:
+        self._settings = app.settings
         self._shipping = shipping
-        self._report = report
+        self._report = app.report
 
     def __call__(self, target: StorageTarget, manifest: Manifest) -> None:
         """Raises ``WalNotShipped`` when that takes too long, and storage errors."""

@@ -139,7 +139,7 @@ class Alerts:
         # Often it is what the run failed of.
         failed = ended.state == "failed" and str(unavailable) not in (ended.error or "")
         meanwhile = what_failed(ended) if failed else ""
-        tell_catalog_gone(self._app.settings, unavailable, _now(), self._app.report, meanwhile=meanwhile)
+        tell_catalog_gone(self._app, unavailable, _now(), meanwhile=meanwhile)
         _write_metrics(self._app)
 
 
@@ -189,7 +189,7 @@ def look_after(app: Application) -> None:
     from twist_dr.watch.alerts.reconcile import reconcile
 
     try:
-        reconcile(app.settings, app.catalog, _now(), app.report)
+        reconcile(app, _now())
     except Exception as error:
         app.report.warning(f"alerts could not be looked after: {error}")
     _write_metrics(app)

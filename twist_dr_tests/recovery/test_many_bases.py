@@ -86,6 +86,6 @@ def test_a_rebuild_fetches_each_manifest_once(folder: Path, tmp_path: Path) -> N
     target = Counting("office", folder)
     (tmp_path / "media").mkdir()
     app = Site(tmp_path, "postgresql://nobody@127.0.0.1:1/erp", tmp_path / "media").app(keyring=KEYRING)
-    rebuild_catalog(app, target, Report())
+    rebuild_catalog(app, target)
     read = {key: times for key, times in target.opened.items() if key.endswith("manifest.json")}
     assert len(read) == BASES and set(read.values()) == {1}

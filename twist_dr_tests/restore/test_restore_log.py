@@ -20,7 +20,7 @@ NOW = datetime(2026, 11, 21, 14, 0, tzinfo=timezone.utc)
 
 def running(app: Application, restore_id: str, mode: str = "replace") -> None:
     record = RestoreRecord(restore_id, "restore", mode, "why", "b")  # type: ignore[arg-type]
-    RestoreLog(app, Report(), verified=True).note(record)
+    RestoreLog(app, verified=True).note(record)
 
 
 def journal(journals: Journals, restore_id: str, phase: Phase) -> None:
@@ -39,7 +39,7 @@ def test_a_killed_restore_does_not_run_for_ever_in_the_log(app: Application) -> 
         running(app, restore_id, mode)
     journal(journals, "switched", "done")
     journal(journals, "taken-back", "reverted")
-    end_killed(app, Report(), but="ours")
+    end_killed(app, but="ours")
     states = {row.restore_id: row.state for row in catalog.restores("erp")}
     assert states == {"switched": "done", "taken-back": "settled", "early": "settled", "plan": "running", "ours": "running"}  # fmt: skip
     row = catalog.restore("erp", "taken-back")
@@ -59,7 +59,8 @@ def test_whatever_the_catalog_raises_stops_no_restore(app: Application, monkeypa
 
     monkeypatch.setattr(Catalog, "record_restore", fail)
     warnings: list[str] = []
-    log = RestoreLog(app, Report(Lines(warning=warnings.append)), verified=True)
+    app.__dict__["report"] = Report(Lines(warning=warnings.append))
+    log = RestoreLog(app, verified=True)
     record = RestoreRecord("r", "restore", "replace", "why", "b")
     log.note(record)
     log.note(record)

@@ -18,7 +18,6 @@ from twist_dr.restore.exchange import identity
 from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal
 from twist_dr.restore.settle import plan_undo
 from twist_dr.retention.replaced import Replaced
-from twist_dr.retention.telling import Log
 from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.catalog.test_restores import restore
 from twist_dr_tests.helpers import killed_at
@@ -64,8 +63,8 @@ class Scene:
 
     def replaced(self, now: datetime, allow_clock: bool = False) -> Replaced:
         said = self.site.said.append
-        log = Log(self.site.app(), Report(Lines(said, said)))
-        return Replaced(self.around, log, now, allow_clock=allow_clock)
+        app = self.site.app(report=Report(Lines(said, said)))
+        return Replaced(self.around, app, now, allow_clock=allow_clock)
 
     def audited(self) -> list[tuple[str, str, str]]:
         lines = [line for line in self.site.catalog.audit("erp") if line.action == "delete replaced"]

@@ -197,11 +197,11 @@ def test_a_hold_that_is_not_authentic_comes_back_with_the_catalog_as_one_without
     old = site.listed()[0]
     _hold(site, old)
     said: list[str] = []
-    rebuild_catalog(site.app(), site.targets["office"], Report(Lines(said.append, said.append)))
+    rebuild_catalog(site.app(report=Report(Lines(said.append, said.append))), site.targets["office"])
     (row,) = site.catalog.holds("erp")
     assert (row.backup_id, row.until) == (old, None) and "is not authentic" in row.reason
     assert any("held for ever" in line and old in line for line in said)
-    rebuild_catalog(site.app(), site.targets["office"], Report(Lines(said.append, said.append)))
+    rebuild_catalog(site.app(report=Report(Lines(said.append, said.append))), site.targets["office"])
     assert len(site.catalog.holds("erp")) == 1
 
 

@@ -21,6 +21,8 @@ from twist_dr.recovery.sandbox import ClusterSandbox
 from twist_dr.recovery.untar import Owner
 from twist_dr.restore.to_time import sandbox_base
 from twist_dr.settings import Actor, Settings
+from twist_dr.system.events import Event
+from twist_dr.system.progress import Lines, Report
 from twist_dr.watch.audit import log as audit
 from twist_dr.watch.audit.check import verify
 from twist_dr_tests.servers import PostgresServer
@@ -38,10 +40,12 @@ def bare_site(tmp_path: Path) -> Site:
 
 
 def written(site: Site, count: int = 6) -> tuple[Settings, Catalog]:
-    settings, catalog = site.settings(), site.catalog()
+    settings, catalog, told = site.settings(), site.catalog(), list[Event]()
     for number in range(1, count + 1):
-        told = audit.record(site.app(OPS), action="delete", subject=f"backup {number}", result="done")
-        assert told is None
+        audit.record(
+            site.app(OPS, report=Report(told.append)), action="delete", subject=f"backup {number}", result="done"
+        )
+    assert told == []
     return settings, catalog
 
 
@@ -147,10 +151,9 @@ def test_many_write_at_once_and_the_chain_holds(bare_site: Site, kind: str, requ
     troubles: list[str] = []
 
     def write(number: int) -> None:
-        app = bare_site.app(Actor(f"w{number}"))
+        app = bare_site.app(Actor(f"w{number}"), report=Report(Lines(warning=troubles.append)))
         for line in range(10):
-            told = audit.record(app, action="test", subject=str(line), result="done")
-            troubles.extend([told] if told else [])
+            audit.record(app, action="test", subject=str(line), result="done")
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(5)]
     for thread in threads:
@@ -176,19 +179,22 @@ def test_a_line_that_the_catalog_cannot_take_is_kept_and_written_later(bare_site
     database.write_bytes(b"no database" * 1000)
     for extra in database.parent.glob("catalog.db-*"):
         extra.unlink()
-    told = audit.record(
-        bare_site.app(OPS),
+    told: list[str] = []
+    app = bare_site.app(OPS, report=Report(Lines(warning=told.append)))
+    audit.record(
+        app,
         action="restore",
         subject="erp",
         result="done",
         details={"file": "a\udcff\0b", "path": Path("x")},
     )
-    assert told is not None and "will be later" in told
+    assert len(told) == 1 and "will be later" in told[0]
     database.unlink()
     good.rename(database)
     waiting = verify(settings, catalog)
     assert waiting.sound and "1 line waits" in waiting.problems[0].text
-    assert audit.record(bare_site.app(OPS), action="launch", subject="x", result="done") is None
+    audit.record(app, action="launch", subject="x", result="done")
+    assert len(told) == 1
     rows = bare_site.catalog().audit("erp")
     assert [row.action for row in rows] == ["delete", "restore", "launch"]
     assert rows[1].details["path"] == "x" and datetime.fromisoformat(rows[1].details["happened_at"]) < rows[1].at
@@ -197,8 +203,10 @@ def test_a_line_that_the_catalog_cannot_take_is_kept_and_written_later(bare_site
 
 def test_nothing_raises_when_not_even_the_disk_takes_a_line(bare_site: Site) -> None:
     bare_site.set(work_dir="/proc/nowhere")
-    told = audit.record(bare_site.app(OPS), action="launch", subject="x", result="done")
-    assert told is not None and "lacks a line" in told
+    told: list[str] = []
+    app = bare_site.app(OPS, report=Report(Lines(warning=told.append)))
+    audit.record(app, action="launch", subject="x", result="done")
+    assert len(told) == 1 and "lacks a line" in told[0]
     assert audit.note_settings(bare_site.app(OPS)) == []
 
 

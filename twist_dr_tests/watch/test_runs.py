@@ -114,7 +114,7 @@ def test_what_somebody_asked_for_in_vain_is_no_failed_run(
 
 def test_a_restore_that_was_killed_is_told_until_it_is_settled_and_not_later(settings: Settings) -> None:
     catalog, journals = Catalog(settings.catalog_url), Journals(settings.restores_dir)
-    note = RestoreLog(application(settings, Actor("someone", run_id="r1")), Report(), verified=True).note
+    note = RestoreLog(application(settings, Actor("someone", run_id="r1")), verified=True).note
     note(RestoreRecord("cut", "restore", "replace", "why", "b"))
     journal = Journal(restore_id="cut", kind="restore", application="erp", began_at=NOW, phase="switching")
     journals.save(journal)
@@ -122,13 +122,13 @@ def test_a_restore_that_was_killed_is_told_until_it_is_settled_and_not_later(set
     catalog.end_attempt("r1", state="killed")
 
     def told() -> list[str]:
-        reconcile(settings, catalog, datetime.now(timezone.utc), Report())
+        reconcile(application(settings), datetime.now(timezone.utc))
         return [row.cause for row in catalog.open_alerts("erp") if row.kind.startswith("restore_")]
 
     assert told() == ["restore_interrupted:cut"]
     journals.save(journal.model_copy(update={"phase": "reverted"}))
     assert told() == []
-    end_killed(application(settings), Report())
+    end_killed(application(settings))
     assert told() == []
 
 

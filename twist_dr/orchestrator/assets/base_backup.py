@@ -49,7 +49,7 @@ def base_backup_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
         context: dg.AssetExecutionContext, config: BaseBackupConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
         with operation(context, BACKUP_BASE, retry=True) as app:
-            manifest = take_base(app, config, app.report)
+            manifest = take_base(app, config)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=_metadata(manifest),

@@ -54,7 +54,7 @@ def configuration_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) 
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         with operation(context, BACKUP_CONFIGURATION, retry=True) as app:
             own = own_files(settings_file().absolute(), context.instance)
-            taken = take_configuration(app, config, app.report, find_history(context.instance), own)
+            taken = take_configuration(app, config, find_history(context.instance), own)
             manifest, found = taken.manifest, taken.found
             if not found.verified:
                 yield _read_back(key, found)

@@ -59,11 +59,11 @@ def copies_asset(settings: Settings, backup: dg.AssetKey, of_kind: Kind) -> dg.A
     def copies(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         with operation(context, launched, retry=True) as app:
             run = context.run
-            backup_id, own = backup_to_copy(app, of_kind, (run.run_id, run.parent_run_id, run.root_run_id), app.report)
+            backup_id, own = backup_to_copy(app, of_kind, (run.run_id, run.parent_run_id, run.root_run_id))
             # Bytes are checked as they are stored: whoever launches a check alone on its page has the copy made for it.
             checks = {check.asset_key for check in context.selected_asset_check_keys}
             chosen = {names[key]: key for key in sorted({*context.selected_asset_keys, *checks})}
-            for manifest, copy in copy_backup(app, backup_id, chosen, app.report, own=own):
+            for manifest, copy in copy_backup(app, backup_id, chosen, own=own):
                 key = chosen[copy.target]
                 check = _stored_bytes_checked(key, copy)
                 if key in context.selected_asset_keys:

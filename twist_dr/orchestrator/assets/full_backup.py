@@ -48,7 +48,7 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
         context: dg.AssetExecutionContext, config: FullBackupConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
         with operation(context, BACKUP_FULL, retry=True) as app:
-            manifest = take_full(app, config, app.report)
+            manifest = take_full(app, config)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=_metadata(manifest),

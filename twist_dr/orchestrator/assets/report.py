@@ -31,7 +31,7 @@ def report_asset(settings: Settings) -> dg.AssetsDefinition:
         from twist_dr.watch.status.report import html, markdown, write_report
 
         with operation(context, STATUS) as app:
-            status = STATUS(app, Config(), app.report)
+            status = STATUS(app, Config())
             drawn = plots(app.settings, app.catalog, status)
             path = write_report(app.settings, html(status, drawn))
             return dg.MaterializeResult(

@@ -52,7 +52,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
         context: dg.AssetExecutionContext, config: VerifyBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation]:
         with operation(context, VERIFY_BACKUP, retry=True) as app:
-            found = prove(app, config.backup, config.target, app.report)
+            found = prove(app, config.backup, config.target)
             result = found.result
             check = dg.AssetCheckResult(
                 asset_key=key,

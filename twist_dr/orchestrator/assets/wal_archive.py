@@ -52,7 +52,7 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
     )
     def wal_archive(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         with operation(context, SHIP_WAL, retry=True) as app:
-            shipped = ship_once(app, app.report)
+            shipped = ship_once(app)
             gaps = _gaps(app.catalog, app.name, shipped)
             for key, name in names.items():
                 outcome, check = shipped.targets[name], _no_gap(key, gaps.get(name, ()))

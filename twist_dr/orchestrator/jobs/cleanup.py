@@ -29,7 +29,7 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
 
 
 def _work(context: dg.OpExecutionContext, app: Application, config: CleanupConfig) -> None:
-    cleanup(app, config, app.report, _RunPage(context, app))
+    cleanup(app, config, _RunPage(context, app))
 
 
 class _RunPage(Page):
@@ -65,7 +65,7 @@ def _clean_history(context: dg.OpExecutionContext, app: Application) -> Iterable
     from twist_dr.orchestrator.jobs.history import clean_history
 
     try:
-        done = clean_history(context.instance, app.settings, app.catalog, datetime.now(timezone.utc), app.report)
+        done = clean_history(context.instance, app, datetime.now(timezone.utc))
     except (
         SettingsError
     ) as error:  # of storages that are not Dagster's own: for a person to know, and nothing to wait for

@@ -14,12 +14,11 @@ from datetime import datetime, timedelta
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from twist_dr.catalog import Catalog
 from twist_dr.catalog.notes import HistorySize
 from twist_dr.orchestrator.around import APPLICATION_TAG, DEAD_RUNS, LAUNCHERS
 from twist_dr.orchestrator.jobs.history_rows import HistoryRows
-from twist_dr.settings import Settings
-from twist_dr.system.progress import Report, human_bytes
+from twist_dr.settings import Application
+from twist_dr.system.progress import human_bytes
 from twist_dr.system.words import counted
 from twist_dr.watch.runs import ROUTINE_JOB
 
@@ -46,47 +45,45 @@ class HistoryCleanup:
         return f"Dagster's history: {counted(self.runs, 'run')} forgotten{more}{size}"
 
 
-def clean_history(
-    instance: dg.DagsterInstance, settings: Settings, catalog: Catalog, now: datetime, report: Report
-) -> HistoryCleanup:
+def clean_history(instance: dg.DagsterInstance, app: Application, now: datetime) -> HistoryCleanup:
     """Delete this application's runs, events and ticks that had their time. Raises what Dagster's storages raise, ``CatalogUnavailable``."""
     done = HistoryCleanup()
     if instance.is_ephemeral:
         return done
-    rows = HistoryRows(instance, settings.application)
-    wanted = settings.history
+    rows = HistoryRows(instance, app.name)
+    wanted = app.settings.history
     done.before = rows.stored_bytes()
-    kept = _Kept(instance, settings.application, rows.told_by() | _of_open_alerts(settings, catalog))
+    kept = _Kept(instance, app.name, rows.told_by() | _of_open_alerts(app))
     deadline = time.monotonic() + _SECONDS
     for job, age in ((ROUTINE_JOB, wanted.wal_runs), (None, wanted.runs)):
         for page in kept.pages(job, now - age):
             rows.delete_runs(page)
             done.runs += len(page)
-            if time.monotonic() > deadline or report.stop.is_set():
+            if time.monotonic() > deadline or app.report.stop.is_set():
                 done.left = True
                 break
     rows.delete_runless(now - wanted.wal_runs)
     _delete_ticks(instance, now - wanted.ticks)
     done.warnings += rows.give_back()
     done.after = rows.stored_bytes()
-    _note_size(catalog, settings.application, done, now)
+    _note_size(app, done, now)
     return done
 
 
-def _note_size(catalog: Catalog, application: str, done: HistoryCleanup, now: datetime) -> None:
+def _note_size(app: Application, done: HistoryCleanup, now: datetime) -> None:
     """For the status: the size now, and what it had grown by since the last note."""
     if done.before is None or done.after is None:
         return
-    known = catalog.note(application, HistorySize)
+    known = app.catalog.note(app.name, HistorySize)
     grown = known.bytes_per_day if known else None
     if known is not None and now - known.at > _SHORTEST:
         grown = (done.before - known.bytes) / ((now - known.at) / timedelta(days=1))
-    catalog.leave_note(application, HistorySize(at=now, bytes=done.after, bytes_per_day=grown))
+    app.catalog.leave_note(app.name, HistorySize(at=now, bytes=done.after, bytes_per_day=grown))
 
 
-def _of_open_alerts(settings: Settings, catalog: Catalog) -> set[str]:
+def _of_open_alerts(app: Application) -> set[str]:
     """Runs that people are sent to."""
-    return {row.run_id for row in catalog.open_alerts(settings.application) if row.run_id}
+    return {row.run_id for row in app.catalog.open_alerts(app.name) if row.run_id}
 
 
 class _Kept:

@@ -40,6 +40,6 @@ def shown(launched: Operation[C, R], page: Callable[[R], Mapping[str, dg.Metadat
     """Do it; ``page``: what the run shows of a result."""
 
     def work(context: dg.OpExecutionContext, app: Application, config: C) -> None:
-        context.add_output_metadata(page(launched(app, config, app.report)))
+        context.add_output_metadata(page(launched(app, config)))
 
     return work

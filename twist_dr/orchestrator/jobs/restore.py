@@ -13,7 +13,6 @@ from twist_dr.orchestrator.jobs.operation_job import operation_job
 from twist_dr.orchestrator.jobs.restore_page import watched
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application, Settings
-from twist_dr.system.progress import Report
 
 C = TypeVar("C", bound=Config)
 
@@ -21,12 +20,12 @@ C = TypeVar("C", bound=Config)
 def restore_job(
     settings: Settings,
     launched: Operation[C, RestoreRecord],
-    restore: Callable[[Application, C, Report, Shown], RestoreRecord],
+    restore: Callable[[Application, C, Shown], RestoreRecord],
 ) -> dg.JobDefinition:
     """``restore``, ``restore_to_time`` or ``undo_restore``: the operation's own function, and a page to show what it comes to."""
 
     def work(context: dg.OpExecutionContext, app: Application, config: C) -> None:
         with watched(context, app) as shown:
-            restore(app, config, app.report, shown)
+            restore(app, config, shown)
 
     return operation_job(settings, launched, work)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from twist_dr.catalog import AlertRow, CatalogUnavailable
 from twist_dr.errors import Busy
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 from twist_dr.system.documents import NOTE, read_file, read_mapping
-from twist_dr.system.progress import Report
 from twist_dr.watch.alerts.channels import deliver_all
 from twist_dr.watch.alerts.telling import ITSELF, channels, passed, telling
 from twist_dr.watch.alerts.words import compose
@@ -29,25 +28,22 @@ def _memory(settings: Settings) -> Path:
     return settings.work_dir / "alerts" / f"{settings.application}-catalog.json"
 
 
-def tell_catalog_gone(
-    settings: Settings, unavailable: CatalogUnavailable, now: datetime, report: Report, *, meanwhile: str = ""
-) -> None:
+def tell_catalog_gone(app: Application, unavailable: CatalogUnavailable, now: datetime, *, meanwhile: str = "") -> None:
     """Tell that nothing can be told. At most once an hour, by a small file: the catalog remembers nothing now.
 
     ``meanwhile``: a sentence of what else went wrong, which no alert can tell.
     """
     try:
-        with telling(settings, report):
-            _tell_without_catalog(settings, unavailable, now, report, meanwhile)
+        with telling(app):
+            _tell_without_catalog(app, unavailable, now, meanwhile)
     except Busy:
         return
     except Exception as error:
-        report.warning(f"that the catalog is not there could not be told: {type(error).__name__}: {error}")
+        app.report.warning(f"that the catalog is not there could not be told: {type(error).__name__}: {error}")
 
 
-def _tell_without_catalog(
-    settings: Settings, unavailable: CatalogUnavailable, now: datetime, report: Report, meanwhile: str
-) -> None:
+def _tell_without_catalog(app: Application, unavailable: CatalogUnavailable, now: datetime, meanwhile: str) -> None:
+    settings = app.settings
     path = _memory(settings)
     known = _recall(path)
     since = datetime.fromisoformat(known["since"]) if "since" in known else now
@@ -60,7 +56,7 @@ def _tell_without_catalog(
         deliveries = deliver_all(channels(settings), message)
         for each in deliveries:
             if not each.ok:
-                report.warning(f"alerts channel {each.channel}: {each.error}")
+                app.report.warning(f"alerts channel {each.channel}: {each.error}")
         # Also when nobody was reached: without a catalog a server that hangs must not be asked at each tick.
         remembered["told_at"] = now.isoformat()
     _remember(path, remembered)

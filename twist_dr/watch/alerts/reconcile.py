@@ -12,8 +12,7 @@ from datetime import datetime, timedelta
 
 from twist_dr.catalog import AlertRow, Catalog, CatalogUnavailable
 from twist_dr.errors import Busy
-from twist_dr.settings import Settings
-from twist_dr.system.progress import Report
+from twist_dr.settings import Application, Settings
 from twist_dr.system.severity import SEVERITIES, Severity
 from twist_dr.watch.alerts.catalog_gone import tell_catalog_back, tell_catalog_gone
 from twist_dr.watch.alerts.channels import Channel, Delivery, Event, Message, deliver_all
@@ -51,34 +50,35 @@ class _Change:
     event: Event | None
 
 
-def reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Report) -> Reconciled:
+def reconcile(app: Application, now: datetime) -> Reconciled:
     """Compare what is with the alerts that are open, write what changed, and tell those who should know. Never raises."""
     try:
-        outcome = _reconcile(settings, catalog, now, report)
-        tell_catalog_back(settings, now)
+        outcome = _reconcile(app, now)
+        tell_catalog_back(app.settings, now)
         return outcome
     except CatalogUnavailable as unavailable:
-        report.warning(str(unavailable))
-        tell_catalog_gone(settings, unavailable, now, report)
+        app.report.warning(str(unavailable))
+        tell_catalog_gone(app, unavailable, now)
         return Reconciled(problem=str(unavailable))
     except Exception as error:
         # Whoever calls has backups to make: what a defect of ours keeps from being told is told in his log.
         problem = f"alerts could not be looked after: {type(error).__name__}: {error}"
-        report.warning(problem)
+        app.report.warning(problem)
         return Reconciled(problem=problem)
 
 
-def _reconcile(settings: Settings, catalog: Catalog, now: datetime, report: Report) -> Reconciled:
+def _reconcile(app: Application, now: datetime) -> Reconciled:
+    settings, catalog = app.settings, app.catalog
     facts = gather(settings, catalog, now)
     if facts.note is None and not _changes(settings, catalog, facts, now):
         return Reconciled()
     try:
-        with telling(settings, report):
+        with telling(app):
             # What another process told while we waited is known now.
             facts = gather(settings, catalog, now)
             if facts.note is not None:
                 catalog.leave_note(settings.application, facts.note)
-            return _Round(settings, catalog, now, report).carry_out(_changes(settings, catalog, facts, now))
+            return _Round(app, now).carry_out(_changes(settings, catalog, facts, now))
     except Busy:
         return Reconciled()
 
@@ -186,9 +186,9 @@ class _Wanted:
 class _Round:
     """One round of writing and telling, under the lock."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, now: datetime, report: Report) -> None:
-        self._settings, self._catalog, self._now, self._report = settings, catalog, now, report
-        self._channels = channels(settings)
+    def __init__(self, app: Application, now: datetime) -> None:
+        self._app, self._now = app, now
+        self._channels = channels(app.settings)
         self._until = time.monotonic() + _ROUND_SECONDS
         self._deliveries: dict[str, Delivery] = {}
 
@@ -197,7 +197,7 @@ class _Round:
         resolved: list[AlertRow] = []
         told: dict[Event, list[AlertRow]] = {}
         # Written before anything is told: what was told and not known would be told again and again.
-        saved = [_Change(self._catalog.save_alert(each.row), each.event) for each in changes]
+        saved = [_Change(self._app.catalog.save_alert(each.row), each.event) for each in changes]
         for before, change in zip(changes, saved, strict=True):
             if before.row.id is None:
                 raised.append(change.row)
@@ -209,7 +209,7 @@ class _Round:
                     told.setdefault(change.event, []).append(change.row)
         finally:
             if self._deliveries:
-                record_deliveries(self._settings, self._catalog, self._deliveries.values(), self._now)
+                record_deliveries(self._app, self._deliveries.values(), self._now)
         every = tuple(self._deliveries.values())
         return Reconciled(tuple(raised), tuple(resolved), {name: tuple(rows) for name, rows in told.items()}, every)
 
@@ -218,14 +218,16 @@ class _Round:
             return False
         # Who gets the good news is who got the bad: by the worst that was told.
         shown = replace(row, severity=row.told_severity or row.severity) if event == "resolved" else row
-        message = compose(shown, event, now=self._now, dagster_url=self._settings.alerts.dagster_url)
+        message = compose(shown, event, now=self._now, dagster_url=self._app.settings.alerts.dagster_url)
         deliveries = self._deliver(message, listeners(self._channels, row, event))
         if not any(each.ok or each.reached for each in deliveries):
             return False
-        self._report.info(f"told ({event}): {row.message}")
+        self._app.report.info(f"told ({event}): {row.message}")
         if event != "resolved":
             worst = max(row.severity, row.told_severity or row.severity, key=_rank)
-            self._catalog.save_alert(replace(row, told_at=self._now, told_severity=worst, told_about=row.about or ()))
+            self._app.catalog.save_alert(
+                replace(row, told_at=self._now, told_severity=worst, told_about=row.about or ())
+            )
         return True
 
     def _deliver(self, message: Message, ways: Sequence[Channel]) -> list[Delivery]:
@@ -234,7 +236,7 @@ class _Round:
         for each in deliveries:
             self._deliveries[each.channel] = each
             if not each.ok:
-                self._report.warning(f"alerts channel {each.channel}: {each.error}")
+                self._app.report.warning(f"alerts channel {each.channel}: {each.error}")
         dead = {each.channel for each in deliveries if not each.ok and not each.reached}
         self._channels = [channel for channel in self._channels if channel.name not in dead]
         return deliveries

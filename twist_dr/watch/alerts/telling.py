@@ -6,10 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from twist_dr.catalog import AlertRow, Catalog, DeliveryRow
-from twist_dr.settings import Settings
-from twist_dr.system.lock import application_lock
-from twist_dr.system.progress import Report
+from twist_dr.catalog import AlertRow, DeliveryRow
+from twist_dr.settings import Application, Settings
 from twist_dr.watch.alerts.channels import Channel, Delivery, Event, Message
 from twist_dr.watch.alerts.facts import SKEW
 
@@ -24,15 +22,13 @@ _ALONE_AFTER = timedelta(hours=1)
 
 
 @contextmanager
-def telling(settings: Settings, report: Report, *, patience: float = _PATIENCE_SECONDS) -> Iterator[None]:
+def telling(app: Application, *, patience: float = _PATIENCE_SECONDS) -> Iterator[None]:
     """While alerts are changed and told. Raises ``Busy`` when another process does. A lock that cannot be made keeps nobody silent."""
-    lock = application_lock(
-        settings.lock_dir, settings.application, "Telling alerts", scope=LOCK_SCOPE, patience=patience
-    )
+    lock = app.lock("Telling alerts", scope=LOCK_SCOPE, patience=patience)
     try:
         lock.__enter__()
     except OSError as error:
-        report.warning(f"alerts are told without a lock, and so perhaps twice: {error}")
+        app.report.warning(f"alerts are told without a lock, and so perhaps twice: {error}")
         yield
         return
     try:
@@ -62,13 +58,13 @@ def listeners(ways: Sequence[Channel], row: AlertRow, event: Event) -> list[Chan
     return list(ways)
 
 
-def record_deliveries(settings: Settings, catalog: Catalog, deliveries: Iterable[Delivery], now: datetime) -> None:
+def record_deliveries(app: Application, deliveries: Iterable[Delivery], now: datetime) -> None:
     """Record how messages fared; ``since`` stays while a channel goes on working, or failing."""
-    known = {row.channel: row for row in catalog.deliveries(settings.application)}
+    known = {row.channel: row for row in app.catalog.deliveries(app.name)}
     for each in deliveries:
         before = known.get(each.channel)
         since = before.since if before is not None and before.ok == each.ok else now
-        catalog.record_delivery(DeliveryRow(settings.application, each.channel, each.ok, now, since, each.error))
+        app.catalog.record_delivery(DeliveryRow(app.name, each.channel, each.ok, now, since, each.error))
 
 
 def passed(since: datetime, time: timedelta, now: datetime) -> bool:

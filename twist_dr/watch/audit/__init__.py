@@ -4,11 +4,10 @@ from twist_dr.watch.audit.log import (
     audit_anchor,
     fingerprint,
     key_used,
-    note,
     note_key_use,
     note_settings,
     noting,
     record,
 )
 
-__all__ = ["audit_anchor", "fingerprint", "key_used", "note", "note_key_use", "note_settings", "noting", "record"]
+__all__ = ["audit_anchor", "fingerprint", "key_used", "note_key_use", "note_settings", "noting", "record"]

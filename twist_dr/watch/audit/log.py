@@ -36,7 +36,6 @@ from twist_dr.redaction import leaving
 from twist_dr.settings import Application, Settings
 from twist_dr.system.documents import NOTE, read_file, read_mapping
 from twist_dr.system.lock import application_lock
-from twist_dr.system.progress import Report
 
 #: How long a line waits for others to be written; a catalog that is locked holds each up for some 15 seconds.
 _PATIENCE_SECONDS = 60.0
@@ -99,10 +98,10 @@ def audit_anchor(settings: Settings) -> Path:
 
 def record(
     app: Application, *, action: str, subject: str, result: str, details: Mapping[str, Any] | None = None
-) -> str | None:
+) -> None:
     """Write a line about what the actor did into the audit log. Never raises: what is audited must not fail because a line could not be written.
 
-    A line that the catalog does not take is kept on disk and written with the next one. Returns a sentence about that, for a warning.
+    A line that the catalog does not take is kept on disk and written with the next one; that is a warning.
     """
     try:
         plain = _plain(json.loads(json.dumps(dict(details or {}), default=str)))
@@ -114,27 +113,17 @@ def record(
             recordable(result),
             plain,
         )
-        return _write(places(app.settings), app.settings.lock_dir, app.catalog, line)
+        trouble = _write(places(app.settings), app.settings.lock_dir, app.catalog, line)
     except Exception as error:
-        return f"The audit log lacks a line ({action} {subject}: {result}), and it could not be kept either ({error})."
-
-
-def note(
-    app: Application,
-    report: Report,
-    *,
-    action: str,
-    subject: str,
-    result: str,
-    details: Mapping[str, Any] | None = None,
-) -> None:
-    """:func:`record`, whose trouble is a warning."""
-    if trouble := record(app, action=action, subject=subject, result=result, details=details):
-        report.warning(trouble)
+        trouble = (
+            f"The audit log lacks a line ({action} {subject}: {result}), and it could not be kept either ({error})."
+        )
+    if trouble is not None:
+        app.report.warning(trouble)
 
 
 @contextmanager
-def noting(app: Application, report: Report, *, action: str, subject: str) -> Iterator[dict[str, Any]]:
+def noting(app: Application, *, action: str, subject: str) -> Iterator[dict[str, Any]]:
     """Around what somebody does: its line says whether it came to its end. Yields the line's details, to be filled in."""
     details, result = dict[str, Any](), "done"
     try:
@@ -143,32 +132,32 @@ def noting(app: Application, report: Report, *, action: str, subject: str) -> It
         result = f"failed: {type(error).__name__}"
         raise
     finally:
-        note(app, report, action=action, subject=subject, result=result, details=details)
+        record(app, action=action, subject=subject, result=result, details=details)
 
 
-def note_key_use(app: Application, purpose: str, backup_id: str, report: Report) -> None:
+def note_key_use(app: Application, purpose: str, backup_id: str) -> None:
     """Write that a backup's key was used, if the catalog knows that backup. ``purpose`` as in :func:`key_used`."""
     try:
         row = app.catalog.backup(app.name, backup_id)
     except CatalogUnavailable as unavailable:
-        report.warning(str(unavailable))
+        app.report.warning(str(unavailable))
         return
-    if row is not None and (problem := key_used(app, key_id=row.key_id, purpose=purpose, subject=backup_id)):
-        report.warning(problem)
+    if row is not None:
+        key_used(app, key_id=row.key_id, purpose=purpose, subject=backup_id)
 
 
-def key_used(app: Application, *, key_id: str, purpose: str, subject: str) -> str | None:
+def key_used(app: Application, *, key_id: str, purpose: str, subject: str) -> None:
     """Write that a key was used, once per run and purpose. ``purpose``: ``encrypt``, ``verify``, ``restore``. Never raises."""
     run_id = app.actor.run_id
     use = (app.name, run_id or subject, key_id, purpose)
     with _telling:
         if use in _told_uses:
-            return None
+            return
         _told_uses[use] = None
         if len(_told_uses) > _REMEMBERED_USES:
             _told_uses.popitem(last=False)
     details = {"purpose": purpose, "backup_id": subject, "run_id": run_id}
-    return record(app, action="use key", subject=key_id, result=purpose, details=details)
+    record(app, action="use key", subject=key_id, result=purpose, details=details)
 
 
 def note_settings(app: Application) -> list[str]:

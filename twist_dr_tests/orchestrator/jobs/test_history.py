@@ -29,7 +29,7 @@ from twist_dr.orchestrator.around import APPLICATION_TAG
 from twist_dr.orchestrator.jobs.history import HistoryCleanup, clean_history
 from twist_dr.orchestrator.jobs.history_rows import _vacuum
 from twist_dr.settings import Settings
-from twist_dr.system.progress import Report
+from twist_dr_tests.apps import application
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
 
@@ -92,7 +92,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def cleaned(instance: dg.DagsterInstance, settings: Settings, **later: float) -> HistoryCleanup:
-    return clean_history(instance, settings, Catalog(settings.catalog_url), NOW + timedelta(**later), Report())
+    return clean_history(instance, application(settings), NOW + timedelta(**later))
 
 
 def ids(instance: dg.DagsterInstance) -> set[str]:

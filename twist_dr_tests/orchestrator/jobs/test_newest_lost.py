@@ -103,7 +103,7 @@ def test_of_every_kind_the_newest_that_is_known_must_be_there_and_what_is_forged
         site.catalog.record_copy(deleted, name, state="deleted", form="zstd+enc")
     forged = f"99991231T235959Z-{kind}-ffff"
     _forge(site.site, forged)
-    choice = choose_newest(site.app(), kind, repositories, Report())
+    choice = choose_newest(site.app(), kind, repositories)
     assert choice.backup_id == older
     assert [forged in choice.missing[0], newest in choice.missing[1]] == [True, True]
     # What was deleted from here is not missed.

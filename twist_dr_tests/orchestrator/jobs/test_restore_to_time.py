@@ -322,12 +322,12 @@ def test_a_machine_that_keeps_a_server_away_from_nothing_says_so_in_the_plan_and
     newest: Recorded, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confinement, "way", lambda: "nothing")
-    app, report = newest.site.app(), Report()
-    plan = Recovery(app, RecoveryOrder(RecoveryRequest()), list(app.repositories().values()), report).run()
+    app = newest.site.app()
+    plan = Recovery(app, RecoveryOrder(RecoveryRequest()), list(app.repositories().values())).run()
     assert any("would refuse to do it" in line and "isolation: where-possible" in line for line in plan.warnings)
     order = RecoveryOrder(RecoveryRequest(), "cluster", "the server is gone", open_folder / "cluster")
     with pytest.raises(IsolationMissing):
-        Recovery(app, order, [], report).run()
+        Recovery(app, order, []).run()
 
 
 def test_a_base_backup_is_verified_by_a_recovery_whose_rows_are_those_of_its_restore_point(newest: Recorded) -> None:

@@ -55,8 +55,8 @@ def scrub(
     """What the job does, in this process: the job takes a second to start."""
     app = site.app(Actor("tester@host", run_id="run"))
     app.__dict__["targets"] = {**app.targets, **(places or {})}
-    report = Report(Lines(warning=(said if said is not None else []).append))
-    run = Scrub(app, app.repositories(patience), report, now=now)
+    app.__dict__["report"] = Report(Lines(warning=(said if said is not None else []).append))
+    run = Scrub(app, app.repositories(patience), now=now)
     return run.run(ScrubOrder(targets, backup, everything))
 
 
@@ -114,12 +114,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 def back_up(site: Site) -> None:
     """What backup_full does, in this process. Each target gets files of its own: hard links would share the damage."""
-    app, report = site.app(), Report()
+    app = site.app()
     targets = chosen_targets(app.settings, "all")
     plan = plan_backup(app, label="manual", reason="", parts=ALL_PARTS, targets=targets)
-    manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, report)
-    record_sealed(app, manifest)
-    copying = Copying(app, manifest, report)
+    manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, app.report)
+    record_sealed(app, manifest, app.actor.run_id)
+    copying = Copying(app, manifest)
     places = {name: (repository, targets[name]) for name, repository in app.repositories().items()}
     with app.staging.using(manifest.backup_id) as folder:
         list(copying.side_by_side(folder, places))
@@ -441,7 +441,7 @@ KILLED = (
     "LocalTarget.delete, LocalTarget.put = deleting, putting\n"
     "from twist_dr.settings import open_application\n"
     "app = open_application()\n"
-    "Scrub(app, app.repositories(20), Report()).run(ScrubOrder(BOTH, None, True))\n"
+    "Scrub(app, app.repositories(20)).run(ScrubOrder(BOTH, None, True))\n"
 )
 
 
@@ -524,8 +524,8 @@ def test_the_job_repairs_and_shows_what_it_found_and_fails_when_it_cannot(site: 
 
 def test_the_bound_of_the_settings_holds_and_an_interrupt_ends_the_wait(site: Site) -> None:
     site.set(scrub={"max_mib_per_second": 0.001})
-    app, report = site.app(), Report()
-    run = Scrub(app, app.repositories(5), report)
+    app = site.app()
+    run = Scrub(app, app.repositories(5))
     ended: list[BaseException] = []
 
     def work() -> None:
@@ -539,7 +539,7 @@ def test_the_bound_of_the_settings_holds_and_an_interrupt_ends_the_wait(site: Si
         scrubbing.start()
         scrubbing.join(1.5)
         assert scrubbing.is_alive(), "a megabyte takes minutes, and waiting is no silence of the target"
-        report.stop.set()
+        app.report.stop.set()
         scrubbing.join(10)
     assert len(ended) == 1 and site.catalog().note("erp", Scrubbed) is None
     assert set(states(site).values()) == {"checked"}

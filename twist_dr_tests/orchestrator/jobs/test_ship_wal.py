@@ -18,7 +18,6 @@ import pytest
 from twist_dr.catalog import Catalog, WalPositionRow
 from twist_dr.postgres.lsn import Gap, format_lsn
 from twist_dr.system.lock import application_lock
-from twist_dr.system.progress import Report
 from twist_dr.wal.archived import Shipped
 from twist_dr.wal.from_settings import LOCK_SCOPE, Shipping
 from twist_dr_tests.apps import application
@@ -154,7 +153,7 @@ def archived(site: WalSite, wal: Wal, *places: int) -> None:
 
 
 def shipped_with(site: WalSite, catalog: Catalog) -> Shipped:
-    with Shipping(site.site.app(catalog=catalog), Report()) as shipping:
+    with Shipping(site.site.app(catalog=catalog)) as shipping:
         return shipping.once()
 
 

@@ -14,7 +14,6 @@ from twist_dr.catalog import CatalogUnavailable
 from twist_dr.cli import alerts as alert_commands
 from twist_dr.errors import TwistDRError
 from twist_dr.settings import user_of_this_machine
-from twist_dr.system.progress import Report
 from twist_dr.watch.alerts.telling import telling
 from twist_dr_tests.watch.alerts.mailbox import mailbox, silent_server, webhook
 from twist_dr_tests.watch.alerts.test_reconcile import DAY, HOUR, MINUTE, Place, proven
@@ -164,7 +163,7 @@ def test_what_is_acknowledged_while_messages_are_sent_is_not_forgotten(operator:
     held, let_go = threading.Event(), threading.Event()
 
     def tell() -> None:
-        with telling(operator.place.settings, Report()):
+        with telling(operator.place.app()):
             held.set()
             let_go.wait(20)
 

@@ -11,7 +11,6 @@ from twist_dr.operations.rebuild import rebuild_catalog
 from twist_dr.repository.keys import Keyring, new_key
 from twist_dr.settings import Actor
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.progress import Report
 from twist_dr.watch import audit
 from twist_dr.watch.alerts.catalog_lost import is_lost
 from twist_dr_tests.apps import application
@@ -41,7 +40,7 @@ def rebuild(place: Place) -> None:
     (place.folder / "office").mkdir(exist_ok=True)
     keyring = Keyring("k1", {"k1": new_key("k1")}, "test")
     app = application(place.settings, keyring=keyring, catalog=place.catalog)
-    rebuild_catalog(app, LocalTarget("office", place.folder / "office"), Report())
+    rebuild_catalog(app, LocalTarget("office", place.folder / "office"))
 
 
 @pytest.mark.promise(11)

@@ -17,11 +17,12 @@ import pytest
 import yaml
 
 from twist_dr.catalog import AlertRow, AttemptRow, Catalog, SpaceRow
-from twist_dr.settings import Settings, parse_settings
+from twist_dr.settings import Application, Settings, parse_settings
 from twist_dr.system.progress import Lines, Report
 from twist_dr.watch.alerts.reconcile import Reconciled, reconcile
 from twist_dr.watch.alerts.telling import telling
 from twist_dr.watch.alerts.words import kind_in_words
+from twist_dr_tests.apps import application
 from twist_dr_tests.catalog.examples import record
 from twist_dr_tests.watch.alerts.mailbox import Mailbox, Webhook, mailbox, silent_server, webhook
 
@@ -55,9 +56,13 @@ class Place:
     def channel(self, name: str, url: str, **options: Any) -> None:
         self.document["alerts"]["channels"][name] = {"url": url, "timeout_seconds": 5, **options}
 
+    def app(self, catalog: Catalog | None = None) -> Application:
+        report = Report(Lines(self.said.append, self.said.append))
+        return application(self.settings, catalog=catalog or self.catalog, report=report)
+
     def tick(self, after: timedelta = MINUTE) -> Reconciled:
         self.now += after
-        return reconcile(self.settings, self.catalog, self.now, Report(Lines(self.said.append, self.said.append)))
+        return reconcile(self.app(), self.now)
 
     def ran(
         self, state: Any = "failed", job: str = "cleanup", error: str = "The disk is gone; look.", **changes: Any
@@ -310,7 +315,7 @@ def test_of_two_that_look_at_once_one_tells(place: Place, hook: Webhook) -> None
     def look() -> None:
         together.wait()
         catalog = Catalog(place.settings.catalog_url)
-        outcomes.append(reconcile(place.settings, catalog, place.now, Report()))
+        outcomes.append(reconcile(place.app(catalog), place.now))
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     for thread in threads:
@@ -328,7 +333,7 @@ def test_of_two_that_look_at_once_one_tells(place: Place, hook: Webhook) -> None
 def test_while_another_process_tells_nothing_is_told_beside_it_and_nothing_is_lost(place: Place, hook: Webhook) -> None:
     place.tick()
     place.ran()
-    with telling(place.settings, Report()):
+    with telling(place.app()):
         assert place.tick() == Reconciled()
     assert hook.calls == []
     place.tick()
