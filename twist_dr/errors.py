@@ -227,6 +227,10 @@ class RestoreRefused(RestoreError):
         return refused
 
 
+class RestoreUnconfirmed(RestoreRefused):
+    """Nothing but the confirmation is missing: the message says what would be done. Nothing was changed."""
+
+
 class RestoreFailed(RestoreError):
     """The restored database or files are not what the backup recorded, or could not be made. They are removed again; the live system is as it was."""
 

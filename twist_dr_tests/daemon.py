@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from twist_dr_tests.servers import free_port
-from twist_dr_tests.site import Site, beside
+from twist_dr_tests.site import TWIST_DR, Site, beside
 from twist_dr_tests.week import Watcher
 
 
@@ -42,7 +42,7 @@ def receiving(site: Site, *others: Sequence[str]) -> Iterator[None]:
                 environment = {**os.environ, **site.environment}
                 processes.append(
                     subprocess.Popen(
-                        [beside("twist-dr"), *command],
+                        [*TWIST_DR, *command],
                         env=environment,
                         cwd=site.folder,
                         stdout=log,

@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from twist_dr.cli import main
+from twist_dr.__main__ import main
 from twist_dr.orchestrator import around
 from twist_dr.postgres import sessions
 from twist_dr.redaction import known

@@ -19,7 +19,7 @@ from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.sources import Sources
 from twist_dr.system.progress import Lines, Report
-from twist_dr_tests.site import Site, beside
+from twist_dr_tests.site import TWIST_DR, Site
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def resident(site: Site, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A twist-dr process that stays, such as ``wal receive``; ended by its process id."""
     log = open(site.folder / f"{'-'.join(arguments)}.log", "ab")  # noqa: SIM115
     process = subprocess.Popen(
-        [beside("twist-dr"), *arguments],
+        [*TWIST_DR, *arguments],
         env={**os.environ, **site.environment},
         cwd=site.folder,
         stdin=subprocess.DEVNULL,

@@ -30,6 +30,8 @@ preloaded: Preloaded | None = None
 #: Whether what is run to its end is a command, and a process of its own.
 as_commands = False
 
+#: The command, as its script starts it.
+TWIST_DR = [sys.executable, "-m", "twist_dr"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -236,7 +238,7 @@ class Site:
     def command(self, *arguments: str, **environment: str) -> Outcome:
         """Run ``twist-dr`` as a shell does."""
         done = subprocess.run(
-            [beside("twist-dr"), *arguments], env={**os.environ, **self.environment, **environment}, cwd=self.folder,
+            [*TWIST_DR, *arguments], env={**os.environ, **self.environment, **environment}, cwd=self.folder,
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
         )  # fmt: skip
         return Outcome(done.returncode, done.stdout)

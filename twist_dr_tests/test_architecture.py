@@ -20,7 +20,7 @@ PACKAGE = Path(twist_dr.__file__).parent
 
 #: Whoever stands higher may import what stands lower, and nothing else: the rooms of ARCHITECTURE.md from top to bottom.
 ROOMS = (
-    "definitions", "orchestrator", "cli", "operations", "doctor", "verify", "scrub", "retention", "watch", "restore", "recovery", "backup", "wal",
+    "__main__", "definitions", "orchestrator", "cli", "operations", "doctor", "verify", "scrub", "retention", "watch", "restore", "recovery", "backup", "wal",
     "settings", "catalog", "postgres", "django_app", "repository", "storage", "system", "errors", "redaction",
 )  # fmt: skip
 DAGSTER_ROOMS = {"definitions", "orchestrator"}

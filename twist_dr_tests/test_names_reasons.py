@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from twist_dr.cli import main
+from twist_dr.__main__ import main
 from twist_dr.redaction import one_line
 from twist_dr.repository.keys import new_key
 from twist_dr.retention.holds import HoldNote, HoldNotes

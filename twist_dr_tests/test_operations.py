@@ -11,8 +11,7 @@ import dagster as dg
 import pytest
 
 from twist_dr.errors import PermissionMissing
-from twist_dr.operations import OPERATIONS
-from twist_dr.operations.table import JOBS
+from twist_dr.operations.table import JOBS, OPERATIONS
 from twist_dr.settings import Actor
 from twist_dr.settings.actor import ALL_PERMISSIONS
 from twist_dr_tests.site import Site
@@ -79,7 +78,7 @@ def test_a_script_backs_up_and_proves_without_the_orchestrator(site: Site) -> No
     program = (
         "import sys; sys.modules['dagster'] = None\n"
         "from twist_dr.system.progress import Lines, Report\n"
-        "from twist_dr.operations import OPERATIONS\n"
+        "from twist_dr.operations.table import OPERATIONS\n"
         "from twist_dr.settings import open_application\n"
         "app = open_application(Report(Lines(print, print)))\n"
         "def launch(name, **told):\n"

@@ -19,7 +19,7 @@ from twist_dr.wal.from_settings import Shipping, raise_failures
 from twist_dr.wal.spool import Spool
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import Site, beside
+from twist_dr_tests.site import TWIST_DR, Site
 
 
 class WalSite:
@@ -79,7 +79,7 @@ class WalSite:
         self.stop_receiver()
         with self._log.open("ab") as log:
             self._receiver = subprocess.Popen(
-                [beside("twist-dr"), "wal", "receive"], env={**os.environ, **self.site.environment}, cwd=self.site.folder,
+                [*TWIST_DR, "wal", "receive"], env={**os.environ, **self.site.environment}, cwd=self.site.folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 

@@ -20,6 +20,7 @@ from twist_dr.errors import (
     PermissionMissing,
     RecoveryPointInvalid,
     RestoreRefused,
+    RestoreUnconfirmed,
     SettingsError,
 )
 from twist_dr.postgres.lsn import Gap
@@ -44,7 +45,7 @@ RestoreState = Literal["running", "done", "refused", "failed", "undone", "settle
 _REFUSALS = frozenset(
     (
         *(Busy.code, LaunchRefused.code, PermissionMissing.code, SettingsError.code, BackupNotFound.code),
-        *(RestoreRefused.code, RecoveryPointInvalid.code, BaseBackupMissing.code),
+        *(RestoreRefused.code, RestoreUnconfirmed.code, RecoveryPointInvalid.code, BaseBackupMissing.code),
         "dagster_invalid_config_error",
     )
 )

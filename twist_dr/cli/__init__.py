@@ -1,6 +1,6 @@
-"""The terminal: the command ``twist-dr``, for what is not a job. Backups, verifications and tests are launched in Dagster (page, schedule, ``dagster job execute``).
+"""The terminal: the command ``twist-dr``.
 
-Dagster is not imported here, so these commands start at once and work when the orchestrator does not.
+Dagster is not imported here, so what is no job starts at once and works when the orchestrator does not. Jobs are run by what ``main`` is given.
 Exit status: 0 done, 1 failed or something is wrong (an error's sentence on standard error), 2 wrong usage.
 """
 
@@ -20,6 +20,8 @@ from twist_dr.cli.audit import add_commands as add_audit_commands
 from twist_dr.cli.backups import add_commands as add_list_command
 from twist_dr.cli.diff import add_commands as add_diff_command
 from twist_dr.cli.holds import add_commands as add_hold_commands
+from twist_dr.cli.launching import Launch
+from twist_dr.cli.launching import add_commands as add_launching_commands
 from twist_dr.cli.output import add_json, report, show, wants_json
 from twist_dr.cli.recover.arguments import add_arguments
 from twist_dr.cli.status import add_commands as add_status_commands
@@ -29,15 +31,15 @@ from twist_dr.redaction import keep_environment
 from twist_dr.redaction.stream import leaving_terminal
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
+def main(arguments: Sequence[str] | None, launch: Launch) -> int:
+    """Run one command; returns its exit status. ``launch`` runs a job."""
     keep_environment(os.environ)
     with leaving_terminal():
-        return _run(arguments)
+        return _run(sys.argv[1:] if arguments is None else [*arguments], launch)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+def _run(arguments: list[str], launch: Launch) -> int:
+    options = _parser(arguments, launch).parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except TwistDRError as error:
@@ -56,7 +58,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: list[str], launch: Launch) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="twist-dr", description="Disaster recovery for Django + PostgreSQL applications."
     )
@@ -133,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--id", help="its name (default: after today)")
     add_json(new)
     new.set_defaults(run=_keys_new)
+
+    # The table of operations is half a second of imports, which no other command needs.
+    if not arguments or arguments[0] not in commands.choices:
+        add_launching_commands(commands, launch)
+        # Of a list of settings with an option in its midst, argparse takes the first part alone.
+        arguments[1:] = sorted(arguments[1:], key=lambda word: not word.startswith("-"))
     return parser
 
 
@@ -278,7 +286,3 @@ def _keys_new(options: argparse.Namespace) -> None:
         "keep a new copy of that file elsewhere."
     )
     show(options, lambda: {"id": key.id, "check_value": key.check_value}, lambda: said)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -73,7 +73,7 @@ RESTORE = Operation(
     does="Restore a backup: plan it (the default), into a sandbox beside the live database, or cut over to it and keep what it replaces.",
 )  # fmt: skip
 RESTORE_TO_TIME = Operation(
-    "restore_to_time", "system_restore_backup", RestoreToTimeConfig, restore_to_time, plan={"mode": "plan"},
+    "restore_to_time", "system_restore_backup", RestoreToTimeConfig, restore_to_time, plan={"mode": "plan", "folder": ""},
     does="Recover to any second, LSN, transaction or named point: plan it (the default), into a sandbox, in the place of the "
     "live database, or as a data folder on a recovery host.",
 )  # fmt: skip

@@ -25,8 +25,8 @@ from twist_dr.errors import TwistDRError, code_of
 from twist_dr.operations.operation import Operation
 from twist_dr.redaction import leaving
 from twist_dr.settings import Actor, Application, ScheduleSettings, Settings, user_of_this_machine
-from twist_dr.system.events import Begun, Ended
-from twist_dr.system.progress import Bar, Lines, Report
+from twist_dr.system.events import Begun, Ended, Listener
+from twist_dr.system.progress import Lines, Report
 from twist_dr.watch.runs import KILLED, LABEL, SCHEDULED_FOR, listeners, note_killed, scheduled_for
 
 # Owners of jobs and sensors are beta in 1.13, and each definition would say so in every log; a contract test watches them.
@@ -44,6 +44,9 @@ APPLICATION_TAG = "twist_dr/application"
 DEAD_RUNS = "dead_runs"
 
 _PROCESS_TAG = "twist_dr/process"
+
+#: Who listens to the runs of this process besides: the terminal that launched them.
+_watching: list[Listener] = []
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 
@@ -161,6 +164,16 @@ def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
+def watching_runs(listener: Listener) -> Iterator[None]:
+    """While this lasts, it listens to what is run in this process."""
+    _watching.append(listener)
+    try:
+        yield
+    finally:
+        _watching.remove(listener)
+
+
+@contextmanager
 def operation(context: Context, launched: Operation[Any, Any], *, retry: bool = False) -> Iterator[Application]:
     """Around a step of what was launched. Gives the application of this run, to whose report the work tells its progress.
 
@@ -199,7 +212,7 @@ def _application(context: Context) -> Application:
     """The application of this run: on whose behalf it is, and who listens to it. Runs that died without a word are marked first."""
     shared: Application = getattr(context.resources, APPLICATION)
     attempt = attempt_of(context.run, shared.name)
-    report = Report(Bar(), Lines(_safely(context.log.info), _safely(context.log.warning)))
+    report = Report(*_watching, Lines(_safely(context.log.info), _safely(context.log.warning)))
     actor = Actor(attempt.who, shared.actor.permissions, attempt.run_id, _patience(context, shared.settings))
     app = shared.of(actor, report)
     # Runs of assets that somebody materializes by hand have no job's tags.

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from twist_dr.django_app.manage import DjangoApplication, read_code
 from twist_dr.django_app.migrations import compare_schema
-from twist_dr.errors import Obstacle, RestoreRefused, TwistDRError
+from twist_dr.errors import Obstacle, RestoreRefused, RestoreUnconfirmed, TwistDRError
 from twist_dr.postgres import databases
 from twist_dr.restore.cutover import Cutover, Surroundings
 from twist_dr.restore.journal import Journal
@@ -28,7 +28,7 @@ def undo_restore(
 ) -> RestoreRecord:
     """Undo ``latest``, or the restore of that id. Call it under the application's lock.
 
-    Not ``confirmed``, it raises ``RestoreRefused`` that says what would be put back. Raises also ``RestoreError`` when nothing is kept,
+    Not ``confirmed``, it raises ``RestoreUnconfirmed``, which says what would be put back. Raises also ``RestoreError`` when nothing is kept,
     ``CutoverFailed``, and ``RestoreUndone`` when the application is not healthy with it: what was live is live again then.
     """
     settle_interrupted(around, report)
@@ -41,7 +41,7 @@ def undo_restore(
         report.warning(line)
     record.warnings += mixed
     if not confirmed:
-        raise RestoreRefused(
+        raise RestoreUnconfirmed(
             f"Undoing {journal.restored_id} would put back {_what(journal)}",
             remedy="to do it, type the application's name in confirm",
         )

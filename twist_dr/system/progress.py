@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from twist_dr.errors import Cancelled
 from twist_dr.redaction import leaving, one_line
@@ -132,7 +132,8 @@ def how_far(event: Progress) -> str:
 class Bar:
     """Listens for a person who watches a terminal, where there is one: a bar for one part at a time. To be told before whoever prints lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, terminal: TextIO | None = None) -> None:
+        self._terminal = terminal
         self._part: Part | None = None
         self._shown: tqdm[Any] | None = None
 
@@ -143,7 +144,8 @@ class Bar:
             self._progress(event)
 
     def _progress(self, event: Progress) -> None:
-        if self._part is None and not event.over and sys.stderr.isatty():
+        terminal = self._terminal or sys.stderr
+        if self._part is None and not event.over and terminal.isatty():
             from tqdm import tqdm
 
             self._part = event.part
@@ -153,7 +155,7 @@ class Bar:
                 unit="B",
                 unit_scale=True,
                 leave=False,
-                file=bare(sys.stderr),
+                file=bare(terminal),
             )
         if self._shown is None or event.part is not self._part:
             return

@@ -38,7 +38,7 @@ from twist_dr_tests.bench.peers import PgBackRest
 from twist_dr_tests.bench.recoveries import Ways, against
 from twist_dr_tests.bench.scene import FORM, SLOT, TARGET, Scene
 from twist_dr_tests.recorded import resident
-from twist_dr_tests.site import beside
+from twist_dr_tests.site import TWIST_DR
 
 _MOST_MEMORY = 300
 _COMMIT_EVERY_SECONDS = 0.01
@@ -198,7 +198,7 @@ def _ship_command(scene: Scene, wal: Segments) -> float:
     spool = _filled(scene.folder / "filled", wal, lacking)
     scene.site.set(wal={"source": "archive", "spool": str(spool.root)})
     command = subprocess.Popen(
-        [beside("twist-dr"), "wal", "ship"], env={**os.environ, **scene.site.environment}, cwd=scene.site.folder, text=True,
+        [*TWIST_DR, "wal", "ship"], env={**os.environ, **scene.site.environment}, cwd=scene.site.folder, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     done = ended(command)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from twist_dr.__main__ import main
 from twist_dr.catalog.notes import Rebuilt
-from twist_dr.cli import main
 from twist_dr_tests.retention_site import FORM, NOW, RetentionSite
 
 

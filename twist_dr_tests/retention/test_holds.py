@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from twist_dr.cli import main
+from twist_dr.__main__ import main
 from twist_dr.errors import SettingsError
 from twist_dr.operations.holds import parse_until
 from twist_dr.repository.use import deciding

@@ -8,7 +8,7 @@ import dagster as dg
 
 from twist_dr.backup.copies import backup_to_copy, copy_backup
 from twist_dr.backup.storing import StoredCopy
-from twist_dr.operations import OPERATIONS
+from twist_dr.operations.table import OPERATIONS
 from twist_dr.orchestrator.around import APPLICATION, RUN_BACKUP, operation
 from twist_dr.orchestrator.assets.freshness import fresh_within, window_of
 from twist_dr.orchestrator.metadata import in_words

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from twist_dr.operations import OPERATIONS
-from twist_dr.operations.table import VERIFY_BACKUP
+from twist_dr.operations.table import OPERATIONS, VERIFY_BACKUP
 from twist_dr.orchestrator.around import owner, run_tags
 from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Kind

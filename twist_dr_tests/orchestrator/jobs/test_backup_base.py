@@ -19,7 +19,7 @@ from twist_dr.repository.manifest import BaseFacts
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import Site, beside
+from twist_dr_tests.site import TWIST_DR, Site
 
 NEWEST = max(TOOLS)
 
@@ -60,7 +60,7 @@ def receiving(site: Site) -> Iterator[None]:
     log = site.folder / "receive.log"
     with open(log, "w") as output:
         process = subprocess.Popen(
-            [beside("twist-dr"), "wal", "receive"], env={**os.environ, **site.environment}, cwd=site.folder,
+            [*TWIST_DR, "wal", "receive"], env={**os.environ, **site.environment}, cwd=site.folder,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:

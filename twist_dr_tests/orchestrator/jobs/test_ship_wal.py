@@ -25,7 +25,7 @@ from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.recovery.material import base_manifest
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import beside
+from twist_dr_tests.site import TWIST_DR
 from twist_dr_tests.wal.wal_files import MB, Wal, make_wal
 from twist_dr_tests.wal_site import WalSite, wal_site
 
@@ -64,7 +64,7 @@ def materializations(site: WalSite, target: str) -> list[dict[str, object]]:
 def following(site: WalSite) -> Iterator[subprocess.Popen[str]]:
     """A resident process that ships."""
     process = subprocess.Popen(
-        [beside("twist-dr"), "wal", "ship", "--follow"], env={**os.environ, **site.site.environment}, cwd=site.site.folder,
+        [*TWIST_DR, "wal", "ship", "--follow"], env={**os.environ, **site.site.environment}, cwd=site.site.folder,
         text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:

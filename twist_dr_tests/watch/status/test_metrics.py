@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from twist_dr.watch.status.metrics import write_textfile
-from twist_dr_tests.site import beside
+from twist_dr_tests.site import TWIST_DR
 from twist_dr_tests.watch.status.conftest import Story
 
 
@@ -82,7 +82,7 @@ def test_served_metrics_are_reckoned_at_each_request_and_the_server_ends_cleanly
 ) -> None:
     port = free_port()
     server = subprocess.Popen(
-        [beside("twist-dr"), "metrics", "--listen", str(port)], env={**os.environ, **story.site.environment}, cwd=story.site.folder,
+        [*TWIST_DR, "metrics", "--listen", str(port)], env={**os.environ, **story.site.environment}, cwd=story.site.folder,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:

@@ -431,7 +431,7 @@ def test_the_score_is_the_sum_of_its_parts_and_never_says_other_than_the_state(s
 def test_it_starts_without_dagster_and_matplotlib(story: Story) -> None:
     healthy(story)
     program = (
-        "import sys; from twist_dr.cli import main; status = main(['status']); "
+        "import sys; from twist_dr.__main__ import main; status = main(['status']); "
         "print(status, [name for name in ('dagster', 'matplotlib', 'psycopg', 'apprise', 'prometheus_client') if name in sys.modules])"
     )
     done = subprocess.run(
