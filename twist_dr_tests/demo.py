@@ -31,7 +31,7 @@ from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.restore.building import surroundings
 from twist_dr.restore.settle import kept, remove_kept
 from twist_dr.settings import Settings, load_settings
-from twist_dr.system.lock import application_lock
+from twist_dr.system.lock import FileLocks
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.watch.status.collect import collect
 from twist_dr.watch.status.text import render
@@ -116,7 +116,7 @@ def sample_application(megabytes: int) -> Iterator[dict[str, str]]:
     for folder in (DEMO, DEMO / "dagster", DEMO / "s3" / BUCKET, DEMO / "targets"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
-        stack.enter_context(application_lock(DEMO, "demo", "A second demo"))
+        stack.enter_context(FileLocks(DEMO, "demo").hold("A second demo"))
         tools = choose_tools(find_tools(), 18, server=True, purpose="run the demo on")
         server = stack.enter_context(
             PostgresServer(tools, DEMO / "postgres", settings={"summarize_wal": "on"}, keep=True)

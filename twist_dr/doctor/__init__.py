@@ -194,7 +194,7 @@ class _Examination:
     def _restores(self) -> Iterator[Finding]:
         settings = self._settings
         around = surroundings(settings)
-        yield from guarded("restores", check_interrupted(around, settings.lock_dir, settings.application))
+        yield from guarded("restores", check_interrupted(around, self._app.locks, settings.application))
         can_migrate = settings.django is None or settings.django.database_variable is not None
         yield from guarded("restore settings", check_restore_settings(around, settings.media, can_migrate=can_migrate))
         if self._seen is not None:

@@ -21,7 +21,7 @@ from twist_dr.restore.restored_configuration import everything_kept
 from twist_dr.restore.rights_gate import missing_rights
 from twist_dr.restore.settle import half_removed, interrupted
 from twist_dr.settings import Settings
-from twist_dr.system.lock import application_lock
+from twist_dr.system.lock import Locks
 from twist_dr.system.progress import Report
 from twist_dr.system.words import few
 
@@ -29,7 +29,7 @@ from twist_dr.system.words import few
 _LOCK_SECONDS = 5.0
 
 
-def check_interrupted(around: Surroundings, lock_dir: Path, application: str) -> Check[None]:
+def check_interrupted(around: Surroundings, locks: Locks, application: str) -> Check[None]:
     """A restore that was killed. One that is going on holds the application's lock."""
     check = "restores"
     found = interrupted(around)
@@ -37,7 +37,7 @@ def check_interrupted(around: Surroundings, lock_dir: Path, application: str) ->
         yield ok(check, "none was cut short")
         return
     try:
-        with application_lock(lock_dir, application, "twist-dr doctor"):
+        with locks.hold("twist-dr doctor"):
             found = interrupted(around)
     except Busy:
         yield ok(check, f"{found[-1].restore_id} is going on")

@@ -11,7 +11,6 @@ from twist_dr.catalog import HoldRow
 from twist_dr.errors import BackupNotFound, SettingsError, StorageError
 from twist_dr.operations.operation import Config
 from twist_dr.repository.manifest import is_backup_id
-from twist_dr.repository.use import deciding
 from twist_dr.retention.holds import HoldNote, HoldNotes
 from twist_dr.retention.model import Hold
 from twist_dr.settings import Application
@@ -55,7 +54,7 @@ def hold(app: Application, config: HoldConfig) -> HoldRow:
     # Before anything is placed: with a keyring that cannot be read no target could take it.
     notes = hold_notes(app)
     # Never between a cleanup's last look and its deletion: then this would say that something is kept which is gone.
-    with deciding(app.settings.lock_dir, app.name, "Placing a hold"):
+    with app.locks.deciding("Placing a hold"):
         _require_held(app, backup_id)
         row = app.catalog.place_hold(app.name, backup_id, who=app.actor.name, reason=config.reason.strip(), until=until)
     details = {"reason": config.reason, "until": until.isoformat() if until else None}

@@ -38,7 +38,7 @@ def refuse_careless(settings: Settings, what: str, *, source: str, mode: Mode, r
 
 def alone(app: Application, what: str, mode: Mode) -> AbstractContextManager[None]:
     """The application's lock; a plan changes nothing, and takes none."""
-    return nullcontext() if mode == "plan" else app.lock(what)
+    return nullcontext() if mode == "plan" else app.locks.hold(what)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from twist_dr.watch import audit
 
 def settle(app: Application, config: Config) -> list[str]:
     """Returns a sentence for each. Raises ``RestoreInterrupted`` when one cannot be now, ``RestoreUndone``, ``Busy``."""
-    with app.lock("Settling a restore"):
+    with app.locks.hold("Settling a restore"):
         try:
             told = settle_interrupted(surroundings(app.settings), app.report)
         except TwistDRError as error:

@@ -25,7 +25,7 @@ class UndoRestoreConfig(Config):
 
 def undo_restore(app: Application, config: UndoRestoreConfig, shown: Shown = nowhere) -> RestoreRecord:
     """Raises ``RestoreRefused``, ``RestoreUndone`` and what the cluster raises; ``shown`` is called with what came of it all the same."""
-    with app.lock("Undoing a restore"):
+    with app.locks.hold("Undoing a restore"):
         confirmed = config.confirm == app.name
         if confirmed and not config.reason.strip():
             raise RestoreRefused(

@@ -8,11 +8,16 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.repository.repository import Repository
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.hooks import Health, Maintenance
-from twist_dr.restore.journal import Journals
+from twist_dr.restore.journal import FileJournals, Journals
 from twist_dr.restore.plan import Mode, RestorePlace
 from twist_dr.settings.application import Application
 from twist_dr.settings.asking import django_application, revealed
 from twist_dr.settings.whole import Settings
+
+
+def journals_of(settings: Settings) -> Journals:
+    """Whoever reads or writes an application's journals has them from here. No I/O."""
+    return FileJournals(settings.restores_dir)
 
 
 def surroundings(settings: Settings) -> Surroundings:
@@ -21,7 +26,7 @@ def surroundings(settings: Settings) -> Surroundings:
     environment = revealed(restore.environment)
     return Surroundings(
         cluster=Cluster(settings.restore_url),
-        journals=Journals(settings.restores_dir),
+        journals=journals_of(settings),
         maintenance=Maintenance(**dict(restore.maintenance), environment=environment),
         health=Health(**dict(restore.health), environment=environment),
         grace_seconds=restore.grace_seconds,

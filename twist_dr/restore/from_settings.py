@@ -15,7 +15,7 @@ from twist_dr.repository.kinds import FULL, KINDS
 from twist_dr.repository.labels import SET_ASIDE, is_meant, split_label
 from twist_dr.repository.manifest import Label, Part
 from twist_dr.repository.sources import Sources
-from twist_dr.restore.journal import Journals
+from twist_dr.restore.building import journals_of
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
 
@@ -187,7 +187,7 @@ def end_killed(app: Application, *, but: str = "") -> None:
 
     A plan holds no lock, and is left as it is. A catalog that does not answer is only said: the journals have it all.
     """
-    catalog, journals = app.catalog, Journals(app.settings.restores_dir)
+    catalog, journals = app.catalog, journals_of(app.settings)
     try:
         for row in catalog.restores(app.name, state="running"):
             if row.mode == "plan" or row.restore_id == but:

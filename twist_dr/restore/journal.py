@@ -14,7 +14,7 @@ import secrets
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
@@ -146,14 +146,29 @@ def began_at(restore_id: str) -> datetime | None:
         return None
 
 
-class Journals:
-    """All journals of an application, in a folder that is made when it is first needed."""
+class Journals(Protocol):
+    """All journals of an application. Whatever else keeps them, they lie on this machine as well: settling must need nothing else."""
+
+    def save(self, journal: Journal) -> None:
+        """Write it, durably. Raises ``StagingFull`` when the disk has no space."""
+
+    def load(self, restore_id: str) -> Journal:
+        """Raises ``RestoreError`` when there is none of that id."""
+
+    def has(self, restore_id: str) -> bool:
+        """Whether there is one of that id: a restore that was killed early has none."""
+
+    def all(self) -> list[Journal]:
+        """Every journal, oldest first. By their own clock: ids tell seconds, and two can begin in one."""
+
+
+class FileJournals:
+    """:class:`Journals` in a folder, which is made when it is first needed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def save(self, journal: Journal) -> None:
-        """Write it, durably. Raises ``StagingFull`` when the disk has no space."""
         path = self._path(journal.restore_id)
         temporary = path.with_suffix(".new")
         with full_disk_named(self._folder):
@@ -166,7 +181,6 @@ class Journals:
             fsync_folder(self._folder)
 
     def load(self, restore_id: str) -> Journal:
-        """Raises ``RestoreError`` when there is none of that id."""
         try:
             return Journal.model_validate(read_mapping(read_file(self._path(restore_id), NOTE.size), NOTE))
         except FileNotFoundError:
@@ -181,11 +195,9 @@ class Journals:
             ) from None
 
     def has(self, restore_id: str) -> bool:
-        """Whether there is one of that id: a restore that was killed early has none."""
         return self._path(restore_id).exists()
 
     def all(self) -> list[Journal]:
-        """Every journal, oldest first. By their own clock: ids tell seconds, and two can begin in one."""
         journals = [self.load(path.stem) for path in self._folder.glob("*.json")]
         return sorted(journals, key=lambda journal: (journal.began_at, journal.restore_id))
 

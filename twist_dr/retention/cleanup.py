@@ -11,7 +11,6 @@ from twist_dr.catalog import SpaceRow
 from twist_dr.errors import Cancelled, TargetRefused, TwistDRError
 from twist_dr.repository.kinds import BASE, bases_of
 from twist_dr.repository.manifest import MANIFEST_NAME, Kind
-from twist_dr.repository.use import deciding
 from twist_dr.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
 from twist_dr.retention.doubts import unproven
 from twist_dr.retention.facts import Looking, TargetFacts
@@ -174,7 +173,7 @@ class _Carrying:
             self._facts.repository,
             self._app.keyring,
             self._app.settings.work_dir,
-            lambda: deciding(self._app.settings.lock_dir, self._app.name, "Deleting a copy"),
+            lambda: self._app.locks.deciding("Deleting a copy"),
         )
 
     def all(self) -> None:

@@ -12,7 +12,6 @@ from twist_dr.errors import TwistDRError
 from twist_dr.repository.kinds import DATA_KINDS, KINDS, bases_of
 from twist_dr.repository.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.repository.repository import Repository
-from twist_dr.repository.use import used_now
 from twist_dr.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
 from twist_dr.retention.holds import HoldNotes
 from twist_dr.retention.incomplete import IncompleteBackup, find_incomplete, id_time
@@ -167,7 +166,7 @@ class Looking:
 
     def uses(self) -> dict[str, str]:
         """What is read now, by id."""
-        return used_now(self._app.settings.lock_dir, self._app.name)
+        return self._app.locks.used_now()
 
     def repository(self, target: StorageTarget) -> Repository:
         """A target's backups; one that gives no answer for a minute is left alone."""

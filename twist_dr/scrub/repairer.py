@@ -130,7 +130,7 @@ class Repairer:
 
     def _in_use(self, backup_id: str) -> AbstractContextManager[None]:
         """No cleanup begins to delete this backup, here or where good bytes come from."""
-        return self._app.in_use([backup_id], "a repair reads it")
+        return self._app.locks.in_use([backup_id], "a repair reads it")
 
     def _record_corrupt(self, read: CopyRead, row: CopyRow) -> None:
         if row.state not in ("failed", "pending"):
@@ -203,7 +203,7 @@ class Repairer:
         with ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(self._app.lock("The repair of a copy", patience=_LOOK_UP_SECONDS))
+                    stack.enter_context(self._app.locks.hold("The repair of a copy", patience=_LOOK_UP_SECONDS))
                     break
                 except Busy:
                     if self._report.stop.is_set():

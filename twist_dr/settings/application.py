@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from twist_dr.settings.actor import Actor, user_of_this_machine
 from twist_dr.settings.reading import load_settings
 from twist_dr.settings.whole import Settings
+from twist_dr.system.lock import FileLocks, Locks
 from twist_dr.system.progress import Report
 
 if TYPE_CHECKING:
@@ -84,30 +85,14 @@ class Application:
 
         return StagingArea(self.settings.staging_dir)
 
-    def lock(
-        self,
-        operation: str,
-        *,
-        scope: str = "",
-        patience: float = 0.0,
-        waiting: Callable[[str], None] = lambda line: None,
-    ) -> AbstractContextManager[None]:
-        """One changing operation at a time, as in ``application_lock``. Raises ``Busy``."""
-        from twist_dr.system.lock import application_lock
-
-        return application_lock(
-            self.settings.lock_dir, self.name, operation, scope=scope, patience=patience, waiting=waiting
-        )
+    @cached_property
+    def locks(self) -> Locks:
+        """No I/O."""
+        return FileLocks(self.settings.lock_dir, self.name)
 
     def exclusively(self, operation: str) -> AbstractContextManager[None]:
         """The application's lock, waited for as long as the actor is patient. Raises ``Busy``."""
-        return self.lock(operation, patience=self.actor.patience, waiting=self.report.info)
-
-    def in_use(self, backup_ids: Sequence[str], what: str) -> AbstractContextManager[None]:
-        """While it lasts, no cleanup begins to delete these backups."""
-        from twist_dr.repository.use import in_use
-
-        return in_use(self.settings.lock_dir, self.name, backup_ids, what)
+        return self.locks.hold(operation, patience=self.actor.patience, waiting=self.report.info)
 
 
 def open_application(report: Report | None = None) -> Application:

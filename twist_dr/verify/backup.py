@@ -73,7 +73,7 @@ def verify(app: Application, wanted: str, target: str) -> Verified:
     backup_id = choice.backup_id
     started_at = datetime.now(timezone.utc)
     corrupt: list[str] = []
-    with app.in_use([backup_id], "a verification reads it"):
+    with app.locks.in_use([backup_id], "a verification reads it"):
         result = _verify_first_good(app, backup_id, repositories, corrupt)
     record_verification(app, result, started_at)
     note_key_use(app, "verify", result.backup_id)

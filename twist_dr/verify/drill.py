@@ -137,7 +137,7 @@ class Drill:
         self, repository: Repository, backup_id: str, chain: list[str], work: Callable[[Manifest], VerificationResult]
     ) -> VerificationResult:
         name = repository.target.name
-        with self._app.in_use(chain, "a drill reads it"):
+        with self._app.locks.in_use(chain, "a drill reads it"):
             try:
                 manifest, sealed = repository.sealed(backup_id, self._app.keyring)
                 if self._app.catalog.backup(self._app.name, backup_id) is None:

@@ -29,7 +29,6 @@ from twist_dr.repository.manifest import Manifest
 from twist_dr.settings import Application, Settings, WalSettings
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.patience import patient
-from twist_dr.system.lock import application_lock
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.words import counted
 from twist_dr.wal.archived import Known, Shipped, gaps_after
@@ -108,12 +107,12 @@ class Shipping:
 
     def once(self) -> Shipped:
         """One round under the lock. Raises ``Busy`` when another process ships."""
-        with self._app.lock("Shipping WAL", scope=LOCK_SCOPE):
+        with self._app.locks.hold("Shipping WAL", scope=LOCK_SCOPE):
             return self._round()
 
     def follow(self, stop: threading.Event) -> None:
         """Rounds for ever, until ``stop`` is set. What goes wrong is said, and tried again in the next."""
-        with self._app.lock(
+        with self._app.locks.hold(
             "Shipping WAL",
             scope=LOCK_SCOPE,
             # A round of the sensor may just be at its end, and whoever looks whether somebody ships holds the lock for a moment.
@@ -286,15 +285,15 @@ def receive(app: Application) -> None:
         )
     spool = Spool(settings.wal_spool)
     tools = find_tools(settings.database.client_tools)
-    with app.lock("Receiving WAL", scope="receiver"):
+    with app.locks.hold("Receiving WAL", scope="receiver"):
         Receiver(Cluster(settings.replication_url), settings.wal_slot, spool, tools, app.report).run(app.report.stop)
         app.report.info("stopped; the slot keeps on the server what is written from now on")
 
 
-def is_anybody_shipping(settings: Settings) -> bool:
+def is_anybody_shipping(app: Application) -> bool:
     """Whether a process of this machine holds the lock of shipping now."""
     try:
-        with application_lock(settings.lock_dir, settings.application, "Looking", scope=LOCK_SCOPE):
+        with app.locks.hold("Looking", scope=LOCK_SCOPE):
             return False
     except Busy:
         return True

@@ -39,8 +39,7 @@ from twist_dr.repository.manifest import Manifest, open_manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sealing import mac_of
 from twist_dr.repository.unpack import unpack
-from twist_dr.repository.use import used_now
-from twist_dr.restore.journal import Journal, Journals
+from twist_dr.restore.journal import FileJournals, Journal
 from twist_dr.retention.holds import HoldNote, HoldNotes
 from twist_dr.retention.model import Hold
 from twist_dr.retention.tombstones import Tombstone, has_genuine_tombstone
@@ -49,6 +48,7 @@ from twist_dr.storage.base import Digest
 from twist_dr.storage.chunks import hashed
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.documents import NOTE, DocumentInvalid, read_json, read_yaml
+from twist_dr.system.lock import FileLocks
 from twist_dr.wal.history import parse_history
 from twist_dr.wal.names import Segment
 from twist_dr.wal.pages import PageCheck, pages_written
@@ -144,7 +144,7 @@ JOURNAL = Journal.model_validate(
 
 def read_journal(folder: Path, data: bytes) -> object:
     (folder / "20261121T140000Z-restore-3f9a.json").write_bytes(data)
-    return Journals(folder).all()
+    return FileJournals(folder).all()
 
 
 STATE = json.dumps(
@@ -167,7 +167,7 @@ def read_use(folder: Path, data: bytes) -> object:
         file.write(data)
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
-        return used_now(folder, "erp")
+        return FileLocks(folder, "erp").used_now()
 
 
 def read_settings(data: bytes) -> object:

@@ -14,7 +14,7 @@ from twist_dr.postgres.cluster import Cluster, query
 from twist_dr.postgres.comparison import compare_database
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.impact_database import database_impact
-from twist_dr.restore.journal import Journals
+from twist_dr.restore.journal import FileJournals
 from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.restore.restore import Restore
 from twist_dr.system.progress import Report
@@ -222,7 +222,7 @@ def test_a_replaced_database_has_them_too_whoever_restores(
         assert database_impact(connection, manifest)[1] == [told]
     around = Surroundings(
         Cluster(newest_server.url("tariff_live", role, None if role == "postgres" else "letmein")),
-        Journals(tmp_path / "journals"),
+        FileJournals(tmp_path / "journals"),
     )
     place = RestorePlace("erp", around, [repository], KEYRING, tmp_path / "work", tmp_path / "scratch")
     request = RestoreRequest(manifest.backup_id, "replace", parts=("database",))

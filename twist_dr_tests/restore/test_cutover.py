@@ -21,7 +21,7 @@ from twist_dr.restore import settle as settle_module
 from twist_dr.restore.cutover import Cutover, Surroundings
 from twist_dr.restore.exchange import identity
 from twist_dr.restore.hooks import Health, Maintenance
-from twist_dr.restore.journal import DatabaseSwitch, Journal, Journals, new_restore_id
+from twist_dr.restore.journal import DatabaseSwitch, FileJournals, Journal, Journals, new_restore_id
 from twist_dr.restore.media import plan_folders
 from twist_dr.restore.settle import check_health, interrupted, kept, plan_undo, remove_kept, settle_interrupted
 from twist_dr.restore.undo import undo_restore
@@ -46,7 +46,7 @@ class Scene:
         self.flag = folder / "maintenance"
         self.around = Surroundings(
             cluster=server.cluster(self.name),
-            journals=Journals(folder / "journals"),
+            journals=FileJournals(folder / "journals"),
             maintenance=Maintenance(file=self.flag),
             grace_seconds=1,
         )

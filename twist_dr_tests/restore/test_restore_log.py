@@ -9,7 +9,7 @@ import pytest
 
 from twist_dr.catalog import Catalog
 from twist_dr.restore.from_settings import RestoreLog, end_killed
-from twist_dr.restore.journal import Journal, Journals, Phase
+from twist_dr.restore.journal import FileJournals, Journal, Journals, Phase
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
 from twist_dr.system.progress import Lines, Report
@@ -34,7 +34,7 @@ def app(tmp_path: Path) -> Application:
 
 
 def test_a_killed_restore_does_not_run_for_ever_in_the_log(app: Application) -> None:
-    journals, catalog = Journals(app.settings.restores_dir), app.catalog
+    journals, catalog = FileJournals(app.settings.restores_dir), app.catalog
     for restore_id, mode in (("switched", "replace"), ("taken-back", "replace"), ("early", "sandbox"), ("plan", "plan"), ("ours", "replace")):  # fmt: skip
         running(app, restore_id, mode)
     journal(journals, "switched", "done")

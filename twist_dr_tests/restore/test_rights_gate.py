@@ -17,7 +17,7 @@ from twist_dr.postgres.cluster import Cluster, read_facts
 from twist_dr.postgres.making import give_last, make_to_serve, take_after
 from twist_dr.postgres.own_settings import own_settings_of
 from twist_dr.restore.cutover import Surroundings
-from twist_dr.restore.journal import Journals
+from twist_dr.restore.journal import FileJournals
 from twist_dr.restore.rights_gate import missing_rights
 from twist_dr.system.processes import run
 from twist_dr_tests.servers import PostgresServer
@@ -255,10 +255,10 @@ def test_nothing_keeps_a_superuser(told: Told) -> None:
 def test_the_doctor_says_it_of_the_live_database(told: Told, tmp_path: Path) -> None:
     superuser = told.shop.server.cluster(told.shop.name)
     folders = [told.shop.server.tools.folder]
-    found = list(check_restorable(Surroundings(told.shop.cluster, Journals(tmp_path)), superuser, folders))
+    found = list(check_restorable(Surroundings(told.shop.cluster, FileJournals(tmp_path)), superuser, folders))
     assert {finding.status for finding in found} == {"warning"} and len(found) == len(told.sentences)
     assert any("event triggers watcher" in finding.found for finding in found)
-    (fine,) = check_restorable(Surroundings(superuser, Journals(tmp_path)), superuser, folders)
+    (fine,) = check_restorable(Surroundings(superuser, FileJournals(tmp_path)), superuser, folders)
     assert fine.status == "ok"
 
 

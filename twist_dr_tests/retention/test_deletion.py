@@ -19,7 +19,6 @@ from twist_dr.errors import TargetRefused
 from twist_dr.repository.keys import Keyring, new_key
 from twist_dr.repository.manifest import MANIFEST_NAME
 from twist_dr.repository.repository import Repository
-from twist_dr.repository.use import in_use, used_now
 from twist_dr.retention.deletion import Deletion
 from twist_dr.retention.ground import survey
 from twist_dr.retention.holds import HoldNote, HoldNotes
@@ -28,6 +27,7 @@ from twist_dr.retention.tombstones import Tombstone, tombstone_key
 from twist_dr.storage.base import Digest, StorageTarget, StoredObject
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import patient
+from twist_dr.system.lock import FileLocks
 from twist_dr_tests.helpers import KEYRING, next_line, python, wait_until
 from twist_dr_tests.retention_site import NOW, Killer, child, made_up, store
 from twist_dr_tests.storage.conftest import (  # noqa: F401  # noqa: F401
@@ -307,8 +307,8 @@ def test_a_copy_of_which_one_part_is_locked_longer_stays_whole(moto: S3Server, t
 READER = """
 import sys, time
 from pathlib import Path
-from twist_dr.repository.use import in_use
-with in_use(Path(sys.argv[1]), "erp", ["some-id"], "a verification reads it"):
+from twist_dr.system.lock import FileLocks
+with FileLocks(Path(sys.argv[1]), "erp").in_use(["some-id"], "a verification reads it"):
     print("reads", flush=True)
     time.sleep(60)
 """
@@ -317,9 +317,12 @@ with in_use(Path(sys.argv[1]), "erp", ["some-id"], "a verification reads it"):
 def test_what_somebody_reads_is_known_until_he_ends_however_he_ends(tmp_path: Path) -> None:
     with python(READER, tmp_path) as reader:
         assert next_line(reader) == "reads"
-        with in_use(tmp_path, "erp", ["other-id"], "a download"):
-            assert used_now(tmp_path, "erp") == {"some-id": "a verification reads it", "other-id": "a download"}
-        assert used_now(tmp_path, "erp") == {"some-id": "a verification reads it"}
+        with FileLocks(tmp_path, "erp").in_use(["other-id"], "a download"):
+            assert FileLocks(tmp_path, "erp").used_now() == {
+                "some-id": "a verification reads it",
+                "other-id": "a download",
+            }
+        assert FileLocks(tmp_path, "erp").used_now() == {"some-id": "a verification reads it"}
         reader.kill()
-        wait_until(lambda: used_now(tmp_path, "erp") == {}, "the dead reader to be forgotten")
+        wait_until(lambda: FileLocks(tmp_path, "erp").used_now() == {}, "the dead reader to be forgotten")
     assert list((tmp_path / "erp.uses").iterdir()) == []

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from twist_dr.__main__ import main
 from twist_dr.errors import SettingsError
-from twist_dr.operations.holds import parse_until
-from twist_dr.repository.use import deciding
+from twist_dr.operations.holds import HoldConfig, hold, parse_until
 from twist_dr.retention.holds import HoldNote, HoldNotes
 from twist_dr.retention.model import Hold
+from twist_dr.system.lock import FileLocks
+from twist_dr.system.progress import Report
+from twist_dr.watch.runs import look_after
 from twist_dr_tests.retention_site import NOW, RetentionSite
 
 
@@ -103,7 +108,7 @@ def test_a_hold_waits_for_a_deletion_that_is_at_its_last_look_and_then_tells_tha
     settings, held = site.site.settings(), threading.Event()
 
     def delete() -> None:
-        with deciding(settings.lock_dir, "erp", "Deleting a copy"):
+        with FileLocks(settings.lock_dir, "erp").deciding("Deleting a copy"):
             held.set()
             time.sleep(0.5)
             site.catalog.record_copy(first, "office", state="deleted", form="zstd+enc")
@@ -115,6 +120,42 @@ def test_a_hold_waits_for_a_deletion_that_is_at_its_last_look_and_then_tells_tha
     deletion.join()
     assert "deleted from every storage target" in capsys.readouterr().err
     assert site.catalog.holds("erp") == []
+
+
+class Elsewhere:
+    """Locks that this machine's files know nothing of."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []
+
+    @contextmanager
+    def hold(self, operation: str, **options: Any) -> Iterator[None]:
+        self.held.append(operation)
+        yield
+
+    def deciding(self, what: str) -> AbstractContextManager[None]:
+        return self.hold(what)
+
+    def in_use(self, backup_ids: Sequence[str], what: str) -> AbstractContextManager[None]:
+        return self.hold(f"{what}: {len(backup_ids)}")
+
+    def used_now(self) -> dict[str, str]:
+        return {"20261101T020000Z-full-aaaa": "another machine reads it"}
+
+
+def test_locks_may_lie_where_several_machines_see_them_and_nobody_takes_another(
+    site: RetentionSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = Elsewhere()
+    first, second, newest = site.listed()
+    app = site.app(locks=locks, report=Report())
+    hold(app, HoldConfig(backup=first, reason="the audit"))
+    monkeypatch.setattr(site, "app", lambda **made: app)
+    site.clean()
+    assert site.listed() == [first, newest] and site.state(second) == "deleted"
+    look_after(app)
+    assert {"Placing a hold", "Deleting a copy", "Writing the audit log"} < set(locks.held)
+    assert not app.settings.lock_dir.exists()
 
 
 # -- on the storage targets --------------------------------------------------------------------------------------------

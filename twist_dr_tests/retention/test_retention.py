@@ -16,9 +16,9 @@ import pytest
 from twist_dr.catalog import Catalog
 from twist_dr.errors import TargetRefused, TargetUnavailable
 from twist_dr.repository.manifest import MANIFEST_NAME
-from twist_dr.repository.use import in_use
 from twist_dr.storage.base import StorageTarget, StoredObject
 from twist_dr.storage.local import LocalTarget
+from twist_dr.system.lock import FileLocks
 from twist_dr_tests.retention_site import NOW, Killer, RetentionSite, bury, child, made_up, store
 
 WEEK = {"max_age": "7 days"}
@@ -116,7 +116,7 @@ def test_what_is_read_right_now_stays(nights: RetentionSite) -> None:
     ids = nights.listed()
     retention = nights.retention()
     planned = retention.plan("office", NOW)
-    with in_use(nights.site.settings().lock_dir, "erp", [ids[1]], "a verification reads it"):
+    with FileLocks(nights.site.settings().lock_dir, "erp").in_use([ids[1]], "a verification reads it"):
         retention.carry_out(planned)
         assert nights.listed() == [ids[1], *ids[4:]]
     assert nights.clean().deleted == [ids[1]]

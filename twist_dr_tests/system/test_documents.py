@@ -294,9 +294,9 @@ def test_a_history_without_an_end_is_not_read_to_its_end() -> None:
 
 def test_a_note_of_a_dead_process_may_be_anything(tmp_path: Path) -> None:
     from twist_dr.errors import RestoreInterrupted
-    from twist_dr.restore.journal import Journals
+    from twist_dr.restore.journal import FileJournals
 
-    journals = Journals(tmp_path)
+    journals = FileJournals(tmp_path)
     for content in (b"", b"[]", b"{}", b"\xff", LARGE["empty objects"](NOTE.size - 50), b"x" * (2 << 20)):
         (tmp_path / "20260101T020000Z-restore-0000.json").write_bytes(content)
         with pytest.raises(RestoreInterrupted):

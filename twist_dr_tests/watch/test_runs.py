@@ -15,7 +15,7 @@ from twist_dr.orchestrator.around import MATERIALIZED, attempt_of, settle_attemp
 from twist_dr.redaction import leaving
 from twist_dr.repository.manifest import new_backup_id
 from twist_dr.restore.from_settings import RestoreLog, end_killed
-from twist_dr.restore.journal import Journal, Journals
+from twist_dr.restore.journal import FileJournals, Journal
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Actor, Application, Settings, parse_settings
 from twist_dr.system.events import Begun, Ended, Proven
@@ -113,7 +113,7 @@ def test_what_somebody_asked_for_in_vain_is_no_failed_run(
 
 
 def test_a_restore_that_was_killed_is_told_until_it_is_settled_and_not_later(settings: Settings) -> None:
-    catalog, journals = Catalog(settings.catalog_url), Journals(settings.restores_dir)
+    catalog, journals = Catalog(settings.catalog_url), FileJournals(settings.restores_dir)
     note = RestoreLog(application(settings, Actor("someone", run_id="r1")), verified=True).note
     note(RestoreRecord("cut", "restore", "replace", "why", "b"))
     journal = Journal(restore_id="cut", kind="restore", application="erp", began_at=NOW, phase="switching")

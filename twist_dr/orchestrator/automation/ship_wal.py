@@ -34,7 +34,7 @@ def ship_wal_sensor(app: Application, job: dg.UnresolvedAssetJobDefinition) -> d
     )
     @without_secrets()
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason | dg.SensorResult:
-        if is_anybody_shipping(settings):
+        if is_anybody_shipping(app):
             return _told_by_the_resident(app, context.cursor or "")
         files = Spool(settings.wal_spool).files()
         # An idle server writes nothing: that it does is made sure of, and archived, every few minutes.

@@ -28,7 +28,7 @@ from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, FULL, KINDS
 from twist_dr.repository.labels import is_meant
 from twist_dr.repository.manifest import Kind, Part
-from twist_dr.restore.journal import Journals
+from twist_dr.restore.building import journals_of
 from twist_dr.settings import Settings
 from twist_dr.storage.patience import bounded
 from twist_dr.watch.alerts.catalog_lost import is_lost
@@ -254,7 +254,7 @@ def _journals(settings: Settings) -> dict[str, str | None]:
     """By the journals: the log of restores may not have been written when it mattered."""
     with suppress(OSError):
         try:
-            journals = Journals(settings.restores_dir).all()
+            journals = journals_of(settings).all()
         except RestoreInterrupted as damaged:
             return {"journal": str(damaged)}
         cut = "The {0.kind} {0.restore_id} was cut short and is not settled"

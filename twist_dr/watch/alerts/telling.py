@@ -24,7 +24,7 @@ _ALONE_AFTER = timedelta(hours=1)
 @contextmanager
 def telling(app: Application, *, patience: float = _PATIENCE_SECONDS) -> Iterator[None]:
     """While alerts are changed and told. Raises ``Busy`` when another process does. A lock that cannot be made keeps nobody silent."""
-    lock = app.lock("Telling alerts", scope=LOCK_SCOPE, patience=patience)
+    lock = app.locks.hold("Telling alerts", scope=LOCK_SCOPE, patience=patience)
     try:
         lock.__enter__()
     except OSError as error:

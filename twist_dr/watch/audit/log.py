@@ -35,7 +35,7 @@ from twist_dr.errors import Busy
 from twist_dr.redaction import leaving
 from twist_dr.settings import Application, Settings
 from twist_dr.system.documents import NOTE, read_file, read_mapping
-from twist_dr.system.lock import application_lock
+from twist_dr.system.lock import Locks
 
 #: How long a line waits for others to be written; a catalog that is locked holds each up for some 15 seconds.
 _PATIENCE_SECONDS = 60.0
@@ -113,7 +113,7 @@ def record(
             recordable(result),
             plain,
         )
-        trouble = _write(places(app.settings), app.settings.lock_dir, app.catalog, line)
+        trouble = _write(places(app.settings), app.locks, app.catalog, line)
     except Exception as error:
         trouble = (
             f"The audit log lacks a line ({action} {subject}: {result}), and it could not be kept either ({error})."
@@ -214,15 +214,11 @@ def read_anchor(places: Places) -> Anchor | None:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write(places: Places, locks: Path, catalog: Catalog, line: AuditEntry) -> str | None:
+def _write(places: Places, locks: Locks, catalog: Catalog, line: AuditEntry) -> str | None:
     with ExitStack() as stack:
         # Held by none for longer than the catalog makes it wait. Without it, a line is still better written than lost.
         with suppress(Busy, OSError):
-            stack.enter_context(
-                application_lock(
-                    locks, places.application, "Writing the audit log", scope="audit", patience=_PATIENCE_SECONDS
-                )
-            )
+            stack.enter_context(locks.hold("Writing the audit log", scope="audit", patience=_PATIENCE_SECONDS))
         try:
             _write_waiting(places, catalog)
             _renew_anchor(places, catalog, _append(places.application, catalog, line, late=False))

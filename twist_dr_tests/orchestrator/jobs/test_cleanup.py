@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from twist_dr.postgres.lsn import parse_lsn
-from twist_dr.restore.journal import DatabaseSwitch, Journal, Journals
+from twist_dr.restore.journal import DatabaseSwitch, FileJournals, Journal
 from twist_dr.wal.names import Segment
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.recorded import RecordedLoad, recovered_numbers, resident, wait_until_archived
@@ -90,7 +90,7 @@ def test_a_server_that_is_down_keeps_no_target_from_being_cleaned(tmp_path: Path
         restore_id="20261120T000000Z-restore-3f9a", kind="restore", application="erp", began_at=NOW, phase="done",
         keep_until=NOW + timedelta(days=7), folders=[], database=DatabaseSwitch(live="erp", live_oid=1, incoming="i", kept="k"),
     )  # fmt: skip
-    Journals(made.site.settings().restores_dir).save(journal)
+    FileJournals(made.site.settings().restores_dir).save(journal)
     shown = _cleanup(made.site, dry_run=True).expect(1).text
     assert "the plan for office" in shown and made.listed() == [old, new]
     text = _cleanup(made.site).expect(1).text

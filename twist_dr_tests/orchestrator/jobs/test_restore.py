@@ -23,7 +23,7 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.restore.building import surroundings
 from twist_dr.restore.settle import kept, remove_kept
-from twist_dr.system.lock import application_lock
+from twist_dr.system.lock import FileLocks
 from twist_dr_tests.conftest import TOOLS, make_backed_up_site
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.orchestrator.jobs.page import page
@@ -373,7 +373,7 @@ def test_what_makes_no_sense_is_refused(backed_up: Site, monkeypatch: pytest.Mon
 
 def test_two_at_once_are_refused_by_name(backed_up: Site) -> None:
     site = backed_up
-    with application_lock(site.settings().lock_dir, "erp", "A backup"):
+    with FileLocks(site.settings().lock_dir, "erp").hold("A backup"):
         assert "cannot start while A backup (process" in site.replace().expect(1).text
         assert "cannot start while A backup (process" in site.undo().expect(1).text
         site.restore(backup="latest", allow_unverified=True).expect(0)

@@ -29,7 +29,7 @@ from twist_dr.scrub.trace import repairs
 from twist_dr.settings import Actor
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.lock import application_lock
+from twist_dr.system.lock import FileLocks
 from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.helpers import no_thread_stays, wait_until
@@ -469,7 +469,7 @@ def test_reading_needs_no_lock_and_a_repair_waits_for_the_other_operation(site: 
     good, settings = objects(site), site.settings()
     rot(site.stored("office", "database.dump"))
     result: list[ScrubResult] = []
-    with application_lock(settings.lock_dir, "erp", "A backup"):
+    with FileLocks(settings.lock_dir, "erp").hold("A backup"):
         scrubbing = threading.Thread(target=lambda: result.append(scrub(site)))
         scrubbing.start()
         wait_until(lambda: states(site)["office"] == "corrupt", "the damage to be found")
@@ -483,7 +483,7 @@ def test_a_repair_that_waited_in_vain_says_what_was_in_the_way(site: Site) -> No
     site.set(schedules={"patience": "1 second"})
     rot(site.stored("office", "database.dump"))
     with (
-        application_lock(site.settings().lock_dir, "erp", "A backup"),
+        FileLocks(site.settings().lock_dir, "erp").hold("A backup"),
         pytest.raises(CopyFailed, match="while A backup"),
     ):
         raise_failures(scrub(site))

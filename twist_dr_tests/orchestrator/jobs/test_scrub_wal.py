@@ -19,7 +19,7 @@ from twist_dr.scrub.found import ScrubResult, raise_failures
 from twist_dr.scrub.trace import repairs
 from twist_dr.storage.base import StoredObject
 from twist_dr.storage.local import LocalTarget
-from twist_dr.system.lock import application_lock
+from twist_dr.system.lock import FileLocks
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive, associated_data
 from twist_dr.wal.packing import pack
@@ -199,7 +199,7 @@ def test_missing_wal_does_not_come_back_when_a_cleanup_deletes_what_is_before_it
 ) -> None:
     settings, said, done = site.settings(), list[str](), list[ScrubResult]()
     stored["office"][2].unlink()
-    with application_lock(settings.lock_dir, "erp", "A cleanup"):
+    with FileLocks(settings.lock_dir, "erp").hold("A cleanup"):
         running = threading.Thread(target=lambda: done.append(scrub(site, everything=False, said=said)))
         running.start()
         wait_until(lambda: any("leads past it" in line for line in said), "the scrub to miss the segment")
@@ -301,7 +301,7 @@ def test_missing_wal_does_not_come_back_when_its_base_is_deleted_while_the_repai
     backup_id, segment = _needed_segment(with_wal)
     settings, said, done = with_wal.settings(), list[str](), list[ScrubResult]()
     segment.unlink()
-    with application_lock(settings.lock_dir, "erp", "A cleanup"):
+    with FileLocks(settings.lock_dir, "erp").hold("A cleanup"):
         running = threading.Thread(target=lambda: done.append(scrub(with_wal, everything=False, said=said)))
         running.start()
         wait_until(lambda: any("is worth nothing without it" in line for line in said), "the scrub to miss the segment")

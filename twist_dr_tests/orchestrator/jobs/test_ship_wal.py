@@ -17,7 +17,7 @@ import pytest
 
 from twist_dr.catalog import Catalog, WalPositionRow
 from twist_dr.postgres.lsn import Gap, format_lsn
-from twist_dr.system.lock import application_lock
+from twist_dr.system.lock import FileLocks
 from twist_dr.wal.archived import Shipped
 from twist_dr.wal.from_settings import LOCK_SCOPE, Shipping
 from twist_dr_tests.apps import application
@@ -293,7 +293,7 @@ def by_sensor(site: WalSite, cursor: str = "") -> dg.SensorResult:
     settings = site.site.settings()
     sensor = build_definitions(application(settings)).resolve_sensor_def("ship_wal_sensor")
     with (
-        application_lock(settings.lock_dir, "erp", "Shipping WAL", scope=LOCK_SCOPE),
+        FileLocks(settings.lock_dir, "erp").hold("Shipping WAL", scope=LOCK_SCOPE),
         dg.build_sensor_context(cursor=cursor) as context,
     ):
         result = sensor(context)
