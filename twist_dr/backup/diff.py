@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from twist_dr.backup.diff_files import INDEXED, FileChanges
+from twist_dr.postgres.schema_changes import SchemaChange
 from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import Manifest
 from twist_dr.system.progress import human_bytes
@@ -31,6 +32,7 @@ class Change:
 class Difference:
     """What differs from backup ``before`` to backup ``after``. Sizes in bytes. ``files`` only where it was asked for, by part.
 
+    ``schema`` only where the dumps were looked into; ``notes``: what could not be compared, or not for certain.
     ``other_bytes``: archives of files that are as large as before and hold something else: content of a file, or its time, mode or owner.
     """
 
@@ -45,11 +47,15 @@ class Difference:
     artifacts: tuple[Change, ...]
     other_bytes: tuple[str, ...]
     file_counts: tuple[Change, ...]
+    schema: tuple[SchemaChange, ...] = ()
+    notes: tuple[str, ...] = ()
     files: dict[str, FileChanges] = field(default_factory=dict)
 
     @property
     def same(self) -> bool:
         changes = (self.facts, self.tables, self.migrations_added, self.migrations_removed, self.extensions)
+        if self.schema or self.notes:
+            return False
         files = any(each.added or each.removed or each.changed for each in self.files.values())
         return not (any(changes) or self.artifacts or self.other_bytes or self.file_counts or files)
 
@@ -85,6 +91,7 @@ def render(difference: Difference) -> str:
     lines = [f"from {difference.before} to {difference.after}"]
     if difference.same:
         return f"{lines[0]}: nothing differs that the manifests record"
+    lines += [f"  {one_line(note)}" for note in difference.notes]
     lines += [
         f"  {one_line(change.name)}: {_shown(change.before)} -> {_shown(change.after)}" for change in difference.facts
     ]
@@ -97,6 +104,13 @@ def render(difference: Difference) -> str:
         f"  extension {one_line(change.name)}: {_shown(change.before)} -> {_shown(change.after)}"
         for change in difference.extensions
     ]
+    if difference.schema:
+        shown = [
+            (each.what, each.kind, each.name, _shown(each.before), _shown(each.after)) for each in difference.schema
+        ]
+        lines += ["", table(("SCHEMA", "WHAT", "NAME", "BEFORE", "AFTER"), shown[:_SHOWN])]
+        if len(shown) > _SHOWN:
+            lines.append(f"and {len(shown) - _SHOWN} more; --json names all")
     if difference.tables:
         rows = [(each.name, _shown(each.before), _shown(each.after), _signed(each)) for each in difference.tables]
         lines += ["", table(("TABLE", "ROWS BEFORE", "ROWS AFTER", "DIFFERENCE"), rows)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
 from twist_dr.redaction import leaving
 from twist_dr.system.words import unmarked
+
+#: Each row of a schema's changes has at most a kilobyte.
+_MOST_ROWS = 2000
 
 
 def in_words(text: str) -> dg.TextMetadataValue:
@@ -18,6 +21,12 @@ def in_words(text: str) -> dg.TextMetadataValue:
 def in_markdown(text: str) -> dg.MarkdownMetadataValue:
     """The same of a text in Markdown."""
     return dg.MetadataValue.md(leaving(text))
+
+
+def in_json(rows: Sequence[Mapping[str, str | None]]) -> dg.JsonMetadataValue:
+    """Rows of texts, all that fit: a page holds no megabytes."""
+    shown = [{name: text and leaving(text) for name, text in row.items()} for row in rows[:_MOST_ROWS]]
+    return dg.MetadataValue.json({"rows": shown, "all": len(rows)})
 
 
 def in_list(lines: Iterable[str]) -> dg.MarkdownMetadataValue:

@@ -25,6 +25,7 @@ _TOKEN = re.compile(
        | [0-9$]+ | [^'"();$/A-Za-z_\x80-\xff0-9-]+ | .""",
     re.VERBOSE | re.DOTALL,
 )
+_ARRAY_CAST = re.compile(rb'\)::((?:"(?:[^"]|"")*"|[A-Za-z_0-9$. \x80-\xff]|\([0-9, ]*\))+)\[\]')
 _COMMENT_MARK = re.compile(rb"/\*|\*/")
 #: Statements whose body may be SQL of its own between BEGIN ATOMIC and END (PostgreSQL, "CREATE FUNCTION", sql_body).
 _ROUTINE = re.compile(rb"(?i)CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\s")
@@ -55,18 +56,66 @@ def unquoted(identifier: bytes) -> str:
 
 def without_texts(statement: bytes) -> bytes:
     """A statement of pg_dump's without what its strings and bodies hold: what is left was written by the program, names aside."""
-    kept, place = [], 0
-    while found := _TOKEN.match(statement, place):
-        place = found.end()
-        if found["tag"] is not None:
-            closing = statement.find(found[0], place)
-            place = len(statement) if closing < 0 else closing + len(found[0])
+    kept = []
+    for found, _ in _tokens(statement):
+        if found["tag"] is not None or (found["quoted"] and found[0][:1] != b'"'):
             kept.append(b"''")
-        elif found["comment"]:
-            place = _end_of_comment(statement, found.start())
-        else:
-            kept.append(found[0] if not found["quoted"] or found[0][:1] == b'"' else b"''")
+        elif not found["comment"]:
+            kept.append(found[0])
     return b"".join(kept)
+
+
+def divided(script: bytes, place: int) -> tuple[list[bytes], int]:
+    """What stands between the bracket at ``place`` and its partner, divided at its own commas, and where that partner is.
+
+    Raises ``ValueError`` where there is none.
+    """
+    pieces, depth, begin = [], 0, place + 1
+    for found, _ in _tokens(script, place):
+        if found["quoted"] or found["comment"] or found["tag"] is not None or found["word"]:
+            continue
+        for at, mark in enumerate(found[0], found.start()):
+            depth += (mark in b"([") - (mark in b")]")
+            if not depth or (mark in b"," and depth == 1):
+                pieces.append(script[begin:at])
+                begin = at + 1
+            if not depth:
+                return pieces, at
+    raise ValueError("a bracket is not closed")
+
+
+def casting_elements(definition: bytes) -> bytes:
+    """A definition in which each cast of an array's constructor stands at its elements.
+
+    ``(ARRAY[a, b])::text[]`` is the same as ``ARRAY[(a)::text, (b)::text]`` (PostgreSQL, "Array Constructors"), and a server writes the second of what it read
+    as the first: so does one that restored ``CHECK (status IN ('a', 'b'))`` of a varchar.
+    """
+    kept, done, looked = [], 0, 0
+    for found, _ in _tokens(definition) if b"(ARRAY[" in definition else ():
+        begin = found.start() - 1
+        if found["word"] != b"ARRAY" or begin < looked or definition[begin : found.end() + 1] != b"(ARRAY[":
+            continue
+        try:
+            elements, looked = divided(definition, found.end())
+        except ValueError:
+            break
+        if (cast := _ARRAY_CAST.match(definition, looked + 1)) and not any(b"ARRAY[" in each for each in elements):
+            cast_elements = b", ".join(b"(%s)::%s" % (each.strip(), cast[1]) for each in elements)
+            kept.append(definition[done:begin] + b"ARRAY[" + cast_elements + b"]")
+            done = cast.end()
+    return b"".join([*kept, definition[done:]])
+
+
+def _tokens(script: bytes, place: int = 0) -> Iterator[tuple[re.Match[bytes], int]]:
+    """What a script is made of, and where each ends: a comment, and a string between dollars, with all that is in it."""
+    while found := _TOKEN.match(script, place):
+        place = found.end()
+        if found["comment"]:
+            place = _end_of_comment(script, found.start())
+        elif found["tag"] is not None:
+            closing = script.find(found[0], place)
+            place = len(script) if closing < 0 else closing + len(found[0])
+        yield found, place
 
 
 def _begin(script: bytes, place: int) -> int:
@@ -82,16 +131,10 @@ def _begin(script: bytes, place: int) -> int:
 def _end(script: bytes, place: int) -> int:
     parentheses = blocks = 0
     routine = _ROUTINE.match(script, place) is not None
-    while found := _TOKEN.match(script, place):
-        place = found.end()
-        if found["comment"]:
-            place = _end_of_comment(script, found.start())
-        elif found["tag"] is not None:
-            closing = script.find(found[0], place)
-            place = len(script) if closing < 0 else closing + len(found[0])
-        elif found["mark"] == b";":
+    for found, end in _tokens(script, place):
+        if found["mark"] == b";":
             if parentheses <= 0 and not blocks:
-                return place
+                return end
         elif found["mark"]:
             parentheses += 1 if found["mark"] == b"(" else -1
         elif routine and found["word"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import cache
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from twist_dr.errors import BackupError
 from twist_dr.postgres.dump_toc import toc_size
@@ -13,7 +13,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
-from twist_dr.storage.chunks import buffered
+from twist_dr.storage.chunks import buffered, read_out
 
 Head: TypeAlias = Callable[[], bytes]
 
@@ -30,14 +30,30 @@ def head_of(sources: Sources, keyring: Keyring) -> Head:
 
 def read_head(repository: Repository, manifest: Manifest, keyring: Keyring) -> bytes:
     """The dump up to its rows, authentic unless :func:`need_authentic` raises. Raises ``BackupError``, and what reading raises."""
-    read = b""
     with buffered(repository.read(manifest, "database.dump", keyring)) as stream:
-        while (size := toc_size(io.BytesIO(read))) is None:
-            more = stream.read(max(_FIRST_BYTES, len(read)))
-            if not more or len(read) > _MOST_BYTES:
-                raise BackupError("the head of the dump is not as pg_dump writes it")
-            read += more
+        return _up_to_rows(stream)
+
+
+def _up_to_rows(stream: BinaryIO) -> bytes:
+    read = b""
+    while (size := toc_size(io.BytesIO(read))) is None:
+        more = stream.read(max(_FIRST_BYTES, len(read)))
+        if not more or len(read) > _MOST_BYTES:
+            raise BackupError("the head of the dump is not as pg_dump writes it")
+        read += more
     return read[:size]
+
+
+def authentic_head(repository: Repository, manifest: Manifest, keyring: Keyring, most: int) -> bytes:
+    """The dump up to its rows, authentic: of a copy that is not encrypted all is read, up to ``most`` bytes as it is stored. Raises as :func:`read_head`."""
+    form, stored = repository.held(manifest)["database.dump"]
+    if form.encrypted or stored.size > most:
+        need_authentic(repository, manifest)
+        return read_head(repository, manifest, keyring)
+    with buffered(repository.read(manifest, "database.dump", keyring)) as stream:
+        head = _up_to_rows(stream)
+        read_out(stream)
+    return head
 
 
 def need_authentic(repository: Repository, manifest: Manifest) -> None:

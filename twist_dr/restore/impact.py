@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 
 from twist_dr.errors import Cancelled
 from twist_dr.postgres.changes import Changes
+from twist_dr.postgres.schema_changes import SchemaChange, What
 from twist_dr.redaction import one_line
 from twist_dr.repository.table_names import TableName
+from twist_dr.restore.schema_difference import SchemaDifference
 from twist_dr.system.progress import human_bytes, human_seconds
-from twist_dr.system.words import counted, unmarked
+from twist_dr.system.words import counted, few, unmarked
 
 #: Nobody reads the two hundred and first row on a run's page.
 _MOST_ROWS = 200
@@ -99,7 +101,8 @@ class MediaImpact:
 
 @dataclass(frozen=True)
 class Impact:
-    """All of it. Times in UTC; ``taken_at`` is when it was looked at, ``snapshot_at`` when the backup was; ``backup``: its id and label for people."""
+    """All of it. Times in UTC; ``taken_at`` is when it was looked at, ``snapshot_at`` when the backup was; ``backup``: its id and label for people;
+    ``schema``: what differs from the backup's to the live one, None where nobody asked."""
 
     taken_at: datetime
     snapshot_at: datetime
@@ -107,6 +110,7 @@ class Impact:
     media: list[MediaImpact]
     notes: list[str] = field(default_factory=list)
     backup: str = "the backup"
+    schema: SchemaDifference | None = None
 
     @property
     def age_seconds(self) -> float:
@@ -129,6 +133,8 @@ class Impact:
             parts.append(f"{counted(len(differing), 'table')} {verb}: {rows} newer than {backup}{also}")
         elif self.tables:
             parts.append(f"no table shows a difference from {backup}")
+        if self.schema is not None and self.schema.unknown is None:
+            parts.append(_schema_sentence(self.schema.changes))
         if self.media:
             parts.append(self._media_sentence())
         if not parts:
@@ -155,6 +161,8 @@ class Impact:
         ]
         if self.tables:
             blocks += _tables_markdown(self.tables)
+        if self.schema is not None and self.schema.changes:
+            blocks += _schema_markdown(self.schema.changes)
         if self.media:
             blocks += _media_markdown(self.media)
         if notes := self.all_notes:
@@ -192,6 +200,28 @@ def _table_line(table: TableImpact) -> str:
     newest = "" if table.newest is None else _time(table.newest)
     column = "" if table.newest_column is None else _code(table.newest_column)
     return f"| {' | '.join([_code(table.label), then, now, *changes, newer, newest, column])} |"
+
+
+#: What a restore does to that which came, went or changed since the backup.
+_BY_A_RESTORE: Mapping[What, str] = {"came": "would go", "went": "would come back", "changed": "would change back"}
+
+
+def _schema_sentence(changes: Sequence[SchemaChange]) -> str:
+    """``in the schema 2 would go (column public.a.b, index public.c), 1 would come back (view public.v)``."""
+    told = []
+    for what, by_a_restore in _BY_A_RESTORE.items():
+        if names := [f"{each.kind} {each.name}" for each in changes if each.what == what]:
+            told.append(f"{len(names):,} {by_a_restore} ({few(names)})")
+    return f"in the schema {', '.join(told)}" if told else "the schema is the same"
+
+
+def _schema_markdown(changes: Sequence[SchemaChange]) -> list[str]:
+    lines = ["| schema | | in the backup | now |", "| --- | --- | --- | --- |"]
+    for each in changes[:_MOST_ROWS]:
+        cells = [_code(text) if text else "" for text in (each.before, each.after)]
+        lines.append(f"| {_code(f'{each.kind} {each.name}')} | {_BY_A_RESTORE[each.what]} | {' | '.join(cells)} |")
+    more = len(changes) - _MOST_ROWS
+    return ["\n".join(lines), *([f"and {more:,} more like these, all of them in schema."] if more > 0 else [])]
 
 
 def _media_markdown(media: Sequence[MediaImpact]) -> list[str]:

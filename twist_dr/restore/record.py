@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
 
+from twist_dr.postgres.schema_changes import SchemaChange
 from twist_dr.repository.sources import Sources
 from twist_dr.restore.journal import Journal, Kind
 from twist_dr.restore.plan import Mode
@@ -18,7 +19,8 @@ State = Literal["running", "done", "refused", "failed", "undone"]
 
 @dataclass
 class RestoreRecord:
-    """Filled in as the restore goes on. ``seconds`` by phase; ``gate``, ``impact`` and ``recovery`` are Markdown tables.
+    """Filled in as the restore goes on. ``seconds`` by phase; ``gate``, ``impact`` and ``recovery`` are Markdown tables;
+    ``schema``: what differs from the backup's to the live one.
 
     ``recovery_target``: what a recovery to a point was asked for, ``recovery_point``: what that is, ``recovery_options``: what else was asked for, as the
     run config has it.
@@ -48,6 +50,7 @@ class RestoreRecord:
     pre_restore_backup: str | None = None
     gate: str = ""
     impact: str = ""
+    schema: Sequence[SchemaChange] = ()
     warnings: list[str] = field(default_factory=list)
     recovery: str = ""
     recovery_target: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twist_dr.errors import DatabaseError, RestoreRefused
 from twist_dr.postgres import databases
+from twist_dr.postgres.roles import client_major
 from twist_dr.repository.archive_index import read_index
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
@@ -27,6 +28,7 @@ from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restored_configuration import configuration_folder
 from twist_dr.restore.rights_gate import look_at_rights
 from twist_dr.restore.sandboxes import how_to_reach
+from twist_dr.restore.schema_difference import SchemaDifference, backup_schema, compared, live_schema
 from twist_dr.restore.schema_gate import look_at_schema
 from twist_dr.restore.settle import check_health, settle_interrupted
 from twist_dr.restore.surroundings_gate import look_at_surroundings
@@ -148,6 +150,7 @@ class Restore:
             except DatabaseError as error:
                 # A live database that cannot be read through any more is what restores are for.
                 notes = [f"what the live database has that the backup has not cannot be told: {error}"]
+        schema = self._schema(sources, gate) if request.mode == "plan" and "database" in request.parts else None
         media: list[MediaImpact] = []
         if "media" in request.parts and manifest.artifact("media.files.jsonl") is not None:
 
@@ -166,6 +169,7 @@ class Restore:
             media=media,
             backup=f"{request.called}, labelled {manifest.label}" if not request.name else request.name,
             notes=notes,
+            schema=schema,
         )
         self.record.impact = impact.markdown()
         # Who plans in a terminal has no page to look at.
@@ -173,6 +177,20 @@ class Restore:
             self._report.page(f"\n{self.record.impact}")
         else:
             self._report.info(impact.summary())
+
+    def _schema(self, sources: Sources, gate: gates.Gate) -> SchemaDifference | None:
+        """What differs from the backup's schema to the live one's."""
+        place, facts = self._place, sources.manifest.postgres
+        if gate.live_oid is None or facts is None:
+            return None
+        found = compared(
+            lambda: backup_schema(sources, place.keyring),
+            lambda: live_schema(place.around.cluster, place.client_tools, client_major(facts)),
+        )
+        self.record.schema = found.changes
+        for line in found.doubts:
+            self._warn(line)
+        return found
 
     # -- phase one, and the switch -----------------------------------------------------------------------------------
 

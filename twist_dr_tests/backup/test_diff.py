@@ -18,6 +18,7 @@ def test_two_backups_of_a_real_application(site: Site) -> None:
     site.backup().expect(0)
     first = site.latest().backup_id
     site.query("CREATE TABLE extra (id int); INSERT INTO extra VALUES (1), (2)")
+    site.query('ALTER TABLE billing_invoice ADD COLUMN "odd\nname" numeric(5,2) NOT NULL DEFAULT 1')
     files = sorted(path for path in site.media.rglob("*") if path.is_file())
     files[0].write_bytes(b"other bytes")
     gone = files[1].relative_to(site.media)
@@ -31,16 +32,38 @@ def test_two_backups_of_a_real_application(site: Site) -> None:
     assert "public.extra" in text and "added" in text
     assert "1 added, 1 removed, 1 changed" in text
     assert "+ attachments/new\\nfile.txt" in text
+    assert (
+        "column" in text and "public.billing_invoice.odd\\nname" in text and "numeric(5,2) DEFAULT 1 NOT NULL" in text
+    )
     document = json.loads(site.cli("diff", first, second, "--json", "--files").expect(0).text)
+    assert {(each["what"], each["kind"], each["name"], each["after"]) for each in document["schema"]} == {
+        ("came", "table", "public.extra", None),
+        ("came", "column", "public.billing_invoice.odd\nname", "numeric(5,2) DEFAULT 1 NOT NULL"),
+    }
     assert document["tables"] == [{"name": "public.extra", "before": None, "after": 2}]
     assert document["files"]["media"]["removed"] == [f"attachments/{gone}"]
     assert document["same"] is False
+
+    # The live database is as it was, but for what is done to it now.
+    assert "live: nothing differs" in site.cli("diff", second, "live").expect(0).text
+    site.query("DROP TABLE extra; CREATE INDEX late ON billing_invoice (id)")
+    document = json.loads(site.cli("diff", "latest", "live", "--json").expect(0).text)
+    assert {(each["what"], each["kind"], each["name"]) for each in document["schema"]} == {
+        ("went", "table", "public.extra"),
+        ("came", "index", "public.late"),
+    }
+    assert document["tables"] == [{"name": "public.extra", "before": 2, "after": None}]
+    url, site.database_url = site.database_url, "postgresql://nobody@127.0.0.1:1/erp"
+    assert "the live database could not be compared: " in site.cli("diff", second, "live").expect(0).text
+    site.database_url = url
 
     # What another target holds is as good; without any, it is said.
     shutil.rmtree(site.folder / "targets" / "office")
     site.cli("diff", first, second, "--files").expect(0)
     shutil.rmtree(site.folder / "targets" / "archive")
     assert "media.files.jsonl" in site.cli("diff", first, second, "--files").expect(1).text
+    lost = site.cli("diff", first, second).expect(0).text
+    assert "the schemas could not be compared: No storage target has a good copy of" in lost
     assert "nothing differs" in site.cli("diff", first, first).expect(0).text
     assert "twist-dr list" in site.cli("diff", first, "1999").expect(1).text
 

@@ -5,12 +5,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import dagster as dg
 
 from twist_dr.errors import TwistDRError
 from twist_dr.operations.restoring import Shown
-from twist_dr.orchestrator.metadata import in_list, in_markdown, in_words
+from twist_dr.orchestrator.metadata import in_json, in_list, in_markdown, in_words
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
 
@@ -22,6 +23,8 @@ def metadata(record: RestoreRecord) -> dict[str, dg.MetadataValue]:
     for name, table in (("recovery", record.recovery), ("impact", record.impact), ("gate", record.gate)):
         if table:
             found[name] = in_markdown(table)
+    if record.schema:
+        found["schema"] = in_json([asdict(each) for each in record.schema])
     if record.seconds_locked_out is not None:
         found["seconds_locked_out"] = dg.MetadataValue.float(record.seconds_locked_out)
     if record.mode == "plan" and record.state == "done":

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psycopg
 import pytest
 
@@ -67,8 +68,21 @@ def test_launched_as_it_is_it_plans_the_latest_verified_backup_and_changes_nothi
     site.restore().expect(1).text.index("No backup of erp with a database is verified")
     site.verify().expect(0)
     site.backup().expect(0)
+    site.query("CREATE INDEX late ON billing_invoice (id); ALTER TABLE outbox_outboxmessage ALTER subject TYPE text")
     text = site.restore().expect(0).text
     assert "nothing was changed" in text
+    assert (
+        "in the schema 1 would go (index public.late), 1 would change back (column public.outbox_outboxmessage.subject)"
+        in text
+    )
+    run = site.instance.get_run_records(limit=1)[0].dagster_run.run_id
+    logs = site.instance.all_logs(run, of_type=dg.DagsterEventType.STEP_OUTPUT)
+    (made,) = [each.get_dagster_event().step_output_data for each in logs]
+    shown: Any = made.metadata["schema"].value
+    assert [(each["name"], each["before"], each["after"]) for each in shown["rows"]] == [
+        ("public.outbox_outboxmessage.subject", "character varying(200) NOT NULL", "text NOT NULL"),
+        ("public.late", None, "CREATE INDEX late ON public.billing_invoice USING btree (id);"),
+    ]
     verified = site.catalog().latest_verified("erp")
     assert verified is not None and verified.backup_id in text
     assert "7 rows newer" in text and "1 media file" in text
