@@ -28,7 +28,7 @@ from twist_dr.postgres.cluster import Cluster, query
 from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr.postgres.unprivileged import reachable_base, unprivileged
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
-from twist_dr.restore.building import surroundings
+from twist_dr.restore.plan import surroundings
 from twist_dr.restore.settle import kept, remove_kept
 from twist_dr.settings import Settings, load_settings
 from twist_dr.system.lock import FileLocks

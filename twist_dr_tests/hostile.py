@@ -8,16 +8,12 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from twist_dr.postgres.cluster import Cluster
+from twist_dr.postgres.cluster import Cluster, Connection
 from twist_dr.postgres.sessions import LOOKING
 from twist_dr_tests.servers import PostgresServer
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 _PRODUCT = Path(__file__).resolve().parent.parent / "twist_dr"
 _OPERATORS = [

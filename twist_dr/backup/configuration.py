@@ -241,3 +241,12 @@ class _Work(Making):
                 "The configuration backup was stopped, and what it had begun is removed",
                 remedy="start it again when you wish",
             )
+
+
+@dataclass
+class History:
+    """Where the history is. ``missing``: why some of it, or all, cannot be copied. ``told``: each place, for people; no password."""
+
+    places: list[HistoryFiles | PostgresTables] = field(default_factory=list)
+    missing: str | None = None
+    told: dict[str, str] = field(default_factory=dict)

@@ -155,7 +155,7 @@ def _list(options: argparse.Namespace) -> None:
 
 def _list_replaced(settings: Settings, options: argparse.Namespace) -> None:
     from twist_dr.cli import listing
-    from twist_dr.restore.building import surroundings
+    from twist_dr.restore.plan import surroundings
     from twist_dr.restore.restored_configuration import everything_kept
     from twist_dr.restore.space import measured
 

@@ -42,7 +42,7 @@ from twist_dr.doctor.wal_archive import check_archiver, check_newest_base, check
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
-from twist_dr.restore.building import surroundings
+from twist_dr.restore.plan import surroundings
 from twist_dr.settings.asking import django_application
 from twist_dr.storage.base import StorageTarget
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 
 from twist_dr.doctor.findings import Check, Finding, counted, guarded, ok, problem, said, warning
 from twist_dr.errors import DatabaseError, DatabaseGone
 from twist_dr.postgres.cluster import (
     NEW_SERVER,
     Cluster,
+    Connection,
     query,
     read_extensions,
     read_migrations,
@@ -22,9 +22,6 @@ from twist_dr.postgres.login_triggers import login_triggers
 from twist_dr.postgres.tools import NEWEST_MAJOR, OLDEST_MAJOR
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.words import few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 _PATIENCE_SECONDS = 15
 _CLOCK_WARNING_SECONDS = 5.0

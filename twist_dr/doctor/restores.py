@@ -16,9 +16,9 @@ from twist_dr.postgres.dump import dump_schema
 from twist_dr.postgres.lock_waits import watched_locks
 from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr.restore.cutover import Surroundings
+from twist_dr.restore.dump_gate import missing_rights
 from twist_dr.restore.exchange import check_exchangeable
 from twist_dr.restore.restored_configuration import everything_kept
-from twist_dr.restore.rights_gate import missing_rights
 from twist_dr.restore.settle import half_removed, interrupted
 from twist_dr.settings import Settings
 from twist_dr.system.lock import Locks

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr.backup.base.server import INCREMENTAL_MAJOR, base_tools
 from twist_dr.doctor.database import check_login_triggers, explain_connection
 from twist_dr.doctor.findings import Check, from_error, guarded, ok, problem, warning
 from twist_dr.errors import ClientToolsMissing, DatabaseError
-from twist_dr.postgres.cluster import Cluster, first_line, query
+from twist_dr.postgres.cluster import Cluster, Connection, first_line, query
 from twist_dr.postgres.cluster_wide import RESTORE_POINT, SWITCH_WAL, grant, may_execute
 from twist_dr.postgres.databases import connect_for_maintenance
 from twist_dr.postgres.tools import choose_tools, find_tools
@@ -21,9 +20,6 @@ from twist_dr.recovery.planning import server_tools
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.words import few
 from twist_dr.wal.primary import Primary, Sample
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 _PATIENCE_SECONDS = 15
 _RESTART = "then restart PostgreSQL"

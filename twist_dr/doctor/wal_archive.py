@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from twist_dr.doctor.findings import Check, command, counted, ok, problem, said, warning
 from twist_dr.doctor.wal import WalSeen
 from twist_dr.errors import WalError
-from twist_dr.postgres.cluster import Cluster, query
+from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.postgres.unprivileged import may_enter
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.wal.spool import Spool
 
 if TYPE_CHECKING:
     from twist_dr.catalog import SealedBackup, WalPositionRow
-    from twist_dr.postgres.cluster import Connection
 
 #: basic_archive came with archive_library in this version.
 _BASIC_ARCHIVE_MAJOR = 15

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from twist_dr.backup.configuration import take_configuration_backup
+from twist_dr.backup.configuration import History, take_configuration_backup
 from twist_dr.backup.from_settings import chosen_targets, plan_configuration_backup, record_sealed
-from twist_dr.backup.history import History
 from twist_dr.errors import VerificationFailed
 from twist_dr.operations.backup import copied
 from twist_dr.operations.operation import Config

@@ -12,8 +12,8 @@ from twist_dr.backup.from_settings import chosen_targets
 from twist_dr.catalog import CatalogUnavailable
 from twist_dr.errors import LaunchRefused, StorageError, TwistDRError
 from twist_dr.operations.operation import Config
-from twist_dr.restore.building import surroundings
 from twist_dr.restore.from_settings import end_killed
+from twist_dr.restore.plan import surroundings
 from twist_dr.settings import Application
 from twist_dr.system.progress import human_bytes
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pydantic import Field
 
 from twist_dr.operations.operation import Config
-from twist_dr.restore.building import surroundings
+from twist_dr.restore.plan import surroundings
 from twist_dr.settings import Application
 
 

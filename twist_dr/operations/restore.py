@@ -12,7 +12,6 @@ from twist_dr.operations.operation import Config
 from twist_dr.operations.restoring import Shown, alone, nowhere, recorded, refuse_careless
 from twist_dr.repository.manifest import Part
 from twist_dr.repository.table_names import split_names
-from twist_dr.restore.building import restore_place
 from twist_dr.restore.from_settings import (
     RestoreLog,
     choose_backup,
@@ -20,7 +19,7 @@ from twist_dr.restore.from_settings import (
     mark_corrupt_copies,
     pre_restore_backup,
 )
-from twist_dr.restore.plan import RestoreRequest
+from twist_dr.restore.plan import RestoreRequest, restore_place
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.settings import Application, Settings

@@ -12,8 +12,8 @@ from twist_dr.catalog import CatalogUnavailable
 from twist_dr.errors import DatabaseError, RestoreError
 from twist_dr.operations.operation import Config
 from twist_dr.recovery.sandbox import ClusterSandbox, sandboxes
-from twist_dr.restore.building import surroundings
 from twist_dr.restore.journal import began_at
+from twist_dr.restore.plan import surroundings
 from twist_dr.restore.sandboxes import DatabaseSandbox, database_sandboxes, how_to_reach
 from twist_dr.restore.settle import remove_kept
 from twist_dr.restore.space import measured

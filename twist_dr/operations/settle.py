@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twist_dr.errors import TwistDRError
 from twist_dr.operations.operation import Config
-from twist_dr.restore.building import surroundings
 from twist_dr.restore.from_settings import end_killed
+from twist_dr.restore.plan import surroundings
 from twist_dr.restore.settle import settle_interrupted
 from twist_dr.settings import Application
 from twist_dr.watch import audit

@@ -7,8 +7,8 @@ from pydantic import Field
 from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.operations.operation import Config
 from twist_dr.operations.restoring import Shown, conclude, nowhere
-from twist_dr.restore.building import surroundings
 from twist_dr.restore.from_settings import RestoreLog, end_killed
+from twist_dr.restore.plan import surroundings
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.undo import undo_restore as undo
 from twist_dr.settings import Application

@@ -5,14 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import DatabaseError, DatabaseUnreachable
-from twist_dr.postgres.cluster import Cluster, query
+from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.postgres.databases import connect_for_maintenance
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 _END_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = 0.002

@@ -7,14 +7,11 @@ before PostgreSQL 15 with its next transaction), they count what was rolled back
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.repository.manifest import Counters
 from twist_dr.repository.table_names import TableName
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 
 class Changes(NamedTuple):

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import Cancelled
-from twist_dr.postgres.cluster import read_tables
+from twist_dr.postgres.cluster import Connection, read_tables
 from twist_dr.repository.table_names import TableName
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 
 def table_checksums(

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twist_dr.errors import DatabaseError, DatabaseGone, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
-from twist_dr.postgres.gone import is_gone
 from twist_dr.postgres.materialized import read_views
-from twist_dr.postgres.sessions import LOOKING, Settings, open_replication, open_session, start_options
+from twist_dr.postgres.sessions import LOOKING, Settings, is_gone, open_replication, open_session, start_options
 from twist_dr.postgres.unplanned import PLANNING_RUNS_CODE, count_unplanned, read_unplanned
 from twist_dr.postgres.url import WORDS, is_postgres_url
 from twist_dr.redaction import keep_url, one_line
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg.pq import ConninfoOption
 
-    Connection = psycopg.Connection[Any]
-
+#: A session. As a string, for whoever only names it loads no psycopg.
+Connection: TypeAlias = "psycopg.Connection[Any]"
 _CONNECT_TIMEOUT_SECONDS = 10
 _CANCEL_EVERY_SECONDS = 0.2
 #: Refusals of a server that will answer a little later.

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import DatabaseRefused
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.postgres.databases import connect_for_maintenance
-from twist_dr.postgres.gone import MAINTENANCE
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Cluster, Connection
+from twist_dr.postgres.sessions import MAINTENANCE
 
 RESTORE_POINT, SWITCH_WAL = "pg_create_restore_point(text)", "pg_switch_wal()"
 

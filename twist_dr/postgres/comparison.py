@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from twist_dr.postgres.cluster import (
+    Connection,
     count_rows,
     named_errors,
     query,
@@ -24,9 +24,6 @@ from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.table_names import TableName, from_label, table_name
 from twist_dr.system.progress import LOG_EVERY_SECONDS, Report
 from twist_dr.system.words import few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Tables counted between two looks at the clock.
 _COUNT_AT_ONCE = 20

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import DatabaseError, DiskFilled, LocksExhausted, ProcessFailed
-from twist_dr.postgres.cluster import named_errors
+from twist_dr.postgres.cluster import Connection, named_errors
 from twist_dr.postgres.differing_rows import Differing, columns_at_utc, copied, first_difference
 from twist_dr.postgres.dump import read_dump, restore_database
 from twist_dr.postgres.dump_content import ContentReader, RawName, read_content, rows_at
@@ -27,9 +26,6 @@ from twist_dr.repository.table_names import TableName
 from twist_dr.storage.chunks import lines
 from twist_dr.system.progress import Report
 from twist_dr.system.words import counted, few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Subscriptions are not restored, so they are not dumped either.
 _OPTIONS = ("--no-subscriptions",)

@@ -10,14 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import CutoverFailed, DatabaseRefused, Obstacle
-from twist_dr.postgres.cluster import Cluster, first_line, query
-from twist_dr.postgres.gone import MAINTENANCE
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
+from twist_dr.postgres.cluster import Cluster, Connection, first_line, query
+from twist_dr.postgres.sessions import MAINTENANCE
 
 #: Names are cut to so many bytes by the server, silently (PostgreSQL, "Identifiers and Key Words").
 _LONGEST_NAME = 63

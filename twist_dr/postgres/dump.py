@@ -11,9 +11,8 @@ from tempfile import TemporaryDirectory
 from twist_dr.errors import ProcessFailed
 from twist_dr.postgres.cluster import Cluster, Table, first_line
 from twist_dr.postgres.dump_reader import DumpReader
-from twist_dr.postgres.dump_toc import UnknownDump
+from twist_dr.postgres.dump_toc import UnknownDump, read_entries, read_header
 from twist_dr.postgres.extension_restore import KeptFiles, MembersRestore
-from twist_dr.postgres.late_entries import late_entries
 from twist_dr.postgres.sessions import LOADING
 from twist_dr.postgres.tools import Tools
 from twist_dr.repository.streams import write_new
@@ -249,3 +248,28 @@ def without_system_grants(tools: Tools, dump: Path, entries: Path) -> list[str]:
     if left_out:
         write_new(entries, kept, durable=False)
     return left_out
+
+
+_TRIGGER, _EVENT_TRIGGER = b"TRIGGER", b"EVENT TRIGGER"
+
+
+def late_entries(dump: Path) -> set[int]:
+    """Numbers of the entries that a single job must restore when all others are there; mostly none.
+
+    A partition has its trigger from the table it belongs to. Where it is enabled otherwise there, pg_dump writes an entry with nothing
+    but ``ALTER TABLE ... DISABLE TRIGGER``, and does not say that it needs the entry that makes the trigger. Event triggers follow it,
+    as they follow all definitions, or they would see it.
+    """
+    late: set[int] = set()
+    try:
+        with dump.open("rb") as file:
+            entries = list(read_entries(file, read_header(file), (_TRIGGER,)))
+    except UnknownDump:
+        return late  # pg_restore says what is wrong with it
+    late |= {
+        each.number for each in entries if each.kind == _TRIGGER and each.definition.lstrip().startswith(b"ALTER ")
+    }
+    if late:
+        late |= {each.number for each in entries if each.kind == _EVENT_TRIGGER}
+        late |= {each.number for each in entries if each.needs & late}
+    return late

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from twist_dr.errors import RestoreFailed
-from twist_dr.postgres.cluster import first_line
+from twist_dr.postgres.cluster import Connection, first_line
 from twist_dr.postgres.dump_toc import read_entries, read_header
 from twist_dr.postgres.statements import statements
 from twist_dr.postgres.tools import Tools
 from twist_dr.system.processes import run
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Entries of a dump that speak of the database as a whole; pg_restore leaves them out unless it makes the database itself.
 _OF_DATABASE = re.compile(r"^\d+; \d+ \d+ (?:DATABASE|DATABASE PROPERTIES|(?:ACL|COMMENT) - DATABASE) ")

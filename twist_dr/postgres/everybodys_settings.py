@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.postgres.own_settings import OF_SESSIONS, value_texts
 from twist_dr.postgres.roles import spoken
 from twist_dr.postgres.statements import NAME, statements, unquoted
@@ -16,8 +16,6 @@ from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
     from psycopg.sql import Composable
-
-    from twist_dr.postgres.cluster import Connection
 
 _SETTING = re.compile(rb"ALTER ROLE ALL SET (" + NAME + rb") TO .*;", re.DOTALL)
 #: Why libraries are not set for all roles by us.

@@ -12,16 +12,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twist_dr.errors import ArchiveInvalid
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.repository.manifest import ExtensionMembers
 from twist_dr.repository.table_names import TableName
 from twist_dr.system.documents import DocumentInvalid, Limits, read_mapping
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Artifacts: rows and values as SQL, the definitions of members as a dump, and what is where in them.
 ROWS, MEMBERS, KEPT = "extension-rows.sql", "extension-members.dump", "extension-rows.json"

@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import ProcessFailed
-from twist_dr.postgres.cluster import Cluster, first_line, query
+from twist_dr.postgres.cluster import Cluster, Connection, first_line, query
 from twist_dr.postgres.dump_internals import leave_out_internals
 from twist_dr.postgres.dump_toc import TocEntry, UnknownDump, read_entries, read_header
 from twist_dr.postgres.extension_members import KEPT, MEMBERS, ROWS, Kept, MemberTable, member_identities
@@ -26,9 +25,6 @@ from twist_dr.postgres.tools import Tools
 from twist_dr.repository.manifest import Manifest
 from twist_dr.system.processes import run
 from twist_dr.system.words import few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: A line of a dump's list: its number, its catalog there, its own OID there, and what it is.
 _LINE = re.compile(rb"\d+; (\d+) (\d+) (.*)")

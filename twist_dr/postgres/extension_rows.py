@@ -13,14 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.postgres.extension_members import MemberSequence, MemberTable
 from twist_dr.system.sizes import CHUNK
 
 if TYPE_CHECKING:
     from psycopg.sql import Composable, Composed
-
-    from twist_dr.postgres.cluster import Connection
 
 #: What changes how rows are written and read, whatever was set for the database or our role: a table comes out as it went in, and its
 #: content is the same number on both sides.

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.postgres.extension_members import read_kept
 from twist_dr.redaction import one_line
 from twist_dr.system.words import counted, few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import LockTimeout, TwistDRError
-from twist_dr.postgres.cluster import Cluster, query
+from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.repository.table_names import TableName
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.system.words import few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: How often the server is asked, and so about how long a wait goes on before it is told: most end by themselves within that.
 _LOOK_SECONDS = 3.0

@@ -7,13 +7,9 @@ to set ``event_triggers``, switch them off; others cannot (PostgreSQL, "Event Tr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.postgres.sessions import spared_login_triggers
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 
 @dataclass(frozen=True)

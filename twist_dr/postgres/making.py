@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twist_dr.errors import RestoreFailed
-from twist_dr.postgres.cluster import first_line, query
+from twist_dr.postgres.cluster import Connection, first_line, query
 from twist_dr.postgres.databases import drop
 from twist_dr.postgres.own_settings import OwnSetting, OwnSettings
 from twist_dr.postgres.surroundings import money_is_kept, outside
@@ -20,8 +20,6 @@ from twist_dr.repository.manifest import PostgresFacts
 
 if TYPE_CHECKING:
     from psycopg.sql import Composed
-
-    from twist_dr.postgres.cluster import Connection
 
 
 @dataclass(frozen=True)

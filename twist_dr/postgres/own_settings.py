@@ -13,15 +13,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.postgres.dump_toc import UnknownDump, read_entries, read_header
 from twist_dr.postgres.statements import NAME, statements, unquoted
 from twist_dr.repository.table_names import in_quotes
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 _ENCODING, _PROPERTIES = b"ENCODING", b"DATABASE PROPERTIES"
 _CLIENT_ENCODING = re.compile(rb"SET client_encoding = '(\w+)';")

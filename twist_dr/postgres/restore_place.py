@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twist_dr.errors import DatabaseError, DatabaseRefused, Obstacle
-from twist_dr.postgres.cluster import Cluster, named_errors, query, read_system_identifier
+from twist_dr.postgres.cluster import Cluster, Connection, named_errors, query, read_system_identifier
 from twist_dr.postgres.confinement import Isolation
 from twist_dr.postgres.everybodys_settings import give_everybodys_settings
 from twist_dr.postgres.making import Made, make_to_look
@@ -23,9 +23,6 @@ from twist_dr.postgres.surroundings import libraries_to_preload
 from twist_dr.postgres.tools import Tools, oldest_served
 from twist_dr.repository.manifest import PostgresFacts
 from twist_dr.system.words import few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 _RESTORED = "restored"
 #: What is ours on an existing server.

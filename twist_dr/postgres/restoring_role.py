@@ -6,13 +6,9 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.repository.table_names import in_quotes
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Roles of providers whose servers let their members do some of what PostgreSQL keeps for superusers: which, only they know.
 _PROVIDERS = ["rds_superuser", "cloudsqlsuperuser", "azure_pg_admin", "alloydbsuperuser", "supabase_admin"]

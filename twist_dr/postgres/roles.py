@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import ProcessFailed
-from twist_dr.postgres.cluster import Cluster, query
+from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.postgres.statements import NAME, statements, unquoted
 from twist_dr.repository.manifest import PostgresFacts
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Statements of pg_dumpall that reach for folders of the machine the backup came from, which may be this very one. Its key words are
 #: capitals, and no name without quotes is: so a name never passes for one.

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from twist_dr.postgres.cluster import Cluster, named_errors, query
+from twist_dr.postgres.cluster import Cluster, Connection, named_errors, query
 from twist_dr.postgres.sessions import APPLYING
 from twist_dr.repository.manifest import PostgresFacts
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Parameters that change what the text of a value means, or what an expression of a view, a check or a function gives.
 _READING = {

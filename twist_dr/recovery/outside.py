@@ -8,16 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import DatabaseRefused, RecoveryFailed
-from twist_dr.postgres.cluster import Cluster, first_line, named_errors, query
+from twist_dr.postgres.cluster import Cluster, Connection, first_line, named_errors, query
 from twist_dr.postgres.surroundings import outside
 from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import PostgresFacts
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: A server that was told to read its settings again does so at once; this is for a machine under load.
 _SECONDS = 30.0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid
+from twist_dr.storage.chunks import buffered, read_out
 from twist_dr.system.documents import LINE, DocumentInvalid, read_mapping
 
 
@@ -50,6 +52,22 @@ def read_index(lines: BinaryIO) -> Iterator[Entry]:
         if entry is None or not _is_sound(entry):
             raise ArchiveInvalid("The archive's index is damaged", remedy=FROM_ANOTHER)
         yield entry
+
+
+def index_of(archive: str) -> str:
+    """The artifact beside an archive that is its index."""
+    return f"{archive.removesuffix('.tar')}.files.jsonl"
+
+
+@contextmanager
+def beside_index(read: Callable[[str], Iterator[bytes]], archive: str) -> Iterator[tuple[BinaryIO, Iterator[Entry]]]:
+    """An archive and its index, side by side. When the block ends well both have been read to their ends, and so been checked.
+
+    ``read`` gives an artifact's plain bytes by its name. Raises what that raises, and ``ArchiveInvalid``.
+    """
+    with buffered(read(archive)) as stream, buffered(read(index_of(archive))) as lines:
+        yield stream, read_index(lines)
+        read_out(stream, lines)
 
 
 def _is_sound(entry: Entry) -> bool:

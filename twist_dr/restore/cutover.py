@@ -14,12 +14,11 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import CutoverFailed, Obstacle, RestoreInterrupted, TwistDRError, clause_of
 from twist_dr.postgres import databases
 from twist_dr.postgres.backend import Backend, backend, connect_patiently, end_backend
-from twist_dr.postgres.cluster import Cluster, named_errors
+from twist_dr.postgres.cluster import Cluster, Connection, named_errors
 from twist_dr.repository.staging import fsync_folder
 from twist_dr.restore.exchange import exchange, identity, same, settle_exchange
 from twist_dr.restore.hooks import Health, Maintenance
@@ -27,9 +26,6 @@ from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal, Jour
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.interrupts import uninterrupted
 from twist_dr.system.progress import Report, human_seconds
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: How long a server that is restarting, or full of clients that come back, is waited for when a cutover must be taken back or finished.
 _PATIENCE_SECONDS = 60.0

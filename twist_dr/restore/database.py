@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import DiskFilled, ProcessFailed, RestoreFailed, TwistDRError
-from twist_dr.postgres.cluster import Cluster, first_line, query
+from twist_dr.postgres.cluster import Cluster, Connection, first_line, query
 from twist_dr.postgres.everybodys_settings import missing_everybodys_settings
 from twist_dr.postgres.roles import (
     apply_roles,
@@ -22,9 +21,6 @@ from twist_dr.postgres.sessions import APPLYING, open_for_settings
 from twist_dr.redaction import one_line
 from twist_dr.system.processes import says_full
 from twist_dr.system.words import few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 
 @contextmanager

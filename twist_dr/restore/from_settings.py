@@ -15,7 +15,7 @@ from twist_dr.repository.kinds import FULL, KINDS
 from twist_dr.repository.labels import SET_ASIDE, is_meant, split_label
 from twist_dr.repository.manifest import Label, Part
 from twist_dr.repository.sources import Sources
-from twist_dr.restore.building import journals_of
+from twist_dr.restore.plan import journals_of
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
 

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr.django_app.manage import read_code
 from twist_dr.django_app.migrations import DjangoCode, compare_schema
 from twist_dr.errors import ClientToolsMissing, Obstacle, ProcessFailed, TwistDRError
 from twist_dr.postgres import databases
-from twist_dr.postgres.cluster import Cluster, query, read_migrations, read_tables
+from twist_dr.postgres.cluster import Cluster, Connection, query, read_migrations, read_tables
 from twist_dr.postgres.restore_place import restoring_major, server_obstacles
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.manifest import Manifest, PostgresFacts
@@ -25,9 +24,6 @@ from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.system.commands import run_command
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.words import few, unmarked
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Says what keeps a backup from being restored, and what a person does about it.
 Tell = Callable[[str, str], None]

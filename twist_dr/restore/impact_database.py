@@ -10,18 +10,18 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from twist_dr.postgres.changes import ChangesSince, read_counters
-from twist_dr.postgres.cluster import Table, first_line, named_errors, need_readable, query, read_tables
+from twist_dr.postgres.cluster import Connection, Table, first_line, named_errors, need_readable, query, read_tables
+from twist_dr.postgres.extension_members import MemberTable, columns_of
+from twist_dr.postgres.extension_rows import as_written, read_content
 from twist_dr.postgres.unplanned import count_unplanned
+from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import Manifest
-from twist_dr.repository.table_names import TableName
+from twist_dr.repository.table_names import TableName, from_label
 from twist_dr.restore.impact import TableImpact, go_on_unless
-from twist_dr.restore.impact_extensions import extension_impact
 from twist_dr.restore.newest_columns import COLUMNS, Column, Period, moment, newer_than, possible
 
 if TYPE_CHECKING:
     from psycopg.sql import Composed
-
-    from twist_dr.postgres.cluster import Connection
 
 _COUNT_AT_ONCE = 100
 #: Newer rows of a large table are counted by index, so far and no further.
@@ -269,3 +269,26 @@ def _count_statement(place: int, live: _Live, period: Period) -> Composed:
     return sql.SQL("SELECT {}::int, count(*), {}, {} FROM ONLY {}").format(
         sql.Literal(place), newest, newer, sql.Identifier(live.table.schema, live.table.name)
     )
+
+
+def extension_impact(connection: Connection, manifest: Manifest) -> list[str]:
+    """Tables of extensions whose rows the backup keeps, and which hold others now, each as a sentence. Raises psycopg's errors."""
+    import psycopg
+
+    notes = []
+    for kept in manifest.extension_rows:
+        name = from_label(kept.table)
+        what = f"table {name.label} of the extension {kept.extension}: {kept.rows} rows in the backup"
+        columns = columns_of(connection, name)
+        if columns is None:
+            notes.append(f"{what}, and no such table now")
+            continue
+        try:
+            with as_written(connection):
+                now = read_content(connection, MemberTable(kept.extension, name.schema, name.name, "", columns))
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
+            notes.append(f"{what}, and those of now cannot be read: {first_line(error)}")
+            continue
+        if now.number != kept.content:
+            notes.append(f"{what}, {now.rows} now, and they are not the same")
+    return list(map(one_line, notes))

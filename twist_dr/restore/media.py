@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from twist_dr.errors import RestoreFailed
-from twist_dr.repository.archive_index import read_index
+from twist_dr.repository.archive_index import beside_index
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
@@ -15,7 +16,6 @@ from twist_dr.repository.sources import Sources
 from twist_dr.repository.unpack import Unpacked, unpack, unpack_configuration
 from twist_dr.restore.exchange import Identity, free_path, identity
 from twist_dr.restore.journal import FolderSwitch
-from twist_dr.storage.chunks import buffered, read_out
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report
 
@@ -88,11 +88,9 @@ def _unpack(
 ) -> Unpacked:
     stored = repository.held(manifest)["media.tar"][1].size
     with report.part("media.tar", stored) as advance:
-        content = repository.read(manifest, "media.tar", keyring, advance)
-        lines = repository.read(manifest, "media.files.jsonl", keyring)
-        with buffered(content) as stream, buffered(lines) as index:
-            found = unpack(stream, read_index(index), places, "media.tar")
-            read_out(stream, index)
+        read = partial(repository.read, manifest, keyring=keyring, progress=advance)
+        with beside_index(read, "media.tar") as (stream, index):
+            found = unpack(stream, index, places, "media.tar")
     if found.files != manifest.files.get("media") and not found.skipped:
         raise RestoreFailed(
             f"{found.files} media files were unpacked where {manifest.files.get('media')} were recorded",
@@ -108,14 +106,10 @@ def restore_configuration(sources: Sources, keyring: Keyring, folder: Path, *, p
     """
 
     def work(repository: Repository) -> Unpacked:
-        manifest = sources.manifest
+        read = partial(repository.read, sources.manifest, keyring=keyring)
         try:
-            content = repository.read(manifest, "configuration.tar", keyring)
-            lines = repository.read(manifest, "configuration.files.jsonl", keyring)
-            with buffered(content) as stream, buffered(lines) as index:
-                found = unpack_configuration(stream, read_index(index), folder, "configuration.tar", private=private)
-                read_out(stream, index)
-            return found
+            with beside_index(read, "configuration.tar") as (stream, index):
+                return unpack_configuration(stream, index, folder, "configuration.tar", private=private)
         except BaseException:
             remove_tree(folder)
             raise

@@ -6,14 +6,15 @@ and holds what came of it against what was recorded. What follows (migrations, c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from twist_dr.errors import ProcessFailed, RestoreFailed
-from twist_dr.postgres.cluster import Cluster, query
+from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.postgres.comparison import Comparison, compare_database
 from twist_dr.postgres.databases import drop
 from twist_dr.postgres.dump import restore_database, without_system_grants
@@ -23,16 +24,12 @@ from twist_dr.postgres.extension_restore import KeptFiles, fetch_kept
 from twist_dr.postgres.making import Made
 from twist_dr.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.postgres.restore_place import versions_differ
-from twist_dr.postgres.restore_progress import restore_progress
 from twist_dr.postgres.tools import Tools
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
 from twist_dr.storage.base import Progress, no_progress
-from twist_dr.system.progress import Report
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
+from twist_dr.system.progress import LOG_EVERY_SECONDS, Report, human_bytes
 
 #: Differences that a sentence names.
 _NAMED = 5
@@ -218,3 +215,31 @@ def refuse_misread(cluster: Cluster, name: str, made: Made) -> None:
             f"The restored database may not be used: {why}",
             remedy="install the locale on the database server, then restore again",
         )
+
+
+_JOIN_SECONDS = 15.0
+
+
+@contextmanager
+def restore_progress(
+    cluster: Cluster, database: str, expected: int, report: Report, every: float = LOG_EVERY_SECONDS
+) -> Iterator[None]:
+    """While the block runs, tell every few seconds the database's size in bytes, of about ``expected``."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        # Only told, never needed: a restore does not fail for it.
+        with suppress(Exception):
+            while not ended.wait(every):
+                with cluster.connect(database) as connection:
+                    size = int(query(connection, "SELECT pg_database_size(current_database())")[0][0])
+                if not ended.is_set():
+                    report.info(f"restoring: {human_bytes(size)} of about {human_bytes(expected)}")
+
+    thread = threading.Thread(target=tell, name="restore progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_JOIN_SECONDS)

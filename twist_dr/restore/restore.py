@@ -16,7 +16,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
 from twist_dr.restore import gate as gates
 from twist_dr.restore.cutover import Cutover
-from twist_dr.restore.dump_head import head_of
+from twist_dr.restore.dump_gate import look_into_dump
 from twist_dr.restore.impact import Impact, MediaImpact, TableImpact
 from twist_dr.restore.impact_database import database_impact
 from twist_dr.restore.impact_media import media_impact
@@ -26,12 +26,9 @@ from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.restore.preparation import Preparation, clear_fetched
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restored_configuration import configuration_folder
-from twist_dr.restore.rights_gate import look_at_rights
 from twist_dr.restore.sandboxes import how_to_reach
 from twist_dr.restore.schema_difference import SchemaDifference, backup_schema, compared, live_schema
-from twist_dr.restore.schema_gate import look_at_schema
 from twist_dr.restore.settle import check_health, settle_interrupted
-from twist_dr.restore.surroundings_gate import look_at_surroundings
 from twist_dr.storage.chunks import buffered, read_out
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report, human_seconds
@@ -110,10 +107,7 @@ class Restore:
                 request.backup_id, place.repositories, place.keyring, self._report, patience=place.patience
             )
             gate = gates.look(request, place, sources.manifest)
-            head = head_of(sources, place.keyring)
-            look_at_rights(gate, request, place, sources, head)
-            look_at_surroundings(gate, request, place, sources, head)
-            look_at_schema(gate, request, place, sources)
+            look_into_dump(gate, request, place, sources)
         for line in gate.warnings:
             self._warn(line)
         record.gate = gate.markdown()

@@ -7,20 +7,16 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import RestoreError, RestoreInterrupted, RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.postgres import databases
-from twist_dr.postgres.cluster import named_errors, read_migrations
+from twist_dr.postgres.cluster import Connection, named_errors, read_migrations
 from twist_dr.restore.cutover import Cutover, Surroundings
 from twist_dr.restore.exchange import free_path, identity, same
 from twist_dr.restore.hooks import Health
 from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal, new_restore_id
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report, human_seconds
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 
 @dataclass(frozen=True)

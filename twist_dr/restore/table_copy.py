@@ -6,18 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import ProcessFailed, RestoreFailed
-from twist_dr.postgres.cluster import Cluster, query
+from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.postgres.sessions import FILLING, LOOKING
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.table_names import in_quotes
 from twist_dr.system.processes import Child
 from twist_dr.system.progress import Report
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Amounts are written and read with the same point and comma, whatever either database has.
 _MONEY = {"lc_monetary": "C"}

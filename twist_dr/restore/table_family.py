@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twist_dr.errors import RestoreFailed
-from twist_dr.postgres.cluster import query
+from twist_dr.postgres.cluster import Connection, query
 from twist_dr.repository.table_names import TableName
 
 if TYPE_CHECKING:
     from psycopg.sql import Identifier
-
-    from twist_dr.postgres.cluster import Connection
 
 
 @dataclass(frozen=True)

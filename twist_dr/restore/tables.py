@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import ProcessFailed, RestoreFailed
-from twist_dr.postgres.cluster import Cluster, count_rows, first_line, query, read_tables
+from twist_dr.postgres.cluster import Cluster, Connection, count_rows, first_line, query, read_tables
 from twist_dr.postgres.dump import connection_string
 from twist_dr.postgres.dump_list import (
     ListEntry,
@@ -39,9 +38,6 @@ from twist_dr.restore.table_family import (
 )
 from twist_dr.system.processes import run
 from twist_dr.system.progress import Report
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: Kinds of a dump's entries that are never restored with single tables, as a person is told of them.
 _NEVER = {"FK CONSTRAINT": "foreign keys of and to them", "TRIGGER": "triggers", "POLICY": "policies", "RULE": "rules"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twist_dr.backup.configuration import HISTORY
 from twist_dr.backup.snapshots import dump_damage, sqlite_damage
-from twist_dr.repository.archive_index import read_index
+from twist_dr.repository.archive_index import beside_index
 from twist_dr.repository.archive_reading import checked_members, compare_archive
 from twist_dr.repository.compression import decompress
 from twist_dr.repository.encryption import associated_data, decrypt
@@ -16,7 +16,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import form_named
 from twist_dr.repository.streams import Form, write_new
-from twist_dr.storage.chunks import buffered, hashed, prefetch, read_chunks, read_out
+from twist_dr.storage.chunks import hashed, prefetch, read_chunks
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.verify.verification import VerificationResult
@@ -97,21 +97,19 @@ class _Check:
                     self._advance(len(chunk))
 
     def _archive(self, name: str) -> None:
-        with buffered(self.read(name)) as stream, buffered(self.read(_index(name))) as lines:
-            files, differences = compare_archive(stream, read_index(lines), name)
-            read_out(stream, lines)
+        with beside_index(self.read, name) as (stream, index):
+            files, differences = compare_archive(stream, index, name)
         self.result.differences += differences
         self.result.count_files(self.manifest, name, files)
 
     def _history(self, name: str) -> None:
         """Each file in it is a database of its own; one at a time takes space."""
         files = 0
-        with buffered(self.read(name)) as stream, buffered(self.read(_index(name))) as lines:
-            for member, _, content in checked_members(stream, read_index(lines), name):
+        with beside_index(self.read, name) as (stream, index):
+            for member, _, content in checked_members(stream, index, name):
                 if member.isreg():
                     self._note(f"{name}: {member.name}", self._damage(content, sqlite_damage))
                     files += 1
-            read_out(stream, lines)
         self.result.count_files(self.manifest, name, files)
 
     def _damage(self, chunks: Iterator[bytes], look: Callable[[Path], str | None]) -> str | None:
@@ -130,7 +128,3 @@ class _Check:
     def _note(self, what: str, damage: str | None) -> None:
         if damage is not None:
             self.result.differences.append(f"{what} is damaged: {damage}")
-
-
-def _index(name: str) -> str:
-    return f"{name.removesuffix('.tar')}.files.jsonl"

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
 
 from twist_dr.errors import ClientToolsMissing, DatabaseError, DiskFilled, ProcessFailed
-from twist_dr.postgres.cluster import named_errors
+from twist_dr.postgres.cluster import Connection, named_errors
 from twist_dr.postgres.comparison import Comparison, compare_database
 from twist_dr.postgres.content import compare_content
 from twist_dr.postgres.materialized import compare_views
@@ -21,20 +21,16 @@ from twist_dr.postgres.verification_place import (
     open_place,
     verification_base,
 )
-from twist_dr.repository.archive_index import read_index
+from twist_dr.repository.archive_index import beside_index
 from twist_dr.repository.archive_reading import compare_archive
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest, Proved
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.streams import full_disk
 from twist_dr.restore.pipeline import FetchedDatabase, OneCopy, fetch_database
-from twist_dr.storage.chunks import buffered, read_out
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.system.words import few
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 _FETCHED = "fetched-"
 
@@ -121,14 +117,12 @@ class _Verification:
 
     def read_files(self, part: str) -> None:
         """Read an archive to its end and compare every file with the index."""
-        archive, index = f"{part}.tar", f"{part}.files.jsonl"
+        archive = f"{part}.tar"
         stored = self.repository.held(self.manifest)[archive][1].size
         with self.result.timed(part), self.report.part(f"reading {archive}", stored) as advance:
-            content = self.repository.read(self.manifest, archive, self.keyring, advance)
-            lines = self.repository.read(self.manifest, index, self.keyring)
-            with buffered(content) as stream, buffered(lines) as index_stream:
-                files, differences = compare_archive(stream, read_index(index_stream), archive)
-                read_out(stream, index_stream)
+            read = partial(self.repository.read, self.manifest, keyring=self.keyring, progress=advance)
+            with beside_index(read, archive) as (stream, index):
+                files, differences = compare_archive(stream, index, archive)
         self.result.differences += differences
         self.result.count_files(self.manifest, archive, files)
 

@@ -10,14 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from twist_dr.errors import DatabaseError
-from twist_dr.postgres.cluster import Cluster, named_errors, query
+from twist_dr.postgres.cluster import Cluster, Connection, named_errors, query
 from twist_dr.postgres.lsn import parse_lsn
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: The clock is read before the position, so that whatever was committed before ``at`` lies before ``lsn``. Rows that are not
 #: flushed yet count as well: with synchronous_commit off they were acknowledged.

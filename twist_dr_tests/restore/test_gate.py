@@ -17,9 +17,8 @@ from twist_dr.repository.django_facts import DjangoFacts
 from twist_dr.repository.keys import Keyring, new_key
 from twist_dr.repository.manifest import Extension, Manifest
 from twist_dr.restore import gate as gates
-from twist_dr.restore.building import restore_place
 from twist_dr.restore.gate import Gate
-from twist_dr.restore.plan import RestorePlace, RestoreRequest
+from twist_dr.restore.plan import RestorePlace, RestoreRequest, restore_place
 from twist_dr.restore.restore import Restore
 from twist_dr.system.progress import Report
 from twist_dr_tests.conftest import make_backed_up_site

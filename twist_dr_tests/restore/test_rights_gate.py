@@ -17,8 +17,8 @@ from twist_dr.postgres.cluster import Cluster, read_facts
 from twist_dr.postgres.making import give_last, make_to_serve, take_after
 from twist_dr.postgres.own_settings import own_settings_of
 from twist_dr.restore.cutover import Surroundings
+from twist_dr.restore.dump_gate import missing_rights
 from twist_dr.restore.journal import FileJournals
-from twist_dr.restore.rights_gate import missing_rights
 from twist_dr.system.processes import run
 from twist_dr_tests.servers import PostgresServer
 

@@ -20,8 +20,7 @@ from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
-from twist_dr.restore.building import restore_place
-from twist_dr.restore.plan import Mode, RestoreRequest
+from twist_dr.restore.plan import Mode, RestoreRequest, restore_place
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.storage.local import LocalTarget

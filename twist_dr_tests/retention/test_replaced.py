@@ -12,10 +12,10 @@ import pytest
 
 from twist_dr.errors import RestoreRefused
 from twist_dr.postgres import databases
-from twist_dr.restore.building import surroundings
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.exchange import identity
 from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal
+from twist_dr.restore.plan import surroundings
 from twist_dr.restore.settle import plan_undo
 from twist_dr.retention.replaced import Replaced
 from twist_dr.system.progress import Lines, Report

@@ -11,16 +11,15 @@ import pytest
 from twist_dr.backup import take as backup
 from twist_dr.backup.storing import store_copy
 from twist_dr.backup.take import BackupPlan, take_full_backup
-from twist_dr.postgres import restore_progress as restore_progress_module
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.comparison import compare_database
-from twist_dr.postgres.restore_progress import restore_progress
 from twist_dr.postgres.tools import Tools
 from twist_dr.postgres.verification_place import VerificationPlan
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
+from twist_dr.restore.pipeline import restore_progress
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Lines, Report
 from twist_dr.verify.verification import VerificationResult, verify_backup
@@ -108,7 +107,7 @@ def test_a_whole_verification_tells_how_far_the_restore_is(
         connection.execute("CREATE TABLE t AS SELECT generate_series(1, 200000) AS id; CREATE INDEX ON t (id)")
     manifest, repository = taken(cluster, tmp_path)
     lines: list[str] = []
-    monkeypatch.setattr(restore_progress_module.restore_progress.__wrapped__, "__defaults__", (0.01,))
+    monkeypatch.setattr(restore_progress.__wrapped__, "__defaults__", (0.01,))
     plan = VerificationPlan(scratch=tmp_path / "scratch", live=cluster)
     verify_backup(plan, manifest, repository, KEYRING, Report(Lines(lines.append)))
     assert any(line.startswith("restoring: ") for line in lines)

@@ -9,14 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twist_dr.errors import DatabaseError
-from twist_dr.postgres.cluster import first_line, named_errors, query, read_extensions
+from twist_dr.postgres.cluster import Cluster, Connection, first_line, named_errors, query, read_extensions
 from twist_dr.repository.manifest import Tablespace
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Cluster, Connection
 
 Warn = Callable[[str], None]
 

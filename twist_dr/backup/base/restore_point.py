@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 from twist_dr.errors import Cancelled
 from twist_dr.postgres.checksums import table_checksums
 from twist_dr.postgres.cluster import (
+    Cluster,
+    Connection,
+    Table,
     count_rows,
     named_errors,
     query,
@@ -35,8 +38,6 @@ from twist_dr.system.words import few
 
 if TYPE_CHECKING:
     from psycopg.sql import SQL, Composed
-
-    from twist_dr.postgres.cluster import Cluster, Connection, Table
 
 _ATTEMPTS = 50
 #: So long it is looked for a moment without a commit under way; asking costs the server nothing to speak of.

@@ -7,15 +7,13 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.errors import BackupError, ClientToolsMissing, DatabaseRightsMissing
-from twist_dr.postgres.cluster import named_errors, query
+from twist_dr.postgres.cluster import Connection, named_errors, query
 from twist_dr.postgres.tools import OLDEST_MAJOR, Tools, choose_tools, find_tools
 from twist_dr.repository.manifest import Tablespace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from twist_dr.postgres.cluster import Connection
 
 #: A recovering server must have at least as much of each (https://www.postgresql.org/docs/current/hot-standby.html).
 CLUSTER_SETTINGS = (

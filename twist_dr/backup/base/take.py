@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from twist_dr.backup.base.backup_label import BackupLabel, ManifestTail, WalRange, read_label
 from twist_dr.backup.base.configuration import server_document
@@ -21,7 +21,7 @@ from twist_dr.backup.base.server import INCREMENTAL_MAJOR, Server, base_tools, r
 from twist_dr.backup.base.tar_tap import TarTap
 from twist_dr.backup.take import BackupPlan, Making, begin_backup, seal_backup
 from twist_dr.errors import BackupError
-from twist_dr.postgres.cluster import Cluster, read_facts
+from twist_dr.postgres.cluster import Cluster, Connection, read_facts
 from twist_dr.postgres.lock_waits import watched_locks
 from twist_dr.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.postgres.surroundings import with_surroundings
@@ -32,9 +32,6 @@ from twist_dr.repository.manifest import BaseFacts, Manifest
 from twist_dr.repository.staging import StagingArea
 from twist_dr.storage.chunks import read_chunks
 from twist_dr.system.progress import Report, human_bytes
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 BaseType = Literal["auto", "full", "differential", "incremental"]
 (_PART,) = BASE.parts

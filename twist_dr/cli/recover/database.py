@@ -28,9 +28,9 @@ from twist_dr.postgres.surroundings import differing
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
+from twist_dr.restore.dump_gate import told_differing
 from twist_dr.restore.pipeline import FetchedDatabase, OneCopy, Serving, fetch_database
 from twist_dr.restore.statistics import analyze
-from twist_dr.restore.surroundings_gate import told_differing
 from twist_dr.system.progress import Report
 
 _MOST_DIFFERENCES = 5

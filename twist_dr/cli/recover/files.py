@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from twist_dr.cli.recover.scratch import need_space_to_recover
 from twist_dr.errors import RestoreRefused
 from twist_dr.postgres.dump_internals import leave_out_internals
 from twist_dr.postgres.extension_members import MEMBERS, ROWS
-from twist_dr.repository.archive_index import read_index
+from twist_dr.repository.archive_index import beside_index, read_index
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
@@ -21,7 +22,7 @@ from twist_dr.repository.sources import Sources
 from twist_dr.repository.streams import write_new
 from twist_dr.repository.unpack import Unpacked, unpack
 from twist_dr.restore.media import restore_configuration, unpack_media
-from twist_dr.storage.chunks import buffered, read_out
+from twist_dr.storage.chunks import buffered
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report
 
@@ -139,14 +140,8 @@ def recover_everything(
 
 
 def _history(folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring) -> Unpacked:
-    content, lines = (
-        repository.read(manifest, HISTORY_ARCHIVE, keyring),
-        repository.read(manifest, "dagster.files.jsonl", keyring),
-    )
-    with buffered(content) as stream, buffered(lines) as index:
-        found = unpack(stream, read_index(index), {"dagster": folder}, HISTORY_ARCHIVE)
-        read_out(stream, index)
-    return found
+    with beside_index(partial(repository.read, manifest, keyring=keyring), HISTORY_ARCHIVE) as (stream, index):
+        return unpack(stream, index, {"dagster": folder}, HISTORY_ARCHIVE)
 
 
 def recover_dump(

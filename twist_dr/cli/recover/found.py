@@ -16,6 +16,7 @@ from twist_dr.repository.manifest import Kind, Label, Manifest, kind_of
 from twist_dr.repository.repository import Repository
 from twist_dr.retention.incomplete import id_time
 from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.tables import table
 
 #: So much may a clock have been ahead of this one's.
 _CLOCKS = timedelta(days=1)
@@ -160,15 +161,7 @@ def _newest(
 def backup_table(found: Sequence[Found]) -> str:
     """One line per backup, and below them a sentence for each that is not whole."""
     head = ("BACKUP", "LABEL", "TAKEN (UTC)", "APPLICATION", "POSTGRESQL", "SIZE", "STATE")
-    return with_problems(table([head, *(_line(each) for each in found)]), found)
-
-
-def table(lines: Sequence[tuple[str, ...]]) -> str:
-    """Columns below each other; the first line is their heads."""
-    lines = [tuple(map(one_line, line)) for line in lines]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(told)
+    return with_problems(table(head, [_line(each) for each in found]), found)
 
 
 def with_problems(text: str, found: Sequence[Found]) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from twist_dr.backup.base.summary import PlannedBase
-from twist_dr.cli.recover.found import Found, table, with_problems
+from twist_dr.cli.recover.found import Found, with_problems
 from twist_dr.errors import WalError
 from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery.archives import Archives
@@ -18,6 +18,7 @@ from twist_dr.recovery.lineage import facts, start_of, stop_of
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.repository import Repository
 from twist_dr.system.progress import Report, human_bytes
+from twist_dr.system.tables import table
 from twist_dr.wal.objects import WalArchive
 
 
@@ -98,7 +99,7 @@ def _gaps(bases: Sequence[PlannedBase], archives: Archives) -> list[str]:
 def base_table(found: Sequence[Found]) -> str:
     """One line per base backup, and below them a sentence for each that is not whole."""
     head = ("BASE BACKUP", "BUILDS ON", "LABEL", "COMPLETE (UTC)", "POSTGRESQL", "SIZE", "STATE")
-    return with_problems(table([head, *(_base_line(each) for each in found)]), found)
+    return with_problems(table(head, [_base_line(each) for each in found]), found)
 
 
 def _base_line(found: Found) -> tuple[str, ...]:
@@ -131,7 +132,7 @@ def reach_table(reaches: Sequence[Reach]) -> str:
         for reach in reaches
         for each in reach.ranges
     ]
-    told = [table([head, *lines])] if lines else []
+    told = [table(head, lines)] if lines else []
     for reach in reaches:
         told += [f"cluster {reach.system_identifier}: {gap}" for gap in reach.gaps]
         if not reach.ranges:

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from twist_dr.cli.recover.arguments import DATABASE_VARIABLE
 from twist_dr.errors import DatabaseRefused, Obstacle, RestoreRefused
-from twist_dr.postgres.cluster import Cluster, named_errors, query
+from twist_dr.postgres.cluster import Cluster, Connection, named_errors, query
 from twist_dr.postgres.databases import find_oid
 from twist_dr.postgres.restore_place import restoring_major, server_obstacles
 from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.manifest import PostgresFacts
-
-if TYPE_CHECKING:
-    from twist_dr.postgres.cluster import Connection
 
 #: What an unfinished database bears as its comment.
 UNFINISHED = "twist-dr recover: not finished"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from twist_dr.backup.configuration import HistoryFiles
+from twist_dr.backup.configuration import History, HistoryFiles
 from twist_dr.backup.from_settings import libpq_url
-from twist_dr.backup.history import History
 from twist_dr.backup.snapshots import PostgresTables
 from twist_dr.postgres.cluster import Cluster
 

@@ -28,7 +28,7 @@ from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, FULL, KINDS
 from twist_dr.repository.labels import is_meant
 from twist_dr.repository.manifest import Kind, Part
-from twist_dr.restore.building import journals_of
+from twist_dr.restore.plan import journals_of
 from twist_dr.settings import Settings
 from twist_dr.storage.patience import bounded
 from twist_dr.watch.alerts.catalog_lost import is_lost

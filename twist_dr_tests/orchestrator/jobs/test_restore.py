@@ -22,7 +22,7 @@ import pytest
 
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.unprivileged import unprivileged
-from twist_dr.restore.building import surroundings
+from twist_dr.restore.plan import surroundings
 from twist_dr.restore.settle import kept, remove_kept
 from twist_dr.system.lock import FileLocks
 from twist_dr_tests.conftest import TOOLS, make_backed_up_site

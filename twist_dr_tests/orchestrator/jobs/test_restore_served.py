@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from twist_dr.postgres.cluster import Cluster
-from twist_dr.restore.building import surroundings
+from twist_dr.restore.plan import surroundings
 from twist_dr.restore.settle import kept
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.erp import fixtures
