@@ -44,9 +44,8 @@ from twist_dr.postgres.surroundings import differing
 from twist_dr.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import PostgresFacts
-from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
-from twist_dr.restore.dump_head import Head, head_of, need_authentic, read_head
+from twist_dr.restore.dump_head import Head, authentic_head, head_of
 from twist_dr.restore.gate import Gate
 from twist_dr.restore.plan import RestorePlace, RestoreRequest
 from twist_dr.system.words import few
@@ -199,10 +198,6 @@ def told_differing(lines: list[str]) -> str:
 
 
 def _look_at_schema(gate: Gate, tools: Tools, place: RestorePlace, sources: Sources, facts: PostgresFacts) -> None:
-    def authentic_head(repository: Repository) -> bytes:
-        need_authentic(repository, sources.manifest)
-        return read_head(repository, sources.manifest, place.keyring)
-
     def kept_in(folder: Path) -> KeptFiles | None:
         return fetch_kept(sources.manifest, folder, sources.fetch, rows=False)
 
@@ -212,7 +207,7 @@ def _look_at_schema(gate: Gate, tools: Tools, place: RestorePlace, sources: Sour
         )
         if server.major != gate.server_major:
             raise ClientToolsMissing(f"this machine has no server programs of PostgreSQL {gate.server_major}")
-        head = sources.attempt(authentic_head)
+        head = sources.attempt(lambda copy: authentic_head(copy, sources.manifest, place.keyring, most=0))
         opened = partial(scratch_server, server, place.scratch, facts, sources.read_small("roles.sql"))
         found = try_schema(head, scratch_base(place.scratch), opened, kept_in, tools)
     except Cancelled:

@@ -51,7 +51,7 @@ class Gone:
             raise ImportError(f"{name} is not on this machine")
 
 sys.meta_path.insert(0, Gone())
-from twist_dr.cli import main
+from twist_dr.__main__ import main
 status = main(sys.argv[1:])
 assert not [name for name in sys.modules if name.startswith(("dagster", "sqlalchemy"))]
 sys.exit(status)
