@@ -28,7 +28,7 @@ def site(tmp_path: Path) -> Site:
 def _told(text: str) -> list[str]:
     """What a job of ours told, without what is another in each run."""
     lines = [line for line in text.splitlines() if " - dagster - INFO - " in line or " - dagster - WARNING - " in line]
-    return [re.sub(r"\d+ ms\b", "*", line.partition(" - test_storage_targets - ")[2]) for line in lines]
+    return [re.sub(r"\d+ ms\b", "*", line.rpartition(" - test_storage_targets - ")[2]) for line in lines]
 
 
 def test_a_job_and_a_command_end_and_say_the_same_as_in_processes_of_their_own(
