@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from twist_dr_tests.servers import free_port
-from twist_dr_tests.site import TWIST_DR, Site, beside
+from twist_dr_tests.site import TWIST_DR, Site, beside, start
 from twist_dr_tests.week import Watcher
 
 
@@ -39,16 +39,7 @@ def receiving(site: Site, *others: Sequence[str]) -> Iterator[None]:
     with (site.folder / "wal.log").open("ab") as log:
         try:
             for command in (["wal", "receive"], *others):
-                environment = {**os.environ, **site.environment}
-                processes.append(
-                    subprocess.Popen(
-                        [*TWIST_DR, *command],
-                        env=environment,
-                        cwd=site.folder,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
+                processes.append(start([*TWIST_DR, *command], site.environment, site.folder, log))
             yield
         finally:
             for process in processes:

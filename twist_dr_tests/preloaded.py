@@ -1,6 +1,6 @@
-"""Dagster's commands, started from a process that has the libraries loaded already.
+"""``dagster`` and ``python -m``, started from a process that has the libraries loaded already.
 
-Loading Dagster is two thirds of what a small job costs the processor, and these tests start hundreds. So each worker of theirs keeps one
+Loading them is two thirds of what a small job costs the processor, and these tests start hundreds. So each worker of theirs keeps one
 process that has loaded the libraries, and nothing of ours, and is forked for each command. A command is a process of its own all the same, with
 its own arguments, environment, folder and end: our modules are loaded by it, signals reach it, and nothing outlives it that would not
 otherwise. With ``TWIST_DR_TESTS_PRELOADED=0`` every command starts as a shell starts it, as those do whose tests ask for the fixture ``real_commands``.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import runpy
 import select
 import signal
 import socket
@@ -35,9 +36,9 @@ _LONGEST = 1 << 17
 
 
 class Command:
-    """One running command, to be used like ``subprocess.Popen``. ``stdout`` has what it writes, errors too."""
+    """One running command, to be used like ``subprocess.Popen``. ``stdout`` has what it writes, errors too, unless that goes to a file."""
 
-    def __init__(self, status: int, stdout: IO[str]) -> None:
+    def __init__(self, status: int, stdout: IO[str] | None) -> None:
         self.stdout = stdout
         self.returncode: int | None = None
         self._status = os.fdopen(status, "rb", buffering=0)
@@ -54,13 +55,15 @@ class Command:
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """All that it still writes. Raises ``TimeoutExpired``."""
         read: list[str] = []
-        reader = threading.Thread(target=lambda: read.append(self.stdout.read()), daemon=True)
+        stdout = self.stdout
+        assert stdout is not None
+        reader = threading.Thread(target=lambda: read.append(stdout.read()), daemon=True)
         reader.start()
         reader.join(timeout)
         if not read:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
         self.wait(timeout)
-        self.stdout.close()
+        stdout.close()
         return read[0], None
 
     def send_signal(self, number: int) -> None:
@@ -100,12 +103,14 @@ class Preloaded:
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
 
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> Command:
-        """Start ``dagster``, ``arguments[0]``, with these arguments."""
+    def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: IO[bytes] | None = None
+    ) -> Command:
+        """Start ``dagster``, or ``python -m``, with these arguments; it writes to ``log``, if that is given."""
         with self._beginning:
             if self._process is None:
                 self._begin()
-        output, write_output = os.pipe()
+        output, write_output = os.pipe() if log is None else (None, os.dup(log.fileno()))
         status, write_status = os.pipe()
         request = pickle.dumps((list(arguments), dict(environment), str(folder)))
         assert len(request) < _LONGEST
@@ -114,7 +119,7 @@ class Preloaded:
         finally:
             os.close(write_output)
             os.close(write_status)
-        return Command(status, os.fdopen(output, "r"))
+        return Command(status, None if output is None else os.fdopen(output, "r"))
 
     def close(self) -> None:
         # Unlike closing it, this is noticed though somebody else might hold the socket still.
@@ -186,9 +191,15 @@ def main() -> None:
     gc.freeze()
     sys.argv = _serve(socket.socket(fileno=int(sys.argv[1])))
     # As the script of that name does.
-    from dagster._cli import main as dagster  # type: ignore[attr-defined,unused-ignore]
+    if Path(sys.argv[0]).name == "dagster":
+        from dagster._cli import main as dagster  # type: ignore[attr-defined,unused-ignore]
 
-    sys.exit(dagster())  # type: ignore[no-untyped-call]
+        sys.exit(dagster())  # type: ignore[no-untyped-call]
+    _, option, module, *arguments = sys.argv
+    assert option == "-m", sys.argv
+    sys.path.insert(0, str(Path.cwd()))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -19,7 +18,8 @@ from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.sources import Sources
 from twist_dr.system.progress import Lines, Report
-from twist_dr_tests.site import TWIST_DR, Site
+from twist_dr_tests.preloaded import Command
+from twist_dr_tests.site import TWIST_DR, Site, start
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,10 @@ class RecordedLoad:
 
 
 @contextmanager
-def resident(site: Site, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def resident(site: Site, *arguments: str) -> Iterator[subprocess.Popen[str] | Command]:
     """A twist-dr process that stays, such as ``wal receive``; ended by its process id."""
     log = open(site.folder / f"{'-'.join(arguments)}.log", "ab")  # noqa: SIM115
-    process = subprocess.Popen(
-        [*TWIST_DR, *arguments],
-        env={**os.environ, **site.environment},
-        cwd=site.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-    )
+    process = start([*TWIST_DR, *arguments], site.environment, site.folder, log)
     try:
         yield process
     finally:

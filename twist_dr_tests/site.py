@@ -6,11 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import dagster as dg
 import yaml
@@ -162,13 +162,7 @@ class Site:
 
     def dagster(self, *arguments: str, **environment: str) -> subprocess.Popen[str] | Command:
         """Start a command of ``dagster`` and do not wait."""
-        command, whole = [beside("dagster"), *arguments], {**os.environ, **self.environment, **environment}
-        if preloaded is not None:
-            return preloaded.start(command, whole, self.folder)
-        return subprocess.Popen(
-            command, env=whole, cwd=self.folder, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        return start([beside("dagster"), *arguments], {**self.environment, **environment}, self.folder)
 
     def start(
         self, job: str, config: Mapping[str, Any] | None = None, **environment: str
@@ -248,6 +242,19 @@ def _ended(process: subprocess.Popen[str] | Command) -> Outcome:
     text, _ = process.communicate(timeout=240)
     assert process.returncode is not None
     return Outcome(process.returncode, text)
+
+
+def start(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: IO[bytes] | None = None
+) -> subprocess.Popen[str] | Command:
+    """Start a program of Python in this environment beside our own; it writes to ``log``, if that is given."""
+    whole = {**os.environ, **environment}
+    if preloaded is not None:
+        return preloaded.start(command, whole, folder, log)
+    output = subprocess.PIPE if log is None else log
+    return subprocess.Popen(
+        command, env=whole, cwd=folder, text=True, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+    )
 
 
 def beside(program: str) -> str:

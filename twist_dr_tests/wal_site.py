@@ -18,8 +18,9 @@ from twist_dr.wal.archived import ArchivedPosition, Shipped
 from twist_dr.wal.from_settings import Shipping, raise_failures
 from twist_dr.wal.spool import Spool
 from twist_dr_tests.helpers import wait_until
+from twist_dr_tests.preloaded import Command
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import TWIST_DR, Site
+from twist_dr_tests.site import TWIST_DR, Site, start
 
 
 class WalSite:
@@ -32,7 +33,7 @@ class WalSite:
         self.site = Site(folder, server.url(), folder / "media")
         self.site.set(wal={"interval_seconds": 5, "follow_seconds": 0.2, **wal}, verification={})
         self._log = folder / "receiver.log"
-        self._receiver: subprocess.Popen[bytes] | None = None
+        self._receiver: subprocess.Popen[str] | Command | None = None
         self.warnings: list[str] = []
 
     @property
@@ -71,17 +72,15 @@ class WalSite:
     # -- the receiver ------------------------------------------------------------------------------------------------
 
     @property
-    def receiver(self) -> subprocess.Popen[bytes]:
+    def receiver(self) -> subprocess.Popen[str] | Command:
         assert self._receiver is not None
         return self._receiver
 
     def start_receiver(self) -> None:
         self.stop_receiver()
         with self._log.open("ab") as log:
-            self._receiver = subprocess.Popen(
-                [*TWIST_DR, "wal", "receive"], env={**os.environ, **self.site.environment}, cwd=self.site.folder,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+            command = [*TWIST_DR, "wal", "receive"]
+            self._receiver = start(command, self.site.environment, self.site.folder, log)
 
     def receive(self) -> None:
         """Start the receiver, and wait until it receives."""

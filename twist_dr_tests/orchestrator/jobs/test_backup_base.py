@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from twist_dr.repository.manifest import BaseFacts
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import TWIST_DR, Site
+from twist_dr_tests.site import TWIST_DR, Site, start
 
 NEWEST = max(TOOLS)
 
@@ -58,11 +56,8 @@ def site(source: PostgresServer, tmp_path: Path) -> Iterator[Site]:
 def receiving(site: Site) -> Iterator[None]:
     """``twist-dr wal receive`` at work beside the block."""
     log = site.folder / "receive.log"
-    with open(log, "w") as output:
-        process = subprocess.Popen(
-            [*TWIST_DR, "wal", "receive"], env={**os.environ, **site.environment}, cwd=site.folder,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    with log.open("wb") as output:
+        process = start([*TWIST_DR, "wal", "receive"], site.environment, site.folder, output)
         try:
             query = "SELECT active FROM pg_replication_slots WHERE slot_name = '{}'".format(
                 site.document["wal"]["slot"]

@@ -29,7 +29,7 @@ from twist_dr_tests.conftest import TOOLS, make_backed_up_site
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.orchestrator.jobs.page import page
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import ROOT, Site
+from twist_dr_tests.site import ROOT, Site, start
 from twist_dr_tests.storage.conftest import mounted_tmpfs
 from twist_dr_tests.sweep import instants
 
@@ -709,12 +709,10 @@ def _run_killed(site: Site, at: int, **variables: str) -> int:
     path = site.folder / "killed.yaml"
     path.write_text(json.dumps({"ops": _config(site)}))
     command = [sys.executable, "-m", "twist_dr_tests.killed", str(at), "dagster", "job", "execute", "-m", "twist_dr.definitions", "-j", "restore", "-c", str(path)]  # fmt: skip
-    done = subprocess.run(
-        command, env={**os.environ, **site.environment, **variables, "PYTHONPATH": str(ROOT)},
-        cwd=site.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode in (0, -9), done.stdout[-3000:] + done.stderr[-3000:]
-    return done.returncode
+    process = start(command, {**site.environment, **variables, "PYTHONPATH": str(ROOT)}, site.folder)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode in (0, -9), said[-3000:]
+    return process.returncode
 
 
 def test_the_next_restore_settles_what_was_cut_short_by_itself(backed_up: Site) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -34,7 +33,7 @@ from twist_dr_tests.served import (
     which,
 )
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import ROOT, Site
+from twist_dr_tests.site import ROOT, Site, start
 from twist_dr_tests.sweep import instants
 
 REPLACE = {
@@ -245,8 +244,9 @@ def _run_killed(site: Site, at: int) -> int:
     path = site.folder / "killed.yaml"
     path.write_text(yaml.safe_dump({"ops": {"restore": {"config": REPLACE}}}))
     command = [sys.executable, "-m", "twist_dr_tests.killed", str(at), "dagster", "job", "execute", "-m", "twist_dr.definitions", "-j", "restore", "-c", str(path)]  # fmt: skip
-    environment = {**os.environ, **site.environment, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, cwd=site.folder, capture_output=True, timeout=120).returncode
+    process = start(command, {**site.environment, "PYTHONPATH": str(ROOT)}, site.folder)
+    process.communicate(timeout=120)
+    return process.returncode
 
 
 def _migrate(site: Site, code: Path) -> None:

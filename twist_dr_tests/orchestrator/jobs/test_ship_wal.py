@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -23,9 +22,10 @@ from twist_dr.wal.from_settings import LOCK_SCOPE, Shipping
 from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import wait_until
+from twist_dr_tests.preloaded import Command
 from twist_dr_tests.recovery.material import base_manifest
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import TWIST_DR
+from twist_dr_tests.site import TWIST_DR, start
 from twist_dr_tests.wal.wal_files import MB, Wal, make_wal
 from twist_dr_tests.wal_site import WalSite, wal_site
 
@@ -61,12 +61,9 @@ def materializations(site: WalSite, target: str) -> list[dict[str, object]]:
 
 
 @contextmanager
-def following(site: WalSite) -> Iterator[subprocess.Popen[str]]:
+def following(site: WalSite) -> Iterator[subprocess.Popen[str] | Command]:
     """A resident process that ships."""
-    process = subprocess.Popen(
-        [*TWIST_DR, "wal", "ship", "--follow"], env={**os.environ, **site.site.environment}, cwd=site.site.folder,
-        text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    process = start([*TWIST_DR, "wal", "ship", "--follow"], site.site.environment, site.site.folder)
     try:
         yield process
     finally:
