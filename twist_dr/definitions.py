@@ -30,6 +30,7 @@ from twist_dr.orchestrator.jobs.scrub import scrub_job
 from twist_dr.orchestrator.jobs.status import status_job
 from twist_dr.orchestrator.jobs.test_storage_targets import test_storage_targets_job
 from twist_dr.orchestrator.jobs.wal import ship_wal_job
+from twist_dr.orchestrator.uncaught import tell_in_sentences
 from twist_dr.settings import Application, open_application
 
 
@@ -79,8 +80,6 @@ def build_definitions(app: Application) -> dg.Definitions:
         ],
         resources={APPLICATION: app},
         executor=dg.in_process_executor,
-        # What a script sees, and cron mails. The page shows all events whatever this says.
-        loggers={"console": dg.configured(dg.colored_console_logger)({"log_level": "INFO"})},
     )
 
 
@@ -102,4 +101,5 @@ class Recovery:
         self.sensors = [ship_wal_sensor(app, ship_wal)]
 
 
+tell_in_sentences()
 defs = build_definitions(open_application())

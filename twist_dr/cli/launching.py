@@ -130,7 +130,7 @@ def _run(launched: Operation[Any, Any], launch: Launch, options: argparse.Namesp
     from twist_dr.operations.told import understood
 
     try:
-        told = understood(launched, _pairs(options.told))
+        told = understood(launched, _pairs(options.told)).model_dump(exclude_unset=True)
     except LaunchRefused as mistakes:
         print(f"twist-dr: {mistakes}", file=sys.stderr)
         return 2

@@ -9,16 +9,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from twist_dr.errors import LaunchRefused
-from twist_dr.operations.operation import Config, Operation
+from twist_dr.operations.operation import C, Operation
 from twist_dr.settings.reading import explain
 
 
-def understood(launched: Operation[Any, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings, each of its type: numbers and yes or no may have been told as text. Raises ``LaunchRefused`` with all mistakes."""
+def understood(launched: Operation[C, Any], told: Mapping[str, Any]) -> C:
+    """The settings, each of its type: numbers and yes or no may have been told as text. Raises ``LaunchRefused`` with all mistakes."""
     if mistakes := [*mistakes_in(launched, told)]:
         raise told_wrong(launched.name, mistakes)
-    settings: Config = launched.config.model_validate(dict(told))
-    return settings.model_dump(include=set(told))
+    return launched.config.model_validate(dict(told))
 
 
 def told_wrong(name: str, mistakes: list[str]) -> LaunchRefused:
@@ -33,7 +32,7 @@ def mistakes_in(launched: Operation[Any, Any], told: Mapping[str, Any]) -> Itera
     known = launched.config.model_fields
     for name in told:
         if name not in known:
-            yield f"{name}: {launched.name} has no such setting{nearest(name, known)}"
+            yield f"{name}: there is no such setting of {launched.name}{nearest(name, known)}"
     try:
         launched.config.model_validate({name: value for name, value in told.items() if name in known})
     except ValidationError as error:
@@ -41,6 +40,6 @@ def mistakes_in(launched: Operation[Any, Any], told: Mapping[str, Any]) -> Itera
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """The names that may have been meant, else all."""
+    """Which ones may have been meant, else all that there are."""
     near = get_close_matches(name, known, n=2) or sorted(known)
-    return f"; it has {', '.join(near)}" if near else ""
+    return f", but {', '.join(near)}" if near else ""

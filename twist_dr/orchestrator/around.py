@@ -7,6 +7,7 @@ and runs that died without a word are marked as failed by the next one (nobody e
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import sys
@@ -173,6 +174,16 @@ def watching_runs(listener: Listener) -> Iterator[None]:
         _watching.remove(listener)
 
 
+def failure(error: TwistDRError, **metadata: dg.MetadataValue) -> dg.Failure:
+    """The failure of a step by an error of ours. Its sentence says all: no lines of code are kept or shown with it."""
+    sys.tracebacklimit = 0
+    said = str(error)
+    # What Dagster's own command says last is that the run failed.
+    if Path(sys.argv[0]).name == "dagster":
+        atexit.register(lambda: print(said, file=sys.stderr))
+    return dg.Failure(said, metadata={"error": error.code, **metadata}, allow_retries=False)
+
+
 @contextmanager
 def operation(context: Context, launched: Operation[Any, Any], *, retry: bool = False) -> Iterator[Application]:
     """Around a step of what was launched. Gives the application of this run, to whose report the work tells its progress.
@@ -182,6 +193,8 @@ def operation(context: Context, launched: Operation[Any, Any], *, retry: bool = 
     With ``retry``, a failure that may pass by itself is tried again. Not by a retry policy of Dagster's: that would also
     start an interrupted step anew.
     """
+    # An earlier step of this process may have had nothing to show.
+    vars(sys).pop("tracebacklimit", None)
     app = _application(context)
     report, (step, last) = app.report, _place(context)
     report.emit(Begun(launched.name))
@@ -197,7 +210,7 @@ def operation(context: Context, launched: Operation[Any, Any], *, retry: bool = 
             report.warning(f"{error} Trying again in {_RETRY_SECONDS} s.")
             raise dg.RetryRequested(_RETRIES, _RETRY_SECONDS) from error
         ended("failed", str(error), error.code)
-        raise dg.Failure(str(error), metadata={"error": error.code}, allow_retries=False) from None
+        raise failure(error) from None
     except BaseException as error:
         # An interrupt reaches this thread only; the others look at this between two chunks.
         report.stop.set()

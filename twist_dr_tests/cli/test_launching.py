@@ -19,7 +19,7 @@ import pytest
 from twist_dr.cli import main
 from twist_dr.cli.launching import Launched
 from twist_dr.errors import LaunchRefused
-from twist_dr.operations.table import JOBS, OPERATIONS, RESTORE
+from twist_dr.operations.table import JOBS, OPERATIONS
 from twist_dr.operations.told import understood
 from twist_dr.system.events import Ended, Line, Listener
 from twist_dr_tests.site import TWIST_DR, Site
@@ -91,11 +91,14 @@ def test_a_person_sees_a_bar_and_an_interrupt_leaves_nothing(backed_up: Site) ->
 
 
 def test_text_becomes_what_the_setting_is() -> None:
-    told = understood(RESTORE, {"mode": "replace", "run_migrations": "false", "reason": "a=b"})
-    assert told == {"mode": "replace", "run_migrations": False, "reason": "a=b"}
-    assert understood(OPERATIONS["backup_base"], {"max_chain": "3"}) == {"max_chain": 3}
-    assert understood(OPERATIONS["cleanup"], {"allow_delete_fraction": "0.5"}) == {"allow_delete_fraction": 0.5}
-    assert understood(OPERATIONS["ship_wal"], {}) == {}
+    def told(job: str, **text: str) -> dict[str, Any]:
+        return understood(OPERATIONS[job], text).model_dump(exclude_unset=True)
+
+    replaced = told("restore", mode="replace", run_migrations="false", reason="a=b")
+    assert replaced == {"mode": "replace", "run_migrations": False, "reason": "a=b"}
+    assert told("backup_base", max_chain="3") == {"max_chain": 3}
+    assert told("cleanup", allow_delete_fraction="0.5") == {"allow_delete_fraction": 0.5}
+    assert told("ship_wal") == {}
 
 
 @pytest.mark.parametrize(
@@ -105,13 +108,13 @@ def test_text_becomes_what_the_setting_is() -> None:
             "restore",
             {"mdoe": "plan", "mode": "replce", "run_migrations": "maybe"},
             [
-                "mdoe: restore has no such setting; it has mode",
+                "mdoe: there is no such setting of restore, but mode",
                 "mode: expected 'plan', 'sandbox', 'replace' or 'schema', found 'replce'",
                 "run_migrations: expected true or false, found 'maybe'",
             ],
         ),
-        ("drill", {"x": "y"}, ["x: drill has no such setting; it has recovery, target"]),
-        ("ship_wal", {"x": "y"}, ["x: ship_wal has no such setting"]),
+        ("drill", {"x": "y"}, ["x: there is no such setting of drill, but recovery, target"]),
+        ("ship_wal", {"x": "y"}, ["x: there is no such setting of ship_wal"]),
         ("backup_base", {"max_chain": "many"}, ["max_chain: expected a whole number, found 'many'"]),
         ("backup_base", {"max_chain": "-1"}, ["max_chain: expected greater than or equal to 0, found '-1'"]),
     ],

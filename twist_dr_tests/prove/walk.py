@@ -174,8 +174,6 @@ class Walk:
         self.lines(block)
 
     def restore(self, block: Block) -> None:
-        self.example("restore_replace.yaml", "restore.yaml")
-        self.example("undo_restore.yaml", "undo.yaml")
         first, *others, undo = block.lines
         self.type(first)
         assert self._entries and self._site.rows(_BLOG) == self._entries and self._site.papers
@@ -250,11 +248,11 @@ STEPS: dict[str, Callable[[Walk, Block], None]] = {
     ". ./environment": Walk.lines,
     "CREATE ROLE backup LOGIN BYPASSRLS PASSWORD '...' IN ROLE pg_read_all_data;   -- PostgreSQL 14 and newer": Walk.role_that_backs_up,
     "$ twist-dr doctor": Walk.doctor,
-    f"{_JOB} backup_full": Walk.back_up,
+    "twist-dr backup": Walk.back_up,
     f"0 2 * * *  . /root/erp-dr/environment && {_JOB} backup_full && {_JOB} verify_backup": Walk.from_cron,
     "CREATE ROLE restorer LOGIN CREATEDB BYPASSRLS PASSWORD '...'": Walk.role_that_restores,
-    f"{_JOB} restore": Walk.plan,
-    f"{_JOB} restore -c restore.yaml        # mode: replace": Walk.restore,
+    "twist-dr restore": Walk.plan,
+    'twist-dr restore mode=replace reason="imported the wrong file" --yes           # --yes: without the plan and the questions': Walk.restore,
     "wal:": Walk.wal,
     "CREATE ROLE archiver LOGIN REPLICATION BYPASSRLS PASSWORD '...' IN ROLE pg_read_all_data, pg_monitor;": Walk.role_that_archives,
     "twist-dr wal receive &                                            # both as services: deploy/systemd, deploy/compose": Walk.archive,
@@ -282,6 +280,19 @@ def _told_to_people(walk: Walk) -> None:
 #: The table of commands, by each spelling in its first column.
 COMMANDS: dict[str, Callable[[Walk], None]] = {
     "twist-dr init NAME": _walked,
+    "twist-dr backup": _walked,
+    "twist-dr backup-base": _typed("twist-dr backup-base type=full"),
+    "twist-dr backup-configuration": _typed("twist-dr backup-configuration targets=second"),
+    "twist-dr ship-wal": _typed("twist-dr ship-wal --json >shipped.json"),
+    "twist-dr verify": _walked,
+    "twist-dr drill": _typed("twist-dr drill target=second recovery=false"),
+    "twist-dr scrub": _typed("twist-dr scrub"),
+    "twist-dr test-targets": _typed("twist-dr test-targets"),
+    "twist-dr report": _typed("twist-dr report"),
+    "twist-dr restore": _walked,
+    "twist-dr restore-to-time": _typed("twist-dr restore-to-time"),
+    "twist-dr undo": _walked,
+    "twist-dr cleanup": _typed("twist-dr cleanup --yes"),
     "twist-dr doctor": _typed("twist-dr doctor --json >doctor.json"),
     "twist-dr list": _typed("twist-dr list"),
     "twist-dr show latest": _typed("twist-dr show latest --json >latest.json"),
@@ -292,6 +303,7 @@ COMMANDS: dict[str, Callable[[Walk], None]] = {
         "set -- $(twist-dr list --kind full --json | python3 -c 'import json, sys; print(*[b[\"backup_id\"] for b in json.load(sys.stdin)][:2])')"
         " && twist-dr diff $2 $1 --files"
     ),
+    "twist-dr diff A live": _typed("twist-dr diff $1 live"),
     "twist-dr status": _typed("twist-dr status"),
     "twist-dr alerts [acknowledge|resolve ID]": _typed("twist-dr alerts"),
     "twist-dr alerts test": _told_to_people,

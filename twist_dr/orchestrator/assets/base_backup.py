@@ -44,7 +44,7 @@ def base_backup_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
         ],
         required_resource_keys={APPLICATION},
     )
-    @taking(BaseBackupConfig)
+    @taking(BACKUP_BASE)
     def base_backup(
         context: dg.AssetExecutionContext, config: BaseBackupConfig
     ) -> Iterator[dg.MaterializeResult[None]]:

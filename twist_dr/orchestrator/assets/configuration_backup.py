@@ -48,7 +48,7 @@ def configuration_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) 
         ],
         required_resource_keys={APPLICATION},
     )
-    @taking(ConfigurationBackupConfig)
+    @taking(BACKUP_CONFIGURATION)
     def configuration_backup(
         context: dg.AssetExecutionContext, config: ConfigurationBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:

@@ -43,7 +43,7 @@ def full_backup_asset(settings: Settings, sources: list[dg.AssetSpec]) -> dg.Ass
         ],
         required_resource_keys={APPLICATION},
     )
-    @taking(FullBackupConfig)
+    @taking(BACKUP_FULL)
     def full_backup(
         context: dg.AssetExecutionContext, config: FullBackupConfig
     ) -> Iterator[dg.MaterializeResult[None]]:

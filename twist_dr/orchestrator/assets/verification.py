@@ -47,7 +47,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
         # Dagster asks for every check of a step that cannot be subset, and a configuration backup has nothing to say for this one.
         can_subset=True,
     )
-    @taking(VerifyBackupConfig)
+    @taking(VERIFY_BACKUP)
     def verify(
         context: dg.AssetExecutionContext, config: VerifyBackupConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation]:

@@ -23,7 +23,7 @@ def operation_job(
     """The job and its step have the operation's name; the operation's settings are its run config, and the permission is its owner."""
 
     @dg.op(name=launched.name, description=launched.does, required_resource_keys={APPLICATION})
-    @taking(launched.config)
+    @taking(launched)
     def step(context: dg.OpExecutionContext, config: C) -> None:
         with operation(context, launched, retry=retry) as app:
             work(context, app, config)

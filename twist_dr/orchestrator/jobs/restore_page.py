@@ -11,6 +11,7 @@ import dagster as dg
 
 from twist_dr.errors import TwistDRError
 from twist_dr.operations.restoring import Shown
+from twist_dr.orchestrator.around import failure
 from twist_dr.orchestrator.metadata import in_json, in_list, in_markdown, in_words
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
@@ -72,8 +73,7 @@ def watched(context: dg.OpExecutionContext, app: Application) -> Iterator[Shown]
     except TwistDRError as error:
         if not seen:
             raise
-        found = {"error": in_words(error.code), **metadata(seen[-1])}
-        raise dg.Failure(str(error), metadata=found, allow_retries=False) from None
+        raise failure(error, **metadata(seen[-1])) from None
     context.add_output_metadata(metadata(seen[-1]))
 
 
