@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from twist_dr import cli
+from twist_dr.__main__ import main
 from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable
 from twist_dr.catalog.location import parse_location
 from twist_dr.errors import DatabaseError, SettingsError
@@ -180,11 +180,11 @@ def test_a_defect_is_told_on_the_terminal_without_the_secret_that_it_quotes(
         raise ValueError(f"cannot read {SECRET}")
 
     monkeypatch.setattr("twist_dr.cli.init.write_initial_files", lambda *_, **__: defect())
-    assert cli.main(["init", "erp"]) == 1
+    assert main(["init", "erp"]) == 1
     out, err = capfd.readouterr()
     assert out == "asking ***\n" and err.endswith("ValueError: cannot read ***\n") and SECRET not in err
     with pytest.raises(SystemExit):
-        cli.main(["hold", f"--no-such={SECRET}"])
+        main(["hold", f"--no-such={SECRET}"])
     assert SECRET not in "".join(capfd.readouterr())
 
 
