@@ -44,7 +44,7 @@ def build_definitions(app: Application) -> dg.Definitions:
     configuration_backup = configuration_backup_asset(settings, sources)
     configuration_copies = copies_asset(settings, configuration_backup.key, "configuration")
     report = report_asset(settings)
-    recovery = Recovery(app, sources[0].key) if settings.wal is not None else None
+    recovery = WalDefinitions(app, sources[0].key) if settings.wal is not None else None
     jobs = [
         backup_job(settings, "full", full_backup, copies),
         verify_backup_job(settings, verification),
@@ -83,7 +83,7 @@ def build_definitions(app: Application) -> dg.Definitions:
     )
 
 
-class Recovery:
+class WalDefinitions:
     """What there is where the settings have a section ``wal``: base backups, archived WAL, recovery to any second."""
 
     def __init__(self, app: Application, database: dg.AssetKey) -> None:

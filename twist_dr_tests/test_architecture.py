@@ -51,6 +51,25 @@ def test_imports_point_down_only(path: Path) -> None:
     assert used <= set(ROOMS[ROOMS.index(_room(path)) :])
 
 
+def _named(path: Path) -> dict[str, str]:
+    """Names of classes and of types that a module makes for others, with what tells one from another."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = f"the class of {path.relative_to(PACKAGE)}"
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = ast.unparse(node.value)
+    return {name: meaning for name, meaning in found.items() if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name)}
+
+
+def test_no_name_stands_for_two_things() -> None:
+    meanings: dict[str, set[str]] = {}
+    for path in _modules():
+        for name, meaning in _named(path).items():
+            meanings.setdefault(name, set()).add(meaning)
+    assert {name: found for name, found in meanings.items() if len(found) > 1} == {}
+
+
 @pytest.mark.promise(9)
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_dagster_stays_in_its_rooms(path: Path) -> None:

@@ -25,7 +25,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from twist_dr.wal import primary
 from twist_dr.wal.from_settings import Shipping
-from twist_dr.watch.schedules import Entry, entries, last_due, next_due
+from twist_dr.watch.schedules import ScheduleEntry, entries, last_due, next_due
 from twist_dr_tests.daemon import dagster_dev, receiving, schedule
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.site import Site
@@ -98,7 +98,7 @@ class OwnClock(Week):
         state = InstigatorState(origin, InstigatorType.SCHEDULE, status, ScheduleInstigatorData("0 2 * * *"))
         (self._instance.add_instigator_state if stopped else self._instance.update_instigator_state)(state)
 
-    def _running(self) -> list[Entry]:
+    def _running(self) -> list[ScheduleEntry]:
         return [entry for entry in entries(self._app.settings) if entry.schedule not in self._stopped]
 
     def _sensed(self, name: str) -> list[dg.RunRequest]:

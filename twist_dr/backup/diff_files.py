@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from twist_dr.catalog import SealedBackup
 from twist_dr.errors import BackupError, TwistDRError
-from twist_dr.repository.archive_index import Entry, read_index
+from twist_dr.repository.archive_index import ArchiveEntry, read_index
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.repository import Repository
 from twist_dr.storage.base import StorageTarget
@@ -102,7 +102,7 @@ class _Side:
             return
         self._failures.append(f"{self._left.pop(0)[0]}: {why}")
 
-    def entries(self) -> Generator[Entry, None, None]:
+    def entries(self) -> Generator[ArchiveEntry, None, None]:
         """In the order of :func:`_order`; none when the backup has no index. Raises ``_Failed`` and ``BackupError``."""
         if not self.exists:
             return
@@ -118,7 +118,7 @@ class _Side:
             last = key
             yield entry
 
-    def _read(self, target: StorageTarget) -> Iterator[Entry]:
+    def _read(self, target: StorageTarget) -> Iterator[ArchiveEntry]:
         repository = Repository(target, self._backup.application)
         try:
             manifest = repository.manifest(self._backup.backup_id, self._keyring)
@@ -133,17 +133,17 @@ def _order(path: str) -> str:
     return path.replace("/", "\0")
 
 
-def _sorted(entries: Iterator[Entry]) -> Iterator[Entry]:
+def _sorted(entries: Iterator[ArchiveEntry]) -> Iterator[ArchiveEntry]:
     """The same in that order, by way of the disk: an earlier version wrote a configuration's index in the order of its patterns."""
     with contextlib.closing(sqlite3.connect("")) as database:
         database.execute("CREATE TABLE entry (place BLOB, line BLOB)")
         rows = ((_order(each.path).encode("utf-32-be", "surrogatepass"), each.line()) for each in entries)
         database.executemany("INSERT INTO entry VALUES (?, ?)", rows)
         for (line,) in database.execute("SELECT line FROM entry ORDER BY place"):
-            yield Entry(**json.loads(line))
+            yield ArchiveEntry(**json.loads(line))
 
 
-def _merge(before: Iterator[Entry], after: Iterator[Entry]) -> FileChanges:
+def _merge(before: Iterator[ArchiveEntry], after: Iterator[ArchiveEntry]) -> FileChanges:
     changes = FileChanges()
     old, new = next(before, None), next(after, None)
     #: Earlier versions recorded no attributes; the topmost folder tells, which comes first.
@@ -165,7 +165,7 @@ def _merge(before: Iterator[Entry], after: Iterator[Entry]) -> FileChanges:
     return changes
 
 
-def _differ(old: Entry, new: Entry, *, attributes: bool) -> bool:
+def _differ(old: ArchiveEntry, new: ArchiveEntry, *, attributes: bool) -> bool:
     same = (old.kind, old.size, old.sha256) == (new.kind, new.size, new.sha256)
     # A further name of a file has its attributes where that first stands.
     known = attributes and old.same_as is None and new.same_as is None

@@ -33,7 +33,7 @@ from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.words import counted
 
 #: Raises unless a target's archive holds the WAL that a base backup needs; it may wait for it.
-AwaitWal = Callable[[StorageTarget, Manifest], None]
+WaitForWal = Callable[[StorageTarget, Manifest], None]
 
 
 def plan_backup(
@@ -215,7 +215,7 @@ def chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:
     return {name: enabled[name] for name in names}
 
 
-def needed_beside(manifest: Manifest, await_wal: AwaitWal) -> BeforeSealed:
+def needed_beside(manifest: Manifest, await_wal: WaitForWal) -> BeforeSealed:
     """What a target must hold before the copy of a base backup is sealed there: its chain, and the WAL up to its end."""
 
     def ready(repository: Repository) -> None:

@@ -15,7 +15,7 @@ from twist_dr.repository.manifest import MANIFEST_NAME, Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form, write_new
-from twist_dr.storage.base import Digest, Progress, StorageTarget
+from twist_dr.storage.base import Digest, OnBytes, StorageTarget
 from twist_dr.storage.chunks import counted, hashed, read_chunks
 from twist_dr.system.progress import Report
 
@@ -91,9 +91,7 @@ def _sweep(target: StorageTarget, report: Report) -> None:
             report.info(f"{target.name}: removed {swept} unfinished uploads of earlier days")
 
 
-def _put(
-    repository: Repository, backup_id: str, path: Path, digest: Digest, progress: Progress, report: Report
-) -> None:
+def _put(repository: Repository, backup_id: str, path: Path, digest: Digest, progress: OnBytes, report: Report) -> None:
     key = repository.key(backup_id, path.name)
     try:
         repository.target.put(path, key, digest, progress)

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, insert, select
 from twist_dr.catalog import queries
 from twist_dr.catalog.database import Database
 from twist_dr.catalog.location import parse_location
-from twist_dr.catalog.models import Backup, Copy, Restore, TargetTest, Verification, WalPosition
+from twist_dr.catalog.models import Backups, Copies, Restores, TargetTests, Verifications, WalPositions
 from twist_dr.catalog.operations import Operations, recordable, told
 from twist_dr.catalog.rows import (
     THERE,
@@ -113,14 +113,14 @@ class Catalog(Operations, Summaries):
             "manifest": sealed.decode(),
         }
         with self._database.writing() as connection:
-            owner = connection.scalar(select(Backup.application).where(Backup.backup_id == manifest.backup_id))
+            owner = connection.scalar(select(Backups.application).where(Backups.backup_id == manifest.backup_id))
             if owner not in (None, manifest.application):
                 raise BackupError(
                     f"The catalog {self.place} already has a backup {manifest.backup_id}, of {owner}, so that of "
                     f"{manifest.application} cannot be recorded",
                     remedy="give each application a catalog of its own",
                 )
-            Backup.upsert(connection, values, key=("backup_id",), keep_known=("run_id",))
+            Backups.upsert(connection, values, key=("backup_id",), keep_known=("run_id",))
 
     def record_copy(
         self,
@@ -157,7 +157,7 @@ class Catalog(Operations, Summaries):
         with self._database.writing() as connection:
             self._require(connection, backup_id)
             keep = ("stored_bytes", "seconds", "checked_at", "run_id")
-            Copy.upsert(connection, values, key=("backup_id", "target"), keep_known=keep)
+            Copies.upsert(connection, values, key=("backup_id", "target"), keep_known=keep)
 
     def record_verification(
         self,
@@ -198,7 +198,7 @@ class Catalog(Operations, Summaries):
         }
         with self._database.writing() as connection:
             self._require(connection, backup_id)
-            Verification.upsert(connection, values, key=("backup_id", "target", "started_at"))
+            Verifications.upsert(connection, values, key=("backup_id", "target", "started_at"))
 
     def record_target_test(
         self,
@@ -223,7 +223,7 @@ class Catalog(Operations, Summaries):
             "seconds": seconds,
         }
         with self._database.writing() as connection:
-            connection.execute(insert(TargetTest.table).values(values))
+            connection.execute(insert(TargetTests.table).values(values))
 
     def record_restore(self, row: RestoreRow) -> None:
         """Record a restore as far as it has come, in the place of what was recorded of it before."""
@@ -233,13 +233,13 @@ class Catalog(Operations, Summaries):
         for name in ("passed_over", "replaced"):
             values[name] = [recordable(line) for line in values[name]]
         with self._database.writing() as connection:
-            Restore.upsert(connection, values, key=("restore_id",))
+            Restores.upsert(connection, values, key=("restore_id",))
 
     def record_wal_position(self, row: WalPositionRow) -> None:
         """Record how far a target's archive of WAL reaches now, in the place of what was recorded before."""
         values = {**vars(row), "error": None if row.error is None else recordable(row.error)}
         with self._database.writing() as connection:
-            WalPosition.upsert(connection, values, key=("application", "target"))
+            WalPositions.upsert(connection, values, key=("application", "target"))
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -275,17 +275,17 @@ class Catalog(Operations, Summaries):
     def backup(self, application: str, backup_id: str) -> SealedBackup | None:
         """One backup, with its manifest."""
         with self._database.reading() as connection:
-            return queries.newest(connection, Backup.application == application, Backup.backup_id == backup_id)
+            return queries.newest(connection, Backups.application == application, Backups.backup_id == backup_id)
 
     def find(self, application: str, text: str) -> SealedBackup:
         """The backup of that id, or the only one whose id begins with ``text``. Raises ``BackupNotFound``."""
-        ours, begins = Backup.application == application, Backup.backup_id.startswith(text, autoescape=True)
+        ours, begins = Backups.application == application, Backups.backup_id.startswith(text, autoescape=True)
         with self._database.reading() as connection:
-            found = queries.newest(connection, ours, Backup.backup_id == text)
+            found = queries.newest(connection, ours, Backups.backup_id == text)
             if found is not None:
                 return found
             matches = queries.ids(connection, ours, begins, limit=_NAMED) if text else []
-            if len(matches) == 1 and (found := queries.newest(connection, ours, Backup.backup_id == matches[0])):
+            if len(matches) == 1 and (found := queries.newest(connection, ours, Backups.backup_id == matches[0])):
                 return found
             if matches:
                 number = queries.count(connection, ours, begins)
@@ -304,7 +304,7 @@ class Catalog(Operations, Summaries):
         if word != "latest":
             return self.find(application, text)
         with self._database.reading() as connection:
-            conditions = (Backup.application == application, Backup.kind == "full", queries.meant(label))
+            conditions = (Backups.application == application, Backups.kind == "full", queries.meant(label))
             found = queries.newest(connection, *conditions)
         if found is None:
             what = f"labelled {label}" if label else "to be taken by itself"
@@ -319,7 +319,7 @@ class Catalog(Operations, Summaries):
     ) -> SealedBackup | None:
         """The newest backup of a kind that has all ``parts``, whatever became of its copies. ``damaged``: also one made before a restore, of
         whatever there was."""
-        conditions = [Backup.application == application, Backup.kind == kind, *map(queries.has_part, parts)]
+        conditions = [Backups.application == application, Backups.kind == kind, *map(queries.has_part, parts)]
         if not damaged:
             conditions.append(queries.meant(None))
         with self._database.reading() as connection:
@@ -332,8 +332,8 @@ class Catalog(Operations, Summaries):
         with self._database.reading() as connection:
             return queries.newest(
                 connection,
-                Backup.application == application,
-                Backup.kind == kind,
+                Backups.application == application,
+                Backups.kind == kind,
                 queries.meant(label),
                 queries.proven(part),
             )
@@ -342,28 +342,28 @@ class Catalog(Operations, Summaries):
         self, application: str, *, limit: int | None = None, state: RestoreState | None = None
     ) -> list[RestoreRow]:
         """The log of restores, newest first."""
-        conditions: list[ColumnElement[bool]] = [Restore.application == application]
+        conditions: list[ColumnElement[bool]] = [Restores.application == application]
         if state is not None:
-            conditions.append(Restore.state == state)
+            conditions.append(Restores.state == state)
         with self._database.reading() as connection:
-            order = (Restore.started_at.desc(), Restore.restore_id.desc())
-            return Restore.all(connection, *conditions, order=order, limit=limit)
+            order = (Restores.started_at.desc(), Restores.restore_id.desc())
+            return Restores.all(connection, *conditions, order=order, limit=limit)
 
     def wal_positions(self, application: str) -> list[WalPositionRow]:
         """How far each target's archive of WAL reaches, by name."""
         with self._database.reading() as connection:
-            return WalPosition.all(connection, WalPosition.application == application, order=[WalPosition.target])
+            return WalPositions.all(connection, WalPositions.application == application, order=[WalPositions.target])
 
     def restore(self, application: str, restore_id: str) -> RestoreRow | None:
         """One restore."""
         with self._database.reading() as connection:
-            found = Restore.all(connection, Restore.application == application, Restore.restore_id == restore_id)
+            found = Restores.all(connection, Restores.application == application, Restores.restore_id == restore_id)
         return found[0] if found else None
 
     def backup_of_run(self, run_id: str) -> SealedBackup | None:
         """The backup that a Dagster run made."""
         with self._database.reading() as connection:
-            return queries.newest(connection, Backup.run_id == run_id)
+            return queries.newest(connection, Backups.run_id == run_id)
 
     def is_held(self, backup_id: str, target: str) -> bool:
         """Whether a target should have a copy of a backup: it was stored there, and was not deleted from here."""
@@ -377,24 +377,24 @@ class Catalog(Operations, Summaries):
     def verifications(self, backup_id: str) -> list[VerificationRow]:
         """The verifications of a backup, newest first."""
         with self._database.reading() as connection:
-            order = (Verification.started_at.desc(), Verification.id.desc())
-            return Verification.all(connection, Verification.backup_id == backup_id, order=order)
+            order = (Verifications.started_at.desc(), Verifications.id.desc())
+            return Verifications.all(connection, Verifications.backup_id == backup_id, order=order)
 
     def target_tests(self) -> list[TargetTestRow]:
         """The latest test of each storage target, by name."""
         with self._database.reading() as connection:
-            latest = select(func.max(TargetTest.id)).group_by(TargetTest.target)
-            return TargetTest.all(connection, TargetTest.id.in_(latest), order=[TargetTest.target])
+            latest = select(func.max(TargetTests.id)).group_by(TargetTests.target)
+            return TargetTests.all(connection, TargetTests.id.in_(latest), order=[TargetTests.target])
 
     def _require(self, connection: Connection, backup_id: str) -> None:
-        if not connection.scalar(select(exists().where(Backup.backup_id == backup_id))):
+        if not connection.scalar(select(exists().where(Backups.backup_id == backup_id))):
             raise BackupNotFound(
                 f"The catalog {self.place} has no backup {backup_id}",
                 remedy="run: twist-dr catalog rebuild --from TARGET",
             )
 
     def _not_found(self, connection: Connection, application: str, text: str) -> BackupNotFound:
-        ours = Backup.application == application
+        ours = Backups.application == application
         known, number = queries.ids(connection, ours, limit=_NAMED), queries.count(connection, ours)
         instead = f"it has {_some(known, number)}" if known else "it has none at all"
         return BackupNotFound(
@@ -412,17 +412,17 @@ def _now() -> datetime:
 
 
 def _conditions(connection: Connection, wanted: BackupFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [Backup.application == wanted["application"]]
+    conditions: list[ColumnElement[bool]] = [Backups.application == wanted["application"]]
     if (kind := wanted.get("kind")) is not None:
-        conditions.append(Backup.kind == kind)
+        conditions.append(Backups.kind == kind)
     if (label := wanted.get("label")) is not None:
-        conditions.append(Backup.label == label)
+        conditions.append(Backups.label == label)
     if (part := wanted.get("part")) is not None:
         conditions.append(queries.has_part(part))
     if (since := wanted.get("since")) is not None:
-        conditions.append(Backup.started_at >= since)
+        conditions.append(Backups.started_at >= since)
     if (until := wanted.get("until")) is not None:
-        conditions.append(Backup.started_at < until)
+        conditions.append(Backups.started_at < until)
     if (search := wanted.get("search")) is not None:
         conditions.append(queries.has_text(search))
     target, state = wanted.get("target"), wanted.get("state")

@@ -56,7 +56,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
 
 
-class Lines(TypeDecorator[tuple[str, ...]]):
+class TextList(TypeDecorator[tuple[str, ...]]):
     """Some texts, as a JSON list."""
 
     impl = JSON
@@ -84,7 +84,7 @@ class Gaps(TypeDecorator[tuple[Gap, ...]]):
 
 #: Ids are compared byte by byte, whatever the database's language, so that they sort by time.
 BackupId = Annotated[str, String(64).with_variant(String(64, collation="C"), "postgresql")]
-Name = Annotated[str, String(64)]
+ShortText = Annotated[str, String(64)]
 Big = Annotated[int, BigInteger()]
 
 #: How a database keeps what a row says no more of; one of some fixed words is short.
@@ -94,11 +94,11 @@ _KEPT: Mapping[Any, TypeEngine[Any]] = {
     bool: Boolean(),
     float: Double(),
     datetime: UTCDateTime(),
-    tuple[str, ...]: Lines(),
+    tuple[str, ...]: TextList(),
     tuple[Gap, ...]: Gaps(),
     Literal: String(16),
     dict: JSON(none_as_null=True),
-    tuple: Lines(),
+    tuple: TextList(),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, ForeignKeyConstraint, Index, MetaData, String, Text, UniqueConstraint, text
 
-from twist_dr.catalog.columns import Lines, Rows
+from twist_dr.catalog.columns import Rows, TextList
 from twist_dr.catalog.rows import (
     AlertRow,
     AttemptRow,
@@ -23,11 +23,11 @@ from twist_dr.catalog.rows import (
 
 METADATA = MetaData()
 
-Backup = Rows(
+Backups = Rows(
     METADATA,
     "backups",
     BackupRow,
-    Column("chain", Lines),
+    Column("chain", TextList),
     #: See ``queries.searched``.
     Column("search", Text, nullable=False),
     # The sealed text; it stands last so that reading the rest does not read it.
@@ -46,7 +46,7 @@ Backup = Rows(
     without=("copies", "last_verification"),
 )
 
-Copy = Rows(
+Copies = Rows(
     METADATA,
     "copies",
     CopyRow,
@@ -58,7 +58,7 @@ Copy = Rows(
 )
 
 #: One backup is verified from one target once at a time.
-Verification = Rows(
+Verifications = Rows(
     METADATA,
     "verifications",
     VerificationRow,
@@ -66,20 +66,20 @@ Verification = Rows(
     UniqueConstraint("backup_id", "target", "started_at", name="uq_verifications_backup_id_target_started_at"),
 )
 
-TargetTest = Rows(METADATA, "target_tests", TargetTestRow, Index("ix_target_tests_target_at", "target", "at"))
+TargetTests = Rows(METADATA, "target_tests", TargetTestRow, Index("ix_target_tests_target_at", "target", "at"))
 
 #: No foreign key to the backup: the log outlives it, and a restore needs no catalog that knows it.
-Restore = Rows(
+Restores = Rows(
     METADATA, "restores", RestoreRow, Index("ix_restores_list", "application", "started_at"), key=("restore_id",)
 )
 
-WalPosition = Rows(METADATA, "wal_frontiers", WalPositionRow, key=("application", "target"))
+WalPositions = Rows(METADATA, "wal_frontiers", WalPositionRow, key=("application", "target"))
 
 #: No foreign key: a hold may name what only a storage target knows yet.
-Hold = Rows(METADATA, "holds", HoldRow, Index("ix_holds_application", "application", "backup_id"))
+Holds = Rows(METADATA, "holds", HoldRow, Index("ix_holds_application", "application", "backup_id"))
 
 #: ``open_cause`` is its cause until it is resolved: so the database itself keeps two of a cause apart.
-Alert = Rows(
+Alerts = Rows(
     METADATA,
     "alerts",
     AlertRow,
@@ -88,10 +88,10 @@ Alert = Rows(
     Index("ix_alerts_list", "application", "raised_at"),
 )
 
-Attempt = Rows(
+Attempts = Rows(
     METADATA, "attempts", AttemptRow, Index("ix_attempts_list", "application", "started_at"), key=("run_id",)
 )
-AuditLine = Rows(METADATA, "audit", AuditLineRow, key=("application", "seq"))
-SpaceSample = Rows(METADATA, "space", SpaceRow, key=("target", "at"))
-Delivery = Rows(METADATA, "deliveries", DeliveryRow, key=("application", "channel"))
-Mark = Rows(METADATA, "marks", MarkRow, key=("application", "name"))
+AuditLines = Rows(METADATA, "audit", AuditLineRow, key=("application", "seq"))
+SpaceSamples = Rows(METADATA, "space", SpaceRow, key=("target", "at"))
+Deliveries = Rows(METADATA, "deliveries", DeliveryRow, key=("application", "channel"))
+Marks = Rows(METADATA, "marks", MarkRow, key=("application", "name"))

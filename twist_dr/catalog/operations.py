@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, text, update
 
 from twist_dr.catalog.database import Database
-from twist_dr.catalog.models import Alert, Attempt, AuditLine, Delivery, Hold, Mark, SpaceSample
+from twist_dr.catalog.models import Alerts, Attempts, AuditLines, Deliveries, Holds, Marks, SpaceSamples
 from twist_dr.catalog.notes import Note
 from twist_dr.catalog.rows import (
     AlertRow,
@@ -49,15 +49,15 @@ class Operations:
         """Forbid the deletion of a backup. A backup may have several holds; each must end."""
         row = _seen(HoldRow(None, application, backup_id, who, reason, _now(), until))
         with self._database.writing() as connection:
-            number = connection.execute(insert(Hold.table).values(_without_id(row)).returning(Hold.id)).scalar_one()
+            number = connection.execute(insert(Holds.table).values(_without_id(row)).returning(Holds.id)).scalar_one()
         return replace(row, id=number)
 
     def release_hold(self, application: str, backup_id: str, *, who: str) -> int:
         """End all holds of a backup; returns how many there were. Raises ``BackupNotFound`` when there was none."""
-        mine = (Hold.application == application, Hold.backup_id == backup_id, Hold.released_at.is_(None))
+        mine = (Holds.application == application, Holds.backup_id == backup_id, Holds.released_at.is_(None))
         with self._database.writing() as connection:
             released = connection.execute(
-                update(Hold.table).where(*mine).values(released_at=_now(), released_by=who)
+                update(Holds.table).where(*mine).values(released_at=_now(), released_by=who)
             ).rowcount
         if not released:
             raise BackupNotFound(
@@ -68,7 +68,7 @@ class Operations:
     def holds(self, application: str, *, active_at: datetime | None = None) -> list[HoldRow]:
         """Holds, oldest first; with ``active_at``, those that forbid deletion then."""
         with self._database.reading() as connection:
-            rows = Hold.all(connection, Hold.application == application, order=[Hold.placed_at, Hold.id])
+            rows = Holds.all(connection, Holds.application == application, order=[Holds.placed_at, Holds.id])
         rows = [_seen(row) for row in rows]
         return rows if active_at is None else [row for row in rows if row.active(active_at)]
 
@@ -81,32 +81,32 @@ class Operations:
         values["open_cause"] = None if row.state == "resolved" else row.cause
         with self._database.writing() as connection:
             if row.id is not None:
-                connection.execute(update(Alert.table).where(Alert.id == row.id).values(values))
+                connection.execute(update(Alerts.table).where(Alerts.id == row.id).values(values))
                 return row
-            same = (Alert.application == row.application, Alert.open_cause == row.cause)
-            if known := Alert.all(connection, *same):
+            same = (Alerts.application == row.application, Alerts.open_cause == row.cause)
+            if known := Alerts.all(connection, *same):
                 return known[0]
-            number = connection.execute(insert(Alert.table).values(values).returning(Alert.id)).scalar_one()
+            number = connection.execute(insert(Alerts.table).values(values).returning(Alerts.id)).scalar_one()
         return replace(row, id=number)
 
     def open_alerts(self, application: str) -> list[AlertRow]:
         """Alerts that are not resolved, oldest first."""
-        ours = (Alert.application == application, Alert.open_cause.is_not(None))
+        ours = (Alerts.application == application, Alerts.open_cause.is_not(None))
         with self._database.reading() as connection:
-            return Alert.all(connection, *ours, order=[Alert.raised_at, Alert.id])
+            return Alerts.all(connection, *ours, order=[Alerts.raised_at, Alerts.id])
 
     def alerts(self, application: str, *, state: AlertState | None = None, limit: int | None = None) -> list[AlertRow]:
         """Alerts, newest first."""
-        conditions: list[ColumnElement[bool]] = [Alert.application == application]
+        conditions: list[ColumnElement[bool]] = [Alerts.application == application]
         if state is not None:
-            conditions.append(Alert.state == state)
+            conditions.append(Alerts.state == state)
         with self._database.reading() as connection:
-            return Alert.all(connection, *conditions, order=[Alert.raised_at.desc(), Alert.id.desc()], limit=limit)
+            return Alerts.all(connection, *conditions, order=[Alerts.raised_at.desc(), Alerts.id.desc()], limit=limit)
 
     def alert(self, application: str, number: int) -> AlertRow | None:
         """One alert."""
         with self._database.reading() as connection:
-            found = Alert.all(connection, Alert.application == application, Alert.id == number)
+            found = Alerts.all(connection, Alerts.application == application, Alerts.id == number)
         return found[0] if found else None
 
     # -- attempts --------------------------------------------------------------------------------------------------
@@ -114,13 +114,15 @@ class Operations:
     def begin_attempt(self, row: AttemptRow) -> bool:
         """Record that a run has begun; a run's later steps change nothing. Returns whether it is new."""
         with self._database.writing() as connection:
-            known = connection.scalar(select(Attempt.state).where(Attempt.run_id == row.run_id))
+            known = connection.scalar(select(Attempts.state).where(Attempts.run_id == row.run_id))
             if known is None:
-                connection.execute(insert(Attempt.table).values(asdict(row)))
+                connection.execute(insert(Attempts.table).values(asdict(row)))
             elif known == "succeeded":
                 # A step that succeeded may not have been the run's last one.
                 connection.execute(
-                    update(Attempt.table).where(Attempt.run_id == row.run_id).values(state="running", finished_at=None)
+                    update(Attempts.table)
+                    .where(Attempts.run_id == row.run_id)
+                    .values(state="running", finished_at=None)
                 )
         return known is None
 
@@ -141,9 +143,9 @@ class Operations:
             "error": None if error is None else recordable(error),
             "error_code": error_code,
         }
-        ended = Attempt.state.in_(["running", "succeeded"])
+        ended = Attempts.state.in_(["running", "succeeded"])
         with self._database.writing() as connection:
-            connection.execute(update(Attempt.table).where(Attempt.run_id == run_id, ended).values(values))
+            connection.execute(update(Attempts.table).where(Attempts.run_id == run_id, ended).values(values))
 
     def attempts(
         self,
@@ -157,25 +159,25 @@ class Operations:
         limit: int | None = None,
     ) -> list[AttemptRow]:
         """Runs, newest first. ``scheduled``: only those that a schedule launched, or only the others."""
-        conditions: list[ColumnElement[bool]] = [Attempt.application == application]
+        conditions: list[ColumnElement[bool]] = [Attempts.application == application]
         if job is not None:
-            conditions.append(Attempt.job == job)
+            conditions.append(Attempts.job == job)
         if who is not None:
-            conditions.append(Attempt.who == who)
+            conditions.append(Attempts.who == who)
         if since is not None:
-            conditions.append(Attempt.started_at >= since)
+            conditions.append(Attempts.started_at >= since)
         if state is not None:
-            conditions.append(Attempt.state == state)
+            conditions.append(Attempts.state == state)
         if scheduled is not None:
-            conditions.append(Attempt.scheduled_for.is_not(None) if scheduled else Attempt.scheduled_for.is_(None))
-        order = (Attempt.started_at.desc(), Attempt.run_id.desc())
+            conditions.append(Attempts.scheduled_for.is_not(None) if scheduled else Attempts.scheduled_for.is_(None))
+        order = (Attempts.started_at.desc(), Attempts.run_id.desc())
         with self._database.reading() as connection:
-            return Attempt.all(connection, *conditions, order=order, limit=limit)
+            return Attempts.all(connection, *conditions, order=order, limit=limit)
 
     def attempt(self, run_id: str) -> AttemptRow | None:
         """One run."""
         with self._database.reading() as connection:
-            found = Attempt.all(connection, Attempt.run_id == run_id)
+            found = Attempts.all(connection, Attempts.run_id == run_id)
         return found[0] if found else None
 
     # -- audit -----------------------------------------------------------------------------------------------------
@@ -195,9 +197,9 @@ class Operations:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _AUDIT_LOCK})
             last = connection.execute(
-                select(AuditLine.seq, AuditLine.digest)
-                .where(AuditLine.application == application)
-                .order_by(AuditLine.seq.desc())
+                select(AuditLines.seq, AuditLines.digest)
+                .where(AuditLines.application == application)
+                .order_by(AuditLines.seq.desc())
                 .limit(1)
             ).first()
             seq, previous = (last[0] + 1, last[1]) if last else (1, NO_DIGEST)
@@ -217,52 +219,52 @@ class Operations:
                 ensure_ascii=False,
             )
             line = AuditLineRow(application, seq, at, document, previous, audit_digest(previous, document))
-            connection.execute(insert(AuditLine.table).values(line._asdict()))
+            connection.execute(insert(AuditLines.table).values(line._asdict()))
         return _audit_row(line)
 
     def audit(self, application: str, *, since: datetime | None = None, limit: int | None = None) -> list[AuditRow]:
         """Lines of the audit log, oldest first; of ``limit``, the newest ones."""
-        conditions: list[ColumnElement[bool]] = [AuditLine.application == application]
+        conditions: list[ColumnElement[bool]] = [AuditLines.application == application]
         if since is not None:
-            conditions.append(AuditLine.at >= since)
+            conditions.append(AuditLines.at >= since)
         with self._database.reading() as connection:
-            lines = AuditLine.all(connection, *conditions, order=[AuditLine.seq.desc()], limit=limit)
+            lines = AuditLines.all(connection, *conditions, order=[AuditLines.seq.desc()], limit=limit)
         return [_audit_row(line) for line in lines][::-1]
 
     def audit_lines(self, application: str) -> list[AuditLineRow]:
         """The whole log as it is kept, in order of the numbers. For checking it."""
         with self._database.reading() as connection:
-            return AuditLine.all(connection, AuditLine.application == application, order=[AuditLine.seq])
+            return AuditLines.all(connection, AuditLines.application == application, order=[AuditLines.seq])
 
     # -- space, deliveries, notes -----------------------------------------------------------------------------------
 
     def record_space(self, row: SpaceRow) -> None:
         """Record how much space a target has."""
         with self._database.writing() as connection:
-            SpaceSample.upsert(connection, asdict(row), key=("target", "at"))
+            SpaceSamples.upsert(connection, asdict(row), key=("target", "at"))
 
     def space(self, target: str, *, since: datetime | None = None) -> list[SpaceRow]:
         """What was recorded of a target's space, oldest first."""
-        conditions: list[ColumnElement[bool]] = [SpaceSample.target == target]
+        conditions: list[ColumnElement[bool]] = [SpaceSamples.target == target]
         if since is not None:
-            conditions.append(SpaceSample.at >= since)
+            conditions.append(SpaceSamples.at >= since)
         with self._database.reading() as connection:
-            return SpaceSample.all(connection, *conditions, order=[SpaceSample.at])
+            return SpaceSamples.all(connection, *conditions, order=[SpaceSamples.at])
 
     def record_delivery(self, row: DeliveryRow) -> None:
         """Record how the last message through a channel fared."""
         with self._database.writing() as connection:
             values = {**asdict(row), "error": None if row.error is None else recordable(row.error)}
-            Delivery.upsert(connection, values, key=("application", "channel"))
+            Deliveries.upsert(connection, values, key=("application", "channel"))
 
     def deliveries(self, application: str) -> list[DeliveryRow]:
         """How the last message through each channel fared, by name."""
         with self._database.reading() as connection:
-            return Delivery.all(connection, Delivery.application == application, order=[Delivery.channel])
+            return Deliveries.all(connection, Deliveries.application == application, order=[Deliveries.channel])
 
     def note(self, application: str, kind: type[N], of: str | None = None) -> N | None:
         """The note of that kind, if there is one."""
-        query = select(Mark.document).where(Mark.application == application, Mark.name == _mark(kind, of))
+        query = select(Marks.document).where(Marks.application == application, Marks.name == _mark(kind, of))
         with self._database.reading() as connection:
             document = connection.scalar(query)
         return None if document is None else kind.model_validate(document)
@@ -271,14 +273,14 @@ class Operations:
         """Leave a note, in the place of the one of its kind."""
         values = {"application": application, "name": _mark(type(note), of), "document": note.model_dump()}
         with self._database.writing() as connection:
-            Mark.upsert(connection, values, key=("application", "name"))
+            Marks.upsert(connection, values, key=("application", "name"))
 
     def forget_before(self, application: str, moment: datetime) -> int:
         """Remove attempts and samples of space from before ``moment``, so that the catalog does not grow for ever; returns how many."""
         with self._database.writing() as connection:
-            old = (Attempt.application == application, Attempt.started_at < moment)
-            return _removed(connection, delete(Attempt.table).where(*old)) + _removed(
-                connection, delete(SpaceSample.table).where(SpaceSample.at < moment)
+            old = (Attempts.application == application, Attempts.started_at < moment)
+            return _removed(connection, delete(Attempts.table).where(*old)) + _removed(
+                connection, delete(SpaceSamples.table).where(SpaceSamples.at < moment)
             )
 
 

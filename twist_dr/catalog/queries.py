@@ -25,7 +25,7 @@ from sqlalchemy import (
     select,
 )
 
-from twist_dr.catalog.models import Backup, Copy, Verification
+from twist_dr.catalog.models import Backups, Copies, Verifications
 from twist_dr.catalog.rows import (
     BackupRow,
     CopyRow,
@@ -47,8 +47,8 @@ _FEW = 20_000
 def page(connection: Connection, *conditions: ColumnElement[bool], limit: int | None) -> list[BackupRow]:
     """Backups with their copies and last verifications, newest first."""
     # Which ones is told by an index alone; rows are fetched of those, not of all that are looked at.
-    chosen = select(Backup.backup_id).where(*conditions).order_by(*_newest_first()).limit(limit)
-    query = select(*Backup.columns).where(Backup.backup_id.in_(chosen)).order_by(*_newest_first())
+    chosen = select(Backups.backup_id).where(*conditions).order_by(*_newest_first()).limit(limit)
+    query = select(*Backups.columns).where(Backups.backup_id.in_(chosen)).order_by(*_newest_first())
     rows = connection.execute(query).all()
     ids = [row[0] for row in rows]
     copies, verified = copies_of(connection, ids), _last_verifications(connection, ids)
@@ -58,7 +58,7 @@ def page(connection: Connection, *conditions: ColumnElement[bool], limit: int | 
 
 def newest(connection: Connection, *conditions: ColumnElement[bool]) -> SealedBackup | None:
     """The newest backup that fulfils the conditions, with its manifest."""
-    query = select(*Backup.columns, Backup.manifest).where(*conditions).order_by(*_newest_first()).limit(1)
+    query = select(*Backups.columns, Backups.manifest).where(*conditions).order_by(*_newest_first()).limit(1)
     row = connection.execute(query).first()
     if row is None:
         return None
@@ -72,39 +72,41 @@ def newest(connection: Connection, *conditions: ColumnElement[bool]) -> SealedBa
 
 def ids(connection: Connection, *conditions: ColumnElement[bool], limit: int) -> list[str]:
     """Ids of backups, newest first."""
-    return list(connection.scalars(select(Backup.backup_id).where(*conditions).order_by(*_newest_first()).limit(limit)))
+    return list(
+        connection.scalars(select(Backups.backup_id).where(*conditions).order_by(*_newest_first()).limit(limit))
+    )
 
 
 def count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     """How many backups there are."""
-    return connection.scalar(select(func.count()).select_from(Backup.table).where(*conditions)) or 0
+    return connection.scalar(select(func.count()).select_from(Backups.table).where(*conditions)) or 0
 
 
 def behind(row: BackupRow) -> ColumnElement[bool]:
     """The condition that a backup comes after this one, newest first."""
-    earlier = or_(Backup.started_at < row.started_at, Backup.backup_id < row.backup_id)
-    return and_(Backup.started_at <= row.started_at, earlier)
+    earlier = or_(Backups.started_at < row.started_at, Backups.backup_id < row.backup_id)
+    return and_(Backups.started_at <= row.started_at, earlier)
 
 
 def has_copy(connection: Connection, target: str | None, state: CopyState | None) -> ColumnElement[bool]:
     """The condition that some copy of a backup is on ``target`` and in ``state``, each if given."""
     wanted: list[ColumnElement[bool]] = []
     if target is not None:
-        wanted.append(Copy.target == target)
+        wanted.append(Copies.target == target)
     if state is not None:
-        wanted.append(Copy.state == state)
+        wanted.append(Copies.state == state)
     # PostgreSQL knows how many there are, and chooses by itself; for SQLite we look. Few copies are all asked for first; where many fulfil
     # it, a page is full before many backups have been looked at.
     if connection.dialect.name == "sqlite":
-        some = select(literal(1)).select_from(Copy.table).where(*wanted).limit(_FEW + 1).subquery()
+        some = select(literal(1)).select_from(Copies.table).where(*wanted).limit(_FEW + 1).subquery()
         if (connection.scalar(select(func.count()).select_from(some)) or 0) <= _FEW:
-            return Backup.backup_id.in_(select(Copy.backup_id).where(*wanted))
-    return exists().where(Copy.backup_id == Backup.backup_id, *wanted)
+            return Backups.backup_id.in_(select(Copies.backup_id).where(*wanted))
+    return exists().where(Copies.backup_id == Backups.backup_id, *wanted)
 
 
 def has_text(text: str) -> ColumnElement[bool]:
     """The condition that ``text`` is in a backup's id, reason, maker or versions, whatever the case."""
-    return Backup.search.contains(searched(text), autoescape=True)
+    return Backups.search.contains(searched(text), autoescape=True)
 
 
 def searched(*texts: str | None) -> str:
@@ -116,7 +118,7 @@ def copies_of(connection: Connection, backup_ids: Sequence[str]) -> dict[str, li
     """The copies of some backups, by backup, in the order of their targets."""
     found: dict[str, list[CopyRow]] = defaultdict(list)
     for some in _portions(backup_ids):
-        for row in Copy.all(connection, Copy.backup_id.in_(some), order=[Copy.target]):
+        for row in Copies.all(connection, Copies.backup_id.in_(some), order=[Copies.target]):
             found[row.backup_id].append(row)
     return found
 
@@ -126,31 +128,33 @@ def retention(connection: Connection, application: str, target: str) -> list[Ret
 
     There may be 100,000: what few have is read by itself, and what the driver gives is taken as it is.
     """
-    bases = select(Backup.backup_id, Backup.chain).where(Backup.application == application, Backup.kind == BASE.kind)
+    bases = select(Backups.backup_id, Backups.chain).where(
+        Backups.application == application, Backups.kind == BASE.kind
+    )
     chains = {backup_id: _chain(value) for backup_id, value in _driver_rows(connection, bases)}
     proofs = dict(
         _driver_rows(
             connection,
-            select(Verification.backup_id, Verification.state).order_by(
-                Verification.backup_id, Verification.started_at, Verification.id
+            select(Verifications.backup_id, Verifications.state).order_by(
+                Verifications.backup_id, Verifications.started_at, Verifications.id
             ),
         )
     )
     # Those of the nights have all parts (``FullSchedule``), so of the many no row is read for this.
     lacking = or_(*(not_(has_part(part)) for part in FULL.parts))
-    by_hand = (Backup.application == application, Backup.kind == FULL.kind, Backup.label.not_in(OF_NIGHTS))
+    by_hand = (Backups.application == application, Backups.kind == FULL.kind, Backups.label.not_in(OF_NIGHTS))
     partial = {
-        backup_id for (backup_id,) in _driver_rows(connection, select(Backup.backup_id).where(*by_hand, lacking))
+        backup_id for (backup_id,) in _driver_rows(connection, select(Backups.backup_id).where(*by_hand, lacking))
     }
     copies = (
         select(
-            *(Backup.backup_id, Backup.kind, Backup.label, Backup.started_at),
-            *(Copy.state, Copy.form, Copy.stored_bytes, Copy.checked_at, Copy.updated_at),
+            *(Backups.backup_id, Backups.kind, Backups.label, Backups.started_at),
+            *(Copies.state, Copies.form, Copies.stored_bytes, Copies.checked_at, Copies.updated_at),
         )
         # In the order of an index that has all that is asked of backups: SQLite then begins with it, and never reads a manifest's page.
-        .join(Copy.table, Copy.backup_id == Backup.backup_id)
-        .where(Backup.application == application, Copy.target == target)
-        .order_by(Backup.started_at, Backup.backup_id)
+        .join(Copies.table, Copies.backup_id == Backups.backup_id)
+        .where(Backups.application == application, Copies.target == target)
+        .order_by(Backups.started_at, Backups.backup_id)
     )
     moment = _from_text if connection.dialect.name == "sqlite" else _in_utc
     return [
@@ -190,22 +194,22 @@ def _in_utc(value: datetime) -> datetime:
 
 def meant(asked: Label | None) -> ColumnElement[bool]:
     """The condition that the newest of some backups may be this one: ``engine.newest.is_meant`` in SQL."""
-    return Backup.label != SET_ASIDE if asked is None else Backup.label == asked
+    return Backups.label != SET_ASIDE if asked is None else Backups.label == asked
 
 
 def proven(part: Part | None) -> ColumnElement[bool]:
     """The condition that a backup's last verification found it good, and that it has ``part``, if given."""
     last = (
-        select(Verification.state)
-        .where(Verification.backup_id == Backup.backup_id)
-        .order_by(Verification.started_at.desc(), Verification.id.desc())
+        select(Verifications.state)
+        .where(Verifications.backup_id == Backups.backup_id)
+        .order_by(Verifications.started_at.desc(), Verifications.id.desc())
         .limit(1)
-        .correlate(Backup.table)
+        .correlate(Backups.table)
         .scalar_subquery()
     )
     # Most backups were never verified: whether one ever was is told by one look into a set, the last of its verifications by a query.
-    ever = select(Verification.backup_id).where(Verification.state == "verified")
-    good = and_(Backup.backup_id.in_(ever), last == "verified")
+    ever = select(Verifications.backup_id).where(Verifications.state == "verified")
+    good = and_(Backups.backup_id.in_(ever), last == "verified")
     if part is None:
         return good
     # They stand in no index: CASE reads them of the proven alone.
@@ -214,14 +218,14 @@ def proven(part: Part | None) -> ColumnElement[bool]:
 
 def has_part(part: Part) -> ColumnElement[bool]:
     """The condition that a backup has ``part``: a short JSON list of fixed words, so its text tells."""
-    return cast(Backup.parts, Text).like(f'%"{part}"%')
+    return cast(Backups.parts, Text).like(f'%"{part}"%')
 
 
 def _last_verifications(connection: Connection, backup_ids: Sequence[str]) -> dict[str, VerificationRow]:
     found: dict[str, VerificationRow] = {}
     for some in _portions(backup_ids):
-        rows = Verification.all(
-            connection, Verification.backup_id.in_(some), order=[Verification.started_at, Verification.id]
+        rows = Verifications.all(
+            connection, Verifications.backup_id.in_(some), order=[Verifications.started_at, Verifications.id]
         )
         # Ordered by time, so that the last of each backup stays.
         found |= {row.backup_id: row for row in rows}
@@ -229,7 +233,7 @@ def _last_verifications(connection: Connection, backup_ids: Sequence[str]) -> di
 
 
 def _newest_first() -> tuple[ColumnElement[Any], ...]:
-    return Backup.started_at.desc(), Backup.backup_id.desc()
+    return Backups.started_at.desc(), Backups.backup_id.desc()
 
 
 def _portions(backup_ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ValidationError
 from sqlalchemy import String
 
-from twist_dr.catalog.columns import BackupId, Big, Name
+from twist_dr.catalog.columns import BackupId, Big, ShortText
 from twist_dr.errors import (
     BackupNotFound,
     BaseBackupMissing,
@@ -61,7 +61,7 @@ class CopyRow:
     """
 
     backup_id: BackupId
-    target: Name
+    target: ShortText
     state: CopyState
     form: Annotated[str, String(32)]
     stored_bytes: Big | None
@@ -69,8 +69,8 @@ class CopyRow:
     updated_at: datetime
     checked_at: datetime | None
     error: str | None
-    run_id: Name | None
-    error_code: Name | None = None
+    run_id: ShortText | None
+    error_code: ShortText | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class VerificationRow:
 
     id: int
     backup_id: BackupId
-    target: Name
+    target: ShortText
     state: VerificationState
     started_at: datetime
     seconds: float
@@ -91,7 +91,7 @@ class VerificationRow:
     server_version: str | None
     differences: tuple[str, ...]
     notes: tuple[str, ...]
-    run_id: Name | None
+    run_id: ShortText | None
     proved: Proved = "counts"
     content_seconds: float | None = None
 
@@ -109,7 +109,7 @@ class BackupRow:
     """
 
     backup_id: BackupId
-    application: Name
+    application: ShortText
     kind: Kind
     label: Label
     reason: str
@@ -122,7 +122,7 @@ class BackupRow:
     app_version: str | None
     db_schema_version: str | None
     key_id: str
-    run_id: Name | None
+    run_id: ShortText | None
     warnings: int
     copies: tuple[CopyRow, ...]
     last_verification: VerificationRow | None
@@ -158,14 +158,14 @@ class TargetTestRow:
     """One test of a storage target: whether it can be used, and what it can do. ``error`` and ``error_code`` as in ``CopyRow``."""
 
     id: int
-    target: Name
+    target: ShortText
     at: datetime
     ok: bool
     location: str
     capabilities: dict[str, Any] | None
     error: str | None
     seconds: float
-    error_code: Name | None = None
+    error_code: ShortText | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class RestoreRow:
     """
 
     restore_id: BackupId
-    application: Name
+    application: ShortText
     kind: RestoreKind
     mode: RestoreMode
     who: str
@@ -202,7 +202,7 @@ class RestoreRow:
     replaced: tuple[str, ...]
     result: str
     error: str | None
-    run_id: Name | None
+    run_id: ShortText | None
     recovery_point: str | None = None
 
 
@@ -215,8 +215,8 @@ class WalPositionRow:
     it and ``error_code`` as in ``CopyRow``.
     """
 
-    application: Name
-    target: Name
+    application: ShortText
+    target: ShortText
     system_identifier: Annotated[str, String(20)] | None
     timeline: Big | None
     lsn: Annotated[str, String(20)] | None
@@ -227,7 +227,7 @@ class WalPositionRow:
     spool_bytes: Big
     gaps: tuple[Gap, ...] = ()
     error: str | None = None
-    error_code: Name | None = None
+    error_code: ShortText | None = None
 
 
 class RetentionRow(NamedTuple):
@@ -256,7 +256,7 @@ class HoldRow:
     """A mark that forbids deletion, for ever unless ``until`` says otherwise. Released ones stay in the log."""
 
     id: int | None
-    application: Name
+    application: ShortText
     backup_id: BackupId
     who: str
     reason: str
@@ -280,9 +280,9 @@ class AlertRow:
     """
 
     id: int | None
-    application: Name
+    application: ShortText
     cause: Annotated[str, String(200)]
-    kind: Name
+    kind: ShortText
     severity: Severity
     state: AlertState
     message: str
@@ -296,7 +296,7 @@ class AlertRow:
     resolved_by: str | None = None
     told_at: datetime | None = None
     told_severity: Severity | None = None
-    run_id: Name | None = None
+    run_id: ShortText | None = None
     about: tuple[str, ...] | None = None
     told_about: tuple[str, ...] = ()
 
@@ -306,9 +306,9 @@ class AttemptRow:
     """One run of a job, as far as it has come. ``scheduled_for``: the time of the schedule that launched it; None for all others.
     ``error_code``: the kind of error that ended it (``errors.code_of``)."""
 
-    run_id: Name
-    application: Name
-    job: Name
+    run_id: ShortText
+    application: ShortText
+    job: ShortText
     label: Annotated[str, String(32)] | None
     scheduled_for: datetime | None
     who: str
@@ -317,7 +317,7 @@ class AttemptRow:
     finished_at: datetime | None = None
     step: str | None = None
     error: str | None = None
-    error_code: Name | None = None
+    error_code: ShortText | None = None
 
     @property
     def was_refused(self) -> bool:
@@ -350,19 +350,19 @@ class AuditRow:
 class AuditLineRow(NamedTuple):
     """A line of the audit log as it is kept: ``document`` is the text whose digest it is, so what is hashed is what is kept."""
 
-    application: Name
+    application: ShortText
     seq: Big
     at: datetime
     document: str
-    previous: Name
-    digest: Name
+    previous: ShortText
+    digest: ShortText
 
 
 @dataclass(frozen=True)
 class SpaceRow:
     """Space on a storage target at a time, in bytes; ``used_bytes`` by our objects. None where it is not known."""
 
-    target: Name
+    target: ShortText
     at: datetime
     used_bytes: Big | None
     free: Big | None
@@ -373,8 +373,8 @@ class SpaceRow:
 class DeliveryRow:
     """How the last message through a channel fared; ``since``: when that began."""
 
-    application: Name
-    channel: Name
+    application: ShortText
+    channel: ShortText
     ok: bool
     at: datetime
     since: datetime
@@ -385,6 +385,6 @@ class DeliveryRow:
 class MarkRow:
     """A note as it is kept (see ``notes.py``)."""
 
-    application: Name
+    application: ShortText
     name: Annotated[str, String(100)]
     document: dict[str, Any]

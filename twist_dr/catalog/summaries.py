@@ -9,7 +9,7 @@ from datetime import date, datetime
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from twist_dr.catalog.database import Database
-from twist_dr.catalog.models import Attempt, Backup, Copy
+from twist_dr.catalog.models import Attempts, Backups, Copies
 from twist_dr.catalog.queries import meant
 from twist_dr.catalog.rows import AttemptState, CopyState
 from twist_dr.repository.manifest import Kind
@@ -54,15 +54,15 @@ class Summaries:
         """How many copies each target has, by state."""
         query = (
             select(
-                Copy.target,
-                Copy.state,
+                Copies.target,
+                Copies.state,
                 func.count(),
-                func.coalesce(func.sum(Copy.stored_bytes), 0),
-                func.min(Copy.checked_at),
+                func.coalesce(func.sum(Copies.stored_bytes), 0),
+                func.min(Copies.checked_at),
             )
-            .join(Backup.table, Backup.backup_id == Copy.backup_id)
-            .where(Backup.application == application)
-            .group_by(Copy.target, Copy.state)
+            .join(Backups.table, Backups.backup_id == Copies.backup_id)
+            .where(Backups.application == application)
+            .group_by(Copies.target, Copies.state)
         )
         with self._database.reading() as connection:
             return [
@@ -75,17 +75,17 @@ class Summaries:
     ) -> NewestCopy | None:
         """The newest backup of some kinds, begun before ``until``, of which a target has a checked copy. What was set aside does not count."""
         query = (
-            select(Backup.backup_id, Backup.kind, Backup.started_at)
-            .join(Copy.table, Copy.backup_id == Backup.backup_id)
+            select(Backups.backup_id, Backups.kind, Backups.started_at)
+            .join(Copies.table, Copies.backup_id == Backups.backup_id)
             .where(
-                Backup.application == application,
-                Backup.kind.in_(kinds),
-                Backup.started_at < until,
-                Copy.target == target,
-                Copy.state == "checked",
+                Backups.application == application,
+                Backups.kind.in_(kinds),
+                Backups.started_at < until,
+                Copies.target == target,
+                Copies.state == "checked",
                 meant(None),
             )
-            .order_by(Backup.started_at.desc(), Backup.backup_id.desc())
+            .order_by(Backups.started_at.desc(), Backups.backup_id.desc())
             .limit(1)
         )
         with self._database.reading() as connection:
@@ -95,13 +95,13 @@ class Summaries:
     def stored_since(self, application: str, target: str, since: datetime) -> int:
         """Bytes that a target holds of backups begun since then."""
         query = (
-            select(func.coalesce(func.sum(Copy.stored_bytes), 0))
-            .join(Backup.table, Backup.backup_id == Copy.backup_id)
+            select(func.coalesce(func.sum(Copies.stored_bytes), 0))
+            .join(Backups.table, Backups.backup_id == Copies.backup_id)
             .where(
-                Backup.application == application,
-                Backup.started_at >= since,
-                Copy.target == target,
-                Copy.state.in_(["stored", "checked"]),
+                Backups.application == application,
+                Backups.started_at >= since,
+                Copies.target == target,
+                Copies.state.in_(["stored", "checked"]),
             )
         )
         with self._database.reading() as connection:
@@ -112,10 +112,10 @@ class Summaries:
         with self._database.reading() as connection:
             day = _day(connection)
             query = (
-                select(day, Attempt.job, Attempt.state, func.count())
-                .where(Attempt.application == application, Attempt.started_at >= since)
-                .group_by(day, Attempt.job, Attempt.state)
-                .order_by(day, Attempt.job, Attempt.state)
+                select(day, Attempts.job, Attempts.state, func.count())
+                .where(Attempts.application == application, Attempts.started_at >= since)
+                .group_by(day, Attempts.job, Attempts.state)
+                .order_by(day, Attempts.job, Attempts.state)
             )
             return [
                 AttemptCount(date.fromisoformat(str(when)), job, state, count)
@@ -126,5 +126,5 @@ class Summaries:
 def _day(connection: Connection) -> ColumnElement[str]:
     # SQLite keeps naive UTC; PostgreSQL would take the day of the session's time zone.
     if connection.dialect.name == "sqlite":
-        return func.date(Attempt.started_at)
-    return func.date(func.timezone("UTC", Attempt.started_at))
+        return func.date(Attempts.started_at)
+    return func.date(func.timezone("UTC", Attempts.started_at))

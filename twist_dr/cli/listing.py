@@ -10,8 +10,8 @@ from twist_dr.catalog import BackupRow, CopyRow, RestoreRow, SealedBackup, Verif
 from twist_dr.operations.sandboxes import Sandbox
 from twist_dr.redaction import one_line
 from twist_dr.restore.restored_configuration import RestoredConfiguration
-from twist_dr.restore.settle import Kept
-from twist_dr.restore.space import Space
+from twist_dr.restore.settle import Superseded
+from twist_dr.restore.space import SpaceTaken
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.tables import table
 from twist_dr.system.words import few
@@ -190,7 +190,7 @@ def sandbox_table(rows: Sequence[Sandbox], now: datetime) -> str:
     )
 
 
-def replaced_table(rows: Sequence[Kept | RestoredConfiguration], spaces: Sequence[Space]) -> str:
+def replaced_table(rows: Sequence[Superseded | RestoredConfiguration], spaces: Sequence[SpaceTaken]) -> str:
     """What restores replaced and is kept, and configuration that they left, one line each."""
     if not rows:
         return "nothing is kept"
@@ -199,7 +199,7 @@ def replaced_table(rows: Sequence[Kept | RestoredConfiguration], spaces: Sequenc
         [
             (
                 row.restore_id,
-                (row.journal.backup_id if isinstance(row, Kept) else None) or "-",
+                (row.journal.backup_id if isinstance(row, Superseded) else None) or "-",
                 _minute(row.keep_until) if row.keep_until else "-",
                 _size(space.total),
                 str(row),
@@ -209,16 +209,16 @@ def replaced_table(rows: Sequence[Kept | RestoredConfiguration], spaces: Sequenc
     )
 
 
-def replaced_document(row: Kept | RestoredConfiguration, space: Space) -> dict[str, Any]:
+def replaced_document(row: Superseded | RestoredConfiguration, space: SpaceTaken) -> dict[str, Any]:
     """One of them for ``--json``: sizes in bytes, null where they cannot be told."""
-    kept = row if isinstance(row, Kept) else None
+    kept = row if isinstance(row, Superseded) else None
     return {
         "restore_id": row.restore_id,
         "backup_id": kept.journal.backup_id if kept else None,
         "keep_until": row.keep_until,
         "database": kept.database if kept else None,
         "folders": kept.folders if kept else [],
-        "configuration": None if isinstance(row, Kept) else row.folder,
+        "configuration": None if isinstance(row, Superseded) else row.folder,
         "database_bytes": space.database,
         "files_bytes": space.files,
     }

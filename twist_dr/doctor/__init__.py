@@ -17,7 +17,7 @@ from twist_dr.django_app.manage import DjangoApplication, read_code
 from twist_dr.doctor.database import DatabaseSeen, check_database
 from twist_dr.doctor.django import check_databases, check_lead, check_rights
 from twist_dr.doctor.files import FilesSeen, check_configuration, check_django, check_media
-from twist_dr.doctor.findings import Check, Finding, guarded, ok, problem, shown, warning
+from twist_dr.doctor.findings import Check, DoctorFinding, guarded, ok, problem, shown, warning
 from twist_dr.doctor.keys import check_keyring, check_newest_backup
 from twist_dr.doctor.machine import (
     check_dagster_home,
@@ -49,21 +49,21 @@ from twist_dr.storage.base import StorageTarget
 if TYPE_CHECKING:
     from twist_dr.settings import Application
 
-__all__ = ["Finding", "exit_status", "render", "run_doctor"]
+__all__ = ["DoctorFinding", "exit_status", "render", "run_doctor"]
 
 
-def run_doctor(app: Application, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+def run_doctor(app: Application, environment: Mapping[str, str] = os.environ) -> Iterator[DoctorFinding]:
     """Check everything, and give each finding as it is found. No finding holds a secret of the settings."""
     for finding in _Examination(app, environment).findings():
         yield shown(finding)
 
 
-def exit_status(findings: Iterable[Finding]) -> int:
+def exit_status(findings: Iterable[DoctorFinding]) -> int:
     """For a shell: 1 when there is a problem, else 0."""
     return int(any(finding.status == "problem" for finding in findings))
 
 
-def render(findings: Iterable[Finding]) -> str:
+def render(findings: Iterable[DoctorFinding]) -> str:
     """Lines for a terminal: one per finding, and its remedy below it, not broken, so that it can be copied."""
     lines = []
     for finding in findings:
@@ -84,7 +84,7 @@ class _Examination:
         self._seen: DatabaseSeen | None = None
         self._media = FilesSeen()
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[DoctorFinding]:
         settings = self._settings
         yield ok("settings", f"application {settings.application}")
         yield from guarded("system clock", check_system_clock())
@@ -100,7 +100,7 @@ class _Examination:
         yield from self._unattended()
         yield from guarded("dagster", check_dagster_home(self._environment))
 
-    def _database(self) -> Iterator[Finding]:
+    def _database(self) -> Iterator[DoctorFinding]:
         settings = self._settings
         seen = self._seen = yield from guarded("database", check_database(self._cluster))
         if seen is None:
@@ -138,7 +138,7 @@ class _Examination:
         if seen is not None:
             yield from check_rights(application)
 
-    def _wal(self) -> Iterator[Finding]:
+    def _wal(self) -> Iterator[DoctorFinding]:
         settings, wal = self._settings, self._settings.wal
         if wal is None:
             return
@@ -161,7 +161,7 @@ class _Examination:
         rows = catalog.wal_positions(settings.application)
         yield from check_positions(rows, list(settings.enabled_targets), settings.wal.warn_after)
 
-    def _unattended(self) -> Iterator[Finding]:
+    def _unattended(self) -> Iterator[DoctorFinding]:
         from twist_dr.watch.alerts.telling import channels
         from twist_dr.watch.schedules import entries
 
@@ -191,7 +191,7 @@ class _Examination:
         if proven is not None and (most := allowed_media_age(self._settings, now)) is not None:
             yield from check_media_age(catalog.latest_verified(self._settings.application, part="media"), most, now)
 
-    def _restores(self) -> Iterator[Finding]:
+    def _restores(self) -> Iterator[DoctorFinding]:
         settings = self._settings
         around = surroundings(settings)
         yield from guarded("restores", check_interrupted(around, self._app.locks, settings.application))
@@ -203,7 +203,7 @@ class _Examination:
             restorable = check_restorable(around, self._cluster, settings.database.client_tools)
             yield from guarded("restorable", restorable)
 
-    def _space(self) -> Iterator[Finding]:
+    def _space(self) -> Iterator[DoctorFinding]:
         settings, seen, media = self._settings, self._seen, self._media
         if seen is None:
             return

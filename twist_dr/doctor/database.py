@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from twist_dr.doctor.findings import Check, Finding, counted, guarded, ok, problem, said, warning
+from twist_dr.doctor.findings import Check, DoctorFinding, counted, guarded, ok, problem, said, warning
 from twist_dr.errors import DatabaseError, DatabaseGone
 from twist_dr.postgres.cluster import (
     NEW_SERVER,
@@ -119,12 +119,12 @@ def check_database(cluster: Cluster) -> Check[DatabaseSeen | None]:
         )
 
 
-def explain_connection(check: str, error: DatabaseError, setting: str) -> Finding:
+def explain_connection(check: str, error: DatabaseError, setting: str) -> DoctorFinding:
     """Why there is no connection, and what to do about this very reason. ``setting`` is the URL's place in the settings."""
     # Of a database that is gone from the application's own server, the error says more than the server's words tell.
     known = () if isinstance(error, DatabaseGone) and setting == "database.url" else _CONNECTING
     remedy = next((remedy.format(setting=setting) for reason, remedy in known if reason in error.what), error.remedy)
-    return Finding(check, "problem", said(error), remedy)
+    return DoctorFinding(check, "problem", said(error), remedy)
 
 
 def _version(major: int) -> Check[None]:

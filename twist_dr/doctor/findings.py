@@ -13,53 +13,55 @@ from twist_dr.errors import TwistDRError
 from twist_dr.postgres.cluster import first_line
 from twist_dr.redaction import leaving
 
-Status = Literal["ok", "warning", "problem"]
+CheckStatus = Literal["ok", "warning", "problem"]
 T = TypeVar("T")
 
 _LONGEST = 800
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """One line of the doctor's. ``remedy`` is what a person does, or pastes with its comment (``--`` in SQL, ``#`` elsewhere)."""
 
     check: str
-    status: Status
+    status: CheckStatus
     found: str
     remedy: str | None = None
 
 
 #: A check: yields findings as they are found, and returns what later checks need, if anything.
-Check: TypeAlias = Generator[Finding, None, T]
+Check: TypeAlias = Generator[DoctorFinding, None, T]
 
 
-def ok(check: str, found: str) -> Finding:
-    return Finding(check, "ok", found)
+def ok(check: str, found: str) -> DoctorFinding:
+    return DoctorFinding(check, "ok", found)
 
 
-def warning(check: str, found: str, remedy: str) -> Finding:
-    return Finding(check, "warning", found, remedy)
+def warning(check: str, found: str, remedy: str) -> DoctorFinding:
+    return DoctorFinding(check, "warning", found, remedy)
 
 
-def problem(check: str, found: str, remedy: str) -> Finding:
-    return Finding(check, "problem", found, remedy)
+def problem(check: str, found: str, remedy: str) -> DoctorFinding:
+    return DoctorFinding(check, "problem", found, remedy)
 
 
-def from_error(check: str, error: Exception, status: Status = "problem") -> Finding:
+def from_error(check: str, error: Exception, status: CheckStatus = "problem") -> DoctorFinding:
     """A finding from an error."""
     import psycopg
 
     if isinstance(error, TwistDRError):
         names = error.target is not None and not check.endswith(f" {error.target}")
-        return Finding(check, status, f"{error.target}: {said(error)}" if names else said(error), error.remedy)
+        return DoctorFinding(check, status, f"{error.target}: {said(error)}" if names else said(error), error.remedy)
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         found = f"the operating system says: {error.strerror or type(error).__name__}{place}"
-        return Finding(check, status, found, "fix that path's rights or its disk")
+        return DoctorFinding(check, status, found, "fix that path's rights or its disk")
     if isinstance(error, psycopg.Error):
-        return Finding(check, status, f"PostgreSQL refused a question: {first_line(error)}", "grant what it asks for")
+        return DoctorFinding(
+            check, status, f"PostgreSQL refused a question: {first_line(error)}", "grant what it asks for"
+        )
     # The text of any other error is left out: nobody knows what it quotes.
-    return Finding(
+    return DoctorFinding(
         check, status, f"this check itself broke ({type(error).__name__})", "report it as a defect of twist-dr"
     )
 
@@ -88,7 +90,7 @@ def counted(count: int, one: str) -> str:
     return f"{count} {one}{'' if count == 1 else 's'}"
 
 
-def shown(finding: Finding) -> Finding:
+def shown(finding: DoctorFinding) -> DoctorFinding:
     """A finding as it may leave us, and not longer than a person reads."""
     found = leaving(finding.found)
     if len(found) > _LONGEST:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.doctor.database import check_login_triggers
-from twist_dr.doctor.findings import Check, Finding, ok, problem, warning
+from twist_dr.doctor.findings import Check, DoctorFinding, ok, problem, warning
 from twist_dr.errors import Busy
 from twist_dr.postgres import databases
 from twist_dr.postgres.cluster import Cluster, Snapshot
@@ -93,7 +93,7 @@ def check_restore_rights(around: Surroundings, *, apart: bool) -> Check[None]:
     for line in missing:
         yield warning(check, line.what, f"{line.remedy} (or name another role in restore.database_url)")
     for line in obstacles:
-        yield Finding(check, "warning", f"a restore would be refused: {line.what}", line.remedy)
+        yield DoctorFinding(check, "warning", f"a restore would be refused: {line.what}", line.remedy)
     if not missing and not obstacles:
         yield ok(check, f"a database can be restored beside {live}, and switched in")
 
@@ -115,7 +115,7 @@ def check_restorable(around: Surroundings, backing_up: Cluster, folders: Sequenc
     found = missing_rights(around.cluster, live, head)
     for lines, what in ((found.refusals, "would be refused"), (found.doubts, "may fail")):
         for line in lines:
-            yield Finding(check, "warning", f"a restore {what}: {line.what}", line.remedy)
+            yield DoctorFinding(check, "warning", f"a restore {what}: {line.what}", line.remedy)
     if not found.refusals and not found.doubts:
         yield ok(check, "the role that restores may make all that the database holds")
 
@@ -125,7 +125,9 @@ def check_restore_settings(around: Surroundings, media: Mapping[str, Path], *, c
     check = "restore settings"
     for name, folder in media.items():
         if (why := check_exchangeable(folder)) is not None:
-            yield Finding(check, "warning", f"media.{name} could not be restored in place: {why.what}", why.remedy)
+            yield DoctorFinding(
+                check, "warning", f"media.{name} could not be restored in place: {why.what}", why.remedy
+            )
     if not around.health:
         yield warning(
             check,

@@ -10,7 +10,7 @@ from twist_dr.doctor.findings import Check, ok, problem, warning
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.watch.alerts.channels import Channel, channel_errors
 from twist_dr.watch.alerts.rules_common import Finding, human, launch
-from twist_dr.watch.schedules import Entry, period
+from twist_dr.watch.schedules import ScheduleEntry, period
 
 #: The rest is the backup's own, and growth's.
 _MOST_OF_THE_TIME = 0.5
@@ -43,7 +43,7 @@ def check_schedules(
         )
 
 
-def check_proof_time(entry: Entry, proven: BackupRow, now: datetime, *, when: str) -> Check[None]:
+def check_proof_time(entry: ScheduleEntry, proven: BackupRow, now: datetime, *, when: str) -> Check[None]:
     """Whether verifications, as long as the last one of ``proven`` took, end before the next full backup of ``entry`` begins."""
     proof = proven.last_verification
     if proof is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twist_dr.errors import DatabaseError, DatabaseGone, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable
 from twist_dr.postgres.materialized import read_views
-from twist_dr.postgres.sessions import LOOKING, Settings, is_gone, open_replication, open_session, start_options
+from twist_dr.postgres.sessions import LOOKING, SessionSettings, is_gone, open_replication, open_session, start_options
 from twist_dr.postgres.unplanned import PLANNING_RUNS_CODE, count_unplanned, read_unplanned
 from twist_dr.postgres.url import WORDS, is_postgres_url
 from twist_dr.redaction import keep_url, one_line
@@ -115,7 +115,7 @@ class Cluster:
             f"{known.get('dbname') or 'the default database'} at {host}:{known.get('port') or os.environ.get('PGPORT') or 5432}"
         )
 
-    def environment(self, database: str | None = None, settings: Settings = LOOKING) -> dict[str, str | None]:
+    def environment(self, database: str | None = None, settings: SessionSettings = LOOKING) -> dict[str, str | None]:
         """The libpq environment that leads a child process where :meth:`connect` leads; ``None`` removes a variable.
 
         ``settings``: what the child's sessions begin with. Nothing of it shows in argv. It is taken from a connection, not from the
@@ -147,7 +147,7 @@ class Cluster:
         return {**environment, "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_SECONDS), "LC_ALL": "C"}
 
     def connect(
-        self, database: str | None = None, *, autocommit: bool = True, settings: Settings = LOOKING
+        self, database: str | None = None, *, autocommit: bool = True, settings: SessionSettings = LOOKING
     ) -> Connection:
         """A connection whose session begins with ``settings``. Raises ``DatabaseUnreachable`` or ``DatabaseRefused``."""
         import psycopg

@@ -14,11 +14,11 @@ from twist_dr.postgres.differing_rows import Differing, columns_at_utc, copied, 
 from twist_dr.postgres.dump import read_dump, restore_database
 from twist_dr.postgres.dump_content import ContentReader, RawName, read_content, rows_at
 from twist_dr.postgres.dump_toc import TocEntry, UnknownDump
-from twist_dr.postgres.dumped_schema import DumpedSchema, Key, Unlike, key_of, same_constants, without_equal
+from twist_dr.postgres.dumped_schema import DumpedSchema, ObjectKey, Unlike, key_of, same_constants, without_equal
 from twist_dr.postgres.extension_restore import KeptFiles
 from twist_dr.postgres.restore_place import TrialPlace
 from twist_dr.postgres.roles import client_major
-from twist_dr.postgres.sessions import LOOKING, Settings
+from twist_dr.postgres.sessions import LOOKING, SessionSettings
 from twist_dr.postgres.tools import Tools
 from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import PostgresFacts
@@ -97,7 +97,7 @@ class _Comparison:
         self._kept = kept
         self._report = report
         self._found = Content()
-        self._settings: Settings = {**LOOKING, "synchronize_seqscans": "off"}
+        self._settings: SessionSettings = {**LOOKING, "synchronize_seqscans": "off"}
 
     def run(self) -> Content:
         schema = DumpedSchema(self._dump, owners=self._place.keep_owners, alike=self._strict)
@@ -150,7 +150,7 @@ class _Comparison:
 
         What is missing or new is excused only where another version's pg_dump divides definitions otherwise.
         """
-        again: dict[Key, list[bytes]] = {}
+        again: dict[ObjectKey, list[bytes]] = {}
 
         def take(entry: TocEntry) -> None:
             if schema.compares(entry):
@@ -274,7 +274,7 @@ def _label(name: RawName) -> str:
     return TableName(*(part.decode(errors="replace") for part in name)).label
 
 
-def _words(key: Key) -> str:
+def _words(key: ObjectKey) -> str:
     kind, schema, name = (part.decode(errors="replace") for part in key)
     return one_line(f"{kind.lower()} {f'{schema}.' if schema else ''}{name}")
 

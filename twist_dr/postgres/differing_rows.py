@@ -29,7 +29,7 @@ _COLUMN = re.compile(_NAME + rb"(?=, |\Z)")
 #: As PostgreSQL writes a timestamp with time zone in ISO style, whatever the time zone is.
 _INSTANT = re.compile(rb"(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)(\.\d+)?([+-])(\d\d)(?::(\d\d))?(?::(\d\d))?")
 
-Rows = Callable[[], Iterator[bytes]]
+RowSource = Callable[[], Iterator[bytes]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Differing:
     columns: tuple[bytes, ...]
 
 
-def first_difference(dumped: Rows, restored: Rows, load: bytes) -> Differing | None:
+def first_difference(dumped: RowSource, restored: RowSource, load: bytes) -> Differing | None:
     """Compare the rows that both give, which are asked for several times; ``load`` is the COPY of the table. None when all are the same."""
     buckets = _unequal(_sums(dumped()), _sums(restored()))
     if not buckets:
@@ -120,7 +120,7 @@ def _first_met(rows: Iterable[bytes], buckets: set[int]) -> set[int]:
     return met
 
 
-def _lacking(rows: Rows, others: Rows, buckets: set[int]) -> list[tuple[int, bytes]]:
+def _lacking(rows: RowSource, others: RowSource, buckets: set[int]) -> list[tuple[int, bytes]]:
     """Rows of those buckets that the others have not, or not so often, with their numbers, as far as they are looked at."""
     met = ((number, row) for number, row in enumerate(rows(), 1) if _hash(row) % _BUCKETS in buckets)
     kept = list(islice(met, _MOST))

@@ -20,7 +20,7 @@ from twist_dr.postgres.dump_toc import TocEntry, read_entries, read_header
 from twist_dr.postgres.statements import statements
 
 #: Kind, schema and name, in the dump's encoding.
-Key = tuple[bytes, bytes, bytes]
+ObjectKey = tuple[bytes, bytes, bytes]
 
 #: Of the database itself, which is made before a restore; subscriptions, which would pull data; rows and large objects, which are compared
 #: for themselves; the planner's statistics, which are no content.
@@ -33,7 +33,7 @@ _ABOUT_OTHERS = {b"COMMENT", b"SECURITY LABEL", b"ACL"}
 _LARGE_OBJECTS, _OF_LARGE_OBJECTS = {b"BLOB", b"BLOB METADATA"}, b"LARGE OBJECT"
 _RIGHTS = {b"ACL", b"DEFAULT ACL", *_LARGE_OBJECTS}
 #: Every database has it; a dump has it where it belongs to somebody else than usual.
-_PUBLIC: Key = (b"SCHEMA", b"", b"public")
+_PUBLIC: ObjectKey = (b"SCHEMA", b"", b"public")
 #: String constants and numbers: what the server puts into other words keeps them.
 _CONSTANT = re.compile(rb"'(?:[^']|'')*'|(?<![A-Za-z_0-9\"])[0-9]+(?:\.[0-9]+)?")
 
@@ -42,9 +42,9 @@ _CONSTANT = re.compile(rb"'(?:[^']|'')*'|(?<![A-Za-z_0-9\"])[0-9]+(?:\.[0-9]+)?"
 class Unlike:
     """Entries that are not the same: those that only one dump has, and the texts of those that read differently."""
 
-    missing: list[Key] = field(default_factory=list)
-    added: list[Key] = field(default_factory=list)
-    changed: dict[Key, tuple[list[bytes], list[bytes]]] = field(default_factory=dict)
+    missing: list[ObjectKey] = field(default_factory=list)
+    added: list[ObjectKey] = field(default_factory=list)
+    changed: dict[ObjectKey, tuple[list[bytes], list[bytes]]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.added or self.changed)
@@ -61,8 +61,8 @@ class DumpedSchema:
         self._dump = dump
         self._owners = owners
         self._alike = alike
-        self._waiting: dict[Key, list[bytes]] = {}
-        self._unlike: dict[Key, list[bytes]] = {}
+        self._waiting: dict[ObjectKey, list[bytes]] = {}
+        self._unlike: dict[ObjectKey, list[bytes]] = {}
         for entry in _entries(dump):
             if self.compares(entry):
                 self._waiting.setdefault(key_of(entry), []).append(_digest(self.text(entry)))
@@ -99,7 +99,7 @@ class DumpedSchema:
         missing = {key for key, digests in self._waiting.items() if digests}
         changed = missing & self._unlike.keys()
         found = Unlike(sorted(missing - changed), sorted(self._unlike.keys() - changed))
-        dumped: dict[Key, list[bytes]] = {}
+        dumped: dict[ObjectKey, list[bytes]] = {}
         for entry in _entries(self._dump) if changed else ():
             if (key := key_of(entry)) in changed and self.compares(entry):
                 dumped.setdefault(key, []).append(self.text(entry))
@@ -110,7 +110,7 @@ class DumpedSchema:
         return found
 
 
-def key_of(entry: TocEntry) -> Key:
+def key_of(entry: TocEntry) -> ObjectKey:
     return entry.kind, entry.schema, entry.name
 
 

@@ -123,7 +123,7 @@ class MemberSequence:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptMembers:
     """What is kept of members. ``needing``: what is restored after them, as ``catalog oid``. ``closed``: tables that our
     role may not read, and whose they are."""
 
@@ -143,11 +143,11 @@ class Kept:
         return json.dumps(document, default=vars).encode()
 
     @staticmethod
-    def from_json(data: bytes) -> Kept:
+    def from_json(data: bytes) -> KeptMembers:
         """Raises ``ArchiveInvalid``."""
         try:
             document = read_mapping(data, LIMITS)
-            return Kept(
+            return KeptMembers(
                 [Member(**each) for each in document["members"]],
                 [MemberTable(**each) for each in document["tables"]],
                 [MemberSequence(**each) for each in document["sequences"]],
@@ -160,7 +160,7 @@ class Kept:
             ) from None
 
 
-def read_kept(connection: Connection) -> Kept:
+def read_kept(connection: Connection) -> KeptMembers:
     """What is to be kept of the connection's database; of tables, no rows yet. Raises psycopg's errors."""
     members = query(connection, _MEMBERS)
     usual = {name: Counter(each[3] for each in some).most_common(1)[0][0] for name, some in _by_extension(members)}
@@ -191,7 +191,7 @@ def read_kept(connection: Connection) -> Kept:
         if identity is not None
     ]
     needing = [f"{catalog} {oid}" for catalog, oid in query(connection, _NEEDING, wanted)] if added else []
-    return Kept(described, tables, sequences, needing, closed)
+    return KeptMembers(described, tables, sequences, needing, closed)
 
 
 def columns_of(connection: Connection, table: TableName) -> list[str] | None:

@@ -17,7 +17,7 @@ from twist_dr.errors import ProcessFailed
 from twist_dr.postgres.cluster import Cluster, Connection, first_line, query
 from twist_dr.postgres.dump_internals import leave_out_internals
 from twist_dr.postgres.dump_toc import TocEntry, UnknownDump, read_entries, read_header
-from twist_dr.postgres.extension_members import KEPT, MEMBERS, ROWS, Kept, MemberTable, member_identities
+from twist_dr.postgres.extension_members import KEPT, MEMBERS, ROWS, KeptMembers, MemberTable, member_identities
 from twist_dr.postgres.extension_rows import existing_tables, put_rows, set_value
 from twist_dr.postgres.sessions import LOADING
 from twist_dr.postgres.statements import NAME, statements
@@ -56,7 +56,7 @@ _PUTTING = {**LOADING, "search_path": "pg_catalog,pg_temp"}
 class KeptFiles:
     """What a backup keeps of members of extensions, on our disk. ``definitions``: a dump of them, where some were added."""
 
-    kept: Kept
+    kept: KeptMembers
     rows: Path
     definitions: Path | None
 
@@ -77,7 +77,7 @@ def fetch_kept(
     if manifest.artifact(MEMBERS) is not None:
         definitions = folder / MEMBERS
         leave_out_internals(definitions)
-    return KeptFiles(Kept.from_json((folder / KEPT).read_bytes()), folder / ROWS, definitions)
+    return KeptFiles(KeptMembers.from_json((folder / KEPT).read_bytes()), folder / ROWS, definitions)
 
 
 class MembersRestore:

@@ -37,7 +37,7 @@ _ROWS_END = b"\\.\n\n"
 _MODULUS = 1 << 256
 
 
-class Content:
+class RowsDigest:
     """Rows as they pass: how many, how many bytes, and what is in them."""
 
     def __init__(self) -> None:
@@ -67,9 +67,9 @@ def as_written(connection: Connection) -> Iterator[None]:
         yield
 
 
-def read_content(connection: Connection, table: MemberTable) -> Content:
+def read_content(connection: Connection, table: MemberTable) -> RowsDigest:
     """What is in a table now. Only inside :func:`as_written`. Raises psycopg's errors."""
-    found = Content()
+    found = RowsDigest()
     for piece in _rows_of(connection, table):
         found.feed(piece)
     return found
@@ -100,7 +100,7 @@ def write_rows(
     for table in tables:
         put(sql.SQL("DELETE FROM ONLY {};\n").format(sql.Identifier(*table.key)).as_string(connection))
         put(_copy_in(table).as_string(connection) + ";\n")
-        content, begun = Content(), place
+        content, begun = RowsDigest(), place
         with as_written(connection):
             for piece in _rows_of(connection, table):
                 content.feed(piece)

@@ -17,7 +17,7 @@ from typing import Literal
 from twist_dr.postgres.dump_content import EveryKind
 from twist_dr.postgres.dump_internals import without_internals
 from twist_dr.postgres.dump_toc import TocEntry, read_entries, read_header
-from twist_dr.postgres.dumped_schema import Key, key_of
+from twist_dr.postgres.dumped_schema import ObjectKey, key_of
 from twist_dr.postgres.statements import NAME, casting_elements, divided, statements, unquoted
 from twist_dr.repository.table_names import TableName
 
@@ -93,8 +93,8 @@ def compare_schemas(before: bytes, after: bytes) -> list[SchemaChange]:
     return changes
 
 
-def _digests(head: bytes) -> dict[Key, set[bytes]]:
-    found: dict[Key, set[bytes]] = {}
+def _digests(head: bytes) -> dict[ObjectKey, set[bytes]]:
+    found: dict[ObjectKey, set[bytes]] = {}
     for entry in _entries(head):
         text = b"%s\0%s\0%s" % (entry.definition, entry.access, entry.owner)
         found.setdefault(key_of(entry), set()).add(hashlib.blake2b(text, digest_size=16).digest())
@@ -114,7 +114,7 @@ class _Things:
     ``part_of``: what something comes and goes with; ``told``: what is told with its definition.
     """
 
-    def __init__(self, head: bytes, keys: set[Key]) -> None:
+    def __init__(self, head: bytes, keys: set[ObjectKey]) -> None:
         self.found: dict[_Thing, list[str]] = {}
         self.part_of: dict[_Thing, set[_Thing]] = {}
         self.told: set[_Thing] = set()

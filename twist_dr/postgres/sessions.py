@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     import psycopg
 
-Settings = Mapping[str, str]
+SessionSettings = Mapping[str, str]
 
-_TIME_OUTS: Settings = {
+_TIME_OUTS: SessionSettings = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -30,7 +30,7 @@ _TIME_OUTS: Settings = {
 }
 
 #: Sessions that look, and act for us. Not the time zone: times without one that users stored are meant in the database's.
-LOOKING: Settings = {
+LOOKING: SessionSettings = {
     **_TIME_OUTS,
     # One that fires at login is code of others in our session.
     "event_triggers": "off",
@@ -59,7 +59,7 @@ LOOKING: Settings = {
 }
 
 #: Sessions that run SQL of the settings: all else is as the database has it.
-APPLYING: Settings = {
+APPLYING: SessionSettings = {
     **_TIME_OUTS,
     "event_triggers": "off",
     "synchronous_commit": "on",
@@ -68,14 +68,14 @@ APPLYING: Settings = {
 
 #: Sessions that put rows into tables, too. pg_dump writes a NULL in an array without quotes, and nothing that it or pg_restore sets has it read
 #: as one where the database has ``array_nulls`` off; parallel sessions must not fail to be serialized.
-FILLING: Settings = {**APPLYING, "array_nulls": "on", "default_transaction_isolation": "read committed"}
+FILLING: SessionSettings = {**APPLYING, "array_nulls": "on", "default_transaction_isolation": "read committed"}
 
 #: Sessions of pg_restore. Commits are not waited for: whoever tells of the database commits after them (``databases.make_durable``), and
 #: a commit is durable with all before it.
-LOADING: Settings = {**FILLING, "synchronous_commit": "off"}
+LOADING: SessionSettings = {**FILLING, "synchronous_commit": "off"}
 
 #: Sessions of others' commands, and of replication, which has no database.
-COMMANDS: Settings = {**_TIME_OUTS, "synchronous_commit": "on"}
+COMMANDS: SessionSettings = {**_TIME_OUTS, "synchronous_commit": "on"}
 
 #: An expression that leaves tables where the database or the role has them looked for, and puts PostgreSQL's own functions before
 #: others': without its name in the path, pg_catalog is searched before all.
@@ -112,7 +112,7 @@ class _Server:
 _known_servers: dict[tuple[tuple[str, str], ...], _Server] = {}
 
 
-def open_session(known: Mapping[str, str], settings: Settings) -> psycopg.Connection[Any]:
+def open_session(known: Mapping[str, str], settings: SessionSettings) -> psycopg.Connection[Any]:
     """A session with these libpq parameters that begins with ``settings``. Raises ``psycopg.OperationalError``."""
     import psycopg
 
@@ -140,7 +140,7 @@ def open_replication(known: Mapping[str, str]) -> psycopg.Connection[Any]:
     return psycopg.connect(**cast("dict[str, Any]", given), autocommit=True)
 
 
-def start_options(known: Mapping[str, str], settings: Settings) -> str:
+def start_options(known: Mapping[str, str], settings: SessionSettings) -> str:
     """libpq's ``options`` for a program that begins with ``settings``, where :func:`open_session` was before. ``known`` may have its own."""
     return _options(known, settings, _known_servers.get(_key(known), _Server()))
 
@@ -155,12 +155,12 @@ def open_for_settings(connection: psycopg.Connection[Any]) -> None:
     connection.execute(f"SELECT {CATALOG_FIRST}".encode())
 
 
-def known_to(version: int, settings: Settings) -> Settings:
+def known_to(version: int, settings: SessionSettings) -> SessionSettings:
     """The part of ``settings`` that a server of this version knows and every role may set."""
     return {name: value for name, value in settings.items() if _Server(version).takes(name)}
 
 
-def _options(known: Mapping[str, str], settings: Settings, server: _Server) -> str:
+def _options(known: Mapping[str, str], settings: SessionSettings, server: _Server) -> str:
     # Of two the later counts, so ours does.
     ours = [f"-c {name}={_escaped(value)}" for name, value in settings.items() if server.takes(name)]
     return " ".join([*filter(None, [known.get("options", "")]), *ours])
@@ -170,7 +170,7 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
-def _connect(known: Mapping[str, str], settings: Settings, server: _Server) -> psycopg.Connection[Any]:
+def _connect(known: Mapping[str, str], settings: SessionSettings, server: _Server) -> psycopg.Connection[Any]:
     connection = _begin(known, settings, server)
     # Again: PGDATESTYLE comes after the options, and a trigger on login that could not be switched off may have set anything.
     # Not those triggers themselves: a role that is set for the session may lack the right, and they are off.
@@ -184,7 +184,7 @@ def _connect(known: Mapping[str, str], settings: Settings, server: _Server) -> p
     return connection
 
 
-def _begin(known: Mapping[str, str], settings: Settings, server: _Server) -> psycopg.Connection[Any]:
+def _begin(known: Mapping[str, str], settings: SessionSettings, server: _Server) -> psycopg.Connection[Any]:
     import psycopg
 
     given = {**known, "options": _options(known, settings, server)}

@@ -39,7 +39,7 @@ _OVERTAKEN_AT_MOST = 20
 _CORRUPT = (*CORRUPT, WalInvalid)
 
 
-class Place(NamedTuple):
+class ArchivePlace(NamedTuple):
     """Where an object lies: the archive, and what that archive calls it."""
 
     archive: WalArchive
@@ -76,8 +76,8 @@ class Archives:
         self.passed_over: dict[str, TwistDRError] = {}
         self.corrupt: dict[tuple[str, str], TwistDRError] = {}
         self.used: list[str] = []
-        self.segments: dict[Segment, list[Place]] = {}
-        self._partials: dict[PartialSegment, list[Place]] = {}
+        self.segments: dict[Segment, list[ArchivePlace]] = {}
+        self._partials: dict[PartialSegment, list[ArchivePlace]] = {}
         self._histories: dict[int, list[WalArchive]] = {}
         self._ancestors: dict[int, list[Ancestor]] = {}
         self._keyring = keyring
@@ -88,9 +88,9 @@ class Archives:
         self.disowned: dict[str, tuple[int, int]] = {}
         for archive, holdings in self._listed(archives):
             for segment, stored in holdings.segments.items():
-                self.segments.setdefault(segment, []).append(Place(archive, stored))
+                self.segments.setdefault(segment, []).append(ArchivePlace(archive, stored))
             for partial, stored in holdings.partials.items():
-                self._partials.setdefault(partial, []).append(Place(archive, stored))
+                self._partials.setdefault(partial, []).append(ArchivePlace(archive, stored))
             for timeline in holdings.histories:
                 self._histories.setdefault(timeline, []).append(archive)
 
@@ -234,7 +234,7 @@ class Archives:
         ``durable`` False: for a file that is looked at and removed. Also raises ``StagingFull`` and ``Cancelled``.
         """
 
-        def fetch(place: Place) -> None:
+        def fetch(place: ArchivePlace) -> None:
             archive, stored = place
             write_new(path, self._checked(archive, stored, segment, segment.size, whole=True), durable=durable)
 
@@ -255,7 +255,7 @@ class Archives:
                 yield zeros
                 left -= len(zeros)
 
-        def fetch_as(size: int) -> Callable[[Place], None]:
+        def fetch_as(size: int) -> Callable[[ArchivePlace], None]:
             return lambda place: write_new(path, chunks(*place, size), durable=durable)
 
         with self._lock:
@@ -284,10 +284,10 @@ class Archives:
             with self._lock:
                 for segment, stored in holdings.segments.items():
                     if segment == partial.segment:
-                        self.segments.setdefault(segment, []).append(Place(archive, stored))
+                        self.segments.setdefault(segment, []).append(ArchivePlace(archive, stored))
                 for other, stored in holdings.partials.items():
                     if other.segment == partial.segment and other.size >= partial.size and other != partial:
-                        self._partials.setdefault(other, []).append(Place(archive, stored))
+                        self._partials.setdefault(other, []).append(ArchivePlace(archive, stored))
                         longest = max(filter(None, (longest, other)), key=lambda each: each.size)
         return partial.segment if partial.segment in self.segments else longest
 
@@ -345,8 +345,8 @@ class Archives:
     def _attempt(
         self,
         what: str,
-        places: Sequence[Place],
-        work: Callable[[Place], None],
+        places: Sequence[ArchivePlace],
+        work: Callable[[ArchivePlace], None],
         *,
         silent: type[Exception] | tuple[()] = (),
     ) -> None:
@@ -355,7 +355,7 @@ class Archives:
             ordered = sorted(places, key=lambda place: place.target.name in self.passed_over)
         failed = []
 
-        def pass_over(place: Place, error: TwistDRError) -> None:
+        def pass_over(place: ArchivePlace, error: TwistDRError) -> None:
             failed.append(error)
             if not isinstance(error, silent):
                 self._note(place.archive, place.stored.key, error)

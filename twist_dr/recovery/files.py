@@ -19,7 +19,7 @@ from twist_dr.repository.manifest import BaseFacts, Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
 from twist_dr.repository.streams import full_disk_named
-from twist_dr.storage.base import Progress
+from twist_dr.storage.base import OnBytes
 from twist_dr.system.processes import run
 from twist_dr.system.progress import Report
 
@@ -92,7 +92,7 @@ def _archives(facts: BaseFacts) -> list[str]:
 
 
 def _unpack_archives(
-    repository: Repository, manifest: Manifest, keyring: Keyring, folder: Path, owner: Owner, advance: Progress
+    repository: Repository, manifest: Manifest, keyring: Keyring, folder: Path, owner: Owner, advance: OnBytes
 ) -> None:
     facts = base_facts(manifest)
     partial = folder / "partial"

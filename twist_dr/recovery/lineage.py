@@ -19,7 +19,7 @@ from twist_dr.wal.partial_segment import PartialSegment
 
 
 @dataclass(frozen=True)
-class Part:
+class LineageSegment:
     """The file for one segment's number. ``until``: the LSN up to which it belongs to the lineage and was written."""
 
     number: int
@@ -32,7 +32,7 @@ class Run:
     """Parts without a gap, from the segment of ``start`` on. ``missing``: the first segment that is not there."""
 
     start: int
-    parts: tuple[Part, ...]
+    parts: tuple[LineageSegment, ...]
     missing: Segment
 
     @property
@@ -44,7 +44,7 @@ class Run:
     def first_number(self) -> int:
         return self.parts[0].number
 
-    def part(self, number: int) -> Part | None:
+    def part(self, number: int) -> LineageSegment | None:
         """The part of that number, if the run has it."""
         place = number - self.parts[0].number if self.parts else -1
         return self.parts[place] if 0 <= place < len(self.parts) else None
@@ -80,7 +80,7 @@ class Lineage:
             each == timeline and begin <= lsn and (left is None or lsn < left) for each, begin, left in self.stretches
         )
 
-    def part(self, number: int) -> Part | None:
+    def part(self, number: int) -> LineageSegment | None:
         """The file that PostgreSQL would read for a segment's number, of those that are archived."""
         for timeline, begin, left in self.stretches:
             if number < begin // self.size:
@@ -90,10 +90,10 @@ class Lineage:
                 return None
             most = segment.end if left is None else min(segment.end, left)
             if segment in self._segments:
-                return Part(number, segment, most)
+                return LineageSegment(number, segment, most)
             for partial in reversed(self._partials.get(segment, [])):
                 if partial.end > begin and self._archives.is_genuine(partial):
-                    return Part(number, partial, min(partial.end, most))
+                    return LineageSegment(number, partial, min(partial.end, most))
         return None
 
     def run(self, start: int) -> Run:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from twist_dr.errors import SourceUnreadable
-from twist_dr.repository.archive_index import Entry
+from twist_dr.repository.archive_index import ArchiveEntry
 from twist_dr.repository.archive_report import ArchiveReport
 from twist_dr.repository.attributes import digest, read_attributes, to_headers
-from twist_dr.repository.holes import Run, data_runs, map_text
+from twist_dr.repository.holes import DataRun, data_runs, map_text
 from twist_dr.system.folders import FOLDER_ITSELF
 from twist_dr.system.sizes import CHUNK
 
@@ -51,7 +51,7 @@ class _Entered(NamedTuple):
 class _Named:
     """A file of several names, as it stands in the archive, and how many of its names were not met yet."""
 
-    entry: Entry
+    entry: ArchiveEntry
     state: tuple[int, int]
     unmet: int
 
@@ -146,7 +146,7 @@ class ArchiveWriter:
                 attributes = read_attributes(descriptor, self.report.not_kept)
                 said = digest(attributes) if attributes or above is None else None
                 self._header(name, status, tarfile.DIRTYPE, headers=to_headers(attributes))
-                self._record(Entry(name, "folder", 0, None, status.st_mtime, said))
+                self._record(ArchiveEntry(name, "folder", 0, None, status.st_mtime, said))
             elif stat.S_ISREG(status.st_mode) and (named := self._found_before(status)):
                 self._add_name(named, name, status)
             elif stat.S_ISREG(status.st_mode):
@@ -172,7 +172,7 @@ class ArchiveWriter:
             self.report.leading_outside.append(name)
         self._header(name, status, tarfile.SYMTYPE, target=target)
         digest = hashlib.sha256(os.fsencode(target)).hexdigest()
-        self._record(Entry(name, "link", 0, digest, status.st_mtime))
+        self._record(ArchiveEntry(name, "link", 0, digest, status.st_mtime))
 
     def _found_before(self, status: os.stat_result) -> _Named | None:
         """The file that this is a further name of. A number of an inode is not enough: file systems give that of a deleted file to a new one."""
@@ -184,7 +184,7 @@ class ArchiveWriter:
         """A further name of a file that the archive has: a link to it there."""
         first = named.entry
         self._header(name, status, tarfile.LNKTYPE, target=first.path)
-        self._record(Entry(name, "file", first.size, first.sha256, first.modified, same_as=first.path))
+        self._record(ArchiveEntry(name, "file", first.size, first.sha256, first.modified, same_as=first.path))
         named.unmet -= 1
         if not named.unmet:
             del self._named[status.st_dev, status.st_ino]
@@ -206,7 +206,7 @@ class ArchiveWriter:
             self.report.changed.append(name)
         # Names that nobody meets would stay in memory: of very many the rest become files of their own.
         several = before.st_nlink > 1 and len(self._named) < _MOST_NAMED_AT_ONCE
-        entry = Entry(
+        entry = ArchiveEntry(
             name, "file", size, sha256, before.st_mtime,
             attributes=digest(attributes) if attributes else None,
             names=before.st_nlink if several else 1,
@@ -232,7 +232,7 @@ class ArchiveWriter:
         return size, whole.hexdigest(), written
 
     def _put_runs(
-        self, file: IO[bytes], status: os.stat_result, name: str, headers: dict[str, str], runs: list[Run]
+        self, file: IO[bytes], status: os.stat_result, name: str, headers: dict[str, str], runs: list[DataRun]
     ) -> tuple[int, str, int]:
         """The same of a file with holes, which are hashed as the zeros that they are, and not written."""
         size = status.st_size
@@ -303,7 +303,7 @@ class ArchiveWriter:
         header.mtime = status.st_mtime
         self._put(header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
 
-    def _record(self, entry: Entry) -> None:
+    def _record(self, entry: ArchiveEntry) -> None:
         self.report.files += entry.kind == "file"
         self.report.bytes += entry.size if entry.same_as is None else 0
         self._write_index(entry.line())

@@ -14,7 +14,7 @@ from twist_dr.system.documents import LINE, DocumentInvalid, read_mapping
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArchiveEntry:
     """One line of the index. ``kind`` is file, folder or link; ``sha256`` of a link is that of its target's name, of a file with holes that
     of all its bytes, zeros too.
 
@@ -42,11 +42,11 @@ _ALWAYS = ("path", "kind", "size", "sha256", "modified")
 _UNSAID = {"attributes": None, "names": 1, "same_as": None}
 
 
-def read_index(lines: BinaryIO) -> Iterator[Entry]:
+def read_index(lines: BinaryIO) -> Iterator[ArchiveEntry]:
     """Entries of an index. Raises ``ArchiveInvalid``."""
     while line := lines.readline(LINE.size + 1):
         try:
-            entry = Entry(**read_mapping(line, LINE))
+            entry = ArchiveEntry(**read_mapping(line, LINE))
         except (DocumentInvalid, TypeError):
             entry = None
         if entry is None or not _is_sound(entry):
@@ -60,7 +60,9 @@ def index_of(archive: str) -> str:
 
 
 @contextmanager
-def beside_index(read: Callable[[str], Iterator[bytes]], archive: str) -> Iterator[tuple[BinaryIO, Iterator[Entry]]]:
+def beside_index(
+    read: Callable[[str], Iterator[bytes]], archive: str
+) -> Iterator[tuple[BinaryIO, Iterator[ArchiveEntry]]]:
     """An archive and its index, side by side. When the block ends well both have been read to their ends, and so been checked.
 
     ``read`` gives an artifact's plain bytes by its name. Raises what that raises, and ``ArchiveInvalid``.
@@ -70,7 +72,7 @@ def beside_index(read: Callable[[str], Iterator[bytes]], archive: str) -> Iterat
         read_out(stream, lines)
 
 
-def _is_sound(entry: Entry) -> bool:
+def _is_sound(entry: ArchiveEntry) -> bool:
     """Whether each field is what its type says: a dataclass takes anything."""
     return (
         isinstance(entry.path, str)

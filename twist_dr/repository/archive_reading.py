@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import IO, BinaryIO
 
 from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid
-from twist_dr.repository.archive_index import Entry
+from twist_dr.repository.archive_index import ArchiveEntry
 from twist_dr.repository.attributes import NO_ATTRIBUTES, digest, of_member
 from twist_dr.repository.holes import read_map
 from twist_dr.storage.chunks import read_chunks
@@ -113,24 +113,24 @@ class _Named:
     def __init__(self) -> None:
         self._found: dict[str, tuple[str | None, int]] = {}
 
-    def meet(self, entry: Entry, member: tarfile.TarInfo) -> str | None:
+    def meet(self, entry: ArchiveEntry, member: tarfile.TarInfo) -> str | None:
         """The SHA-256 of the file that a further name is one of; None when the archive has no such file, or the index means another."""
         sha256, unmet = self._found.pop(member.linkname, (None, 0))
         if unmet > 1:
             self._found[member.linkname] = sha256, unmet - 1
         return sha256 if member.linkname == entry.same_as else None
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: ArchiveEntry) -> None:
         if entry.names > 1:
             self._found[entry.path] = entry.sha256, entry.names - 1
 
 
-def _has_others(member: tarfile.TarInfo, entry: Entry) -> bool:
+def _has_others(member: tarfile.TarInfo, entry: ArchiveEntry) -> bool:
     """Whether attributes and access control lists are not the recorded ones."""
     return digest(of_member(member)) != (entry.attributes or NO_ATTRIBUTES)
 
 
-def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tuple[int, list[str]]:
+def compare_archive(stream: BinaryIO, index: Iterator[ArchiveEntry], what: str) -> tuple[int, list[str]]:
     """Read an archive to its end against its index; returns the number of files compared and every difference in words.
 
     Both have one order, so neither is held in memory.
@@ -165,8 +165,8 @@ def compare_archive(stream: BinaryIO, index: Iterator[Entry], what: str) -> tupl
 
 
 def checked_members(
-    stream: BinaryIO, index: Iterator[Entry], what: str
-) -> Iterator[tuple[tarfile.TarInfo, Entry, Iterator[bytes]]]:
+    stream: BinaryIO, index: Iterator[ArchiveEntry], what: str
+) -> Iterator[tuple[tarfile.TarInfo, ArchiveEntry, Iterator[bytes]]]:
     """Members of an archive with their entries in the index, and their bytes in chunks.
 
     Raises ``ArchiveInvalid`` as :func:`read_archive`, after a member whose bytes are not the recorded ones, and before one whose attributes

@@ -13,7 +13,7 @@ from typing import IO
 from twist_dr.system.sizes import CHUNK
 
 #: Where data begins, and how much of it there is, in bytes.
-Run = tuple[int, int]
+DataRun = tuple[int, int]
 
 #: A hole must save this many bytes: smaller ones take longer to write down than to read.
 _LEAST_HOLE = 64 << 10
@@ -26,9 +26,9 @@ _ZEROS, _CHUNK_OF_ZEROS = bytes(_LEAST_HOLE), bytes(CHUNK)
 _NO_MAP = "a map of holes that is none"
 
 
-def data_runs(descriptor: int, size: int) -> list[Run] | None:
+def data_runs(descriptor: int, size: int) -> list[DataRun] | None:
     """Where an open file has data, in order; None when it has no holes worth speaking of, or its file system does not tell."""
-    runs: list[Run] = []
+    runs: list[DataRun] = []
     at = 0
     while at < size:
         try:
@@ -51,7 +51,7 @@ def data_runs(descriptor: int, size: int) -> list[Run] | None:
     return runs if _all_zeros(descriptor, runs, size) else None
 
 
-def _all_zeros(descriptor: int, runs: list[Run], size: int) -> bool:
+def _all_zeros(descriptor: int, runs: list[DataRun], size: int) -> bool:
     """Whether what is said to be holes reads so. Releases of OpenZFS reported holes where data had just been written (its issue 15526), and
     reading a hole costs a fraction of hashing it."""
     at = 0
@@ -64,14 +64,14 @@ def _all_zeros(descriptor: int, runs: list[Run], size: int) -> bool:
     return True
 
 
-def map_text(runs: list[Run], size: int) -> bytes:
+def map_text(runs: list[DataRun], size: int) -> bytes:
     """The map, filled up to whole blocks. An empty run at the end says how long the file is, as GNU tar has it."""
     numbers = [len(runs) + 1, *(number for run in runs for number in run), size, 0]
     text = b"".join(b"%d\n" % number for number in numbers)
     return text + bytes(-len(text) % _BLOCK)
 
 
-def read_map(stream: IO[bytes], stored: int, size: int) -> list[Run]:
+def read_map(stream: IO[bytes], stored: int, size: int) -> list[DataRun]:
     """The map at the place where a reader stands, with the reader left behind it. ``stored``: bytes of map and data together.
 
     Raises ``ValueError`` for one that does not fit these, or the file's ``size``.

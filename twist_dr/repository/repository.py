@@ -36,7 +36,7 @@ from twist_dr.repository.manifest import (
     open_manifest,
 )
 from twist_dr.repository.streams import Form, write_new
-from twist_dr.storage.base import Progress, StorageTarget, no_progress
+from twist_dr.storage.base import OnBytes, StorageTarget, no_progress
 from twist_dr.storage.chunks import counted, hashed, prefetch, read_chunks
 
 #: Of what is held in memory whole (roles.sql, server.json), bytes: a hundred thousand roles.
@@ -165,9 +165,7 @@ class Repository:
             target=self.target.name,
         )
 
-    def read(
-        self, manifest: Manifest, name: str, keyring: Keyring, progress: Progress = no_progress
-    ) -> Iterator[bytes]:
+    def read(self, manifest: Manifest, name: str, keyring: Keyring, progress: OnBytes = no_progress) -> Iterator[bytes]:
         """An artifact's plain bytes: fetched, hashed as stored, authenticated, unpacked, hashed again.
 
         The bytes are good only when the iterator has ended without an error. ``progress`` counts stored bytes.
@@ -210,7 +208,7 @@ class Repository:
         name: str,
         keyring: Keyring,
         path: Path,
-        progress: Progress = no_progress,
+        progress: OnBytes = no_progress,
         *,
         durable: bool = True,
     ) -> None:

@@ -12,7 +12,7 @@ from twist_dr.repository.first_good import CORRUPT, first_good, told_by_all
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
-from twist_dr.storage.base import Progress, no_progress
+from twist_dr.storage.base import OnBytes, no_progress
 from twist_dr.storage.patience import patient
 from twist_dr.system.progress import Report
 from twist_dr.system.words import no_good_copy
@@ -55,7 +55,7 @@ class Sources:
         self._seen: set[str] = set()
         self.manifest: Manifest = self._attempt(lambda repository: self._look(repository), BackupNotFound)
 
-    def fetch(self, name: str, path: Path, progress: Progress = no_progress) -> None:
+    def fetch(self, name: str, path: Path, progress: OnBytes = no_progress) -> None:
         """Write an artifact's plain bytes, all of them checked, to a new file that is used at once."""
         self.attempt(
             lambda repository: repository.fetch(self.manifest, name, self._keyring, path, progress, durable=False)

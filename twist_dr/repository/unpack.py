@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from twist_dr.errors import FROM_ANOTHER, ArchiveInvalid, RestoreFailed, StagingFull
-from twist_dr.repository.archive_index import Entry
+from twist_dr.repository.archive_index import ArchiveEntry
 from twist_dr.repository.archive_reading import checked_members
 from twist_dr.repository.attributes import clear_lists, of_member, set_lists, set_values
 from twist_dr.repository.holes import is_sparse, write_with_holes
@@ -51,7 +51,7 @@ class Unpacked:
 
 def unpack(
     stream: BinaryIO,
-    index: Iterator[Entry],
+    index: Iterator[ArchiveEntry],
     places: Mapping[str, Path],
     what: str,
     *,
@@ -91,7 +91,7 @@ def unpack(
 
 
 def unpack_configuration(
-    stream: BinaryIO, index: Iterator[Entry], folder: Path, what: str, *, private: bool
+    stream: BinaryIO, index: Iterator[ArchiveEntry], folder: Path, what: str, *, private: bool
 ) -> Unpacked:
     """Write the whole configuration archive below one new folder, for a person to compare; raises as :func:`unpack`.
 

@@ -12,7 +12,7 @@ from errno import ENOENT, ENOTDIR
 from itertools import groupby
 from pathlib import Path
 
-from twist_dr.repository.archive_index import Entry
+from twist_dr.repository.archive_index import ArchiveEntry
 from twist_dr.restore.impact import Files, MediaImpact, go_on_unless
 from twist_dr.system.words import shown
 
@@ -23,7 +23,7 @@ _SAME_TIME_SECONDS = 2e-6
 
 
 def media_impact(
-    folders: Mapping[str, Path], index: Iterator[Entry], *, stop: threading.Event | None = None
+    folders: Mapping[str, Path], index: Iterator[ArchiveEntry], *, stop: threading.Event | None = None
 ) -> list[MediaImpact]:
     """Each live media folder against the backup's index, which is read to its end; sorted by name.
 
@@ -83,7 +83,7 @@ class _FolderComparison:
         self._hidden = ""
         """Where we could not look: what the backup has below it may be there or not."""
 
-    def compare(self, entries: Iterator[Entry]) -> MediaImpact:
+    def compare(self, entries: Iterator[ArchiveEntry]) -> MediaImpact:
         walk = _walk(os.path.realpath(self._root), self._name)
         live, entry = next(walk, None), next(entries, None)
         missing = live is None
@@ -109,12 +109,12 @@ class _FolderComparison:
         elif live.kind != "folder":
             self._gone.add(live.path, live.size)
 
-    def _only_backup(self, entry: Entry) -> None:
+    def _only_backup(self, entry: ArchiveEntry) -> None:
         hidden = self._hidden and entry.path.startswith(self._hidden)
         if entry.kind != "folder" and not hidden:
             self._back.add(entry.path, entry.size)
 
-    def _both(self, live: _Found, entry: Entry) -> None:
+    def _both(self, live: _Found, entry: ArchiveEntry) -> None:
         if live.kind == "unreadable":
             self._cannot_look(live)
         elif live.kind != entry.kind or (live.kind != "folder" and not _same(live, entry)):
@@ -137,7 +137,7 @@ def _order(path: str) -> str:
     return path.replace("/", "\0")
 
 
-def _same(live: _Found, entry: Entry) -> bool:
+def _same(live: _Found, entry: ArchiveEntry) -> bool:
     if live.kind == "link":
         try:
             target = os.readlink(live.real)

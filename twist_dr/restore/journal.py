@@ -23,7 +23,7 @@ from twist_dr.repository.staging import fsync_folder
 from twist_dr.repository.streams import full_disk_named
 from twist_dr.system.documents import NOTE, DocumentInvalid, read_file, read_mapping
 
-Kind = Literal["restore", "undo"]
+JournalKind = Literal["restore", "undo"]
 _RESTORE_ID = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[a-z]+-[0-9a-f]{4}")
 
 #: ``preparing``: beside the live system, which knows nothing of it. ``switching``: in the cutover, before or after its
@@ -86,7 +86,7 @@ class Journal(BaseModel):
 
     format: Literal[1] = 1
     restore_id: str
-    kind: Kind
+    kind: JournalKind
     application: str
     began_at: AwareDatetime
     phase: Phase = "preparing"
@@ -132,7 +132,7 @@ class Journal(BaseModel):
         return self.phase in ("preparing", "switching", "switched") or self.health_due
 
 
-def new_restore_id(kind: Kind, now: datetime) -> str:
+def new_restore_id(kind: JournalKind, now: datetime) -> str:
     """An id that sorts by time: ``20261121T140000Z-restore-3f9a``."""
     return f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(2)}"
 

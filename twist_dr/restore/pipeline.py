@@ -28,7 +28,7 @@ from twist_dr.postgres.tools import Tools
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
-from twist_dr.storage.base import Progress, no_progress
+from twist_dr.storage.base import OnBytes, no_progress
 from twist_dr.system.progress import LOG_EVERY_SECONDS, Report, human_bytes
 
 #: Differences that a sentence names.
@@ -41,7 +41,7 @@ class Artifacts(Protocol):
     @property
     def manifest(self) -> Manifest: ...
 
-    def fetch(self, name: str, path: Path, progress: Progress = no_progress) -> None:
+    def fetch(self, name: str, path: Path, progress: OnBytes = no_progress) -> None:
         """Write an artifact's plain bytes, all of them checked, to a new file that is used at once."""
 
     def read_small(self, name: str) -> bytes:
@@ -59,7 +59,7 @@ class OneCopy:
     repository: Repository
     keyring: Keyring
 
-    def fetch(self, name: str, path: Path, progress: Progress = no_progress) -> None:
+    def fetch(self, name: str, path: Path, progress: OnBytes = no_progress) -> None:
         self.repository.fetch(self.manifest, name, self.keyring, path, progress, durable=False)
 
     def read_small(self, name: str) -> bytes:

@@ -11,10 +11,10 @@ from typing import Literal
 
 from twist_dr.postgres.schema_changes import SchemaChange
 from twist_dr.repository.sources import Sources
-from twist_dr.restore.journal import Journal, Kind
+from twist_dr.restore.journal import Journal, JournalKind
 from twist_dr.restore.plan import Mode
 
-State = Literal["running", "done", "refused", "failed", "undone"]
+RecordState = Literal["running", "done", "refused", "failed", "undone"]
 
 
 @dataclass
@@ -27,7 +27,7 @@ class RestoreRecord:
     """
 
     restore_id: str
-    kind: Kind
+    kind: JournalKind
     mode: Mode
     reason: str
     backup_id: str | None = None
@@ -35,7 +35,7 @@ class RestoreRecord:
     parts: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
-    state: State = "running"
+    state: RecordState = "running"
     started_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     finished_at: datetime | None = None
     tables: int = 0
@@ -81,7 +81,7 @@ class RestoreRecord:
         if journal.database is not None and journal.database.comes:
             self.database = journal.database.live
 
-    def end(self, state: State, result: str = "", error: str | None = None) -> None:
+    def end(self, state: RecordState, result: str = "", error: str | None = None) -> None:
         """Note the outcome."""
         self.state, self.result, self.error = state, result or self.result, error
         self.finished_at = datetime.now(timezone.utc)

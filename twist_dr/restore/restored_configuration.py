@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.journal import began_at
-from twist_dr.restore.settle import Kept, kept
+from twist_dr.restore.settle import Superseded, kept
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def configuration_folder(work_dir: Path, application: str, restore_id: str) -> P
     return folder / restore_id
 
 
-def everything_kept(around: Surroundings, work_dir: Path, application: str) -> list[Kept | RestoredConfiguration]:
+def everything_kept(around: Surroundings, work_dir: Path, application: str) -> list[Superseded | RestoredConfiguration]:
     """What restores replaced, and configuration that they left; each oldest first."""
     return [*kept(around), *_configurations(around, work_dir, application)]
 

@@ -20,7 +20,7 @@ from twist_dr.system.progress import Report, human_seconds
 
 
 @dataclass(frozen=True)
-class Kept:
+class Superseded:
     """What a restore or an undo replaced, and that is still there."""
 
     journal: Journal
@@ -43,7 +43,7 @@ class Kept:
         return ", ".join([*database, *map(str, self.folders)])
 
 
-def kept(around: Surroundings) -> Iterator[Kept]:
+def kept(around: Surroundings) -> Iterator[Superseded]:
     """What is kept now, oldest first: journals tell, the server and the file system have the last word."""
     journals = [journal for journal in around.journals.all() if journal.keeps]
     if not journals:
@@ -54,7 +54,7 @@ def kept(around: Surroundings) -> Iterator[Kept]:
                 yield found
 
 
-def _still_there(connection: Connection, journal: Journal) -> Kept | None:
+def _still_there(connection: Connection, journal: Journal) -> Superseded | None:
     names = journal.database
     database = None
     nothing = names is not None and names.live_oid is None
@@ -65,7 +65,7 @@ def _still_there(connection: Connection, journal: Journal) -> Kept | None:
     folders = tuple(folder.kept for folder in journal.folders if same(folder.kept, folder.live_identity))
     if len(folders) != len(journal.folders):
         return None
-    return Kept(journal, database, folders) if database or folders or nothing else None
+    return Superseded(journal, database, folders) if database or folders or nothing else None
 
 
 def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:

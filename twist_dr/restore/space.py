@@ -23,7 +23,7 @@ class Left(Protocol):
 
 
 @dataclass(frozen=True)
-class Space:
+class SpaceTaken:
     """Bytes on disk; None where that cannot be told, 0 where there is nothing."""
 
     database: int | None
@@ -34,14 +34,14 @@ class Space:
         return None if self.database is None or self.files is None else self.database + self.files
 
 
-def measured(cluster: Cluster, rows: Sequence[Left]) -> list[Space]:
+def measured(cluster: Cluster, rows: Sequence[Left]) -> list[SpaceTaken]:
     """Of each. Connects only where one has a database. Raises ``DatabaseError``."""
     names = [row.database for row in rows if row.database is not None]
     sizes = dict[str, int | None]()
     if names:
         with closing(databases.connect_for_maintenance(cluster)) as connection:
             sizes = {name: databases.size_of(connection, name) for name in names}
-    return [Space(sizes[row.database] if row.database else 0, _files(row.folders)) for row in rows]
+    return [SpaceTaken(sizes[row.database] if row.database else 0, _files(row.folders)) for row in rows]
 
 
 def _files(folders: Sequence[Path]) -> int | None:

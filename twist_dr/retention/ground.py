@@ -30,7 +30,7 @@ _TOMBSTONE = ".json"
 
 
 @dataclass
-class Folder:
+class BackupFolder:
     """What lies below a backup's id and is ours by its name: how many objects of how many bytes, the newest by the target's clock.
 
     ``sealed``: a manifest is there.
@@ -57,7 +57,7 @@ class Survey:
     """
 
     target: str
-    folders: dict[str, Folder] = field(default_factory=dict)
+    folders: dict[str, BackupFolder] = field(default_factory=dict)
     tombstones: set[str] = field(default_factory=set)
     forged: set[str] = field(default_factory=set)
     foreign: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ def survey(repository: Repository, keyring: Keyring, expected: Collection[str] =
         backup_id, _, name = stored.key.removeprefix(below).partition("/")
         if is_backup_id(backup_id) and is_stored_name(name):
             if backup_id not in ground.folders:
-                ground.folders[backup_id] = Folder(backup_id, stored.modified)
+                ground.folders[backup_id] = BackupFolder(backup_id, stored.modified)
             ground.folders[backup_id].add(stored)
         else:
             ground.foreign.append(stored.key)
@@ -98,7 +98,7 @@ def survey(repository: Repository, keyring: Keyring, expected: Collection[str] =
 def _look_again(ground: Survey, backup_id: str, repository: Repository) -> None:
     manifest = repository.target.stat(repository.key(backup_id, MANIFEST_NAME))
     if manifest is not None:
-        ground.folders.setdefault(backup_id, Folder(backup_id, manifest.modified)).add(manifest)
+        ground.folders.setdefault(backup_id, BackupFolder(backup_id, manifest.modified)).add(manifest)
 
 
 def strangers(repository: Repository, prefix: str | None = None) -> list[Stranger]:

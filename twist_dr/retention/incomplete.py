@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from twist_dr.retention.ground import Folder, Survey
+from twist_dr.retention.ground import BackupFolder, Survey
 from twist_dr.retention.policy import span
 
 #: No upload of ours takes so long; what is older was left by a killed process. As in ``backup/storing.py``.
@@ -21,7 +21,7 @@ UNFINISHED_AFTER = timedelta(days=2)
 class IncompleteBackup:
     """A folder that is no backup. ``reason``: half a sentence, why it stays or goes."""
 
-    folder: Folder
+    folder: BackupFolder
     keep: bool
     reason: str
 

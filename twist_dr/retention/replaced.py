@@ -12,7 +12,7 @@ from twist_dr.postgres import databases
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.journal import Journal
 from twist_dr.restore.restored_configuration import RestoredConfiguration, everything_kept
-from twist_dr.restore.settle import Kept, half_removed, interrupted, remove_kept, settle_interrupted
+from twist_dr.restore.settle import Superseded, half_removed, interrupted, remove_kept, settle_interrupted
 from twist_dr.retention.doubts import set_back, set_forward
 from twist_dr.retention.model import Doubt
 from twist_dr.retention.planned import calendar_zone
@@ -29,8 +29,8 @@ _LOOKED_AT = 1000
 class ReplacedOutcome:
     """What is kept, what of it is due, and what became of it. ``problems``: sentences; with any, the run fails in the end."""
 
-    kept: list[Kept | RestoredConfiguration] = field(default_factory=list)
-    due: list[Kept | RestoredConfiguration] = field(default_factory=list)
+    kept: list[Superseded | RestoredConfiguration] = field(default_factory=list)
+    due: list[Superseded | RestoredConfiguration] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
     removed: int = 0
     problems: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Replaced:
             )
         settings = self._app.settings
         every = everything_kept(self._around, settings.work_dir, settings.application)
-        chosen: dict[str, Journal | Kept | RestoredConfiguration] = {
+        chosen: dict[str, Journal | Superseded | RestoredConfiguration] = {
             str(each): each for each in every if each.restore_id == restore_id
         }
         for journal in half_removed(self._around):
@@ -102,7 +102,7 @@ class Replaced:
                 f"Nothing is kept of {restore_id or 'a restore without an id'}",
                 remedy="see what is kept with: twist-dr list --replaced",
             )
-        names = [each.database for each in chosen.values() if isinstance(each, Kept) and each.database]
+        names = [each.database for each in chosen.values() if isinstance(each, Superseded) and each.database]
         _refuse_used(self._around, names)
         if not confirmed:
             raise RestoreRefused(
@@ -139,10 +139,10 @@ class Replaced:
             *set_forward((row.started_at for row in rows), self._now, calendar_zone(settings)),
         ]
 
-    def _removed(self, which: Journal | Kept | RestoredConfiguration, what: str) -> bool:
+    def _removed(self, which: Journal | Superseded | RestoredConfiguration, what: str) -> bool:
         return self._trying(lambda: self._remove(which, what))
 
-    def _remove(self, which: Journal | Kept | RestoredConfiguration, what: str) -> None:
+    def _remove(self, which: Journal | Superseded | RestoredConfiguration, what: str) -> None:
         def record(result: str) -> None:
             details = {"what": what, "run": self._app.actor.run_id}
             audit.record(self._app, action="delete replaced", subject=which.restore_id, result=result, details=details)
@@ -151,7 +151,7 @@ class Replaced:
             if isinstance(which, RestoredConfiguration):
                 remove_tree(which.folder)
             else:
-                remove_kept(which.journal if isinstance(which, Kept) else which, self._around)
+                remove_kept(which.journal if isinstance(which, Superseded) else which, self._around)
         except TwistDRError as error:
             record(f"incomplete: {error}")
             raise
@@ -185,5 +185,5 @@ def _refuse_used(around: Surroundings, names: Sequence[str]) -> None:
                 )
 
 
-def _until(each: Kept | RestoredConfiguration) -> str:
+def _until(each: Superseded | RestoredConfiguration) -> str:
     return "for ever" if each.keep_until is None else f"{each.keep_until:%Y-%m-%d %H:%M}"

@@ -28,8 +28,8 @@ from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import Stored
 
 #: Whether a segment's object stays, and why.
-Fate = tuple[bool, str]
-Judge = Callable[[Segment, Stored], Fate]
+WalFate = tuple[bool, str]
+Judge = Callable[[Segment, Stored], WalFate]
 
 
 def bases_of_window(clusters: Sequence[ClusterWal], window: timedelta | None, now: datetime) -> dict[str, str]:
@@ -95,7 +95,7 @@ def _judge(cluster: ClusterWal, is_current: bool, any_base: bool, window: timede
     if window is None:
         return _all_stay("no base of its cluster is kept here, and without a WAL window nothing says that it is old")
 
-    def by_age(segment: Segment, stored: Stored) -> Fate:
+    def by_age(segment: Segment, stored: Stored) -> WalFate:
         if now - stored.modified < window:
             return True, f"younger than the WAL window of {span(window)}"
         return False, f"older than the WAL window of {span(window)}, and no base of its cluster is kept"
@@ -141,7 +141,7 @@ class _Needed:
         for timeline, first, after in line.numbers(base.start_lsn):
             self._onward.setdefault(timeline, {}).setdefault((first, after), f"follows {base.id}: {what}")
 
-    def __call__(self, segment: Segment, stored: Stored) -> Fate:
+    def __call__(self, segment: Segment, stored: Stored) -> WalFate:
         for (first, after), reason in self._onward.get(segment.timeline, {}).items():
             if first <= segment.number and (after is None or segment.number < after):
                 return True, reason
@@ -157,7 +157,7 @@ class _Needed:
 def _stretches(cluster: ClusterWal, judge: Judge) -> Iterator[WalStretch]:
     """All objects of a cluster in their order, with those of the same fate together."""
     found = sorted(objects(cluster), key=lambda each: (each[0], each[1].key))
-    fates: dict[Segment, Fate] = {}
+    fates: dict[Segment, WalFate] = {}
     for segment, stored in found:  # a partial segment stays with its segment, whichever of the two wants to
         fate = judge(segment, stored)
         if segment not in fates or fate[0]:

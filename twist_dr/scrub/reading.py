@@ -20,7 +20,7 @@ from twist_dr.errors import (
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import MANIFEST_NAME, Artifact, ArtifactForm, Manifest
 from twist_dr.repository.repository import Repository, form_named
-from twist_dr.storage.base import Progress
+from twist_dr.storage.base import OnBytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def read_copy(
     backup_id: str,
     form_name: str,
     keyring: Keyring,
-    progress: Progress,
+    progress: OnBytes,
     elsewhere: Callable[[], tuple[Manifest, bytes] | None],
 ) -> CopyRead:
     """Authenticate the manifest and hold every artifact, as stored, against it. All that is wrong is found, not the first of it.
@@ -120,7 +120,7 @@ def _look(
     artifact: Artifact,
     stored: ArtifactForm,
     listed: dict[str, int],
-    progress: Progress,
+    progress: OnBytes,
 ) -> Damage | None:
     target, key = repository.target, repository.key(manifest.backup_id, stored.name)
     what = f"{target.name}: {manifest.backup_id}/{stored.name}"

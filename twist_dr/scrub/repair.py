@@ -20,7 +20,7 @@ from twist_dr.repository.manifest import MANIFEST_NAME, ArtifactForm, Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.streams import write_new
 from twist_dr.scrub.reading import CopyRead, Damage
-from twist_dr.storage.base import Digest, Progress, StorageTarget
+from twist_dr.storage.base import Digest, OnBytes, StorageTarget
 from twist_dr.storage.chunks import counted, hashed, read_chunks
 from twist_dr.system.space import need_space
 
@@ -39,7 +39,7 @@ class Others:
     """What a copy may be repaired from: the other targets, and how fast each may be read."""
 
     repositories: Sequence[Repository]
-    progress: Mapping[str, Progress]
+    progress: Mapping[str, OnBytes]
 
 
 def fetch_good(read: CopyRead, others: Others, folder: Path, keyring: Keyring, into: Fetched | None = None) -> Fetched:
@@ -94,7 +94,7 @@ def _fetch(
 
 
 def _good_bytes(
-    repository: Repository, manifest: Manifest, name: str, stored: ArtifactForm, keyring: Keyring, progress: Progress
+    repository: Repository, manifest: Manifest, name: str, stored: ArtifactForm, keyring: Keyring, progress: OnBytes
 ) -> Iterator[bytes]:
     """The bytes of a stored form from a target that holds the same one. Bytes that are stored plain, from any that holds the artifact.
 
@@ -123,7 +123,7 @@ def _good_bytes(
         raise ObjectMissing(f"it does not hold {name} of {manifest.backup_id}.", target=target.name)
 
 
-def store_good(read: CopyRead, fetched: Fetched, repository: Repository, progress: Progress) -> None:
+def store_good(read: CopyRead, fetched: Fetched, repository: Repository, progress: OnBytes) -> None:
     """Put fetched bytes in the place of the bad ones, checked; the manifest last. Killed in between, the next scrub goes on.
 
     Raises storage errors, and ``Cancelled``; ``TargetRefused`` when the bad object may not be deleted.
@@ -133,7 +133,7 @@ def store_good(read: CopyRead, fetched: Fetched, repository: Repository, progres
         put_anew(repository.target, path, key, digest, progress)
 
 
-def put_anew(target: StorageTarget, path: Path, key: str, digest: Digest, progress: Progress) -> None:
+def put_anew(target: StorageTarget, path: Path, key: str, digest: Digest, progress: OnBytes) -> None:
     """Store a file; other bytes under its key, which are known to be bad, are deleted first. Raises storage errors."""
     try:
         target.put(path, key, digest, progress)

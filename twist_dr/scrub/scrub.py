@@ -34,7 +34,7 @@ from twist_dr.scrub.throttle import Throttle
 from twist_dr.scrub.wal import WalScrub
 from twist_dr.scrub.wal_reading import WalObject
 from twist_dr.settings import Application
-from twist_dr.storage.base import Progress, told_of
+from twist_dr.storage.base import OnBytes, told_of
 from twist_dr.system.progress import human_bytes
 from twist_dr.wal.objects import WalArchive
 
@@ -151,7 +151,7 @@ class Scrub:
             for copy in due:
                 self._copy(repository, copy, progress)
 
-    def _copy(self, repository: Repository, copy: CopyToRead, progress: Progress) -> None:
+    def _copy(self, repository: Repository, copy: CopyToRead, progress: OnBytes) -> None:
         name = repository.target.name
         try:
             read = read_copy(

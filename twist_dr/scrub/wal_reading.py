@@ -30,7 +30,7 @@ from twist_dr.retention.model import ClusterWal
 from twist_dr.retention.wal_plan import plan_wal
 from twist_dr.scrub.repair import put_anew
 from twist_dr.scrub.rotation import KeyedObject
-from twist_dr.storage.base import Digest, Progress
+from twist_dr.storage.base import Digest, OnBytes
 from twist_dr.wal.history import joined_history, parse_history
 from twist_dr.wal.names import Segment, history_name, kind_of, timeline_of
 from twist_dr.wal.objects import HISTORY_FORM, Holdings, WalArchive, associated_data
@@ -232,7 +232,7 @@ class PackedWal:
 
 
 def fetch_good_wal(
-    each: WalObject, archives: Sequence[WalArchive], keyring: Keyring, folder: Path, progress: dict[str, Progress]
+    each: WalObject, archives: Sequence[WalArchive], keyring: Keyring, folder: Path, progress: dict[str, OnBytes]
 ) -> PackedWal:
     """Take an object from the first other target that has it good, and pack it for its place. Raises ``WalMissing`` when none has."""
     plain, packed, failed = folder / "plain", folder / "packed", []
@@ -264,7 +264,7 @@ def store_good_wal(
     good: PackedWal,
     archive: WalArchive,
     keyring: Keyring,
-    progress: Progress,
+    progress: OnBytes,
     *,
     missing: bool = False,
 ) -> None:

@@ -37,7 +37,7 @@ from twist_dr.system.sizes import CHUNK
 #: Called with the number of bytes just sent or read: ``put`` counts both the sending and the reading back, and what it
 #: had to send again, so the sum tells activity, not completion. May come from several threads at once. May raise
 #: (``Cancelled``): the transfer then stops, nothing remains.
-Progress = Callable[[int], None]
+OnBytes = Callable[[int], None]
 
 _KEY = re.compile(r"^(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
 
@@ -123,7 +123,7 @@ class Capabilities:
 
 
 def compare(
-    stream: BinaryIO, what: str, digest: Digest, progress: Progress = no_progress, *, target: str | None = None
+    stream: BinaryIO, what: str, digest: Digest, progress: OnBytes = no_progress, *, target: str | None = None
 ) -> None:
     """Read ``stream`` to its end; raise ``ObjectCorrupt``, naming ``what`` on ``target``, unless its bytes are ``digest``."""
     found, size = hashlib.sha256(), 0
@@ -168,7 +168,7 @@ class StorageTarget(ABC):
         """
 
     @abstractmethod
-    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         """Store the file ``source`` under ``key`` and check it.
 
         Raises ``ObjectExists``, ``ObjectCorrupt`` (also when ``source`` itself is not ``digest``), ``TargetFull``,
@@ -228,7 +228,7 @@ class StorageTarget(ABC):
         """
         return iter(())
 
-    def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def check(self, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         """Read the object as the target holds it and compare. Raises ``ObjectMissing`` or ``ObjectCorrupt``."""
         with self.open(key) as stream:
             compare(stream, key, digest, progress, target=self.name)

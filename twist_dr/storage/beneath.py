@@ -50,7 +50,7 @@ class NoFolder(NotADirectoryError):
         self.path, self.what = path, what
 
 
-class Entry(NamedTuple):
+class FolderEntry(NamedTuple):
     """A name in a folder, and what it is as far as the listing tells: a mount point looks like the folder that it covers."""
 
     name: str
@@ -100,12 +100,12 @@ class Folder:
         # A bind mount of the same file system shows only to kernels from 5.8 on.
         return status.st_dev != os.fstat(self.descriptor).st_dev if told is None else told
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[FolderEntry]:
         """All, in no order."""
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.descriptor)
         try:
             with os.scandir(descriptor) as scan:
-                return [Entry(each.name, self._listed(each)) for each in scan]
+                return [FolderEntry(each.name, self._listed(each)) for each in scan]
         finally:
             os.close(descriptor)
 

@@ -21,7 +21,7 @@ from twist_dr.errors import (
     TargetRefused,
     TargetUnavailable,
 )
-from twist_dr.storage.base import Progress
+from twist_dr.storage.base import OnBytes
 from twist_dr.storage.beneath import A_FILE, Folder, NoFolder
 from twist_dr.system.sizes import CHUNK
 
@@ -136,7 +136,7 @@ def link_source(source: Path, incoming: Folder, temporary: str) -> bool:
     return False
 
 
-def copy_file(source: Path, incoming: Folder, temporary: str, progress: Progress) -> None:
+def copy_file(source: Path, incoming: Folder, temporary: str, progress: OnBytes) -> None:
     """Copy by reading and writing, to a new file of mode 0600. ``ObjectCorrupt`` when ``source`` cannot be read.
 
     Not with copy_file_range(2): that may share the blocks (Btrfs, XFS), and then a bad block would spoil both copies.

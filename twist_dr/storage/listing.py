@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from os import stat_result
 
 from twist_dr.storage.base import StoredObject, Stranger
-from twist_dr.storage.beneath import A_FILE, A_FOLDER, Entry, Folder, NoFolder
+from twist_dr.storage.beneath import A_FILE, A_FOLDER, Folder, FolderEntry, NoFolder
 
 _PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
 #: Parts of a key. Ours have six at most; whoever can write to a target can make so many folders within each other that no walk ends.
@@ -29,7 +29,7 @@ def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(max(seconds, _FIRST.timestamp()), _LAST.timestamp()), timezone.utc)
 
 
-def entries(folder: Folder) -> list[Entry]:
+def entries(folder: Folder) -> list[FolderEntry]:
     """Files and folders whose names can be parts of a key, in key order.
 
     Anything that cannot be read is an error: a listing that leaves something out would look like a lost backup.
@@ -39,7 +39,7 @@ def entries(folder: Folder) -> list[Entry]:
     return sorted(found, key=lambda entry: f"{entry.name}/" if entry.what == A_FOLDER else entry.name)
 
 
-def walk(folder: Folder, prefix: str, listed: Sequence[Entry] | None = None) -> Iterator[StoredObject]:
+def walk(folder: Folder, prefix: str, listed: Sequence[FolderEntry] | None = None) -> Iterator[StoredObject]:
     """Every object below ``folder``, whose own key ends in ``prefix``, in key order. ``listed``: its entries, if not all."""
     for entry in entries(folder) if listed is None else listed:
         if entry.what == A_FILE:

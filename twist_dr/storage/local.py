@@ -40,7 +40,7 @@ from twist_dr.errors import (
 from twist_dr.storage.base import (
     Capabilities,
     Digest,
-    Progress,
+    OnBytes,
     Space,
     StorageTarget,
     StoredObject,
@@ -50,7 +50,7 @@ from twist_dr.storage.base import (
     other_bytes,
     valid_key,
 )
-from twist_dr.storage.beneath import A_FOLDER, Entry, Folder, NoFolder
+from twist_dr.storage.beneath import A_FOLDER, Folder, FolderEntry, NoFolder
 from twist_dr.storage.files import ObjectFile, copy_file, drop_cache, link_source, os_errors, publish
 from twist_dr.storage.listing import DEEPEST, entries, stored, strangers_at, walk
 from twist_dr.storage.options import SettingsPath, TargetOptions
@@ -107,7 +107,7 @@ class LocalTarget(StorageTarget):
             os.close(incoming.create(temporary))
             incoming.unlink(temporary)
 
-    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         *folders, name = self._parts(key)
         with os_errors(self.name, self.path / key), self._changing() as root:
             if self._holds(key, digest, progress):
@@ -128,7 +128,7 @@ class LocalTarget(StorageTarget):
     def open(self, key: str) -> BinaryIO:
         return io.BufferedReader(self._open(key), CHUNK)
 
-    def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def check(self, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         with self._open(key) as stream:
             drop_cache(stream.fileno())
             compare(stream, key, digest, progress, target=self.name)
@@ -288,7 +288,7 @@ class LocalTarget(StorageTarget):
 
     # -- the steps of put ----------------------------------------------------------------------------------------------
 
-    def _holds(self, key: str, digest: Digest, progress: Progress) -> bool:
+    def _holds(self, key: str, digest: Digest, progress: OnBytes) -> bool:
         """Whether the object is there already, read and compared; ``ObjectExists`` if it has other bytes."""
         there = self.stat(key)
         if there is None:
@@ -301,7 +301,7 @@ class LocalTarget(StorageTarget):
             raise other_bytes(key, self.name) from None
         return True
 
-    def _check_back(self, incoming: Folder, temporary: str, source: Path, digest: Digest, progress: Progress) -> None:
+    def _check_back(self, incoming: Folder, temporary: str, source: Path, digest: Digest, progress: OnBytes) -> None:
         """Make the file durable, then read it from the disk and compare."""
         place = self.path / INCOMING / temporary
         with ObjectFile(self.name, place, incoming.open(temporary)) as stream:
@@ -349,7 +349,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _without_incoming(folder: Folder, prefix: str) -> builtins.list[Entry]:
+def _without_incoming(folder: Folder, prefix: str) -> builtins.list[FolderEntry]:
     """What can lead to objects; ``prefix`` is empty for the target's own folder."""
     return [entry for entry in entries(folder) if prefix or entry.name != INCOMING]
 

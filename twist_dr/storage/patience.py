@@ -17,7 +17,7 @@ from twist_dr.errors import TargetUnavailable
 from twist_dr.storage.base import (
     Capabilities,
     Digest,
-    Progress,
+    OnBytes,
     Space,
     StorageTarget,
     StoredObject,
@@ -127,7 +127,7 @@ class PatientTarget(StorageTarget):
     def prepare(self) -> None:
         self._bounded(self.plain.prepare)
 
-    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         self._attended(lambda tell: self.plain.put(source, key, digest, tell), progress)
 
     def open(self, key: str) -> BinaryIO:
@@ -174,13 +174,13 @@ class PatientTarget(StorageTarget):
     def strangers(self, prefix: str) -> Iterator[Stranger | None]:
         return watched(lambda: self.plain.strangers(prefix), self._seconds, self.name)
 
-    def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def check(self, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         self._attended(lambda tell: self.plain.check(key, digest, tell), progress)
 
     def _bounded(self, call: Callable[[], T]) -> T:
         return bounded(call, self._seconds, self.name)
 
-    def _attended(self, call: Callable[[Progress], None], progress: Progress) -> None:
+    def _attended(self, call: Callable[[OnBytes], None], progress: OnBytes) -> None:
         # Such queues have no lock that an interrupt of this thread could leave taken.
         taken, ended = queue.SimpleQueue[None](), queue.SimpleQueue[None]()
         turn = threading.Lock()

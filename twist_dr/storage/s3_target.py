@@ -19,7 +19,7 @@ from twist_dr.errors import ObjectCorrupt, StorageError, TargetRefused, TargetUn
 from twist_dr.storage.base import (
     Capabilities,
     Digest,
-    Progress,
+    OnBytes,
     Space,
     StorageTarget,
     StoredObject,
@@ -68,7 +68,7 @@ class S3Target(StorageTarget):
     def prepare(self) -> None:
         self._connection.reach()
 
-    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         with self._connection.errors(f"store {key}"):
             there = self._head(key)
             self._uploader.require_lockable()
@@ -194,7 +194,7 @@ class S3Target(StorageTarget):
             )
         return measured
 
-    def _require_same(self, source: Path, key: str, digest: Digest, there: dict[str, Any], progress: Progress) -> None:
+    def _require_same(self, source: Path, key: str, digest: Digest, there: dict[str, Any], progress: OnBytes) -> None:
         """Return if the object that is there has these bytes, as the store holds them; else ``ObjectExists``."""
         recorded = _recorded_sha256(there) or digest.sha256
         try:
@@ -209,7 +209,7 @@ class S3Target(StorageTarget):
         except ObjectCorrupt:
             raise other_bytes(key, self.name) from None
 
-    def _send(self, source: Path, key: str, measured: Measured, progress: Progress) -> str | None:
+    def _send(self, source: Path, key: str, measured: Measured, progress: OnBytes) -> str | None:
         """Upload; return the version that this made, if the bucket keeps versions."""
         from botocore.exceptions import ClientError
 
@@ -226,7 +226,7 @@ class S3Target(StorageTarget):
             self._require_same(source, key, measured.digest, there, progress)
             return None
 
-    def _check_stored(self, key: str, measured: Measured, version: str | None, progress: Progress) -> None:
+    def _check_stored(self, key: str, measured: Measured, version: str | None, progress: OnBytes) -> None:
         try:
             if self._trusts_server() and measured.fits((self._head(key) or {}).get("ChecksumSHA256")):
                 return

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twist_dr.errors import ObjectCorrupt, TargetUnavailable
-from twist_dr.storage.base import Digest, Progress
+from twist_dr.storage.base import Digest, OnBytes
 from twist_dr.system.sizes import CHUNK
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MOST_PARTS = 10_000
 
 
 @dataclass(frozen=True)
-class Part:
+class UploadPart:
     """One part of a source: ``number`` counts from 1; ``offset`` and ``size`` in bytes; digests are raw bytes where asked for."""
 
     number: int
@@ -47,7 +47,7 @@ class Measured:
     """A source that was read once: what it is as a whole, and its parts (one even if it is empty)."""
 
     digest: Digest
-    parts: tuple[Part, ...]
+    parts: tuple[UploadPart, ...]
 
     def fits(self, checksum: str | None) -> bool:
         """Whether a store's SHA-256 (base64) is ours: of the whole object, or of the digests of its parts.
@@ -80,7 +80,7 @@ def measure(source: Path, wanted_part_size: int, *, sha256: bool, md5: bool) -> 
     All parts but the last are of equal size, as R2 demands. May raise ``ObjectCorrupt``.
     """
     whole, offset = hashlib.sha256(), 0
-    parts: list[Part] = []
+    parts: list[UploadPart] = []
     try:
         with source.open("rb", buffering=0) as stream:
             part_size = part_size_for(os.fstat(stream.fileno()).st_size, wanted_part_size)
@@ -95,7 +95,7 @@ def measure(source: Path, wanted_part_size: int, *, sha256: bool, md5: bool) -> 
                     size += len(chunk)
                 if size or not parts:
                     digests = {kind: digest.digest() for kind, digest in of_part.items()}
-                    parts.append(Part(len(parts) + 1, offset, size, digests.get("sha256"), digests.get("md5")))
+                    parts.append(UploadPart(len(parts) + 1, offset, size, digests.get("sha256"), digests.get("md5")))
                 offset += size
                 if size < part_size:
                     return Measured(Digest(offset, whole.hexdigest()), tuple(parts))
@@ -113,7 +113,7 @@ class Stopped(BaseException):
 class Watch:
     """Progress of one ``put`` and the way to stop all its requests. For several threads."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: OnBytes) -> None:
         self._progress = progress
         self._stopped = threading.Event()
         self.error: BaseException | None = None
@@ -138,7 +138,7 @@ class Watch:
 class PartBody(io.RawIOBase):
     """A part of a file as the body of a request: read as it is sent, so that memory holds no part."""
 
-    def __init__(self, descriptor: int, part: Part, watch: Watch) -> None:
+    def __init__(self, descriptor: int, part: UploadPart, watch: Watch) -> None:
         self._descriptor, self._part, self._watch = descriptor, part, watch
         self._position = self._untold = 0
         self.sending = False
@@ -179,7 +179,9 @@ def now_sending(request: Any, **_: Any) -> None:
         request.body.sending = True
 
 
-def in_parallel(parts: tuple[Part, ...], connections: int, watch: Watch, send: Callable[[Part], Any]) -> list[Any]:
+def in_parallel(
+    parts: tuple[UploadPart, ...], connections: int, watch: Watch, send: Callable[[UploadPart], Any]
+) -> list[Any]:
     """What ``send`` returned for each part, in order. On any failure the others are stopped before it is raised."""
     results: dict[int, Any] = {}
     with ThreadPoolExecutor(min(connections, len(parts)), "twist-dr-s3") as pool:

@@ -11,7 +11,7 @@ from typing import Any
 from twist_dr.errors import TargetRefused
 from twist_dr.storage.s3_connection import S3Connection
 from twist_dr.storage.s3_errors import code_of, status_of
-from twist_dr.storage.s3_transfer import Measured, Part, PartBody, Watch, encoded, in_parallel, measure
+from twist_dr.storage.s3_transfer import Measured, PartBody, UploadPart, Watch, encoded, in_parallel, measure
 
 #: What stores answer that do not know ``If-None-Match`` on a write.
 _CONDITION_UNKNOWN = {"NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedHeader", "400", "501"}
@@ -105,7 +105,7 @@ class S3Uploader:
         algorithm = {"ChecksumAlgorithm": "SHA256"} if self._sha256 else {}
         upload = client.create_multipart_upload(**self._object(key, measured), **algorithm)["UploadId"]
 
-        def send(part: Part) -> dict[str, Any]:
+        def send(part: UploadPart) -> dict[str, Any]:
             body = PartBody(descriptor, part, watch)
             answer = client.upload_part(
                 **place, UploadId=upload, PartNumber=part.number, Body=body, **self._checksums(part)
@@ -155,7 +155,7 @@ class S3Uploader:
         until = datetime.now(timezone.utc) + timedelta(days=self._lock_days)
         return {"ObjectLockMode": self._lock_mode, "ObjectLockRetainUntilDate": until}
 
-    def _checksums(self, part: Part) -> dict[str, str]:
+    def _checksums(self, part: UploadPart) -> dict[str, str]:
         """What the store shall compare with what arrives. Without, the request's signature covers its body."""
         if part.sha256 is not None:
             return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": encoded(part.sha256)}

@@ -24,7 +24,7 @@ class Line:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class OperationPart:
     """A part of an operation, which goes through about ``total`` bytes, if that is known. Of the same name there may be several."""
 
     name: str
@@ -36,7 +36,7 @@ class Part:
 class Progress:
     """``done`` bytes of a part; told first with none, last when it is ``over``, well or not."""
 
-    part: Part
+    part: OperationPart
     done: int
     over: bool = False
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from twist_dr.errors import Cancelled
 from twist_dr.redaction import leaving, one_line
 from twist_dr.redaction.stream import bare
-from twist_dr.system.events import Event, Line, Listener, Part, Progress
+from twist_dr.system.events import Event, Line, Listener, OperationPart, Progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -71,7 +71,7 @@ class Report:
     @contextmanager
     def part(self, name: str, expected: int | None = None) -> Iterator[Callable[[int], None]]:
         """A part of the operation; gives the function to call with each number of bytes done. ``expected`` bytes, if known."""
-        part = Part(one_line(leaving(name)), expected)
+        part = OperationPart(one_line(leaving(name)), expected)
         done, guard = 0, threading.Lock()
 
         def advance(count: int) -> None:
@@ -100,7 +100,7 @@ class Lines:
     ) -> None:
         self._info = info
         self._warning = warning
-        self._told: dict[Part, float] = {}
+        self._told: dict[OperationPart, float] = {}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Line):
@@ -134,7 +134,7 @@ class Bar:
 
     def __init__(self, terminal: TextIO | None = None) -> None:
         self._terminal = terminal
-        self._part: Part | None = None
+        self._part: OperationPart | None = None
         self._shown: tqdm[Any] | None = None
 
     def __call__(self, event: Event) -> None:

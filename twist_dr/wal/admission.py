@@ -14,7 +14,7 @@ from twist_dr.system.progress import Report
 from twist_dr.wal.history import MOST_BYTES, parse_history
 from twist_dr.wal.names import Segment, timeline_of
 from twist_dr.wal.spool import Spool, SpoolFile, first_page
-from twist_dr.wal.state import State
+from twist_dr.wal.state import ShippingState
 
 #: What is not (yet) a file of WAL and was changed so lately may still be copied to by an archive command that is not one of ours.
 _SETTLED_SECONDS = 10.0
@@ -30,7 +30,7 @@ class Admission:
     The files are looked at when it is made; ``state`` learns which cluster is ours if the server was never asked.
     """
 
-    def __init__(self, spool: Spool, state: State, report: Report) -> None:
+    def __init__(self, spool: Spool, state: ShippingState, report: Report) -> None:
         self.refused: list[str] = []
         self._spool = spool
         self._state = state

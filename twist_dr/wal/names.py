@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: What an archive command, basic_archive or pg_receivewal may put into a folder.
-Kind = Literal["segment", "history", "backup", "partial"]
+WalFileKind = Literal["segment", "history", "backup", "partial"]
 
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
@@ -24,7 +24,7 @@ SMALLEST_SEGMENT = 1 << 20
 LARGEST_SEGMENT = 1 << 30
 
 
-def kind_of(name: str) -> Kind | None:
+def kind_of(name: str) -> WalFileKind | None:
     """What a file is by its name, or ``None`` when it is none of PostgreSQL's."""
     if SEGMENT_NAME.fullmatch(name):
         return "segment"

@@ -23,7 +23,7 @@ from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.primary import Sample
 from twist_dr.wal.reach import Reach
 from twist_dr.wal.spool import Spool, SpoolFile, first_page, holds, written
-from twist_dr.wal.state import State
+from twist_dr.wal.state import ShippingState
 
 #: Partial segments to be removed that are remembered, per target: where deleting is not allowed, they stay and do no harm.
 _MOST_PARTIALS = 20
@@ -34,7 +34,7 @@ class Round:
     """What belongs to one round of shipping. ``sample`` is what the primary said, None when it gave no answer."""
 
     sample: Sample | None
-    state: State
+    state: ShippingState
     admission: Admission
     reach: Reach
 
@@ -213,7 +213,7 @@ class OpenSegments:
             round_.reach.add_partial(name, offer.identifier, partial, None if offer.over else key)
             self._remove_needless(name, key, offer, round_.state)
 
-    def _remove_needless(self, name: str, key: str, offer: Offer, state: State) -> None:
+    def _remove_needless(self, name: str, key: str, offer: Offer, state: ShippingState) -> None:
         """Remove the partial segments that the new one, under ``key``, has replaced. Where deleting is not allowed (Object Lock), they stay."""
         kept = []
         for each in state.partials.get(name, []):

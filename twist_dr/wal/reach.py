@@ -16,7 +16,7 @@ from twist_dr.wal.archived import ArchivedPosition, NoticedGap, TargetShipped
 from twist_dr.wal.destinations import Destinations
 from twist_dr.wal.names import Segment
 from twist_dr.wal.partial_segment import PartialSegment
-from twist_dr.wal.state import State
+from twist_dr.wal.state import ShippingState
 
 
 class Reach:
@@ -25,7 +25,7 @@ class Reach:
     ``positions``: by target, None for one that has nothing yet. ``gaps``: those that were noticed in this round.
     """
 
-    def __init__(self, destinations: Destinations, keyring: Keyring, state: State, report: Report) -> None:
+    def __init__(self, destinations: Destinations, keyring: Keyring, state: ShippingState, report: Report) -> None:
         self.positions: dict[str, ArchivedPosition | None] = {name: state.position(name) for name in destinations}
         self.gaps: list[NoticedGap] = []
         self._destinations = destinations

@@ -27,7 +27,7 @@ from twist_dr.wal.packing import Packer
 from twist_dr.wal.primary import Sample
 from twist_dr.wal.reach import Reach
 from twist_dr.wal.spool import Spool, SpoolFile
-from twist_dr.wal.state import State
+from twist_dr.wal.state import ShippingState
 
 #: How often it is looked whether what was shipped last is there still: a request per target.
 _LOOK_BACK_SECONDS = 60.0
@@ -122,7 +122,7 @@ class Shipper:
             with self._destinations.failures_of(name):
                 reach.look_back(name)
 
-    def _shipped(self, reach: Reach, admission: Admission, state: State, seconds: float) -> Shipped:
+    def _shipped(self, reach: Reach, admission: Admission, state: ShippingState, seconds: float) -> Shipped:
         waiting = self._spool.waiting()
         return Shipped(
             self._destinations.outcomes,

@@ -26,9 +26,9 @@ from twist_dr.errors import WalError, WalInvalid
 from twist_dr.repository.staging import fsync_folder
 from twist_dr.repository.streams import full_disk_named
 from twist_dr.system.documents import Limits, read_file, read_mapping
-from twist_dr.wal.names import Kind, Segment, kind_of
+from twist_dr.wal.names import Segment, WalFileKind, kind_of
 from twist_dr.wal.pages import LONG_HEADER, FirstPage, pages_written, reaches, read_first_page
-from twist_dr.wal.state import State
+from twist_dr.wal.state import ShippingState
 
 _STATE = "state.json"
 #: Partial segments and gaps of a long outage are all noted.
@@ -42,7 +42,7 @@ class SpoolFile:
     """A file that waits. ``system_identifier`` is None where neither its folder nor its bytes tell (a history file from the server's archiver)."""
 
     path: Path
-    kind: Kind
+    kind: WalFileKind
     size: int
     modified: float
     system_identifier: str | None
@@ -180,14 +180,14 @@ class Spool:
 
     # -- the state -----------------------------------------------------------------------------------------------------
 
-    def load_state(self) -> State:
+    def load_state(self) -> ShippingState:
         """An unreadable one counts as none: it can be found out again."""
         try:
-            return State.from_document(read_mapping(read_file(self.state_path, _LIMITS.size), _LIMITS))
+            return ShippingState.from_document(read_mapping(read_file(self.state_path, _LIMITS.size), _LIMITS))
         except (OSError, ValueError, TypeError, KeyError):
-            return State()
+            return ShippingState()
 
-    def save_state(self, state: State) -> None:
+    def save_state(self, state: ShippingState) -> None:
         temporary = self.root / f"{_STATE}.new"
         with full_disk_named(self.root):
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -19,7 +19,7 @@ _FORMER = {"frontiers": "positions", "heads": "partials"}
 
 
 @dataclass
-class State:
+class ShippingState:
     """What outlives a process; every field is as JSON holds it.
 
     ``clusters``: system identifiers that are ours, the present one last. ``claims``: moments of the primary's clock, each with the LSN
@@ -35,7 +35,7 @@ class State:
     gaps: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> State:
+    def from_document(cls, document: Mapping[str, Any]) -> ShippingState:
         """As read. Raises ``TypeError``, ``ValueError`` and ``KeyError`` for what is none."""
         state = cls(**{_FORMER.get(key, key): value for key, value in document.items()})
         state.claims = [(str(at), int(lsn)) for at, lsn in state.claims]

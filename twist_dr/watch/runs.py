@@ -40,7 +40,7 @@ def scheduled_for(text: str | None) -> datetime | None:
 def listeners(app: Application, attempt: AttemptRow) -> tuple[Listener, ...]:
     """All that an orchestrator's run is told to, beside its own log."""
     log = RunLog(app, attempt)
-    return log, Alerts(app, log), Heartbeat(app)
+    return log, AlertListener(app, log), Heartbeat(app)
 
 
 class RunLog:
@@ -115,7 +115,7 @@ class RunLog:
                 self.away = error
 
 
-class Alerts:
+class AlertListener:
     """Listens for the end of a run, after its :class:`RunLog`: those who must know are told, and the metrics are written."""
 
     def __init__(self, app: Application, log: RunLog) -> None:

@@ -31,7 +31,7 @@ _FIRST_LOOK, _LONGEST_LOOK = timedelta(hours=2), timedelta(days=60 * 366)
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScheduleEntry:
     """One schedule: ``job`` is launched whenever ``cron`` says so in ``time_zone``.
 
     ``own_name`` tells one of several of a kind from the others. ``label``: None where the calendar says it. ``told``: of the job's run config, all but
@@ -71,7 +71,7 @@ class Entry:
         return self.kind == "full" and "media" in self.told.get("parts", ("media",))
 
 
-def entries(settings: Settings) -> list[Entry]:
+def entries(settings: Settings) -> list[ScheduleEntry]:
     """The schedules that the settings have; none without the section. ``tenants`` is reserved, and none of them."""
     wanted = settings.schedules
     if wanted is None:
@@ -83,7 +83,7 @@ def entries(settings: Settings) -> list[Entry]:
         label: Label | None = getattr(each, "label", None)
         if isinstance(each, FullSchedule) and label is None and each is not by_calendar:
             label = "scheduled" if each.is_whole else "manual"
-        found.append(Entry(kind, _JOBS[kind], each.cron, wanted.time_zone, each.own_name, label, each.told))
+        found.append(ScheduleEntry(kind, _JOBS[kind], each.cron, wanted.time_zone, each.own_name, label, each.told))
     return found if settings.wal is not None else [each for each in found if each.kind != BASE.kind]
 
 
@@ -92,19 +92,19 @@ def media_differ(settings: Settings) -> bool:
     return len({entry.takes_media for entry in entries(settings) if entry.kind == "full"}) > 1
 
 
-def several_of_a_job(settings: Settings) -> list[Entry]:
+def several_of_a_job(settings: Settings) -> list[ScheduleEntry]:
     """Those whose job has more than one schedule."""
     found = entries(settings)
     jobs = [entry.job for entry in found]
     return [entry for entry in found if jobs.count(entry.job) > 1]
 
 
-def last_due(entry: Entry, now: datetime) -> datetime | None:
+def last_due(entry: ScheduleEntry, now: datetime) -> datetime | None:
     """When it was due last, UTC: ``now`` at the latest. None when that is more than fifty years ago."""
     return next(dues_before(entry, now), None)
 
 
-def dues_before(entry: Entry, now: datetime) -> Iterator[datetime]:
+def dues_before(entry: ScheduleEntry, now: datetime) -> Iterator[datetime]:
     """When it was due, UTC, newest first, from ``now`` back for more than fifty years."""
     end, span = now, _FIRST_LOOK
     while span < _LONGEST_LOOK:
@@ -113,7 +113,7 @@ def dues_before(entry: Entry, now: datetime) -> Iterator[datetime]:
         end, span = end - span, 4 * span
 
 
-def next_due(entry: Entry, now: datetime) -> datetime | None:
+def next_due(entry: ScheduleEntry, now: datetime) -> datetime | None:
     """When it is due next, UTC, after ``now``. None when that is more than fifty years away."""
     start, span = now, _FIRST_LOOK
     while span < _LONGEST_LOOK:
@@ -123,7 +123,7 @@ def next_due(entry: Entry, now: datetime) -> datetime | None:
     return None
 
 
-def period(entry: Entry, now: datetime) -> timedelta:
+def period(entry: ScheduleEntry, now: datetime) -> timedelta:
     """The time between its last and its next due time."""
     last, following = last_due(entry, now), next_due(entry, now)
     if last is None or following is None:
@@ -131,13 +131,13 @@ def period(entry: Entry, now: datetime) -> timedelta:
     return following - last
 
 
-def longest_between(entry: Entry, now: datetime) -> timedelta:
+def longest_between(entry: ScheduleEntry, now: datetime) -> timedelta:
     """The longer of the time between its last two due times and its :func:`period`: a weekend goes on until its end was seen."""
     dues = list(islice(dues_before(entry, now), 2))
     return max(period(entry, now), dues[0] - dues[1] if len(dues) > 1 else timedelta())
 
 
-def label_of(entry: Entry, due: datetime) -> Label:
+def label_of(entry: ScheduleEntry, due: datetime) -> Label:
     """What a scheduled backup is labelled: the first full one of a month ``monthly``, of a week (ISO 8601) ``weekly``, by the schedule's own calendar."""
     if entry.kind != "full" or entry.label is not None:
         return entry.label or "scheduled"
@@ -153,7 +153,7 @@ def label_of(entry: Entry, due: datetime) -> Label:
 # -- as the orchestrator launches ---------------------------------------------------------------------------------------
 
 
-def _between(entry: Entry, after: datetime, until: datetime) -> list[datetime]:
+def _between(entry: ScheduleEntry, after: datetime, until: datetime) -> list[datetime]:
     """When it is due, UTC, later than ``after`` and not later than ``until``; in order."""
     from cronsim import CronSim
 

@@ -14,7 +14,7 @@ from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
-from twist_dr.storage.base import Digest, Progress, no_progress
+from twist_dr.storage.base import Digest, OnBytes, no_progress
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Report
 from twist_dr_tests.helpers import KEYRING
@@ -28,7 +28,7 @@ class Breaking(LocalTarget):
     at = 0
     stored = 0
 
-    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         if self.stored == self.at:
             raise TargetUnavailable("it is gone", target=self.name)
         super().put(source, key, digest, progress)

@@ -15,7 +15,7 @@ from twist_dr.backup.tools_proof import ToolsProof
 from twist_dr.cli.init import write_initial_files
 from twist_dr.doctor import run_doctor
 from twist_dr.doctor import tools as doctor_tools
-from twist_dr.doctor.findings import Finding
+from twist_dr.doctor.findings import DoctorFinding
 from twist_dr.doctor.tools import check_dumps
 from twist_dr.errors import BackupError
 from twist_dr.postgres import verification_place
@@ -81,7 +81,7 @@ def proven(lines: list[str]) -> bool:
     )
 
 
-def examined(cluster: Cluster, folder: Path) -> list[Finding]:
+def examined(cluster: Cluster, folder: Path) -> list[DoctorFinding]:
     return list(check_dumps(cluster, [], OLDEST.major, proof_for(folder, cluster)))
 
 

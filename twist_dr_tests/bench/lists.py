@@ -16,7 +16,7 @@ from twist_dr.backup.storing import store_copy
 from twist_dr.backup.take import BackupPlan, take_full_backup
 from twist_dr.catalog import Catalog
 from twist_dr.postgres.cluster import Cluster
-from twist_dr.repository.archive_index import Entry
+from twist_dr.repository.archive_index import ArchiveEntry
 from twist_dr.repository.archive_report import ArchiveReport
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.repository import Repository
@@ -106,9 +106,9 @@ def _archive(files: int, content: str) -> Callable[..., ArchiveReport]:
         **options: object,
     ) -> ArchiveReport:
         write(b"nothing")
-        write_index(Entry("m", "folder", 0, None, 1.0).line())
+        write_index(ArchiveEntry("m", "folder", 0, None, 1.0).line())
         for number in range(files):
-            write_index(Entry(f"m/{number:09}-invoice.pdf", "file", 7, content, 1.0).line())
+            write_index(ArchiveEntry(f"m/{number:09}-invoice.pdf", "file", 7, content, 1.0).line())
         return ArchiveReport(files=files)
 
     return write

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import insert
 
 from twist_dr.catalog import Catalog
-from twist_dr.catalog.models import Backup, Copy, Verification
+from twist_dr.catalog.models import Backups, Copies, Verifications
 from twist_dr.catalog.queries import searched
 from twist_dr.repository.manifest import Kind
 from twist_dr.retention.model import BackupFacts, CopyState
@@ -83,10 +83,10 @@ def fill_catalog(catalog: Catalog, backups: Sequence[BackupFacts]) -> None:
     names = [{"table": f"public.table_{chance.getrandbits(64):x}", "rows": chance.randrange(10**6)} for _ in range(64)]
     while some := list(islice(rest, 5000)):
         with catalog._database.writing() as connection:
-            connection.execute(insert(Backup.table), [_backup(each, json.dumps(names)) for each in some])
-            connection.execute(insert(Copy.table), [copy for each in some for copy in _copies(each)])
+            connection.execute(insert(Backups.table), [_backup(each, json.dumps(names)) for each in some])
+            connection.execute(insert(Copies.table), [copy for each in some for copy in _copies(each)])
             proven = [each for each in some if each.verified is not None]
-            connection.execute(insert(Verification.table), [_verification(each) for each in proven])
+            connection.execute(insert(Verifications.table), [_verification(each) for each in proven])
 
 
 def _backup(backup: BackupFacts, manifest: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from twist_dr.catalog import Catalog, notes
-from twist_dr.catalog.models import Mark
+from twist_dr.catalog.models import Marks
 from twist_dr.catalog.notes import Note
 
 _AT = "2026-11-21T02:00:00.123456+00:00"
@@ -60,10 +60,10 @@ def test_a_note_of_an_earlier_version_is_read_and_stays_as_it_was_written(catalo
     kind, document = _WRITTEN[name]
     assert catalog.note("erp", kind) is None
     with catalog._database.writing() as connection:
-        connection.execute(insert(Mark.table).values({"application": "erp", "name": name, "document": document}))
+        connection.execute(insert(Marks.table).values({"application": "erp", "name": name, "document": document}))
     of = name.removeprefix(kind.mark).removeprefix(":") or None
     found = catalog.note("erp", kind, of)
     assert found is not None and catalog.note("shop", kind, of) is None
     catalog.leave_note("erp", found, of)
     with catalog._database.reading() as connection:
-        assert connection.execute(select(Mark.name, Mark.document)).all() == [(name, document)]
+        assert connection.execute(select(Marks.name, Marks.document)).all() == [(name, document)]

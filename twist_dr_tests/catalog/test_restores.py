@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import insert
 
 from twist_dr.catalog import Catalog, RestoreRow, VerificationState
-from twist_dr.catalog.models import Backup
+from twist_dr.catalog.models import Backups
 from twist_dr.cli import listing
 from twist_dr.cli.output import json_pieces
 from twist_dr_tests.catalog.examples import KEY, NIGHT, manifest, record
@@ -219,7 +219,7 @@ def _record_many(catalog: Catalog) -> None:
     with catalog._database.writing() as connection:
         for begin in range(0, MANY, 10_000):
             numbers = range(begin + 1, begin + 10_001)
-            connection.execute(insert(Backup.table), [_backup_values(number, sealed) for number in numbers])
+            connection.execute(insert(Backups.table), [_backup_values(number, sealed) for number in numbers])
 
 
 def _backup_values(number: int, sealed: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sqlalchemy import NullPool, create_engine, insert, make_url, select, text
 
 import twist_dr.catalog
 from twist_dr.catalog import Catalog, CatalogTooNew, CatalogUnavailable, schema
-from twist_dr.catalog.models import METADATA, Backup
+from twist_dr.catalog.models import METADATA, Backups
 from twist_dr.errors import CopyFailedForNow
 from twist_dr.postgres.lsn import Gap
 from twist_dr.wal.archived import gaps_after
@@ -180,7 +180,7 @@ def _recorded_by_the_first_version(catalog: Catalog, folder: Path) -> str:
         present.setattr(schema, "SCRIPTS", "twist_dr.catalog:migrations")
         present.setattr(schema, "HEAD", _HEAD)
         backup_id = record(today)
-    table = Backup.table
+    table = Backups.table
     with today._database.reading() as connection:
         values = dict(connection.execute(select(table)).mappings().one())
     del values["chain"], values["search"]

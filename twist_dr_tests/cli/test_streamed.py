@@ -20,7 +20,7 @@ from twist_dr.cli import listing
 from twist_dr.cli.backups import write_csv
 from twist_dr.cli.output import json_pieces
 from twist_dr.errors import ArtifactInvalid, BackupError
-from twist_dr.repository.archive_index import Entry
+from twist_dr.repository.archive_index import ArchiveEntry
 from twist_dr_tests.bench.retention import fill_catalog, many_backups
 from twist_dr_tests.catalog.examples import NIGHT, record
 
@@ -110,10 +110,10 @@ def test_a_list_of_many_backups_takes_no_memory_for_its_length(tmp_path: Path, f
 # -- files that differ ------------------------------------------------------------------------------------------------
 
 
-def entries(count: int, content: str, **more: Any) -> Iterator[Entry]:
-    yield Entry("media", "folder", 0, None, 1.0, **more)
+def entries(count: int, content: str, **more: Any) -> Iterator[ArchiveEntry]:
+    yield ArchiveEntry("media", "folder", 0, None, 1.0, **more)
     for number in range(count):
-        yield Entry(f"media/{number:07}/file.jpg", "file", 7, content, 1.0)
+        yield ArchiveEntry(f"media/{number:07}/file.jpg", "file", 7, content, 1.0)
 
 
 def test_a_difference_of_many_files_takes_no_memory_for_its_length() -> None:
@@ -128,8 +128,8 @@ def paths(changes: diff_files.FileChanges) -> tuple[list[str], list[str], list[s
     return list(changes.added), list(changes.removed), list(changes.changed)
 
 
-def of(*names: str, content: str = "a", **more: Any) -> Iterator[Entry]:
-    return iter([Entry(name, "file", 1, content, 1.0, **more) for name in names])
+def of(*names: str, content: str = "a", **more: Any) -> Iterator[ArchiveEntry]:
+    return iter([ArchiveEntry(name, "file", 1, content, 1.0, **more) for name in names])
 
 
 def test_files_are_found_whatever_sorts_where() -> None:
@@ -139,8 +139,8 @@ def test_files_are_found_whatever_sorts_where() -> None:
 
 
 def test_other_attributes_are_a_difference_where_both_backups_recorded_them() -> None:
-    def index(file: str | None, top: str | None) -> Iterator[Entry]:
-        yield Entry("m", "folder", 0, None, 1.0, top)
+    def index(file: str | None, top: str | None) -> Iterator[ArchiveEntry]:
+        yield ArchiveEntry("m", "folder", 0, None, 1.0, top)
         yield from of("m/a", attributes=file)
 
     changed = lambda old, new: paths(diff_files._merge(index(*old), index(*new)))[2]  # noqa: E731

@@ -26,7 +26,7 @@ from twist_dr.doctor import database as database_checks
 from twist_dr.doctor import exit_status, render, run_doctor
 from twist_dr.doctor.database import DatabaseSeen, check_database, explain_connection
 from twist_dr.doctor.files import check_configuration, check_django, check_media, look_at
-from twist_dr.doctor.findings import Check, Finding, T, shown
+from twist_dr.doctor.findings import Check, DoctorFinding, T, shown
 from twist_dr.doctor.machine import (
     check_dagster_home,
     check_scratch_space,
@@ -65,7 +65,7 @@ NOBODY = 65534
 ERP = Path(fixtures.__file__).parent
 
 
-def drain(check: Check[T]) -> tuple[list[Finding], T]:
+def drain(check: Check[T]) -> tuple[list[DoctorFinding], T]:
     """All findings of a check, and what it returns."""
     findings = []
     while True:
@@ -75,11 +75,11 @@ def drain(check: Check[T]) -> tuple[list[Finding], T]:
             return findings, end.value
 
 
-def findings_of(check: Check[T]) -> list[Finding]:
+def findings_of(check: Check[T]) -> list[DoctorFinding]:
     return drain(check)[0]
 
 
-def only(findings: list[Finding], check: str) -> Finding:
+def only(findings: list[DoctorFinding], check: str) -> DoctorFinding:
     """The one finding of that name."""
     found = [finding for finding in findings if finding.check == check]
     assert len(found) == 1, f"{check}: {found} among {[finding.check for finding in findings]}"
@@ -91,7 +91,7 @@ def as_role(server: PostgresServer, database: str, role: str) -> Cluster:
     return Cluster(f"postgresql://{role}:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}/{database}")
 
 
-def remedy(finding: Finding) -> str:
+def remedy(finding: DoctorFinding) -> str:
     """Its remedy, which a problem or warning must have."""
     assert finding.remedy, finding
     return finding.remedy
@@ -238,18 +238,20 @@ catalog: {{url: "${{DATABASE_URL}}"}}
 def test_a_secret_is_hidden_even_where_a_long_complaint_is_cut() -> None:
     keep_secret("swordfish", "ab-1")
     for before in range(780, 805):
-        told = shown(Finding("django", "problem", "x" * before + " swordfish " + "y" * 50)).found
+        told = shown(DoctorFinding("django", "problem", "x" * before + " swordfish " + "y" * 50)).found
         assert "sword" not in told
         assert len(told) <= 801
-    assert shown(Finding("django", "ok", "ab-1 in ab-12")).found == "*** in ab-12"
-    assert shown(Finding("django", "ok", "as it is", "do it")) == Finding("django", "ok", "as it is", "do it")
+    assert shown(DoctorFinding("django", "ok", "ab-1 in ab-12")).found == "*** in ab-12"
+    assert shown(DoctorFinding("django", "ok", "as it is", "do it")) == DoctorFinding(
+        "django", "ok", "as it is", "do it"
+    )
 
 
 # -- the database -------------------------------------------------------------------------------------------------------
 
 
 def test_a_wrong_password_a_missing_database_and_a_stopped_server_are_told_apart(newest_server: PostgresServer) -> None:
-    def told(cluster: Cluster) -> Finding:
+    def told(cluster: Cluster) -> DoctorFinding:
         findings, seen = drain(check_database(cluster))
         assert seen is None
         assert findings[0].status == "problem"
@@ -466,7 +468,7 @@ def test_another_server_may_verify_unless_it_is_older_or_lacks_rights(other: Pos
     _, seen = drain(check_database(small))
     assert seen is not None
 
-    def told(cluster: Cluster, seen: DatabaseSeen) -> Finding:
+    def told(cluster: Cluster, seen: DatabaseSeen) -> DoctorFinding:
         return only(findings_of(check_verification([], Path("/nowhere"), cluster, seen)), "verification")
 
     assert told(other.cluster(), replace(seen, major=other.major)).status == "ok"
@@ -569,7 +571,7 @@ def test_a_manage_py_that_works_on_another_database_is_found_out(
 def test_a_manage_py_that_fails_hangs_or_is_missing_is_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(manage: list[str], folder: Path = tmp_path) -> Finding:
+    def told(manage: list[str], folder: Path = tmp_path) -> DoctorFinding:
         found = only(findings_of(check_django(DjangoApplication(manage, folder, {}, None), None)), "django")
         assert found.status == "problem"
         assert remedy(found)
@@ -786,7 +788,7 @@ def test_the_newest_backup_is_opened_and_a_wrong_or_missing_key_is_a_problem(tmp
     folder = StagingArea(settings.staging_dir).folder(manifest.backup_id)
     store_copy(manifest, folder, Repository(target, "erp"), Form("zstd", True), Report())
 
-    def told() -> Finding:
+    def told() -> DoctorFinding:
         return only(list(run_doctor(application(settings), {})), "newest on disk")
 
     assert told().found == f"{manifest.backup_id} opens with key {manifest.key.id} and is all there"
@@ -826,13 +828,13 @@ def test_a_backup_that_lies_in_staging_only_is_pointed_out_and_incomplete_backup
 SOON = timedelta(minutes=15)
 
 
-def wal_findings(cluster: Cluster, source: str, spool: Path) -> list[Finding]:
+def wal_findings(cluster: Cluster, source: str, spool: Path) -> list[DoctorFinding]:
     """What is said of a server and of its archiver."""
     findings, seen = drain(check_wal_server(cluster, source, "twist_dr_erp", [], "database.url"))
     return findings + (findings_of(check_archiver(cluster, seen, source, spool, SOON)) if seen else [])
 
 
-def named(findings: list[Finding], check: str, words: str) -> Finding:
+def named(findings: list[DoctorFinding], check: str, words: str) -> DoctorFinding:
     """The one finding of that name which says so."""
     return only([finding for finding in findings if words in finding.found], check)
 
@@ -846,7 +848,7 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
         site = make_site(server, tmp_path / "site")
         site.set(wal={"slot": "twist_dr_erp"})
 
-        def told(now: datetime | None = None) -> list[Finding]:
+        def told(now: datetime | None = None) -> list[DoctorFinding]:
             found = list(run_doctor(site.app(), site.environment))
             names = (
                 "wal",
@@ -962,7 +964,7 @@ def test_slots_that_are_lost_unused_taken_or_of_another_kind_are_told_apart(tmp_
         server.cluster().connect() as connection,
     ):
 
-        def slot(source: str = "receive") -> Finding:
+        def slot(source: str = "receive") -> DoctorFinding:
             return only(wal_findings(server.cluster(), source, tmp_path), "slot")
 
         connection.execute("SELECT pg_create_physical_replication_slot('other', true)")
@@ -986,7 +988,7 @@ def test_an_archiver_that_is_off_aimless_or_failing_is_found(tmp_path: Path, ope
     tools, spool = TOOLS[max(TOOLS)], Spool(open_folder / "spool")
     with PostgresServer(tools, open_folder / "server", settings={"fsync": "off"}, keep=True) as server:
 
-        def told(source: str = "archive") -> list[Finding]:
+        def told(source: str = "archive") -> list[DoctorFinding]:
             return [
                 each
                 for each in wal_findings(server.cluster(), source, spool.root)
@@ -1072,7 +1074,9 @@ def test_a_spool_without_space_or_with_wal_that_nobody_takes_is_a_finding(
 ) -> None:
     spool, staging = Spool(tmp_path / "spool"), tmp_path / "staging"
 
-    def told(warn_bytes: int = 1 << 20, warn_after: timedelta = SOON, seen: WalSeen | None = None) -> list[Finding]:
+    def told(
+        warn_bytes: int = 1 << 20, warn_after: timedelta = SOON, seen: WalSeen | None = None
+    ) -> list[DoctorFinding]:
         return findings_of(check_spool(spool.root, staging, seen, warn_bytes, warn_after))
 
     (sound,) = told()
@@ -1100,5 +1104,5 @@ def test_the_password_of_the_replication_role_is_never_shown(tmp_path: Path) -> 
     found = only(findings, "wal")
     assert found.status == "problem" and "wal.replication_url" in remedy(found)
     assert only(findings, "newest base").status == "warning" and only(findings, "spool").status == "ok"
-    text = render([*findings, shown(Finding("wal", "problem", f"complains of {PASSWORD}", "fix it"))])
+    text = render([*findings, shown(DoctorFinding("wal", "problem", f"complains of {PASSWORD}", "fix it"))])
     assert PASSWORD not in text and quote(PASSWORD, safe="") not in text

@@ -10,7 +10,7 @@ import pytest
 
 from twist_dr.django_app.manage import DjangoApplication
 from twist_dr.doctor.django import check_databases, check_lead, check_rights
-from twist_dr.doctor.findings import Finding
+from twist_dr.doctor.findings import DoctorFinding
 from twist_dr.repository.django_facts import DjangoDatabase
 from twist_dr_tests.doctor.test_doctor import findings_of, remedy
 from twist_dr_tests.erp import fixtures
@@ -24,7 +24,7 @@ def application(url: str = NOWHERE, **more: str) -> DjangoApplication:
     return DjangoApplication([sys.executable, "manage.py"], fixtures.MANAGE.parent, environment, "ERP_DATABASE_URL")
 
 
-def told(application: DjangoApplication) -> list[Finding]:
+def told(application: DjangoApplication) -> list[DoctorFinding]:
     return findings_of(check_lead(application, "erp"))
 
 

@@ -54,7 +54,7 @@ from twist_dr.wal.names import Segment
 from twist_dr.wal.pages import PageCheck, pages_written
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.spool import Spool
-from twist_dr.wal.state import State
+from twist_dr.wal.state import ShippingState
 from twist_dr_tests.fuzz.inputs import changed, documents
 from twist_dr_tests.helpers import KEY, KEYRING, chunked
 from twist_dr_tests.repository.test_manifest import BACKUP, document
@@ -148,7 +148,7 @@ def read_journal(folder: Path, data: bytes) -> object:
 
 
 STATE = json.dumps(
-    vars(State(["7"], 1 << 20, 1, [("2026-11-21T14:00:00+00:00", 5)], {"nas": {"timeline": 1}}, {"nas": ["a"]}))
+    vars(ShippingState(["7"], 1 << 20, 1, [("2026-11-21T14:00:00+00:00", 5)], {"nas": {"timeline": 1}}, {"nas": ["a"]}))
 ).encode()
 
 

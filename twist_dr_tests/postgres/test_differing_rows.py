@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from twist_dr.postgres.differing_rows import Rows, at_utc, copied, first_difference
+from twist_dr.postgres.differing_rows import RowSource, at_utc, copied, first_difference
 
 LOAD = b'COPY "od.d"."T a;b" (id, "c, ""d") FROM stdin;\n'
 
 
-def rows(*found: bytes) -> Rows:
+def rows(*found: bytes) -> RowSource:
     def give() -> Iterator[bytes]:
         return iter(found)
 

@@ -16,7 +16,7 @@ from twist_dr.backup.base.server import read_server
 from twist_dr.backup.snapshots import PostgresTables, dump_tables
 from twist_dr.catalog import Catalog
 from twist_dr.doctor.database import check_database
-from twist_dr.doctor.findings import Finding
+from twist_dr.doctor.findings import DoctorFinding
 from twist_dr.doctor.wal import check_wal_server
 from twist_dr.postgres.cluster import Cluster, count_rows, read_tables
 from twist_dr.postgres.lsn import parse_lsn
@@ -113,7 +113,7 @@ def test_a_trigger_on_login_that_runs_as_an_ordinary_role_is_told_until_that_may
             connection.execute("DROP OWNED BY taker; DROP ROLE taker")
 
 
-def doctor_findings(cluster: Cluster) -> list[Finding]:
+def doctor_findings(cluster: Cluster) -> list[DoctorFinding]:
     return list(check_database(cluster))
 
 

@@ -20,7 +20,7 @@ import pytest
 import twist_dr.repository.archive as archive_module
 from twist_dr.errors import ArchiveInvalid, RestoreError, SourceUnreadable
 from twist_dr.repository.archive import archive_configuration, archive_media
-from twist_dr.repository.archive_index import Entry, read_index
+from twist_dr.repository.archive_index import ArchiveEntry, read_index
 from twist_dr.repository.archive_reading import compare_archive, read_archive
 from twist_dr.repository.archive_report import ArchiveReport
 from twist_dr.repository.manifest import Manifest
@@ -62,7 +62,7 @@ class Archived:
             if content is not None
         }
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ArchiveEntry]:
         return list(read_index(io.BytesIO(self.index)))
 
     def compared(self) -> tuple[int, list[str]]:

@@ -15,7 +15,7 @@ import pytest
 
 from twist_dr.errors import ArchiveInvalid, RestoreFailed, StagingFull
 from twist_dr.repository.archive import archive_configuration, archive_media
-from twist_dr.repository.archive_index import Entry, read_index
+from twist_dr.repository.archive_index import ArchiveEntry, read_index
 from twist_dr.repository.unpack import Unpacked, unpack, unpack_configuration
 from twist_dr.system.folders import remove_tree
 from twist_dr_tests.helpers import AS_USER, NOBODY, noise, said_by_python
@@ -35,7 +35,7 @@ def archived(**folders: Path) -> Archived:
 
 def unpacked(
     made: Archived,
-    index: list[Entry] | None = None,
+    index: list[ArchiveEntry] | None = None,
     advance: Callable[[int], None] = lambda count: None,
     **places: Path,
 ) -> Unpacked:
@@ -241,7 +241,7 @@ def test_a_full_disk_is_named_and_what_was_made_can_be_removed(tree: Path, tmp_p
 # -- spiteful archives and neighbours ---------------------------------------------------------------------------------
 
 
-def handmade(*members: tuple[str, bytes, str]) -> tuple[io.BytesIO, Iterator[Entry]]:
+def handmade(*members: tuple[str, bytes, str]) -> tuple[io.BytesIO, Iterator[ArchiveEntry]]:
     """An archive and its index of members (name, type, content or link target), with no rule kept."""
     target = io.BytesIO()
     entries = []
@@ -255,7 +255,7 @@ def handmade(*members: tuple[str, bytes, str]) -> tuple[io.BytesIO, Iterator[Ent
             archive.addfile(info, io.BytesIO(content.encode()))
             word = {tarfile.REGTYPE: "file", tarfile.DIRTYPE: "folder", tarfile.SYMTYPE: "link"}[kind]
             digest = None if word == "folder" else hashlib.sha256(content.encode()).hexdigest()
-            entries.append(Entry(name, word, info.size, digest, 0))
+            entries.append(ArchiveEntry(name, word, info.size, digest, 0))
     target.seek(0)
     return target, iter(entries)
 

@@ -20,7 +20,7 @@ from twist_dr.errors import ArtifactInvalid, Cancelled, DatabaseRightsMissing
 from twist_dr.postgres.changes import Changes, read_counters
 from twist_dr.postgres.cluster import Cluster, Snapshot
 from twist_dr.repository.archive import archive_media
-from twist_dr.repository.archive_index import Entry, read_index
+from twist_dr.repository.archive_index import ArchiveEntry, read_index
 from twist_dr.repository.manifest import FORMAT_VERSION, Manifest
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
@@ -543,7 +543,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_nothing_is_said_to_be_missing
 
 
 def test_a_damaged_index_is_an_error_and_never_a_report(media: Path) -> None:
-    def damaged() -> Iterator[Entry]:
+    def damaged() -> Iterator[ArchiveEntry]:
         yield from list(read_index(io.BytesIO(index_of(uploads=media))))[:3]
         raise ArtifactInvalid("other bytes than were recorded")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from twist_dr.errors import Cancelled, ObjectCorrupt, ObjectMissing, TargetUnavailable
-from twist_dr.storage.base import Digest, Progress, StorageTarget, StoredObject, no_progress
+from twist_dr.storage.base import Digest, OnBytes, StorageTarget, StoredObject, no_progress
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import PatientTarget, bounded, patient
 from twist_dr.system.sizes import CHUNK
@@ -25,11 +25,11 @@ _NOTHING = Digest(0, hashlib.sha256(b"").hexdigest())
 class _Told(LocalTarget):
     """A target whose reads, writes and lists do what a test says with the progress that they are given."""
 
-    def __init__(self, folder: Path, call: Callable[[Progress], None]) -> None:
+    def __init__(self, folder: Path, call: Callable[[OnBytes], None]) -> None:
         super().__init__("office", folder)
         self._call = call
 
-    def check(self, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def check(self, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         self._call(progress)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -37,14 +37,14 @@ class _Told(LocalTarget):
         return super().list(prefix)
 
 
-def checked(target: StorageTarget, progress: Progress) -> None:
+def checked(target: StorageTarget, progress: OnBytes) -> None:
     target.check("erp/x", _NOTHING, progress)
 
 
 def test_a_call_that_tells_nothing_is_given_up_and_a_slow_reader_is_not_its_fault(tmp_path: Path) -> None:
     hangs = threading.Event()
 
-    def trickles(tell: Progress) -> None:
+    def trickles(tell: OnBytes) -> None:
         for _ in range(3):
             tell(10)
         hangs.wait(20)
@@ -66,7 +66,7 @@ def test_a_call_that_tells_nothing_is_given_up_and_a_slow_reader_is_not_its_faul
 def test_a_calls_result_and_errors_come_through(tmp_path: Path) -> None:
     told: list[int] = []
 
-    def refuses(tell: Progress) -> None:
+    def refuses(tell: OnBytes) -> None:
         tell(5)
         raise ObjectCorrupt("bad")
 
@@ -81,7 +81,7 @@ def test_a_calls_result_and_errors_come_through(tmp_path: Path) -> None:
 def test_a_reader_that_stops_stops_the_call(tmp_path: Path) -> None:
     calls: list[int] = []
 
-    def endless(tell: Progress) -> None:
+    def endless(tell: OnBytes) -> None:
         while True:
             calls.append(1)
             tell(1)
@@ -95,7 +95,7 @@ def test_a_reader_that_stops_stops_the_call(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_stops_stops_every_thread_of_the_call(tmp_path: Path) -> None:
-    def parts(tell: Progress) -> None:
+    def parts(tell: OnBytes) -> None:
         def part() -> None:
             with suppress(TargetUnavailable):
                 while True:
@@ -120,7 +120,7 @@ def test_a_reader_that_stops_stops_every_thread_of_the_call(tmp_path: Path) -> N
 def test_a_call_that_never_returns_is_left_to_itself(tmp_path: Path) -> None:
     never = threading.Event()
 
-    def hangs(tell: Progress) -> None:
+    def hangs(tell: OnBytes) -> None:
         never.wait()
 
     with pytest.raises(TargetUnavailable, match="office: nothing came for 100 ms"):

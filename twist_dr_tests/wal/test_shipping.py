@@ -17,7 +17,7 @@ import pytest
 
 from twist_dr.errors import StagingFull, TargetUnavailable, WalConflict
 from twist_dr.postgres.lsn import Gap
-from twist_dr.storage.base import Digest, Progress, no_progress
+from twist_dr.storage.base import Digest, OnBytes, no_progress
 from twist_dr.storage.local import LocalTarget
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.helpers import KEYRING, python
@@ -131,7 +131,7 @@ class _Hanging(LocalTarget):
     def prepare(self) -> None:
         self.hangs.wait(30)
 
-    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         self.hangs.wait(30)
 
 
@@ -151,7 +151,7 @@ def test_a_target_that_hangs_is_left_out(tmp_path: Path, wal: Wal) -> None:
 class _Slow(LocalTarget):
     """A thin line: slow, and alive."""
 
-    def put(self, source: Path, key: str, digest: Digest, progress: Progress = no_progress) -> None:
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         for _ in range(6):
             time.sleep(0.2)
             progress(1)

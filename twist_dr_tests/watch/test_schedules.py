@@ -16,7 +16,7 @@ import yaml
 
 from twist_dr.errors import SettingsError
 from twist_dr.orchestrator.automation.schedules import _run_config
-from twist_dr.watch.schedules import Entry, dues_before, entries, label_of, last_due, next_due, period
+from twist_dr.watch.schedules import ScheduleEntry, dues_before, entries, label_of, last_due, next_due, period
 from twist_dr_tests.apps import application
 from twist_dr_tests.settings.test_settings import good, parsed
 
@@ -27,8 +27,8 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def full(cron: str = "0 2 * * *", zone: str = "UTC") -> Entry:
-    return Entry("full", "backup_full", cron, zone)
+def full(cron: str = "0 2 * * *", zone: str = "UTC") -> ScheduleEntry:
+    return ScheduleEntry("full", "backup_full", cron, zone)
 
 
 def test_without_the_section_nothing_is_scheduled() -> None:
@@ -48,7 +48,7 @@ def test_with_write_ahead_log_base_backups_are_scheduled_too_and_tenants_are_onl
     }  # fmt: skip
 
 
-def several(*full: object) -> list[Entry]:
+def several(*full: object) -> list[ScheduleEntry]:
     return [each for each in entries(parsed(good(schedules={"full": list(full)}))) if each.kind == "full"]
 
 
@@ -273,7 +273,7 @@ def test_several_full_backups_a_day_give_one_weekly() -> None:
 
 def test_only_full_backups_have_labels_of_their_own() -> None:
     assert (
-        label_of(Entry("configuration", "backup_configuration", "0 4 * * *", "UTC"), at("2026-11-01T04:00"))
+        label_of(ScheduleEntry("configuration", "backup_configuration", "0 4 * * *", "UTC"), at("2026-11-01T04:00"))
         == "scheduled"
     )
 

@@ -30,7 +30,7 @@ class PlannedBase(Protocol):
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterOfBase:
     """See ``OfCluster``."""
 
     system_identifier: str | None
@@ -45,10 +45,10 @@ class BaseSummary:
     label: Label
     started_at: datetime
     base: BaseFacts | None
-    postgres: Cluster | None
+    postgres: ClusterOfBase | None
 
     @classmethod
     def of(cls, manifest: Manifest) -> BaseSummary:
         server = manifest.postgres
-        cluster = None if server is None else Cluster(server.system_identifier, server.major)
+        cluster = None if server is None else ClusterOfBase(server.system_identifier, server.major)
         return cls(manifest.backup_id, manifest.label, manifest.started_at, manifest.base, cluster)

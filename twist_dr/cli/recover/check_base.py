@@ -15,7 +15,7 @@ from twist_dr.errors import WalError
 from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.coverage import lineage_of, timelines
-from twist_dr.recovery.lineage import Lineage, Part, Run, facts, start_of, stop_of
+from twist_dr.recovery.lineage import Lineage, LineageSegment, Run, facts, start_of, stop_of
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
@@ -75,7 +75,7 @@ def _in_the_way(base: Manifest, lineage: Lineage, run: Run) -> list[str]:
     return []
 
 
-def _read(parts: Sequence[Part], archives: Archives, report: Report) -> list[str]:
+def _read(parts: Sequence[LineageSegment], archives: Archives, report: Report) -> list[str]:
     """Fetch each part just as a recovery does, every page checked; what is wrong with any, as sentences."""
     sizes = [part.until - part.number * archives.segment_size for part in parts]
     with (
@@ -91,7 +91,7 @@ def _read(parts: Sequence[Part], archives: Archives, report: Report) -> list[str
     return [*problems[:3], *([f"and {len(problems) - 3} more"] if len(problems) > 3 else [])]
 
 
-def _fetched(part: Part, archives: Archives, folder: Path) -> str | None:
+def _fetched(part: LineageSegment, archives: Archives, folder: Path) -> str | None:
     path = folder / part.source.name
     try:
         if isinstance(part.source, Segment):
@@ -104,11 +104,11 @@ def _fetched(part: Part, archives: Archives, folder: Path) -> str | None:
     return None
 
 
-def _size(parts: Sequence[Part]) -> int:
+def _size(parts: Sequence[LineageSegment]) -> int:
     return sum(part.source.size for part in parts)
 
 
-def _words(timeline: int, run: Run, parts: Sequence[Part]) -> str:
+def _words(timeline: int, run: Run, parts: Sequence[LineageSegment]) -> str:
     segments = [part for part in parts if isinstance(part.source, Segment)]
     partials = [part for part in parts if not isinstance(part.source, Segment)]
     what = few([counted(len(segments), "segment"), *(["a partial segment"] if partials else [])])

@@ -29,7 +29,7 @@ from twist_dr.cli.recover.files import (
 from twist_dr.cli.recover.found import Found, backup_document, backup_table, choose_backup, find_backups, taken_at
 from twist_dr.cli.recover.place import choose_application, open_keyring, open_target
 from twist_dr.cli.recover.point import plan_point, recover_cluster
-from twist_dr.cli.recover.reach import Reach, base_table, find_reach, reach_document, reach_table
+from twist_dr.cli.recover.reach import Recoverable, base_table, find_reach, reach_document, reach_table
 from twist_dr.cli.recover.scratch import need_space_to_recover, scratch_base
 from twist_dr.cli.recover.server import look
 from twist_dr.errors import (
@@ -110,7 +110,7 @@ def _list(repository: Repository, keyring: Keyring, options: argparse.Namespace)
     return 1 if any(each.problem and each.sealed for each in found) else 0
 
 
-def _listed(found: list[Found], reaches: list[Reach]) -> str:
+def _listed(found: list[Found], reaches: list[Recoverable]) -> str:
     bases, configuration = (
         [each for each in found if kind_of(each.backup_id) == kind.kind] for kind in (BASE, CONFIGURATION)
     )

@@ -23,7 +23,7 @@ from twist_dr.wal.objects import WalArchive
 
 
 @dataclass(frozen=True)
-class Reach:
+class Recoverable:
     """What of one cluster can be recovered to a point. ``gaps``: a sentence for each stretch of WAL that is missing."""
 
     system_identifier: str
@@ -45,7 +45,9 @@ def identifier_of(base: PlannedBase) -> str:
     return str(base.postgres.system_identifier) if base.postgres is not None else ""
 
 
-def find_reach(repository: Repository, keyring: Keyring, found: Sequence[Found]) -> tuple[list[Found], list[Reach]]:
+def find_reach(
+    repository: Repository, keyring: Keyring, found: Sequence[Found]
+) -> tuple[list[Found], list[Recoverable]]:
     """The same backups, of which base backups are whole only with their chain and their own WAL; and where they lead.
 
     The cluster that was backed up last comes first. WAL of a cluster without any base backup leads nowhere: it is among them,
@@ -59,10 +61,10 @@ def find_reach(repository: Repository, keyring: Keyring, found: Sequence[Found])
         told = {base.backup_id: _problem(base, whole, archives, group) for base in group}
         problems |= {backup_id: problem for backup_id, problem in told.items() if problem}
         usable = [base for base in group if base.backup_id in whole]
-        reaches.append(Reach(identifier, tuple(recoverable(usable, archives)), tuple(_gaps(usable, archives))))
+        reaches.append(Recoverable(identifier, tuple(recoverable(usable, archives)), tuple(_gaps(usable, archives))))
     archived = WalArchive(repository.target, repository.application).clusters()
     known = {reach.system_identifier for reach in reaches}
-    reaches += [Reach(identifier) for identifier in archived if identifier not in known]
+    reaches += [Recoverable(identifier) for identifier in archived if identifier not in known]
     judged = [replace(each, problem=each.problem or problems.get(each.backup_id)) for each in found]
     return judged, reaches
 
@@ -117,7 +119,7 @@ def _base_line(found: Found) -> tuple[str, ...]:
     )
 
 
-def reach_table(reaches: Sequence[Reach]) -> str:
+def reach_table(reaches: Sequence[Recoverable]) -> str:
     """What can be recovered, per cluster; below it the gaps, and what leads nowhere."""
     head = ("CLUSTER", "TIMELINE", "FROM (UTC)", "UNTIL (UTC)", "LAST LSN", "BEGINS WITH")
     lines = [
@@ -142,7 +144,7 @@ def reach_table(reaches: Sequence[Reach]) -> str:
     return "\n".join(told)
 
 
-def reach_document(reach: Reach) -> dict[str, Any]:
+def reach_document(reach: Recoverable) -> dict[str, Any]:
     """For ``--json``: times in ISO 8601, LSNs as PostgreSQL writes them."""
     return {
         "system_identifier": reach.system_identifier,

@@ -13,7 +13,7 @@ from twist_dr.orchestrator.taking import run_config
 from twist_dr.repository.kinds import KINDS
 from twist_dr.settings import Settings
 from twist_dr.watch.runs import LABEL, SCHEDULED_FOR
-from twist_dr.watch.schedules import Entry, entries, label_of
+from twist_dr.watch.schedules import ScheduleEntry, entries, label_of
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -21,7 +21,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     return [_schedule(entry) for entry in entries(settings)]
 
 
-def _schedule(entry: Entry) -> dg.ScheduleDefinition:
+def _schedule(entry: ScheduleEntry) -> dg.ScheduleDefinition:
     def request(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         due = context.scheduled_execution_time.astimezone(timezone.utc)
         label = label_of(entry, due)
@@ -43,7 +43,7 @@ def _schedule(entry: Entry) -> dg.ScheduleDefinition:
     )
 
 
-def _run_config(entry: Entry, label: str) -> Mapping[str, Any]:
+def _run_config(entry: ScheduleEntry, label: str) -> Mapping[str, Any]:
     """The run config of a scheduled run. Drills and scrubs have no label."""
     told = {name: ",".join(value) if isinstance(value, list) else value for name, value in entry.told.items()}
     config = {"label": label, **told} if entry.kind in KINDS else told

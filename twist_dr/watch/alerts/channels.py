@@ -26,7 +26,7 @@ from twist_dr.redaction import hiding_url, leaving
 from twist_dr.system.processes import Child, inherited
 from twist_dr.system.severity import Severity, at_least
 
-Event = Literal["raised", "worse", "again", "resolved"]
+AlertEvent = Literal["raised", "worse", "again", "resolved"]
 
 #: What the sending process may take to start, on a machine that has much else to do.
 _START_SECONDS = 15.0
@@ -45,7 +45,7 @@ class Message:
     subject: str
     body: str
     severity: Severity
-    event: Event
+    event: AlertEvent
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class DiskSpace:
 
 
 @dataclass(frozen=True)
-class Base:
+class KnownBase:
     """What a base backup's manifest tells: whether it is full, differential or incremental, of which cluster, from which LSN on WAL is needed, what it builds upon.
 
     ``counted``: whether its rows were, without which no recovery of it proves anything.
@@ -99,7 +99,7 @@ class Facts:
     schedules_since: Mapping[str, datetime] = field(default_factory=dict)
     targets_since: Mapping[str, datetime] = field(default_factory=dict)
     backups: Mapping[Kind, Sequence[BackupRow]] = field(default_factory=dict)
-    bases: Mapping[str, Base] = field(default_factory=dict)
+    bases: Mapping[str, KnownBase] = field(default_factory=dict)
     chain_on: Mapping[str, frozenset[str]] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     verified: BackupRow | None = None
@@ -222,7 +222,7 @@ def _before(settings: Settings, catalog: Catalog, alerts: Mapping[str, AlertRow]
 
 
 def _chain_on(
-    settings: Settings, catalog: Catalog, rows: Sequence[BackupRow], bases: Mapping[str, Base]
+    settings: Settings, catalog: Catalog, rows: Sequence[BackupRow], bases: Mapping[str, KnownBase]
 ) -> dict[str, frozenset[str]]:
     proven = (
         row
@@ -321,7 +321,7 @@ def _attempts(settings: Settings, catalog: Catalog, now: datetime) -> dict[str, 
 @dataclass(frozen=True)
 class _Details:
     tables: Mapping[str, int]
-    base: Base | None
+    base: KnownBase | None
 
 
 #: Manifests never change: those of a few backups are kept, so that a tick does not read them again.
@@ -348,7 +348,7 @@ def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
             base = None
             if facts:
                 counted = facts.restore_point is not None
-                base = Base(facts.sort, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain), counted)
+                base = KnownBase(facts.sort, identifier, parse_lsn(facts.start_lsn), tuple(facts.chain), counted)
             # What format 1.0 leaves open is nobody's: by that name a newer backup has none.
             rows = {name.label: rows for name, rows in manifest.rows.items() if name.schema}
             return _Details(rows if row.kind == FULL.kind else {}, base)

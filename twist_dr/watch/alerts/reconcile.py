@@ -15,7 +15,7 @@ from twist_dr.errors import Busy
 from twist_dr.settings import Application, Settings
 from twist_dr.system.severity import SEVERITIES, Severity
 from twist_dr.watch.alerts.catalog_gone import tell_catalog_back, tell_catalog_gone
-from twist_dr.watch.alerts.channels import Channel, Delivery, Event, Message, deliver_all
+from twist_dr.watch.alerts.channels import AlertEvent, Channel, Delivery, Message, deliver_all
 from twist_dr.watch.alerts.facts import Facts, gather
 from twist_dr.watch.alerts.rules import findings
 from twist_dr.watch.alerts.rules_common import Finding
@@ -37,7 +37,7 @@ class Reconciled:
 
     raised: tuple[AlertRow, ...] = ()
     resolved: tuple[AlertRow, ...] = ()
-    told: Mapping[Event, tuple[AlertRow, ...]] = field(default_factory=dict)
+    told: Mapping[AlertEvent, tuple[AlertRow, ...]] = field(default_factory=dict)
     deliveries: tuple[Delivery, ...] = ()
     problem: str | None = None
 
@@ -47,7 +47,7 @@ class _Change:
     """What becomes of an alert, and what is told of it; None: nothing."""
 
     row: AlertRow
-    event: Event | None
+    event: AlertEvent | None
 
 
 def reconcile(app: Application, now: datetime) -> Reconciled:
@@ -122,7 +122,7 @@ def _raised(settings: Settings, finding: Finding, now: datetime, wanted: _Wanted
 
 def _lasting(
     known: AlertRow, finding: Finding, now: datetime, settings: Settings, wanted: _Wanted
-) -> tuple[AlertRow, Event | None]:
+) -> tuple[AlertRow, AlertEvent | None]:
     """What becomes of an alert whose cause lasts."""
     row, severity = known, finding.severity
     # What an older twist-dr wrote may be about all of it.
@@ -141,7 +141,7 @@ def _lasting(
         row = replace(row, state="active", acknowledged_at=None, acknowledged_by=None)
     if row.state != "active":
         return row, None
-    event: Event | None = None
+    event: AlertEvent | None = None
     if row.told_at is None:
         event = "raised"
     elif _rank(severity) > _rank(row.told_severity) or (
@@ -174,7 +174,7 @@ class _Wanted:
             row.channel for row in facts.deliveries if not row.ok and not passed(row.at, _RETRY_EVERY, now)
         }
 
-    def __call__(self, row: AlertRow, event: Event, *, retried: bool = False) -> bool:
+    def __call__(self, row: AlertRow, event: AlertEvent, *, retried: bool = False) -> bool:
         message = Message("", "", row.severity, event)
         willing = [channel for channel in listeners(self._channels, row, event) if channel.wants(message)]
         return any(not retried or channel.name not in self._resting for channel in willing)
@@ -195,7 +195,7 @@ class _Round:
     def carry_out(self, changes: Sequence[_Change]) -> Reconciled:
         raised: list[AlertRow] = []
         resolved: list[AlertRow] = []
-        told: dict[Event, list[AlertRow]] = {}
+        told: dict[AlertEvent, list[AlertRow]] = {}
         # Written before anything is told: what was told and not known would be told again and again.
         saved = [_Change(self._app.catalog.save_alert(each.row), each.event) for each in changes]
         for before, change in zip(changes, saved, strict=True):
@@ -213,7 +213,7 @@ class _Round:
         every = tuple(self._deliveries.values())
         return Reconciled(tuple(raised), tuple(resolved), {name: tuple(rows) for name, rows in told.items()}, every)
 
-    def _tell(self, row: AlertRow, event: Event) -> bool:
+    def _tell(self, row: AlertRow, event: AlertEvent) -> bool:
         if time.monotonic() > self._until:
             return False
         # Who gets the good news is who got the bad: by the worst that was told.

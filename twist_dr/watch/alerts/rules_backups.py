@@ -23,7 +23,7 @@ from twist_dr.watch.alerts.rules_common import (
     some,
     what_failed,
 )
-from twist_dr.watch.schedules import Entry, dues_before, entries, period
+from twist_dr.watch.schedules import ScheduleEntry, dues_before, entries, period
 
 _PARTIAL = (CopyFailed.code, CopyFailedForNow.code)
 _LONGEST_GRACE = timedelta(hours=6)
@@ -123,7 +123,7 @@ def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
         )  # fmt: skip
 
 
-def _why_not(facts: Facts, entry: Entry, now: datetime) -> str:
+def _why_not(facts: Facts, entry: ScheduleEntry, now: datetime) -> str:
     """What to do so that it is launched the next time."""
     if facts.daemon is not None and (silent := why_silent(facts.daemon, now)):
         return f"Start dagster-daemon: {silent}"
@@ -132,7 +132,7 @@ def _why_not(facts: Facts, entry: Entry, now: datetime) -> str:
     return "See that dagster-daemon runs and that its schedule is on (page: Automation)"
 
 
-def _last_begun(facts: Facts, entry: Entry) -> datetime | None:
+def _last_begun(facts: Facts, entry: ScheduleEntry) -> datetime | None:
     """The latest due time that was met: a run that was launched for it, or any that began later."""
     # Nor does anybody who was refused, or thought better of it: no backup came of that, and no rule tells of it.
     known = [each for each in facts.attempts.get(entry.job, ()) if not (each.was_refused or _was_stopped(each))]
@@ -150,13 +150,13 @@ def _was_stopped(attempt: AttemptRow) -> bool:
     return attempt.state == "cancelled" and attempt.scheduled_for is None
 
 
-def _grace(entry: Entry, now: datetime) -> timedelta:
+def _grace(entry: ScheduleEntry, now: datetime) -> timedelta:
     """How late a launch may be: the machine restarts, another operation goes on."""
     usual = period(entry, now)
     return min(max(min(usual / 4, _LONGEST_GRACE), _SHORTEST_GRACE), usual / 2)
 
 
-def _is_waited_for(facts: Facts, entry: Entry, due: datetime, now: datetime) -> bool:
+def _is_waited_for(facts: Facts, entry: ScheduleEntry, due: datetime, now: datetime) -> bool:
     """Whether the run before it still goes on, and has not for so long that another one was due."""
     return facts.running(entry.job) is not None and now - due < period(entry, now)
 

@@ -15,11 +15,16 @@ from twist_dr.system.severity import Severity
 from twist_dr.watch.alerts.facts import WITHOUT_MEDIA, Facts
 from twist_dr.watch.schedules import media_differ, several_of_a_job
 
-State = Literal["safe", "degraded", "unsafe"]
+SafetyState = Literal["safe", "degraded", "unsafe"]
 #: From best to worst: the place is the exit status of ``twist-dr status``.
-STATES: tuple[State, ...] = ("safe", "degraded", "unsafe")
+STATES: tuple[SafetyState, ...] = ("safe", "degraded", "unsafe")
 #: What a finding makes of what it is about.
-_STATE_OF: dict[Severity, State] = {"info": "safe", "warning": "degraded", "error": "degraded", "critical": "unsafe"}
+_STATE_OF: dict[Severity, SafetyState] = {
+    "info": "safe",
+    "warning": "degraded",
+    "error": "degraded",
+    "critical": "unsafe",
+}
 
 _LONGEST_ERROR = 600
 _NAMED = 3
@@ -44,10 +49,10 @@ class Finding:
     once: bool = False
     about: frozenset[str] = frozenset()
     target: str | None = None
-    makes: State | None = None
+    makes: SafetyState | None = None
 
     @property
-    def state(self) -> State:
+    def state(self) -> SafetyState:
         return self.makes or _STATE_OF[self.severity]
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from twist_dr.catalog import AlertRow, DeliveryRow
 from twist_dr.settings import Application, Settings
-from twist_dr.watch.alerts.channels import Channel, Delivery, Event, Message
+from twist_dr.watch.alerts.channels import AlertEvent, Channel, Delivery, Message
 from twist_dr.watch.alerts.facts import SKEW
 
 #: The lock of those who tell, and change, alerts.
@@ -45,7 +45,7 @@ def channels(settings: Settings) -> list[Channel]:
     ]
 
 
-def listeners(ways: Sequence[Channel], row: AlertRow, event: Event) -> list[Channel]:
+def listeners(ways: Sequence[Channel], row: AlertRow, event: AlertEvent) -> list[Channel]:
     """Those who may hear of an alert: that a channel fails is not told through it, but once in a while, to see whether it still does.
 
     Where no other channel wants to hear of it, that is after an hour: with a single one nobody else would ever find out that it works again.

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from twist_dr.system.progress import human_seconds
 from twist_dr.system.severity import Severity
-from twist_dr.watch.alerts.channels import Event, Message
+from twist_dr.watch.alerts.channels import AlertEvent, Message
 
 #: Characters: what a list of mails shows, and what every service takes.
 LONGEST_SUBJECT = 120
@@ -75,7 +75,7 @@ class Alert(Protocol):
     def run_id(self) -> str | None: ...
 
 
-def compose(alert: Alert, event: Event, *, now: datetime, dagster_url: str | None = None) -> Message:
+def compose(alert: Alert, event: AlertEvent, *, now: datetime, dagster_url: str | None = None) -> Message:
     """The message about an alert: what, what to do, since when, how often, where to look, how to have it quiet.
 
     The subject is one line of ASCII, at most ``LONGEST_SUBJECT`` long; the body is plain text, bounded as well. ``dagster_url``: where the
@@ -89,7 +89,7 @@ def kind_in_words(kind: str) -> str:
     return _KINDS.get(kind, kind.replace("_", " "))
 
 
-def _subject(alert: Alert, event: Event) -> str:
+def _subject(alert: Alert, event: AlertEvent) -> str:
     state = "RESOLVED" if event == "resolved" else alert.severity.upper()
     again = " (still)" if event == "again" else ""
     # backup_failed:backup_full, capacity:office: to what it happened.
@@ -98,7 +98,7 @@ def _subject(alert: Alert, event: Event) -> str:
     return _shortened(_ascii_line(subject), LONGEST_SUBJECT)
 
 
-def _body(alert: Alert, event: Event, now: datetime, dagster_url: str | None) -> str:
+def _body(alert: Alert, event: AlertEvent, now: datetime, dagster_url: str | None) -> str:
     message = _shortened(_clean(alert.message), LONGEST_TEXT)
     advice = _shortened(_clean(alert.advice or ""), LONGEST_TEXT)
     facts = [
@@ -137,7 +137,7 @@ def run_link(dagster_url: str | None, run_id: str) -> str | None:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, "", ""))
 
 
-def _why_now(event: Event) -> str:
+def _why_now(event: AlertEvent) -> str:
     return {
         "worse": "It has become worse since it was first told.",
         "again": "Nobody has acknowledged this yet, so it is told again.",

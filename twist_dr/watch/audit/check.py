@@ -28,7 +28,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Verified:
+class AuditVerified:
     """What a check found. ``digest`` is that of the last line: whoever keeps it elsewhere can tell a log that was cut off or forged later."""
 
     lines: int
@@ -40,7 +40,7 @@ class Verified:
         return not any(problem.severity == "error" for problem in self.problems)
 
 
-def verify(settings: Settings, catalog: Catalog) -> Verified:
+def verify(settings: Settings, catalog: Catalog) -> AuditVerified:
     """Check the whole log. Raises ``CatalogUnavailable``."""
     # First the anchor: lines that are written meanwhile must not look as if they were missing.
     beside = list(_waiting(places(settings)))
@@ -84,7 +84,7 @@ def verify(settings: Settings, catalog: Catalog) -> Verified:
                 f"Line {anchor.seq} is not the one that was written: the log was written anew, from a line up to this one.",
             )
         )
-    return Verified(len(lines), lines[-1].digest if lines else NO_DIGEST, tuple(found))
+    return AuditVerified(len(lines), lines[-1].digest if lines else NO_DIGEST, tuple(found))
 
 
 def _chain(application: str, lines: Sequence[AuditLineRow]) -> Iterator[Problem]:

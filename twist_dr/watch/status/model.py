@@ -10,18 +10,18 @@ from typing import Any, Literal
 from twist_dr.catalog.notes import Drilled, HistorySize, Note
 from twist_dr.repository.manifest import Kind, Label, Proved
 from twist_dr.system.severity import Severity
-from twist_dr.watch.alerts.rules_common import STATES, State
+from twist_dr.watch.alerts.rules_common import STATES, SafetyState
 from twist_dr.watch.status.score import ScorePart, parts
 
 #: No number may say otherwise than the state does.
-_HIGHEST: dict[State, int] = {"safe": 100, "degraded": 89, "unsafe": 49}
+_HIGHEST: dict[SafetyState, int] = {"safe": 100, "degraded": 89, "unsafe": 49}
 
 
 @dataclass(frozen=True)
 class Reason:
     """Why something is not safe, in a sentence."""
 
-    state: State
+    state: SafetyState
     text: str
 
 
@@ -126,7 +126,7 @@ class ActiveAlert:
     """Something wrong now, as a rule found it. ``since``, ``id`` and ``acknowledged_by`` from the alerts that people were told of, None where they were not yet."""
 
     cause: str
-    state: State
+    state: SafetyState
     target: str | None
     kind: str
     severity: Severity
@@ -223,7 +223,7 @@ class Status:
         return tuple(Reason(alert.state, alert.message.strip().rstrip(".")) for alert in wrong)
 
     @property
-    def state(self) -> State:
+    def state(self) -> SafetyState:
         """The worst of what the rules find."""
         return self.reasons[0].state if self.reasons else "safe"
 

@@ -21,7 +21,7 @@ from twist_dr.backup.base import restore_point
 from twist_dr.backup.base.restore_point import make_restore_point
 from twist_dr.backup.base.take import Parent
 from twist_dr.backup.storing import store_copy
-from twist_dr.doctor.findings import Finding
+from twist_dr.doctor.findings import DoctorFinding
 from twist_dr.doctor.wal import check_wal_server
 from twist_dr.errors import (
     BackupError,
@@ -199,7 +199,7 @@ def test_grants_in_the_maintenance_database_outlive_every_restore_and_are_enough
             connection.execute(f"REVOKE EXECUTE ON FUNCTION {functions} FROM archiver".encode())
 
 
-def _about_grants(cluster: Cluster) -> list[Finding]:
+def _about_grants(cluster: Cluster) -> list[DoctorFinding]:
     findings = check_wal_server(cluster, "archive", "slot", [], "database.url")
     return [each for each in findings if "GRANT EXECUTE" in (each.remedy or "")]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from twist_dr.catalog import AttemptRow, BackupRow, CopyRow, RestoreRow, SpaceRow, VerificationRow, WalPositionRow
 from twist_dr.settings import Settings
-from twist_dr.watch.alerts.facts import Base, DiskSpace, Facts
+from twist_dr.watch.alerts.facts import DiskSpace, Facts, KnownBase
 from twist_dr.watch.alerts.rules import findings
 from twist_dr.watch.alerts.rules_common import Finding
 from twist_dr_tests.settings.test_settings import good, parsed
@@ -107,8 +107,8 @@ def position(target: str, **changes: Any) -> WalPositionRow:
     return replace(values, **changes)
 
 
-def base(start_lsn: int = 0x2000000, sort: str = "full") -> Base:
-    return Base(sort, "7001", start_lsn)
+def base(start_lsn: int = 0x2000000, sort: str = "full") -> KnownBase:
+    return KnownBase(sort, "7001", start_lsn)
 
 
 def restore(at: datetime = NOW - HOUR, **changes: Any) -> RestoreRow:
