@@ -13,6 +13,7 @@ from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import Manifest
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.tables import table
+from twist_dr.system.words import counted
 
 _ARCHIVES = tuple(f"{part}.tar" for part in INDEXED)
 #: Names that are shown to people of each kind of change; ``--json`` has all.
@@ -114,7 +115,7 @@ def render(difference: Difference) -> str:
     if difference.tables:
         rows = [(each.name, _shown(each.before), _shown(each.after), _signed(each)) for each in difference.tables]
         lines += ["", table(("TABLE", "ROWS BEFORE", "ROWS AFTER", "DIFFERENCE"), rows)]
-    lines.append(f"{difference.same_tables} tables have as many rows as before")
+    lines.append(f"{counted(difference.same_tables, 'table', 'has', 'have')} as many rows as before")
     if difference.artifacts:
         sizes = [
             (each.name, *(human_bytes(size) if isinstance(size, int) else "-" for size in (each.before, each.after)))

@@ -64,7 +64,7 @@ from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import ArtifactWriter, Form
 from twist_dr.repository.table_names import TableName
 from twist_dr.system.progress import Report, human_bytes, human_seconds
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 ALL_PARTS = FULL.parts
 
@@ -333,7 +333,7 @@ class _Work(Making):
             with_passwords = snapshot.may_read_role_passwords()
             counting = snapshot.count_rows(tables)
             self.report.info(
-                f"dumping {facts.database} ({human_bytes(facts.database_size)}, {len(tables)} tables, PostgreSQL {facts.version}) "
+                f"dumping {facts.database} ({human_bytes(facts.database_size)}, {counted(len(tables), 'table')}, PostgreSQL {facts.version}) "
                 f"with pg_dump {tools.version}"
             )
             with self.timed("database"), self.artifact("database.dump", "database") as write:

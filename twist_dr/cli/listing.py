@@ -14,7 +14,7 @@ from twist_dr.restore.settle import Superseded
 from twist_dr.restore.space import SpaceTaken
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.tables import table
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 
 def backup_table(rows: Iterable[BackupRow]) -> str:
@@ -52,7 +52,7 @@ def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> 
     if manifest.postgres is not None:
         facts = manifest.postgres
         lines.append(
-            f"PostgreSQL {facts.version}, {sum(manifest.tables.values())} rows in {len(manifest.tables)} tables, LSN {facts.lsn}, timeline {facts.timeline}"
+            f"PostgreSQL {facts.version}, {counted(sum(manifest.tables.values()), 'row')} in {counted(len(manifest.tables), 'table')}, LSN {facts.lsn}, timeline {facts.timeline}"
         )
     if manifest.base is not None:
         lines.append(
@@ -61,7 +61,7 @@ def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> 
         )
     if kept := manifest.extension_rows:
         lines.append(
-            f"and {sum(each.rows for each in kept)} rows of extensions in {few(each.table for each in kept)}, which a dump leaves out"
+            f"and {counted(sum(each.rows for each in kept), 'row')} of extensions in {few(each.table for each in kept)}, which a dump leaves out"
         )
     lines += ["", table(("ARTIFACT", "PLAIN", "STORED"), [
         (artifact.name, human_bytes(artifact.size), ", ".join(f"{form} {human_bytes(stored.size)}" for form, stored in artifact.stored.items()))
@@ -148,7 +148,7 @@ def restore_page(row: RestoreRow) -> str:
         proven = "verified" if row.verified else "NOT verified"
         lines.append(f"backup {row.backup_id} ({proven}) from {', '.join(row.sources) or 'no storage target'}")
     if row.kind == "restore":
-        lines.append(f"{row.rows} rows in {row.tables} tables, {row.files} files")
+        lines.append(f"{counted(row.rows, 'row')} in {counted(row.tables, 'table')}, {counted(row.files, 'file')}")
     if row.database is not None:
         lines.append(f"database {one_line(row.database)}")
     if row.seconds_locked_out is not None:
@@ -257,8 +257,15 @@ def _copy_line(copy: CopyRow) -> tuple[str, ...]:
 
 def _compared(verification: VerificationRow) -> str:
     """What was compared, in words. A drill compares no rows of a base backup: nobody counted them at the latest point."""
-    rows = [f"{verification.rows} rows in {verification.tables} tables"] if verification.tables else []
-    return " and ".join([*rows, *([f"{verification.files} files"] if verification.files else [])]) or "no rows compared"
+    rows = (
+        [f"{counted(verification.rows, 'row')} in {counted(verification.tables, 'table')}"]
+        if verification.tables
+        else []
+    )
+    return (
+        " and ".join([*rows, *([f"{counted(verification.files, 'file')}"] if verification.files else [])])
+        or "no rows compared"
+    )
 
 
 def _verification_lines(verifications: Sequence[VerificationRow]) -> list[str]:

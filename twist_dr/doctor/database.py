@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from twist_dr.doctor.findings import Check, DoctorFinding, counted, guarded, ok, problem, said, warning
+from twist_dr.doctor.findings import Check, DoctorFinding, guarded, ok, problem, said, warning
 from twist_dr.errors import DatabaseError, DatabaseGone
 from twist_dr.postgres.cluster import (
     NEW_SERVER,
@@ -21,7 +21,7 @@ from twist_dr.postgres.left_out import left_out
 from twist_dr.postgres.login_triggers import login_triggers
 from twist_dr.postgres.tools import NEWEST_MAJOR, OLDEST_MAJOR
 from twist_dr.system.progress import human_bytes, human_seconds
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 _PATIENCE_SECONDS = 15
 _CLOCK_WARNING_SECONDS = 5.0

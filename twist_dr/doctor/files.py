@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from twist_dr.django_app.manage import DjangoApplication
-from twist_dr.doctor.findings import Check, command, counted, ok, problem, said, warning
+from twist_dr.doctor.findings import Check, command, ok, problem, said, warning
 from twist_dr.errors import ProcessFailed
 from twist_dr.repository.archive import match_configuration
 from twist_dr.repository.attributes import NotKept, read_attributes
 from twist_dr.system.commands import run_command
 from twist_dr.system.progress import human_bytes
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 #: A look must stay a look: whoever has more files gets a sample, and is told so.
 MOST_ENTRIES = 50_000
@@ -110,7 +110,9 @@ def check_media(folders: Mapping[str, Path]) -> Check[FilesSeen]:
             yield problem(check, f"cannot read {few(seen.unreadable)}", _grant_reading(folder))
         elif seen.files == 0 and seen.whole:
             yield warning(
-                check, f"{folder} holds no file", f"mount it, or correct media.{name}, if files should be there"
+                check,
+                f"{folder} holds no file",
+                f"mount it, or correct media.{name}, if files should be there",
             )
         else:
             yield ok(check, f"{folder}: {_extent(seen)}")
@@ -147,7 +149,9 @@ def check_configuration(patterns: Sequence[str]) -> Check[None]:
 def _extent(seen: FilesSeen) -> str:
     if seen.whole:
         return f"{counted(seen.files, 'file')}, {human_bytes(seen.bytes)}, all readable"
-    return f"the first {seen.files} files, {human_bytes(seen.bytes)}, are readable; the rest was not looked at"
+    return (
+        f"the first {counted(seen.files, 'file')}, {human_bytes(seen.bytes)}, are readable; the rest was not looked at"
+    )
 
 
 def _grant_reading(path: Path) -> str:

@@ -85,11 +85,6 @@ def command(arguments: Sequence[str | Path]) -> str:
     return shlex.join(os.fspath(argument) for argument in arguments)
 
 
-def counted(count: int, one: str) -> str:
-    """``1 table``, ``2 tables``."""
-    return f"{count} {one}{'' if count == 1 else 's'}"
-
-
 def shown(finding: DoctorFinding) -> DoctorFinding:
     """A finding as it may leave us, and not longer than a person reads."""
     found = leaving(finding.found)

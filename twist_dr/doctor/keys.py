@@ -6,13 +6,14 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, command, counted, from_error, guarded, ok, problem, warning
+from twist_dr.doctor.findings import Check, command, from_error, guarded, ok, problem, warning
 from twist_dr.errors import TwistDRError
 from twist_dr.repository.archive import match_configuration
 from twist_dr.repository.keys import Keyring, load_keyring
 from twist_dr.repository.newest import find_newest
 from twist_dr.repository.repository import Repository
 from twist_dr.system.progress import Report
+from twist_dr.system.words import counted
 
 
 def check_keyring(

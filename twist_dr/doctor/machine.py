@@ -12,13 +12,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.backup.take import first_backup_space
-from twist_dr.doctor.findings import Check, command, counted, ok, problem, warning
+from twist_dr.doctor.findings import Check, command, ok, problem, warning
 from twist_dr.errors import TwistDRError
 from twist_dr.postgres.verification_place import verification_base, verification_space
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.system.progress import human_bytes
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 #: twist-dr is younger than this: a clock before it was never set.
 _EARLIEST = datetime(2024, 1, 1, tzinfo=timezone.utc)

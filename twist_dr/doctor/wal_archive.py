@@ -11,12 +11,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.doctor.findings import Check, command, counted, ok, problem, said, warning
+from twist_dr.doctor.findings import Check, command, ok, problem, said, warning
 from twist_dr.doctor.wal import WalSeen
 from twist_dr.errors import WalError
 from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.postgres.unprivileged import may_enter
 from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.words import counted
 from twist_dr.wal.spool import Spool
 
 if TYPE_CHECKING:
@@ -111,11 +112,11 @@ def _failing(connection: Connection, seen: WalSeen, warn_after: timedelta) -> Ch
     if oldest > warn_after.total_seconds():
         yield problem(
             "archiver",
-            f"{counted(waiting, 'segment')} wait for the server's archiver, the oldest since {human_seconds(oldest)}",
+            f"{counted(waiting, 'segment', 'waits', 'wait')} for the server's archiver, the oldest since {human_seconds(oldest)}",
             "see the server's log, and that its archiver process runs",
         )
     elif not failing:
-        yield ok("archiver", f"{counted(waiting, 'segment')} wait for it, and none failed last")
+        yield ok("archiver", f"{counted(waiting, 'segment', 'waits', 'wait')} for it, and none failed last")
 
 
 def _archived_folder(seen: WalSeen, archived: Path) -> Check[None]:
@@ -187,7 +188,7 @@ def check_spool(
     if oldest > warn_after.total_seconds():
         yield problem(
             check,
-            f"{counted(len(waiting), 'file')} of WAL wait in {spool}, the oldest since {human_seconds(oldest)}",
+            f"{counted(len(waiting), 'WAL file', 'waits', 'wait')} in {spool}, the oldest since {human_seconds(oldest)}",
             "twist-dr wal ship  # says which storage target does not take it",
         )
     found = f"{human_bytes(free)} free in {disk}, {human_bytes(held)} in the spool"

@@ -16,6 +16,7 @@ from twist_dr.restore.from_settings import end_killed
 from twist_dr.restore.plan import surroundings
 from twist_dr.settings import Application
 from twist_dr.system.progress import human_bytes
+from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
     from twist_dr.retention.cleanup import Retention
@@ -133,7 +134,7 @@ def _clean_target(
         app.report.info(f"{planned.sentence()} (dry run: nothing was deleted)")
         return []
     outcome = retention.carry_out(planned)
-    app.report.info(f"{name}: {len(outcome.deleted)} backups deleted, {human_bytes(outcome.freed)} freed")
+    app.report.info(f"{name}: {counted(len(outcome.deleted), 'backup')} deleted, {human_bytes(outcome.freed)} freed")
     page.deleted(outcome)
     _note_space(app, name, planned.facts.used_bytes - outcome.freed, retention)
     return outcome.problems

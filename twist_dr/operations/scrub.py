@@ -10,6 +10,7 @@ from twist_dr.backup.from_settings import chosen_targets
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
 from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
     from twist_dr.scrub.found import ScrubResult
@@ -32,7 +33,7 @@ def scrub(app: Application, config: ScrubConfig) -> ScrubResult:
     order = ScrubOrder([*chosen_targets(app.settings, config.targets)], config.backup.strip() or None, config.all)
     result = Scrub(app, app.repositories(app.settings.restore.stall_seconds)).run(order)
     app.report.info(
-        f"{result.copies} copies and {result.wal_objects} objects of archived WAL read, {human_bytes(result.bytes)} in "
+        f"{counted(result.copies, 'copy')} and {counted(result.wal_objects, 'object')} of archived WAL read, {human_bytes(result.bytes)} in "
         f"{human_seconds(result.seconds)}; {result.bad} bad, {result.count('repaired')} of them repaired"
     )
     raise_failures(result)

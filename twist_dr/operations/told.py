@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from twist_dr.errors import LaunchRefused
 from twist_dr.operations.operation import C, Operation
 from twist_dr.settings.reading import explain
+from twist_dr.system.words import counted
 
 
 def understood(launched: Operation[C, Any], told: Mapping[str, Any]) -> C:
@@ -21,7 +22,7 @@ def understood(launched: Operation[C, Any], told: Mapping[str, Any]) -> C:
 
 
 def told_wrong(name: str, mistakes: list[str]) -> LaunchRefused:
-    count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    count = "a mistake" if len(mistakes) == 1 else f"{counted(len(mistakes), 'mistake')}"
     return LaunchRefused(
         f"What {name} was told has {count}, and nothing was begun:\n" + "\n".join(f"  {each}" for each in mistakes)
     )

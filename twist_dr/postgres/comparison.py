@@ -23,7 +23,7 @@ from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.table_names import TableName, from_label, table_name
 from twist_dr.system.progress import LOG_EVERY_SECONDS, Report
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 #: Tables counted between two looks at the clock.
 _COUNT_AT_ONCE = 20
@@ -103,14 +103,14 @@ def _compare_kept(connection: Connection, manifest: Manifest, versions: dict[str
         what = f"table {name.label} of the extension {one_line(kept.extension)}"
         columns = columns_of(connection, name)
         if columns is None:
-            told.append(f"{what} is missing after the restore ({kept.rows} rows were recorded)")
+            told.append(f"{what} is missing after the restore ({counted(kept.rows, 'row', 'was', 'were')} recorded)")
             continue
         with as_written(connection):
             content = read_content(connection, MemberTable(kept.extension, name.schema, name.name, "", columns))
         if content.rows != kept.rows:
-            told.append(f"{what}: {content.rows} rows restored where {kept.rows} were recorded")
+            told.append(f"{what}: {counted(content.rows, 'row')} restored where {kept.rows:,} were recorded")
         elif content.number != kept.content:
-            told.append(f"{what}: its {kept.rows} rows are not those that were recorded")
+            told.append(f"{what}: the content of its {counted(kept.rows, 'row')} is not what was recorded")
 
 
 def _compare_members(connection: Connection, manifest: Manifest, versions: dict[str, str], found: Comparison) -> None:
@@ -129,7 +129,7 @@ def _compare_members(connection: Connection, manifest: Manifest, versions: dict[
         told = f", and lacks {few(missing, 10)}" if missing else ""
         found.notes.append(
             one_line(
-                f"the extension {name} has {there[name].count} objects where {members.count} were recorded{told}: no dump holds what somebody added to it "
+                f"the extension {name} has {counted(there[name].count, 'object')} where {members.count:,} were recorded{told}: no dump holds what somebody added to it "
                 "(ALTER EXTENSION ... ADD), but for tables, views, types and functions in SQL"
             )
         )
@@ -142,14 +142,16 @@ def _compare_rows(recorded: dict[TableName, int], restored: dict[TableName, int]
     for name, rows in sorted(recorded.items()):
         counts = [restored[each] for each in bearers.get(name, [])]
         if not counts:
-            found.differences.append(f"table {name.label} is missing after the restore ({rows} rows were recorded)")
+            found.differences.append(
+                f"table {name.label} is missing after the restore ({counted(rows, 'row', 'was', 'were')} recorded)"
+            )
         elif rows not in counts:
-            told = " and ".join(map(str, counts))
-            found.differences.append(f"table {name.label}: {told} rows restored where {rows} were recorded")
+            told = " and ".join(counted(each, "row") for each in counts)
+            found.differences.append(f"table {name.label}: {told} restored where {rows:,} were recorded")
         elif len(counts) > 1:
             told = " and ".join(each.label for each in bearers[name])
             found.notes.append(
-                f"{told} were restored, which the backup records as one, {name.label}, with {rows} rows: it does not tell the other's"
+                f"{told} were restored, which the backup records as one, {name.label}, with {counted(rows, 'row')}: it does not tell the other's"
             )
     for name in sorted(bearers.keys() - recorded.keys()):
         found.differences.append(f"table {name.label} was restored but not recorded")

@@ -143,7 +143,9 @@ class _Comparison:
         ]
         self._found.differences += said[:_NAMED]
         if len(said) > _NAMED:
-            self._found.differences.append(f"{len(said) - _NAMED} more definitions are not as they were dumped")
+            self._found.differences.append(
+                f"{counted(len(said) - _NAMED, 'more definition', 'is', 'are')} not as dumped"
+            )
 
     def _as_understood(self, schema: DumpedSchema, unlike: Unlike) -> Unlike:
         """What is left when the server has read the dump's definitions anew and written them down.

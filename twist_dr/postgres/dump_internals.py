@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twist_dr.postgres.dump_toc import UnknownDump, read_entries, read_header
 from twist_dr.postgres.statements import NAME, spans
+from twist_dr.system.words import counted
 
 #: Options that servers keep on columns for themselves, and what a person is told of them.
 INTERNAL_COLUMN_OPTIONS = {
@@ -52,7 +53,7 @@ def leave_out_internals(dump: Path) -> list[str]:
     if edits:
         _write(dump, edits)
     return [
-        f"the internal column option {option.decode()} was left out of {count} column{'' if count == 1 else 's'}: {INTERNAL_COLUMN_OPTIONS[option]}"
+        f"the internal column option {option.decode()} was left out of {counted(count, 'column')}: {INTERNAL_COLUMN_OPTIONS[option]}"
         for option, count in found.items()
     ]
 

@@ -24,7 +24,7 @@ from twist_dr.postgres.statements import NAME, statements
 from twist_dr.postgres.tools import Tools
 from twist_dr.repository.manifest import Manifest
 from twist_dr.system.processes import run
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 #: A line of a dump's list: its number, its catalog there, its own OID there, and what it is.
 _LINE = re.compile(rb"\d+; (\d+) (\d+) (.*)")
@@ -245,7 +245,7 @@ class MembersRestore:
             put_rows(connection, table, self._files.rows)
         except psycopg.Error as error:
             raise ProcessFailed(
-                f"the {table.rows} rows of {table.key.label}, which belongs to the extension {table.extension}, could not be put back: "
+                f"the {counted(table.rows, 'row')} of {table.key.label}, which belongs to the extension {table.extension}, could not be put back: "
                 f"{first_line(error)}",
                 remedy="restore as a superuser, with the extension's version of the backup",
             ) from error

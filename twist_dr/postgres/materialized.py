@@ -20,7 +20,7 @@ from twist_dr.postgres.unplanned import PLANNING_RUNS_CODE
 from twist_dr.repository.manifest import ViewFacts
 from twist_dr.repository.table_names import TableName
 from twist_dr.storage.chunks import lines
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 if TYPE_CHECKING:
     import psycopg
@@ -126,7 +126,7 @@ def compare_views(connection: Connection, recorded: Mapping[str, ViewFacts]) -> 
         label = TableName(schema, name).label
         if facts.proven:
             told = (
-                f"{rows} rows restored where {facts.rows} were recorded"
+                f"{counted(rows, 'row')} restored where {facts.rows:,} were recorded"
                 if rows != facts.rows
                 else "its rows came back otherwise"
             )

@@ -311,7 +311,8 @@ class Archives:
         check.finish()
         if check.size != size:
             raise WalInvalid(
-                f"{stored.key} holds {check.size} bytes and not {size}", remedy="take it from another storage target"
+                f"{stored.key} holds {check.size} bytes and not {size}",
+                remedy="take it from another storage target",
             )
 
     def _history_bytes(self, timeline: int) -> bytes:

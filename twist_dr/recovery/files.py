@@ -22,6 +22,7 @@ from twist_dr.repository.streams import full_disk_named
 from twist_dr.storage.base import OnBytes
 from twist_dr.system.processes import run
 from twist_dr.system.progress import Report
+from twist_dr.system.words import counted
 
 _MANIFEST = "backup_manifest"
 #: Of a base's own: it would make a standby of the recovered server, or aim it elsewhere. (tablespace_map: see unpack_chain.)
@@ -153,7 +154,7 @@ def _combine(
     for tablespace in tablespaces:
         old, new = folders[-1].parent / "tablespaces" / str(tablespace.oid), work / "tablespaces" / str(tablespace.oid)
         arguments.append(f"--tablespace-mapping={_mapped(old)}={_mapped(new)}")
-    report.info(f"combining {len(chain)} base backups")
+    report.info(f"combining {counted(len(chain), 'base backup')}")
     try:
         run([*arguments, *folders], environment={"LC_ALL": "C"}, user=owner.user, group=owner.group, folder=links)
     except ProcessFailed as error:

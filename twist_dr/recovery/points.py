@@ -25,6 +25,7 @@ from twist_dr.recovery.search import (
 from twist_dr.recovery.stops import Resolved, exclusive, inclusive
 from twist_dr.recovery.target import RecoveryTarget, moment
 from twist_dr.recovery.vanished import Vanished, furthest_beyond
+from twist_dr.system.words import counted
 from twist_dr.wal.archived import Known
 
 
@@ -122,7 +123,7 @@ def _at_time(target: RecoveryTarget, ground: ClusterArchive, lineage: Lineage, f
         warnings = list(later.warnings)
         if later.unseen:
             warnings.append(
-                f"Found by bisection: {later.unseen} segments between the base backup and the stop were taken to be in order of time, as those looked at are."
+                f"Found by bisection: {counted(later.unseen, 'segment')} between the base backup and the stop were taken to be in order of time, as those looked at are."
             )
         if later.ending is None:
             _reaches(target, ground, lineage, stretch, reader)

@@ -18,6 +18,7 @@ from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery.reader import Reader
 from twist_dr.recovery.scan import Ending, NamedPoint, Running
 from twist_dr.recovery.target import moment
+from twist_dr.system.words import counted
 
 #: Runs of at most so many segments are looked at whole.
 EXACT_SEGMENTS = 64
@@ -58,7 +59,7 @@ def first_later(reader: Reader, start: int, time: datetime, marks: Sequence[date
     begin = _margin(reader, first, near, time, seen)
     times = [ending.at for number in sorted(seen) for ending in seen[number]]
     if _went_back(marks) or _went_back(times):
-        warning = f"The server's clock went backwards in the archived WAL: each of its {near - first + 1} segments was looked at to find the first record later than {moment(time)}."
+        warning = f"The server's clock went backwards in the archived WAL: each of its {near - first + 1:,} segments was looked at to find the first record later than {moment(time)}."
         return FirstLater(within(first, last), 0, (warning,))
     return FirstLater(within(begin, last), begin - first)
 
@@ -206,7 +207,7 @@ def clock_warning(endings: Sequence[Ending], time: datetime) -> str | None:
     if not again or not endings or endings[0].at - min(ending.at for ending in again) <= _DISORDER:
         return None
     return (
-        f"The server's clock went backwards: behind {format_lsn(endings[0].lsn)}, the first record later than {moment(time)}, {len(again)} transactions ended "
+        f"The server's clock went backwards: behind {format_lsn(endings[0].lsn)}, the first record later than {moment(time)}, {counted(len(again), 'transaction')} ended "
         f"with an earlier time, the last at {format_lsn(again[-1].lsn)}. They are left out, as PostgreSQL does; aim at an LSN to have them."
     )
 

@@ -21,6 +21,7 @@ from twist_dr.settings import Application, Settings
 from twist_dr.settings.policy import longest_window
 from twist_dr.system.progress import Lines, Report, human_bytes, human_seconds
 from twist_dr.system.tables import table
+from twist_dr.system.words import counted
 from twist_dr.wal.archived import ArchivedPosition, Known
 from twist_dr.wal.from_settings import archives, spool_warnings, wal_settings
 from twist_dr.wal.objects import WalArchive
@@ -241,7 +242,7 @@ def render(status: WalStatus) -> str:
             f"\nprimary: cluster {status.sample.system_identifier}, timeline {status.sample.timeline}, at {format_lsn(status.sample.lsn)}; {told}"
         )
     lines.append(
-        f"spool: {status.waiting} files wait; {human_bytes(status.spool_bytes)} with the open segment and the last one"
+        f"spool: {counted(status.waiting, 'file', 'waits', 'wait')}; {human_bytes(status.spool_bytes)} with the open segment and the last one"
         + (f", the oldest since {human_seconds(status.oldest_seconds)}" if status.waiting else "")
     )
     lines += [f"warning: {line}" for line in status.warnings]

@@ -24,6 +24,7 @@ from twist_dr.repository.attributes import digest, read_attributes, to_headers
 from twist_dr.repository.holes import DataRun, data_runs, map_text
 from twist_dr.system.folders import FOLDER_ITSELF
 from twist_dr.system.sizes import CHUNK
+from twist_dr.system.words import counted
 
 Write = Callable[[bytes], None]
 
@@ -98,7 +99,7 @@ class ArchiveWriter:
             )
         if vanished > _FEW_VANISHED and 2 * vanished > seen:
             raise SourceUnreadable(
-                f"{vanished} of the {seen} files and folders seen in {root} vanished while they were read",
+                f"{vanished} of the {counted(seen, 'file')} and folders seen in {root} vanished while they were read",
                 remedy="look whether a disk below it went away, and run the backup again",
             )
         if report.files == files:

@@ -16,7 +16,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from twist_dr.system.words import shown
+from twist_dr.system.words import counted, shown
 
 #: By pax keyword.
 Attributes = dict[str, bytes]
@@ -51,16 +51,16 @@ class NotKept:
 
     def sentences(self) -> list[str]:
         said = [
-            f"{count} files or folders have the attribute {shown(name)}, which backups do not keep"
+            f"{counted(count, 'file or folder', 'has', 'have')} the attribute {shown(name)}, which backups do not keep"
             for name, count in sorted(self.names.items())
         ]
         if self.too_large:
             said.append(
-                f"{self.too_large} files or folders have more extended attributes than the {MOST_VALUES} and {MOST_BYTES >> 10} KiB that backups keep of each"
+                f"{counted(self.too_large, 'file or folder', 'has', 'have')} more extended attributes than the {MOST_VALUES} and {MOST_BYTES >> 10} KiB that backups keep of each"
             )
         if self.named_outside:
             said.append(
-                f"{self.named_outside} files have further names (hard links) elsewhere, without which they come back as files of their own"
+                f"{counted(self.named_outside, 'file', 'has', 'have')} further names (hard links) elsewhere, without which a file comes back as one of its own"
             )
         return said
 

@@ -24,6 +24,7 @@ from twist_dr.repository.streams import Form
 from twist_dr.repository.table_names import TableName, from_label, from_plain
 from twist_dr.storage.base import Digest
 from twist_dr.system.documents import DocumentInvalid, Limits, read_mapping, refuse_beyond
+from twist_dr.system.words import counted
 
 FORMAT_MAJOR = 1
 #: 1.1: the keys of ``tables`` are labels that no two tables share; those of 1.0 had no quotes. 1.2: what a backup says beyond rows, in
@@ -320,8 +321,8 @@ class Manifest(_Model):
             refuse_beyond(sealed, LIMITS)
         except DocumentInvalid:
             raise BackupError(
-                f"{self.backup_id}: the manifest has {len(sealed)} bytes and may have {MOST_BYTES}, with {len(self.tables)} tables and "
-                f"{len(self.warnings)} warnings",
+                f"{self.backup_id}: the manifest has {len(sealed)} bytes and may have {MOST_BYTES}, with {counted(len(self.tables), 'table')} and "
+                f"{counted(len(self.warnings), 'warning')}",
                 remedy="see to what the warnings name, or divide the database",
             ) from None
         return sealed

@@ -26,7 +26,7 @@ from twist_dr.repository.holes import is_sparse, write_with_holes
 from twist_dr.storage.base import no_progress
 from twist_dr.system.folders import FOLDER_ITSELF
 from twist_dr.system.sizes import CHUNK
-from twist_dr.system.words import shown
+from twist_dr.system.words import counted, shown
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _FOLDER_TO_PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -139,13 +139,13 @@ class _Findings:
             for name in self._set_uid
         ]
         if self._more_set_uid:
-            said.append(f"{self.what}: {self._more_set_uid} more files lost set-uid or set-gid.")
+            said.append(f"{self.what}: {counted(self._more_set_uid, 'more file')} lost set-uid or set-gid.")
         if self.without_owner:
             said.append(
-                f"{self.what}: owner and group of {self.without_owner} files, folders and links could not be restored; they belong to us."
+                f"{self.what}: owner and group of {counted(self.without_owner, 'file or folder')} could not be restored; what we made belongs to us."
             )
         said += [
-            f"{self.what}: {kind} of {count} files and folders could not be restored ({why})."
+            f"{self.what}: {kind} of {counted(count, 'file or folder')} could not be restored ({why})."
             for (kind, why), count in sorted(self._lost.items())
         ]
         if self.own_files:

@@ -26,6 +26,7 @@ from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal, Jour
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.interrupts import uninterrupted
 from twist_dr.system.progress import Report, human_seconds
+from twist_dr.system.words import counted
 
 #: How long a server that is restarting, or full of clients that come back, is waited for when a cutover must be taken back or finished.
 _PATIENCE_SECONDS = 60.0
@@ -166,7 +167,7 @@ class Cutover:
         if not databases.wait_until_idle(connection, oid, grace):
             busy = [session for session in databases.sessions(connection, oid) if session.busy]
             self._report.warning(
-                f"{len(busy)} transactions were not done after {human_seconds(grace)} and are ended: {', '.join(map(str, busy[:3]))}"
+                f"{counted(len(busy), 'transaction', 'was', 'were')} not done after {human_seconds(grace)}, and ended: {', '.join(map(str, busy[:3]))}"
             )
 
     def _exchange_folders(self) -> None:

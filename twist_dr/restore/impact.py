@@ -185,7 +185,7 @@ def _tables_markdown(tables: Sequence[TableImpact]) -> list[str]:
     if any(table.changes for table in differing):
         blocks.append("Inserted, updated, deleted: about, as the server counted since the backup.")
     if len(shown) > _MOST_ROWS:
-        blocks.append(f"and {len(shown) - _MOST_ROWS:,} more tables like these.")
+        blocks.append(f"and {counted(len(shown) - _MOST_ROWS, 'more table')} like these.")
     if counted_same := [table for table in same if not table.estimated]:
         shows = "that was changed" if all(table.changes for table in counted_same) else "that shows to be newer"
         blocks.append(f"{counted(len(counted_same), 'table')} with as many rows as in the backup, and none {shows}.")

@@ -19,6 +19,7 @@ from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.table_names import TableName, from_label
 from twist_dr.restore.impact import TableImpact, go_on_unless
 from twist_dr.restore.newest_columns import COLUMNS, Column, Period, moment, newer_than, possible
+from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
     from psycopg.sql import Composed
@@ -278,7 +279,7 @@ def extension_impact(connection: Connection, manifest: Manifest) -> list[str]:
     notes = []
     for kept in manifest.extension_rows:
         name = from_label(kept.table)
-        what = f"table {name.label} of the extension {kept.extension}: {kept.rows} rows in the backup"
+        what = f"table {name.label} of the extension {kept.extension}: {counted(kept.rows, 'row')} in the backup"
         columns = columns_of(connection, name)
         if columns is None:
             notes.append(f"{what}, and no such table now")

@@ -18,6 +18,7 @@ from twist_dr.restore.exchange import Identity, free_path, identity
 from twist_dr.restore.journal import FolderSwitch
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report
+from twist_dr.system.words import counted
 
 
 def plan_folders(media: Mapping[str, Path], stamp: str) -> list[FolderSwitch]:
@@ -93,7 +94,7 @@ def _unpack(
             found = unpack(stream, index, places, "media.tar")
     if found.files != manifest.files.get("media") and not found.skipped:
         raise RestoreFailed(
-            f"{found.files} media files were unpacked where {manifest.files.get('media')} were recorded",
+            f"{counted(found.files, 'media file', 'was', 'were')} unpacked where {manifest.files.get('media')} were recorded",
             remedy="restore another backup",
         )
     return found

@@ -30,6 +30,7 @@ from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
 from twist_dr.storage.base import OnBytes, no_progress
 from twist_dr.system.progress import LOG_EVERY_SECONDS, Report, human_bytes
+from twist_dr.system.words import counted
 
 #: Differences that a sentence names.
 _NAMED = 5
@@ -104,7 +105,7 @@ class FetchedDatabase:
         ``entries`` as for :func:`~twist_dr.postgres.dump.restore_database`. Raises ``ProcessFailed``.
         """
         doing = "trying the schema in" if schema_only else "restoring into"
-        report.info(f"{doing} {where} with pg_restore {tools.version}, {jobs} jobs")
+        report.info(f"{doing} {where} with pg_restore {tools.version}, {counted(jobs, 'job')}")
         with restore_progress(cluster, name, self.facts.database_size, report):
             return restore_database(
                 cluster, tools, name, self.dump, jobs=jobs, keep_owners=keep_owners, subscriptions=False, entries=entries,

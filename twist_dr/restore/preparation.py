@@ -31,6 +31,7 @@ from twist_dr.restore.tables import restore_tables
 from twist_dr.system.commands import run_command
 from twist_dr.system.progress import Report, human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
     pass
@@ -284,4 +285,4 @@ class Preparation:
             )
         self._place.around.journals.save(journal)
         self._record.note_sources(self._sources)
-        self._report.info(f"media: {found.files} files, {human_bytes(found.bytes)}")
+        self._report.info(f"media: {counted(found.files, 'file')}, {human_bytes(found.bytes)}")

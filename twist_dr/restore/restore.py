@@ -32,6 +32,7 @@ from twist_dr.restore.settle import check_health, settle_interrupted
 from twist_dr.storage.chunks import buffered, read_out
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report, human_seconds
+from twist_dr.system.words import counted
 
 
 class Restore:
@@ -116,7 +117,7 @@ class Restore:
 
     def _plan_sentence(self, manifest: Manifest, gate: gates.Gate) -> str:
         parts = " and ".join(self._request.parts)
-        also = f", then run {len(gate.forward)} migrations in it" if gate.forward else ""
+        also = f", then run {counted(len(gate.forward), 'migration')} in it" if gate.forward else ""
         return (
             f"a restore of {manifest.backup_id} ({manifest.label}) would put back {parts} as of {manifest.snapshot_at or manifest.started_at:%Y-%m-%d %H:%M:%S} UTC{also}; "
             "nothing was changed. Set mode to sandbox or replace to do it."
@@ -253,7 +254,7 @@ class Restore:
             found = restore_configuration(sources, self._place.keyring, folder, private=True)
         self.record.files += found.files
         self.record.note_sources(sources)
-        self.record.result = f"{found.files} configuration files lie in {folder} until they are removed with what is replaced, to be compared and copied by hand"
+        self.record.result = f"{counted(found.files, 'configuration file', 'lies', 'lie')} in {folder} until what is replaced is removed, to be compared and copied by hand"
         self._report.info(self.record.result)
         try:
             yield

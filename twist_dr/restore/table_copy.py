@@ -14,6 +14,7 @@ from twist_dr.postgres.tools import Tools, choose_serving, find_tools
 from twist_dr.repository.table_names import in_quotes
 from twist_dr.system.processes import Child
 from twist_dr.system.progress import Report
+from twist_dr.system.words import counted
 
 #: Amounts are written and read with the same point and comma, whatever either database has.
 _MONEY = {"lc_monetary": "C"}
@@ -113,7 +114,7 @@ def _closing(connection: Connection, schema: str, rows: dict[str, int]) -> bytes
             ).format(
                 sql.Identifier(schema, table),
                 sql.Literal(count),
-                sql.Literal(f"table {table} did not arrive with all of its {count} rows"),
+                sql.Literal(f"table {table} did not arrive with all of its {counted(count, 'row')}"),
             )
         )
     statements = [f"DO {sql.Literal(block.as_string(connection)).as_string(connection)};" for block in blocks]

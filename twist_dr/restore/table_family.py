@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from twist_dr.errors import RestoreFailed
 from twist_dr.postgres.cluster import Connection, query
 from twist_dr.repository.table_names import TableName
+from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
     from psycopg.sql import Identifier
@@ -83,7 +84,7 @@ def check_locks(connection: Connection, relations: list[Relation], indexes: int)
     needed = made + indexes
     if needed > room // 2:
         raise RestoreFailed(
-            f"{len(relations)} tables in one transaction need about {needed} locks, and the server has room for {room}, the live database's sessions "
+            f"restoring {counted(len(relations), 'table')} in one transaction takes about {counted(needed, 'lock')}, and the server has room for {room}, the live database's sessions "
             "included",
             remedy="restore fewer at a time, or into a sandbox",
         )

@@ -38,6 +38,7 @@ from twist_dr.restore.table_family import (
 )
 from twist_dr.system.processes import run
 from twist_dr.system.progress import Report
+from twist_dr.system.words import counted
 
 #: Kinds of a dump's entries that are never restored with single tables, as a person is told of them.
 _NEVER = {"FK CONSTRAINT": "foreign keys of and to them", "TRIGGER": "triggers", "POLICY": "policies", "RULE": "rules"}
@@ -119,9 +120,9 @@ class _Tables:
             if live is not None:
                 notes += gather(connection, relations, schema)
         ordinary = [each for each in relations if each.kind == "r"]
-        what = f"{len(ordinary)} {'table' if len(ordinary) == 1 else 'tables'} with {sum(rows.values())} rows"
+        what = f"{counted(len(ordinary), 'table')} with {counted(sum(rows.values()), 'row')}"
         if live is None:
-            return RestoredTables(rows, f"{what} of {self._manifest.backup_id} are in the database {self._name}", notes)
+            return RestoredTables(rows, f"{what} of {self._manifest.backup_id} in the database {self._name}", notes)
         role = copy_into_live(
             self._cluster,
             self._tools,
@@ -195,7 +196,7 @@ class _Tables:
         # A standby has no rows of unlogged tables, so none were recorded.
         known = {each.key: 0 for each in relations if each.unlogged and facts.in_recovery} | recorded
         different = [
-            f"table {name.label} has {count} rows where {known.get(name.among(recorded), 'none')} were recorded"
+            f"table {name.label} has {counted(count, 'row')} where {known.get(name.among(recorded), 'none')} were recorded"
             for name, count in rows.items()
             if known.get(name.among(recorded)) != count
         ]

@@ -29,6 +29,7 @@ from twist_dr.settings.policy import longest_window
 from twist_dr.storage.base import told_of
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import clear_left_over
+from twist_dr.system.words import counted
 from twist_dr.watch import audit
 
 #: So many refusals in a row, and the target is left alone: it is read-only, or its credentials may not delete.
@@ -228,7 +229,7 @@ class _Carrying:
             refusals = refusals + 1 if deleted.fate == "refused" else 0
             if refusals == _MOST_REFUSALS:
                 raise TargetRefused(
-                    f"it refused {refusals} deletions in a row, so no more were tried",
+                    f"it refused {counted(refusals, 'deletion')} in a row, so no more were tried",
                     remedy=f"allow these credentials to delete, or drop storage_targets.{self._planned.name}.retention",
                     target=self._planned.name,
                 )
@@ -290,9 +291,9 @@ class _Carrying:
             "bytes": done.freed,
         }
         result = "done" if not done.refused else f"refused: {done.refused}"
-        subject = f"{done.objects} objects on {name}"
+        subject = f"{counted(done.objects, 'object')} on {name}"
         audit.record(self._app, action="delete WAL", subject=subject, result=result, details=details)
-        self._report.info(f"{name}: {done.objects} objects of WAL deleted, {human_bytes(done.freed)}")
+        self._report.info(f"{name}: {counted(done.objects, 'object')} of WAL deleted, {human_bytes(done.freed)}")
         if done.locked:
             self._report.info(f"{name}: the rest stays: {done.locked}")
         if done.refused:

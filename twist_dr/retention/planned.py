@@ -53,7 +53,7 @@ class PlannedCleanup:
         plan, wal = self.plan, len(self.wal_deleted)
         incomplete = sum(not each.keep for each in self.facts.incomplete)
         told = f"{self.name}: {len(plan.deleted)} of {len(plan.decisions)} backups go"
-        told += f", {wal} objects of WAL" if wal else ""
+        told += f", {counted(wal, 'object')} of WAL" if wal else ""
         told += f", {counted(incomplete, 'incomplete backup')}" if incomplete else ""
         return f"{told}; {human_bytes(self.going_bytes)} altogether"
 

@@ -12,6 +12,7 @@ from typing import Literal
 from twist_dr.repository.labels import BEFORE_A_CHANGE, OF_NIGHTS
 from twist_dr.retention.model import BackupFacts
 from twist_dr.settings.policy import Policy
+from twist_dr.system.words import counted
 
 
 @dataclass(frozen=True)
@@ -182,5 +183,5 @@ def span(length: timedelta) -> str:
     seconds = int(length.total_seconds())
     for unit, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds and seconds % size == 0:
-            return f"{seconds // size:,} {unit}{'' if seconds == size else 's'}"
-    return f"{seconds:,} second{'' if seconds == 1 else 's'}"
+            return counted(seconds // size, unit)
+    return counted(seconds, "second")

@@ -23,6 +23,7 @@ from twist_dr.scrub.wal_reading import WalObject, fetch_good_wal, store_good_wal
 from twist_dr.settings import Application
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.system.words import counted
 from twist_dr.wal.objects import WalArchive
 
 _PREFIX = "repair-"
@@ -111,7 +112,7 @@ class Repairer:
         return self._found(
             read,
             "stored" if never_stored else "repaired",
-            f"{'Stored' if never_stored else 'Repaired'} from {sources}: {len(fetched.files)} objects, {human_bytes(sum(digest.size for _, digest in fetched.files))}.",
+            f"{'Stored' if never_stored else 'Repaired'} from {sources}: {counted(len(fetched.files), 'object')}, {human_bytes(sum(digest.size for _, digest in fetched.files))}.",
         )
 
     def _row(self, read: CopyRead) -> CopyRow | None:

@@ -36,6 +36,7 @@ from twist_dr.scrub.wal_reading import WalObject
 from twist_dr.settings import Application
 from twist_dr.storage.base import OnBytes, told_of
 from twist_dr.system.progress import human_bytes
+from twist_dr.system.words import counted
 from twist_dr.wal.objects import WalArchive
 
 #: Pending for longer than any upload takes: the run died.
@@ -216,7 +217,9 @@ class Scrub:
             return
         done = {name: self._now for name in order.targets if name not in self.result.unread}
         self._app.catalog.leave_note(self._app.name, Scrubbed(targets={**last.targets, **done}))
-        self._report.info(f"read {self.result.copies} copies and {self.result.wal_objects} objects of WAL")
+        self._report.info(
+            f"read {counted(self.result.copies, 'copy')} and {counted(self.result.wal_objects, 'object')} of WAL"
+        )
 
     def _oldest(self, order: ScrubOrder) -> timedelta | None:
         now = datetime.now(timezone.utc)

@@ -18,6 +18,7 @@ from twist_dr.settings.values import NAME_PATTERN, NAME_WORDS
 from twist_dr.settings.whole import Settings
 from twist_dr.storage.options import HTTP_PATTERN, providers
 from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
+from twist_dr.system.words import counted
 
 CONFIG_VARIABLE = "TWIST_DR_CONFIG"
 DEFAULT_FILE = "twist-dr.yaml"
@@ -80,7 +81,7 @@ def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Set
         unset = {mistake.partition(":")[0] for mistake in mistakes}
         mistakes += [line for place, line in explain(error, filled) if place not in unset]
     if mistakes:
-        count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "a mistake"
+        count = f"{counted(len(mistakes), 'mistake')}" if len(mistakes) > 1 else "a mistake"
         raise SettingsError(f"{path} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     keep_settings(settings, environment)
     return settings

@@ -13,6 +13,7 @@ from typing import Any
 from twist_dr.errors import ObjectCorrupt
 from twist_dr.storage.base import Capabilities
 from twist_dr.storage.s3_transfer import encoded
+from twist_dr.system.words import counted
 
 #: Seconds of clock difference worth a note. At 900 the store refuses every request.
 _SKEW_WORTH_A_NOTE = 60
@@ -161,5 +162,5 @@ def _refused_for_the_condition(error: Any) -> bool:
 
 
 def _period(rule: dict[str, Any]) -> str:
-    length = f"{rule['Days']} days" if "Days" in rule else f"{rule.get('Years', '?')} years"
+    length = counted(rule["Days"], "day") if "Days" in rule else counted(rule.get("Years", 0), "year")
     return f"{length} in {rule.get('Mode', 'an unknown')} mode"

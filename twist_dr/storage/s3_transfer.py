@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from twist_dr.errors import ObjectCorrupt, TargetUnavailable
 from twist_dr.storage.base import Digest, OnBytes
 from twist_dr.system.sizes import CHUNK
+from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -226,7 +227,7 @@ class ResumingReader(io.RawIOBase):
             time.sleep(delay)
             self._resume()
         raise TargetUnavailable(
-            f"{self._key}: reading stopped after {self._position} of {self._size} bytes, and {self._attempts} attempts to go on brought nothing",
+            f"{self._key}: reading stopped after {self._position} of {self._size} bytes, and {counted(self._attempts, 'attempt')} to go on brought nothing",
             remedy="check the network and the store, then run again",
             target=self._target,
         )

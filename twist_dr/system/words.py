@@ -17,9 +17,10 @@ def few(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 table``, ``1,200 tables``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, *verb: str) -> str:
+    """``1 table``, ``1,200 copies``, ``2 files or folders``; with ``verb`` (``"is", "are"``) ``1 table is``."""
+    many = " or ".join(re.sub("(?<![aeiou])y$", "ie", each) + "s" for each in noun.split(" or "))
+    return " ".join([f"{count:,}", noun if count == 1 else many, *verb[count != 1 :][:1]])
 
 
 def unmarked(text: str) -> str:

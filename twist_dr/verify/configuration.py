@@ -19,6 +19,7 @@ from twist_dr.repository.streams import Form, write_new
 from twist_dr.storage.chunks import hashed, prefetch, read_chunks
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
+from twist_dr.system.words import counted
 from twist_dr.verify.verification import VerificationResult
 
 _PREFIX = "check-"
@@ -66,7 +67,7 @@ def check_configuration(
         for artifact in manifest.artifacts:
             if not artifact.name.endswith(".files.jsonl"):  # each is read beside its archive
                 check.artifact(artifact.name)
-    outcome = "good" if result.verified else f"NOT good, {len(result.differences)} differences"
+    outcome = "good" if result.verified else f"NOT good, {counted(len(result.differences), 'difference')}"
     report.info(
         f"{manifest.backup_id} was read back from {place}: {outcome}, in {human_seconds(result.seconds['total'])}"
     )

@@ -30,7 +30,7 @@ from twist_dr.repository.streams import full_disk
 from twist_dr.restore.pipeline import FetchedDatabase, OneCopy, fetch_database
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
-from twist_dr.system.words import few
+from twist_dr.system.words import counted, few
 
 _FETCHED = "fetched-"
 
@@ -72,11 +72,11 @@ class VerificationResult:
         recorded = manifest.files.get(archive.removesuffix(".tar"))
         self.files += files
         if files != recorded:
-            self.differences.append(f"{archive}: {files} files where {recorded} were recorded")
+            self.differences.append(f"{archive}: {counted(files, 'file')} where {recorded} were recorded")
 
     def tell(self, report: Report) -> VerificationResult:
         """What came of all of it."""
-        bad = f"NOT verified, {len(self.differences)} differences" if self.differences else self.unproven
+        bad = f"NOT verified, {counted(len(self.differences), 'difference')}" if self.differences else self.unproven
         report.info(
             f"{self.backup_id} from {self.target}: {'verified' if self.verified else bad} in {human_seconds(self.seconds['total'])}"
         )

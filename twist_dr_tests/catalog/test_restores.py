@@ -278,7 +278,7 @@ def test_page_of_a_restore_tells_everything_with_its_phases_in_order() -> None:
         "restore, replace, done, wrong import: Größe 10 °",
         "begun 2026-11-21 02:00 UTC by ops@host, ended 2026-11-21 02:03 UTC, parts: database, media",
         "backup 20261121T020000Z-full-0000 (NOT verified) from nas",
-        "5000000000 rows in 24 tables, 7000000000 files",
+        "5,000,000,000 rows in 24 tables, 7,000,000,000 files",
         "database erp",
         "locked out for 31 ms",
         "run run-1",

@@ -1040,7 +1040,7 @@ def test_an_archiver_that_is_off_aimless_or_failing_is_found(tmp_path: Path, ope
         assert seen is not None
         late = findings_of(check_archiver(server.cluster(), seen, "receive", spool.root, timedelta(0)))
         assert (
-            "wait for the server's archiver, the oldest since" in named(late, "archiver", "wait for the server's").found
+            "for the server's archiver, the oldest since" in named(late, "archiver", "for the server's archiver").found
         )
 
 
@@ -1091,7 +1091,7 @@ def test_a_spool_without_space_or_with_wal_that_nobody_takes_is_a_finding(
     received.mkdir(parents=True)
     (received / "000000010000000000000001").write_bytes(b"w" * (2 << 20))
     old, large = told(warn_after=timedelta(0))
-    assert "1 file of WAL wait" in old.found and "more than wal.warn_bytes" in large.found
+    assert "1 WAL file waits" in old.found and "more than wal.warn_bytes" in large.found
     assert {old.status, large.status} == {"problem"}
 
 

@@ -86,12 +86,13 @@ def test_rows_of_a_table_given_to_an_extension_come_back_with_all_that_leans_on_
         ) == [(3,)]
         assert query(connection, GRANTS) == grants
         assert compare_database(connection, manifest, Report()).differences == [
-            "table public.tariff of the extension hstore: 1001 rows restored where 1000 were recorded"
+            "table public.tariff of the extension hstore: 1,001 rows restored where 1,000 were recorded"
         ]
         connection.execute("DELETE FROM tariff WHERE id = 2000; UPDATE tariff SET name = 'other' WHERE id = 7")
         (difference,) = compare_database(connection, manifest, Report()).differences
         assert (
-            difference == "table public.tariff of the extension hstore: its 1000 rows are not those that were recorded"
+            difference
+            == "table public.tariff of the extension hstore: the content of its 1,000 rows is not what was recorded"
         )
         connection.execute("ALTER EXTENSION hstore DROP TABLE tariff")
     with server.cluster().connect() as connection:
@@ -216,9 +217,7 @@ def test_a_replaced_database_has_them_too_whoever_restores(
     with cluster.connect() as connection:
         assert database_impact(connection, manifest)[1] == []
         connection.execute("UPDATE tariff SET id = 0")
-        told = (
-            "table public.tariff of the extension hstore: 1000 rows in the backup, 1000 now, and they are not the same"
-        )
+        told = "table public.tariff of the extension hstore: 1,000 rows in the backup, 1,000 now, and they are not the same"
         assert database_impact(connection, manifest)[1] == [told]
     around = Surroundings(
         Cluster(newest_server.url("tariff_live", role, None if role == "postgres" else "letmein")),

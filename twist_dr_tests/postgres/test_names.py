@@ -116,7 +116,7 @@ def test_two_tables_of_one_label_are_told_apart_and_the_loss_of_one_is_seen(
     with cluster.connect() as connection:
         connection.execute('DROP TABLE a."b.c"')
         found = compare_database(connection, manifest, Report())
-    assert found.differences == ['table a."b.c" is missing after the restore (1 rows were recorded)']
+    assert found.differences == ['table a."b.c" is missing after the restore (1 row was recorded)']
     after, _ = taken(cluster, tmp_path / "after")
     assert [(each.name, each.before, each.after) for each in compare(manifest, after).tables] == [('a."b.c"', 1, None)]
 

@@ -163,8 +163,8 @@ def test_what_must_not_come_back_is_left_out_and_counted(tmp_path: Path) -> None
     made = archived(media=root)
     assert made.report.warnings("media") == [
         "media: 2 files or folders have the attribute security.capability, which backups do not keep",
-        "media: 1 files or folders have the attribute trusted.overlay.x, which backups do not keep",
-        f"media: 1 files or folders have the attribute {shown(NOT_UTF8)}, which backups do not keep",
+        "media: 1 file or folder has the attribute trusted.overlay.x, which backups do not keep",
+        f"media: 1 file or folder has the attribute {shown(NOT_UTF8)}, which backups do not keep",
     ]
     unpacked(made, media=tmp_path / "restored")
     assert all_of(tmp_path / "restored") == {".": {}, "tool": {"user.kept": b"y"}, "other": {}}
@@ -181,8 +181,8 @@ def test_what_is_left_out_stands_in_the_manifest_for_plan_and_verification_and_i
     taken = take(parts=("media",), media={"uploads": root})
     of_media = taken.left_out
     assert [sentence.partition(" ")[2] for sentence in of_media] == [
-        f"1 files or folders have the attribute {shown(NOT_UTF8)}, which backups do not keep",
-        "1 files have further names (hard links) elsewhere, without which they come back as files of their own",
+        f"1 file or folder has the attribute {shown(NOT_UTF8)}, which backups do not keep",
+        "1 file has further names (hard links) elsewhere, without which a file comes back as one of its own",
     ]
     assert set(of_media) <= set(taken.warnings)
     both = taken.model_copy(update={"left_out": ["the slot a: b is in no dump", *of_media]})
@@ -213,7 +213,7 @@ def test_more_attributes_than_a_header_should_hold_are_left_out_and_counted(
     monkeypatch.setattr(os, "getxattr", lambda file, name: values[name])
     made = archived(media=tmp_path / "media")
     [warning] = made.report.warnings("media")[:1]
-    assert warning.startswith("media: 1 files or folders have more extended attributes than the 256 and 256 KiB")
+    assert warning.startswith("media: 1 file or folder has more extended attributes than the 256 and 256 KiB")
     assert len(made.archive) < 1 << 19 and made.compared() == (0, [])
 
 
@@ -229,8 +229,8 @@ def test_a_file_system_that_takes_none_of_it_is_named_and_the_files_come_back(
     done = unpacked(made, media=tmp_path / "restored")
     assert done.files == 3 and (tmp_path / "restored" / "plain").read_text() == "nothing special"
     assert done.notes == [
-        "media.tar: access control lists of 4 files and folders could not be restored (Operation not supported).",
-        "media.tar: extended attributes of 6 files and folders could not be restored (Operation not supported).",
+        "media.tar: access control lists of 4 files or folders could not be restored (Operation not supported).",
+        "media.tar: extended attributes of 6 files or folders could not be restored (Operation not supported).",
     ]
 
 
@@ -254,7 +254,7 @@ def test_names_of_one_file_are_one_file_again(tree: Path, tmp_path: Path) -> Non
     made = archived(media=tree)
     assert made.compared() == (7, []) and made.report.files == 7
     assert [warning for warning in made.report.warnings("media") if "hard links" in warning] == [
-        "media: 1 files have further names (hard links) elsewhere, without which they come back as files of their own"
+        "media: 1 file has further names (hard links) elsewhere, without which a file comes back as one of its own"
     ]
     done = unpacked(made, media=tmp_path / "restored")
     restored = tmp_path / "restored"

@@ -242,7 +242,7 @@ def test_a_newer_major_format_is_refused_with_the_advice_to_upgrade(version: str
 def test_a_manifest_that_no_reader_would_take_fails_the_backup_that_wrote_it() -> None:
     just = Manifest.model_validate(document(warnings=["w" * (MOST_BYTES - 10_000)]))
     assert len(just.seal(KEY)) <= MOST_BYTES
-    with pytest.raises(BackupError, match=rf"may have {MOST_BYTES}, with 2 tables and 1 warnings"):
+    with pytest.raises(BackupError, match=rf"may have {MOST_BYTES}, with 2 tables and 1 warning"):
         sealed(warnings=["w" * MOST_BYTES])
 
 

@@ -13,6 +13,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Artifact, Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.system.progress import Report
+from twist_dr.system.words import counted
 
 
 @dataclass(frozen=True)
@@ -60,5 +61,5 @@ def _read(
             files, differences = compare_archive(stream, index, name)
     recorded = manifest.files.get(name.removesuffix(".tar"))
     if files != recorded:
-        differences.append(f"{files} files where {recorded} were recorded")
+        differences.append(f"{counted(files, 'file')} where {recorded} were recorded")
     return "; ".join(differences) or None

@@ -54,6 +54,7 @@ from twist_dr.repository.kinds import BASE, CONFIGURATION
 from twist_dr.repository.manifest import Manifest, kind_of
 from twist_dr.repository.repository import Repository
 from twist_dr.system.progress import Report, human_bytes, human_seconds
+from twist_dr.system.words import counted
 
 #: What to do about the kinds of errors whose remedy elsewhere speaks of twist-dr.yaml, of jobs or of the doctor: none of them is there on this day.
 _REMEDIES: dict[type[TwistDRError], str] = {
@@ -216,7 +217,8 @@ class _Recovery:
         artifact = self._manifest.artifact(name)
         if artifact is None:
             raise RestoreRefused(
-                f"{self._manifest.backup_id} holds no {part}", remedy="leave it out, or choose another backup"
+                f"{self._manifest.backup_id} holds no {part}",
+                remedy="leave it out, or choose another backup",
             )
         return artifact.size
 
@@ -237,19 +239,19 @@ class _Recovery:
                 new, self._repository, self._manifest, self._keyring, jobs=self._options.jobs, report=self._report
             )
             made = f", roles made: {', '.join(done.made_roles)}" if done.made_roles else ""
-            return f"database: {new.cluster.place}, {done.found.rows} rows in {done.found.tables} tables as recorded{made}, in {human_seconds(done.seconds)}"
+            return f"database: {new.cluster.place}, {counted(done.found.rows, 'row')} in {counted(done.found.tables, 'table')} as recorded{made}, in {human_seconds(done.seconds)}"
 
         return restore
 
     def _media(self, folder: Path) -> str:
         found, places = recover_media(folder, self._repository, self._manifest, self._keyring, self._report)
-        return f"media: {found.files} files, {human_bytes(found.bytes)}, in {', '.join(map(str, places))}"
+        return f"media: {counted(found.files, 'file')}, {human_bytes(found.bytes)}, in {', '.join(map(str, places))}"
 
     def _configuration(self, folder: Path) -> str:
         if self._manifest.kind == "configuration":
             return "\n".join(recover_everything(folder, self._repository, self._manifest, self._keyring, self._report))
         found = recover_configuration(folder, self._repository, self._manifest, self._keyring, self._report)
-        return f"configuration: {found.files} files in {folder}, below it by their old paths"
+        return f"configuration: {counted(found.files, 'file')} in {folder}, below it by their old paths"
 
     def _dump(self, file: Path) -> str:
         roles, *more = recover_dump(file, self._repository, self._manifest, self._keyring, self._report)

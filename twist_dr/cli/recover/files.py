@@ -25,6 +25,7 @@ from twist_dr.restore.media import restore_configuration, unpack_media
 from twist_dr.storage.chunks import buffered
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report
+from twist_dr.system.words import counted
 
 ROLES = "roles.sql"
 #: What is written beside a dump, where the backup has it.
@@ -124,7 +125,7 @@ def recover_everything(
     told = []
     try:
         found = recover_configuration(folder / "files", repository, manifest, keyring, report)
-        told.append(f"files: {found.files} files in {folder / 'files'}, below it by their old paths")
+        told.append(f"files: {counted(found.files, 'file')} in {folder / 'files'}, below it by their old paths")
         for artifact in manifest.artifacts:
             if artifact.name == HISTORY_ARCHIVE:
                 found = _history(folder / "dagster", repository, manifest, keyring)

@@ -17,6 +17,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.retention.incomplete import id_time
 from twist_dr.system.progress import Report, human_bytes
 from twist_dr.system.tables import table
+from twist_dr.system.words import counted
 
 #: So much may a clock have been ahead of this one's.
 _CLOCKS = timedelta(days=1)
@@ -108,7 +109,7 @@ def choose_backup(repository: Repository, keyring: Keyring, wanted: str, report:
     fitting = [wanted] if wanted in ids else [each for each in ids if wanted and each.startswith(wanted)]
     if len(fitting) > 1:
         raise BackupNotFound(
-            f"{where} {len(fitting)} backups that begin with {wanted}", remedy="name one of them whole"
+            f"{where} {counted(len(fitting), 'backup')} that begin with {wanted}", remedy="name one of them whole"
         )
     if not fitting or not repository.has_manifest(fitting[0]):
         raise BackupNotFound(

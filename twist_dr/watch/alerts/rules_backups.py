@@ -10,6 +10,7 @@ from twist_dr.catalog import AttemptRow, BackupRow, CopyRow
 from twist_dr.errors import CopyFailed, CopyFailedForNow
 from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, KINDS
 from twist_dr.settings import Settings
+from twist_dr.system.words import counted
 from twist_dr.watch.alerts.daemon import why_silent
 from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.rules_common import (
@@ -113,7 +114,7 @@ def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
         lost = [due for due, _ in zip(dues, range(100), strict=False)]
         if not lost or _is_waited_for(facts, entry, lost[-1], now):
             continue
-        often = f" It was due {len(lost)} times since." if len(lost) > 1 else ""
+        often = f" It was due {counted(len(lost), 'time')} since." if len(lost) > 1 else ""
         important = entry.kind in DATA_KINDS and entry.told.get("type", "full") == "full"
         yield Finding(
             f"missed:{entry.name}", "missed",

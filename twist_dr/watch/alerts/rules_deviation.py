@@ -14,6 +14,7 @@ from twist_dr.repository.table_names import table_name
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
+from twist_dr.system.words import counted
 from twist_dr.watch.alerts.facts import ROWS_LOST, TABLES_OF, Facts
 from twist_dr.watch.alerts.rules_common import Finding, by_media, by_schedule, human, some
 from twist_dr.watch.schedules import media_differ
@@ -89,11 +90,11 @@ def _unusual_size(name: str, rows: Sequence[BackupRow], most: float, of: str) ->
     if name.endswith(("_differential", "_incremental")):
         # What changed since then is as much as it is.
         severity = "info"
-    way = "less" if lost else "more"
+    way, kind = "less" if lost else "more", name.replace("_", " ")
     return Finding(
         f"size_deviation:{name}", "size_deviation", severity,
         f"{newest.backup_id} has {human_bytes(newest.plain_bytes)}, {abs(change):.0%} {way} than the median of {of} "
-        f"{len(usual)} {name.replace('_', ' ')} backups, {human_bytes(middle)}.",
+        f"{counted(len(usual), f'{kind} backup')}, {human_bytes(middle)}.",
         f"Find out what {'is gone from' if lost else 'has grown in'} the application: twist-dr show {newest.backup_id}; "
         f"if data was lost, restore {_last_good(rows)} into a sandbox, and hold it.",
         newest.run_id, about=_steps(way, newest.plain_bytes, middle),
@@ -120,11 +121,11 @@ def _last_good(rows: Sequence[BackupRow]) -> str:
 
 def rows(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """Tables of the newest full backup have far fewer rows than they had in the ones before, or are gone."""
-    counted = [row for row in _ordinary(facts, "full") if row.backup_id in facts.tables][:TABLES_OF]
-    if not counted:
+    known = [row for row in _ordinary(facts, "full") if row.backup_id in facts.tables][:TABLES_OF]
+    if not known:
         return
-    newest, compared = counted[0], [*counted[1:], *facts.before.get(ROWS_LOST, ())]
-    before = _rows_before(facts, counted[1:])
+    newest, compared = known[0], [*known[1:], *facts.before.get(ROWS_LOST, ())]
+    before = _rows_before(facts, known[1:])
     after = facts.tables[newest.backup_id]
     key_tables = {table_name(text).label for text in settings.verification.key_tables}
     told: list[str] = []
@@ -135,7 +136,7 @@ def rows(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
         left = after.get(table)
         if count < _LEAST_ROWS or (left is not None and left >= count * (1 - settings.alerts.row_drop)):
             continue
-        told.append(f"{table} {count} rows before, " + ("gone now" if left is None else f"{left} now"))
+        told.append(f"{table} {counted(count, 'row')} before, " + ("gone now" if left is None else f"{left:,} now"))
         bad = not left or left < count * 0.1
         about |= {table, f"{table}, nearly all"} if bad else {table}
         worst = max(worst, 2 if table in key_tables and bad else 1 if table in key_tables or bad else 0)

@@ -10,6 +10,7 @@ from twist_dr.errors import WalConflict
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
+from twist_dr.system.words import counted
 from twist_dr.wal.archived import gaps_after
 from twist_dr.watch.alerts.facts import SKEW, Facts
 from twist_dr.watch.alerts.points import Point, newest_media, newest_point, set_aside
@@ -175,7 +176,7 @@ def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[F
     if facts.refused_wal:
         yield Finding(
             "wal_refused", "wal_refused", "error",
-            f"{len(facts.refused_wal)} files in the spool are not the write-ahead log that their names say: {some(facts.refused_wal)}.",
+            f"{counted(len(facts.refused_wal), 'file')} in the spool cannot be the write-ahead log of the name: {some(facts.refused_wal)}.",
             f"Find out who wrote them, then remove them from {settings.wal_spool / 'refused'}; take a new base backup if a gap is told as well.",
         )  # fmt: skip
 
@@ -205,7 +206,7 @@ def spool(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
         return
     yield Finding(
         "spool", "spool", "error" if many else "warning",
-        f"{row.waiting} files of write-ahead log, {human_bytes(row.spool_bytes)}, wait in {settings.wal_spool}, the oldest for {human(waits)}.",
+        f"{counted(row.waiting, 'file', 'waits', 'wait')} in {settings.wal_spool} ({human_bytes(row.spool_bytes)} of write-ahead log), the oldest for {human(waits)}.",
         "See which target does not take it: twist-dr wal status. When that disk is full, the server keeps write-ahead log until its own is.",
     )  # fmt: skip
 

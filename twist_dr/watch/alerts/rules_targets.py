@@ -13,6 +13,7 @@ from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, KINDS
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
+from twist_dr.system.words import counted
 from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.points import newest_point
 from twist_dr.watch.alerts.rules_common import Finding, by_media, human, launch, shortened, some
@@ -68,7 +69,7 @@ def repaired(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
             last = recent[-1]
             yield Finding(
                 f"mended:{name}", "mended", "warning",
-                f"{name} held {len(recent)} bad or missing {'object' if len(recent) == 1 else 'objects'}, stored anew from another target: "
+                f"{name} held {counted(len(recent), 'object')} that were bad or missing, stored anew from another target: "
                 f"{some([each.backup_id for each in recent])} ({shortened(last.what)}).",
                 f"Suspect the disk or bucket of {name}; read all of it again with: {launch('scrub')}",
                 # The same object may go bad again.
@@ -82,7 +83,7 @@ def bad_wal(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
         if name in settings.enabled_targets:
             yield Finding(
                 f"integrity_wal:{name}", "integrity", "error",
-                f"{name} holds {len(keys)} bad {'segment' if len(keys) == 1 else 'segments'} of write-ahead log that no other target could repair: {some(keys)}.",
+                f"{name} holds {counted(len(keys), 'bad segment')} of write-ahead log that no other target could repair: {some(keys)}.",
                 f"Take a new base backup, from which what follows can be recovered: {launch('backup_base')}",
                 about=frozenset(keys), target=name,
             )  # fmt: skip

@@ -12,6 +12,7 @@ from twist_dr.catalog import Catalog
 from twist_dr.catalog.operations import NO_DIGEST, audit_digest
 from twist_dr.catalog.rows import AuditLineRow
 from twist_dr.settings import Settings
+from twist_dr.system.words import counted
 from twist_dr.watch.audit.log import Places, places, read_anchor, waiting
 
 #: Clocks of machines that share a catalog differ, and are corrected.
@@ -128,7 +129,7 @@ def _waiting(places: Places) -> Iterator[Problem]:
         yield Problem(
             None,
             "warning",
-            f"{count} {'line waits' if count == 1 else 'lines wait'} in {places.spool} because the catalog could not be written; the next line takes them along.",
+            f"{counted(count, 'line', 'waits', 'wait')} in {places.spool} because the catalog could not be written; the next line takes them along.",
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from twist_dr.catalog import BackupRow, Catalog, SpaceRow
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.words import counted
 from twist_dr.watch.status.collect import RATE_DAYS
 from twist_dr.watch.status.model import DaySuccess, Status
 
@@ -114,7 +115,12 @@ def _success(days: Sequence[DaySuccess]) -> tuple[_Draw, str]:
         axes.yaxis.get_major_locator().set_params(integer=True)
 
     succeeded, failed = sum(day.succeeded for day in days), sum(day.failed for day in days)
-    return draw, f"{succeeded} runs succeeded, {failed} failed, on {len(days)} days" if days else "no runs in this time"
+    return (
+        draw,
+        f"{counted(succeeded, 'run')} succeeded, {failed} failed, on {counted(len(days), 'day')}"
+        if days
+        else "no runs in this time",
+    )
 
 
 def _in_words(axes: Any, human: Callable[[float], str]) -> None:

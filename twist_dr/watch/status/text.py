@@ -8,6 +8,7 @@ from datetime import datetime
 from twist_dr.redaction import one_line
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.tables import table
+from twist_dr.system.words import counted
 from twist_dr.watch.status.model import Status, TargetStatus
 from twist_dr.watch.status.score import span
 
@@ -18,7 +19,7 @@ def headline(status: Status) -> str:
     """``SAFE``, ``DEGRADED`` or ``UNSAFE``, and why, in a line."""
     if status.reasons:
         others = len(status.reasons) - 1
-        more = f" (and {others} more {'reason' if others == 1 else 'reasons'})" if others else ""
+        more = f" (and {counted(others, 'more reason')})" if others else ""
         return f"{status.state.upper()}  {status.application}: {one_line(status.reasons[0].text)}{more}"
     point = status.recovery_point
     assert point is not None, "safe without a recovery point"

@@ -448,7 +448,7 @@ def test_tables_that_lost_rows_are_told_from_what_the_manifests_counted(place: P
     for night, rows in enumerate((9000, 9010, 40)):
         proven(place, night, started_at=START - (3 - night) * DAY, tables={"public.invoice": rows, "public.site": 1})
     place.tick()
-    assert "public.invoice 9010 rows before, 40 now" in place.alerts()["row_drop:full"].message
+    assert "public.invoice 9,010 rows before, 40 now" in place.alerts()["row_drop:full"].message
 
 
 def acknowledge(place: Place, cause: str) -> None:
@@ -477,7 +477,7 @@ def test_another_table_that_loses_its_rows_is_told_although_the_first_was_acknow
     assert len(hook.calls) == 1
     counted(place, 4, session=0, invoice=5000)
     assert titles(hook)[1:] == [subject("ERROR", "row_drop", "full")]
-    assert "public.invoice 9000 rows before, 5000 now" in hook.calls[1].json["message"]
+    assert "public.invoice 9,000 rows before, 5,000 now" in hook.calls[1].json["message"]
     row = place.alerts()["row_drop:full"]
     assert (row.state, row.told_about) == ("active", ("public.invoice", "public.session", "public.session, nearly all"))
     acknowledge(place, "row_drop:full")
@@ -549,7 +549,7 @@ def test_lost_rows_are_not_called_over_while_they_are_gone_and_are_when_they_are
         proven(place, night, started_at=START + night * DAY, tables={"public.invoice": 0, "public.site": 1})
     counted(place, 20, invoice=0, site=1)
     row = place.alerts()["row_drop:full"]
-    assert "public.invoice 9000 rows before, 0 now" in row.message
+    assert "public.invoice 9,000 rows before, 0 now" in row.message
     assert f"twist-dr hold {whole[-1]} " in row.advice
     assert not [title for title in titles(hook) if "RESOLVED" in title]
     counted(place, 21, invoice=8900, site=1)

@@ -253,7 +253,7 @@ CASES = [
     Case(
         "a table that lost rows", "row_drop:full", "warning",
         lambda: tables({"public.invoice": 7000, "public.session": 500, "public.tiny": 1}),
-        lambda: tables({"public.invoice": 7300, "public.session": 480, "public.tiny": 1}), says="public.invoice 9000 rows before, 7000 now",
+        lambda: tables({"public.invoice": 7300, "public.session": 480, "public.tiny": 1}), says="public.invoice 9,000 rows before, 7,000 now",
     ),
     Case(
         "a key table that lost rows", "row_drop:full", "error",
