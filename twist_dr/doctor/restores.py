@@ -87,7 +87,7 @@ def check_restore_rights(around: Surroundings, *, apart: bool) -> Check[None]:
         live = connection.info.dbname
         if apart:
             yield from check_login_triggers(connection)
-    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+    with databases.maintenance(around.cluster) as connection:
         missing = databases.missing_rights(connection, live)
         obstacles = databases.obstacles(connection, live)
     for line in missing:
@@ -110,7 +110,7 @@ def check_restorable(around: Surroundings, backing_up: Cluster, folders: Sequenc
                 dump_schema(backing_up, tools, snapshot.id, pieces.append)
         return b"".join(pieces)
 
-    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+    with databases.maintenance(around.cluster) as connection:
         live, _ = databases.find_live(around.cluster, connection)
     found = missing_rights(around.cluster, live, head)
     for lines, what in ((found.refusals, "would be refused"), (found.doubts, "may fail")):

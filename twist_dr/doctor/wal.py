@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from twist_dr.doctor.findings import Check, from_error, guarded, ok, problem, wa
 from twist_dr.errors import ClientToolsMissing, DatabaseError
 from twist_dr.postgres.cluster import Cluster, Connection, first_line, query
 from twist_dr.postgres.cluster_wide import RESTORE_POINT, SWITCH_WAL, grant, may_execute
-from twist_dr.postgres.databases import connect_for_maintenance
+from twist_dr.postgres.databases import maintenance
 from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr.recovery.planning import server_tools
 from twist_dr.system.progress import human_bytes
@@ -262,7 +262,7 @@ _FUNCTIONS = {
 def _allowed(connection: Connection, cluster: Cluster, seen: WalSeen, function: str) -> Check[None]:
     """Whether the role may execute it where no restore takes the grant away: every restore replaces the application's database."""
     name, lasting = function.partition("(")[0], False
-    with suppress(DatabaseError), closing(connect_for_maintenance(cluster)) as elsewhere:
+    with suppress(DatabaseError), maintenance(cluster) as elsewhere:
         lasting = may_execute(elsewhere, function)
     if lasting:
         return

@@ -6,13 +6,11 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
-from twist_dr.errors import DatabaseError, DatabaseUnreachable
-from twist_dr.postgres.cluster import Cluster, Connection, query
-from twist_dr.postgres.databases import connect_for_maintenance
+from twist_dr.errors import DatabaseError
+from twist_dr.postgres.cluster import Connection, query
 
 _END_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = 0.002
-_RECONNECT_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,3 @@ def end_backend(connection: Connection, gone: Backend) -> None:
                 remedy=f"as a superuser: SELECT pg_terminate_backend({gone.process})",
             )
         time.sleep(_LOOK_AGAIN_SECONDS)
-
-
-def connect_patiently(cluster: Cluster, seconds: float) -> Connection:
-    """:func:`connect_for_maintenance`, asked again while a server is restarting or full, for so long."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return connect_for_maintenance(cluster)
-        except DatabaseUnreachable:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(_RECONNECT_SECONDS)

@@ -6,19 +6,20 @@ Names change hands in a cutover, OIDs never: what is to be found again after a c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from twist_dr.errors import CutoverFailed, DatabaseRefused, Obstacle
-from twist_dr.postgres.cluster import Cluster, Connection, first_line, query
+from twist_dr.errors import CutoverFailed, DatabaseRefused, DatabaseUnreachable, Obstacle
+from twist_dr.postgres.cluster import Cluster, Connection, first_line, named_errors, query
 from twist_dr.postgres.sessions import MAINTENANCE
 
 #: Names are cut to so many bytes by the server, silently (PostgreSQL, "Identifiers and Key Words").
 _LONGEST_NAME = 63
 _LOOK_AGAIN_SECONDS = 0.002
 _END_SECONDS = 10.0
+_RECONNECT_SECONDS = 0.25
 #: How long a statement about a database waits for another session's lock on it: the application may be locked out meanwhile.
 _LOCK_SECONDS = 10
 
@@ -58,6 +59,25 @@ def connect_for_maintenance(cluster: Cluster) -> Connection:
         f"The role that restores may connect to none of {' and '.join(MAINTENANCE)}, and a database cannot be renamed from inside",
         remedy=f"GRANT CONNECT ON DATABASE postgres to it. {refusals[-1] if refusals else ''}".rstrip(),
     )
+
+
+@contextmanager
+def maintenance(cluster: Cluster, doing: str = "", *, patience: float = 0.0) -> Iterator[Connection]:
+    """:func:`connect_for_maintenance`, closed at the end. ``doing``: as in ``named_errors``; without it psycopg's errors come through.
+
+    ``patience``: seconds for which a server that is restarting or full is asked again.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection = connect_for_maintenance(cluster)
+            break
+        except DatabaseUnreachable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_RECONNECT_SECONDS)
+    with closing(connection), named_errors(doing) if doing else nullcontext():
+        yield connection
 
 
 def find_oid(connection: Connection, name: str) -> int | None:

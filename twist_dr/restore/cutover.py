@@ -11,13 +11,12 @@ side of it we are on is read from the server: the live name belongs to one OID o
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.errors import CutoverFailed, Obstacle, RestoreInterrupted, TwistDRError, clause_of
 from twist_dr.postgres import databases
-from twist_dr.postgres.backend import Backend, backend, connect_patiently, end_backend
+from twist_dr.postgres.backend import Backend, backend, end_backend
 from twist_dr.postgres.cluster import Cluster, Connection, named_errors
 from twist_dr.repository.staging import fsync_folder
 from twist_dr.restore.exchange import exchange, identity, same, settle_exchange
@@ -62,7 +61,7 @@ class Cutover:
         journal, around = self.journal, self._around
         try:
             # Left before anything is taken back: what the connection still holds in the server would be waited for.
-            with closing(databases.connect_for_maintenance(around.cluster)) as connection, named_errors("to switch"):
+            with databases.maintenance(around.cluster, "to switch") as connection:
                 self._backend = backend(connection)
                 self._refuse_obstacles(connection)
                 self._look_at_folders()
@@ -227,20 +226,18 @@ class Cutover:
             self._settle_folder(folder, forward=False)
         names = self.journal.database
         if names is not None and names.live_oid is not None:
-            with (
-                closing(connect_patiently(self._around.cluster, _PATIENCE_SECONDS)) as connection,
-                named_errors("to let people in again"),
-            ):
+            with databases.maintenance(
+                self._around.cluster, "to let people in again", patience=_PATIENCE_SECONDS
+            ) as connection:
                 databases.reopen(connection, names.live)
         self._around.maintenance.off(self._served(before=True))
 
     def _remove_prepared(self) -> None:
         journal = self.journal
         if journal.database is not None:
-            with (
-                closing(connect_patiently(self._around.cluster, _PATIENCE_SECONDS)) as connection,
-                named_errors("to remove what was restored"),
-            ):
+            with databases.maintenance(
+                self._around.cluster, "to remove what was restored", patience=_PATIENCE_SECONDS
+            ) as connection:
                 _drop_incoming(connection, self._around.cluster, journal.database)
         for folder in journal.folders:
             _remove_incoming(folder)
@@ -265,10 +262,9 @@ class Cutover:
         if journal.database is None:
             return all(same(folder.live, folder.incoming_identity) for folder in journal.folders)
         try:
-            with (
-                closing(connect_patiently(self._around.cluster, _PATIENCE_SECONDS)) as connection,
-                named_errors("to look at what is live"),
-            ):
+            with databases.maintenance(
+                self._around.cluster, "to look at what is live", patience=_PATIENCE_SECONDS
+            ) as connection:
                 if self._backend is not None:
                     end_backend(connection, self._backend)
                 return databases.find_oid(connection, journal.database.live) == journal.database.incoming_oid

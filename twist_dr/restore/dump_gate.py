@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,10 +99,7 @@ def missing_rights(
 ) -> MissingRights:
     """What keeps the role of ``cluster`` from restoring a dump beside ``live``. ``head`` and ``roles`` (the SQL of the backup's) are asked for
     only when that role is no superuser. Raises what connecting raises, what these two raise, and ``UnknownDump``."""
-    with (
-        closing(databases.connect_for_maintenance(cluster)) as connection,
-        named_errors("to look at the role that restores"),
-    ):
+    with databases.maintenance(cluster, "to look at the role that restores") as connection:
         owner = databases.find_owner(connection, live)
         role = RestoringRole.of(connection, owner or "")
         if role.superuser:
@@ -166,7 +163,7 @@ def _label_providers(cluster: Cluster) -> set[str]:
 
 
 def _look_at_surroundings(gate: Gate, cluster: Cluster, facts: PostgresFacts, head: Head) -> None:
-    with closing(databases.connect_for_maintenance(cluster)) as connection:
+    with databases.maintenance(cluster) as connection:
         beside = connection.info.dbname
         if databases.find_oid(connection, gate.live) is not None:
             _look_at_own(gate, head, connection)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class _Looking:
         asking = self._ask_django()
         if "database" in request.parts:
             cluster = self._place.around.cluster
-            with closing(databases.connect_for_maintenance(cluster)) as connection:
+            with databases.maintenance(cluster) as connection:
                 gate.live, gate.live_oid = databases.find_live(cluster, connection)
                 self._look_at_server(connection)
             self._look_at_live()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,7 +101,7 @@ class Preparation:
             if not request.tables:
                 self._make_ready(names, serving, fetched, made)
             # Its makers did not wait for their commits. A sandbox is told of without another one.
-            with closing(databases.connect_for_maintenance(cluster)) as connection:
+            with databases.maintenance(cluster) as connection:
                 if not request.tables:
                     making.give_last(connection, names.incoming, fetched.own)
                     if properties is None:
@@ -113,7 +113,7 @@ class Preparation:
 
     def _make_roles(self, names: DatabaseSwitch, fetched: FetchedDatabase) -> None:
         cluster = self._place.around.cluster
-        with closing(databases.connect_for_maintenance(cluster)) as connection:
+        with databases.maintenance(cluster) as connection:
             for line in phase_one.make_missing_roles(cluster, connection, fetched.roles, gone=names.live_oid is None):
                 self._warn(line)
 
@@ -131,7 +131,7 @@ class Preparation:
             names.incoming,
             gate.server_major,
             make=partial(self._make, names, fetched),
-            maintenance=lambda: closing(databases.connect_for_maintenance(cluster)),
+            maintenance=lambda: databases.maintenance(cluster),
             where=names.incoming,
             jobs=place.jobs,
             report=self._report,
@@ -150,7 +150,7 @@ class Preparation:
             live = None
             with fetched.dump.open("rb") as file:
                 owner = read_owner(file)
-        with closing(databases.connect_for_maintenance(self._place.around.cluster)) as connection:
+        with databases.maintenance(self._place.around.cluster) as connection:
             made = making.make_to_serve(connection, names.incoming, fetched.facts, fetched.own, live=live, owner=owner)
         names.incoming_oid = made.oid
         self._place.around.journals.save(self._journal)
@@ -164,7 +164,7 @@ class Preparation:
         record.tables, record.rows = compared.tables, compared.rows
         for line in compared.notes:
             self._warn(line)
-        with closing(databases.connect_for_maintenance(cluster)) as connection:
+        with databases.maintenance(cluster) as connection:
             making.leave_outside(connection, names.incoming, fetched.facts, fetched.own)
         if self._gate.forward and request.run_migrations:
             self._migrate(names)

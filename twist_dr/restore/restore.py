@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -215,7 +215,7 @@ class Restore:
         request, around, record = self._request, self._place.around, self.record
         names = None
         if "database" in request.parts:
-            with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+            with databases.maintenance(around.cluster) as connection:
                 purpose = "sandbox" if request.mode == "sandbox" else "restore"
                 names = DatabaseSwitch(
                     live=gate.live,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ def database_sandboxes(around: Surroundings) -> Iterator[DatabaseSandbox]:
     journals = [journal for journal in around.journals.all() if journal.leaves]
     if not journals:
         return
-    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+    with databases.maintenance(around.cluster) as connection:
         for journal in journals:
             found = journal.left_database
             database = found[0] if found and databases.find_oid(connection, found[0]) == found[1] else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,7 +48,7 @@ def kept(around: Surroundings) -> Iterator[Superseded]:
     journals = [journal for journal in around.journals.all() if journal.keeps]
     if not journals:
         return
-    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+    with databases.maintenance(around.cluster) as connection:
         for journal in journals:
             if (found := _still_there(connection, journal)) is not None:
                 yield found
@@ -88,7 +88,7 @@ def plan_undo(wanted: str, around: Surroundings, reason: str) -> Journal:
     stamp = f"{now:%Y%m%dt%H%M%S}"
     database = None
     if done.database is not None:
-        with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+        with databases.maintenance(around.cluster) as connection:
             database = DatabaseSwitch(
                 live=done.database.live,
                 live_oid=databases.find_oid(connection, done.database.live),
@@ -219,7 +219,7 @@ def remove_kept(journal: Journal, around: Surroundings) -> None:
         found, connection, live = journal.left_database, None, None
         if journal.database is not None:
             # Before the first step: a server that is down takes nothing from what can be put back.
-            connection = stack.enter_context(closing(databases.connect_for_maintenance(around.cluster)))
+            connection = stack.enter_context(databases.maintenance(around.cluster))
             live, _ = databases.find_live(around.cluster, connection)
         _refuse_live(journal, live)
         if journal.removal_began_at is None:

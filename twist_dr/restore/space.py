@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,7 +38,7 @@ def measured(cluster: Cluster, rows: Sequence[Left]) -> list[SpaceTaken]:
     names = [row.database for row in rows if row.database is not None]
     sizes = dict[str, int | None]()
     if names:
-        with closing(databases.connect_for_maintenance(cluster)) as connection:
+        with databases.maintenance(cluster) as connection:
             sizes = {name: databases.size_of(connection, name) for name in names}
     return [SpaceTaken(sizes[row.database] if row.database else 0, _files(row.folders)) for row in rows]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 
 from twist_dr.django_app.manage import DjangoApplication, read_code
 from twist_dr.django_app.migrations import compare_schema
@@ -94,7 +93,7 @@ def _look(journal: Journal, around: Surroundings, django: DjangoApplication | No
     names = journal.database
     if names is None:
         return
-    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+    with databases.maintenance(around.cluster) as connection:
         refusals = databases.missing_rights(connection, names.live) + databases.obstacles(connection, names.live)
     complaint = _schema_complaint(journal, around, django)
     if complaint is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -175,7 +174,7 @@ def _refuse_used(around: Surroundings, names: Sequence[str]) -> None:
     """Raise ``RestoreRefused`` while somebody is connected to one of the databases: they are closed, so somebody opened it to look."""
     if not names:
         return
-    with closing(databases.connect_for_maintenance(around.cluster)) as connection:
+    with databases.maintenance(around.cluster) as connection:
         for name in names:
             oid = databases.find_oid(connection, name)
             if oid is not None and (found := databases.sessions(connection, oid)):
