@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from twist_dr.errors import ProcessFailed
@@ -80,26 +80,25 @@ def fetch_kept(
     return KeptFiles(KeptMembers.from_json((folder / KEPT).read_bytes()), folder / ROWS, definitions)
 
 
+@dataclass
 class MembersRestore:
     """One restore of members, into ``database``. Without ``rows`` for a trial of the schema."""
 
-    def __init__(
-        self, cluster: Cluster, tools: Tools, database: str, files: KeptFiles, *, keep_owners: bool, rows: bool = True
-    ) -> None:
-        self._cluster = cluster
-        self._tools = tools
-        self._database = database
-        self._files = files
-        self._keep_owners = keep_owners
-        self._rows = rows
-        self._dumped: set[tuple[bytes, bytes]] = set()
-        self._missing: set[int] = set()
-        self._entries: list[TocEntry] = []
-        self.notes: list[str] = []
+    cluster: Cluster
+    tools: Tools
+    database: str
+    files: KeptFiles
+    _: KW_ONLY
+    keep_owners: bool
+    rows: bool = True
+    _dumped: set[tuple[bytes, bytes]] = field(init=False, default_factory=set)
+    _missing: set[int] = field(init=False, default_factory=set)
+    _entries: list[TocEntry] = field(init=False, default_factory=list)
+    notes: list[str] = field(init=False, default_factory=list)
 
     def divide(self, listed: bytes) -> tuple[list[bytes], list[bytes]]:
         """The lines of a dump's list: what is restored before the members, and what after them."""
-        kept = self._files.kept
+        kept = self.files.kept
         needing = {tuple(each.encode().split()) for each in kept.needing}
         rows = {table.oid.encode() for table in kept.tables}
         first: list[bytes] = []
@@ -124,13 +123,11 @@ class MembersRestore:
         """Make members that CREATE EXTENSION did not, put rows back, and make the members' keys. Raises ``ProcessFailed``."""
         with self._connected("the members of extensions could not be made as they were") as connection:
             there = member_identities(connection)
-            missing = [
-                member for member in self._files.kept.members if (member.extension, member.identity) not in there
-            ]
-            if missing and self._files.definitions is not None:
+            missing = [member for member in self.files.kept.members if (member.extension, member.identity) not in there]
+            if missing and self.files.definitions is not None:
                 self._choose({(member.catalog.encode(), member.oid.encode()) for member in missing})
             self._define(connection)
-            if self._rows:
+            if self.rows:
                 self._put_rows(connection)
             self._apply(connection, self._chosen(lambda kind: kind in _KEYS))
 
@@ -138,7 +135,7 @@ class MembersRestore:
         """What may need the rest of the dump: foreign keys, triggers, defaults. Raises ``ProcessFailed``."""
         with self._connected("the members of extensions could not be finished") as connection:
             self._apply(connection, self._chosen(lambda kind: kind in _LAST))
-            for sequence in self._files.kept.sequences if self._rows else ():
+            for sequence in self.files.kept.sequences if self.rows else ():
                 connection.execute(set_value(sequence))
 
     @contextmanager
@@ -146,7 +143,7 @@ class MembersRestore:
         import psycopg
 
         try:
-            with self._cluster.connect(self._database, autocommit=False, settings=_PUTTING) as connection:
+            with self.cluster.connect(self.database, autocommit=False, settings=_PUTTING) as connection:
                 yield connection
                 connection.commit()
         except psycopg.Error as error:
@@ -159,7 +156,7 @@ class MembersRestore:
 
     def _choose(self, missing: Collection[tuple[bytes, bytes]]) -> None:
         """The entries that make what is missing, and all that hangs on it."""
-        definitions = self._files.definitions
+        definitions = self.files.definitions
         assert definitions is not None
         try:
             with definitions.open("rb") as file:
@@ -206,16 +203,16 @@ class MembersRestore:
     def _script(self, numbers: Iterable[int], *, for_upgrades: bool = False) -> Iterator[bytes]:
         """The statements of entries, in the dump's encoding, which the first of them sets."""
         lines = [f"{number};\n" for number in numbers]
-        definitions = self._files.definitions
+        definitions = self.files.definitions
         if not lines or definitions is None:
             return
         with tempfile.NamedTemporaryFile("w", prefix="members-", suffix=".list", dir=definitions.parent) as file:
             file.writelines(lines)
             file.flush()
-            owners = [] if self._keep_owners else ["--no-owner", "--no-privileges"]
+            owners = [] if self.keep_owners else ["--no-owner", "--no-privileges"]
             script = run(
                 [
-                    self._tools.program("pg_restore"), "--file=-", "--no-tablespaces", "--no-security-labels", *owners,
+                    self.tools.program("pg_restore"), "--file=-", "--no-tablespaces", "--no-security-labels", *owners,
                     f"--use-list={file.name}", definitions,
                 ]
             )  # fmt: skip
@@ -224,7 +221,7 @@ class MembersRestore:
     # -- rows ------------------------------------------------------------------------------------------------------------
 
     def _put_rows(self, connection: Connection) -> None:
-        tables = self._files.kept.tables
+        tables = self.files.kept.tables
         there = existing_tables(connection, tables)
         if lost := [table.key.label for table in tables if (table.schema, table.name) not in there]:
             self.notes.append(
@@ -242,7 +239,7 @@ class MembersRestore:
         import psycopg
 
         try:
-            put_rows(connection, table, self._files.rows)
+            put_rows(connection, table, self.files.rows)
         except psycopg.Error as error:
             raise ProcessFailed(
                 f"the {counted(table.rows, 'row')} of {table.key.label}, which belongs to the extension {table.extension}, could not be put back: "

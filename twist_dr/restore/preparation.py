@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,40 +46,31 @@ def clear_fetched(work_dir: Path) -> None:
     clear_left_over(work_dir, _FETCHED)
 
 
+@dataclass
 class Preparation:
     """Phase one of one restore. The journal names what is made; whoever calls removes that when :meth:`run` fails."""
 
-    def __init__(
-        self,
-        request: RestoreRequest,
-        place: RestorePlace,
-        sources: Sources,
-        gate: Gate,
-        journal: Journal,
-        record: RestoreRecord,
-        report: Report,
-    ) -> None:
-        self._request = request
-        self._place = place
-        self._sources = sources
-        self._gate = gate
-        self._journal = journal
-        self._record = record
-        self._report = report
+    request: RestoreRequest
+    place: RestorePlace
+    sources: Sources
+    gate: Gate
+    journal: Journal
+    record: RestoreRecord
+    report: Report
 
     def run(self) -> None:
         """Prepare everything. Raises ``RestoreFailed``, and what sources, server and disks raise."""
-        if self._journal.database is not None:
-            self._restore_database(self._journal.database)
-        if "media" in self._request.parts and self._sources.manifest.artifact("media.tar") is not None:
+        if self.journal.database is not None:
+            self._restore_database(self.journal.database)
+        if "media" in self.request.parts and self.sources.manifest.artifact("media.tar") is not None:
             self._restore_media()
 
     def _warn(self, line: str) -> None:
-        self._record.warnings.append(line)
-        self._report.warning(line)
+        self.record.warnings.append(line)
+        self.report.warning(line)
 
     def _restore_database(self, names: DatabaseSwitch) -> None:
-        request, record, cluster = self._request, self._record, self._place.around.cluster
+        request, record, cluster = self.request, self.record, self.place.around.cluster
         with self._fetched() as fetched, phase_one.full_disk_named():
             self._make_roles(names, fetched)
             # With what a dump says of its database when there is none to take it from.
@@ -112,17 +104,17 @@ class Preparation:
                 databases.make_durable(connection)
 
     def _make_roles(self, names: DatabaseSwitch, fetched: FetchedDatabase) -> None:
-        cluster = self._place.around.cluster
+        cluster = self.place.around.cluster
         with databases.maintenance(cluster) as connection:
             for line in phase_one.make_missing_roles(cluster, connection, fetched.roles, gone=names.live_oid is None):
                 self._warn(line)
 
     def _properties_of(self, fetched: FetchedDatabase) -> DumpedProperties:
-        assert self._gate.tools is not None
-        return read_properties(self._gate.tools, fetched.dump, fetched.dump.parent)
+        assert self.gate.tools is not None
+        return read_properties(self.gate.tools, fetched.dump, fetched.dump.parent)
 
     def _serving(self, names: DatabaseSwitch, fetched: FetchedDatabase) -> Serving:
-        place, gate = self._place, self._gate
+        place, gate = self.place, self.gate
         cluster = place.around.cluster
         assert gate.tools is not None
         return Serving(
@@ -134,7 +126,7 @@ class Preparation:
             maintenance=lambda: databases.maintenance(cluster),
             where=names.incoming,
             jobs=place.jobs,
-            report=self._report,
+            report=self.report,
             key_tables=place.key_tables,
             unchanged="The live database was not changed",
             after_failure="fix that on the server, or restore another backup",
@@ -150,14 +142,14 @@ class Preparation:
             live = None
             with fetched.dump.open("rb") as file:
                 owner = read_owner(file)
-        with databases.maintenance(self._place.around.cluster) as connection:
+        with databases.maintenance(self.place.around.cluster) as connection:
             made = making.make_to_serve(connection, names.incoming, fetched.facts, fetched.own, live=live, owner=owner)
         names.incoming_oid = made.oid
-        self._place.around.journals.save(self._journal)
+        self.place.around.journals.save(self.journal)
         yield made
 
     def _make_ready(self, names: DatabaseSwitch, serving: Serving, fetched: FetchedDatabase, made: Made) -> None:
-        request, place, record = self._request, self._place, self._record
+        request, place, record = self.request, self.place, self.record
         cluster = place.around.cluster
         with record.timed("compare"):
             compared = serving.compare(fetched, made)
@@ -166,7 +158,7 @@ class Preparation:
             self._warn(line)
         with databases.maintenance(cluster) as connection:
             making.leave_outside(connection, names.incoming, fetched.facts, fetched.own)
-        if self._gate.forward and request.run_migrations:
+        if self.gate.forward and request.run_migrations:
             self._migrate(names)
         with record.timed("after_restore"):
             self._run_after(names)
@@ -176,19 +168,19 @@ class Preparation:
                 self._warn(str(left_out))
 
     def _restore_tables(self, names: DatabaseSwitch, made: Made, tools: Tools, dump: Path) -> None:
-        request, record = self._request, self._record
+        request, record = self.request, self.record
         with record.timed("restore"):
             found = restore_tables(
-                self._place.around.cluster,
+                self.place.around.cluster,
                 tools,
                 names.incoming,
                 dump,
-                self._sources.manifest,
+                self.sources.manifest,
                 request.tables,
-                schema=f"restored_{self._journal.began_at:%Y%m%dt%H%M%S}",
+                schema=f"restored_{self.journal.began_at:%Y%m%dt%H%M%S}",
                 live=names.live if request.mode == "schema" else None,
-                jobs=self._place.jobs,
-                report=self._report,
+                jobs=self.place.jobs,
+                report=self.report,
                 made=made,
             )
         record.tables, record.rows = len(found.rows), sum(found.rows.values())
@@ -197,14 +189,14 @@ class Preparation:
             self._warn(line)
 
     def _migrate(self, names: DatabaseSwitch) -> None:
-        django = self._place.django
+        django = self.place.django
         assert django is not None
-        with self._record.timed("migrate"):
+        with self.record.timed("migrate"):
             try:
-                migrate(django, names.incoming, names.live, on_line=self._report.info)
+                migrate(django, names.incoming, names.live, on_line=self.report.info)
             except ProcessFailed as error:
                 raise RestoreFailed(f"{error} The live database was not changed.") from error
-        with self._place.around.cluster.connect(names.incoming) as connection:
+        with self.place.around.cluster.connect(names.incoming) as connection:
             found = compare_schema(read_migrations(connection), read_code(django), names.migrations)
         if found.state != "equal":
             # Django ends with success, and nothing done, where a squashed migration is applied in part.
@@ -216,7 +208,7 @@ class Preparation:
 
     def _run_after(self, names: DatabaseSwitch) -> None:
         """Resurrection safety: what must not come back to life (mails to be sent, sessions, webhooks) is dealt with before anybody sees it."""
-        place = self._place
+        place = self.place
         phase_one.run_statements(place.around.cluster, names.incoming, place.after_sql)
         if not place.after_commands:
             return
@@ -231,8 +223,8 @@ class Preparation:
             ),
             "TWIST_DR_APPLICATION": place.application,
             "TWIST_DR_DATABASE": names.incoming,
-            "TWIST_DR_BACKUP": self._request.backup_id,
-            "TWIST_DR_MODE": self._request.mode,
+            "TWIST_DR_BACKUP": self.request.backup_id,
+            "TWIST_DR_MODE": self.request.mode,
         }
         for command in place.after_commands:
             try:
@@ -250,27 +242,27 @@ class Preparation:
 
     @contextmanager
     def _fetched(self) -> Iterator[FetchedDatabase]:
-        base = self._place.work_dir
+        base = self.place.work_dir
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
         with ScratchFolder(base, _FETCHED) as folder:
-            with self._record.timed("fetch"):
-                fetched = fetch_database(self._sources, folder, self._report, members=not self._request.tables)
+            with self.record.timed("fetch"):
+                fetched = fetch_database(self.sources, folder, self.report, members=not self.request.tables)
             for line in fetched.notes:
                 self._warn(line)
-            self._record.note_sources(self._sources)
+            self.record.note_sources(self.sources)
             yield fetched
 
     def _restore_media(self) -> None:
-        journal = self._journal
-        if self._request.mode == "replace":
+        journal = self.journal
+        if self.request.mode == "replace":
             places = {folder.name: folder.incoming for folder in journal.folders}
         else:
             assert journal.sandbox is not None
             journal.sandbox.mkdir(parents=True, mode=0o700)
-            places = {name: journal.sandbox / name for name in self._place.media}
-        with self._record.timed("media"):
-            found = unpack_media(self._sources, self._place.keyring, places, self._report)
-        self._record.files += found.files
+            places = {name: journal.sandbox / name for name in self.place.media}
+        with self.record.timed("media"):
+            found = unpack_media(self.sources, self.place.keyring, places, self.report)
+        self.record.files += found.files
         for folder in list(journal.folders):
             folder.incoming_identity = identity(folder.incoming)
             if folder.incoming_identity is None:
@@ -278,11 +270,11 @@ class Preparation:
                 self._warn(f"the backup has no media of {folder.name}; {folder.live} stays as it is")
                 folder.unmake()
                 journal.folders.remove(folder)
-        if self._request.mode == "replace" and not journal.folders and journal.database is None:
+        if self.request.mode == "replace" and not journal.folders and journal.database is None:
             raise RestoreFailed(
-                f"{self._request.backup_id} has no media of {', '.join(self._place.media)}, so nothing was restored",
+                f"{self.request.backup_id} has no media of {', '.join(self.place.media)}, so nothing was restored",
                 remedy="correct media in the settings, or restore another backup",
             )
-        self._place.around.journals.save(journal)
-        self._record.note_sources(self._sources)
-        self._report.info(f"media: {counted(found.files, 'file')}, {human_bytes(found.bytes)}")
+        self.place.around.journals.save(journal)
+        self.record.note_sources(self.sources)
+        self.report.info(f"media: {counted(found.files, 'file')}, {human_bytes(found.bytes)}")

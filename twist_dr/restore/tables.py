@@ -87,34 +87,32 @@ def restore_tables(
         ) from error
 
 
+@dataclass
 class _Tables:
     """The restore of some tables into one side database."""
 
-    def __init__(
-        self, cluster: Cluster, tools: Tools, name: str, dump: Path, manifest: Manifest, jobs: int, report: Report
-    ) -> None:
-        self._cluster = cluster
-        self._tools = tools
-        self._name = name
-        self._dump = dump
-        self._manifest = manifest
-        self._jobs = jobs
-        self._report = report
+    cluster: Cluster
+    tools: Tools
+    name: str
+    dump: Path
+    manifest: Manifest
+    jobs: int
+    report: Report
 
     def restore(self, wanted: Sequence[str], schema: str, live: str | None, made: Made) -> RestoredTables:
-        with self._cluster.connect(self._name) as connection:
+        with self.cluster.connect(self.name) as connection:
             names = [self._find(connection, table) for table in wanted]
             candidates = with_descendants(self._entries, self._numbers(connection, names))
-            self._report.info(f"restoring {', '.join(wanted)} into {self._name} with pg_restore {self._tools.version}")
+            self.report.info(f"restoring {', '.join(wanted)} into {self.name} with pg_restore {self.tools.version}")
             self._pg_restore("--section=pre-data", definitions_of(self._entries, candidates))
-            refuse_misread(self._cluster, self._name, made)
+            refuse_misread(self.cluster, self.name, made)
             relations = read_family(connection, names)
             numbers = self._numbers(connection, [(each.schema, each.name) for each in relations])
             contents = contents_of(self._entries, numbers)
             if live is not None:
                 check_names(relations)
                 check_locks(connection, relations, count_indexes(self._entries, contents))
-            self._pg_restore(f"--jobs={self._jobs}", contents)
+            self._pg_restore(f"--jobs={self.jobs}", contents)
             rows = self._compare(connection, relations)
             notes = self._notes(connection, relations, numbers)
             if live is not None:
@@ -122,19 +120,19 @@ class _Tables:
         ordinary = [each for each in relations if each.kind == "r"]
         what = f"{counted(len(ordinary), 'table')} with {counted(sum(rows.values()), 'row')}"
         if live is None:
-            return RestoredTables(rows, f"{what} of {self._manifest.backup_id} in the database {self._name}", notes)
+            return RestoredTables(rows, f"{what} of {self.manifest.backup_id} in the database {self.name}", notes)
         role = copy_into_live(
-            self._cluster,
-            self._tools,
-            self._name,
+            self.cluster,
+            self.tools,
+            self.name,
             live,
             schema,
             {each.name: rows[each.key] for each in ordinary},
-            backup_id=self._manifest.backup_id,
-            report=self._report,
+            backup_id=self.manifest.backup_id,
+            report=self.report,
         )
         sentence = (
-            f"{what} of {self._manifest.backup_id} are in the schema {schema} of {live}, which only {role} may use; "
+            f"{what} of {self.manifest.backup_id} are in the schema {schema} of {live}, which only {role} may use; "
             f'to remove them: DROP SCHEMA "{schema}" CASCADE'
         )
         return RestoredTables(rows, sentence, notes)
@@ -146,7 +144,7 @@ class _Tables:
         return parse_list(self._list("--verbose"))
 
     def _list(self, *options: str) -> bytes:
-        return run([self._tools.program("pg_restore"), "--list", *options, self._dump], environment={"LC_ALL": "C"})
+        return run([self.tools.program("pg_restore"), "--list", *options, self.dump], environment={"LC_ALL": "C"})
 
     def _find(self, connection: Connection, wanted: str) -> TableName:
         """Schema and name of a table that a person named. A dot outside quotes may divide the two, or be part of either."""
@@ -158,11 +156,11 @@ class _Tables:
         if found:
             told = " or ".join(each.label for each in found)
             raise RestoreFailed(
-                f"{wanted} may mean {told} of {self._manifest.backup_id}", remedy="write the one that is meant"
+                f"{wanted} may mean {told} of {self.manifest.backup_id}", remedy="write the one that is meant"
             )
         raise RestoreFailed(
-            f"{self._manifest.backup_id} has no table {wanted} (a name with a comma is written in double quotes)",
-            remedy=f"see what it has with: twist-dr show {self._manifest.backup_id} --json",
+            f"{self.manifest.backup_id} has no table {wanted} (a name with a comma is written in double quotes)",
+            remedy=f"see what it has with: twist-dr show {self.manifest.backup_id} --json",
         )
 
     def _numbers(self, connection: Connection, tables: Iterable[tuple[str, str]]) -> set[int]:
@@ -177,19 +175,19 @@ class _Tables:
         return numbers
 
     def _pg_restore(self, option: str, numbers: Iterable[int]) -> None:
-        with tempfile.NamedTemporaryFile("w", prefix="entries-", suffix=".list", dir=self._dump.parent) as file:
+        with tempfile.NamedTemporaryFile("w", prefix="entries-", suffix=".list", dir=self.dump.parent) as file:
             file.writelines(f"{number};\n" for number in numbers)
             file.flush()
             arguments: list[str | Path] = [
-                self._tools.program("pg_restore"), "--exit-on-error", "--no-password", "--no-tablespaces", "--no-owner",
-                "--no-privileges", "--no-security-labels", f"--dbname={connection_string(self._name)}", option, f"--use-list={file.name}",
+                self.tools.program("pg_restore"), "--exit-on-error", "--no-password", "--no-tablespaces", "--no-owner",
+                "--no-privileges", "--no-security-labels", f"--dbname={connection_string(self.name)}", option, f"--use-list={file.name}",
             ]  # fmt: skip
-            run([*arguments, self._dump], environment=self._cluster.environment(self._name, LOADING))
+            run([*arguments, self.dump], environment=self.cluster.environment(self.name, LOADING))
 
     # -- what came of it -------------------------------------------------------------------------------------------------
 
     def _compare(self, connection: Connection, relations: list[Relation]) -> dict[TableName, int]:
-        facts, recorded = self._manifest.postgres, self._manifest.rows
+        facts, recorded = self.manifest.postgres, self.manifest.rows
         assert facts is not None
         oids = {(each.schema, each.name) for each in relations}
         rows = count_rows(connection, [each for each in read_tables(connection) if (each.schema, each.name) in oids])
@@ -202,7 +200,7 @@ class _Tables:
         ]
         if different:
             raise RestoreFailed(
-                f"Tables of {self._manifest.backup_id} were restored and are not what was recorded: {'; '.join(different[:5])}. The live database was "
+                f"Tables of {self.manifest.backup_id} were restored and are not what was recorded: {'; '.join(different[:5])}. The live database was "
                 "not changed",
                 remedy="restore another backup, and keep this one until the cause is known",
             )
@@ -220,10 +218,10 @@ class _Tables:
             notes.append(
                 "partitions that are foreign tables are left out: their rows are on another server, and in no backup"
             )
-        facts = self._manifest.postgres
+        facts = self.manifest.postgres
         if facts is not None and facts.in_recovery and (empty := [each.label for each in relations if each.unlogged]):
             notes.append(f"{', '.join(empty)} came back empty: unlogged, and backed up from a standby")
-        if self._manifest.large_objects and (labels := with_large_objects(connection, relations)):
+        if self.manifest.large_objects and (labels := with_large_objects(connection, relations)):
             notes.append(
                 f"large objects, to which {', '.join(labels)} may point, are left out: a restore of the whole backup has them"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from twist_dr.errors import (
@@ -38,19 +39,19 @@ class IncrementalRefused(Exception):
     """The server gives no incremental backup from this parent. Its text is the server's reason."""
 
 
+@dataclass
 class BaseBackup:
     """pg_basebackup of one cluster. ``warn`` is told what it warns of."""
 
-    def __init__(self, cluster: Cluster, tools: Tools, label: str, report: Report, warn: Callable[[str], None]) -> None:
-        self._cluster = cluster
-        self._tools = tools
-        self._label = label
-        self._report = report
-        self._warn = warn
+    cluster: Cluster
+    tools: Tools
+    label: str
+    report: Report
+    warn: Callable[[str], None]
 
     def stream(self, incremental: Path | None = None) -> Iterator[bytes]:
         """The tar of a cluster without further tablespaces. It is good only when the iterator has ended without an error."""
-        heard = _Listener(self._report)
+        heard = _Listener(self.report)
         wrote = 0
         with self._child("-", incremental, heard) as child:
             for chunk in child.bulk_output():
@@ -60,8 +61,8 @@ class BaseBackup:
 
     def write(self, folder: Path, incremental: Path | None = None) -> None:
         """A tar for each tablespace in ``folder``, which must not be there yet, and ``backup_manifest``."""
-        heard = _Listener(self._report)
-        with self._child(folder, incremental, heard) as child, self._report.part("pg_basebackup") as advance:
+        heard = _Listener(self.report)
+        with self._child(folder, incremental, heard) as child, self.report.part("pg_basebackup") as advance:
             done = 0
             while child.process.poll() is None:
                 try:
@@ -75,12 +76,12 @@ class BaseBackup:
 
     def _child(self, place: str | Path, incremental: Path | None, heard: _Listener) -> Child:
         arguments: list[str | Path] = [
-            self._tools.program("pg_basebackup"), f"--pgdata={place}", "--format=tar", "--wal-method=none", "--checkpoint=fast",
-            "--manifest-checksums=CRC32C", "--no-sync", "--no-estimate-size", "--no-password", "--verbose", f"--label={self._label}",
+            self.tools.program("pg_basebackup"), f"--pgdata={place}", "--format=tar", "--wal-method=none", "--checkpoint=fast",
+            "--manifest-checksums=CRC32C", "--no-sync", "--no-estimate-size", "--no-password", "--verbose", f"--label={self.label}",
         ]  # fmt: skip
         if incremental is not None:
             arguments.append(f"--incremental={incremental}")
-        child = Child(arguments, environment=self._cluster.environment(settings=COMMANDS), on_line=heard)
+        child = Child(arguments, environment=self.cluster.environment(settings=COMMANDS), on_line=heard)
         heard.give_up = child.process.terminate
         return child
 
@@ -91,7 +92,7 @@ class BaseBackup:
         except ProcessFailed as error:
             raise self._named(error, child.complaint(), heard, incremental) from None
         for line in heard.warnings:
-            self._warn(f"cluster: {line}")
+            self.warn(f"cluster: {line}")
 
     def _named(self, error: ProcessFailed, said: str, heard: _Listener, incremental: Path | None) -> Exception:
         """What a failure means. libpq and the server tell it in words only."""
