@@ -20,7 +20,7 @@ Base = TypeVar("Base", bound=PlannedBase)
 def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Report) -> list[BaseSummary]:
     """Every base backup of which the whole chain is on some target, oldest end first. What cannot be read is said and left out.
 
-    One manifest is held at a time. For the few that a plan needs whole: :func:`manifest_of`.
+    One manifest is held at a time, and read once from a repository, however often it is asked. For the few that a plan needs whole: :func:`manifest_of`.
     """
     found: dict[str, BaseSummary] = {}
     for repository in repositories:
@@ -33,7 +33,9 @@ def find_bases(repositories: Sequence[Repository], keyring: Keyring, report: Rep
             if backup_id in found:
                 continue
             try:
-                found[backup_id] = BaseSummary.of(repository.manifest(backup_id, keyring))
+                if backup_id not in repository.summaries:
+                    repository.summaries[backup_id] = BaseSummary.of(repository.manifest(backup_id, keyring))
+                found[backup_id] = repository.summaries[backup_id]
             except BackupNotFound:  # never finished
                 continue
             except NO_MANIFEST as error:

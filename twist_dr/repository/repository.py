@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from twist_dr.errors import (
     FROM_ANOTHER,
@@ -59,6 +60,8 @@ class Repository:
 
     target: StorageTarget
     application: str
+    summaries: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What is kept, while a command lasts, of manifests that were read and authenticated, by backup: they are written once and never changed."""
 
     def key(self, backup_id: str, name: str) -> str:
         return f"{self.application}/backups/{backup_id}/{name}"

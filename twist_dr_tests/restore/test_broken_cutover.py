@@ -22,7 +22,7 @@ from twist_dr.postgres.cluster import query
 from twist_dr.restore import cutover as cutover_module
 from twist_dr.restore.cutover import Cutover
 from twist_dr.restore.hooks import Health, Maintenance
-from twist_dr.restore.journal import Journal, Journals
+from twist_dr.restore.journal import FileJournals, Journal
 from twist_dr.restore.settle import check_health, half_removed, kept, remove_kept, settle_interrupted
 from twist_dr.restore.undo import undo_restore
 from twist_dr.system.progress import Lines, Report
@@ -238,15 +238,15 @@ def test_clients_that_come_back_in_a_storm_keep_no_cutover_from_happening(
 def test_a_full_disk_before_the_cutover_changes_nothing_and_leaves_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Journals.save
+    save = FileJournals.save
 
-    def full(self: Journals, journal: Journal) -> None:
+    def full(self: FileJournals, journal: Journal) -> None:
         if journal.phase == "switching":
             raise StagingFull("The disk is full.")
         save(self, journal)
 
     journal = scene.journal()
-    monkeypatch.setattr(Journals, "save", full)
+    monkeypatch.setattr(FileJournals, "save", full)
     with pytest.raises(StagingFull):
         Cutover(journal, scene.around, Report()).run()
     assert scene.serves() == "live" and scene.databases() == [""]
@@ -254,15 +254,15 @@ def test_a_full_disk_before_the_cutover_changes_nothing_and_leaves_nothing(
 
 
 def test_a_full_disk_after_the_switch_says_that_it_has_switched(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = Journals.save
+    save = FileJournals.save
 
-    def full(self: Journals, journal: Journal) -> None:
+    def full(self: FileJournals, journal: Journal) -> None:
         if journal.phase == "done":
             raise StagingFull("The disk is full.")
         save(self, journal)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Journals, "save", full)
+        patched.setattr(FileJournals, "save", full)
         with pytest.raises(RestoreInterrupted, match=r"has switched: what it prepared is live.*The disk is full"):
             Cutover(scene.journal(), scene.around, Report()).run()
     assert scene.serves() == "restored"
