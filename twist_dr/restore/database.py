@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from twist_dr.errors import DiskFilled, ProcessFailed, RestoreFailed, TwistDRError
-from twist_dr.postgres.cluster import Cluster, Connection, first_line, query
+from twist_dr.postgres.cluster import Cluster, Connection, first_line, named_errors, query
 from twist_dr.postgres.everybodys_settings import missing_everybodys_settings
 from twist_dr.postgres.roles import (
     apply_roles,
@@ -110,23 +110,33 @@ def _has_any(connection: Connection, roles: bytes) -> bool:
 
 
 def _make_as_they_were(cluster: Cluster, connection: Connection, roles: bytes) -> list[str]:
-    missing = missing_roles(connection, roles)
-    if not missing:
+    remedy = "make them by hand, or name a superuser in restore.database_url, then restore again"
+    made, told = roles_as_they_were(cluster, connection, roles, remedy)
+    if not made:
         return []
+    said = f"the server had no role of the backup's: {few(made, 20)} were made as they were"
+    return [said, *told, *missing_everybodys_settings(connection, roles)]
+
+
+def roles_as_they_were(
+    cluster: Cluster, connection: Connection, roles: bytes, remedy: str
+) -> tuple[list[str], list[str]]:
+    """Make the roles that a new server lacks, with their passwords, as the backup's had them; returns them, and what a person should know.
+
+    Raises ``RestoreFailed`` with that remedy; then none was made.
+    """
+    with named_errors("to list the roles"):
+        missing = missing_roles(connection, roles)
     ours = roles_to_make(roles, missing)
     try:
-        apply_roles(cluster, ours, connection.info.dbname)
+        if missing:
+            apply_roles(cluster, ours, connection.info.dbname)
     except ProcessFailed as error:
-        raise RestoreFailed(
-            f"The roles {few(missing)} could not be made: {error}",
-            remedy="make them by hand, or name a superuser in restore.database_url, then restore again",
-        ) from error
-    told = [f"the server had no role of the backup's: {few(missing, 20)} were made as they were"]
-    told += [
+        raise RestoreFailed(f"The roles {few(missing, 20)} could not be made: {error}", remedy=remedy) from error
+    return missing, [
         f"the role {role} may log in, and the backup holds no password for it; give it one if it needs one"
         for role in without_password(ours)
     ]
-    return told + missing_everybodys_settings(connection, roles)
 
 
 def run_statements(cluster: Cluster, name: str, statements: Iterable[str]) -> None:

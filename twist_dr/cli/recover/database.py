@@ -10,30 +10,23 @@ from functools import partial
 
 from twist_dr.cli.recover.scratch import scratch_folder
 from twist_dr.cli.recover.server import UNFINISHED, NewDatabase
-from twist_dr.errors import ProcessFailed, RestoreFailed
+from twist_dr.errors import RestoreFailed
 from twist_dr.postgres import databases, making
 from twist_dr.postgres.cluster import first_line, named_errors
 from twist_dr.postgres.comparison import Comparison
 from twist_dr.postgres.dumped_properties import DumpedProperties, read_properties
 from twist_dr.postgres.everybodys_settings import add_everybodys_settings
 from twist_dr.postgres.own_settings import OwnSettings
-from twist_dr.postgres.roles import (
-    apply_roles,
-    missing_roles,
-    role_names,
-    roles_to_make,
-    without_password,
-)
+from twist_dr.postgres.roles import role_names
 from twist_dr.postgres.surroundings import differing
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
+from twist_dr.restore.database import roles_as_they_were
 from twist_dr.restore.dump_gate import told_differing
 from twist_dr.restore.pipeline import FetchedDatabase, OneCopy, Serving, fetch_database
 from twist_dr.restore.statistics import analyze
 from twist_dr.system.progress import Report
-
-_MOST_DIFFERENCES = 5
 
 
 @dataclass(frozen=True)
@@ -93,32 +86,20 @@ def recover_database(
 
 def _make_roles(new: NewDatabase, roles: bytes, report: Report) -> list[str]:
     """Make the roles that the server lacks, as they were; gives their names."""
-    with new.maintenance() as connection, named_errors("to list the roles"):
-        missing = missing_roles(connection, roles)
-    kept = [role for role in role_names(roles) if role not in missing]
-    if missing:
-        ours = roles_to_make(roles, missing)
-        try:
-            apply_roles(new.cluster, ours, new.beside)
-        except ProcessFailed as error:
-            raise RestoreFailed(
-                f"The roles {', '.join(missing)} could not be made: {error}",
-                remedy="make them by hand or restore as a superuser, then run again",
-            ) from error
-        report.info(f"roles made: {', '.join(missing)}")
-        for role in without_password(ours):
-            report.warning(
-                f"the role {role} may log in, and the backup holds no password for it; give it one if it needs one"
-            )
-    with new.maintenance() as connection, named_errors("to read what is set for all roles"):
-        given, told = add_everybodys_settings(connection, roles)
+    with new.maintenance() as connection:
+        remedy = "make them by hand or restore as a superuser, then run again"
+        made, told = roles_as_they_were(new.cluster, connection, roles, remedy)
+        if made:
+            report.info(f"roles made: {', '.join(made)}")
+        with named_errors("to read what is set for all roles"):
+            given, more = add_everybodys_settings(connection, roles)
     if given:
         report.info(f"set for all roles (ALTER ROLE ALL SET), as the backup's server had it: {', '.join(given)}")
-    for sentence in told:
+    for sentence in told + more:
         report.warning(sentence)
-    if kept:
+    if kept := [role for role in role_names(roles) if role not in made]:
         report.info(f"roles that were there, left as they are: {', '.join(kept)}")
-    return missing
+    return made
 
 
 def _serving(new: NewDatabase, fetched: FetchedDatabase, jobs: int, report: Report) -> Serving:
