@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
+from typing import Any
 
 from twist_dr.backup.from_settings import Copying, clear_staging, plan_backup, record_sealed
 from twist_dr.backup.take import ALL_PARTS, take_full_backup
@@ -21,6 +22,9 @@ from twist_dr.settings import Application
 
 LATEST_VERIFIED = "latest-verified"
 LATEST = "latest"
+
+#: What the log of restores has of a restore's record, under the same names.
+_LOGGED = {each.name for each in fields(RestoreRow)} & {each.name for each in fields(RestoreRecord)}
 
 
 @dataclass(frozen=True)
@@ -145,33 +149,17 @@ class RestoreLog:
 
     def note(self, record: RestoreRecord) -> None:
         """Record a restore as far as it has come."""
+        told: dict[str, Any] = {name: getattr(record, name) for name in _LOGGED}
+        for name, value in told.items():
+            # The record goes on; a row stays as it was written.
+            told[name] = tuple(value) if isinstance(value, list) else dict(value) if isinstance(value, dict) else value
         row = RestoreRow(
-            restore_id=record.restore_id,
+            **told,
             application=self._app.name,
-            kind=record.kind,
-            mode=record.mode,
             who=self._app.actor.name,
-            reason=record.reason,
-            backup_id=record.backup_id,
             undone_id=record.restored_id,
-            sources=tuple(record.sources),
-            passed_over=tuple(record.passed_over),
             verified=self._verified,
-            parts=tuple(record.parts),
-            tables=record.tables,
-            rows=record.rows,
-            files=record.files,
-            state=record.state,
-            started_at=record.started_at,
-            finished_at=record.finished_at,
-            seconds=dict(record.seconds),
-            seconds_locked_out=record.seconds_locked_out,
-            database=record.database,
-            replaced=tuple(record.replaced),
-            result=record.result,
-            error=record.error,
             run_id=self._app.actor.run_id,
-            recovery_point=record.recovery_point,
         )
         try:
             self._app.catalog.record_restore(row)
