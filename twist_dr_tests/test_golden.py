@@ -1,0 +1,103 @@
+"""What earlier versions wrote is read as they meant it: settings, catalog, storage target and a restore's journal. See golden/README.md."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from twist_dr.settings import load_settings
+from twist_dr_tests.cli.test_init import example_blocks, uncommented, variables
+from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.site import Site
+
+GOLDEN = Path(__file__).with_name("golden")
+VERSION = "0.1.0"
+EXPECTED: dict[str, Any] = json.loads((GOLDEN / f"{VERSION}.json").read_text())
+FULL = "20261130T115752Z-full-c260"
+RESTORE = "20261130T115910Z-restore-d815"
+
+
+@pytest.fixture
+def old(newest_server: PostgresServer, tmp_path: Path) -> Site:
+    """The installation, beside a server that never saw it."""
+    site = Site(tmp_path, newest_server.url("postgres"), tmp_path / "media")
+    with tarfile.open(GOLDEN / f"{VERSION}.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    site.document = yaml.safe_load((tmp_path / "twist-dr.yaml").read_text())
+    return site
+
+
+def renamed(path: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    told = [message.removeprefix(f"{path}: ") for message in caplog.messages]
+    caplog.clear()
+    return told
+
+
+def test_its_settings_are_read_and_keys_with_other_names_now_are_told(
+    old: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    cleanup = ["cleanup.remains_after is called cleanup.incomplete_after now; rename it."]
+    settings = old.settings()
+    assert renamed(old.folder / "twist-dr.yaml", caplog) == cleanup
+    assert settings.cleanup.incomplete_after.days == 2 and settings.enabled_targets.keys() == {"office"}
+    whole = old.folder / "whole.yaml"
+    text = (old.folder / "commented.yaml").read_text()
+    whole.write_text(uncommented(text, example_blocks(text.splitlines())))
+    load_settings(whole, variables(whole.read_text()))
+    assert renamed(whole, caplog) == cleanup
+
+
+def test_its_catalog_is_migrated_and_tells_what_it_told_then(old: Site) -> None:
+    for command, said in EXPECTED["said"].items():
+        arguments = ["show", FULL] if command == "show" else command.split()
+        assert old.cli(*arguments).expect(0).text.endswith(said), command
+    catalog = old.catalog()
+    for kind, rows in EXPECTED["rows"].items():
+        found = [json.loads(json.dumps(asdict(row), default=str)) for row in getattr(catalog, kind)("erp")]
+        assert [{name: row[name] for name in then} for row, then in zip(found, rows, strict=True)] == rows, kind
+
+
+def test_its_target_is_listed_and_checked_without_settings_and_catalog(old: Site) -> None:
+    shutil.rmtree(old.folder / "work")
+    place = ("recover", "--from-target", str(old.folder / "targets" / "office"), "--keyring", str(old.keyring_path))
+    listed = old.cli(*place).text
+    for backup_id in (FULL, "20261130T115818Z-base-53ca", "20261130T115830Z-configuration-a2f5"):
+        assert backup_id in listed
+    checked = old.cli(*place, "--check", FULL).expect(0).text
+    assert "database.dump" in checked and "media.tar" in checked
+    configuration = old.cli(*place, "--check", "20261130T115830Z-configuration-a2f5").expect(0).text
+    assert "catalog.sqlite" in configuration
+
+
+def test_its_full_backup_is_proven_by_a_restore(old: Site) -> None:
+    old.verify(backup=FULL).expect(0)
+    newest, _ = old.catalog().verifications(FULL)
+    assert (newest.state, newest.rows, newest.tables, newest.files) == ("verified", 1040, 24, 4)
+
+
+def test_its_restore_is_undone(old: Site, newest_server: PostgresServer) -> None:
+    """On a server that has such databases; the journal is as it was, but for what that server calls them."""
+    journal = old.folder / "work" / "restores" / "erp" / f"{RESTORE}.json"
+    document = json.loads(journal.read_text())
+    names = document["database"]
+    for name, number, words in ((names["live"], "incoming_oid", "now"), (names["kept"], "live_oid", "then")):
+        old.query(f"CREATE DATABASE {name}")
+        ((names[number],),) = old.query(f"SELECT oid::bigint FROM pg_database WHERE datname = '{name}'")
+        old.query(f"CREATE TABLE state AS SELECT '{words}' AS words", name)
+    journal.write_text(json.dumps(document))
+    old.database_url = newest_server.url(names["live"])
+    try:
+        plan = old.job("undo_restore").expect(1).text
+        assert f"Undoing {RESTORE} would put back the database {names['kept']}" in plan
+        old.undo().expect(0)
+        assert old.query("SELECT words FROM state") == [("then",)]
+    finally:
+        for (name,) in old.query("SELECT datname FROM pg_database WHERE datname ~ '^erp(_replaced.*)?$'", "postgres"):
+            old.query(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
