@@ -9,11 +9,9 @@ from twist_dr.operations.restore_to_time import restore_to_time
 from twist_dr.operations.table import RESTORE, RESTORE_TO_TIME, UNDO_RESTORE
 from twist_dr.operations.undo_restore import undo_restore
 from twist_dr.orchestrator.around import APPLICATION
-from twist_dr.orchestrator.assets.base_backup import base_backup_asset
-from twist_dr.orchestrator.assets.configuration_backup import configuration_backup_asset
+from twist_dr.orchestrator.assets.backup import backup_asset
 from twist_dr.orchestrator.assets.copies import copies_asset
 from twist_dr.orchestrator.assets.external import external_assets
-from twist_dr.orchestrator.assets.full_backup import full_backup_asset
 from twist_dr.orchestrator.assets.report import report_asset
 from twist_dr.orchestrator.assets.verification import verification_asset
 from twist_dr.orchestrator.assets.wal_archive import wal_archive_asset
@@ -31,6 +29,7 @@ from twist_dr.orchestrator.jobs.status import status_job
 from twist_dr.orchestrator.jobs.test_storage_targets import test_storage_targets_job
 from twist_dr.orchestrator.jobs.wal import ship_wal_job
 from twist_dr.orchestrator.uncaught import tell_in_sentences
+from twist_dr.repository.kinds import BASE, CONFIGURATION, FULL
 from twist_dr.settings import Application, open_application
 
 
@@ -38,13 +37,13 @@ def build_definitions(app: Application) -> dg.Definitions:
     """Everything that Dagster shows and runs for one application."""
     settings = app.settings
     sources = external_assets(settings)
-    full_backup = full_backup_asset(settings, sources)
+    full_backup = backup_asset(settings, FULL, sources)
     copies = copies_asset(settings, full_backup.key, "full")
     verification = verification_asset(settings, sorted(copies.keys))
-    configuration_backup = configuration_backup_asset(settings, sources)
+    configuration_backup = backup_asset(settings, CONFIGURATION, sources)
     configuration_copies = copies_asset(settings, configuration_backup.key, "configuration")
-    report = report_asset(settings)
-    recovery = WalDefinitions(app, sources[0].key) if settings.wal is not None else None
+    report = report_asset(settings, verification.key)
+    recovery = WalDefinitions(app, sources) if settings.wal is not None else None
     jobs = [
         backup_job(settings, "full", full_backup, copies),
         verify_backup_job(settings, verification),
@@ -86,11 +85,11 @@ def build_definitions(app: Application) -> dg.Definitions:
 class WalDefinitions:
     """What there is where the settings have a section ``wal``: base backups, archived WAL, recovery to any second."""
 
-    def __init__(self, app: Application, database: dg.AssetKey) -> None:
+    def __init__(self, app: Application, sources: list[dg.AssetSpec]) -> None:
         settings = app.settings
-        wal_archive = wal_archive_asset(settings, database)
+        wal_archive = wal_archive_asset(settings, sources[0].key)
         ship_wal = ship_wal_job(settings, wal_archive)
-        base_backup = base_backup_asset(settings, database)
+        base_backup = backup_asset(settings, BASE, sources)
         base_copies = copies_asset(settings, base_backup.key, "base")
         self.assets = [wal_archive, base_backup, base_copies]
         self.jobs = [

@@ -184,12 +184,15 @@ class _Examination:
         daemon = read_daemon(self._settings, catalog)
         yield from check_schedules(launched, silent=why_silent(daemon, now), verified=verified, kept_for_ever=kept)
         yield from check_daemon(list(not_loaded(daemon, now)))
-        proven = catalog.latest_verified(self._settings.application)
-        entry = next((each for each in entries(self._settings) if each.takes_media), None)
-        if verified and entry is not None and proven is not None:
-            yield from check_proof_time(entry, proven, now, when=self._settings.verification.when)
-        if proven is not None and (most := allowed_media_age(self._settings, now)) is not None:
-            yield from check_media_age(catalog.latest_verified(self._settings.application, part="media"), most, now)
+        newest = catalog.latest_verified(self._settings.application)
+        whole = catalog.latest_verified(self._settings.application, part="media") if self._settings.media else newest
+        for entry in entries(self._settings) if verified else ():
+            # How long an hour's backup without media takes to verify says nothing of the night's, nor that of the hour's.
+            proven = whole if entry.takes_media else newest
+            if entry.kind == "full" and proven is not None and (entry.takes_media or "media" not in proven.parts):
+                yield from check_proof_time(entry, proven, now, when=self._settings.verification.when)
+        if newest is not None and (most := allowed_media_age(self._settings, now)) is not None:
+            yield from check_media_age(whole, most, now)
 
     def _restores(self) -> Iterator[DoctorFinding]:
         settings = self._settings

@@ -49,7 +49,8 @@ def check_proof_time(entry: ScheduleEntry, proven: BackupRow, now: datetime, *, 
     if proof is None:
         return
     took, between = timedelta(seconds=proof.seconds), period(entry, now)
-    found = f"the last verification took {human_seconds(proof.seconds)} for {human_bytes(proven.plain_bytes)}, and full backups are {human_seconds(between.total_seconds())} apart"
+    of = f" of {entry.place}" if entry.own_name else ""
+    found = f"the last verification took {human_seconds(proof.seconds)} for {human_bytes(proven.plain_bytes)}, and full backups{of} are {human_seconds(between.total_seconds())} apart"
     if when == "each" and took > between * _MOST_OF_THE_TIME:
         yield warning(
             "verification time", found, "set verification.when to daily or weekly, or raise verification.jobs"

@@ -42,6 +42,14 @@ def test_lineage_runs_from_the_application_over_the_copies_to_the_proof(definiti
     assert graph.get(dg.AssetKey(["erp", "copies", "office"])).child_keys == {dg.AssetKey(["erp", "verification"])}
 
 
+def test_every_asset_has_a_group_and_a_place_in_the_lineage(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.group_name in ("application", "backups"), key
+        assert node.parent_keys or node.child_keys, key
+
+
 def test_every_definition_names_the_permission_that_launching_it_needs(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     allowed = {f"team:system_{right}_backup" for right in ("run", "download", "restore", "configure")}

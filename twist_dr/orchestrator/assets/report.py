@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from twist_dr.watch.status.model import Status
 
 
-def report_asset(settings: Settings) -> dg.AssetsDefinition:
-    """The asset ``<application>/report``."""
+def report_asset(settings: Settings, verification: dg.AssetKey) -> dg.AssetsDefinition:
+    """The asset ``<application>/report``: what it tells first is what is proven."""
 
     @dg.asset(
         key=[settings.application, "report"],
+        deps=[verification],
+        group_name="backups",
         description="Whether the application is safe: recovery point, storage targets, alerts, and plots of 90 days. Open it below, or the file that it names.",
         owners=[RUN_BACKUP],
         required_resource_keys={APPLICATION},

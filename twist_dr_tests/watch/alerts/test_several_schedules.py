@@ -12,6 +12,7 @@ import pytest
 
 from twist_dr.backup.from_settings import plan_backup
 from twist_dr.catalog import AlertRow, AttemptRow, BackupRow, Catalog
+from twist_dr.doctor import _Examination
 from twist_dr.doctor.unattended import check_media_age
 from twist_dr.orchestrator.automation.after_backups import _requests
 from twist_dr.settings import Settings
@@ -194,6 +195,18 @@ def test_the_runs_and_backups_of_the_night_are_not_pushed_out_by_those_of_every_
     facts = gather(given, catalog, NOW)
     assert NIGHT in {row.who for row in facts.attempts["backup_full"]}
     assert whole in {row.backup_id for row in facts.backups["full"]}
+
+
+def test_the_time_that_a_proof_takes_is_that_of_the_schedule_s_own_backups(tmp_path: Path) -> None:
+    given, catalog = kept(tmp_path, verification={"when": "each"})
+    for number, seconds, parts in ((1, 15 * 3600.0, ["database", "media"]), (2, 1.0, ["database"])):
+        made = record(catalog, number, started_at=NOW - DAY + number * HOUR, parts=parts)
+        catalog.record_copy(made, "office", state="checked", form="zstd+enc", stored_bytes=1)
+        catalog.record_verification(made, "office", state="verified", started_at=NOW - 20 * HOUR, seconds=seconds)
+    examined = _Examination(application(given, catalog=catalog), {})
+    found = [each for each in examined._daemon(["full"], verified=True, kept=[]) if each.check == "verification time"]
+    assert {each.status for each in found if "15 h" in each.found} == {"warning"}
+    assert {each.status for each in found if "took 1 s" in each.found or "1.0 s" in each.found} == {"ok"}
 
 
 def test_the_newest_of_each_schedule_is_verified(tmp_path: Path) -> None:
