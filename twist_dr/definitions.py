@@ -6,7 +6,17 @@ import dagster as dg
 
 from twist_dr.operations.restore import restore
 from twist_dr.operations.restore_to_time import restore_to_time
-from twist_dr.operations.table import RESTORE, RESTORE_TO_TIME, UNDO_RESTORE
+from twist_dr.operations.table import (
+    BACKUP_BASE,
+    BACKUP_CONFIGURATION,
+    BACKUP_FULL,
+    RESTORE,
+    RESTORE_TO_TIME,
+    SHIP_WAL,
+    STATUS,
+    UNDO_RESTORE,
+    VERIFY_BACKUP,
+)
 from twist_dr.operations.undo_restore import undo_restore
 from twist_dr.orchestrator.around import APPLICATION
 from twist_dr.orchestrator.assets.backup import backup_asset
@@ -20,14 +30,12 @@ from twist_dr.orchestrator.automation.dead_runs import dead_runs_sensor
 from twist_dr.orchestrator.automation.schedules import schedules
 from twist_dr.orchestrator.automation.ship_wal import ship_wal_sensor
 from twist_dr.orchestrator.automation.watch import failed_runs_sensor, watch_sensor
-from twist_dr.orchestrator.jobs.backups import backup_job, verify_backup_job
+from twist_dr.orchestrator.jobs.asset_job import asset_job
 from twist_dr.orchestrator.jobs.cleanup import cleanup_job
 from twist_dr.orchestrator.jobs.drill import drill_job
 from twist_dr.orchestrator.jobs.restore import restore_job
 from twist_dr.orchestrator.jobs.scrub import scrub_job
-from twist_dr.orchestrator.jobs.status import status_job
 from twist_dr.orchestrator.jobs.test_storage_targets import test_storage_targets_job
-from twist_dr.orchestrator.jobs.wal import ship_wal_job
 from twist_dr.orchestrator.uncaught import tell_in_sentences
 from twist_dr.repository.kinds import BASE, CONFIGURATION, FULL
 from twist_dr.settings import Application, open_application
@@ -45,15 +53,15 @@ def build_definitions(app: Application) -> dg.Definitions:
     report = report_asset(settings, verification.key)
     recovery = WalDefinitions(app, sources) if settings.wal is not None else None
     jobs = [
-        backup_job(settings, "full", full_backup, copies),
-        verify_backup_job(settings, verification),
-        backup_job(settings, "configuration", configuration_backup, configuration_copies),
+        asset_job(settings, BACKUP_FULL, full_backup, copies),
+        asset_job(settings, VERIFY_BACKUP, verification),
+        asset_job(settings, BACKUP_CONFIGURATION, configuration_backup, configuration_copies),
         restore_job(settings, RESTORE, restore),
         restore_job(settings, UNDO_RESTORE, undo_restore),
         cleanup_job(settings),
         scrub_job(settings),
         drill_job(settings),
-        status_job(settings, report),
+        asset_job(settings, STATUS, report),
         test_storage_targets_job(settings),
         *(recovery.jobs if recovery else ()),
     ]
@@ -88,13 +96,13 @@ class WalDefinitions:
     def __init__(self, app: Application, sources: list[dg.AssetSpec]) -> None:
         settings = app.settings
         wal_archive = wal_archive_asset(settings, sources[0].key)
-        ship_wal = ship_wal_job(settings, wal_archive)
+        ship_wal = asset_job(settings, SHIP_WAL, wal_archive)
         base_backup = backup_asset(settings, BASE, sources)
         base_copies = copies_asset(settings, base_backup.key, "base")
         self.assets = [wal_archive, base_backup, base_copies]
         self.jobs = [
             ship_wal,
-            backup_job(settings, "base", base_backup, base_copies),
+            asset_job(settings, BACKUP_BASE, base_backup, base_copies),
             restore_job(settings, RESTORE_TO_TIME, restore_to_time),
         ]
         self.sensors = [ship_wal_sensor(app, ship_wal)]

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import dagster as dg
 
 from twist_dr.catalog import SpaceRow
+from twist_dr.operations.table import STATUS
 from twist_dr.orchestrator.around import APPLICATION
 from twist_dr.orchestrator.assets.report import report_asset
-from twist_dr.orchestrator.jobs.status import status_job
+from twist_dr.orchestrator.jobs.asset_job import asset_job
 from twist_dr.watch.status.plots import plots
 from twist_dr.watch.status.report import html, markdown
 from twist_dr_tests.watch.status.conftest import HOUR, Story
@@ -88,9 +89,9 @@ def test_markdown_carries_its_pictures_and_leaves_no_foreign_markup(story: Story
 def test_the_job_materializes_the_report_and_writes_the_file(story: Story) -> None:
     story.backup(2)
     settings = story.site.settings()
-    report = report_asset(settings)
+    report = report_asset(settings, dg.AssetKey(["erp", "verification"]))
     definitions = dg.Definitions(
-        assets=[report], jobs=[status_job(settings, report)], resources={APPLICATION: story.site.app()}
+        assets=[report], jobs=[asset_job(settings, STATUS, report)], resources={APPLICATION: story.site.app()}
     )
     result = definitions.get_job_def("status").execute_in_process(instance=dg.DagsterInstance.ephemeral())
     assert result.success
