@@ -310,7 +310,7 @@ class Catalog(Operations, Summaries):
             what = f"labelled {label}" if label else "to be taken by itself"
             raise BackupNotFound(
                 f"The catalog knows no full backup of {application} {what}",
-                remedy="see all with twist-dr list, or make one with: dagster job execute -m twist_dr.definitions -j backup_full",
+                remedy="see all with twist-dr list, or make one with: twist-dr backup",
             )
         return found
 

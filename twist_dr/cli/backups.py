@@ -148,7 +148,7 @@ def _list(options: argparse.Namespace) -> None:
             return listing.backup_table(rows)
         if any(value is not None for value in filters.values()):
             return "no backups fulfil all conditions"
-        return "no backups yet; make one with: dagster job execute -m twist_dr.definitions -j backup_full"
+        return "no backups yet; make one with: twist-dr backup"
 
     show(options, lambda: map(listing.backup_document, rows), text)
 

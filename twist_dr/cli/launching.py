@@ -16,20 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 from twist_dr.cli.output import add_json, show, wants_json
 from twist_dr.errors import LaunchRefused, RestoreUnconfirmed
 from twist_dr.system.events import Ended, Event, Line, Listener
+from twist_dr.system.words import command
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from twist_dr.operations import Operation
 
-#: Commands that are not called as their operation.
-_CALLED = {
-    "backup_full": "backup",
-    "verify_backup": "verify",
-    "undo_restore": "undo",
-    "test_storage_targets": "test-targets",
-    "status": "report",
-}
 #: The setting in which the application's name is typed, and the one that says why.
 _CONFIRM, _REASON = "confirm", "reason"
 
@@ -53,7 +46,7 @@ def add_commands(commands: Any, launch: Launch) -> None:
 
     for launched in JOBS:
         parser = commands.add_parser(
-            command_of(launched), help=launched.does, description=launched.does,
+            command(launched.name).split()[1], help=launched.does, description=launched.does,
             epilog=_settings(launched.config.model_fields), formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         parser.add_argument("told", nargs="*", metavar="SETTING=VALUE")
@@ -63,10 +56,6 @@ def add_commands(commands: Any, launch: Launch) -> None:
             parser.add_argument("--plan", action="store_true", help="only show what it would do")
             parser.add_argument("--yes", action="store_true", help="do it without showing that first and asking")
             parser.set_defaults(yes=False)
-
-
-def command_of(launched: Operation[Any, Any]) -> str:
-    return _CALLED.get(launched.name, launched.name.replace("_", "-"))
 
 
 def _settings(fields: Mapping[str, FieldInfo]) -> str | None:
@@ -118,12 +107,16 @@ class _Watch:
 def _kept(stream: TextIO) -> Iterator[TextIO]:
     """The same terminal or file: while a job runs, its own output is not what the process writes to."""
     try:
-        kept = os.fdopen(os.dup(stream.fileno()), "w")
+        # A name that cannot be written there ends no backup either.
+        kept = os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="backslashreplace")
     except OSError:  # no file
         yield stream
-    else:
-        with kept:
-            yield kept
+        return
+    try:
+        yield kept
+    finally:
+        with suppress(OSError):
+            kept.close()
 
 
 def _run(launched: Operation[Any, Any], launch: Launch, options: argparse.Namespace) -> int:
@@ -146,7 +139,11 @@ def _run(launched: Operation[Any, Any], launch: Launch, options: argparse.Namesp
     done, ended = _launch(launched, launch, told, options)
     if wants_json(options):
         error = {"code": ended.error_code, "message": ended.error} if ended is not None else None
-        show(options, lambda: {"job": launched.name, "told": told, **asdict(done), "error": error}, str)
+        try:
+            show(options, lambda: {"job": launched.name, "told": told, **asdict(done), "error": error}, str)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read has seen enough; the exit status counts
+            sys.stdout = None
     return int(not done.succeeded)
 
 
@@ -198,7 +195,7 @@ def _asked(
     """What a person at the terminal who has seen the plan agrees to. Raises ``LaunchRefused`` where there is none."""
     if not sys.stdin.isatty():
         raise LaunchRefused(
-            f"{command_of(launched)} changes something, and there is no terminal to ask at",
+            f"{command(launched.name)} changes something, and there is no terminal to ask at",
             remedy="add --yes to do it, or --plan to see what it would do",
         )
     plan, ended = _launch(launched, launch, {**told, **launched.plan}, options)

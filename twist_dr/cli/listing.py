@@ -73,10 +73,7 @@ def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> 
     ]
     lines += [
         "",
-        *(
-            _verification_lines(verifications)
-            or ["never verified; do it with: dagster job execute -m twist_dr.definitions -j verify_backup"]
-        ),
+        *(_verification_lines(verifications) or ["never verified; do it with: twist-dr verify"]),
     ]
     lines += [f"warning: {one_line(warning)}" for warning in manifest.warnings]
     return "\n".join(lines)
@@ -114,7 +111,7 @@ def full_document(row: SealedBackup, verifications: Sequence[VerificationRow]) -
 def restore_table(rows: Sequence[RestoreRow]) -> str:
     """The log of restores, one line each."""
     if not rows:
-        return "no restores yet; plan one with: dagster job execute -m twist_dr.definitions -j restore"
+        return "no restores yet; plan one with: twist-dr restore"
     head = ("RESTORE", "MODE", "WHEN (UTC)", "BY", "BACKUP", "RESULT", "LOCKED OUT")
     return table(
         head,

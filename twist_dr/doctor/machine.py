@@ -110,8 +110,7 @@ def check_incomplete(staging: StagingArea, reachable: Sequence[Repository], *, a
         yield warning(
             "incomplete backups",
             f"{few(lonely)} in {staging.root} on this machine, whole, but on {where}",
-            "re-execute the failed run from failure on its page, or make a new backup: "
-            "dagster job execute -m twist_dr.definitions -j backup_full",
+            "re-execute the failed run from failure on its page, or make a new backup: twist-dr backup",
         )
     waiting = [backup_id for backup_id in sealed if backup_id not in lonely]
     if waiting:

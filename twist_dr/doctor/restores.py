@@ -65,13 +65,13 @@ def check_kept(settings: Settings, around: Surroundings, now: datetime | None = 
         yield warning(
             check,
             f"{few(str(each) for each in overdue)} have had their time",
-            "dagster job execute -m twist_dr.definitions -j cleanup",
+            "twist-dr cleanup",
         )
     for journal in half_removed(around):
         yield warning(
             check,
             f"the cleanup of what {journal.restore_id} replaced was cut short, and left something of it",
-            "dagster job execute -m twist_dr.definitions -j cleanup",
+            "twist-dr cleanup",
         )
     if every and not overdue:
         yield ok(check, f"{few(str(each) for each in every)} are kept; see twist-dr list --replaced")

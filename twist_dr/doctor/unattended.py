@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from twist_dr.catalog import BackupRow
 from twist_dr.doctor.findings import Check, ok, problem, warning
 from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.words import command
 from twist_dr.watch.alerts.channels import Channel, channel_errors
-from twist_dr.watch.alerts.rules_common import Finding, human, launch
+from twist_dr.watch.alerts.rules_common import Finding, human
 from twist_dr.watch.schedules import ScheduleEntry, period
 
 #: The rest is the backup's own, and growth's.
@@ -72,7 +73,7 @@ def check_media_age(newest: BackupRow | None, most: timedelta, now: datetime) ->
         yield warning(
             "media age",
             f"{found}; {human(most)} is the objective",
-            f"{launch('backup_full')} && {launch('verify_backup')}",
+            f"{command('backup_full')} && {command('verify_backup')}",
         )
 
 

@@ -217,7 +217,7 @@ def _slot(connection: Connection, seen: WalSeen, source: str, name: str) -> Chec
         yield problem(
             check,
             f"the replication slot {name} is lost: WAL was removed that was not received yet",
-            "twist-dr wal receive  # it makes the slot anew; then: dagster job execute -m twist_dr.definitions -j backup_base",
+            "twist-dr wal receive  # it makes the slot anew; then: twist-dr backup-base",
         )
     elif not slot.active:
         yield problem(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _BASIC_ARCHIVE_MAJOR = 15
 #: Older ones make a recovery long: it replays everything that was written since.
 _OLDEST_BASE = timedelta(days=8)
-_BACKUP_BASE = "dagster job execute -m twist_dr.definitions -j backup_base"
+_BACKUP_BASE = "twist-dr backup-base"
 
 
 def check_archiver(cluster: Cluster, seen: WalSeen, source: str, spool: Path, warn_after: timedelta) -> Check[None]:

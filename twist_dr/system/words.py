@@ -11,6 +11,21 @@ from twist_dr.redaction import one_line
 _MARKUP = re.compile(r"[\\`*<>\[\]|~#&]|(?<![^\W_])_|_(?![^\W_])")
 
 
+#: Commands that are not called as the job which they launch.
+_CALLED = {
+    "backup_full": "backup",
+    "verify_backup": "verify",
+    "undo_restore": "undo",
+    "test_storage_targets": "test-targets",
+    "status": "report",
+}
+
+
+def command(job: str) -> str:
+    """What somebody types to launch it: ``twist-dr backup-base``."""
+    return f"twist-dr {_CALLED.get(job, job.replace('_', '-'))}"
+
+
 def few(names: Iterable[str], most: int = 3) -> str:
     """``a, b, c and 4 more``."""
     every = [one_line(name) for name in names]

@@ -15,7 +15,7 @@ from twist_dr.repository.manifest import Kind, Label, Manifest
 from twist_dr.repository.newest import Newest, anything, find_newest, with_database
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
-from twist_dr.system.words import few, no_good_copy
+from twist_dr.system.words import command, few, no_good_copy
 
 #: Newer backups than the one that was found that are looked for in the catalog, and that a sentence names.
 _LOOKED_FOR = 50
@@ -162,5 +162,5 @@ def _said_lost(found: Newest, row: BackupRow, names: Sequence[str], catalog: Cat
     return (
         f"{row.backup_id}, taken {row.started_at:%Y-%m-%d %H:%M} UTC, is newer and was stored on {', '.join(gone)}, which "
         f"{'does' if len(gone) == 1 else 'do'} not hold it any more{also}, though nobody deleted it from here: find out who did, and make a "
-        f"new backup: dagster job execute -m twist_dr.definitions -j {KINDS[row.kind].job}"
+        f"new backup: {command(KINDS[row.kind].job)}"
     )

@@ -13,9 +13,9 @@ import pytest
 from twist_dr.__main__ import main
 from twist_dr.catalog import AlertRow
 from twist_dr.cli import _parser
-from twist_dr.cli.launching import command_of
 from twist_dr.operations.table import JOBS
 from twist_dr.restore.to_time import sandbox_base
+from twist_dr.system.words import command
 from twist_dr_tests.cli.test_launching import Jobs
 from twist_dr_tests.recovery.test_sandbox import NAMES, make
 from twist_dr_tests.retention.test_replaced import Scene
@@ -69,7 +69,9 @@ def test_every_command_has_it() -> None:
     every = leaves(_parser([], Jobs()))
     found = {name: any("--json" in action.option_strings for action in parser._actions) for name, parser in every}
     assert {name for name, has in found.items() if not has} == WITHOUT
-    assert {name.partition(",")[0] for name in CALLS} == set(found) - WITHOUT - {command_of(job) for job in JOBS}
+    assert {name.partition(",")[0] for name in CALLS} == set(found) - WITHOUT - {
+        command(job.name).split()[1] for job in JOBS
+    }
 
 
 @pytest.fixture

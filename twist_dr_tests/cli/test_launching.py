@@ -10,6 +10,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,10 +162,10 @@ def test_every_job_has_a_command_that_lists_its_settings(capsys: pytest.CaptureF
         main(["--help"], Jobs())
     commands = re.findall(r"^    ([a-z-]+)", capsys.readouterr().out, re.MULTILINE)
     jobs, helps = Jobs(), {}
-    for command in commands[-len(JOBS) :]:
+    for name in commands[-len(JOBS) :]:
         with pytest.raises(SystemExit):
-            main([command, "--help"], jobs)
-        helps[command] = capsys.readouterr().out
+            main([name, "--help"], jobs)
+        helps[name] = capsys.readouterr().out
     for operation, told in zip(JOBS, helps.values(), strict=True):
         assert all(f"  {name}=" in told for name in operation.config.model_fields), told
     assert {
@@ -279,6 +280,20 @@ def test_at_a_terminal_the_plan_is_shown_and_the_person_asked(
     (plan_of, plan), *others = jobs.launched
     assert OPERATIONS[plan_of].plan.items() <= plan.items()
     assert [given for _, given in others] == [told] * (told is not None)
+
+
+@pytest.mark.parametrize("words", [["backup"], ["backup", "--json"]], ids="-".join)
+def test_a_reader_that_has_seen_enough_ends_no_run_and_changes_no_exit_status(
+    settings: None, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ends, status in ((["copy_failed"], 1), ([None], 0)):
+        read, write = os.pipe()
+        os.close(read)
+        gone = open(write, "w", encoding="ascii")  # noqa: SIM115
+        monkeypatch.setattr("sys.stdout", gone)
+        assert main(words, Jobs([*ends])) == status
+        with suppress(BrokenPipeError):
+            gone.close()
 
 
 def test_a_run_that_dagster_will_forget_is_told(

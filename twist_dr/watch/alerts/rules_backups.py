@@ -10,7 +10,7 @@ from twist_dr.catalog import AttemptRow, BackupRow, CopyRow
 from twist_dr.errors import CopyFailed, CopyFailedForNow
 from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, KINDS
 from twist_dr.settings import Settings
-from twist_dr.system.words import counted
+from twist_dr.system.words import command, counted
 from twist_dr.watch.alerts.daemon import why_silent
 from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.rules_common import (
@@ -19,7 +19,6 @@ from twist_dr.watch.alerts.rules_common import (
     by_schedule,
     failures,
     in_a_row,
-    launch,
     shortened,
     some,
     what_failed,
@@ -44,7 +43,7 @@ def failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
             again = f" {streak} scheduled backups in a row came to nothing." if streak > 1 else ""
             yield Finding(
                 f"backup_failed:{name}", "backup_failed", "critical" if streak > 1 else "error", what_failed(failed[0]) + again,
-                f"Look at the run, fix what it names, then run: {launch(job)}", failed[0].run_id,
+                f"Look at the run, fix what it names, then run: {command(job)}", failed[0].run_id,
             )  # fmt: skip
 
 
@@ -60,7 +59,7 @@ def partial(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
             elif rows and all(copy.state == "deleted" for copy in rows[0].copies):
                 yield Finding(
                     f"partial:{job}{end}", "partial", "warning", f"{rows[0].backup_id}, the newest {kind} backup, is on no storage target.",
-                    f"Make a new backup: {launch(job)}", rows[0].run_id,
+                    f"Make a new backup: {command(job)}", rows[0].run_id,
                 )  # fmt: skip
         newest = max((row.started_at for row in facts.settled(kind)[:1]), default=None)
         for name, attempts in by_schedule(facts, settings, job):
@@ -71,7 +70,7 @@ def partial(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
                 lacked.add(failed[0].run_id)
                 yield Finding(
                     f"partial:{name}", "partial", "warning", what_failed(failed[0]),
-                    f"See to the target, then make a new backup: {launch(job)}", failed[0].run_id,
+                    f"See to the target, then make a new backup: {command(job)}", failed[0].run_id,
                 )  # fmt: skip
 
 
@@ -86,7 +85,7 @@ def _partial(
     return Finding(
         cause, "partial", "error" if again or not held else "warning",
         f"{rows[0].backup_id} is missing on {', '.join(copy.target for copy in lacking)}. {told}. {where}",
-        f"See to the target, then store these copies anew in the page, or make a new backup: {launch(job)}",
+        f"See to the target, then store these copies anew in the page, or make a new backup: {command(job)}",
         rows[0].run_id, about=frozenset(copy.target for copy in lacking),
     )  # fmt: skip
 
@@ -120,7 +119,7 @@ def missed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
             f"missed:{entry.name}", "missed",
             ("critical" if len(lost) > 1 else "error") if important else "warning",
             f"{entry.job} was due at {lost[-1]:%Y-%m-%d %H:%M} UTC ({entry.place}: '{entry.cron}', {entry.time_zone}) and was not launched.{often}",
-            f"{_why_not(facts, entry, now)}, then run: {launch(entry.job)}",
+            f"{_why_not(facts, entry, now)}, then run: {command(entry.job)}",
         )  # fmt: skip
 
 
@@ -174,7 +173,7 @@ def verification_failed(facts: Facts, settings: Settings, now: datetime) -> Iter
         yield Finding(
             f"verification_failed:{kind}{end}", "verification_failed", "error",
             f"{proof.backup_id}, restored from {proof.target}, is not what was recorded when it was taken: {shortened(some(proof.differences))}.",
-            f"Make a new backup and verify it: {launch(KINDS[kind].job)} && {launch('verify_backup')}. Keep the bad one until its cause is known.",
+            f"Make a new backup and verify it: {command(KINDS[kind].job)} && {command('verify_backup')}. Keep the bad one until its cause is known.",
             proof.run_id,
         )  # fmt: skip
     failed = failures(facts.attempts.get("verify_backup", ()))
@@ -182,5 +181,5 @@ def verification_failed(facts: Facts, settings: Settings, now: datetime) -> Iter
         streak = in_a_row(failed)
         yield Finding(
             "verification_failed:verify_backup", "verification_failed", "critical" if streak > 1 else "error",
-            what_failed(failed[0]), f"Look at the run, fix what it names, then run: {launch('verify_backup')}", failed[0].run_id,
+            what_failed(failed[0]), f"Look at the run, fix what it names, then run: {command('verify_backup')}", failed[0].run_id,
         )  # fmt: skip

@@ -126,8 +126,3 @@ def human(time: timedelta) -> str:
     if seconds >= 2 * 86400:
         return f"{seconds / 86400:.0f} days"
     return human_seconds(seconds)
-
-
-def launch(job: str) -> str:
-    """The command that launches a job."""
-    return f"dagster job execute -m twist_dr.definitions -j {job}"

@@ -9,9 +9,10 @@ from twist_dr.errors import RestoreInterrupted
 from twist_dr.repository.kinds import BACKUP_JOBS
 from twist_dr.settings import Settings
 from twist_dr.system.severity import Severity
+from twist_dr.system.words import command
 from twist_dr.watch.alerts.daemon import Daemon, installed_version
 from twist_dr.watch.alerts.facts import Facts
-from twist_dr.watch.alerts.rules_common import Finding, failures, in_a_row, launch, sentence, shortened, what_failed
+from twist_dr.watch.alerts.rules_common import Finding, failures, in_a_row, sentence, shortened, what_failed
 
 #: A restore that failed is told of for so long: nothing makes it good but the next one.
 _RESTORES_TOLD = timedelta(days=7)
@@ -90,7 +91,7 @@ def job_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Find
             severity: Severity = "error" if worse else "warning"
             yield Finding(
                 f"job_failed:{job}", "job_failed", severity, what_failed(failed[0]),
-                f"Look at the run, fix what it names, then run: {launch(job)}", failed[0].run_id,
+                f"Look at the run, fix what it names, then run: {command(job)}", failed[0].run_id,
             )  # fmt: skip
 
 

@@ -10,11 +10,11 @@ from twist_dr.errors import WalConflict
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
-from twist_dr.system.words import counted
+from twist_dr.system.words import command, counted
 from twist_dr.wal.archived import gaps_after
 from twist_dr.watch.alerts.facts import SKEW, Facts
 from twist_dr.watch.alerts.points import Point, newest_media, newest_point, set_aside
-from twist_dr.watch.alerts.rules_common import Finding, human, launch, sentence, shortened, some
+from twist_dr.watch.alerts.rules_common import Finding, human, sentence, shortened, some
 from twist_dr.watch.proving import allowed_age, allowed_media_age
 from twist_dr.watch.schedules import entries
 
@@ -39,7 +39,7 @@ def recovery_point(facts: Facts, settings: Settings, now: datetime) -> Iterator[
     severity: Severity = "info" if fresh else "critical"
     yield Finding(
         "no_recovery_point", "no_recovery_point", severity, f"{message}; {human(most)} is the objective.",
-        f"Make a backup and prove it: {launch('backup_full')} && {launch('verify_backup')}", makes="unsafe",
+        f"Make a backup and prove it: {command('backup_full')} && {command('verify_backup')}", makes="unsafe",
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def _short_lived(facts: Facts, settings: Settings, now: datetime, point: Point) 
         yield Finding(
             "only_pre_update", "no_recovery_point", "warning",
             f"The only verified recovery point ({point}) was made before an update, and takes no place in a retention's days, weeks and months.",
-            f"Make a backup and prove it: {launch('backup_full')} && {launch('verify_backup')}",
+            f"Make a backup and prove it: {command('backup_full')} && {command('verify_backup')}",
         )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def media(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     )
     yield Finding(
         "media_age", "media_age", severity, f"{found}; {human(most)} is the objective.",
-        f"Make a backup with media and prove it: {launch('backup_full')} && {launch('verify_backup')}",
+        f"Make a backup with media and prove it: {command('backup_full')} && {command('verify_backup')}",
     )  # fmt: skip
 
 
@@ -166,12 +166,12 @@ def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[F
             yield Finding(
                 f"wal_gap:{name}", "wal_gap", "critical",
                 f"{some(gaps)}, and no storage target has it any more: no recovery leads across, until a newer base backup.",
-                f"Take a new base backup at once: {launch('backup_base')}", about=frozenset(gaps), target=name,
+                f"Take a new base backup at once: {command('backup_base')}", about=frozenset(gaps), target=name,
             )  # fmt: skip
         if row.error is not None and row.error_code == WalConflict.code:
             yield Finding(
                 f"wal_conflict:{name}", "wal_conflict", "critical", sentence(f"{name}: {shortened(row.error)}"),
-                f"Find out which of the two is production and stop the other; then take a new base backup: {launch('backup_base')}", target=name,
+                f"Find out which of the two is production and stop the other; then take a new base backup: {command('backup_base')}", target=name,
             )  # fmt: skip
     if facts.refused_wal:
         yield Finding(

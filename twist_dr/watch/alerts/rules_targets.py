@@ -13,10 +13,10 @@ from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, KINDS
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.severity import Severity
-from twist_dr.system.words import counted
+from twist_dr.system.words import command, counted
 from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.points import newest_point
-from twist_dr.watch.alerts.rules_common import Finding, by_media, human, launch, shortened, some
+from twist_dr.watch.alerts.rules_common import Finding, by_media, human, shortened, some
 from twist_dr.watch.proving import allowed_age
 
 #: Once told, space must be this much above the limit before it is called enough: it goes up and down with every backup.
@@ -45,7 +45,7 @@ def integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findi
         yield Finding(
             f"integrity:{name}", "integrity", "critical" if alone else "error",
             f"{name} holds {len(bad)} corrupt {'copy, or lost it' if len(bad) == 1 else 'copies, or lost them'}: {some([row.backup_id for row in bad])}.{lost}",
-            f"{advice}: {launch('scrub')}" if not alone and not stuck else f"{advice}; make a new backup at once: {launch('backup_full')}",
+            f"{advice}: {command('scrub')}" if not alone and not stuck else f"{advice}; make a new backup at once: {command('backup_full')}",
             about=frozenset(row.backup_id for row in bad), target=name,
         )  # fmt: skip
 
@@ -71,7 +71,7 @@ def repaired(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
                 f"mended:{name}", "mended", "warning",
                 f"{name} held {counted(len(recent), 'object')} that were bad or missing, stored anew from another target: "
                 f"{some([each.backup_id for each in recent])} ({shortened(last.what)}).",
-                f"Suspect the disk or bucket of {name}; read all of it again with: {launch('scrub')}",
+                f"Suspect the disk or bucket of {name}; read all of it again with: {command('scrub')}",
                 # The same object may go bad again.
                 about=frozenset(f"{each.backup_id} {each.at.isoformat()}" for each in recent), target=name,
             )  # fmt: skip
@@ -84,7 +84,7 @@ def bad_wal(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
             yield Finding(
                 f"integrity_wal:{name}", "integrity", "error",
                 f"{name} holds {counted(len(keys), 'bad segment')} of write-ahead log that no other target could repair: {some(keys)}.",
-                f"Take a new base backup, from which what follows can be recovered: {launch('backup_base')}",
+                f"Take a new base backup, from which what follows can be recovered: {command('backup_base')}",
                 about=frozenset(keys), target=name,
             )  # fmt: skip
 
@@ -110,17 +110,17 @@ def trouble(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
             yield Finding(
                 f"credentials:{name}", "credentials", "error",
                 f"{name} {last.doing} failed: its credentials were refused, or lack a right: {error}.",
-                f"Give storage_targets.{name} credentials that are valid (reauthorize it), then run: {launch('test_storage_targets')}", target=name,
+                f"Give storage_targets.{name} credentials that are valid (reauthorize it), then run: {command('test_storage_targets')}", target=name,
             )  # fmt: skip
         elif last.code == TargetFull.code:
             yield Finding(
                 f"capacity:{name}", "capacity", "error", f"{name} is full: {error}.",
-                f"Free some space there, raise its quota, or keep less (storage_targets.{name}.retention), then run: {launch('backup_full')}", target=name,
+                f"Free some space there, raise its quota, or keep less (storage_targets.{name}.retention), then run: {command('backup_full')}", target=name,
             )  # fmt: skip
         else:
             yield Finding(
                 f"unreachable:{name}", "target_unreachable", "error", f"{name} {last.doing} failed: {error}.",
-                f"See to that target, then run: {launch('test_storage_targets')}", target=name,
+                f"See to that target, then run: {command('test_storage_targets')}", target=name,
             )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
             if held is None and not nothing_recent:
                 yield Finding(
                     f"empty:{name}", "target_objective", "info", f"{name} holds no checked copy of a full or base backup yet.",
-                    f"The next backup brings one; for one now, run: {launch('backup_full')}", target=name, makes="degraded",
+                    f"The next backup brings one; for one now, run: {command('backup_full')}", target=name, makes="degraded",
                 )  # fmt: skip
             continue
         if nothing_recent and not left_out:
@@ -175,10 +175,10 @@ def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
             if held
             else "it holds no checked copy of any backup"
         )
-        advice = f"See why its copies fail, twist-dr list --target {name}, then run: {launch('backup_full')}"
+        advice = f"See why its copies fail, twist-dr list --target {name}, then run: {command('backup_full')}"
         if not left_out:
             what += ", and nothing newer was made"
-            advice = f"Schedule backups as often as it asks, or give storage_targets.{name}.objective more time; for one now, run: {launch('backup_full')}"
+            advice = f"Schedule backups as often as it asks, or give storage_targets.{name}.objective more time; for one now, run: {command('backup_full')}"
         yield Finding(
             f"objective:{name}", "target_objective", "error" if left_out else "warning", f"{name}: {what}; {human(most)} is the objective.",
             advice, target=name,
@@ -201,7 +201,7 @@ def capacity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
             severity, left = "warning", f"{left}; as it fills now, it is full in {human(until)}"
         yield Finding(
             f"capacity:{name}", "capacity", severity, f"{left}.",
-            f"Add space, or keep less (storage_targets.{name}.retention) and run: {launch('cleanup')}", target=name,
+            f"Add space, or keep less (storage_targets.{name}.retention) and run: {command('cleanup')}", target=name,
         )  # fmt: skip
 
 
