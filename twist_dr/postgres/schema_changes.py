@@ -88,7 +88,7 @@ def compare_schemas(before: bytes, after: bytes) -> list[SchemaChange]:
             continue
         what: What = "changed" if one and other else "went" if one else "came"
         # Of a table that came, its options say nothing.
-        told = thing in old.told | new.told and (what == "changed" or thing[0] != "table")
+        told = (thing in old.told or thing in new.told) and (what == "changed" or thing[0] != "table")
         changes.append(SchemaChange(what, *thing, *(_text(each) if told else None for each in (one, other))))
     return changes
 

@@ -21,8 +21,8 @@ from twist_dr.system.progress import human_bytes
 
 #: A gigabyte takes seconds to read. A larger copy that is not encrypted is not read whole only to compare.
 _MOST_STORED = 1 << 30
-#: Definitions of some ten thousand tables. Both schemas are held in memory.
-_MOST_DEFINITIONS = 64 << 20
+#: Definitions of some nine thousand tables. Both schemas are held in memory, and where each table differs that takes some seconds and ten times as much.
+_MOST_DEFINITIONS = 16 << 20
 #: How long pg_dump may wait for a lock that somebody holds on a table, and how long it may take in all.
 _LOCK_WAIT_SECONDS = 5
 _MOST_SECONDS = 120.0

@@ -80,7 +80,7 @@ def test_tablespaces_get_places_of_their_own_and_the_live_ones_are_not_touched(
 
 
 class Chain:
-    """A full base and two incremental ones, and a point behind them."""
+    """A full base, two incremental ones and a differential one, and a point behind them."""
 
     def __init__(self, primary: Primary) -> None:
         self.primary = primary
@@ -89,6 +89,7 @@ class Chain:
             primary.write(100)
             primary.sql(f"UPDATE elsewhere SET t = 'changed {number}' WHERE id % 7 = {number}")
             self.bases.append(Base(primary, f"chain-{number}", self.bases[-1]))
+        self.differential = Base(primary, "chain-differential", self.bases[0])
         primary.write(5)
         self.point = primary.mark()
         self.expected = primary.one(_SUM)
@@ -128,6 +129,13 @@ def test_a_chain_is_put_together_and_recovered(chain: Chain, open_folder: Path) 
         with found.cluster().connect() as connection:
             assert connection.execute(_SUM).fetchone() == (chain.expected,)
         assert not (found.data.parent / "links").exists()
+
+
+def test_a_differential_base_is_put_together_with_its_full_one_alone(chain: Chain, open_folder: Path) -> None:
+    with chain.recovered([chain.bases[0], chain.differential], open_folder) as found:
+        assert rows(found.cluster()) == chain.point.rows
+        with found.cluster().connect() as connection:
+            assert connection.execute(_SUM).fetchone() == (chain.expected,)
 
 
 def rot(base: Base, wanted: str) -> None:
