@@ -157,7 +157,12 @@ class _Examination:
     def _reached(self, seen: WalSeen | None) -> Check[None]:
         settings, catalog = self._settings, self._app.catalog
         assert settings.wal is not None
-        yield from check_newest_base(catalog.latest(settings.application, kind="base"), seen)
+        newest = catalog.latest(settings.application, kind="base")
+        scheduled = settings.schedules.base if settings.schedules else ()
+        full = None
+        if newest and newest.manifest.base and any(each.type == "differential" for each in scheduled):
+            full = catalog.backup(settings.application, newest.manifest.base.chain[0])
+        yield from check_newest_base(newest, seen, full=full)
         rows = catalog.wal_positions(settings.application)
         yield from check_positions(rows, list(settings.enabled_targets), settings.wal.warn_after)
 

@@ -226,8 +226,10 @@ def _existing(path: Path) -> Path:
 # -- how far it reaches ------------------------------------------------------------------------------------------------
 
 
-def check_newest_base(newest: SealedBackup | None, seen: WalSeen | None, now: datetime | None = None) -> Check[None]:
-    """The base backup that a recovery of now would begin with."""
+def check_newest_base(
+    newest: SealedBackup | None, seen: WalSeen | None, now: datetime | None = None, *, full: SealedBackup | None = None
+) -> Check[None]:
+    """The base backup that a recovery of now would begin with. ``full``: what the next differential one builds upon, where such are scheduled."""
     check, now = "newest base", now or datetime.now(timezone.utc)
     if newest is None or newest.manifest.base is None:
         yield warning(check, "there is no base backup, without which WAL leads nowhere", _BACKUP_BASE)
@@ -240,16 +242,17 @@ def check_newest_base(newest: SealedBackup | None, seen: WalSeen | None, now: da
             f"{_BACKUP_BASE}  # nothing of the present cluster can be recovered to a point before that",
         )
         return
-    age = now - base.stopped_at
+    age, upon = now - base.stopped_at, (full and full.manifest.base) or base
     found = f"{newest.backup_id}, {human_seconds(age.total_seconds())} old"
     if len(base.chain) > 1:
         found += f", the last of a chain of {len(base.chain)}"
     if age > _OLDEST_BASE:
         yield warning(check, f"{found}: a recovery replays everything that was written since", _BACKUP_BASE)
-    elif (keep := _summaries_kept(seen)) is not None and age > keep:
+    elif (keep := _summaries_kept(seen)) is not None and now - upon.stopped_at > keep:
+        kind = f"a differential one upon {full.backup_id}" if full else "an incremental one"
         yield warning(
             check,
-            f"{found}: the server no longer has the summaries that an incremental one needs (wal_summary_keep_time), so the next is full",
+            f"{found}: the server no longer has the summaries that {kind} needs (wal_summary_keep_time), so the next is full",
             "ALTER SYSTEM SET wal_summary_keep_time = '30d'; SELECT pg_reload_conf();  -- or take base backups more often",
         )
     else:

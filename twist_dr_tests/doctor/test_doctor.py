@@ -891,6 +891,13 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
         soon = datetime.now(timezone.utc) + timedelta(hours=2)
         assert "the next is full" in only(findings_of(check_newest_base(newest, short, soon)), "newest base").found
         assert only(findings_of(check_newest_base(newest, seen, soon)), "newest base").status == "ok"
+        # A differential one needs the summaries since the full one, however new the newest is.
+        assert newest is not None and newest.manifest.base is not None
+        base = newest.manifest.base.model_copy(update={"stopped_at": soon})
+        newer = replace(newest, sealed=newest.manifest.model_copy(update={"base": base}).seal(site.keyring.primary))
+        assert only(findings_of(check_newest_base(newer, short, soon)), "newest base").status == "ok"
+        found = only(findings_of(check_newest_base(newer, short, soon, full=newest)), "newest base")
+        assert f"a differential one upon {newest.backup_id}" in found.found
         other = replace(seen, sample=replace(seen.sample, system_identifier="1"))
         found = only(findings_of(check_newest_base(newest, other)), "newest base")
         assert found.status == "problem" and "the server is another one now (1)" in found.found

@@ -133,6 +133,13 @@ def test_a_chain_grows_to_its_length_and_begins_anew(site: Site, source: Postgre
         return
     assert (base.parent, base.chain) == (first.backup_id, [first.backup_id, second.backup_id])
     assert second.manifest.plain_bytes < first.manifest.plain_bytes / 2
+    back_up(site, max_chain=2, type="differential").expect(0)
+    short, base = latest(site)
+    assert base.chain == [first.backup_id, short.backup_id] and not short.manifest.warnings
+    assert (
+        f"base backup, differential, builds upon {first.backup_id}\n"
+        in site.cli("show", short.backup_id).expect(0).text
+    )
     back_up(site, max_chain=2, type="incremental").expect(0)
     third, base = latest(site)
     assert base.chain == [third.backup_id] and not third.manifest.warnings
