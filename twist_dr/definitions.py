@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dagster as dg
 
-from twist_dr.operations.restore import restore
-from twist_dr.operations.restore_to_time import restore_to_time
 from twist_dr.operations.table import (
     BACKUP_BASE,
     BACKUP_CONFIGURATION,
@@ -17,7 +15,6 @@ from twist_dr.operations.table import (
     UNDO_RESTORE,
     VERIFY_BACKUP,
 )
-from twist_dr.operations.undo_restore import undo_restore
 from twist_dr.orchestrator.around import APPLICATION
 from twist_dr.orchestrator.assets.backup import backup_asset
 from twist_dr.orchestrator.assets.copies import copies_asset
@@ -56,8 +53,8 @@ def build_definitions(app: Application) -> dg.Definitions:
         asset_job(settings, BACKUP_FULL, full_backup, copies),
         asset_job(settings, VERIFY_BACKUP, verification),
         asset_job(settings, BACKUP_CONFIGURATION, configuration_backup, configuration_copies),
-        restore_job(settings, RESTORE, restore),
-        restore_job(settings, UNDO_RESTORE, undo_restore),
+        restore_job(settings, RESTORE),
+        restore_job(settings, UNDO_RESTORE),
         cleanup_job(settings),
         scrub_job(settings),
         drill_job(settings),
@@ -103,7 +100,7 @@ class WalDefinitions:
         self.jobs = [
             ship_wal,
             asset_job(settings, BACKUP_BASE, base_backup, base_copies),
-            restore_job(settings, RESTORE_TO_TIME, restore_to_time),
+            restore_job(settings, RESTORE_TO_TIME),
         ]
         self.sensors = [ship_wal_sensor(app, ship_wal)]
 

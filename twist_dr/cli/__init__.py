@@ -215,8 +215,8 @@ def _sandboxes(options: argparse.Namespace) -> None:
         show(options, lambda: rows, lambda: listing.sandbox_table(rows, datetime.now(timezone.utc)))
         return
     told = CHANGE_SANDBOX.config(action=options.action, sandbox=options.sandbox or "")
-    CHANGE_SANDBOX(app, told)
-    show(options, told.model_dump, lambda: f"{told.sandbox}: {told.action} done")
+    done = CHANGE_SANDBOX(app, told)
+    show(options, lambda: done, lambda: f"{done.sandbox}: {done.action} done")
 
 
 def _settle(options: argparse.Namespace) -> None:
@@ -285,4 +285,4 @@ def _keys_new(options: argparse.Namespace) -> None:
         f"{key.id} (check value {key.check_value}) is the primary key of {app.settings.encryption.keyring} now; "
         "keep a new copy of that file elsewhere."
     )
-    show(options, lambda: {"id": key.id, "check_value": key.check_value}, lambda: said)
+    show(options, lambda: key, lambda: said)

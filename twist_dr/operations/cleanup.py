@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,12 @@ from twist_dr.operations.operation import Config
 from twist_dr.restore.from_settings import end_killed
 from twist_dr.restore.plan import surroundings
 from twist_dr.settings import Application
+from twist_dr.system.events import Shown
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
     from twist_dr.retention.cleanup import Retention
-    from twist_dr.retention.planned import PlannedCleanup
     from twist_dr.retention.replaced import ReplacedOutcome
     from twist_dr.retention.telling import TargetOutcome
 
@@ -43,101 +44,95 @@ class CleanupConfig(Config):
     targets: str = Field("all", description="all, or names of storage targets with commas between")
 
 
-class Page:
-    """Where a cleanup is watched. What is about to happen is shown before, and what happened at once: here, nowhere."""
+@dataclass(frozen=True)
+class Cleaned:
+    """What went: of what restores had replaced, and by storage target the ids of backups."""
 
-    def replaced(self, done: ReplacedOutcome) -> None: ...
-
-    def planned(self, planned: PlannedCleanup) -> None: ...
-
-    def deleted(self, outcome: TargetOutcome) -> None: ...
-
-    def end(self) -> Iterable[str]:
-        """What else is to be removed, where the page is kept. Returns what went wrong."""
-        return ()
+    replaced: int
+    targets: Mapping[str, Sequence[str]]
 
 
-def cleanup(app: Application, config: CleanupConfig, page: Page | None = None) -> None:
-    """Raises ``CleanupIncomplete`` with all that went wrong, after everything else was done."""
+def cleanup(app: Application, config: CleanupConfig) -> Cleaned:
+    """Each plan is :class:`Shown` before it is carried out, and what became of it at once.
+
+    Raises ``CleanupIncomplete`` with all that went wrong, after everything else was done.
+    """
     # Not above: whoever launches something else would wait for it.
     from twist_dr.retention.recheck import CleanupIncomplete
 
-    page = page or Page()
     names = chosen_targets(app.settings, config.targets)
     if not 0 <= config.allow_delete_fraction <= 1:
         raise LaunchRefused(
             "allow_delete_fraction is a fraction from 0 to 1", remedy="write 0 for that of the settings"
         )
     with app.exclusively("A cleanup"):
-        problems = _clean(app, config, list(names), page)
-    if not config.dry_run:
-        # Nothing waits for it: no backup and no restore needs the history.
-        problems += page.end()
-    if problems:
-        raise CleanupIncomplete(" ".join(line if line.endswith(".") else f"{line}." for line in problems))
+        replaced, outcomes = _clean(app, config, list(names))
+    if problems := [*replaced.problems, *(line for each in outcomes for line in each.problems)]:
+        raise CleanupIncomplete(as_sentences(problems))
+    return Cleaned(replaced.removed, {each.name: each.deleted for each in outcomes})
 
 
-def _clean(app: Application, config: CleanupConfig, names: list[str], page: Page) -> list[str]:
-    """What restores replaced, then each target. Returns what went wrong."""
+def as_sentences(problems: Iterable[str]) -> str:
+    return " ".join(line if line.endswith(".") else f"{line}." for line in problems)
+
+
+def _clean(app: Application, config: CleanupConfig, names: list[str]) -> tuple[ReplacedOutcome, list[TargetOutcome]]:
+    """What restores replaced, then each target."""
     from twist_dr.retention.cleanup import Retention
 
-    problems = list(_remove_replaced(app, config, page))
+    replaced = _remove_replaced(app, config)
     retention = Retention(
         app,
         allow_fraction=config.allow_delete_fraction or None,
         allow_clock=config.allow_clock,
         allow_rebuilt=config.allow_rebuilt,
     )
-    for name in names:
-        problems += _clean_target(app, config, name, retention, page)
-    return problems
+    return replaced, [_clean_target(app, config, name, retention) for name in names]
 
 
-def _remove_replaced(app: Application, config: CleanupConfig, page: Page) -> Iterable[str]:
-    """Databases and media that restores replaced, once their time is over. Returns what went wrong: it keeps no target from being cleaned."""
+def _remove_replaced(app: Application, config: CleanupConfig) -> ReplacedOutcome:
+    """Databases and media that restores replaced, once their time is over. What goes wrong keeps no target from being cleaned."""
     from twist_dr.retention.replaced import Replaced
 
     replaced = Replaced(surroundings(app.settings), app, datetime.now(timezone.utc), allow_clock=config.allow_clock)
     done = replaced.show() if config.dry_run else replaced.remove()
     if not config.dry_run:
         end_killed(app)
-    page.replaced(done)
+    app.report.emit(Shown(done))
     app.report.info(
         f"{done.removed} of {len(done.kept)} kept things removed" + (" (dry run)" if config.dry_run else "")
     )
-    return done.problems
+    return done
 
 
-def _clean_target(
-    app: Application,
-    config: CleanupConfig,
-    name: str,
-    retention: Retention,
-    page: Page,
-) -> Iterable[str]:
-    """One target: plan, show, delete, note its space. Returns what went wrong: it stops no other target."""
+def _clean_target(app: Application, config: CleanupConfig, name: str, retention: Retention) -> TargetOutcome:
+    """One target: plan, show, delete, note its space. What goes wrong stops no other target."""
+    from twist_dr.retention.telling import TargetOutcome
+
+    nothing = TargetOutcome(name)
     if not app.settings.storage_targets[name].policies:
         app.report.info(f"{name}: no retention policy, so nothing is ever deleted there")
         if not config.dry_run:
             _note_space(app, name, None, retention)
-        return []
+        return nothing
     try:
         planned = retention.plan(name, datetime.now(timezone.utc))
     except TwistDRError as error:
-        return [f"{name}: nothing was deleted: {error.clause}"]
+        nothing.add_problem(f"nothing was deleted: {error.clause}")
+        return nothing
     # Before anything goes: whoever kills the run sees what it was about to do.
     app.report.page(f"the plan for {planned.name}\n{planned.markdown()}")
-    page.planned(planned)
+    app.report.emit(Shown(planned))
     for line in planned.facts.warnings:
         app.report.warning(line)
     if config.dry_run:
         app.report.info(f"{planned.sentence()} (dry run: nothing was deleted)")
-        return []
+        return nothing
     outcome = retention.carry_out(planned)
     app.report.info(f"{name}: {counted(len(outcome.deleted), 'backup')} deleted, {human_bytes(outcome.freed)} freed")
-    page.deleted(outcome)
+    app.report.emit(Shown(outcome))
     _note_space(app, name, planned.facts.used_bytes - outcome.freed, retention)
-    return outcome.problems
+    return outcome
 
 
 def _note_space(app: Application, name: str, used_bytes: int | None, retention: Retention) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
 from twist_dr.errors import SettingsError
 from twist_dr.operations.operation import Config
-from twist_dr.repository.keys import Key, Keyring, new_key, save_keyring
+from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.settings import Application
 from twist_dr.watch import audit
 
@@ -19,7 +20,15 @@ class NewKeyConfig(Config):
     id: str = Field("", description="its name; empty: after today")
 
 
-def add_key(app: Application, config: NewKeyConfig) -> Key:
+@dataclass(frozen=True)
+class NewKey:
+    """The key that is primary now, without itself."""
+
+    id: str
+    check_value: str
+
+
+def add_key(app: Application, config: NewKeyConfig) -> NewKey:
     """A new primary key; old ones are kept for reading. Raises ``SettingsError`` where the keyring is no file, ``KeyringInvalid``."""
     location = app.settings.encryption.keyring
     if location.startswith("env:"):
@@ -32,4 +41,4 @@ def add_key(app: Application, config: NewKeyConfig) -> Key:
     save_keyring(keyring, path)
     details = {"check_value": key.check_value}
     audit.record(app, action="new key", subject=key.id, result="done", details=details)
-    return key
+    return NewKey(key.id, key.check_value)

@@ -9,7 +9,7 @@ from pydantic import Field
 from twist_dr.backup.take import ALL_PARTS
 from twist_dr.errors import RestoreRefused
 from twist_dr.operations.operation import Config
-from twist_dr.operations.restoring import Shown, alone, nowhere, recorded, refuse_careless
+from twist_dr.operations.restoring import alone, recorded, refuse_careless
 from twist_dr.repository.manifest import Part
 from twist_dr.repository.table_names import split_names
 from twist_dr.restore.from_settings import (
@@ -63,8 +63,8 @@ class RestoreConfig(Config):
     confirm: str = Field("", description="For replace: the application's name, typed.")
 
 
-def restore(app: Application, config: RestoreConfig, shown: Shown = nowhere) -> RestoreRecord:
-    """Raises ``RestoreRefused``, and whatever a restore raises; ``shown`` is called with what came of it all the same."""
+def restore(app: Application, config: RestoreConfig) -> RestoreRecord:
+    """Raises ``RestoreRefused``, and whatever a restore raises; what came of it is :class:`Shown` all the same."""
     parts, tables = _check(config, app.settings)
     with alone(app, "A restore", config.mode):
         chosen = choose_backup(app, config.backup, parts, allow_unverified=config.allow_unverified)
@@ -89,7 +89,7 @@ def restore(app: Application, config: RestoreConfig, shown: Shown = nowhere) -> 
             note=log.note,
         )
         work.record.warnings += chosen.doubts
-        with recorded(app, work.record, log, shown):
+        with recorded(app, work.record, log):
             try:
                 work.run()
             finally:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from twist_dr.errors import RestoreRefused
 from twist_dr.operations.operation import Config
-from twist_dr.operations.restoring import Shown, alone, nowhere, recorded, refuse_careless
+from twist_dr.operations.restoring import alone, recorded, refuse_careless
 from twist_dr.recovery.planning import RecoveryRequest
 from twist_dr.restore.from_settings import RestoreLog, end_killed, mark_corrupt_copies, pre_restore_backup
 from twist_dr.restore.record import RestoreRecord
@@ -55,8 +55,8 @@ class RestoreToTimeConfig(Config):
     confirm: str = Field("", description="For replace: the application's name, typed.")
 
 
-def restore_to_time(app: Application, config: RestoreToTimeConfig, shown: Shown = nowhere) -> RestoreRecord:
-    """Raises the errors under ``WalError`` and ``RestoreError``; ``shown`` is called with what came of it all the same."""
+def restore_to_time(app: Application, config: RestoreToTimeConfig) -> RestoreRecord:
+    """Raises the errors under ``WalError`` and ``RestoreError``; what came of it is :class:`Shown` all the same."""
     order = _order(config, app.settings)
     repositories = app.repositories(app.settings.restore.stall_seconds)
     with alone(app, "A recovery", order.mode):
@@ -70,7 +70,7 @@ def restore_to_time(app: Application, config: RestoreToTimeConfig, shown: Shown 
             back_up=back_up if order.mode == "replace" and config.pre_restore_backup else None,
             note=log.note_recovery,
         )
-        with recorded(app, recovery.record, log, shown):
+        with recorded(app, recovery.record, log):
             try:
                 recovery.run()
             finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from twist_dr.errors import LaunchRefused, RecoveryPointInvalid, RestoreRefused, RestoreUndone, TwistDRError
@@ -10,14 +10,8 @@ from twist_dr.restore.from_settings import RestoreLog
 from twist_dr.restore.plan import Mode
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application, Settings
+from twist_dr.system.events import Shown
 from twist_dr.watch import audit
-
-#: Shows how a restore ended, wherever it is watched.
-Shown = Callable[[RestoreRecord], None]
-
-
-def nowhere(record: RestoreRecord) -> None:
-    """Nobody watches."""
 
 
 def refuse_careless(settings: Settings, what: str, *, source: str, mode: Mode, reason: str, confirm: str) -> None:
@@ -42,7 +36,7 @@ def alone(app: Application, what: str, mode: Mode) -> AbstractContextManager[Non
 
 
 @contextmanager
-def recorded(app: Application, record: RestoreRecord, log: RestoreLog, shown: Shown) -> Iterator[None]:
+def recorded(app: Application, record: RestoreRecord, log: RestoreLog) -> Iterator[None]:
     """Around a restore: its outcome goes to the log of restores, the audit log, and to whoever watches, however it ends."""
     try:
         yield
@@ -58,18 +52,18 @@ def recorded(app: Application, record: RestoreRecord, log: RestoreLog, shown: Sh
             # It is not live any more, and what it had replaced is live again.
             record.result, record.replaced = "", []
         record.end(state, error=str(error))  # type: ignore[arg-type]
-        conclude(app, record, log, shown)
+        conclude(app, record, log)
         raise
     except BaseException as error:
         # Where it had switched already, what is live is what was restored: the log must not leave that out.
         record.end("failed", error=f"ended by {type(error).__name__}" + (f"; {record.result}" if record.result else ""))
         log.note(record)
         raise
-    conclude(app, record, log, shown)
+    conclude(app, record, log)
     app.report.info(record.result)
 
 
-def conclude(app: Application, record: RestoreRecord, log: RestoreLog, shown: Shown) -> None:
+def conclude(app: Application, record: RestoreRecord, log: RestoreLog) -> None:
     """Write down what a restore came to, and show it."""
     log.note(record)
     if record.mode != "plan":
@@ -83,4 +77,4 @@ def conclude(app: Application, record: RestoreRecord, log: RestoreLog, shown: Sh
         audit.record(app, action=record.kind, subject=record.restore_id, result=result, details=details)
         if record.backup_id is not None:
             audit.note_key_use(app, "restore", record.backup_id)
-    shown(record)
+    app.report.emit(Shown(record))

@@ -59,13 +59,21 @@ def list_sandboxes(app: Application) -> list[Sandbox]:
     return sorted(found, key=lambda each: each.id)
 
 
-def change_sandbox(app: Application, config: SandboxConfig) -> None:
+@dataclass(frozen=True)
+class ChangedSandbox:
+    """What was done to which."""
+
+    action: Action
+    sandbox: str
+
+
+def change_sandbox(app: Application, config: SandboxConfig) -> ChangedSandbox:
     """Raises ``RestoreError`` where there is none of that id, ``RecoveryFailed``, ``DatabaseError``, and ``Busy`` for a database."""
     server = next((each for each in sandboxes(sandbox_base(app.settings)) if each.folder.name == config.sandbox), None)
     if server is not None:
         with audit.noting(app, action=f"{config.action} sandbox", subject=config.sandbox):
             getattr(server, config.action)()
-        return
+        return ChangedSandbox(config.action, config.sandbox)
     around = surroundings(app.settings)
     with app.exclusively("Removing a sandbox"):
         found = next((each for each in database_sandboxes(around) if each.journal.restore_id == config.sandbox), None)
@@ -80,6 +88,7 @@ def change_sandbox(app: Application, config: SandboxConfig) -> None:
             )
         with audit.noting(app, action="remove sandbox", subject=config.sandbox):
             remove_kept(found.journal, around)
+    return ChangedSandbox(config.action, config.sandbox)
 
 
 def _of_server(app: Application, sandbox: ClusterSandbox) -> Sandbox:

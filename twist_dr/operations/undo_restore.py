@@ -6,7 +6,7 @@ from pydantic import Field
 
 from twist_dr.errors import RestoreRefused, RestoreUndone, TwistDRError
 from twist_dr.operations.operation import Config
-from twist_dr.operations.restoring import Shown, conclude, nowhere
+from twist_dr.operations.restoring import conclude
 from twist_dr.restore.from_settings import RestoreLog, end_killed
 from twist_dr.restore.plan import surroundings
 from twist_dr.restore.record import RestoreRecord
@@ -23,8 +23,8 @@ class UndoRestoreConfig(Config):
     confirm: str = Field("", description="The application's name, typed.")
 
 
-def undo_restore(app: Application, config: UndoRestoreConfig, shown: Shown = nowhere) -> RestoreRecord:
-    """Raises ``RestoreRefused``, ``RestoreUndone`` and what the cluster raises; ``shown`` is called with what came of it all the same."""
+def undo_restore(app: Application, config: UndoRestoreConfig) -> RestoreRecord:
+    """Raises ``RestoreRefused``, ``RestoreUndone`` and what the cluster raises; what came of it is :class:`Shown` all the same."""
     with app.locks.hold("Undoing a restore"):
         confirmed = config.confirm == app.name
         if confirmed and not config.reason.strip():
@@ -51,8 +51,8 @@ def undo_restore(app: Application, config: UndoRestoreConfig, shown: Shown = now
                 record.end(
                     "undone" if undone else "refused" if isinstance(error, RestoreRefused) else "failed", error=said
                 )
-                conclude(app, record, log, shown)
+                conclude(app, record, log)
             raise
-        conclude(app, record, log, shown)
+        conclude(app, record, log)
         app.report.info(record.result)
         return record

@@ -7,7 +7,7 @@ from pydantic import Field
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
 from twist_dr.verify.backup import Verified, verify
-from twist_dr.verify.drill import Drill
+from twist_dr.verify.drill import Drill, Rehearsed
 
 
 class VerifyBackupConfig(Config):
@@ -41,8 +41,6 @@ class DrillConfig(Config):
     )
 
 
-def drill(app: Application, config: DrillConfig) -> Drill:
+def drill(app: Application, config: DrillConfig) -> Rehearsed:
     """Raises ``VerificationFailed`` when a backup is not good or the time is not kept, and storage errors."""
-    rehearsed = Drill(app)
-    rehearsed.run(config.target, recovery=config.recovery)
-    return rehearsed
+    return Drill(app).run(config.target, recovery=config.recovery)

@@ -42,6 +42,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """For whoever keeps a page of the operation: a plan that is about to be carried out, what became of a part of it, the record of a restore."""
+
+    what: object
+
+
+@dataclass(frozen=True)
 class Proven:
     """A backup of the application's data was restored, and is what was recorded when it was taken."""
 
@@ -60,7 +67,7 @@ class Ended:
     error_code: str | None = None
 
 
-Event = Begun | Line | Progress | Proven | Ended
+Event = Begun | Line | Progress | Shown | Proven | Ended
 
 #: Called by whichever thread tells something, by several at once. One that fails ends what is told of, so what must not end it does not raise.
 Listener = Callable[[Event], None]

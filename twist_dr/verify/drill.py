@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from twist_dr.backup.from_settings import chosen_targets
@@ -32,8 +33,18 @@ _RESTORE = {
 _RECOVERY = {"fetch": ("unpack",), "replay": ("replay", "prove", "promote"), "compare": ("check pages",)}
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a drill measured: each way back that was rehearsed to the end. ``objective_seconds``: what the settings promise."""
+
+    target: str
+    ways: Mapping[str, WayBack]
+    notes: tuple[str, ...]
+    objective_seconds: float | None
+
+
 class Drill:
-    """One drill. ``ways`` are those that were rehearsed to the end."""
+    """One drill."""
 
     def __init__(self, app: Application) -> None:
         self.settings = app.settings
@@ -45,7 +56,7 @@ class Drill:
         self._began_at = datetime.now(timezone.utc)
         self._missing: list[str] = []
 
-    def run(self, target: str = "next", *, recovery: bool = True) -> None:
+    def run(self, target: str = "next", *, recovery: bool = True) -> Rehearsed:
         """Rehearse, record and judge. Raises ``VerificationFailed`` when a backup is not good or the time is not kept, and storage errors."""
         repository, backup_id = self._choose(target)
         self.target = repository.target.name
@@ -63,6 +74,7 @@ class Drill:
                 self.note(str(error))
             raise
         self.note(None)
+        return Rehearsed(self.target, self.ways, tuple(self.notes), self._objective_seconds)
 
     # -- which -------------------------------------------------------------------------------------------------------
 
@@ -166,15 +178,20 @@ class Drill:
         told = ", ".join(f"{phase} {human_seconds(seconds)}" for phase, seconds in spent.items())
         self._report.info(f"{way} of {result.backup_id} from {result.target} rehearsed: {told}")
 
-    def _judge(self) -> None:
+    @property
+    def _objective_seconds(self) -> float | None:
         wanted = self.settings.objectives.recovery_time
-        late = [each for each in self.ways.items() if wanted is not None and each[1].seconds > wanted.total_seconds()]
+        return wanted.total_seconds() if wanted is not None else None
+
+    def _judge(self) -> None:
+        wanted = self._objective_seconds
+        late = [each for each in self.ways.items() if wanted is not None and each[1].seconds > wanted]
         if wanted is not None and late:
             told = " and ".join(
                 f"the {name} of {way.backup_id} took {human_seconds(way.seconds)}" for name, way in late
             )
             raise VerificationFailed(
-                f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted.total_seconds())}; the backups are good",
+                f"In the drill from {self.target}, {told}, and objectives.recovery_time is {human_seconds(wanted)}; the backups are good",
                 remedy="give the machine that restores faster disks or more restore.jobs, use a nearer storage target, or promise less",
             )
 
@@ -184,13 +201,12 @@ class Drill:
 
     def note(self, error: str | None) -> None:
         """Leave the catalog's note: when, from which target, how long each phase of each way took, and what went wrong."""
-        wanted = self.settings.objectives.recovery_time
         drilled = Drilled(
             at=self._began_at,
             target=self.target,
             ok=error is None,
             error=error,
-            objective_seconds=wanted.total_seconds() if wanted else None,
+            objective_seconds=self._objective_seconds,
             ways=self.ways,
             run_id=self._app.actor.run_id,
         )

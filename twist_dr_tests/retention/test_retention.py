@@ -15,10 +15,16 @@ import pytest
 
 from twist_dr.catalog import Catalog
 from twist_dr.errors import TargetRefused, TargetUnavailable
+from twist_dr.operations.cleanup import CleanupConfig, cleanup
 from twist_dr.repository.manifest import MANIFEST_NAME
+from twist_dr.retention.planned import PlannedCleanup
+from twist_dr.retention.replaced import ReplacedOutcome
+from twist_dr.retention.telling import TargetOutcome
 from twist_dr.storage.base import StorageTarget, StoredObject
 from twist_dr.storage.local import LocalTarget
+from twist_dr.system.events import Event, Shown
 from twist_dr.system.lock import FileLocks
+from twist_dr.system.progress import Report
 from twist_dr_tests.retention_site import NOW, Killer, RetentionSite, bury, child, made_up, store
 
 WEEK = {"max_age": "7 days"}
@@ -46,6 +52,21 @@ def test_what_the_policy_lets_go_goes_and_is_recorded(nights: RetentionSite) -> 
     assert [line.subject for line in lines] == [f"{each} on office" for each in reversed(ids[:4])]
     assert all(line.who == "tester@host" and "older than 7 days" in line.details["why"] for line in lines)
     assert nights.clean().deleted == []
+
+
+@pytest.mark.promise(5)
+def test_whoever_listens_is_shown_the_plan_before_anything_goes_and_the_outcome_at_once(nights: RetentionSite) -> None:
+    shown: list[tuple[type[object], int]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Shown):
+            shown.append((type(event.what), len(nights.listed())))
+
+    app = nights.app(report=Report(listen))
+    ids = nights.listed()
+    done = cleanup(app, CleanupConfig(allow_clock=True, allow_delete_fraction=1))
+    assert shown == [(ReplacedOutcome, 7), (PlannedCleanup, 7), (TargetOutcome, len(nights.listed()))]
+    assert done.replaced == 0 and sorted(done.targets["office"]) == sorted(set(ids) - set(nights.listed())) != []
 
 
 @pytest.mark.promise(5)

@@ -4,53 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from twist_dr.errors import SettingsError
-from twist_dr.operations.cleanup import CleanupConfig, Page, cleanup
+from twist_dr.operations.cleanup import CleanupConfig, as_sentences
 from twist_dr.operations.table import CLEANUP
 from twist_dr.orchestrator.jobs.operation_job import operation_job
 from twist_dr.orchestrator.metadata import in_markdown
 from twist_dr.repository.kinds import FULL
 from twist_dr.settings import Application, Settings
-
-if TYPE_CHECKING:
-    from twist_dr.retention.planned import PlannedCleanup
-    from twist_dr.retention.replaced import ReplacedOutcome
-    from twist_dr.retention.telling import TargetOutcome
+from twist_dr.system.events import Event, Shown
 
 
 def cleanup_job(settings: Settings) -> dg.JobDefinition:
     """The job ``cleanup``."""
-
     return operation_job(settings, CLEANUP, _work)
 
 
 def _work(context: dg.OpExecutionContext, app: Application, config: CleanupConfig) -> None:
-    cleanup(app, config, _RunPage(context, app))
+    """Dagster's history last: no backup and no restore needs it, so nothing waits for it."""
+    from twist_dr.retention.recheck import CleanupIncomplete
+
+    app.report.add(_RunPage(context, app))
+    problems = []
+    try:
+        CLEANUP(app, config)
+    except CleanupIncomplete as incomplete:
+        problems.append(str(incomplete))
+    if not config.dry_run:
+        problems += _clean_history(context, app)
+    if problems:
+        raise CleanupIncomplete(as_sentences(problems))
 
 
-class _RunPage(Page):
-    """The run's page and the targets' assets, at once: metadata of a step's output is lost when the step fails."""
+class _RunPage:
+    """Listens for the run's page and the targets' assets, at once: metadata of a step's output is lost when the step fails."""
 
     def __init__(self, context: dg.OpExecutionContext, app: Application) -> None:
         self._context, self._app = context, app
 
-    def replaced(self, done: ReplacedOutcome) -> None:
-        metadata = {"plan": in_markdown(done.table()), "removed": dg.MetadataValue.int(done.removed)}
-        self._context.add_output_metadata(metadata)
+    def __call__(self, event: Event) -> None:
+        from twist_dr.retention.planned import PlannedCleanup
+        from twist_dr.retention.replaced import ReplacedOutcome
+        from twist_dr.retention.telling import TargetOutcome
 
-    def planned(self, planned: PlannedCleanup) -> None:
-        self._show(planned.name, {"plan": in_markdown(planned.markdown())})
-
-    def deleted(self, outcome: TargetOutcome) -> None:
-        deleted, freed = dg.MetadataValue.int(len(outcome.deleted)), dg.MetadataValue.int(outcome.freed)
-        self._show(outcome.name, {"deleted": deleted, "freed_bytes": freed})
-
-    def end(self) -> Iterable[str]:
-        return _clean_history(self._context, self._app)
+        what = event.what if isinstance(event, Shown) else None
+        if isinstance(what, ReplacedOutcome):
+            metadata = {"plan": in_markdown(what.table()), "removed": dg.MetadataValue.int(what.removed)}
+            self._context.add_output_metadata(metadata)
+        elif isinstance(what, PlannedCleanup):
+            self._show(what.name, {"plan": in_markdown(what.markdown())})
+        elif isinstance(what, TargetOutcome):
+            deleted, freed = dg.MetadataValue.int(len(what.deleted)), dg.MetadataValue.int(what.freed)
+            self._show(what.name, {"deleted": deleted, "freed_bytes": freed})
 
     def _show(self, name: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> None:
         try:

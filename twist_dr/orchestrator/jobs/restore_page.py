@@ -10,11 +10,11 @@ from dataclasses import asdict
 import dagster as dg
 
 from twist_dr.errors import TwistDRError
-from twist_dr.operations.restoring import Shown
 from twist_dr.orchestrator.around import failure
 from twist_dr.orchestrator.metadata import in_json, in_list, in_markdown, in_words
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Application
+from twist_dr.system.events import Event, Shown
 
 
 def metadata(record: RestoreRecord) -> dict[str, dg.MetadataValue]:
@@ -59,17 +59,19 @@ def metadata(record: RestoreRecord) -> dict[str, dg.MetadataValue]:
 
 
 @contextmanager
-def watched(context: dg.OpExecutionContext, app: Application) -> Iterator[Shown]:
+def watched(context: dg.OpExecutionContext, app: Application) -> Iterator[None]:
     """Around a restore: how it ended is shown on the run's page and on the application's own assets, a failure with all that is known of it."""
     seen: list[RestoreRecord] = []
 
-    def shown(record: RestoreRecord) -> None:
-        seen.append(record)
-        if record.mode != "plan":
-            _observe(context, app, record)
+    def page(event: Event) -> None:
+        if isinstance(event, Shown) and isinstance(event.what, RestoreRecord):
+            seen.append(event.what)
+            if event.what.mode != "plan":
+                _observe(context, app, event.what)
 
+    app.report.add(page)
     try:
-        yield shown
+        yield
     except TwistDRError as error:
         if not seen:
             raise
