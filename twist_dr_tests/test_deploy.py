@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from twist_dr.cli import _parser
+from twist_dr_tests.cli.test_launching import Jobs
 from twist_dr_tests.site import ROOT, beside
 
 
@@ -25,7 +27,7 @@ def test_a_systemd_unit_starts_a_command_that_exists(unit: Path) -> None:
     lines = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] not in "#[")
     program, *arguments = shlex.split(lines["ExecStart"])
     if Path(program).name == "twist-dr":
-        assert callable(_parser().parse_args(arguments).run)
+        assert callable(_parser([], Jobs()).parse_args(arguments).run)
     else:
         _assert_dagster_takes(Path(program).name, arguments)
     # A service that is ended in the middle of its work must have time for it, and one that gave up is what nobody notices.
@@ -88,7 +90,7 @@ def test_the_compose_file_starts_commands_that_exist_and_they_share_the_spool() 
     assert set(services) == {"twist-dr-wal-receive", "twist-dr-wal-ship"}
     for service in services.values():
         program, *arguments = service["command"]
-        assert program == "twist-dr" and callable(_parser().parse_args(arguments).run)
+        assert program == "twist-dr" and callable(_parser([], Jobs()).parse_args(arguments).run)
     (volume,) = document["volumes"]
     assert all(f"{volume}:/var/lib/twist-dr" in service["volumes"] for service in services.values())
 
@@ -100,3 +102,19 @@ def test_the_scratch_service_has_no_network_and_no_secret_and_nothing_of_ours() 
     assert "env_file" not in service and set(service["environment"]) == {"POSTGRES_HOST_AUTH_METHOD", "PGDATA"}
     assert [volume.partition(":")[0] for volume in service["volumes"]] == list(document["volumes"])
     assert "listen_addresses=" in service["command"]
+
+
+def test_the_examples_everywhere_are_of_one_installation() -> None:
+    """The programs in /opt/twist-dr, the settings in /srv/erp-dr: who copies from several pages gets one that works."""
+    texts = [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *_units(),
+        *(ROOT / "twist_dr" / "templates").rglob("*.yaml"),
+    ]
+    for path in texts:
+        text = path.read_text()
+        assert (
+            re.findall(r"(?<!/srv/)\berp-dr\b|(?<!/opt)/twist-dr(?=/bin|/venv|/twist-dr\.yaml|/environment)", text)
+            == []
+        ), path

@@ -42,7 +42,6 @@ class Walk:
         self._dr = self._home / "erp-dr"
         self._paths = {
             "/opt/twist-dr": str(folder / "opt"),
-            "/root/erp-dr": str(self._dr),
             "/srv/erp-dr": str(self._dr),
         }
         self._entries = 0
@@ -244,12 +243,12 @@ class Walk:
 #: What is done with each block, by its first line. A block that the README gets anew has no step yet, which a test says.
 STEPS: dict[str, Callable[[Walk, Block], None]] = {
     "python3 -m venv /opt/twist-dr        # in the clone of this repository": Walk.install,
-    "mkdir ~/erp-dr && cd ~/erp-dr": Walk.settings,
+    "mkdir /srv/erp-dr && cd /srv/erp-dr": Walk.settings,
     ". ./environment": Walk.lines,
     "CREATE ROLE backup LOGIN BYPASSRLS PASSWORD '...' IN ROLE pg_read_all_data;   -- PostgreSQL 14 and newer": Walk.role_that_backs_up,
     "$ twist-dr doctor": Walk.doctor,
     "twist-dr backup": Walk.back_up,
-    f"0 2 * * *  . /root/erp-dr/environment && {_JOB} backup_full && {_JOB} verify_backup": Walk.from_cron,
+    f"0 2 * * *  . /srv/erp-dr/environment && {_JOB} backup_full && {_JOB} verify_backup": Walk.from_cron,
     "CREATE ROLE restorer LOGIN CREATEDB BYPASSRLS PASSWORD '...'": Walk.role_that_restores,
     "twist-dr restore": Walk.plan,
     'twist-dr restore mode=replace reason="imported the wrong file" --yes           # --yes: without the plan and the questions': Walk.restore,

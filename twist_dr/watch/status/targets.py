@@ -21,6 +21,8 @@ _RECENT = 20
 _TREND = timedelta(days=30)
 _LEAST_TREND = timedelta(days=1)
 _DAY = 86400.0
+#: Days up to which a line through a month is told as a forecast: five years, in which disks are replaced and habits change. Later is "not soon".
+_FARTHEST = 5 * 365.0
 
 
 def target_statuses(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) -> tuple[TargetStatus, ...]:
@@ -69,10 +71,17 @@ def _target(
         free=free,
         total=latest.total if latest else None,
         bytes_per_day=rate,
-        days_until_full=free / rate if free is not None and rate is not None and rate > 0 else None,
+        days_until_full=_days_until_full(free, rate),
         oldest_checked_at=min((each.oldest_checked_at for each in held if each.oldest_checked_at), default=None),
         wal=_wal(position, now) if settings.wal else None,
     )
+
+
+def _days_until_full(free: int | None, rate: float | None) -> float | None:
+    """None where it does not fill, or so slowly that nobody can say when it is full."""
+    if free is None or rate is None or free > rate * _FARTHEST:
+        return None
+    return free / rate if rate > 0 else None
 
 
 def growth(samples: Sequence[SpaceRow]) -> float | None:

@@ -311,6 +311,10 @@ def test_growth_and_the_day_on_which_a_target_is_full(story: Story) -> None:
     office = next(target for target in story.status().targets if target.name == "office")
     assert office.bytes_per_day == pytest.approx(10**9)
     assert office.days_until_full == pytest.approx(30)
+    # As it fills now, a disk of this size would do so in 960 years.
+    story.catalog.record_space(SpaceRow("office", story.now, 20 * 10**9, 350 * 10**12, 400 * 10**12))
+    (office, _) = story.status().targets
+    assert office.bytes_per_day == pytest.approx(10**9, rel=0.01) and office.days_until_full is None
     assert (office.used_bytes, office.copies, office.corrupt) == (20 * 10**9, 2, 0)
 
 
