@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,15 @@ def materialize(
 def run_command(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> tuple[int, str]:
     """The same for ``twist-dr``."""
     return _run(lambda: main(arguments), environment, folder)
+
+
+def run_alone(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> tuple[int, str]:
+    """The same on a machine whose environment holds nothing else."""
+    with pytest.MonkeyPatch.context() as process:
+        process.setattr(tempfile, "tempdir", None)
+        for name in os.environ.keys() - environment.keys():
+            process.delenv(name)
+        return run_command(arguments, environment, folder)
 
 
 def _definitions() -> dg.Definitions:

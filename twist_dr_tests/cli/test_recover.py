@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,6 +36,7 @@ from twist_dr.wal.spool import Spool
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.helpers import wait_until
+from twist_dr_tests.in_process import run_alone
 from twist_dr_tests.recorded import RecordedLoad, Written, resident, wait_until_archived
 from twist_dr_tests.servers import PostgresServer, free_port
 from twist_dr_tests.site import Outcome, Site
@@ -86,18 +87,26 @@ class Machine:
     variables: dict[str, str] = field(default_factory=dict)
 
     def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(self.home / "tmp")}
-        (self.home / "tmp").mkdir(exist_ok=True)
+        """A process of its own, for which neither the orchestrator nor the catalog is installed."""
         return subprocess.Popen(
             [sys.executable, "-c", ALONE, "recover", *map(str, arguments)],
-            env={**environment, **self.variables, **variables}, cwd=self.home, text=True,
+            env=self._environment(variables), cwd=self.home, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def recover(self, *arguments: str | Path, **variables: str) -> Outcome:
+        return Outcome(*run_alone(["recover", *map(str, arguments)], self._environment(variables), self.home))
+
+    def recover_alone(self, *arguments: str | Path, **variables: str) -> Outcome:
+        """As :meth:`start` does it."""
         process = self.start(*arguments, **variables)
         text, _ = process.communicate(timeout=120)
         return Outcome(process.returncode, text)
+
+    def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        (self.home / "tmp").mkdir(exist_ok=True)
+        bare = {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(self.home / "tmp")}
+        return {**bare, **self.variables, **variables}
 
     def left(self) -> list[str]:
         """What recoveries left in the folder for what is temporary."""
@@ -197,7 +206,7 @@ def test_on_a_machine_that_has_nothing_the_application_works_again(
         with new_server(major, tmp_path_factory) as fresh:
             folder = home / f"restored-{major}"
             folder.mkdir()
-            outcome = machine.recover(
+            outcome = machine.recover_alone(
                 "--from-target", target, "--backup", "latest", "--database", "--media-to", folder / "media",
                 "--configuration-to", folder / "configuration", TWIST_DR_DATABASE_URL=fresh.url("erp"),
             ).expect(0)  # fmt: skip
@@ -826,22 +835,22 @@ def test_on_a_machine_that_has_nothing_every_moment_is_listed_checked_planned_an
     archived: Archived, stored: Path, bare: Machine, open_folder: Path
 ) -> None:
     before, (first, second) = tree(stored), base_ids(stored)
-    text = bare.recover("--from-target", stored).expect(0).text
+    text = bare.recover_alone("--from-target", stored).expect(0).text
     assert "Full backups" not in text and re.search(rf"^{first} +- \(full\) .* whole$", text, re.MULTILINE)
     builds_on = first if archived.server.major >= 17 else r"- \(full\)"
     assert re.search(rf"^{second} +{builds_on} .* whole$", text, re.MULTILINE), text
-    (found,) = json.loads(bare.recover("--from-target", stored, "--json").expect(0).text)["recoverable"]
+    (found,) = json.loads(bare.recover_alone("--from-target", stored, "--json").expect(0).text)["recoverable"]
     (reach,) = found["ranges"]
     assert reach["base"] == first and found["gaps"] == [] and found["system_identifier"] in text
     last = archived.written[-1].committed_at
     assert datetime.fromisoformat(reach["from"]) < archived.written[archived.at_import - 1].committed_at < last
     assert datetime.fromisoformat(reach["until"]) > last
 
-    checked = bare.recover("--from-target", stored, "--check", second).expect(0).text
+    checked = bare.recover_alone("--from-target", stored, "--check", second).expect(0).text
     assert "base.tar" in checked and "WAL of timeline 1" in checked and f"{second} is good" in checked
     assert (f"base.tar of {first}" in checked) == (archived.server.major >= 17)
 
-    planned = bare.recover("--from-target", stored, "--to", "name:before_import", "--plan").expect(0).text
+    planned = bare.recover_alone("--from-target", stored, "--to", "name:before_import", "--plan").expect(0).text
     assert re.search(rf"^base backup +{first}, complete at", planned, re.MULTILINE) and "would be lost" in planned
     assert "Nothing was changed" in planned and "|" not in planned
 
@@ -853,7 +862,7 @@ def test_on_a_machine_that_has_nothing_every_moment_is_listed_checked_planned_an
     ):
         folder = open_folder / re.sub(r"\W", "", to) / "cluster"
         folder.parent.mkdir(mode=0o755)
-        told = bare.recover("--from-target", stored, "--to", to, "--cluster-to", folder).expect(0).text
+        told = bare.recover_alone("--from-target", stored, "--to", to, "--cluster-to", folder).expect(0).text
         assert not (folder / "data" / "postmaster.pid").exists() and "proved to be what was planned" in told
         assert (
             json.loads((folder / "server.json").read_bytes())["settings"]
