@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from twist_dr_tests.erp import fixtures
+from twist_dr_tests.servers import PostgresServer
 
 PASSWORD = "only-for-tests"
 MEGABYTE = 2**20
@@ -27,18 +28,18 @@ Url = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def fresh(server: Any) -> Iterator[Url]:
+def fresh(newest_server: PostgresServer) -> Iterator[Url]:
     """Gives the URL of a database that does not exist yet, and drops it in the end."""
     names: list[str] = []
 
     def drop(name: str) -> None:
-        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        with psycopg.connect(newest_server.url("postgres"), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def url(name: str) -> str:
         names.append(f"test_erp_{name}")
         drop(names[-1])
-        return str(server.url(names[-1]))
+        return newest_server.url(names[-1])
 
     yield url
     for name in names:

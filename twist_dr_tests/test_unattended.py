@@ -25,10 +25,12 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from twist_dr.wal import primary
 from twist_dr.wal.from_settings import Shipping
+from twist_dr.watch.alerts import channels
 from twist_dr.watch.schedules import ScheduleEntry, entries, last_due, next_due
 from twist_dr_tests.daemon import dagster_dev, receiving, schedule
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.site import Site
+from twist_dr_tests.watch.alerts.mailbox import send_here
 from twist_dr_tests.week import People, Week, lonely_site, now, people
 
 #: Beside much other work.
@@ -120,6 +122,7 @@ def week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnClock]:
     ask = primary.Primary.ask
     # A server of the same time.
     monkeypatch.setattr(primary.Primary, "ask", lambda self: replace(ask(self), at=now()))
+    monkeypatch.setattr(channels, "_run_sender", send_here)
     sections = {"wal": {"follow_seconds": 1}, "objectives": {"wal": "10 days"}, "scrub": {"period": "1 day"}}
     with (
         time_machine.travel(_BEGIN) as clock,

@@ -19,12 +19,13 @@ import yaml
 from twist_dr.catalog import AlertRow, AttemptRow, Catalog, SpaceRow
 from twist_dr.settings import Application, Settings, parse_settings
 from twist_dr.system.progress import Lines, Report
+from twist_dr.watch.alerts import channels
 from twist_dr.watch.alerts.reconcile import Reconciled, reconcile
 from twist_dr.watch.alerts.telling import telling
 from twist_dr.watch.alerts.words import kind_in_words
 from twist_dr_tests.apps import application
 from twist_dr_tests.catalog.examples import record
-from twist_dr_tests.watch.alerts.mailbox import Mailbox, Webhook, mailbox, silent_server, webhook
+from twist_dr_tests.watch.alerts.mailbox import Mailbox, Webhook, mailbox, send_here, silent_server, webhook
 
 START = datetime(2026, 11, 21, 5, 0, tzinfo=timezone.utc)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -79,6 +80,11 @@ class Place:
     def alerts(self) -> dict[str, AlertRow]:
         """The open ones, without that nothing was ever backed up."""
         return {row.cause: row for row in self.catalog.open_alerts("erp") if row.cause != "no_recovery_point"}
+
+
+@pytest.fixture(autouse=True)
+def _sent_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "_run_sender", send_here)
 
 
 @pytest.fixture
