@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 import zstandard
 
+from twist_dr.orchestrator import around
 from twist_dr.repository.keys import new_key, save_keyring
 from twist_dr.settings import open_application
 from twist_dr_tests.servers import PostgresServer
@@ -20,7 +21,7 @@ from twist_dr_tests.site import Site
 from twist_dr_tests.storage.servers import rclone_server
 
 
-@pytest.mark.usefixtures("real_commands")
+@pytest.mark.usefixtures("as_commands")
 @pytest.mark.promise(1, 2)
 def test_a_backup_reaches_every_target_and_is_proven_by_a_restore(any_site: Site) -> None:
     any_site.backup(label="pre-update", reason="before 1.5").expect(0)
@@ -132,19 +133,19 @@ def test_one_broken_target_stops_no_other_and_fails_the_run(site: Site, tmp_path
     assert len(site.staged()) == 1, "what a target still lacks is kept for the next attempt"
 
 
-@pytest.mark.usefixtures("as_commands")
 def test_a_repeated_run_copies_only_to_the_target_that_failed(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.document["storage_targets"]["late"] = {"type": "local", "path": str(tmp_path / "disk" / "late")}
     site.save()
-    site.backup().expect(1)
-    untouched = site.stored("office", "database.dump").stat().st_mtime_ns
-    (tmp_path / "disk").mkdir()
     for name, value in site.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(around, "_RETRY_SECONDS", 0)
     with dg.DagsterInstance.get() as instance:
-        failed = instance.get_runs(limit=1)[0]
+        failed = dg.execute_job(dg.reconstructable(_backup_full), instance)
+        assert not failed.success
+        untouched = site.stored("office", "database.dump").stat().st_mtime_ns
+        (tmp_path / "disk").mkdir()
         repeated = dg.execute_job(
             dg.reconstructable(_backup_full),
             instance,
@@ -254,7 +255,7 @@ def test_two_backups_at_once_are_refused_by_name(site: Site) -> None:
 # -- cut off in the middle ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("real_commands")
+@pytest.mark.usefixtures("as_commands")
 @pytest.mark.promise(8)
 def test_kill_9_leaves_nothing_that_lists_as_a_backup_and_the_next_run_clears_it(site: Site) -> None:
     run = _started_and_at_work(site)
@@ -264,6 +265,7 @@ def test_kill_9_leaves_nothing_that_lists_as_a_backup_and_the_next_run_clears_it
     assert site.held("office") == [] and site.held("archive") == []
     assert site.cli("list").expect(0).text.startswith("no backups yet")
     assert len(site.staged()) == 1
+    (site.media / "large.bin").unlink()
     next_run = site.backup().expect(0)
     assert "removed the incomplete backup" in next_run.text
     assert "was killed earlier and is marked as failed now" in next_run.text
@@ -271,21 +273,22 @@ def test_kill_9_leaves_nothing_that_lists_as_a_backup_and_the_next_run_clears_it
     assert len(site.held("office")) == 1
 
 
-@pytest.mark.usefixtures("real_commands")
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_leaves_no_process_no_staging_and_no_lock(site: Site, ending: signal.Signals) -> None:
-    run = _started_and_at_work(site)
-    run.send_signal(ending)
-    text, _ = run.communicate(timeout=60)
-    assert run.returncode != 0, text
-    assert site.staged() == []
-    assert not _children_naming(str(site.folder))
+@pytest.mark.usefixtures("as_commands")
+def test_an_interrupted_run_leaves_no_process_no_staging_and_no_lock(site: Site) -> None:
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        run = _started_and_at_work(site)
+        run.send_signal(ending)
+        text, _ = run.communicate(timeout=60)
+        assert run.returncode != 0, text
+        assert site.staged() == []
+        assert not _children_naming(str(site.folder))
+    (site.media / "large.bin").unlink()
     site.backup().expect(0)
 
 
 def _started_and_at_work(site: Site) -> subprocess.Popen[str]:
     """A backup that has begun to write and is far from its end."""
-    (site.media / "large.bin").write_bytes(os.urandom(400 << 20))
+    (site.media / "large.bin").write_bytes(os.urandom(120 << 20))
     run = site.start("backup_full")
     staging = site.folder / "work" / "staging" / "erp"
     _wait_until(
