@@ -31,6 +31,7 @@ LIBRARIES = (
     "cryptography.hazmat.primitives.kdf.hkdf", "fsspec", "psycopg", "psycopg.sql", "psycopg.types.json", "rich.console", "rich.traceback",
     "sqlalchemy.dialects.sqlite", "sqlalchemy.orm", "structlog", "upath", "watchdog.observers", "yaml", "zstandard",
 )  # fmt: skip
+_ROOT = Path(__file__).resolve().parent.parent
 #: Longest request: the environment is most of it.
 _LONGEST = 1 << 17
 
@@ -100,7 +101,7 @@ class Preloaded:
         with self._theirs as theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "twist_dr_tests.preloaded", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()], cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
 
     def start(
