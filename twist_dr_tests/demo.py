@@ -34,7 +34,7 @@ from twist_dr.settings import Settings, load_settings
 from twist_dr.system.lock import FileLocks
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.watch.status.collect import collect
-from twist_dr.watch.status.text import render
+from twist_dr.watch.status.text import render_status
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.storage.servers import rclone_server
@@ -273,7 +273,7 @@ def run_demo(environment: Mapping[str, str]) -> None:
     print(accident_and_restore(environment, settings, catalog))
     print(accident_and_recovery(environment, settings, catalog))
     status = collect(settings, catalog, datetime.now(timezone.utc))
-    print(f"What twist-dr status says after all that\n{textwrap.indent(render(status), '  ')}\n")
+    print(f"What twist-dr status says after all that\n{textwrap.indent(render_status(status), '  ')}\n")
     print(NEXT)
 
 

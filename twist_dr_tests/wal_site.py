@@ -15,7 +15,7 @@ from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Lines, Report
 from twist_dr.wal.archived import ArchivedPosition, Shipped
-from twist_dr.wal.from_settings import Shipping, raise_failures
+from twist_dr.wal.from_settings import Shipping, raise_not_shipped
 from twist_dr.wal.spool import Spool
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.preloaded import Command
@@ -138,7 +138,7 @@ class WalSite:
         with Shipping(self.site.app(report=Report(Lines(warning=self.warnings.append)))) as shipping:
             shipped = shipping.once()
         if faultless:
-            raise_failures(shipped)
+            raise_not_shipped(shipped)
         return shipped
 
     def reaches(self, lsn: int, *, timeline: int = 1, seconds: float = 20, faultless: bool = True) -> bool:

@@ -259,7 +259,7 @@ class Catalog(Operations, Summaries):
             with self._database.reading() as connection:
                 conditions = _conditions(connection, wanted)
                 if last is not None:
-                    conditions.append(queries.behind(last))
+                    conditions.append(queries.comes_after(last))
                 rows = queries.page(connection, *conditions, limit=portion)
             yield from rows
             if len(rows) < portion:

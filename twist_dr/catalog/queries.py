@@ -82,7 +82,7 @@ def count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     return connection.scalar(select(func.count()).select_from(Backups.table).where(*conditions)) or 0
 
 
-def behind(row: BackupRow) -> ColumnElement[bool]:
+def comes_after(row: BackupRow) -> ColumnElement[bool]:
     """The condition that a backup comes after this one, newest first."""
     earlier = or_(Backups.started_at < row.started_at, Backups.backup_id < row.backup_id)
     return and_(Backups.started_at <= row.started_at, earlier)

@@ -165,14 +165,14 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from twist_dr.doctor import exit_status, render, run_doctor
+    from twist_dr.doctor import exit_status, render_findings, run_doctor
     from twist_dr.settings import open_application
 
     findings = []
     for finding in run_doctor(open_application()):
         findings.append(finding)
         if not wants_json(options):
-            print(render([finding]), flush=True)
+            print(render_findings([finding]), flush=True)
     if wants_json(options):
         show(options, lambda: findings, str)
     return exit_status(findings)

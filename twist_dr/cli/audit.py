@@ -44,9 +44,9 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _verify(app: Application, options: argparse.Namespace) -> int:
     from twist_dr.system.words import counted
-    from twist_dr.watch.audit.check import verify
+    from twist_dr.watch.audit.check import verify_log
 
-    found = verify(app.settings, app.catalog)
+    found = verify_log(app.settings, app.catalog)
     lines = counted(found.lines, "line")
     told = (
         f"{lines}, none changed or missing; the last one's digest is {found.digest}"

@@ -43,12 +43,12 @@ def _status(options: argparse.Namespace) -> int:
     from twist_dr.errors import TwistDRError
     from twist_dr.settings import open_application
     from twist_dr.watch.status.collect import collect
-    from twist_dr.watch.status.text import render
+    from twist_dr.watch.status.text import render_status
 
     try:
         app = open_application()
         status = collect(app.settings, app.catalog, datetime.now(timezone.utc))
-        text = json.dumps(status.document(), indent=2) if wants_json(options) else render(status)
+        text = json.dumps(status.document(), indent=2) if wants_json(options) else render_status(status)
     except TwistDRError as error:
         return _unknown(str(error), json_wanted=wants_json(options))
     except Exception as error:

@@ -50,7 +50,7 @@ def _ship(options: argparse.Namespace) -> None:
     from twist_dr.postgres.lsn import format_lsn
     from twist_dr.settings import open_application
     from twist_dr.system.words import counted
-    from twist_dr.wal.from_settings import Shipping, raise_failures, spool_warnings, wal_settings
+    from twist_dr.wal.from_settings import Shipping, raise_not_shipped, spool_warnings, wal_settings
 
     told = report(options)
     app = open_application(told)
@@ -73,13 +73,13 @@ def _ship(options: argparse.Namespace) -> None:
             print(
                 f"{name}: {counted(outcome.segments, 'segment')} shipped, archived position {format_lsn(outcome.position.lsn)}{at}"
             )
-    raise_failures(shipped)
+    raise_not_shipped(shipped)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from twist_dr.recovery.status import render, wal_status
+    from twist_dr.recovery.status import render_wal_status, wal_status
     from twist_dr.settings import open_application
 
     status = wal_status(open_application())
-    show(options, status.document, lambda: render(status))
+    show(options, status.document, lambda: render_wal_status(status))
     return 0 if status.sound else 1

@@ -17,7 +17,7 @@ from twist_dr.django_app.manage import DjangoApplication, read_code
 from twist_dr.doctor.database import DatabaseSeen, check_database
 from twist_dr.doctor.django import check_databases, check_lead, check_rights
 from twist_dr.doctor.files import FilesSeen, check_configuration, check_django, check_media
-from twist_dr.doctor.findings import Check, DoctorFinding, guarded, ok, problem, shown, warning
+from twist_dr.doctor.findings import Check, DoctorFinding, guarded, ok, problem, shown_finding, warning
 from twist_dr.doctor.keys import check_keyring, check_newest_backup
 from twist_dr.doctor.machine import (
     check_dagster_home,
@@ -55,7 +55,7 @@ __all__ = ["DoctorFinding", "exit_status", "render", "run_doctor"]
 def run_doctor(app: Application, environment: Mapping[str, str] = os.environ) -> Iterator[DoctorFinding]:
     """Check everything, and give each finding as it is found. No finding holds a secret of the settings."""
     for finding in _Examination(app, environment).findings():
-        yield shown(finding)
+        yield shown_finding(finding)
 
 
 def exit_status(findings: Iterable[DoctorFinding]) -> int:
@@ -63,7 +63,7 @@ def exit_status(findings: Iterable[DoctorFinding]) -> int:
     return int(any(finding.status == "problem" for finding in findings))
 
 
-def render(findings: Iterable[DoctorFinding]) -> str:
+def render_findings(findings: Iterable[DoctorFinding]) -> str:
     """Lines for a terminal: one per finding, and its remedy below it, not broken, so that it can be copied."""
     lines = []
     for finding in findings:

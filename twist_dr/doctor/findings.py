@@ -85,7 +85,7 @@ def command(arguments: Sequence[str | Path]) -> str:
     return shlex.join(os.fspath(argument) for argument in arguments)
 
 
-def shown(finding: DoctorFinding) -> DoctorFinding:
+def shown_finding(finding: DoctorFinding) -> DoctorFinding:
     """A finding as it may leave us, and not longer than a person reads."""
     found = leaving(finding.found)
     if len(found) > _LONGEST:

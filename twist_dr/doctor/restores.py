@@ -16,7 +16,7 @@ from twist_dr.postgres.dump import dump_schema
 from twist_dr.postgres.lock_waits import watched_locks
 from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr.restore.cutover import Surroundings
-from twist_dr.restore.dump_gate import missing_rights
+from twist_dr.restore.dump_gate import restoring_obstacles
 from twist_dr.restore.exchange import check_exchangeable
 from twist_dr.restore.restored_configuration import everything_kept
 from twist_dr.restore.settle import half_removed, interrupted
@@ -112,7 +112,7 @@ def check_restorable(around: Surroundings, backing_up: Cluster, folders: Sequenc
 
     with databases.maintenance(around.cluster) as connection:
         live, _ = databases.find_live(around.cluster, connection)
-    found = missing_rights(around.cluster, live, head)
+    found = restoring_obstacles(around.cluster, live, head)
     for lines, what in ((found.refusals, "would be refused"), (found.doubts, "may fail")):
         for line in lines:
             yield DoctorFinding(check, "warning", f"a restore {what}: {line.what}", line.remedy)

@@ -16,7 +16,7 @@ from twist_dr.operations.backup import copied
 from twist_dr.operations.operation import Config
 from twist_dr.repository.manifest import Label, Manifest
 from twist_dr.settings import Application, settings_file
-from twist_dr.verify.configuration import check_configuration, staged
+from twist_dr.verify.configuration import read_configuration, staged
 from twist_dr.verify.verification import VerificationResult
 from twist_dr.watch.audit import audit_anchor, note_key_use
 
@@ -99,7 +99,7 @@ def _prove(app: Application, manifest: Manifest) -> VerificationResult:
     try:
         with staging.using(manifest.backup_id) as folder:
             for form, read in staged(manifest, folder, app.keyring).items():
-                found = check_configuration(
+                found = read_configuration(
                     manifest, read, f"staging ({form})",
                     scratch=staging.root, client_tools=app.settings.database.client_tools, report=app.report,
                 )  # fmt: skip

@@ -27,7 +27,7 @@ class ScrubConfig(Config):
 def scrub(app: Application, config: ScrubConfig) -> ScrubResult:
     """Read what is due. Raises errors of the catalog, and when something is bad that was not repaired."""
     # Not above: whoever launches something else would wait for it.
-    from twist_dr.scrub.found import ScrubOrder, raise_failures
+    from twist_dr.scrub.found import ScrubOrder, raise_bad
     from twist_dr.scrub.scrub import Scrub
 
     order = ScrubOrder([*chosen_targets(app.settings, config.targets)], config.backup.strip() or None, config.all)
@@ -36,5 +36,5 @@ def scrub(app: Application, config: ScrubConfig) -> ScrubResult:
         f"{counted(result.copies, 'copy')} and {counted(result.wal_objects, 'object')} of archived WAL read, {human_bytes(result.bytes)} in "
         f"{human_seconds(result.seconds)}; {result.bad} bad, {result.count('repaired')} of them repaired"
     )
-    raise_failures(result)
+    raise_bad(result)
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
 from twist_dr.wal.archived import Shipped
-from twist_dr.wal.from_settings import Shipping, raise_failures, receive, spool_warnings, wal_settings
+from twist_dr.wal.from_settings import Shipping, raise_not_shipped, receive, spool_warnings, wal_settings
 from twist_dr.watch import audit
 
 
@@ -21,7 +21,7 @@ def ship_once(app: Application) -> Shipped:
 def ship_wal(app: Application, config: Config) -> Shipped:
     """Raises ``WalNotShipped``, ``WalMissing`` and ``WalInvalid``, as :func:`raise_failures`."""
     shipped = ship_once(app)
-    raise_failures(shipped)
+    raise_not_shipped(shipped)
     return shipped
 
 

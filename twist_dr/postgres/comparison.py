@@ -17,7 +17,7 @@ from twist_dr.postgres.cluster import (
     unlogged_tables,
 )
 from twist_dr.postgres.extension_members import MemberTable, columns_of, member_identities, read_members
-from twist_dr.postgres.extension_rows import as_written, read_content
+from twist_dr.postgres.extension_rows import as_written, digest_rows
 from twist_dr.redaction import one_line
 from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Manifest
@@ -106,7 +106,7 @@ def _compare_kept(connection: Connection, manifest: Manifest, versions: dict[str
             told.append(f"{what} is missing after the restore ({counted(kept.rows, 'row', 'was', 'were')} recorded)")
             continue
         with as_written(connection):
-            content = read_content(connection, MemberTable(kept.extension, name.schema, name.name, "", columns))
+            content = digest_rows(connection, MemberTable(kept.extension, name.schema, name.name, "", columns))
         if content.rows != kept.rows:
             told.append(f"{what}: {counted(content.rows, 'row')} restored where {kept.rows:,} were recorded")
         elif content.number != kept.content:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twist_dr.errors import DatabaseError, DiskFilled, LocksExhausted, ProcessFailed
 from twist_dr.postgres.cluster import Connection, named_errors
-from twist_dr.postgres.differing_rows import Differing, columns_at_utc, copied, first_difference
+from twist_dr.postgres.differing_rows import Differing, columns_at_utc, copy_statement, first_difference
 from twist_dr.postgres.dump import read_dump, restore_database
 from twist_dr.postgres.dump_content import ContentReader, RawName, read_content, rows_at
 from twist_dr.postgres.dump_toc import TocEntry, UnknownDump
@@ -203,7 +203,7 @@ class _Comparison:
         """Name the first row of a table that is not the same; returns whether there is one."""
         before, after = dumped.blocks.get(name), restored.blocks.get(name)
         load = (after or before or next(iter(dumped.blocks.values()))).load
-        statement = copied(load)
+        statement = copy_statement(load)
         if after is not None and statement is None:
             self._found.differences.append(f"table {_label(name)}: its rows came back otherwise")
             return True

@@ -64,7 +64,7 @@ def first_difference(dumped: RowSource, restored: RowSource, load: bytes) -> Dif
     return Differing(number, row, twin, count, _columns(row, twin, load))
 
 
-def copied(load: bytes) -> bytes | None:
+def copy_statement(load: bytes) -> bytes | None:
     """The statement that reads what ``load`` takes; None where it is not as pg_dump writes it."""
     return load.rstrip().removesuffix(b"FROM stdin;") + b"TO stdout" if _LOADED.fullmatch(load) else None
 

@@ -67,7 +67,7 @@ def as_written(connection: Connection) -> Iterator[None]:
         yield
 
 
-def read_content(connection: Connection, table: MemberTable) -> RowsDigest:
+def digest_rows(connection: Connection, table: MemberTable) -> RowsDigest:
     """What is in a table now. Only inside :func:`as_written`. Raises psycopg's errors."""
     found = RowsDigest()
     for piece in _rows_of(connection, table):
@@ -119,7 +119,7 @@ def put_rows(connection: Connection, table: MemberTable, script: Path) -> bool:
     from psycopg import sql
 
     with as_written(connection):
-        if read_content(connection, table).number == table.content:
+        if digest_rows(connection, table).number == table.content:
             return False
     connection.execute(_AS_WRITTEN)
     connection.execute(sql.SQL("DELETE FROM ONLY {}").format(sql.Identifier(*table.key)))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PROMOTE_SECONDS = 3600
 
 
-def prove(cluster: Cluster, plan: RecoveryPlan, system_identifier: str, *, restarted: bool = False) -> None:
+def prove_recovered(cluster: Cluster, plan: RecoveryPlan, system_identifier: str, *, restarted: bool = False) -> None:
     """Compare a server that stands at its target with its plan. Raises ``RecoveryFailed`` with every difference.
 
     ``restarted``: it replayed in two goes. One that has ended the recovery there by itself is compared just so; on which

@@ -19,7 +19,7 @@ from twist_dr.postgres.tools import Tools
 from twist_dr.recovery.fetcher import Fetcher
 from twist_dr.recovery.files import base_facts, space_needed, unpack_chain
 from twist_dr.recovery.outside import surround
-from twist_dr.recovery.proof import check_pages, pending_transactions, promote, prove, run_amcheck
+from twist_dr.recovery.proof import check_pages, pending_transactions, promote, prove_recovered, run_amcheck
 from twist_dr.recovery.server import RecoveringServer
 from twist_dr.recovery.server_settings import MOST_WAL_KEPT
 from twist_dr.recovery.untar import Owner
@@ -111,7 +111,7 @@ def recovered_in(
             report.info(f"replaying up to {format_lsn(plan.end_lsn)} on timeline {plan.timeline}")
             server.recover(facts, recovery_target(plan), plan.end_lsn)
             clock.lap("replay")
-            prove(server.cluster(), plan, _system_identifier(plan), restarted=server.restarted)
+            prove_recovered(server.cluster(), plan, _system_identifier(plan), restarted=server.restarted)
             clock.lap("prove")
             timeline = promote(server.cluster(), plan)
             clock.lap("promote")

@@ -227,7 +227,7 @@ def position_age(target: ArchiveStatus, now: datetime) -> float | None:
     return (now - target.position.at).total_seconds() if target.position and target.position.at else None
 
 
-def render(status: WalStatus) -> str:
+def render_wal_status(status: WalStatus) -> str:
     """For a terminal."""
     rows = [row for target in status.targets for row in _table_rows(target, position_age(target, status.at))]
     lines = [table(("TARGET", "FROM (UTC)", "UNTIL (UTC)", "TIMELINE", "BASE", "POSITION", "AGE"), rows)]

@@ -24,7 +24,7 @@ from twist_dr.system.words import few
 
 
 @contextmanager
-def full_disk_named() -> Iterator[None]:
+def full_server_named() -> Iterator[None]:
     """Whichever statement met the server's full disk first, the sentence is one and says what to do. Raises ``RestoreFailed``."""
     import psycopg
 
@@ -55,7 +55,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 def refuse_full_disk(failed: Exception) -> None:
     """Raise ``RestoreFailed`` where what failed without harm did for a full disk: nothing is switched onto one that takes no more rows."""
-    with full_disk_named():
+    with full_server_named():
         if _is_full(failed):
             raise failed
 

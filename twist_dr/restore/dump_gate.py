@@ -78,7 +78,7 @@ def look_into_dump(gate: Gate, request: RestoreRequest, place: RestorePlace, sou
 def _look_at_rights(gate: Gate, cluster: Cluster, sources: Sources, head: Head) -> None:
     """Costs a superuser nothing."""
     try:
-        found = missing_rights(cluster, gate.live, head, lambda: sources.read_small("roles.sql"))
+        found = restoring_obstacles(cluster, gate.live, head, lambda: sources.read_small("roles.sql"))
     except UnknownDump:
         gate.warnings.append(
             "what the role that restores lacks cannot be told: the dump is none as pg_dump 12 to 18 write them"
@@ -94,7 +94,7 @@ def _look_at_rights(gate: Gate, cluster: Cluster, sources: Sources, head: Head) 
             gate.passed.append("the role that restores may make all that the backup holds")
 
 
-def missing_rights(
+def restoring_obstacles(
     cluster: Cluster, live: str, head: Callable[[], bytes], roles: Callable[[], bytes] = lambda: b""
 ) -> MissingRights:
     """What keeps the role of ``cluster`` from restoring a dump beside ``live``. ``head`` and ``roles`` (the SQL of the backup's) are asked for

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from twist_dr.postgres.changes import ChangesSince, read_counters
 from twist_dr.postgres.cluster import Connection, Table, first_line, named_errors, need_readable, query, read_tables
 from twist_dr.postgres.extension_members import MemberTable, columns_of
-from twist_dr.postgres.extension_rows import as_written, read_content
+from twist_dr.postgres.extension_rows import as_written, digest_rows
 from twist_dr.postgres.unplanned import count_unplanned
 from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.table_names import TableName, from_label
 from twist_dr.restore.impact import TableImpact, go_on_unless
-from twist_dr.restore.newest_columns import COLUMNS, Column, Period, moment, newer_than, possible
+from twist_dr.restore.newest_columns import COLUMNS, Column, Period, moment_of_column, newer_than, possible
 from twist_dr.system.words import counted
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class _Reading:
             rows_then=self._then.get(name),
             estimated=estimated,
             newest_column=column.name if column else None,
-            newest=moment(newest, column.type) if column and newest is not None else None,
+            newest=moment_of_column(newest, column.type) if column and newest is not None else None,
             newer_rows=newer,
             changes=changes,
         )
@@ -286,7 +286,7 @@ def extension_impact(connection: Connection, manifest: Manifest) -> list[str]:
             continue
         try:
             with as_written(connection):
-                now = read_content(connection, MemberTable(kept.extension, name.schema, name.name, "", columns))
+                now = digest_rows(connection, MemberTable(kept.extension, name.schema, name.name, "", columns))
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
             notes.append(f"{what}, and those of now cannot be read: {first_line(error)}")
             continue

@@ -93,7 +93,7 @@ def newer_than(column: Column, period: Period) -> Composed:
     )  # fmt: skip
 
 
-def moment(microseconds: int, kind: str) -> datetime | date:
+def moment_of_column(microseconds: int, kind: str) -> datetime | date:
     """What a column of type ``kind`` says, from microseconds since 1970; without a zone where the type has none."""
     found = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=microseconds)
     if kind == "date":

@@ -71,7 +71,7 @@ class Preparation:
 
     def _restore_database(self, names: DatabaseSwitch) -> None:
         request, record, cluster = self.request, self.record, self.place.around.cluster
-        with self._fetched() as fetched, phase_one.full_disk_named():
+        with self._fetched() as fetched, phase_one.full_server_named():
             self._make_roles(names, fetched)
             # With what a dump says of its database when there is none to take it from.
             properties = self._properties_of(fetched) if names.live_oid is None else None
@@ -89,7 +89,7 @@ class Preparation:
                 with record.timed("restore"):
                     for line in serving.load(fetched):
                         self._warn(line)
-        with phase_one.full_disk_named():
+        with phase_one.full_server_named():
             if not request.tables:
                 self._make_ready(names, serving, fetched, made)
             # Its makers did not wait for their commits. A sandbox is told of without another one.

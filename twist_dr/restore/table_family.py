@@ -120,7 +120,7 @@ _STRANGE_SEQUENCES = """
 """
 
 
-def gather(connection: Connection, relations: list[Relation], schema: str) -> list[str]:
+def gather_family(connection: Connection, relations: list[Relation], schema: str) -> list[str]:
     """In the side database: put the tables into one schema, with nothing that would tie them to live ones there; returns notes."""
     from psycopg import sql
 

@@ -32,7 +32,7 @@ from twist_dr.restore.table_family import (
     Relation,
     check_locks,
     check_names,
-    gather,
+    gather_family,
     read_family,
     with_large_objects,
 )
@@ -116,7 +116,7 @@ class _Tables:
             rows = self._compare(connection, relations)
             notes = self._notes(connection, relations, numbers)
             if live is not None:
-                notes += gather(connection, relations, schema)
+                notes += gather_family(connection, relations, schema)
         ordinary = [each for each in relations if each.kind == "r"]
         what = f"{counted(len(ordinary), 'table')} with {counted(sum(rows.values()), 'row')}"
         if live is None:

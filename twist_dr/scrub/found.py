@@ -61,7 +61,7 @@ class ScrubResult:
         return self.count("repaired") + self.count("not repaired")
 
 
-def raise_failures(result: ScrubResult) -> None:
+def raise_bad(result: ScrubResult) -> None:
     """Raise unless all that should have been read was, and is good now: ``CopyFailed``, or ``TargetUnavailable`` when targets were away only."""
     lasting = [
         f"{found.what} on {found.target} is bad and was not repaired: {found.told} {found.result}"

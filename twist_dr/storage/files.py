@@ -40,7 +40,7 @@ _LINKING = threading.Lock()
 _RENAMING = threading.Lock()
 
 
-def storage_error(name: str, where: Path, error: OSError) -> StorageError:
+def file_error(name: str, where: Path, error: OSError) -> StorageError:
     """The error of ours that says what ``error``, met at ``where`` on target ``name``, means and what to do."""
     if isinstance(error, NoFolder):
         if error.what == A_FILE:
@@ -78,7 +78,7 @@ def os_errors(name: str, where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage_error(name, where, error) from error
+        raise file_error(name, where, error) from error
 
 
 def rename_no_replace(folder: Folder, old: str, other: Folder, new: str) -> None:

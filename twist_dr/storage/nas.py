@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import Field
 
 from twist_dr.errors import TargetUnavailable
-from twist_dr.storage.files import storage_error
+from twist_dr.storage.files import file_error
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.options import SettingsPath, TargetOptions
 
@@ -73,7 +73,7 @@ class NasTarget(LocalTarget):
                 target=self.name,
             )
         if probe.error is not None:
-            raise storage_error(self.name, self.mount_point or self.path, probe.error) from probe.error
+            raise file_error(self.name, self.mount_point or self.path, probe.error) from probe.error
         if not probe.mounted:
             what = self.mount_point or f"the share that holds {self.path}"
             raise TargetUnavailable(

@@ -94,12 +94,12 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def code_of(error: ClientError) -> str:
+def answer_code(error: ClientError) -> str:
     """The error code of the answer, such as ``NoSuchKey``; the status where there was no body."""
     return str(error.response.get("Error", {}).get("Code", status_of(error)))
 
 
-def storage_error(name: str, bucket: str, what: str, error: Exception) -> StorageError:
+def s3_error(name: str, bucket: str, what: str, error: Exception) -> StorageError:
     """The error of ours that says what botocore's ``error``, met while doing ``what`` on target ``name``, means."""
     kind, meaning, remedy = _meaning(name, bucket, error)
     return kind(f"{what}: {meaning}", remedy=remedy, target=name)
@@ -110,7 +110,7 @@ def _meaning(name: str, bucket: str, error: Exception) -> _Meaning:
 
     match error:
         case exceptions.ClientError():
-            code, status = code_of(error), status_of(error)
+            code, status = answer_code(error), status_of(error)
             kind, meaning, remedy = _MEANINGS.get(code) or _MEANINGS.get(str(status)) or _unknown(status)
             return kind, f"{meaning.format(bucket=bucket)} ({code}, HTTP {status})", remedy.format(name=name)
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
@@ -144,7 +144,7 @@ def s3_errors(name: str, bucket: str, what: str) -> Iterator[None]:
         yield
     except (BotoCoreError, ClientError, HTTPError) as error:
         # "from None": a chained ClientError would show the request's headers in some log handlers.
-        raise storage_error(name, bucket, what, error) from None
+        raise s3_error(name, bucket, what, error) from None
 
 
 def retry_more(max_attempts: int) -> Any:

@@ -29,7 +29,7 @@ from twist_dr.storage.base import (
 )
 from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_connection import S3Connection, S3Limits
-from twist_dr.storage.s3_errors import code_of, status_of
+from twist_dr.storage.s3_errors import answer_code, status_of
 from twist_dr.storage.s3_transfer import (
     Measured,
     ResumingReader,
@@ -177,7 +177,7 @@ class S3Target(StorageTarget):
                 upload for page in pages.paginate(**self._connection.below("")) for upload in page.get("Uploads", ())
             ]
         except ClientError as error:
-            if code_of(error) == "NoSuchUpload":  # How rclone says that there never was one.
+            if answer_code(error) == "NoSuchUpload":  # How rclone says that there never was one.
                 return []
             raise
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from twist_dr.errors import TargetRefused
 from twist_dr.storage.s3_connection import S3Connection
-from twist_dr.storage.s3_errors import code_of, status_of
+from twist_dr.storage.s3_errors import answer_code, status_of
 from twist_dr.storage.s3_transfer import Measured, PartBody, UploadPart, Watch, encoded, in_parallel, measure
 
 #: What stores answer that do not know ``If-None-Match`` on a write.
@@ -60,7 +60,7 @@ class S3Uploader:
         except ClientError as error:
             if status_of(error) >= 500 and status_of(error) != 501:
                 raise
-            enabled = code_of(error)
+            enabled = answer_code(error)
         if enabled != "Enabled":
             raise TargetRefused(
                 f"the bucket '{connection.bucket}' does not do Object Lock (it says {enabled})",
@@ -134,7 +134,7 @@ class S3Uploader:
             try:
                 return call(IfNoneMatch="*")
             except ClientError as error:
-                if code_of(error) not in _CONDITION_UNKNOWN:
+                if answer_code(error) not in _CONDITION_UNKNOWN:
                     raise
         answer = call()
         self._conditional = False

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twist_dr.errors import ProcessFailed
 from twist_dr.redaction import keep_environment, quoting
-from twist_dr.system.processes import Child, child_environment, failure
+from twist_dr.system.processes import Child, child_environment, process_failure
 from twist_dr.system.sizes import CHUNK
 
 _LOOK_SECONDS = 0.2
@@ -60,7 +60,7 @@ def run_command(
         except ProcessFailed:
             words = _last_words(said, complaints)
             more = _not_passed_on(words, environment)
-            raise failure(called, child.process.returncode, quoting(words), more) from None
+            raise process_failure(called, child.process.returncode, quoting(words), more) from None
 
 
 def _not_passed_on(words: str, environment: Mapping[str, str | None] | None) -> str:

@@ -152,7 +152,7 @@ class Child:
         self._kill_group()
         self._listener.join(_GRACE_SECONDS)
         if status != 0:
-            raise failure(self.name, status, self.complaint())
+            raise process_failure(self.name, status, self.complaint())
         if least_bytes is not None and wrote < least_bytes:
             raise ProcessFailed(
                 f"{self.name} reported success but wrote {wrote} bytes where at least {least_bytes} were due",
@@ -228,7 +228,7 @@ def says_full(said: str) -> bool:
     return _FULL.search(said) is not None
 
 
-def failure(name: str, status: int, said: str, more: str = "") -> ProcessFailed:
+def process_failure(name: str, status: int, said: str, more: str = "") -> ProcessFailed:
     """What to raise of a program that failed. ``said``: its last words, without secrets; ``more`` of ours is added."""
     kind = DiskFilled if says_full(said) else LocksExhausted if "out of shared memory" in said else ProcessFailed
     error = kind(f"{name} {describe_status(status)}: {said}{more}")

@@ -51,7 +51,7 @@ def staged(manifest: Manifest, folder: Path, keyring: Keyring) -> dict[str, Read
     return {name: reader(form) for name in sorted(names) if (form := form_named(name)) is not None}
 
 
-def check_configuration(
+def read_configuration(
     manifest: Manifest, read: Read, place: str, *, scratch: Path, client_tools: Sequence[Path] = (), report: Report
 ) -> VerificationResult:
     """Read all of a configuration backup from ``place`` (a target's name, or staging).

@@ -9,9 +9,9 @@ from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import Application
-from twist_dr.verify.configuration import check_configuration
+from twist_dr.verify.configuration import read_configuration
 from twist_dr.verify.rehearsal import rehearse
-from twist_dr.verify.verification import VerificationResult, verify_backup
+from twist_dr.verify.verification import VerificationResult, restore_and_compare
 
 
 def prove(app: Application, manifest: Manifest, repository: Repository) -> VerificationResult:
@@ -19,13 +19,13 @@ def prove(app: Application, manifest: Manifest, repository: Repository) -> Verif
     settings, keyring = app.settings, app.keyring
     if not KINDS[manifest.kind].brings_data:
         repository.held(manifest)
-        return check_configuration(
+        return read_configuration(
             manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
             scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=app.report,
         )  # fmt: skip
     plan = verification_plan(settings, app.cluster)
     if not KINDS[manifest.kind].physical:
-        return verify_backup(plan, manifest, repository, keyring, app.report)
+        return restore_and_compare(plan, manifest, repository, keyring, app.report)
     return rehearse(plan, manifest, repository, keyring, app.report, patience=settings.restore.stall_seconds)
 
 

@@ -83,7 +83,7 @@ class VerificationResult:
         return self
 
 
-def verify_backup(
+def restore_and_compare(
     plan: VerificationPlan, manifest: Manifest, repository: Repository, keyring: Keyring, report: Report
 ) -> VerificationResult:
     """Restore one backup from one target and compare.

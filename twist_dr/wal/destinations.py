@@ -23,7 +23,7 @@ from twist_dr.system.progress import Report
 from twist_dr.wal.archived import ArchivedPosition, TargetShipped
 from twist_dr.wal.names import timeline_of
 from twist_dr.wal.objects import HISTORY_FORM, WalArchive
-from twist_dr.wal.packing import read_file
+from twist_dr.wal.packing import file_chunks
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.spool import Spool, SpoolFile
 
@@ -168,7 +168,7 @@ class Destinations:
         try:
             archive.put(packed, key, digest)
         except ObjectExists:
-            plain = iter(()) if size == 0 else read_file(file.path, size)
+            plain = iter(()) if size == 0 else file_chunks(file.path, size)
             if not archive.holds(str(file.system_identifier), key, self._keyring, plain):
                 raise WalConflict(
                     f"it holds other bytes as {key.rpartition('/')[2]}: two servers wrote the same timeline, or the key is another one. Nothing was "

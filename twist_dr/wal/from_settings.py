@@ -262,7 +262,7 @@ def spool_warnings(oldest_seconds: float, spool_bytes: int, wal: WalSettings) ->
     return warnings
 
 
-def raise_failures(shipped: Shipped) -> None:
+def raise_not_shipped(shipped: Shipped) -> None:
     """Raise ``WalNotShipped`` when a target lacks what it should have; ``WalMissing`` when there is a gap, ``WalInvalid`` when a file was refused.
 
     Those two are noticed once: an attempt after them would find nothing wrong, and pass for a success.

@@ -23,7 +23,7 @@ from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.spool import Spool, SpoolFile
 
 
-def read_file(path: Path, size: int | None = None) -> Iterator[bytes]:
+def file_chunks(path: Path, size: int | None = None) -> Iterator[bytes]:
     """A file's first ``size`` bytes, or all of it, in chunks."""
     left = size
     with open(path, "rb", buffering=0) as file:
@@ -64,7 +64,7 @@ def pack(
 
     try:
         if size != 0:
-            for chunk in read_file(source, size):
+            for chunk in file_chunks(source, size):
                 if check is not None:
                     check.update(chunk)
                 write(encryptor.update(unit.compress(chunk)))

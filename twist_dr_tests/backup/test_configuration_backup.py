@@ -21,7 +21,7 @@ from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.system.processes import run
 from twist_dr.system.progress import Lines, Report
-from twist_dr.verify.configuration import check_configuration, staged
+from twist_dr.verify.configuration import read_configuration, staged
 from twist_dr_tests.helpers import KEYRING, python
 from twist_dr_tests.servers import PostgresServer
 
@@ -211,7 +211,7 @@ def check(manifest: Manifest, staging: StagingArea) -> list[str]:
     return [
         difference
         for form, read in forms.items()
-        for difference in check_configuration(manifest, read, form, scratch=staging.root, report=Report()).differences
+        for difference in read_configuration(manifest, read, form, scratch=staging.root, report=Report()).differences
     ]
 
 

@@ -23,10 +23,10 @@ from twist_dr.backup.take import BackupPlan, take_full_backup
 from twist_dr.cli.init import write_initial_files
 from twist_dr.django_app.manage import DjangoApplication
 from twist_dr.doctor import database as database_checks
-from twist_dr.doctor import exit_status, render, run_doctor
+from twist_dr.doctor import exit_status, render_findings, run_doctor
 from twist_dr.doctor.database import DatabaseSeen, check_database, explain_connection
 from twist_dr.doctor.files import check_configuration, check_django, check_media, look_at
-from twist_dr.doctor.findings import Check, DoctorFinding, T, shown
+from twist_dr.doctor.findings import Check, DoctorFinding, T, shown_finding
 from twist_dr.doctor.machine import (
     check_dagster_home,
     check_scratch_space,
@@ -189,7 +189,7 @@ restore:
 """
     settings = settings_for(tmp_path, url, more)
     findings = list(run_doctor(application(settings), {"DAGSTER_HOME": str(tmp_path)}))
-    text = render(findings)
+    text = render_findings(findings)
     assert [finding.check for finding in findings if finding.status != "ok"] == ["targets", "schedules", "alerts"], text
     assert "can be restored beside" in only(findings, "restore rights").found
     assert only(findings, "restores").found == "none was cut short"
@@ -221,7 +221,7 @@ catalog: {{url: "${{DATABASE_URL}}"}}
     (tmp_path / "work").touch()
     (tmp_path / "backups").touch()
     findings = list(run_doctor(application(settings), {}))
-    text = render(findings)
+    text = render_findings(findings)
     problems = {finding.check for finding in findings if finding.status == "problem"}
     assert problems >= {"database", "media gone", "django", "work folder", "target disk", "keyring", "catalog"}, text
     for secret in (PASSWORD, quote(PASSWORD, safe=""), "swordfish", "battery"):
@@ -238,11 +238,11 @@ catalog: {{url: "${{DATABASE_URL}}"}}
 def test_a_secret_is_hidden_even_where_a_long_complaint_is_cut() -> None:
     keep_secret("swordfish", "ab-1")
     for before in range(780, 805):
-        told = shown(DoctorFinding("django", "problem", "x" * before + " swordfish " + "y" * 50)).found
+        told = shown_finding(DoctorFinding("django", "problem", "x" * before + " swordfish " + "y" * 50)).found
         assert "sword" not in told
         assert len(told) <= 801
-    assert shown(DoctorFinding("django", "ok", "ab-1 in ab-12")).found == "*** in ab-12"
-    assert shown(DoctorFinding("django", "ok", "as it is", "do it")) == DoctorFinding(
+    assert shown_finding(DoctorFinding("django", "ok", "ab-1 in ab-12")).found == "*** in ab-12"
+    assert shown_finding(DoctorFinding("django", "ok", "as it is", "do it")) == DoctorFinding(
         "django", "ok", "as it is", "do it"
     )
 
@@ -872,7 +872,7 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
             site.job("backup_base").expect(0)
             site.job("ship_wal").expect(0)
             after = told()
-            assert [each for each in after if each.status != "ok"] == [], render(after)
+            assert [each for each in after if each.status != "ok"] == [], render_findings(after)
             assert "twist_dr_erp is in use" in only(after, "slot").found
             assert only(after, "base backups").found == "can be incremental"
             assert (
@@ -938,7 +938,7 @@ def test_a_role_that_may_not_replicate_gets_the_statements_that_repair_it(
             found = wal_findings(cluster, "archive", tmp_path)
             assert only(found, "replication").status == "problem"
             lacking = [each for each in found if "may not" in each.found]
-            assert len(lacking) == 3, render(found)
+            assert len(lacking) == 3, render_findings(found)
             for finding in lacking:
                 connection.execute(remedy(finding).partition(";")[0].encode())
             repaired = wal_findings(cluster, "archive", tmp_path)
@@ -1111,5 +1111,7 @@ def test_the_password_of_the_replication_role_is_never_shown(tmp_path: Path) -> 
     found = only(findings, "wal")
     assert found.status == "problem" and "wal.replication_url" in remedy(found)
     assert only(findings, "newest base").status == "warning" and only(findings, "spool").status == "ok"
-    text = render([*findings, shown(DoctorFinding("wal", "problem", f"complains of {PASSWORD}", "fix it"))])
+    text = render_findings(
+        [*findings, shown_finding(DoctorFinding("wal", "problem", f"complains of {PASSWORD}", "fix it"))]
+    )
     assert PASSWORD not in text and quote(PASSWORD, safe="") not in text

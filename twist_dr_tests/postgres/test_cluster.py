@@ -15,7 +15,7 @@ import pytest
 from twist_dr.errors import DatabaseError, DatabaseRefused, DatabaseRightsMissing, DatabaseUnreachable, RestoreFailed
 from twist_dr.postgres.cluster import Cluster, Snapshot
 from twist_dr.postgres.dump import dump_database
-from twist_dr.restore.database import full_disk_named
+from twist_dr.restore.database import full_server_named
 from twist_dr.system.processes import run
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import by_label
@@ -76,7 +76,7 @@ def test_a_server_whose_disk_is_full_when_we_connect_is_no_wrong_password_and_na
     with pytest.raises(DatabaseError, match="No space left on device; free space on the server's disk") as caught:
         cluster.connect()
     assert not isinstance(caught.value, DatabaseRefused)
-    with pytest.raises(RestoreFailed, match="The disk of the database server filled up"), full_disk_named():
+    with pytest.raises(RestoreFailed, match="The disk of the database server filled up"), full_server_named():
         cluster.connect()
     with full.connect() as connection:
         connection.execute("DROP EVENT TRIGGER filling; DROP ROLE newcomer")

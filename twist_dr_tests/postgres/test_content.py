@@ -17,7 +17,7 @@ from twist_dr.postgres.verification_place import VerificationPlan
 from twist_dr.restore import pipeline
 from twist_dr.system.progress import Lines, Report
 from twist_dr.verify import verification
-from twist_dr.verify.verification import VerificationResult, verify_backup
+from twist_dr.verify.verification import VerificationResult, restore_and_compare
 from twist_dr_tests.helpers import KEYRING
 from twist_dr_tests.postgres.odd_schema import ODD
 from twist_dr_tests.servers import PostgresServer
@@ -77,7 +77,9 @@ def verified_with(
         patched.setattr(pipeline, "restore_database", restoring)
         patched.setattr(verification, "open_place", opened)
         plan = VerificationPlan(scratch=folder / "scratch", live=cluster, show_rows=show_rows)
-        return verify_backup(plan, manifest, repository, KEYRING, Report(Lines(lines.append, lines.append))), lines
+        return restore_and_compare(
+            plan, manifest, repository, KEYRING, Report(Lines(lines.append, lines.append))
+        ), lines
 
 
 def test_what_came_back_as_it_was_is_proven_by_its_content(
@@ -227,7 +229,7 @@ def test_on_a_server_of_the_settings_owners_and_grants_are_left_aside_and_all_el
     manifest, repository = taken(odd, tmp_path)
     with PostgresServer(newest_server.tools, tmp_path_factory.mktemp("other"), settings={"fsync": "off"}) as other:
         plan = VerificationPlan(tmp_path / "scratch", odd, server=other.cluster())
-        result = verify_backup(plan, manifest, repository, KEYRING, Report())
+        result = restore_and_compare(plan, manifest, repository, KEYRING, Report())
     assert (result.differences, result.proved) == ([], "content")
     assert "verification.server restores without owners and grants, so these are not compared" in result.notes
 
@@ -243,7 +245,7 @@ def test_a_backup_that_does_not_tell_its_time_zone_is_the_same_in_another(odd: C
             connection.execute("ALTER ROLE CURRENT_USER RESET timezone")
     assert manifest.postgres is not None and manifest.postgres.session["TimeZone"] == "Asia/Kolkata"
     older = manifest.model_copy(update={"postgres": manifest.postgres.model_copy(update={"session": {}})})
-    result = verify_backup(VerificationPlan(tmp_path / "scratch", odd), older, repository, KEYRING, Report())
+    result = restore_and_compare(VerificationPlan(tmp_path / "scratch", odd), older, repository, KEYRING, Report())
     assert (result.differences, result.proved) == ([], "content")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from twist_dr.postgres.differing_rows import RowSource, at_utc, copied, first_difference
+from twist_dr.postgres.differing_rows import RowSource, at_utc, copy_statement, first_difference
 
 LOAD = b'COPY "od.d"."T a;b" (id, "c, ""d") FROM stdin;\n'
 
@@ -59,6 +59,6 @@ def test_moments_are_the_same_in_every_time_zone_and_dates_are_not() -> None:
 
 
 def test_what_reads_a_table_is_made_of_what_loads_it_and_of_nothing_else() -> None:
-    assert copied(LOAD) == b'COPY "od.d"."T a;b" (id, "c, ""d") TO stdout'
-    assert copied(b"COPY public.no_columns  FROM stdin;\n") == b"COPY public.no_columns  TO stdout"
-    assert copied(b"COPY (SELECT 1) FROM stdin;") is None
+    assert copy_statement(LOAD) == b'COPY "od.d"."T a;b" (id, "c, ""d") TO stdout'
+    assert copy_statement(b"COPY public.no_columns  FROM stdin;\n") == b"COPY public.no_columns  TO stdout"
+    assert copy_statement(b"COPY (SELECT 1) FROM stdin;") is None

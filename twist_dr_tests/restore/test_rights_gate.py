@@ -17,7 +17,7 @@ from twist_dr.postgres.cluster import Cluster, read_facts
 from twist_dr.postgres.making import give_last, make_to_serve, take_after
 from twist_dr.postgres.own_settings import own_settings_of
 from twist_dr.restore.cutover import Surroundings
-from twist_dr.restore.dump_gate import missing_rights
+from twist_dr.restore.dump_gate import restoring_obstacles
 from twist_dr.restore.journal import FileJournals
 from twist_dr.system.processes import run
 from twist_dr_tests.servers import PostgresServer
@@ -222,7 +222,7 @@ def told(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> It
     dump = shop.dump()
     file = tmp_path_factory.mktemp("dump") / "database.dump"
     file.write_bytes(dump)
-    yield Told(shop, missing_rights(shop.cluster, shop.name, lambda: dump).refusals, shop.restored(file))
+    yield Told(shop, restoring_obstacles(shop.cluster, shop.name, lambda: dump).refusals, shop.restored(file))
     shop.gone()
 
 
@@ -248,7 +248,7 @@ def test_nothing_keeps_a_superuser(told: Told) -> None:
     def unread() -> bytes:
         raise AssertionError("nobody asks a superuser's dump")
 
-    found = missing_rights(told.shop.server.cluster(told.shop.name), told.shop.name, unread)
+    found = restoring_obstacles(told.shop.server.cluster(told.shop.name), told.shop.name, unread)
     assert found.refusals == found.doubts == []
 
 
@@ -272,7 +272,7 @@ def test_what_the_gate_lets_through_is_restored(server: PostgresServer, tmp_path
     )
     dump = shop.dump()
     (tmp_path / "database.dump").write_bytes(dump)
-    assert missing_rights(shop.cluster, shop.name, lambda: dump).refusals == []
+    assert restoring_obstacles(shop.cluster, shop.name, lambda: dump).refusals == []
     assert shop.restored(tmp_path / "database.dump") == []
     with closing(databases.connect_for_maintenance(shop.cluster)) as connection:
         give_last(connection, f"{shop.name}_incoming", own_settings_of(tmp_path / "database.dump"))
@@ -290,7 +290,7 @@ def test_what_the_database_is_set_to_and_roles_that_are_gone_are_looked_at_too(s
         f"ALTER ROLE {shop.roles['grantee']} IN DATABASE {name} SET work_mem TO '8MB'",
     )
     dump, roles = shop.dump(), b"CREATE ROLE was_here;\nCREATE ROLE postgres;\n"
-    found = " ".join(missing_rights(shop.cluster, name, lambda: dump, lambda: roles).refusals)
+    found = " ".join(restoring_obstacles(shop.cluster, name, lambda: dump, lambda: roles).refusals)
     assert f"may not set work_mem of role {shop.roles['grantee']}," in found and "8MB" not in found
     assert "lacks the roles was_here of" in found and "CREATE ROLE was_here NOLOGIN" in found
     assert "may not set work_mem," not in found
@@ -299,7 +299,7 @@ def test_what_the_database_is_set_to_and_roles_that_are_gone_are_looked_at_too(s
         assert f"may not set {parameter}," in found and grant in found
         shop.superuser(grant)
     shop.superuser(f"ALTER ROLE {shop.roles['grantee']} IN DATABASE {name} RESET work_mem", "CREATE ROLE was_here")
-    assert missing_rights(shop.cluster, name, shop.dump, lambda: roles).refusals == []
+    assert restoring_obstacles(shop.cluster, name, shop.dump, lambda: roles).refusals == []
     for parameter in ("shop.tenant", "log_min_duration_statement"):
         shop.superuser(f"REVOKE SET ON PARAMETER {parameter} FROM {restorer}")
     shop.superuser("DROP ROLE was_here")

@@ -22,7 +22,7 @@ from twist_dr.repository.streams import Form
 from twist_dr.restore.pipeline import restore_progress
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Lines, Report
-from twist_dr.verify.verification import VerificationResult, verify_backup
+from twist_dr.verify.verification import VerificationResult, restore_and_compare
 from twist_dr_tests.conftest import TOOLS
 from twist_dr_tests.helpers import KEYRING, wait_until
 from twist_dr_tests.postgres.test_dump_internals import keeps_internals
@@ -45,7 +45,7 @@ def taken(cluster: Cluster, folder: Path) -> tuple[Manifest, Repository]:
 
 def verified(cluster: Cluster, manifest: Manifest, repository: Repository, folder: Path) -> VerificationResult:
     plan = VerificationPlan(scratch=folder / "scratch", live=cluster)
-    return verify_backup(plan, manifest, repository, KEYRING, Report())
+    return restore_and_compare(plan, manifest, repository, KEYRING, Report())
 
 
 def test_a_backup_taken_by_newer_tools_than_its_server_is_verified(
@@ -109,5 +109,5 @@ def test_a_whole_verification_tells_how_far_the_restore_is(
     lines: list[str] = []
     monkeypatch.setattr(restore_progress.__wrapped__, "__defaults__", (0.01,))
     plan = VerificationPlan(scratch=tmp_path / "scratch", live=cluster)
-    verify_backup(plan, manifest, repository, KEYRING, Report(Lines(lines.append)))
+    restore_and_compare(plan, manifest, repository, KEYRING, Report(Lines(lines.append)))
     assert any(line.startswith("restoring: ") for line in lines)

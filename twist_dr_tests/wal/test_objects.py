@@ -13,7 +13,7 @@ from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import patient
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive, associated_data
-from twist_dr.wal.packing import pack, read_file
+from twist_dr.wal.packing import file_chunks, pack
 from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.helpers import KEYRING
@@ -57,9 +57,9 @@ def test_a_stored_segment_is_listed_and_read_back(archive: WalArchive, any_wal: 
     assert archive.segment_size(any_wal.identifier, KEYRING) == MB
     plain = any_wal.paths[0].read_bytes()
     assert b"".join(archive.read(any_wal.identifier, key, KEYRING)) == plain
-    assert archive.holds(any_wal.identifier, key, KEYRING, read_file(any_wal.paths[0]))
-    assert not archive.holds(any_wal.identifier, key, KEYRING, read_file(any_wal.paths[1]))
-    assert not archive.holds(any_wal.identifier, key, KEYRING, read_file(any_wal.paths[0], MB - 1))
+    assert archive.holds(any_wal.identifier, key, KEYRING, file_chunks(any_wal.paths[0]))
+    assert not archive.holds(any_wal.identifier, key, KEYRING, file_chunks(any_wal.paths[1]))
+    assert not archive.holds(any_wal.identifier, key, KEYRING, file_chunks(any_wal.paths[0], MB - 1))
 
 
 def test_no_object_opens_under_another_name_application_or_cluster(archive: WalArchive, wal: Wal) -> None:

@@ -26,7 +26,7 @@ from twist_dr.cli.recover.files import (
     recover_everything,
     recover_media,
 )
-from twist_dr.cli.recover.found import Found, backup_document, backup_table, choose_backup, find_backups, taken_at
+from twist_dr.cli.recover.found import Found, choose_backup, find_backups, found_document, found_table, taken_at
 from twist_dr.cli.recover.place import choose_application, open_keyring, open_target
 from twist_dr.cli.recover.point import plan_point, recover_cluster
 from twist_dr.cli.recover.reach import Recoverable, base_table, find_reach, reach_document, reach_table
@@ -103,7 +103,7 @@ def _list(repository: Repository, keyring: Keyring, options: argparse.Namespace)
     document = {
         "application": repository.application,
         "target": repository.target.location,
-        "backups": map(backup_document, found),
+        "backups": map(found_document, found),
         "recoverable": map(reach_document, reaches),
     }
     said = f"{repository.application} on {repository.target.location}\n\n"
@@ -117,14 +117,14 @@ def _listed(found: list[Found], reaches: list[Recoverable]) -> str:
     )
     full = [each for each in found if each not in bases and each not in configuration]
     if not bases and not reaches and not configuration:
-        return backup_table(full)
+        return found_table(full)
     told = []
     if full:
-        told += ["Full backups: dump, media and configuration of one moment, for --backup.", backup_table(full)]
+        told += ["Full backups: dump, media and configuration of one moment, for --backup.", found_table(full)]
     if configuration:
         told += [
             "Configuration backups: configured files, twist-dr's catalog and Dagster's history, for --backup with --configuration-to.",
-            backup_table(configuration),
+            found_table(configuration),
         ]
     if not bases and not reaches:
         return "\n\n".join(told)

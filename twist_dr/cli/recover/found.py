@@ -159,7 +159,7 @@ def _newest(
     return None
 
 
-def backup_table(found: Sequence[Found]) -> str:
+def found_table(found: Sequence[Found]) -> str:
     """One line per backup, and below them a sentence for each that is not whole."""
     head = ("BACKUP", "LABEL", "TAKEN (UTC)", "APPLICATION", "POSTGRESQL", "SIZE", "STATE")
     return with_problems(table(head, [_line(each) for each in found]), found)
@@ -186,7 +186,7 @@ def _line(found: Found) -> tuple[str, ...]:
     )
 
 
-def backup_document(found: Found) -> dict[str, Any]:
+def found_document(found: Found) -> dict[str, Any]:
     """One backup for ``--json``: times in ISO 8601, sizes in bytes."""
     manifest = found.manifest
     document: dict[str, Any] = {"backup_id": found.backup_id, "whole": not found.problem, "problem": found.problem}

@@ -15,7 +15,7 @@ from twist_dr.orchestrator.metadata import in_words
 from twist_dr.postgres.lsn import Gap, format_lsn
 from twist_dr.settings import Settings
 from twist_dr.wal.archived import Shipped, TargetShipped, listed
-from twist_dr.wal.from_settings import gaps_after_newest_base, raise_failures
+from twist_dr.wal.from_settings import gaps_after_newest_base, raise_not_shipped
 
 
 def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDefinition:
@@ -58,7 +58,7 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
                 outcome, check = shipped.targets[name], _no_gap(key, gaps.get(name, ()))
                 # The check is told whatever advanced: Dagster takes a run for failed that leaves out one of those it was to tell.
                 yield _materialization(key, outcome, shipped, check) if outcome.advanced else check
-            raise_failures(shipped)
+            raise_not_shipped(shipped)
 
     return wal_archive
 

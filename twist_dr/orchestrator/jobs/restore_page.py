@@ -17,7 +17,7 @@ from twist_dr.settings import Application
 from twist_dr.system.events import Event, Shown
 
 
-def metadata(record: RestoreRecord) -> dict[str, dg.MetadataValue]:
+def restore_metadata(record: RestoreRecord) -> dict[str, dg.MetadataValue]:
     """Bare numbers, which the page plots over time; sentences and tables for people."""
     found: dict[str, dg.MetadataValue] = {"result": in_words(record.error or record.result)}
     # What somebody who decides wants to read stands first.
@@ -75,14 +75,16 @@ def watched(context: dg.OpExecutionContext, app: Application) -> Iterator[None]:
     except TwistDRError as error:
         if not seen:
             raise
-        raise failure(error, **metadata(seen[-1])) from None
-    context.add_output_metadata(metadata(seen[-1]))
+        raise failure(error, **restore_metadata(seen[-1])) from None
+    context.add_output_metadata(restore_metadata(seen[-1]))
 
 
 def _observe(context: dg.OpExecutionContext, app: Application, record: RestoreRecord) -> None:
     for part in record.parts:
         try:
-            context.log_event(dg.AssetObservation(asset_key=dg.AssetKey([app.name, part]), metadata=metadata(record)))
+            context.log_event(
+                dg.AssetObservation(asset_key=dg.AssetKey([app.name, part]), metadata=restore_metadata(record))
+            )
         except Exception as error:  # the page's history is not worth a restore
             app.report.warning(f"the page could not be told of the restore: {type(error).__name__}")
 

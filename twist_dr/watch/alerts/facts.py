@@ -139,7 +139,7 @@ def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
     """Ask the catalog and the disks. Raises ``CatalogUnavailable``."""
     application = settings.application
     noted = catalog.note(application, Watched)
-    known = watched(settings, noted, now)
+    known = watched_now(settings, noted, now)
     # Runs first: a backup whose run ends between the two questions is seen whole, not as one that nobody works at.
     attempts = _attempts(settings, catalog, now)
     backups, future = _backups(settings, catalog, now)
@@ -262,7 +262,7 @@ def _journals(settings: Settings) -> dict[str, str | None]:
     return {}
 
 
-def watched(settings: Settings, known: Watched | None, now: datetime) -> Watched:
+def watched_now(settings: Settings, known: Watched | None, now: datetime) -> Watched:
     """The note of what is watched since when, brought up to the settings: what is new or changed is watched from ``now`` on.
 
     Otherwise a schedule that was just written down would have been missed before it was.

@@ -19,7 +19,7 @@ from twist_dr.watch.alerts.channels import AlertEvent, Channel, Delivery, Messag
 from twist_dr.watch.alerts.facts import Facts, gather
 from twist_dr.watch.alerts.rules import findings
 from twist_dr.watch.alerts.rules_common import Finding
-from twist_dr.watch.alerts.telling import ITSELF, channels, listeners, passed, record_deliveries, telling
+from twist_dr.watch.alerts.telling import ITSELF, channels, channels_for, passed, record_deliveries, telling
 from twist_dr.watch.alerts.words import compose
 
 #: What lasts is noted so often, not at each tick.
@@ -176,7 +176,7 @@ class _Wanted:
 
     def __call__(self, row: AlertRow, event: AlertEvent, *, retried: bool = False) -> bool:
         message = Message("", "", row.severity, event)
-        willing = [channel for channel in listeners(self._channels, row, event) if channel.wants(message)]
+        willing = [channel for channel in channels_for(self._channels, row, event) if channel.wants(message)]
         return any(not retried or channel.name not in self._resting for channel in willing)
 
 
@@ -219,7 +219,7 @@ class _Round:
         # Who gets the good news is who got the bad: by the worst that was told.
         shown = replace(row, severity=row.told_severity or row.severity) if event == "resolved" else row
         message = compose(shown, event, now=self._now, dagster_url=self._app.settings.alerts.dagster_url)
-        deliveries = self._deliver(message, listeners(self._channels, row, event))
+        deliveries = self._deliver(message, channels_for(self._channels, row, event))
         if not any(each.ok or each.reached for each in deliveries):
             return False
         self._app.report.info(f"told ({event}): {row.message}")

@@ -101,10 +101,10 @@ def what_failed(attempt: AttemptRow) -> str:
     where = f" in step {attempt.step}" if attempt.step else ""
     how = "was killed" if attempt.state == "killed" else "failed"
     why = f": {shortened(attempt.error)}" if attempt.error else ""
-    return sentence(f"{attempt.job} {how}{where}{why}")
+    return with_full_stop(f"{attempt.job} {how}{where}{why}")
 
 
-def sentence(text: str) -> str:
+def with_full_stop(text: str) -> str:
     """With a full stop, and one."""
     return text.rstrip(". ") + "."
 

@@ -12,7 +12,7 @@ from twist_dr.system.severity import Severity
 from twist_dr.system.words import command
 from twist_dr.watch.alerts.daemon import Daemon, installed_version
 from twist_dr.watch.alerts.facts import Facts
-from twist_dr.watch.alerts.rules_common import Finding, failures, in_a_row, sentence, shortened, what_failed
+from twist_dr.watch.alerts.rules_common import Finding, failures, in_a_row, shortened, what_failed, with_full_stop
 
 #: A restore that failed is told of for so long: nothing makes it good but the next one.
 _RESTORES_TOLD = timedelta(days=7)
@@ -44,7 +44,7 @@ def restore_interrupted(facts: Facts, settings: Settings, now: datetime) -> Iter
         row = rows.get(restore_id)
         why = f": {shortened(row.error)}" if row is not None and row.error else ""
         yield Finding(
-            f"restore_interrupted:{restore_id}", "restore_interrupted", "critical", sentence(told + why),
+            f"restore_interrupted:{restore_id}", "restore_interrupted", "critical", with_full_stop(told + why),
             "Finish or revert what was cut short: twist-dr settle", row.run_id if row is not None else None,
         )  # fmt: skip
 
@@ -69,7 +69,7 @@ def restore_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[
         )
         yield Finding(
             f"restore_failed:{row.restore_id}", "restore_failed", "error",
-            sentence(f"The {row.kind} {row.restore_id} ({row.mode}) by {row.who} {taken_back}" + (f": {shortened(row.error)}" if row.error else "")),
+            with_full_stop(f"The {row.kind} {row.restore_id} ({row.mode}) by {row.who} {taken_back}" + (f": {shortened(row.error)}" if row.error else "")),
             f"See what it came to: twist-dr restores {row.restore_id}; what was live is live still.", row.run_id, once=True,
         )  # fmt: skip
     for job in _RESTORE_JOBS:
@@ -124,6 +124,6 @@ def channel(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
         if row.channel in settings.alerts.channels and not row.ok:
             yield Finding(
                 f"channel:{row.channel}", "channel", "error",
-                sentence(f"Messages through the channel {row.channel} have failed since {row.since:%Y-%m-%d %H:%M} UTC: {shortened(row.error or 'no reason is known')}"),
+                with_full_stop(f"Messages through the channel {row.channel} have failed since {row.since:%Y-%m-%d %H:%M} UTC: {shortened(row.error or 'no reason is known')}"),
                 f"Correct alerts.channels.{row.channel}, or see to that server; then run: twist-dr alerts test",
             )  # fmt: skip

@@ -14,7 +14,7 @@ from twist_dr.system.words import command, counted
 from twist_dr.wal.archived import gaps_after
 from twist_dr.watch.alerts.facts import SKEW, Facts
 from twist_dr.watch.alerts.points import Point, newest_media, newest_point, set_aside
-from twist_dr.watch.alerts.rules_common import Finding, human, sentence, shortened, some
+from twist_dr.watch.alerts.rules_common import Finding, human, shortened, some, with_full_stop
 from twist_dr.watch.proving import allowed_age, allowed_media_age
 from twist_dr.watch.schedules import entries
 
@@ -139,7 +139,7 @@ def wal_position(facts: Facts, settings: Settings, now: datetime) -> Iterator[Fi
             advice = "See that the server can be reached and that twist-dr wal receive (or its archiver) works: twist-dr wal status"
         yield Finding(
             f"wal_frontier:{name}", "wal_frontier", "critical" if age > most * _FAR_BEHIND else "error",
-            f"{name} {known}; {human(most)} is the objective. {sentence(why)}", advice, target=name,
+            f"{name} {known}; {human(most)} is the objective. {with_full_stop(why)}", advice, target=name,
         )  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[F
             )  # fmt: skip
         if row.error is not None and row.error_code == WalConflict.code:
             yield Finding(
-                f"wal_conflict:{name}", "wal_conflict", "critical", sentence(f"{name}: {shortened(row.error)}"),
+                f"wal_conflict:{name}", "wal_conflict", "critical", with_full_stop(f"{name}: {shortened(row.error)}"),
                 f"Find out which of the two is production and stop the other; then take a new base backup: {command('backup_base')}", target=name,
             )  # fmt: skip
     if facts.refused_wal:

@@ -45,7 +45,7 @@ def channels(settings: Settings) -> list[Channel]:
     ]
 
 
-def listeners(ways: Sequence[Channel], row: AlertRow, event: AlertEvent) -> list[Channel]:
+def channels_for(ways: Sequence[Channel], row: AlertRow, event: AlertEvent) -> list[Channel]:
     """Those who may hear of an alert: that a channel fails is not told through it, but once in a while, to see whether it still does.
 
     Where no other channel wants to hear of it, that is after an hour: with a single one nobody else would ever find out that it works again.

@@ -41,7 +41,7 @@ class AuditVerified:
         return not any(problem.severity == "error" for problem in self.problems)
 
 
-def verify(settings: Settings, catalog: Catalog) -> AuditVerified:
+def verify_log(settings: Settings, catalog: Catalog) -> AuditVerified:
     """Check the whole log. Raises ``CatalogUnavailable``."""
     # First the anchor: lines that are written meanwhile must not look as if they were missing.
     beside = list(_waiting(places(settings)))

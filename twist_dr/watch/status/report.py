@@ -15,7 +15,7 @@ from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.watch.status.model import Status
 from twist_dr.watch.status.plots import Plot
-from twist_dr.watch.status.score import span
+from twist_dr.watch.status.score import age_in_words
 from twist_dr.watch.status.text import headline
 
 _Table = tuple[str, Sequence[str], list[Sequence[str]]]
@@ -110,9 +110,9 @@ def _tables(status: Status) -> Iterator[_Table]:
     point = status.recovery_point
     proof, restore, media = status.last_verified, status.last_restore, status.media_point
     facts = [
-        ("recovery point", f"{_time(point.at)} UTC, {span(point.age)} old, from {point.backup_id} on {', '.join(point.targets)}" if point else "none that is verified"),
-        ("may be", f"{span(status.recovery_point_objective)} old"),
-        *([("media", f"{_time(media.at)} UTC, {span(media.age)} old, from {media.backup_id}, may be {span(status.media_objective)} old" if media else "none that is verified")]
+        ("recovery point", f"{_time(point.at)} UTC, {age_in_words(point.age)} old, from {point.backup_id} on {', '.join(point.targets)}" if point else "none that is verified"),
+        ("may be", f"{age_in_words(status.recovery_point_objective)} old"),
+        *([("media", f"{_time(media.at)} UTC, {age_in_words(media.age)} old, from {media.backup_id}, may be {age_in_words(status.media_objective)} old" if media else "none that is verified")]
           if status.media_objective is not None else []),
         ("last verified", f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}, by {proof.proved}" if proof else "never"),
         ("last restore", f"{restore.restore_id} ({restore.mode}), {_time(restore.started_at)} UTC by {restore.who}: {restore.state}" if restore else "never"),
@@ -130,7 +130,7 @@ def _tables(status: Status) -> Iterator[_Table]:
         for each in status.backups
     ]  # fmt: skip
     yield "Storage targets", ("target", "state", "newest copy", "may be", "copies", "corrupt", "used", "free", "full in", "log ends"), [
-        (each.name, each.state if each.enabled else "disabled", _ago(each.age), span(each.objective), str(each.copies), str(each.corrupt),
+        (each.name, each.state if each.enabled else "disabled", _ago(each.age), age_in_words(each.objective), str(each.copies), str(each.corrupt),
          human_bytes(each.used_bytes), "-" if each.free is None else human_bytes(each.free),
          "-" if each.days_until_full is None else f"{each.days_until_full:.0f} days", _ago(each.wal.age) if each.wal else "-")
         for each in status.targets
@@ -145,7 +145,7 @@ def _tables(status: Status) -> Iterator[_Table]:
 
 
 def _ago(age: float | None) -> str:
-    return "never" if age is None else f"{span(age)} ago"
+    return "never" if age is None else f"{age_in_words(age)} ago"
 
 
 def _time(moment: datetime) -> str:

@@ -28,7 +28,7 @@ class ScorePart:
     because: str
 
 
-def span(seconds: float) -> str:
+def age_in_words(seconds: float) -> str:
     """``3 h 20 min``, ``12 days``: an age for people."""
     return human_seconds(seconds) if seconds < 172800 else f"{seconds / 86400:.0f} days"
 
@@ -66,7 +66,11 @@ def _recovery_point_part(status: Status) -> ScorePart:
         return _part("recovery point", 0.0, "there is none")
     # All of it within the objective, nothing from twice the objective on.
     over = point.age / objective - 1 if objective else float(point.age > 0)
-    return _part("recovery point", min(1.0, max(0.0, 1 - over)), f"{span(point.age)} old, may be {span(objective)}")
+    return _part(
+        "recovery point",
+        min(1.0, max(0.0, 1 - over)),
+        f"{age_in_words(point.age)} old, may be {age_in_words(objective)}",
+    )
 
 
 def _part(name: str, fraction: float, because: str) -> ScorePart:

@@ -10,7 +10,7 @@ from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.tables import table
 from twist_dr.system.words import counted
 from twist_dr.watch.status.model import Status, TargetStatus
-from twist_dr.watch.status.score import span
+from twist_dr.watch.status.score import age_in_words
 
 _NEXT_RUNS = 8
 
@@ -23,12 +23,10 @@ def headline(status: Status) -> str:
         return f"{status.state.upper()}  {status.application}: {one_line(status.reasons[0].text)}{more}"
     point = status.recovery_point
     assert point is not None, "safe without a recovery point"
-    return (
-        f"SAFE  {status.application}: a verified recovery point is {span(point.age)} old, on {', '.join(point.targets)}"
-    )
+    return f"SAFE  {status.application}: a verified recovery point is {age_in_words(point.age)} old, on {', '.join(point.targets)}"
 
 
-def render(status: Status) -> str:
+def render_status(status: Status) -> str:
     """The whole status."""
     lines = [headline(status)]
     lines += [f"  {reason.state}: {one_line(reason.text)}" for reason in status.reasons[1:]]
@@ -39,7 +37,7 @@ def render(status: Status) -> str:
     ]
     lines += ["", *_last(status), "", _targets(status)]
     if status.spool_bytes is not None:
-        oldest = f", the oldest since {span(status.spool_oldest)}" if status.spool_oldest else ""
+        oldest = f", the oldest since {age_in_words(status.spool_oldest)}" if status.spool_oldest else ""
         lines += ["", f"spool of write-ahead log: {human_bytes(status.spool_bytes)}{oldest}"]
     lines += _history(status)
     lines += ["", *_alerts(status)]
@@ -55,7 +53,7 @@ def render(status: Status) -> str:
 def _last(status: Status) -> Iterator[str]:
     point = status.recovery_point
     yield "recovery point    " + (
-        f"{_time(point.at)} UTC, {span(point.age)} ago (may be {span(status.recovery_point_objective)}), "
+        f"{_time(point.at)} UTC, {age_in_words(point.age)} ago (may be {age_in_words(status.recovery_point_objective)}), "
         + (f"by write-ahead log over {point.backup_id}" if point.through == "wal" else point.backup_id)
         if point
         else "none that is verified"
@@ -63,14 +61,14 @@ def _last(status: Status) -> Iterator[str]:
     if status.media_objective is not None:
         media = status.media_point
         yield "media             " + (
-            f"{_time(media.at)} UTC, {span(media.age)} ago (may be {span(status.media_objective)}), {media.backup_id}"
+            f"{_time(media.at)} UTC, {age_in_words(media.age)} ago (may be {age_in_words(status.media_objective)}), {media.backup_id}"
             if media
             else "none that is verified"
         )
     for backup in status.backups:
         verified = {True: "verified", False: "FAILED its verification", None: "not verified"}[backup.verified]
         complete = "" if backup.complete else ", INCOMPLETE"
-        yield f"{f'last {backup.kind}':<18}{_time(backup.started_at)} UTC, {span(backup.age)} ago, {human_bytes(backup.plain_bytes)} in {human_seconds(backup.seconds)}, {verified}{complete}"
+        yield f"{f'last {backup.kind}':<18}{_time(backup.started_at)} UTC, {age_in_words(backup.age)} ago, {human_bytes(backup.plain_bytes)} in {human_seconds(backup.seconds)}, {verified}{complete}"
     if not status.backups:
         yield "last backup       never"
     proof = status.last_verified
@@ -127,8 +125,8 @@ def _target_line(target: TargetStatus, status: Status, wal: bool) -> list[str]:
     line = [
         target.name,
         target.state if target.enabled else "disabled",
-        "never" if target.age is None else f"{span(target.age)} ago",
-        span(target.objective),
+        "never" if target.age is None else f"{age_in_words(target.age)} ago",
+        age_in_words(target.objective),
         str(target.copies),
         str(target.corrupt),
         human_bytes(target.used_bytes),
@@ -139,7 +137,7 @@ def _target_line(target: TargetStatus, status: Status, wal: bool) -> list[str]:
     ]
     if wal:
         age = target.wal.age if target.wal else None
-        line.append("never" if age is None else f"{span(age)} ago")
+        line.append("never" if age is None else f"{age_in_words(age)} ago")
     return line
 
 

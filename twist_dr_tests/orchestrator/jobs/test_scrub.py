@@ -23,7 +23,7 @@ from twist_dr.catalog.notes import Scrubbed
 from twist_dr.errors import Cancelled, CopyFailed, TargetRefused, TargetUnavailable
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.retention.tombstones import Tombstone
-from twist_dr.scrub.found import ScrubOrder, ScrubResult, raise_failures
+from twist_dr.scrub.found import ScrubOrder, ScrubResult, raise_bad
 from twist_dr.scrub.scrub import Scrub
 from twist_dr.scrub.trace import repairs
 from twist_dr.settings import Actor
@@ -153,7 +153,7 @@ def test_what_went_bad_is_repaired_from_the_other_target_and_told(site: Site, na
     damage(site)
     assert objects(site) != good
     result = scrub(site, said=said)
-    raise_failures(result)
+    raise_bad(result)
     assert objects(site) == good
     assert states(site) == {"office": "checked", "archive": "checked"}
     assert [(found.target, found.outcome) for found in result.found] == [("office", "repaired")]
@@ -183,7 +183,7 @@ def test_when_all_copies_are_bad_nothing_is_touched_and_each_is_named(site: Site
     before = {target: objects(site, target) for target in BOTH}
     result = scrub(site)
     with pytest.raises(CopyFailed, match=r"is bad and was not repaired.*No other storage target can give"):
-        raise_failures(result)
+        raise_bad(result)
     assert states(site) == {"office": "corrupt", "archive": "corrupt"}
     assert "other bytes than were recorded" in (copies(site)["office"].error or "")
     assert {target: objects(site, target) for target in BOTH} == before
@@ -194,7 +194,7 @@ def test_two_copies_that_are_bad_in_different_places_repair_each_other(site: Sit
     good = objects(site)
     rot(site.stored("office", "database.dump"))
     rot(site.stored("archive", "media.tar"))
-    raise_failures(scrub(site))
+    raise_bad(scrub(site))
     assert objects(site, "office") == objects(site, "archive") == good
     assert len(repairs(site.catalog(), "erp")) == 2
 
@@ -210,11 +210,11 @@ def test_a_target_that_is_away_is_named_and_its_copies_keep_their_state(site: Si
     result = scrub(site)
     assert result.copies == 1 and "does not exist" in result.unread["office"]
     with pytest.raises(CopyFailed, match="office could not be read"):
-        raise_failures(result)
+        raise_bad(result)
     assert states(site) == {"office": "checked", "archive": "corrupt"}
     assert not office.exists(), "no new, empty target was made"
     office.with_name("away").rename(office)
-    raise_failures(scrub(site, everything=False))
+    raise_bad(scrub(site, everything=False))
     assert states(site) == {"office": "checked", "archive": "checked"}
 
 
@@ -222,7 +222,7 @@ def test_only_a_target_that_is_away_fails_the_run_too(site: Site) -> None:
     office = site.folder / "targets" / "office"
     office.rename(office.with_name("away"))
     with pytest.raises(TargetUnavailable, match="office could not be read"):
-        raise_failures(scrub(site))
+        raise_bad(scrub(site))
     assert states(site) == {"office": "checked", "archive": "checked"}
 
 
@@ -273,7 +273,7 @@ def test_where_the_bad_object_may_not_be_deleted_that_is_said(site: Site) -> Non
     office.locked = True
     rot(site.stored("office", "database.dump"))
     with pytest.raises(CopyFailed, match=r"may not be deleted, so no good one can take its place: .*Object Lock"):
-        raise_failures(scrub(site, places={"office": office}))
+        raise_bad(scrub(site, places={"office": office}))
     assert states(site)["office"] == "corrupt"
 
 
@@ -309,7 +309,7 @@ def test_a_copy_that_is_deleted_while_it_is_read_is_no_damage_and_does_not_come_
     (folder.parent / "20200101T000000Z-full-0000").mkdir()
     (folder.parent / "20200101T000000Z-full-0000" / "manifest.json").write_text("{}")
     result = scrub(site, places={"office": office})
-    raise_failures(result)
+    raise_bad(result)
     assert states(site)["office"] == "deleted"
     assert list(folder.iterdir()) == []
     assert repairs(site.catalog(), "erp") == ()
@@ -321,7 +321,7 @@ def test_a_deletion_that_was_cut_short_is_left_to_the_next_cleanup(site: Site) -
     bury(site.folder / "targets" / "office" / "erp", backup_id, site.keyring)
     _manifest(site).unlink()
     result = scrub(site)
-    raise_failures(result)
+    raise_bad(result)
     assert [found.outcome for found in result.found] == ["gone"]
     assert not _manifest(site).exists()
 
@@ -362,7 +362,7 @@ def test_what_others_put_among_the_copies_is_told_left_alone_and_keeps_no_copy_f
     with pytest.raises(
         CopyFailed, match=r"20200101T000000Z-full-0000' is a symbolic link, .* is a named pipe; nothing there is read"
     ):
-        raise_failures(result)
+        raise_bad(result)
     assert result.copies == 2, "those of both targets"
     (found,) = result.found
     assert found.outcome == "not repaired" and "named pipe" in found.result
@@ -375,14 +375,14 @@ def test_a_copy_that_never_got_there_is_filled_in_and_one_that_nobody_has_is_onl
         path.unlink()
     site.catalog().record_copy(backup_id, "office", state="failed", form="zstd+enc", error="it was down")
     result = scrub(site, targets=("office",))
-    raise_failures(result)
+    raise_bad(result)
     assert objects(site) == good and states(site)["office"] == "checked"
     for path in [*site.stored("office").iterdir(), *site.stored("archive").iterdir()]:
         path.unlink()
     site.catalog().record_copy(backup_id, "archive", state="deleted", form="zstd+enc")
     site.catalog().record_copy(backup_id, "office", state="failed", form="zstd+enc", error="it was down")
     result = scrub(site, targets=("office",))
-    raise_failures(result)
+    raise_bad(result)
     assert [found.outcome for found in result.found] == ["never stored"]
     assert states(site)["office"] == "failed"
 
@@ -396,7 +396,7 @@ def test_a_target_of_another_form_can_not_help_and_that_is_said(site: Site) -> N
     back_up(site)
     rot(site.stored("office", "database.dump"))
     with pytest.raises(CopyFailed, match=r"archive: it holds database\.dump in another form"):
-        raise_failures(scrub(site))
+        raise_bad(scrub(site))
 
 
 def test_bytes_that_are_stored_plain_can_be_had_from_any_form(site: Site) -> None:
@@ -405,7 +405,7 @@ def test_bytes_that_are_stored_plain_can_be_had_from_any_form(site: Site) -> Non
     back_up(site)
     good = objects(site)
     rot(site.stored("office", "database.dump"))
-    raise_failures(scrub(site))
+    raise_bad(scrub(site))
     assert objects(site) == good
 
 
@@ -416,7 +416,7 @@ def test_a_missing_key_is_named_and_no_copy_is_called_corrupt(site: Site) -> Non
     site.keyring_path.unlink()
     save_keyring(Keyring("other", {"other": new_key("other")}, "new"), site.keyring_path)
     with pytest.raises(CopyFailed, match="lacks"):
-        raise_failures(scrub(site))
+        raise_bad(scrub(site))
     assert states(site) == {"office": "checked", "archive": "checked"}
 
 
@@ -459,7 +459,7 @@ def test_a_repair_that_is_killed_is_gone_on_with_by_the_next_scrub(site: Site, s
     )
     assert killed.returncode == -signal.SIGKILL
     assert states(site)["office"] == "corrupt", "nobody takes it for good meanwhile"
-    raise_failures(scrub(site, everything=False))
+    raise_bad(scrub(site, everything=False))
     assert objects(site) == good and states(site)["office"] == "checked"
     assert [path.name for path in (site.folder / "work").glob("repair-*")] == []
 
@@ -475,7 +475,7 @@ def test_reading_needs_no_lock_and_a_repair_waits_for_the_other_operation(site: 
         wait_until(lambda: states(site)["office"] == "corrupt", "the damage to be found")
         assert objects(site) != good
     scrubbing.join(30)
-    raise_failures(result[0])
+    raise_bad(result[0])
     assert objects(site) == good
 
 
@@ -486,7 +486,7 @@ def test_a_repair_that_waited_in_vain_says_what_was_in_the_way(site: Site) -> No
         FileLocks(site.settings().lock_dir, "erp").hold("A backup"),
         pytest.raises(CopyFailed, match="while A backup"),
     ):
-        raise_failures(scrub(site))
+        raise_bad(scrub(site))
     assert states(site)["office"] == "corrupt"
 
 

@@ -15,7 +15,7 @@ from twist_dr.catalog.notes import WalScrubbed
 from twist_dr.errors import CopyFailed
 from twist_dr.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.repository.streams import Form
-from twist_dr.scrub.found import ScrubResult, raise_failures
+from twist_dr.scrub.found import ScrubResult, raise_bad
 from twist_dr.scrub.trace import repairs
 from twist_dr.storage.base import StoredObject
 from twist_dr.storage.local import LocalTarget
@@ -88,7 +88,7 @@ def test_wal_that_went_bad_is_repaired_from_the_other_target(
     else:
         path.write_bytes(b"")
     result = scrub(site)
-    raise_failures(result)
+    raise_bad(result)
     assert [(found.target, found.outcome) for found in result.found] == [("office", "repaired")]
     assert plain(site, wal, "office", path) == good
     assert [each.read_bytes() for each in stored["office"][1:-1]] == others
@@ -105,7 +105,7 @@ def test_a_target_that_packs_otherwise_helps_all_the_same(site: Site, wal: Wal) 
     office = store(site, wal, "office", wal.paths[0])
     store(site, wal, "archive", wal.paths[0], Form("gzip", True))
     rot(office)
-    raise_failures(scrub(site))
+    raise_bad(scrub(site))
     assert plain(site, wal, "office", office) == wal.paths[0].read_bytes()
 
 
@@ -116,13 +116,13 @@ def test_wal_that_is_bad_everywhere_is_named_and_looked_at_again_first(
         rot(stored[target][2])
     before = stored["office"][2].read_bytes()
     with pytest.raises(CopyFailed, match=r"was not repaired.*No other storage target has a good"):
-        raise_failures(scrub(site))
+        raise_bad(scrub(site))
     assert stored["office"][2].read_bytes() == before
     mark = site.catalog().note("erp", WalScrubbed, "office")
     assert mark is not None and [Path(key).name for key in mark.bad] == [stored["office"][2].name]
     stored["archive"][2].unlink()
     store(site, wal, "archive", wal.paths[2])
-    raise_failures(scrub(site, everything=False))
+    raise_bad(scrub(site, everything=False))
     assert plain(site, wal, "office", stored["office"][2]) == wal.paths[2].read_bytes()
     mark = site.catalog().note("erp", WalScrubbed, "office")
     assert mark is not None and mark.bad == {}
@@ -180,7 +180,7 @@ def test_only_what_a_target_once_had_is_missing_there(site: Site, wal: Wal, stor
     assert scrub(site, everything=False).found == []
     site.set(wal={"slot": "any"})
     position(site, wal, segments[-2])
-    raise_failures(scrub(site, everything=False))
+    raise_bad(scrub(site, everything=False))
     assert [path.exists() for path in segments] == [False, *[True] * (len(segments) - 2), False]
 
 
@@ -224,14 +224,14 @@ def test_wal_that_a_base_backup_needs_and_a_target_has_lost_comes_back(with_wal:
     lost = next(office.rglob(f"{needed.name}.zst.enc"))
     lost.unlink()
     result = scrub(with_wal, everything=False)
-    raise_failures(result)
+    raise_bad(result)
     assert [(found.target, found.outcome) for found in result.found] == [("office", "repaired")]
     assert "is worth nothing without it" in result.found[0].told and lost.exists()
     with_wal.verify(backup="latest-base", target="office").expect(0)
     for target in BOTH:
         next((with_wal.folder / "targets" / target / "erp" / "wal").rglob(lost.name)).unlink()
     with pytest.raises(CopyFailed, match="No other storage target has a good"):
-        raise_failures(scrub(with_wal, everything=False))
+        raise_bad(scrub(with_wal, everything=False))
 
 
 def test_a_target_that_lost_all_wal_gets_what_its_base_backups_lead_to(with_wal: Site) -> None:
@@ -241,7 +241,7 @@ def test_a_target_that_lost_all_wal_gets_what_its_base_backups_lead_to(with_wal:
     first = Segment.holding(base.timeline, parse_lsn(base.start_lsn), base.wal_segment_size).name
     had = {path.name for path in office.rglob("*.zst.enc") if ".partial" not in path.name and path.name >= first}
     shutil.rmtree(office)
-    raise_failures(scrub(with_wal, everything=False))
+    raise_bad(scrub(with_wal, everything=False))
     assert had and {path.name for path in office.rglob("*.zst.enc")} == had
 
 

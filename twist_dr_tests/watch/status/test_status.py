@@ -21,7 +21,7 @@ from twist_dr.watch.alerts.daemon import note_daemon
 from twist_dr.watch.alerts.rules_common import STATES
 from twist_dr.watch.runs import look_after
 from twist_dr.watch.status import metrics, report
-from twist_dr.watch.status.text import render
+from twist_dr.watch.status.text import render_status
 from twist_dr_tests.apps import application
 from twist_dr_tests.watch.status.conftest import HOUR, TARGETS, Story
 
@@ -352,7 +352,7 @@ def test_what_nobody_will_launch_is_not_promised(story: Story) -> None:
         assert status.state == "safe"
         (table,) = [rows for title, _, rows in report._tables(status) if title == "Next runs"]
         assert all(why in str(table) for why in status.next_not)
-        return render(status).partition("\nnext:")[2].strip()
+        return render_status(status).partition("\nnext:")[2].strip()
 
     assert said() == "no: the daemon does not run (and never did)"
     note_daemon(story.site.settings(), story.catalog, story.now - HOUR, ())
@@ -391,7 +391,7 @@ def test_what_the_code_location_has_not_loaded_is_said_until_it_is_reloaded(
         and "twist-dr.yaml was changed since the code location loaded it" in alert.message
     )
     assert "Deployment -> Code locations -> Reload" in alert.advice
-    assert "this is not sure" in render(status)
+    assert "this is not sure" in render_status(status)
     # A script loads afresh: what it looks after does not end the alert.
     for look in (lambda: ticked(loaded), lambda: look_after(story.site.app())):
         look()
