@@ -29,7 +29,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
 from twist_dr.storage.base import OnBytes, no_progress
-from twist_dr.system.progress import LOG_EVERY_SECONDS, Report, human_bytes
+from twist_dr.system.progress import LOG_EVERY_SECONDS, Report
 from twist_dr.system.words import counted
 
 #: Differences that a sentence names.
@@ -225,17 +225,18 @@ _JOIN_SECONDS = 15.0
 def restore_progress(
     cluster: Cluster, database: str, expected: int, report: Report, every: float = LOG_EVERY_SECONDS
 ) -> Iterator[None]:
-    """While the block runs, tell every few seconds the database's size in bytes, of about ``expected``."""
+    """While the block runs, the report has a part of the database's size in bytes, of about ``expected``."""
     ended = threading.Event()
 
     def tell() -> None:
         # Only told, never needed: a restore does not fail for it.
-        with suppress(Exception):
+        with suppress(Exception), report.part("restoring", expected) as advance:
+            known = 0
             while not ended.wait(every):
                 with cluster.connect(database) as connection:
                     size = int(query(connection, "SELECT pg_database_size(current_database())")[0][0])
-                if not ended.is_set():
-                    report.info(f"restoring: {human_bytes(size)} of about {human_bytes(expected)}")
+                advance(size - known)
+                known = size
 
     thread = threading.Thread(target=tell, name="restore progress", daemon=True)
     thread.start()
