@@ -17,7 +17,7 @@ from twist_dr.postgres.differing_rows import at_utc
 from twist_dr.postgres.dump_content import EveryKind
 from twist_dr.postgres.dump_internals import without_internals
 from twist_dr.postgres.dump_toc import TocEntry, read_entries, read_header
-from twist_dr.postgres.statements import statements
+from twist_dr.postgres.statements import casting_elements, statements
 
 #: Kind, schema and name, in the dump's encoding.
 ObjectKey = tuple[bytes, bytes, bytes]
@@ -34,6 +34,8 @@ _LARGE_OBJECTS, _OF_LARGE_OBJECTS = {b"BLOB", b"BLOB METADATA"}, b"LARGE OBJECT"
 _RIGHTS = {b"ACL", b"DEFAULT ACL", *_LARGE_OBJECTS}
 #: Every database has it; a dump has it where it belongs to somebody else than usual.
 _PUBLIC: ObjectKey = (b"SCHEMA", b"", b"public")
+#: Longer definitions are compared as they stand.
+_MOST_REWRITTEN = 1 << 20
 #: String constants and numbers: what the server puts into other words keeps them.
 _CONSTANT = re.compile(rb"'(?:[^']|'')*'|(?<![A-Za-z_0-9\"])[0-9]+(?:\.[0-9]+)?")
 
@@ -116,7 +118,7 @@ def key_of(entry: TocEntry) -> ObjectKey:
 
 def without_equal(texts: list[bytes], others: list[bytes]) -> tuple[list[bytes], list[bytes]]:
     """Both without what is in both, space between statements, comments and what is PostgreSQL's own left aside."""
-    first, second = Counter(map(_plain, texts)), Counter(map(_plain, others))
+    first, second = Counter(map(plain, texts)), Counter(map(plain, others))
     return sorted((first - second).elements()), sorted((second - first).elements())
 
 
@@ -129,8 +131,10 @@ def _constants(texts: list[bytes]) -> Counter[bytes]:
     return Counter(constant for text in texts for constant in _CONSTANT.findall(at_utc(text)))
 
 
-def _plain(text: bytes) -> bytes:
-    return b"\n".join(statements(without_internals(text)))
+def plain(text: bytes) -> bytes:
+    """A definition without what says nothing, and with what servers are known to word otherwise once they have read it in one way."""
+    told = b"\n".join(statements(without_internals(text)))
+    return casting_elements(told) if len(told) <= _MOST_REWRITTEN else told
 
 
 def _digest(text: bytes) -> bytes:

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from twist_dr.postgres.dump_content import EveryKind
-from twist_dr.postgres.dump_internals import without_internals
 from twist_dr.postgres.dump_toc import TocEntry, read_entries, read_header
-from twist_dr.postgres.dumped_schema import ObjectKey, key_of
-from twist_dr.postgres.statements import NAME, casting_elements, divided, statements, unquoted
+from twist_dr.postgres.dumped_schema import ObjectKey, key_of, plain
+from twist_dr.postgres.statements import NAME, divided, unquoted
 from twist_dr.repository.table_names import TableName
 
 What = Literal["came", "went", "changed"]
@@ -44,8 +43,6 @@ _PARTS = {*_ABOUT, b"SEQUENCE OWNED BY", b"TABLE ATTACH", b"INDEX ATTACH"}
 _OWNED_WITH_ANOTHER = {
     *_PARTS, b"CONSTRAINT", b"CHECK CONSTRAINT", b"FK CONSTRAINT", b"INDEX", b"DEFAULT", b"TRIGGER", b"RULE", b"POLICY", b"ROW SECURITY",
 }  # fmt: skip
-#: Longer definitions are compared as they stand.
-_MOST_REWRITTEN = 1 << 20
 #: The longest definition that is told whole, in characters: a person reads no longer one.
 _LONGEST = 500
 #: A name with its schema, and whatever comes before the first bracket.
@@ -126,9 +123,7 @@ class _Things:
             texts.sort()
 
     def _take(self, entry: TocEntry) -> None:
-        definition = b"\n".join(statements(without_internals(entry.definition)))
-        if len(definition) <= _MOST_REWRITTEN:
-            definition = casting_elements(definition)
+        definition = plain(entry.definition)
         thing = kind, name = _named(entry)
         self._things[entry.number] = thing
         # What it needs stands before it.
