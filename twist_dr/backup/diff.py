@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from twist_dr.backup.diff_files import INDEXED, FileChanges
-from twist_dr.postgres.schema_changes import SchemaChange
+from twist_dr.postgres.schema_changes import SchemaChange, What
 from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import Manifest
 from twist_dr.system.progress import human_bytes
@@ -18,6 +19,7 @@ from twist_dr.system.words import counted
 _ARCHIVES = tuple(f"{part}.tar" for part in INDEXED)
 #: Names that are shown to people of each kind of change; ``--json`` has all.
 _SHOWN = 50
+_SIGNS: Mapping[What, str] = {"came": "+", "went": "-", "changed": "~"}
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,12 @@ def render(difference: Difference) -> str:
         for change in difference.extensions
     ]
     if difference.schema:
-        shown = [
-            (each.what, each.kind, each.name, _shown(each.before), _shown(each.after)) for each in difference.schema
-        ]
-        lines += ["", table(("SCHEMA", "WHAT", "NAME", "BEFORE", "AFTER"), shown[:_SHOWN])]
-        if len(shown) > _SHOWN:
-            lines.append(f"and {len(shown) - _SHOWN} more; --json names all")
+        of_each = Counter(each.what for each in difference.schema)
+        lines += ["", f"schema: {of_each['came']} came, {of_each['went']} went, {of_each['changed']} changed"]
+        lines += [f"  {_SIGNS[each.what]} {one_line(_definition(each))}" for each in difference.schema[:_SHOWN]]
+        if (more := len(difference.schema) - _SHOWN) > 0:
+            lines.append(f"  and {more} more; --json names all")
+        lines.append("")
     if difference.tables:
         rows = [(each.name, _shown(each.before), _shown(each.after), _signed(each)) for each in difference.tables]
         lines += ["", table(("TABLE", "ROWS BEFORE", "ROWS AFTER", "DIFFERENCE"), rows)]
@@ -142,6 +144,11 @@ def render(difference: Difference) -> str:
             if len(listed) > _SHOWN:
                 lines.append(f"  {sign} and {len(listed) - _SHOWN} more; --json names all")
     return "\n".join(lines)
+
+
+def _definition(change: SchemaChange) -> str:
+    told = " -> ".join(text for text in (change.before, change.after) if text)
+    return f"{change.kind} {change.name}" + (f": {told}" if told else "")
 
 
 def _changes(before: Mapping[str, int | str], after: Mapping[str, int | str]) -> list[Change]:
