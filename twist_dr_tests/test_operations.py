@@ -96,10 +96,3 @@ def test_a_script_backs_up_and_proves_without_the_orchestrator(site: Site) -> No
     (row,) = site.catalog().backups(application="erp")
     assert row.reason == "by a script" and row.last_verification is not None and row.last_verification.verified
     assert site.held("office") == [row.backup_id] and site.held("archive") == []
-
-
-def test_every_asset_has_a_group_and_a_place_in_the_lineage(bare_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = definitions(bare_site, monkeypatch).resolve_asset_graph()
-    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
-    assert len(nodes) > 10 and [node.key for node in nodes if node.group_name == "default"] == []
-    assert [node.key for node in nodes if not node.parent_keys and not node.child_keys] == []

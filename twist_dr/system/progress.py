@@ -13,6 +13,7 @@ from twist_dr.errors import Cancelled
 from twist_dr.redaction import leaving, one_line
 from twist_dr.redaction.stream import bare
 from twist_dr.system.events import Event, Line, Listener, OperationPart, Progress
+from twist_dr.system.tables import aligned
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -65,8 +66,8 @@ class Report:
         self.emit(Line(one_line(leaving(line)), warning=True))
 
     def page(self, text: str) -> None:
-        """A text of several lines of ours, in which names are shown already."""
-        self.emit(Line(leaving(text)))
+        """A text of several lines of ours in Markdown, in which names are shown already: a log has its tables with columns aligned."""
+        self.emit(Line(leaving(aligned(text))))
 
     @contextmanager
     def part(self, name: str, expected: int | None = None) -> Iterator[Callable[[int], None]]:

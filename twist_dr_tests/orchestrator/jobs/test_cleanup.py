@@ -51,8 +51,8 @@ def test_the_plan_is_shown_a_dry_run_deletes_nothing_and_a_run_only_what_the_pla
     assert site.cli("catalog", "rebuild", "--from", "office").status == 0
     old = [_add_old(site, days) for days in (30, 20, 1)]
     shown = _cleanup(site, dry_run=True).expect(0).text
-    assert "**Not carried out:** the catalog was rebuilt" in shown
-    assert f"| {old[0]} | scheduled, checked | **delete** |" in shown and "daily: the newest of" in shown
+    assert "Not carried out: the catalog was rebuilt" in shown
+    assert f"\n{old[0]}  scheduled, checked  delete  " in shown and "daily: the newest of" in shown
     assert "archive: no retention policy, so nothing is ever deleted there" in shown
     assert len(site.held("office")) == 4
     assert "launch cleanup with allow_rebuilt: true" in _cleanup(site).expect(1).text
