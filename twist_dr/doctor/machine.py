@@ -18,6 +18,7 @@ from twist_dr.postgres.verification_place import verification_base, verification
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.staging import StagingArea
 from twist_dr.system.progress import human_bytes
+from twist_dr.system.space import nearest_folder
 from twist_dr.system.words import counted, few
 
 #: twist-dr is younger than this: a clock before it was never set.
@@ -69,7 +70,7 @@ def check_work_folder(folder: Path) -> Check[None]:
 def check_staging_space(folder: Path, database_bytes: int, media_bytes: int, forms: int, *, whole: bool) -> Check[None]:
     """``whole``: whether all media were counted. Sizes in bytes; ``forms``: different stored forms among the targets."""
     wanted = first_backup_space(database_bytes, media_bytes, forms)
-    free = shutil.disk_usage(_existing(folder)).free
+    free = shutil.disk_usage(nearest_folder(folder)).free
     found = (
         f"{human_bytes(free)} free in {folder}, {'about' if whole else 'at least'} {human_bytes(wanted)} needed "
         f"(database {human_bytes(database_bytes)}, media {human_bytes(media_bytes)}, {counted(forms, 'stored form')})"
@@ -135,11 +136,6 @@ def check_dagster_home(environment: Mapping[str, str]) -> Check[None]:
         yield warning("dagster", f"there is no dagster.yaml in DAGSTER_HOME ({home}), so defaults would apply", remedy)
     else:
         yield ok("dagster", f"history is kept in {home}")
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def _holds(repository: Repository, backup_id: str) -> bool:

@@ -14,6 +14,7 @@ from twist_dr.retention.ground import strangers
 from twist_dr.storage.base import StorageTarget, told_of
 from twist_dr.storage.trial import TargetTest, run_target_test
 from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.space import nearest_folder
 from twist_dr.system.words import few
 
 _SKEW_WARNING_SECONDS = 60.0
@@ -136,5 +137,5 @@ def _lies_in(place: TargetPlace, folder: Path) -> bool:
 def _on_disk_of(folder: Path | None, other: Path) -> bool:
     if folder is None:
         return False
-    disks = {next(each for each in (path, *path.parents) if each.exists()).stat().st_dev for path in (folder, other)}
+    disks = {nearest_folder(path).stat().st_dev for path in (folder, other)}
     return len(disks) == 1

@@ -17,6 +17,7 @@ from twist_dr.errors import WalError
 from twist_dr.postgres.cluster import Cluster, Connection, query
 from twist_dr.postgres.unprivileged import may_enter
 from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.space import nearest_folder
 from twist_dr.system.words import counted
 from twist_dr.wal.spool import Spool
 
@@ -172,7 +173,7 @@ def check_spool(
     spool: Path, staging: Path, seen: WalSeen | None, warn_bytes: int, warn_after: timedelta
 ) -> Check[None]:
     """Space for WAL that cannot be shipped, and whether some waits already. Sizes in bytes."""
-    check, disk = "spool", _existing(spool)
+    check, disk = "spool", nearest_folder(spool)
     if not os.access(disk, os.W_OK | os.X_OK):
         yield problem(
             check, f"nothing can be written in {disk}", "fix its permissions, or set wal.spool to another folder"
@@ -214,13 +215,9 @@ def check_spool(
 
 
 def _shared(disk: Path, staging: Path) -> str:
-    if disk.stat().st_dev != _existing(staging).stat().st_dev:
+    if disk.stat().st_dev != nearest_folder(staging).stat().st_dev:
         return ""
     return "; backups are staged on the same disk, so WAL that cannot be shipped takes their space"
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 # -- how far it reaches ------------------------------------------------------------------------------------------------

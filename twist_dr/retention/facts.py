@@ -13,11 +13,10 @@ from twist_dr.repository.kinds import DATA_KINDS, KINDS, bases_of
 from twist_dr.repository.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
-from twist_dr.retention.holds import HoldNotes
+from twist_dr.retention.holds import HoldNotes, suspicious
 from twist_dr.retention.incomplete import IncompleteBackup, find_incomplete, id_time
 from twist_dr.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
 from twist_dr.retention.plan import good_ids
-from twist_dr.retention.suspicious import suspicious
 from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget, Stranger
 from twist_dr.storage.patience import patient

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,11 +22,12 @@ from twist_dr.repository.keys import Key, Keyring
 from twist_dr.repository.manifest import is_backup_id
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sealing import is_genuine, seal
-from twist_dr.retention.ground import strangers
+from twist_dr.retention.ground import Survey, strangers
 from twist_dr.retention.model import Hold
-from twist_dr.storage.base import Digest, StoredObject
+from twist_dr.storage.base import Digest, StoredObject, Stranger, told_of
 from twist_dr.system.documents import NOTE, read_mapping
 from twist_dr.system.scratch_folder import ScratchFolder
+from twist_dr.system.words import counted, few
 
 T = TypeVar("T")
 
@@ -180,3 +181,21 @@ def _moment(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError
     return moment.astimezone(timezone.utc)
+
+
+def suspicious(
+    name: str, lying: Sequence[Stranger], ground: Survey, notes: HoldNotes, placed: Collection[Hold]
+) -> Iterator[str]:
+    """What lies there and is not of our making, in sentences: it makes nothing disappear, and people are told. ``placed``: the holds that the catalog has. Raises storage errors."""
+    if lying:
+        yield f"{name}: {told_of(lying)}; it is left alone."
+    if ground.forged:
+        yield (
+            f"{name}: {counted(len(ground.forged), 'tombstone')} that we did not write, or that an earlier version wrote, for "
+            f"{few(sorted(ground.forged))}: nothing is deleted because of that, and a cleanup removes it."
+        )
+    if ground.foreign:
+        yield f"{name}: {few(ground.foreign)} among the backups is none of ours by its name; it is left alone."
+    for note in notes.all():
+        if note.doubt and note.hold not in placed:
+            yield f"{name}: {note.hold.backup_id}: {note.doubt}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,3 +220,19 @@ def _refuse_multiplied(node: Any) -> None:
 def _nodes(entry: Any) -> tuple[Any, ...]:
     """The nodes of an element: that of a mapping is a pair."""
     return entry if isinstance(entry, tuple) else (entry,)
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Put a file in the place of what is there, whole or not at all, durably, with these rights whatever the umask. Raises ``OSError``."""
+    # A name that ends as none of those that others collect.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

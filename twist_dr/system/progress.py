@@ -41,6 +41,11 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def human_age(seconds: float) -> str:
+    """``3 h 20 min``, ``12 days``: what is older than two days by days alone."""
+    return human_seconds(seconds) if seconds < 172800 else f"{seconds / 86400:.0f} days"
+
+
 class Report:
     """What an operation tells while it works, to all that listen, and how it learns that it shall stop.
 

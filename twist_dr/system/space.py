@@ -16,3 +16,8 @@ def need_space(folder: Path, wanted: int, who: str, remedy: str, *, refused: typ
         raise refused(
             f"{who} needs about {human_bytes(wanted)} in {folder}, and {human_bytes(free)} are free", remedy=remedy
         )
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists: whose disk it will be on."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -31,6 +31,7 @@ from twist_dr.repository.manifest import Kind, Part
 from twist_dr.restore.plan import journals_of
 from twist_dr.settings import Settings
 from twist_dr.storage.patience import bounded
+from twist_dr.system.space import nearest_folder
 from twist_dr.watch.alerts.catalog_lost import is_lost
 from twist_dr.watch.alerts.daemon import Daemon, read_daemon
 from twist_dr.watch.schedules import entries, media_differ, several_of_a_job
@@ -358,13 +359,9 @@ def _read_details(catalog: Catalog, row: BackupRow) -> _Details:
 def _disk_space(folder: Path) -> DiskSpace | None:
     """The disk of a folder, or of the first above it that exists. None when it does not answer."""
     with suppress(OSError, TwistDRError):
-        usage = bounded(lambda: shutil.disk_usage(_existing(folder)), _DISK_SECONDS, "the disk of work_dir")
+        usage = bounded(lambda: shutil.disk_usage(nearest_folder(folder)), _DISK_SECONDS, "the disk of work_dir")
         return DiskSpace(usage.free, usage.total)
     return None
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _refused(folder: Path) -> Sequence[str]:

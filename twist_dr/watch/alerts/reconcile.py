@@ -19,7 +19,7 @@ from twist_dr.watch.alerts.channels import AlertEvent, Channel, Delivery, Messag
 from twist_dr.watch.alerts.facts import Facts, gather
 from twist_dr.watch.alerts.rules import findings
 from twist_dr.watch.alerts.rules_common import Finding
-from twist_dr.watch.alerts.telling import ITSELF, channels, channels_for, passed, record_deliveries, telling
+from twist_dr.watch.alerts.telling import ITSELF, channels, channels_for, passed, put_away, record_deliveries, telling
 from twist_dr.watch.alerts.words import compose
 
 #: What lasts is noted so often, not at each tick.
@@ -28,7 +28,6 @@ _SEEN_EVERY = timedelta(hours=1)
 _RETRY_EVERY = timedelta(minutes=5)
 #: No round of telling takes longer than this and one message.
 _ROUND_SECONDS = 60.0
-_PUT_AWAY = 200
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ def _changes(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) 
     found = findings(facts, settings, now)
     wanted = _Wanted(settings, facts, now)
     fresh = [each for each in found if each.cause not in facts.open]
-    put_away = _put_away(catalog, settings.application) if any(each.once for each in fresh) else set()
-    changes = [_raised(settings, each, now, wanted) for each in fresh if (each.cause, each.run_id) not in put_away]
+    closed = put_away(catalog, settings.application) if any(each.once for each in fresh) else set()
+    changes = [_raised(settings, each, now, wanted) for each in fresh if (each.cause, each.run_id) not in closed]
     for finding in found:
         known = facts.open.get(finding.cause)
         if known is not None:
@@ -104,12 +103,6 @@ def _changes(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) 
         gone = facts.open.keys() - {each.cause for each in found}
         changes += [_resolved(row, now) for cause, row in facts.open.items() if cause in gone]
     return changes
-
-
-def _put_away(catalog: Catalog, application: str) -> set[tuple[str, str | None]]:
-    """What a person has resolved for good."""
-    rows = catalog.alerts(application, state="resolved", limit=_PUT_AWAY)
-    return {(row.cause, row.run_id) for row in rows if row.resolved_by != ITSELF}
 
 
 def _raised(settings: Settings, finding: Finding, now: datetime, wanted: _Wanted) -> _Change:

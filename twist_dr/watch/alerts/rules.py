@@ -8,7 +8,6 @@ from twist_dr.settings import Settings
 from twist_dr.system.severity import SEVERITIES
 from twist_dr.watch.alerts import (
     rules_backups,
-    rules_catalog,
     rules_deviation,
     rules_operations,
     rules_recovery,
@@ -18,7 +17,7 @@ from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.rules_common import Finding, Rule
 
 RULES: tuple[Rule, ...] = (
-    rules_catalog.lost,
+    rules_operations.catalog_lost,
     rules_recovery.recovery_point,
     rules_recovery.media,
     rules_backups.failed,

@@ -10,7 +10,7 @@ from typing import Literal
 from twist_dr.catalog import AttemptRow, BackupRow
 from twist_dr.repository.kinds import FULL
 from twist_dr.settings import Settings
-from twist_dr.system.progress import human_seconds
+from twist_dr.system.progress import human_age
 from twist_dr.system.severity import Severity
 from twist_dr.watch.alerts.facts import WITHOUT_MEDIA, Facts
 from twist_dr.watch.schedules import media_differ, several_of_a_job
@@ -122,7 +122,4 @@ def some(names: Sequence[str]) -> str:
 
 def human(time: timedelta) -> str:
     """``26 h``, ``5 days``: for ages."""
-    seconds = time.total_seconds()
-    if seconds >= 2 * 86400:
-        return f"{seconds / 86400:.0f} days"
-    return human_seconds(seconds)
+    return human_age(time.total_seconds())

@@ -1,10 +1,11 @@
-"""Rules about everything else that runs: restores, upkeep, and the ways to people themselves."""
+"""Rules about everything else that runs: restores, upkeep, the ways to people themselves, and the catalog that remembers all of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from twist_dr.catalog.location import parse_location
 from twist_dr.errors import RestoreInterrupted
 from twist_dr.repository.kinds import BACKUP_JOBS
 from twist_dr.settings import Settings
@@ -127,3 +128,15 @@ def channel(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
                 with_full_stop(f"Messages through the channel {row.channel} have failed since {row.since:%Y-%m-%d %H:%M} UTC: {shortened(row.error or 'no reason is known')}"),
                 f"Correct alerts.channels.{row.channel}, or see to that server; then run: twist-dr alerts test",
             )  # fmt: skip
+
+
+def catalog_lost(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """The catalog is not the one that was written before. Stays until it is rebuilt, or the old one is back."""
+    if facts.catalog_lost:
+        yield Finding(
+            "catalog_lost", "catalog_lost", "critical",
+            f"The catalog {parse_location(settings.catalog_url).place} was lost or replaced: it lacks what this machine wrote into it last. "
+            "What it knew of backups, proofs, restores, holds and alerts is not known now.",
+            "If the old one is only away (a disk that is not mounted), stop twist-dr and put it back; else read the backups back: "
+            "twist-dr catalog rebuild --from TARGET",
+        )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from twist_dr.catalog import AlertRow, DeliveryRow
+from twist_dr.catalog import AlertRow, Catalog, DeliveryRow
 from twist_dr.settings import Application, Settings
 from twist_dr.watch.alerts.channels import AlertEvent, Channel, Delivery, Message
 from twist_dr.watch.alerts.facts import SKEW
@@ -15,6 +15,8 @@ from twist_dr.watch.alerts.facts import SKEW
 LOCK_SCOPE = "alerts"
 #: Who resolves an alert whose cause is gone.
 ITSELF = "itself"
+#: Of the newest alerts, those that a person has resolved are looked for.
+_PUT_AWAY = 200
 #: Another process that is just telling tells this, too.
 _PATIENCE_SECONDS = 2.0
 #: How long a channel has failed when it is tried itself, where no other one would tell of it.
@@ -65,6 +67,12 @@ def record_deliveries(app: Application, deliveries: Iterable[Delivery], now: dat
         before = known.get(each.channel)
         since = before.since if before is not None and before.ok == each.ok else now
         app.catalog.record_delivery(DeliveryRow(app.name, each.channel, each.ok, now, since, each.error))
+
+
+def put_away(catalog: Catalog, application: str) -> set[tuple[str, str | None]]:
+    """What a person has resolved for good: cause and run."""
+    rows = catalog.alerts(application, state="resolved", limit=_PUT_AWAY)
+    return {(row.cause, row.run_id) for row in rows if row.resolved_by != ITSELF}
 
 
 def passed(since: datetime, time: timedelta, now: datetime) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import datetime, timezone
-from typing import Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from twist_dr.catalog import AlertRow
 from twist_dr.system.progress import human_seconds
-from twist_dr.system.severity import Severity
 from twist_dr.watch.alerts.channels import AlertEvent, Message
 
 #: Characters: what a list of mails shows, and what every service takes.
@@ -42,40 +41,7 @@ _KINDS = {
 }
 
 
-class Alert(Protocol):
-    """What a message needs to know of an alert; a row of the catalog is one. All times have a time zone."""
-
-    @property
-    def id(self) -> int | None: ...
-    @property
-    def application(self) -> str: ...
-    @property
-    def cause(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def severity(self) -> Severity: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def advice(self) -> str | None: ...
-    @property
-    def raised_at(self) -> datetime: ...
-    @property
-    def times(self) -> int: ...
-    @property
-    def acknowledged_at(self) -> datetime | None: ...
-    @property
-    def acknowledged_by(self) -> str | None: ...
-    @property
-    def resolved_at(self) -> datetime | None: ...
-    @property
-    def resolved_by(self) -> str | None: ...
-    @property
-    def run_id(self) -> str | None: ...
-
-
-def compose(alert: Alert, event: AlertEvent, *, now: datetime, dagster_url: str | None = None) -> Message:
+def compose(alert: AlertRow, event: AlertEvent, *, now: datetime, dagster_url: str | None = None) -> Message:
     """The message about an alert: what, what to do, since when, how often, where to look, how to have it quiet.
 
     The subject is one line of ASCII, at most ``LONGEST_SUBJECT`` long; the body is plain text, bounded as well. ``dagster_url``: where the
@@ -89,7 +55,7 @@ def kind_in_words(kind: str) -> str:
     return _KINDS.get(kind, kind.replace("_", " "))
 
 
-def _subject(alert: Alert, event: AlertEvent) -> str:
+def _subject(alert: AlertRow, event: AlertEvent) -> str:
     state = "RESOLVED" if event == "resolved" else alert.severity.upper()
     again = " (still)" if event == "again" else ""
     # backup_failed:backup_full, capacity:office: to what it happened.
@@ -98,9 +64,9 @@ def _subject(alert: Alert, event: AlertEvent) -> str:
     return _shortened(_ascii_line(subject), LONGEST_SUBJECT)
 
 
-def _body(alert: Alert, event: AlertEvent, now: datetime, dagster_url: str | None) -> str:
+def _body(alert: AlertRow, event: AlertEvent, now: datetime, dagster_url: str | None) -> str:
     message = _shortened(_clean(alert.message), LONGEST_TEXT)
-    advice = _shortened(_clean(alert.advice or ""), LONGEST_TEXT)
+    advice = _shortened(_clean(alert.advice), LONGEST_TEXT)
     facts = [
         f"Application: {_clean(alert.application)}",
         f"Severity: {alert.severity}",

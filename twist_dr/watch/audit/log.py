@@ -34,7 +34,7 @@ from twist_dr.catalog.operations import recordable
 from twist_dr.errors import Busy
 from twist_dr.redaction import leaving
 from twist_dr.settings import Application, Settings
-from twist_dr.system.documents import NOTE, read_file, read_mapping
+from twist_dr.system.documents import NOTE, read_file, read_mapping, replace_file
 from twist_dr.system.lock import Locks
 
 #: How long a line waits for others to be written; a catalog that is locked holds each up for some 15 seconds.
@@ -242,7 +242,7 @@ def _write_waiting(places: Places, catalog: Catalog) -> None:
     while lines:
         row = _append(places.application, catalog, lines[0], late=True)
         del lines[0]
-        _replace(places.spool, "".join(_text(line) for line in lines))
+        replace_file(places.spool, "".join(_text(line) for line in lines).encode("utf-8", "backslashreplace"))
         _renew_anchor(places, catalog, row)
     with suppress(FileNotFoundError):
         places.spool.unlink()
@@ -263,7 +263,7 @@ def _renew_anchor(places: Places, catalog: Catalog, row: AuditRow) -> None:
     with suppress(Exception):
         if (anchor := read_anchor(places)) is None or _still_there(anchor, catalog, row):
             _make_folder(places.folder)
-            _replace(places.anchor, json.dumps({"seq": row.seq, "digest": row.digest}) + "\n")
+            replace_file(places.anchor, (json.dumps({"seq": row.seq, "digest": row.digest}) + "\n").encode())
 
 
 def _still_there(anchor: Anchor, catalog: Catalog, row: AuditRow) -> bool:
@@ -300,21 +300,6 @@ def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all, whatever happens meanwhile."""
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +308,7 @@ def _salt(places: Places) -> bytes:
         return bytes.fromhex(places.salt.read_text().strip())
     _make_folder(places.folder)
     salt = secrets.token_bytes(32)
-    _replace(places.salt, salt.hex() + "\n")
+    replace_file(places.salt, f"{salt.hex()}\n".encode())
     return salt
 
 

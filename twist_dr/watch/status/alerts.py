@@ -9,11 +9,8 @@ from twist_dr.settings import Settings
 from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.rules import findings
 from twist_dr.watch.alerts.rules_common import Finding
-from twist_dr.watch.alerts.telling import ITSELF
+from twist_dr.watch.alerts.telling import put_away
 from twist_dr.watch.status.model import ActiveAlert
-
-#: Of the newest alerts, those that a person has resolved are looked for.
-_RECENT = 200
 
 
 def active_alerts(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) -> tuple[ActiveAlert, ...]:
@@ -22,14 +19,11 @@ def active_alerts(settings: Settings, catalog: Catalog, facts: Facts, now: datet
     What tells of something that happened once is left out when a person has said that it is dealt with.
     """
     found = findings(facts, settings, now)
-    put_away: set[tuple[str, str | None]] = set()
-    if any(finding.once for finding in found):
-        rows = catalog.alerts(settings.application, state="resolved", limit=_RECENT)
-        put_away = {(row.cause, row.run_id) for row in rows if row.resolved_by != ITSELF}
+    closed = put_away(catalog, settings.application) if any(finding.once for finding in found) else set()
     return tuple(
         _active(finding, facts.open.get(finding.cause))
         for finding in found
-        if not (finding.once and finding.cause not in facts.open and (finding.cause, finding.run_id) in put_away)
+        if not (finding.once and finding.cause not in facts.open and (finding.cause, finding.run_id) in closed)
     )
 
 

@@ -6,8 +6,6 @@ gives ``twist_dr_up 0`` and the state 2, unsafe.
 
 from __future__ import annotations
 
-import os
-import secrets
 import signal
 import threading
 from collections import Counter
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 from twist_dr.catalog import Catalog
 from twist_dr.errors import SettingsError, TwistDRError
 from twist_dr.settings import Settings
+from twist_dr.system.documents import replace_file
 from twist_dr.system.severity import SEVERITIES
 from twist_dr.watch.alerts.rules_common import STATES
 from twist_dr.watch.status.collect import collect
@@ -65,17 +64,7 @@ def write_textfile(settings: Settings, catalog: Catalog, path: Path | None = Non
     path = path or settings.metrics.textfile
     if path is None:
         return
-    # Its name must not end in .prom, or the collector would read it half written.
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text(settings, catalog))
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    replace_file(path, text(settings, catalog).encode(), mode=0o644)
 
 
 def serve(settings: Settings, catalog: Catalog, host: str, port: int, *, tell: Callable[[str], None]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape as quoted
@@ -12,10 +10,10 @@ from pathlib import Path
 
 from twist_dr.redaction import leaving, visible
 from twist_dr.settings import Settings
-from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.documents import replace_file
+from twist_dr.system.progress import human_age, human_bytes, human_seconds
 from twist_dr.watch.status.model import Status
 from twist_dr.watch.status.plots import Plot
-from twist_dr.watch.status.score import age_in_words
 from twist_dr.watch.status.text import headline
 
 _Table = tuple[str, Sequence[str], list[Sequence[str]]]
@@ -90,16 +88,8 @@ def write_report(settings: Settings, page: str) -> Path:
     """Put the HTML page where it is looked for, whole or not at all; returns where that is."""
     path = settings.work_dir / "report" / f"{settings.application}.html"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            # Names of files may hold bytes that are no text.
-            file.write(leaving(page).encode("utf-8", "backslashreplace"))
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    # Names of files may hold bytes that are no text.
+    replace_file(path, leaving(page).encode("utf-8", "backslashreplace"))
     return path
 
 
@@ -110,9 +100,9 @@ def _tables(status: Status) -> Iterator[_Table]:
     point = status.recovery_point
     proof, restore, media = status.last_verified, status.last_restore, status.media_point
     facts = [
-        ("recovery point", f"{_time(point.at)} UTC, {age_in_words(point.age)} old, from {point.backup_id} on {', '.join(point.targets)}" if point else "none that is verified"),
-        ("may be", f"{age_in_words(status.recovery_point_objective)} old"),
-        *([("media", f"{_time(media.at)} UTC, {age_in_words(media.age)} old, from {media.backup_id}, may be {age_in_words(status.media_objective)} old" if media else "none that is verified")]
+        ("recovery point", f"{_time(point.at)} UTC, {human_age(point.age)} old, from {point.backup_id} on {', '.join(point.targets)}" if point else "none that is verified"),
+        ("may be", f"{human_age(status.recovery_point_objective)} old"),
+        *([("media", f"{_time(media.at)} UTC, {human_age(media.age)} old, from {media.backup_id}, may be {human_age(status.media_objective)} old" if media else "none that is verified")]
           if status.media_objective is not None else []),
         ("last verified", f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}, by {proof.proved}" if proof else "never"),
         ("last restore", f"{restore.restore_id} ({restore.mode}), {_time(restore.started_at)} UTC by {restore.who}: {restore.state}" if restore else "never"),
@@ -130,7 +120,7 @@ def _tables(status: Status) -> Iterator[_Table]:
         for each in status.backups
     ]  # fmt: skip
     yield "Storage targets", ("target", "state", "newest copy", "may be", "copies", "corrupt", "used", "free", "full in", "log ends"), [
-        (each.name, each.state if each.enabled else "disabled", _ago(each.age), age_in_words(each.objective), str(each.copies), str(each.corrupt),
+        (each.name, each.state if each.enabled else "disabled", _ago(each.age), human_age(each.objective), str(each.copies), str(each.corrupt),
          human_bytes(each.used_bytes), "-" if each.free is None else human_bytes(each.free),
          "-" if each.days_until_full is None else f"{each.days_until_full:.0f} days", _ago(each.wal.age) if each.wal else "-")
         for each in status.targets
@@ -145,7 +135,7 @@ def _tables(status: Status) -> Iterator[_Table]:
 
 
 def _ago(age: float | None) -> str:
-    return "never" if age is None else f"{age_in_words(age)} ago"
+    return "never" if age is None else f"{human_age(age)} ago"
 
 
 def _time(moment: datetime) -> str:

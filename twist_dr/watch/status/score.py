@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twist_dr.repository.kinds import DATA_KINDS
-from twist_dr.system.progress import human_seconds
+from twist_dr.system.progress import human_age
 
 if TYPE_CHECKING:
     from twist_dr.watch.status.model import Status
@@ -26,11 +26,6 @@ class ScorePart:
     points: float
     most: float
     because: str
-
-
-def age_in_words(seconds: float) -> str:
-    """``3 h 20 min``, ``12 days``: an age for people."""
-    return human_seconds(seconds) if seconds < 172800 else f"{seconds / 86400:.0f} days"
 
 
 def parts(status: Status) -> Iterator[ScorePart]:
@@ -67,9 +62,7 @@ def _recovery_point_part(status: Status) -> ScorePart:
     # All of it within the objective, nothing from twice the objective on.
     over = point.age / objective - 1 if objective else float(point.age > 0)
     return _part(
-        "recovery point",
-        min(1.0, max(0.0, 1 - over)),
-        f"{age_in_words(point.age)} old, may be {age_in_words(objective)}",
+        "recovery point", min(1.0, max(0.0, 1 - over)), f"{human_age(point.age)} old, may be {human_age(objective)}"
     )
 
 

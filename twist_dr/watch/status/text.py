@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from twist_dr.redaction import one_line
-from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.progress import human_age, human_bytes, human_seconds
 from twist_dr.system.tables import table
 from twist_dr.system.words import counted
 from twist_dr.watch.status.model import Status, TargetStatus
-from twist_dr.watch.status.score import age_in_words
 
 _NEXT_RUNS = 8
 
@@ -23,7 +22,7 @@ def headline(status: Status) -> str:
         return f"{status.state.upper()}  {status.application}: {one_line(status.reasons[0].text)}{more}"
     point = status.recovery_point
     assert point is not None, "safe without a recovery point"
-    return f"SAFE  {status.application}: a verified recovery point is {age_in_words(point.age)} old, on {', '.join(point.targets)}"
+    return f"SAFE  {status.application}: a verified recovery point is {human_age(point.age)} old, on {', '.join(point.targets)}"
 
 
 def render_status(status: Status) -> str:
@@ -37,7 +36,7 @@ def render_status(status: Status) -> str:
     ]
     lines += ["", *_last(status), "", _targets(status)]
     if status.spool_bytes is not None:
-        oldest = f", the oldest since {age_in_words(status.spool_oldest)}" if status.spool_oldest else ""
+        oldest = f", the oldest since {human_age(status.spool_oldest)}" if status.spool_oldest else ""
         lines += ["", f"spool of write-ahead log: {human_bytes(status.spool_bytes)}{oldest}"]
     lines += _history(status)
     lines += ["", *_alerts(status)]
@@ -53,7 +52,7 @@ def render_status(status: Status) -> str:
 def _last(status: Status) -> Iterator[str]:
     point = status.recovery_point
     yield "recovery point    " + (
-        f"{_time(point.at)} UTC, {age_in_words(point.age)} ago (may be {age_in_words(status.recovery_point_objective)}), "
+        f"{_time(point.at)} UTC, {human_age(point.age)} ago (may be {human_age(status.recovery_point_objective)}), "
         + (f"by write-ahead log over {point.backup_id}" if point.through == "wal" else point.backup_id)
         if point
         else "none that is verified"
@@ -61,14 +60,14 @@ def _last(status: Status) -> Iterator[str]:
     if status.media_objective is not None:
         media = status.media_point
         yield "media             " + (
-            f"{_time(media.at)} UTC, {age_in_words(media.age)} ago (may be {age_in_words(status.media_objective)}), {media.backup_id}"
+            f"{_time(media.at)} UTC, {human_age(media.age)} ago (may be {human_age(status.media_objective)}), {media.backup_id}"
             if media
             else "none that is verified"
         )
     for backup in status.backups:
         verified = {True: "verified", False: "FAILED its verification", None: "not verified"}[backup.verified]
         complete = "" if backup.complete else ", INCOMPLETE"
-        yield f"{f'last {backup.kind}':<18}{_time(backup.started_at)} UTC, {age_in_words(backup.age)} ago, {human_bytes(backup.plain_bytes)} in {human_seconds(backup.seconds)}, {verified}{complete}"
+        yield f"{f'last {backup.kind}':<18}{_time(backup.started_at)} UTC, {human_age(backup.age)} ago, {human_bytes(backup.plain_bytes)} in {human_seconds(backup.seconds)}, {verified}{complete}"
     if not status.backups:
         yield "last backup       never"
     proof = status.last_verified
@@ -125,8 +124,8 @@ def _target_line(target: TargetStatus, status: Status, wal: bool) -> list[str]:
     line = [
         target.name,
         target.state if target.enabled else "disabled",
-        "never" if target.age is None else f"{age_in_words(target.age)} ago",
-        age_in_words(target.objective),
+        "never" if target.age is None else f"{human_age(target.age)} ago",
+        human_age(target.objective),
         str(target.copies),
         str(target.corrupt),
         human_bytes(target.used_bytes),
@@ -137,7 +136,7 @@ def _target_line(target: TargetStatus, status: Status, wal: bool) -> list[str]:
     ]
     if wal:
         age = target.wal.age if target.wal else None
-        line.append("never" if age is None else f"{age_in_words(age)} ago")
+        line.append("never" if age is None else f"{human_age(age)} ago")
     return line
 
 
