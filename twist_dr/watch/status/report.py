@@ -102,7 +102,7 @@ def _tables(status: Status) -> Iterator[_Table]:
     facts = [
         ("recovery point", f"{_time(point.at)} UTC, {human_age(point.age)} old, from {point.backup_id} on {', '.join(point.targets)}" if point else "none that is verified"),
         ("may be", f"{human_age(status.recovery_point_objective)} old"),
-        *([("media", f"{_time(media.at)} UTC, {human_age(media.age)} old, from {media.backup_id}, may be {human_age(status.media_objective)} old" if media else "none that is verified")]
+        *([("media", f"{_time(media.at)} UTC, {human_age(media.age)} old, from {media.backup_id}, objective {human_age(status.media_objective)}" if media else "none that is verified")]
           if status.media_objective is not None else []),
         ("last verified", f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}, by {proof.proved}" if proof else "never"),
         ("last restore", f"{restore.restore_id} ({restore.mode}), {_time(restore.started_at)} UTC by {restore.who}: {restore.state}" if restore else "never"),

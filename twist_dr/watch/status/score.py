@@ -62,7 +62,7 @@ def _recovery_point_part(status: Status) -> ScorePart:
     # All of it within the objective, nothing from twice the objective on.
     over = point.age / objective - 1 if objective else float(point.age > 0)
     return _part(
-        "recovery point", min(1.0, max(0.0, 1 - over)), f"{human_age(point.age)} old, may be {human_age(objective)}"
+        "recovery point", min(1.0, max(0.0, 1 - over)), f"{human_age(point.age)} old, objective {human_age(objective)}"
     )
 
 

@@ -52,7 +52,7 @@ def render_status(status: Status) -> str:
 def _last(status: Status) -> Iterator[str]:
     point = status.recovery_point
     yield "recovery point    " + (
-        f"{_time(point.at)} UTC, {human_age(point.age)} ago (may be {human_age(status.recovery_point_objective)}), "
+        f"{_time(point.at)} UTC, {human_age(point.age)} ago (objective {human_age(status.recovery_point_objective)}), "
         + (f"by write-ahead log over {point.backup_id}" if point.through == "wal" else point.backup_id)
         if point
         else "none that is verified"
@@ -60,7 +60,7 @@ def _last(status: Status) -> Iterator[str]:
     if status.media_objective is not None:
         media = status.media_point
         yield "media             " + (
-            f"{_time(media.at)} UTC, {human_age(media.age)} ago (may be {human_age(status.media_objective)}), {media.backup_id}"
+            f"{_time(media.at)} UTC, {human_age(media.age)} ago (objective {human_age(status.media_objective)}), {media.backup_id}"
             if media
             else "none that is verified"
         )
@@ -107,14 +107,14 @@ def _targets(status: Status) -> str:
         "TARGET",
         "STATE",
         "NEWEST COPY",
-        "MAY BE",
+        "OBJECTIVE",
         "COPIES",
         "CORRUPT",
         "USED",
         "FREE",
         "GROWS",
         "FULL IN",
-        "READ SINCE",
+        "LAST READ",
     ]
     wal = status.wal_objective is not None
     return table(head + (["WAL ENDS"] if wal else []), [_target_line(target, status, wal) for target in status.targets])
