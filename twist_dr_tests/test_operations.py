@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from twist_dr.errors import PermissionMissing
-from twist_dr.operations.table import JOBS, OPERATIONS
+from twist_dr.errors import KeyringInvalid, PermissionMissing
+from twist_dr.operations.table import JOBS, OPERATIONS, REBUILD_CATALOG, RECEIVE_WAL
 from twist_dr.settings import Actor
 from twist_dr.settings.actor import ALL_PERMISSIONS
 from twist_dr_tests.site import Site
@@ -96,3 +96,20 @@ def test_a_script_backs_up_and_proves_without_the_orchestrator(site: Site) -> No
     (row,) = site.catalog().backups(application="erp")
     assert row.reason == "by a script" and row.last_verification is not None and row.last_verification.verified
     assert site.held("office") == [row.backup_id] and site.held("archive") == []
+
+
+def test_what_is_launched_on_the_terminal_alone_leaves_its_lines_in_the_audit_log(bare_site: Site) -> None:
+    bare_site.set(wal={"source": "receive"})
+    app = bare_site.app()
+    app.report.stop.set()  # received is nothing, for it is stopped before it begins
+    RECEIVE_WAL(app, RECEIVE_WAL.config())
+    REBUILD_CATALOG(app, REBUILD_CATALOG.config(target="office"))
+    bare_site.keyring_path.unlink()
+    with pytest.raises(KeyringInvalid):
+        REBUILD_CATALOG(bare_site.app(), REBUILD_CATALOG.config(target="office"))
+    assert [(line.action, line.subject, line.result) for line in bare_site.catalog().audit("erp")] == [
+        ("receive WAL", "twist_dr_erp", "begun"),
+        ("receive WAL", "twist_dr_erp", "done"),
+        ("rebuild catalog", "from office", "done"),
+        ("rebuild catalog", "from office", "failed: KeyringInvalid"),
+    ]

@@ -312,6 +312,10 @@ COMMANDS: dict[str, Callable[[Walk], None]] = {
     "twist-dr audit": _typed("twist-dr audit"),
     "twist-dr audit verify": _typed("twist-dr audit verify"),
     "twist-dr list --replaced": _walked,
+    "twist-dr drop-replaced ID --confirm NAME": _typed(
+        "twist-dr drop-replaced $(twist-dr list --replaced --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0][\"restore_id\"])')"
+        " --confirm erp"
+    ),
     "twist-dr restores": _typed("twist-dr restores"),
     "twist-dr restores latest": _walked,
     "twist-dr wal receive": _walked,
