@@ -258,6 +258,13 @@ def test_example_29_what_was_made_every_hour_or_by_hand_pushes_no_night_out() ->
     assert {"d0", "d1", "d2"} <= kept(by_size) and "d3" in gone(by_size)
 
 
+def test_example_30_a_differential_frees_the_increments_before_it() -> None:
+    bases = [*chain("f", "i1", "i2", age=1), backup("d", 0, kind="base", chain=("f", "d"))]
+    plan = planned(bases, Policy(daily=1), max_delete_fraction=1)
+    assert (kept(plan), gone(plan)) == ({"f", "d"}, {"i1", "i2"})
+    assert reason(plan, "f") == "d builds upon it"
+
+
 def test_one_huge_backup_is_a_fraction_by_its_bytes() -> None:
     held = [*nights(9), backup("huge", 20, stored_bytes=10**9)]
     assert "bytes" in str(planned(held, Policy(max_age=15 * DAY)).doubts[0])
