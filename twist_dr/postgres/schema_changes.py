@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -87,7 +87,20 @@ def compare_schemas(before: bytes, after: bytes) -> list[SchemaChange]:
         # Of a table that came, its options say nothing.
         told = (thing in old.told or thing in new.told) and (what == "changed" or thing[0] != "table")
         changes.append(SchemaChange(what, *thing, *(_text(each) if told else None for each in (one, other))))
-    return changes
+    return [*changes, *_in_another_order(old.columns, new.columns)]
+
+
+def _in_another_order(
+    before: Mapping[_Thing, Sequence[str]], after: Mapping[_Thing, Sequence[str]]
+) -> Iterator[SchemaChange]:
+    """Of tables that are in both. A column that was dropped and added again stands last, where COPY and SELECT * do not expect it."""
+    for thing in sorted(before.keys() & after.keys()):
+        both = set(before[thing]) & set(after[thing])
+        old, new = ([name for name in names if name in both] for names in (before[thing], after[thing]))
+        if old != new:
+            yield SchemaChange(
+                "changed", "order of columns", thing[1], _text([", ".join(old)]), _text([", ".join(new)])
+            )
 
 
 def _digests(head: bytes) -> dict[ObjectKey, set[bytes]]:
@@ -115,6 +128,7 @@ class _Things:
         self.found: dict[_Thing, list[str]] = {}
         self.part_of: dict[_Thing, set[_Thing]] = {}
         self.told: set[_Thing] = set()
+        self.columns: dict[_Thing, list[str]] = {}
         self._things: dict[int, _Thing] = {}
         for entry in _entries(head) if keys else ():
             if key_of(entry) in keys:
@@ -150,6 +164,7 @@ class _Things:
         for item in filter(None, (_ITEM.fullmatch(each.strip()) for each in items)):
             if not item[1]:
                 self._add(("column", f"{thing[1]}.{_decoded(item[2])}"), item[3], {thing})
+                self.columns.setdefault(thing, []).append(_decoded(item[2]))
             else:
                 word = "check constraint" if item[3].startswith(b"CHECK ") else "constraint"
                 self._add((word, f"{thing[1]} {_decoded(item[2])}"), item[3], {thing})

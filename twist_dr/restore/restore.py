@@ -146,6 +146,10 @@ class Restore:
                 # A live database that cannot be read through any more is what restores are for.
                 notes = [f"what the live database has that the backup has not cannot be told: {error}"]
         schema = self._schema(sources, gate) if request.mode == "plan" and "database" in request.parts else None
+        if schema is not None and schema.changes and gate.forward:
+            notes.append(
+                f"the schemas are compared as they are: the code's {counted(len(gate.forward), 'migration')} to come in the restored database may change it back"
+            )
         media: list[MediaImpact] = []
         if "media" in request.parts and manifest.artifact("media.files.jsonl") is not None:
 

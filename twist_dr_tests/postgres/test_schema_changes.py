@@ -25,6 +25,7 @@ SHOP = """
     CREATE VIEW paid AS SELECT id FROM invoice WHERE status = 'paid';
     CREATE FUNCTION secret() RETURNS text LANGUAGE sql AS $$ SELECT 'password one' $$;
     CREATE SEQUENCE numbers;
+    CREATE TABLE moved (a int, b int);
     CREATE TYPE mood AS ENUM ('good');
     INSERT INTO invoice (total) VALUES (1);
 """
@@ -35,6 +36,9 @@ CHANGES = """
     CREATE UNIQUE INDEX mine ON invoice (lower(status));
     ALTER TABLE line DROP CONSTRAINT line_invoice_fkey, ADD FOREIGN KEY (invoice) REFERENCES invoice ON DELETE CASCADE, ADD PRIMARY KEY (place);
     ALTER TABLE line SET (fillfactor = 50);
+    ALTER TABLE day ADD COLUMN at2 date, ADD COLUMN n2 int;
+    ALTER TABLE moved DROP COLUMN a;
+    ALTER TABLE moved ADD COLUMN a int;
     DROP TABLE gone;
     CREATE TABLE "New|x" (id serial, kind text); COMMENT ON COLUMN "New|x".id IS 'odd'; GRANT SELECT ON "New|x" TO PUBLIC;
     CREATE TABLE day1 PARTITION OF day FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
@@ -104,7 +108,8 @@ def test_all_that_came_went_and_changed_is_told_and_no_body_of_a_function(newest
         ("came", "column", "public.invoice.paid_at"), ("went", "check constraint", "public.invoice positive"),
         ("came", "check constraint", "public.invoice large"), ("went", "index", "public.late"), ("came", "index", "public.mine"),
         ("changed", "foreign key", "public.line line_invoice_fkey"), ("came", "constraint", "public.line line_pkey"),
-        ("changed", "column", "public.line.place"), ("changed", "table", "public.line"), ("went", "table", "public.gone"),
+        ("changed", "column", "public.line.place"), ("changed", "table", "public.line"), ("changed", "order of columns", "public.moved"),
+        ("came", "column", "public.day.at2"), ("came", "column", "public.day.n2"), ("went", "table", "public.gone"),
         ("went", "constraint", "public.gone gone_pkey"), ("came", "table", "public.New|x"), ("came", "sequence", "public.New|x_id_seq"),
         ("came", "table", "public.day1"), ("changed", "view", "public.paid"), ("changed", "function", "public.secret()"),
         ("came", "function", "public.noted()"), ("came", "trigger", "public.invoice noting"), ("changed", "sequence", "public.numbers"),

@@ -119,6 +119,8 @@ class Years:
         builds_upon = (
             self._tip if self._tip and set(self._tip) <= good_ids(self.backups) and not self.chance(15) else ()
         )
+        if self.chance(15):  # a differential one
+            builds_upon = builds_upon[:1]
         name = self._back_up("base", "scheduled", builds_upon)
         self._tip = self.backups[name].chain
         base = self.story.base(name, SIZE // 2, hours=0)

@@ -488,6 +488,7 @@ def test_an_older_backup_is_migrated_before_it_is_live(django_site: Site) -> Non
     _add_django(site, newer)
     plan = site.restore(backup="latest", allow_unverified=True).expect(0).text
     assert "then run 1 migration in it" in plan
+    assert "in the schema 1 would go (column " in plan and "the code's 1 migration to come" in plan
     refused = site.replace(run_migrations=False).expect(1).text
     assert "billing.0005_note would be missing" in refused
     text = site.replace().expect(0).text
