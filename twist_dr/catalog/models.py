@@ -73,7 +73,7 @@ Restores = Rows(
     METADATA, "restores", RestoreRow, Index("ix_restores_list", "application", "started_at"), key=("restore_id",)
 )
 
-WalPositions = Rows(METADATA, "wal_frontiers", WalPositionRow, key=("application", "target"))
+WalPositions = Rows(METADATA, "wal_positions", WalPositionRow, key=("application", "target"))
 
 #: No foreign key: a hold may name what only a storage target knows yet.
 Holds = Rows(METADATA, "holds", HoldRow, Index("ix_holds_application", "application", "backup_id"))

@@ -287,6 +287,34 @@ def test_errors_that_the_version_before_recorded_keep_their_words_and_have_no_co
     }
 
 
+def test_alerts_by_the_words_of_the_version_before_go_on_by_their_present_ones(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at_version("0008", tmp_path, monkeypatch):
+        Catalog(url).holds("erp")
+    columns = "application, cause, open_cause, kind, severity, state, message, advice, raised_at, seen_at, times, acknowledged_by"
+    former = {
+        "wal_frontier:nas": "wal_frontier",
+        "wal_unknown:nas": "wal_frontier",
+        "mended:nas": "mended",
+        "disk": "disk",
+    }
+    for cause, kind in former.items():
+        for now, state in ((f"'{cause}'", "active"), ("NULL", "resolved")):
+            values = f"'erp', '{cause}', {now}, '{kind}', 'error', '{state}', 'm', 'a', '2026-11-21 02:00:00', '2026-11-21 02:00:00', 1, 'ops'"
+            execute(url, f"INSERT INTO alerts ({columns}) VALUES ({values})".replace(":", "\\:"))
+    found = Catalog(url).open_alerts("erp")
+    kinds = ("archived_position", "archived_position", "repaired", "disk")
+    present = dict(zip(("archived_position:nas", "wal_unknown:nas", "repaired:nas", "disk"), kinds, strict=True))
+    assert {row.cause: (row.kind, row.acknowledged_by) for row in found} == {
+        cause: (kind, "ops") for cause, kind in present.items()
+    }
+    for row in found:
+        Catalog(url).save_alert(replace(row, times=2))
+    assert [row.times for row in Catalog(url).open_alerts("erp")] == [2] * 4
+    assert {row.cause: row.kind for row in Catalog(url).alerts("erp", state="resolved")} == present
+
+
 def test_upgrade_that_fails_leaves_everything_as_it_was(url: str, future: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     record(Catalog(url))
     future(then='op.execute("SELECT * FROM nothing_of_this_name")')

@@ -113,7 +113,7 @@ def wal_position(facts: Facts, settings: Settings, now: datetime) -> Iterator[Fi
         if age <= most:
             if row is None or row.at is None:
                 yield Finding(
-                    f"wal_unknown:{name}", "wal_frontier", "info", f"{name} has no write-ahead log whose time is known yet.",
+                    f"wal_unknown:{name}", "archived_position", "info", f"{name} has no write-ahead log whose time is known yet.",
                     "See that write-ahead log is received and shipped: twist-dr wal status", target=name, makes="degraded",
                 )  # fmt: skip
             continue
@@ -138,7 +138,7 @@ def wal_position(facts: Facts, settings: Settings, now: datetime) -> Iterator[Fi
             )
             advice = "See that the server can be reached and that twist-dr wal receive (or its archiver) works: twist-dr wal status"
         yield Finding(
-            f"wal_frontier:{name}", "wal_frontier", "critical" if age > most * _FAR_BEHIND else "error",
+            f"archived_position:{name}", "archived_position", "critical" if age > most * _FAR_BEHIND else "error",
             f"{name} {known}; {human(most)} is the objective. {with_full_stop(why)}", advice, target=name,
         )  # fmt: skip
 
@@ -148,7 +148,7 @@ def _from_the_future(row: WalPositionRow, at: datetime, most: timedelta, now: da
     silent = row.updated_at > now + SKEW or now - row.updated_at > most * _FAR_BEHIND
     shipped = f"; it was written down {human(now - row.updated_at)} ago" if row.updated_at <= now else ""
     return Finding(
-        f"wal_frontier:{row.target}", "wal_frontier", "critical" if silent else "error",
+        f"archived_position:{row.target}", "archived_position", "critical" if silent else "error",
         f"{row.target} is said to hold everything committed until {at:%Y-%m-%d %H:%M} UTC, {human(at - now)} from now{shipped}: a clock is wrong, or "
         "was, and how far its write-ahead log reaches is not known.",
         "Set the clocks of the server and of this machine (timedatectl, chronyc tracking), and see that write-ahead log is shipped: twist-dr wal status",

@@ -385,22 +385,22 @@ CASES = [
         lambda: healthy(checked={"office": NEWEST}, targets_since={"office": NOW - 60 * DAY, "cloud": NOW - DAY}),
     ),
     Case(
-        "an archive of write-ahead log that falls behind", "wal_frontier:cloud", "error",
+        "an archive of write-ahead log that falls behind", "archived_position:cloud", "error",
         lambda: with_base(positions={"office": position("office"), "cloud": position("cloud", at=NOW - 20 * MINUTE, error="it is full")}),
         with_base, settings=WAL, says="The last round failed: it is full",
     ),
     Case(
-        "an archive of write-ahead log that is far behind", "wal_frontier:cloud", "critical",
+        "an archive of write-ahead log that is far behind", "archived_position:cloud", "critical",
         lambda: with_base(positions={"office": position("office"), "cloud": position("cloud", at=NOW - 61 * MINUTE)}),
         lambda: with_base(positions={name: position(name, at=NOW - 14 * MINUTE) for name in ("office", "cloud")}), settings=WAL,
     ),
     Case(
-        "write-ahead log that nobody ships any more", "wal_frontier:office", "critical",
+        "write-ahead log that nobody ships any more", "archived_position:office", "critical",
         lambda: with_base(positions={name: position(name, at=NOW - 2 * HOUR, updated_at=NOW - 2 * HOUR) for name in ("office", "cloud")}),
         with_base, settings=WAL, says="Nothing has shipped write-ahead log for 2 h 00 min",
     ),
     Case(
-        "write-ahead log that was never shipped", "wal_frontier:cloud", "critical",
+        "write-ahead log that was never shipped", "archived_position:cloud", "critical",
         lambda: with_base(positions={"office": position("office")}),
         lambda: with_base(positions={"office": position("office")}, targets_since={"office": NOW - DAY, "cloud": NOW - 5 * MINUTE}),
         settings=WAL, says="Nothing has shipped write-ahead log there yet",
@@ -869,14 +869,14 @@ def test_an_archive_that_is_said_to_reach_into_the_future_is_told_whether_or_not
         return with_base(positions={"office": position("office", **changes), "cloud": position("cloud")})
 
     given = settings(**WAL)
-    dead = found(office(at=NOW + 300 * DAY, updated_at=NOW - 5 * DAY), given)["wal_frontier:office"]
+    dead = found(office(at=NOW + 300 * DAY, updated_at=NOW - 5 * DAY), given)["archived_position:office"]
     assert dead.severity == "critical"
     assert "300 days from now; it was written down 5 days ago: a clock is wrong, or was" in dead.message
     assert (
-        found(office(at=NOW + 300 * DAY, updated_at=NOW + 300 * DAY), given)["wal_frontier:office"].severity
+        found(office(at=NOW + 300 * DAY, updated_at=NOW + 300 * DAY), given)["archived_position:office"].severity
         == "critical"
     )
-    assert found(office(at=NOW + HOUR, updated_at=NOW - MINUTE), given)["wal_frontier:office"].severity == "error"
+    assert found(office(at=NOW + HOUR, updated_at=NOW - MINUTE), given)["archived_position:office"].severity == "error"
     assert found(office(at=NOW + 4 * MINUTE, updated_at=NOW - MINUTE), given) == {}
 
 
@@ -884,7 +884,7 @@ def test_a_round_that_is_dated_in_the_future_is_no_sign_that_anything_is_shipped
     facts = with_base(
         positions={"office": position("office", at=NOW - DAY, updated_at=NOW + DAY), "cloud": position("cloud")}
     )
-    finding = found(facts, settings(**WAL))["wal_frontier:office"]
+    finding = found(facts, settings(**WAL))["archived_position:office"]
     assert finding.severity == "critical"
     assert "When it was last shipped is not known: that is dated 24 h 00 min from now." in finding.message
 
