@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _launch(job: str, told: Mapping[str, Any], watching: Listener) -> Launched:
-    # Not above: importing Dagster takes half a second.
+    # Not above: importing Dagster takes half a second, a sixth more where garbage is looked for meanwhile. ``launch`` lets it be again.
+    gc.disable()
     from twist_dr.orchestrator.launch import launch
 
     return launch(job, told, watching)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from twist_dr.catalog import Catalog, SealedBackup, VerificationRow
 from twist_dr.errors import TwistDRError
+from twist_dr.operations.table import OPERATIONS
 from twist_dr.postgres.cluster import Cluster, query
 from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr.postgres.unprivileged import reachable_base, unprivileged
@@ -33,10 +32,12 @@ from twist_dr.restore.settle import kept, remove_kept
 from twist_dr.settings import Settings, load_settings
 from twist_dr.system.lock import FileLocks
 from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.words import command
 from twist_dr.watch.status.collect import collect
 from twist_dr.watch.status.text import render_status
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
+from twist_dr_tests.site import TWIST_DR
 from twist_dr_tests.storage.servers import rclone_server
 
 HERE = Path(__file__).resolve().parent
@@ -147,7 +148,7 @@ def sample_application(megabytes: int) -> Iterator[dict[str, str]]:
 @contextmanager
 def resident(*arguments: str) -> Iterator[None]:
     """A ``twist-dr wal`` process that stays, ended by its process id."""
-    command = [str(Path(sys.executable).with_name("twist-dr")), "wal", *arguments]
+    command = [*TWIST_DR, "wal", *arguments]
     with (DEMO / f"wal-{arguments[0]}.log").open("ab") as log:
         process = subprocess.Popen(command, cwd=DEMO, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
@@ -161,27 +162,16 @@ def resident(*arguments: str) -> Iterator[None]:
                 process.wait()
 
 
-def execute(job: str, environment: Mapping[str, str], config: Mapping[str, Any] | None = None) -> float:
-    """Run a job as a script would; returns its seconds. Ends the demo when it fails."""
+def launch(job: str, environment: Mapping[str, str], **told: str) -> float:
+    """Run a job as somebody types it; returns its seconds. Ends the demo when it fails."""
     log = DEMO / f"{job}.log"
-    command = [
-        str(Path(sys.executable).with_name("dagster")),
-        "job",
-        "execute",
-        "-m",
-        "twist_dr.definitions",
-        "-j",
-        job,
-    ]
-    if config is not None:
-        run_config = DEMO / f"{job}.yaml"
-        run_config.write_text(yaml.safe_dump({"ops": config}, sort_keys=False))
-        command += ["-c", str(run_config)]
-    print(f"  $ dagster job execute -m twist_dr.definitions -j {job}{f' -c {job}.yaml' if config else ''}", flush=True)
+    words = [*(f"{name}={value}" for name, value in told.items()), *(["--yes"] if OPERATIONS[job].plan else [])]
+    _, name = command(job).split()
+    print(f"  $ twist-dr {shlex.join([name, *words])}", flush=True)
     begun = time.monotonic()
     with log.open("wb") as file:
         status = subprocess.run(
-            command, env={**os.environ, **environment}, stdout=file, stderr=file, cwd=DEMO
+            [*TWIST_DR, name, *words], env={**os.environ, **environment}, stdout=file, stderr=file, cwd=DEMO
         ).returncode
     if status != 0:
         print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-25:]), file=sys.stderr)
@@ -260,8 +250,8 @@ def remove() -> None:
 
 def run_demo(environment: Mapping[str, str]) -> None:
     """Back up, verify, tell."""
-    backup_seconds = execute("backup_full", environment)
-    verify_seconds = execute("verify_backup", environment)
+    backup_seconds = launch("backup_full", environment)
+    verify_seconds = launch("verify_backup", environment)
     settings = load_settings()
     catalog = Catalog(settings.catalog_url)
     row = catalog.latest(application=settings.application)
@@ -286,22 +276,18 @@ def accident_and_restore(environment: Mapping[str, str], settings: Settings, cat
     with Cluster(settings.restore_url).connect() as connection:
         connection.execute("DELETE FROM ledger_ledgerentry")
     told.append(("somebody deletes the whole ledger", _entries(settings)))
-    config = {"mode": "replace", "reason": "somebody deleted the whole ledger", "confirm": settings.application}
-    spent = execute("restore", environment, {"restore": {"config": config}})
+    spent = launch("restore", environment, mode="replace", reason="somebody deleted the whole ledger")
     told.append((_told("restored", catalog, settings, spent), _entries(settings)))
-    undo = {"reason": "to show that it can be undone", "confirm": settings.application}
-    spent = execute("undo_restore", environment, {"undo_restore": {"config": undo}})
+    spent = launch("undo_restore", environment, reason="to show that it can be undone")
     told.append((_told("undone", catalog, settings, spent), _entries(settings)))
-    spent = execute(
-        "undo_restore", environment, {"undo_restore": {"config": {**undo, "reason": "the ledger is wanted back"}}}
-    )
+    spent = launch("undo_restore", environment, reason="the ledger is wanted back")
     told.append((_told("undone again", catalog, settings, spent), _entries(settings)))
     return "\n".join(["", f"  {'':<72}{'entries':>8}", *(f"  {what:<72}{count:>8}" for what, count in told), ""])
 
 
 def accident_and_recovery(environment: Mapping[str, str], settings: Settings, catalog: Catalog) -> str:
     """Write on after a base backup, let a script go wrong, and recover to the moment before it."""
-    execute("backup_base", environment)
+    launch("backup_base", environment)
     told = [("after a base backup", _entries(settings))]
     with Cluster(settings.restore_url).connect() as connection:
         # What no full backup has: it is only in the write-ahead log.
@@ -310,14 +296,10 @@ def accident_and_recovery(environment: Mapping[str, str], settings: Settings, ca
         told.append(("ten more are booked; it is " + f"{before:%H:%M:%S.%f}"[:-3], _entries(settings)))
         connection.execute("DELETE FROM ledger_ledgerentry WHERE id % 2 = 0")
     told.append(("a script deletes every other one", _entries(settings)))
-    config = {
-        "to": before.isoformat(),
-        "mode": "replace",
-        "reason": "a script deleted every other entry",
-        "confirm": settings.application,
-        "pre_restore_backup": False,
-    }
-    spent = execute("restore_to_time", environment, {"restore_to_time": {"config": config}})
+    spent = launch(
+        "restore_to_time", environment, to=before.isoformat(), mode="replace",
+        reason="a script deleted every other entry", pre_restore_backup="false",
+    )  # fmt: skip
     told.append((_told(f"recovered to {before:%H:%M:%S.%f}"[:-3], catalog, settings, spent), _entries(settings)))
     return "\n".join([f"  {'':<72}{'entries':>8}", *(f"  {what:<72}{count:>8}" for what, count in told), ""])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ def add_commands(commands: Any, launch: Launch) -> None:
 
     for launched in JOBS:
         parser = commands.add_parser(
-            command(launched.name).split()[1], help=launched.does, description=launched.does,
+            command(launched.name).split()[1], help=_short(launched.does), description=launched.does,
             epilog=_settings(launched.config.model_fields), formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         parser.add_argument("told", nargs="*", metavar="SETTING=VALUE")
@@ -56,6 +57,12 @@ def add_commands(commands: Any, launch: Launch) -> None:
             parser.add_argument("--plan", action="store_true", help="only show what it would do")
             parser.add_argument("--yes", action="store_true", help="do it without showing that first and asking")
             parser.set_defaults(yes=False)
+
+
+def _short(does: str) -> str:
+    """The first clause, as commands are told of in a list."""
+    clause = re.split(r"[:;]|\.(?: |$)", does)[0]
+    return clause[0].lower() + clause[1:]
 
 
 def _settings(fields: Mapping[str, FieldInfo]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ def launch(job: str, told: Mapping[str, Any], watching: Listener) -> Launched:
     """Run it to its end in this process. Raises ``SettingsError``, and ``LaunchRefused`` where these settings make no such job."""
     with _silence(), capture_interrupts(), get_possibly_temporary_instance_for_cli("twist-dr") as instance:
         found = _job(job)
+        gc.freeze()
+        gc.enable()
         with (
             watching_runs(watching),
             dg.execute_job(found, instance, run_config=run_config(job, told), raise_on_error=False) as result,
