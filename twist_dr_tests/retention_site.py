@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from twist_dr.catalog import Catalog
+from twist_dr.catalog import Catalog, VerificationRow
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Artifact, ArtifactForm, BaseFacts, KeyName, Manifest, PostgresFacts
 from twist_dr.repository.repository import Repository
@@ -134,7 +134,9 @@ class RetentionSite:
             state = "verified" if verified else "unverified"
             started = manifest.started_at + timedelta(hours=1)
             self.catalog.record_verification(
-                manifest.backup_id, next(iter(self.targets)), state=state, started_at=started, seconds=1
+                VerificationRow(
+                    manifest.backup_id, next(iter(self.targets)), state=state, started_at=started, seconds=1
+                )
             )
 
     def retention(self, targets: dict[str, StorageTarget] | None = None, **options: Any) -> Retention:

@@ -25,14 +25,13 @@ from twist_dr.catalog.rows import (
     SealedBackup,
     TargetTestRow,
     VerificationRow,
-    VerificationState,
     WalPositionRow,
 )
 from twist_dr.catalog.summaries import Summaries
 from twist_dr.errors import BackupError, BackupNotFound
 from twist_dr.redaction import leaving
 from twist_dr.repository.labels import split_label
-from twist_dr.repository.manifest import Kind, Label, Manifest, Part, Proved
+from twist_dr.repository.manifest import Kind, Label, Manifest, Part
 from twist_dr.system.collector import paused_collector
 
 if TYPE_CHECKING:
@@ -159,45 +158,13 @@ class Catalog(Operations, Summaries):
             keep = ("stored_bytes", "seconds", "checked_at", "run_id")
             Copies.upsert(connection, values, key=("backup_id", "target"), keep_known=keep)
 
-    def record_verification(
-        self,
-        backup_id: str,
-        target: str,
-        *,
-        state: VerificationState,
-        started_at: datetime,
-        seconds: float,
-        restore_seconds: float | None = None,
-        tables: int = 0,
-        rows: int = 0,
-        files: int = 0,
-        server_version: str | None = None,
-        differences: Sequence[str] = (),
-        notes: Sequence[str] = (),
-        run_id: str | None = None,
-        proved: Proved = "counts",
-        content_seconds: float | None = None,
-    ) -> None:
+    def record_verification(self, row: VerificationRow) -> None:
         """Record a verification; one of the same backup, target and ``started_at`` is the same. Raises ``BackupNotFound``."""
-        values = {
-            "backup_id": backup_id,
-            "target": target,
-            "state": state,
-            "started_at": started_at,
-            "seconds": seconds,
-            "restore_seconds": restore_seconds,
-            "tables": tables,
-            "rows": rows,
-            "files": files,
-            "server_version": server_version,
-            "differences": [leaving(line) for line in differences],
-            "notes": [leaving(line) for line in notes],
-            "run_id": run_id,
-            "proved": proved,
-            "content_seconds": content_seconds,
-        }
+        values = {name: value for name, value in vars(row).items() if name != "id"}
+        for name in ("differences", "notes"):
+            values[name] = [leaving(line) for line in values[name]]
         with self._database.writing() as connection:
-            self._require(connection, backup_id)
+            self._require(connection, row.backup_id)
             Verifications.upsert(connection, values, key=("backup_id", "target", "started_at"))
 
     def record_target_test(

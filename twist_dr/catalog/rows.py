@@ -76,24 +76,25 @@ class CopyRow:
 @dataclass(frozen=True)
 class VerificationRow:
     """One restore into a scratch server, compared with what was recorded. ``restore_seconds`` is the database's part alone,
-    ``content_seconds`` what it took to compare its content; None where none was."""
+    ``content_seconds`` what it took to compare its content; None where none was.
+    ``id``: None until it is recorded."""
 
-    id: int
     backup_id: BackupId
     target: ShortText
     state: VerificationState
     started_at: datetime
     seconds: float
-    restore_seconds: float | None
-    tables: Big
-    rows: Big
-    files: Big
-    server_version: str | None
-    differences: tuple[str, ...]
-    notes: tuple[str, ...]
-    run_id: ShortText | None
+    restore_seconds: float | None = None
+    tables: Big = 0
+    rows: Big = 0
+    files: Big = 0
+    server_version: str | None = None
+    differences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    run_id: ShortText | None = None
     proved: Proved = "counts"
     content_seconds: float | None = None
+    id: int | None = None
 
     @property
     def verified(self) -> bool:

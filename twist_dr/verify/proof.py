@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from twist_dr.backup.tools_proof import verification_plan
+from twist_dr.catalog import VerificationRow
 from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
@@ -33,7 +34,7 @@ def record_verification(app: Application, result: VerificationResult, started_at
     """Write down in the catalog what came out; nothing where nothing could be compared, for that proves no more than before."""
     if result.unproven and not result.differences:
         return
-    app.catalog.record_verification(
+    row = VerificationRow(
         result.backup_id,
         result.target,
         state="verified" if result.verified else "unverified",
@@ -44,9 +45,10 @@ def record_verification(app: Application, result: VerificationResult, started_at
         rows=result.rows,
         files=result.files,
         server_version=result.server_version,
-        differences=result.differences,
-        notes=result.notes,
+        differences=tuple(result.differences),
+        notes=tuple(result.notes),
         run_id=app.actor.run_id,
         proved=result.proved,
         content_seconds=result.seconds.get("content"),
     )
+    app.catalog.record_verification(row)

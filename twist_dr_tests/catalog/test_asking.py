@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from twist_dr.catalog import Catalog
+from twist_dr.catalog import Catalog, VerificationRow
 from twist_dr.errors import BackupNotFound, ManifestInvalid
 from twist_dr_tests.catalog.examples import NIGHT, manifest, record
 
@@ -144,7 +144,7 @@ def test_retention_is_told_what_a_target_has_or_had_oldest_first(catalog: Catalo
     catalog.record_copy(old, "nas", state="deleted", form="zstd+enc")
     for hour, state in ((2, "verified"), (1, "unverified"), (0, "verified")):
         catalog.record_verification(
-            young, "s3", state=state, started_at=NIGHT + timedelta(days=2, hours=hour), seconds=1
+            VerificationRow(young, "s3", state=state, started_at=NIGHT + timedelta(days=2, hours=hour), seconds=1)
         )  # type: ignore[arg-type]
 
     deleted, checked = catalog.retention_rows("erp", "nas")
@@ -163,7 +163,9 @@ def test_retention_is_told_what_a_target_has_or_had_oldest_first(catalog: Catalo
     assert [row.state for row in catalog.retention_rows("erp", "s3")] == ["corrupt"]
     assert catalog.retention_rows("erp", "elsewhere") == []
 
-    catalog.record_verification(young, "nas", state="unverified", started_at=NIGHT + timedelta(days=3), seconds=1)
+    catalog.record_verification(
+        VerificationRow(young, "nas", state="unverified", started_at=NIGHT + timedelta(days=3), seconds=1)
+    )
     assert [row.verified for row in catalog.retention_rows("erp", "nas")] == [None, False]
 
 
@@ -181,7 +183,9 @@ def test_a_list_of_any_length_takes_the_same_number_of_statements(catalog: Catal
             catalog.record_copy(backup_id, target, state="checked", form="zstd")
         for hour in range(2):
             catalog.record_verification(
-                backup_id, "nas", state="verified", started_at=NIGHT + timedelta(days=number, hours=hour), seconds=1
+                VerificationRow(
+                    backup_id, "nas", state="verified", started_at=NIGHT + timedelta(days=number, hours=hour), seconds=1
+                )
             )
     with counted_statements() as few:
         assert len(catalog.backups(application="erp", limit=1)) == 1
@@ -202,7 +206,7 @@ def test_more_backups_than_one_statement_takes(sqlite_url: str, monkeypatch: pyt
     for number in range(8):
         backup_id = record(catalog, number)
         catalog.record_copy(backup_id, "nas", state="checked", form="zstd")
-        catalog.record_verification(backup_id, "nas", state="verified", started_at=NIGHT, seconds=1)
+        catalog.record_verification(VerificationRow(backup_id, "nas", state="verified", started_at=NIGHT, seconds=1))
     rows = catalog.backups(application="erp")
     assert [len(row.copies) for row in rows] == [1] * 8
     assert all(row.last_verification and row.last_verification.backup_id == row.backup_id for row in rows)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from twist_dr.__main__ import main
+from twist_dr.catalog import VerificationRow
 from twist_dr.catalog.notes import Rebuilt
 from twist_dr_tests.retention_site import FORM, NOW, RetentionSite
 
@@ -31,7 +32,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RetentionSite:
 
 def _verify(site: RetentionSite, backup_id: str, state: str = "verified") -> None:
     moment = datetime.now(timezone.utc) + timedelta(seconds=1)
-    site.catalog.record_verification(backup_id, "office", state=state, started_at=moment, seconds=1)  # type: ignore[arg-type]
+    site.catalog.record_verification(VerificationRow(backup_id, "office", state=state, started_at=moment, seconds=1))  # type: ignore[arg-type]
 
 
 @pytest.mark.promise(5)
@@ -78,7 +79,7 @@ def test_a_rebuild_of_a_catalog_that_was_not_lost_asks_for_a_new_verification_an
     site.catalog.leave_note("erp", Rebuilt(at=now + timedelta(minutes=10)))
     assert site.clean().deleted == []
     moment = now + timedelta(minutes=20)
-    site.catalog.record_verification(ids[0], "office", state="verified", started_at=moment, seconds=1)
+    site.catalog.record_verification(VerificationRow(ids[0], "office", state="verified", started_at=moment, seconds=1))
     assert site.clean().problems == [] and site.listed() == [ids[2]]
 
 

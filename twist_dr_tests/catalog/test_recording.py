@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from twist_dr.catalog import Catalog, CopyState
+from twist_dr.catalog import Catalog, CopyState, VerificationRow
 from twist_dr.errors import BackupError, BackupNotFound, TargetFull
 from twist_dr_tests.catalog.examples import KEY, NIGHT, manifest, record
 
@@ -39,7 +39,7 @@ def test_backup_of_another_application_is_not_shown(catalog: Catalog) -> None:
 def test_recording_again_changes_nothing_and_keeps_run_copies_and_verifications(catalog: Catalog) -> None:
     backup_id = record(catalog, run_id="run-1")
     catalog.record_copy(backup_id, "nas", state="checked", form="zstd+enc", stored_bytes=35, run_id="run-1")
-    catalog.record_verification(backup_id, "nas", state="verified", started_at=NIGHT, seconds=9.0)
+    catalog.record_verification(VerificationRow(backup_id, "nas", state="verified", started_at=NIGHT, seconds=9.0))
     before = catalog.backups(application="erp")
 
     # As a rebuild does it, which knows no run.
@@ -118,22 +118,26 @@ def test_verifications_newest_first_and_the_last_one_at_the_backup(catalog: Cata
     later, earlier = NIGHT + timedelta(hours=2), NIGHT + timedelta(hours=1)
     differences = ["media.tar: a\udcff.pdf is missing", "public.t: 6 rows where 7 were recorded"]
     catalog.record_verification(
-        backup_id,
-        "nas",
-        state="unverified",
-        started_at=later,
-        seconds=30.5,
-        restore_seconds=12.25,
-        tables=3,
-        rows=5_000_000_000,
-        files=2,
-        server_version="18.1",
-        differences=differences,
-        notes=["restored as one role"],
-        run_id="run-2",
+        VerificationRow(
+            backup_id,
+            "nas",
+            state="unverified",
+            started_at=later,
+            seconds=30.5,
+            restore_seconds=12.25,
+            tables=3,
+            rows=5_000_000_000,
+            files=2,
+            server_version="18.1",
+            differences=tuple(differences),
+            notes=("restored as one role",),
+            run_id="run-2",
+        )
     )
     for _ in range(2):
-        catalog.record_verification(backup_id, "local", state="verified", started_at=earlier, seconds=20)
+        catalog.record_verification(
+            VerificationRow(backup_id, "local", state="verified", started_at=earlier, seconds=20)
+        )
 
     newest, oldest = catalog.verifications(backup_id)
     assert (newest.target, newest.verified, newest.started_at) == ("nas", False, later)
@@ -149,7 +153,7 @@ def test_copy_or_verification_of_an_unknown_backup_says_how_to_learn_it(catalog:
     with pytest.raises(BackupNotFound, match="has no backup nothing; run: twist-dr catalog rebuild"):
         catalog.record_copy("nothing", "nas", state="stored", form="zstd")
     with pytest.raises(BackupNotFound):
-        catalog.record_verification("nothing", "nas", state="verified", started_at=NIGHT, seconds=1)
+        catalog.record_verification(VerificationRow("nothing", "nas", state="verified", started_at=NIGHT, seconds=1))
 
 
 def test_latest_test_of_each_target(catalog: Catalog) -> None:
@@ -169,14 +173,14 @@ def test_time_without_zone_is_refused(catalog: Catalog) -> None:
     backup_id = record(catalog)
     with pytest.raises(Exception, match="aware times only"):
         catalog.record_verification(
-            backup_id, "nas", state="verified", started_at=NIGHT.replace(tzinfo=None), seconds=1
+            VerificationRow(backup_id, "nas", state="verified", started_at=NIGHT.replace(tzinfo=None), seconds=1)
         )
 
 
 def test_times_of_other_zones_come_back_in_utc(catalog: Catalog) -> None:
     backup_id = record(catalog)
     there = NIGHT.astimezone(timezone(timedelta(hours=5, minutes=30)))
-    catalog.record_verification(backup_id, "nas", state="verified", started_at=there, seconds=1)
+    catalog.record_verification(VerificationRow(backup_id, "nas", state="verified", started_at=there, seconds=1))
     (row,) = catalog.verifications(backup_id)
     assert (row.started_at, row.started_at.tzinfo) == (NIGHT, timezone.utc)
 
@@ -185,7 +189,7 @@ def test_deleting_a_backup_by_hand_takes_what_refers_to_it(sqlite_url: str) -> N
     catalog = Catalog(sqlite_url)
     backup_id = record(catalog)
     catalog.record_copy(backup_id, "nas", state="checked", form="zstd")
-    catalog.record_verification(backup_id, "nas", state="verified", started_at=NIGHT, seconds=1)
+    catalog.record_verification(VerificationRow(backup_id, "nas", state="verified", started_at=NIGHT, seconds=1))
     connection = sqlite3.connect(catalog.place)
     with connection:
         connection.execute("PRAGMA foreign_keys = ON")

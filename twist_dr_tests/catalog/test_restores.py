@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from twist_dr.catalog import Catalog, RestoreRow, VerificationState
+from twist_dr.catalog import Catalog, RestoreRow, VerificationRow, VerificationState
 from twist_dr.catalog.models import Backups
 from twist_dr.cli import listing
 from twist_dr.cli.output import json_pieces
@@ -61,7 +61,7 @@ def undo(number: int, of: RestoreRow, **changes: Any) -> RestoreRow:
 
 def verify(catalog: Catalog, backup_id: str, state: VerificationState, hour: int = 0, target: str = "nas") -> None:
     started_at = NIGHT + timedelta(days=40, hours=hour)
-    catalog.record_verification(backup_id, target, state=state, started_at=started_at, seconds=1)
+    catalog.record_verification(VerificationRow(backup_id, target, state=state, started_at=started_at, seconds=1))
 
 
 def latest(catalog: Catalog, **conditions: Any) -> str | None:
@@ -269,7 +269,7 @@ def test_table_of_restores_has_a_line_each() -> None:
 
 
 def test_empty_log_says_how_to_begin() -> None:
-    assert listing.restore_table([]).endswith("-j restore")
+    assert listing.restore_table([]).endswith("twist-dr restore")
 
 
 def test_page_of_a_restore_tells_everything_with_its_phases_in_order() -> None:

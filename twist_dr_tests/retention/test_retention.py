@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from twist_dr.catalog import Catalog
+from twist_dr.catalog import Catalog, VerificationRow
 from twist_dr.errors import TargetRefused, TargetUnavailable
 from twist_dr.operations.cleanup import CleanupConfig, cleanup
 from twist_dr.repository.manifest import MANIFEST_NAME
@@ -150,7 +150,7 @@ def test_a_verification_that_fails_between_plan_and_deletion_keeps_the_older_goo
     retention = site.retention()
     planned = retention.plan("office", NOW)
     assert [each.backup.id for each in planned.plan.deleted] == [old]
-    site.catalog.record_verification(new, "office", state="unverified", started_at=NOW, seconds=1)
+    site.catalog.record_verification(VerificationRow(new, "office", state="unverified", started_at=NOW, seconds=1))
     assert retention.carry_out(planned).deleted == []
     assert site.listed() == [old, new]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable
+from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable, VerificationRow
 from twist_dr.orchestrator.around import MATERIALIZED, attempt_of, settle_attempts
 from twist_dr.redaction import leaving
 from twist_dr.repository.manifest import new_backup_id
@@ -256,7 +256,7 @@ def test_the_heart_beats_only_while_a_proven_backup_is_young_enough(tmp_path: Pa
 def _proven(catalog: Catalog, at: datetime) -> None:
     backup_id = record(catalog, backup_id=new_backup_id("full", at), started_at=at, finished_at=at)
     catalog.record_copy(backup_id, "office", state="checked", form="zstd+enc")
-    catalog.record_verification(backup_id, "office", state="verified", started_at=NOW, seconds=1)
+    catalog.record_verification(VerificationRow(backup_id, "office", state="verified", started_at=NOW, seconds=1))
 
 
 def _beats(hook: Webhook) -> int:

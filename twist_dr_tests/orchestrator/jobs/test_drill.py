@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from twist_dr.catalog import notes
+from twist_dr.catalog import VerificationRow, notes
 from twist_dr.orchestrator.around import APPLICATION
 from twist_dr.orchestrator.jobs.drill import drill_job
 from twist_dr_tests.orchestrator.jobs.test_backup_base import back_up, source
@@ -126,7 +126,9 @@ def test_with_wal_the_newest_base_is_recovered_to_the_latest_point_too(with_wal:
     assert any("none are compared" in line for line in proof.notes)
     now = datetime.now(timezone.utc)
     catalog.record_verification(
-        way["backup_id"], "office", state="unverified", started_at=now, seconds=1, differences=["rows"]
+        VerificationRow(
+            way["backup_id"], "office", state="unverified", started_at=now, seconds=1, differences=("rows",)
+        )
     )
     again = drill(with_wal)
     assert again.error == "" and "its last verification found it bad" in again.shown["notes"]

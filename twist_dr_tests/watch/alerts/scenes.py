@@ -42,7 +42,7 @@ def proof(row: BackupRow, *, verified: bool = True, seconds: float = 240, **chan
     state: Any = "verified" if verified else "unverified"
     differences = () if verified else ("public.invoice: 7 rows restored where 9 were recorded",)
     values = VerificationRow(
-        1, row.backup_id, "office", state, row.finished_at + 5 * MINUTE, seconds, seconds / 2, 40, 1000, 20, "18.1",
+        row.backup_id, "office", state, row.finished_at + 5 * MINUTE, seconds, seconds / 2, 40, 1000, 20, "18.1",
         differences, (), f"verify of {row.backup_id}",
     )  # fmt: skip
     return replace(values, **changes)

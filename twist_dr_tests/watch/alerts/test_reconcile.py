@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from twist_dr.catalog import AlertRow, AttemptRow, Catalog, SpaceRow
+from twist_dr.catalog import AlertRow, AttemptRow, Catalog, SpaceRow, VerificationRow
 from twist_dr.settings import Application, Settings, parse_settings
 from twist_dr.system.progress import Lines, Report
 from twist_dr.watch.alerts import channels
@@ -392,7 +392,9 @@ def proven(place: Place, night: int, **changes: Any) -> str:
     backup_id = record(place.catalog, night, **changes)
     place.catalog.record_copy(backup_id, "office", state="checked", form="zstd+enc", stored_bytes=35)
     began = changes.get("started_at", START)
-    place.catalog.record_verification(backup_id, "office", state="verified", started_at=began, seconds=60)
+    place.catalog.record_verification(
+        VerificationRow(backup_id, "office", state="verified", started_at=began, seconds=60)
+    )
     return backup_id
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from twist_dr.backup.from_settings import plan_backup
-from twist_dr.catalog import AlertRow, AttemptRow, BackupRow, Catalog
+from twist_dr.catalog import AlertRow, AttemptRow, BackupRow, Catalog, VerificationRow
 from twist_dr.doctor import _Examination
 from twist_dr.doctor.unattended import check_media_age
 from twist_dr.orchestrator.automation.after_backups import _requests
@@ -202,7 +202,9 @@ def test_the_time_that_a_proof_takes_is_that_of_the_schedule_s_own_backups(tmp_p
     for number, seconds, parts in ((1, 15 * 3600.0, ["database", "media"]), (2, 1.0, ["database"])):
         made = record(catalog, number, started_at=NOW - DAY + number * HOUR, parts=parts)
         catalog.record_copy(made, "office", state="checked", form="zstd+enc", stored_bytes=1)
-        catalog.record_verification(made, "office", state="verified", started_at=NOW - 20 * HOUR, seconds=seconds)
+        catalog.record_verification(
+            VerificationRow(made, "office", state="verified", started_at=NOW - 20 * HOUR, seconds=seconds)
+        )
     examined = _Examination(application(given, catalog=catalog), {})
     found = [each for each in examined._daemon(["full"], verified=True, kept=[]) if each.check == "verification time"]
     assert {each.status for each in found if "15 h" in each.found} == {"warning"}
@@ -222,7 +224,7 @@ def test_the_newest_of_each_schedule_is_verified(tmp_path: Path) -> None:
     keys = {request.run_key for request in _requests(application(given, catalog=catalog), given.schedules)}
     assert keys == {f"verify_backup {night}", f"verify_backup {hour}"}
     # What was proven today without media proves nothing of them.
-    catalog.record_verification(hour, "office", state="verified", started_at=NOW, seconds=1, restore_seconds=1, tables=1, rows=1, differences=())  # fmt: skip
+    catalog.record_verification(VerificationRow(hour, "office", state="verified", started_at=NOW, seconds=1, restore_seconds=1, tables=1, rows=1, differences=()))  # fmt: skip
     assert f"verify_backup {night}" in {
         request.run_key for request in _requests(application(given, catalog=catalog), given.schedules)
     }

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from twist_dr.catalog import AttemptRow, Catalog
+from twist_dr.catalog import AttemptRow, Catalog, VerificationRow
 from twist_dr.catalog.rows import AttemptState
 from twist_dr.watch.status.collect import collect
 from twist_dr.watch.status.model import Status
@@ -44,10 +44,10 @@ class Story:
             error = f"{target}: no answer" if state == "failed" else None
             self.catalog.record_copy(backup_id, target, state=state, form="zstd+enc", stored_bytes=1000, error=error)  # type: ignore[arg-type]
         if verified is not None:
-            self.catalog.record_verification(
+            self.catalog.record_verification(VerificationRow(
                 backup_id, "office", state="verified" if verified else "unverified", started_at=started + timedelta(minutes=5),
                 seconds=4.0, restore_seconds=2.0, tables=1, rows=7, differences=() if verified else ("rows differ",),
-            )  # fmt: skip
+            ))  # fmt: skip
         return backup_id
 
     def attempt(
