@@ -31,12 +31,7 @@ _COMING = "it lies in staging: its copy is being made, or will be"
 
 @dataclass
 class TargetFacts:
-    """One target as it is. ``in_use``: ids with why they stay whatever a plan says. ``staged``: None for what cannot be read.
-
-    ``wal_doubt``: why nothing of the WAL may go; empty when nothing speaks against it. ``stayed``: ids that were to go and are there still,
-    with why; carrying out adds to it. ``hold_bytes``: what the holds take that lie on the target. ``begun``: what the catalog knows of
-    those whose deletion was begun, by their authentic tombstones. ``strangers``: what others put there.
-    """
+    """One target as it is."""
 
     name: str
     repository: Repository
@@ -44,16 +39,23 @@ class TargetFacts:
     notes: HoldNotes
     ground: Survey
     backups: list[BackupFacts]
+    #: Ids with why they stay whatever a plan says.
     in_use: dict[str, str]
     bases: Bases
+    #: None for what cannot be read.
     staged: Mapping[str, Manifest | None]
     clusters: list[ClusterWal] = field(default_factory=list)
     incomplete: list[IncompleteBackup] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: Why nothing of the WAL may go; empty when nothing speaks against it.
     wal_doubt: str = ""
+    #: Ids that were to go and are there still, with why; carrying out adds to it.
     stayed: dict[str, str] = field(default_factory=dict)
+    #: What the holds take that lie on the target.
     hold_bytes: int = 0
+    #: What the catalog knows of those whose deletion was begun, by their authentic tombstones.
     begun: Mapping[str, RetentionRow] = field(default_factory=dict)
+    #: What others put there.
     strangers: list[Stranger] = field(default_factory=list)
 
     @property

@@ -138,22 +138,23 @@ def _at(cron: str) -> Any:
 
 
 class ScheduleSettings(Section):
-    """When what is launched by itself, as cron says it, in ``time_zone``: one text, or several entries; null turns one off.
-
-    ``base`` and ``base_incremental`` count where the settings have a section ``wal``; a list of the first says all. ``verify``: after every scheduled
-    full backup. ``cleanup``: after backups. ``patience``: how long a scheduled run waits for another operation. ``tenants`` is reserved.
-    """
+    """When what is launched by itself, as cron says it: one text, or several entries; null turns one off."""
 
     time_zone: str = "UTC"
     full: Several[FullSchedule] = _at("0 2 * * *")
     configuration: Several[ConfigurationSchedule] = _at("0 4 * * *")
+    #: The bases count where the settings have a section ``wal``; a list of ``base`` says all, incremental ones too.
     base: Several[BaseSchedule] = _at("0 1 * * 0")
     base_incremental: Cron | None = "0 1 * * 1-6"
+    #: Reserved.
     tenants: Cron | None = "0 3 * * 0"
     drill: Several[DrillSchedule] = _at("0 5 1 * *")
     scrub: Several[ScrubSchedule] = _at("0 6 * * *")
+    #: After every scheduled full backup.
     verify: bool = True
+    #: After backups.
     cleanup: bool = True
+    #: How long a scheduled run waits for another operation.
     patience: Duration = timedelta(hours=6)
 
     @model_validator(mode="before")

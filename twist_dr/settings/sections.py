@@ -26,15 +26,13 @@ class DatabaseSettings(Section):
 
 
 class DjangoSettings(Section):
-    """How to call manage.py: ``manage`` is the command, run in ``folder`` with ``environment`` and a few words of ours (PATH, HOME, ...).
-
-    ``database_variable``: the environment variable from which the application's settings take the database (its URL or its
-    name). With it, a restored database can be migrated before it is live.
-    """
+    """How to call manage.py: ``manage`` is the command, run in ``folder`` with ``environment`` and a few words of ours (PATH, HOME, ...)."""
 
     manage: list[str] = Field(min_length=1)
     folder: SettingsPath
     environment: dict[str, SecretStr] = {}
+    #: The environment variable from which the application's settings take the database (its URL or its name). With it, a restored database
+    #: can be migrated before it is live.
     database_variable: str | None = Field(None, min_length=1)
 
 
@@ -57,25 +55,26 @@ class BackupSettings(Section):
 
 
 class VerificationSettings(Section):
-    """How backups are proven.
+    """How backups are proven."""
 
-    ``server``: URL of an existing server to restore into, for machines without server programs; never the production server.
-    ``key_tables``: tables (``schema.table``, or ``table`` in public; ``"a.b".c`` where a name has a dot in it) that must exist and hold rows.
-    ``jobs``: parallel restore jobs. ``scratch``: folder for the scratch server and the dump. ``isolation``: whether servers with the
-    database's own code, recovered ones too, are refused where they cannot be kept away from files and network (``required``), or
-    run with what is to be had (``where-possible``). ``content``: what is restored is dumped again and must be what was dumped (``full``),
-    or only its rows are counted (``counts``). ``show_rows``: whether a run's log may show the first row that differs. ``when``: which scheduled
-    full backups are verified: each, or the first of a day or week (ISO 8601, in the schedules' time zone); ``each_below_gib``: smaller ones are each time.
-    """
-
+    #: URL of an existing server to restore into, for machines without server programs; never the production server.
     server: PostgresUrl | None = None
+    #: Tables (``schema.table``, or ``table`` in public; ``"a.b".c`` where a name has a dot in it) that must exist and hold rows.
     key_tables: list[TableText] = []
+    #: Parallel restore jobs.
     jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
+    #: Folder for the scratch server and the dump.
     scratch: SettingsPath | None = None
+    #: Whether servers with the database's own code, recovered ones too, are refused where they cannot be kept away from files and network
+    #: (``required``), or run with what is to be had (``where-possible``).
     isolation: Literal["required", "where-possible"] = "required"
+    #: What is restored is dumped again and must be what was dumped (``full``), or only its rows are counted (``counts``).
     content: Literal["full", "counts"] = "full"
+    #: Whether a run's log may show the first row that differs.
     show_rows: bool = False
+    #: Which scheduled full backups are verified: each, or the first of a day or week (ISO 8601, in the schedules' time zone).
     when: Literal["each", "daily", "weekly"] = "each"
+    #: Smaller ones are verified each time.
     each_below_gib: float | None = Field(None, gt=0)
 
 
@@ -119,27 +118,28 @@ class HealthSettings(Section):
 class SandboxSettings(Section):
     """What is run in sandboxes in the place of ``restore.after_restore_sql`` and ``restore.after_restore_commands``."""
 
+    #: Run in the restored database before it is live, as are the commands.
     after_restore_sql: list[str] = []
     after_restore_commands: list[Command] = []
 
 
 class RestoreSettings(Section):
-    """How backups are restored.
+    """How backups are restored."""
 
-    ``database_url``: a role that may create and rename databases, where that of ``database.url`` may not. ``jobs``: parallel
-    restore jobs. ``grace_seconds``: how long transactions of the application may go on before they are ended.
-    ``stall_seconds``: a storage target that gives no megabyte for so long is passed over. ``environment``: what all commands of this
-    section get beside a few words of ours (PATH, HOME, ...). ``validators``: commands that may refuse a restore. ``after_restore_sql`` and ``after_restore_commands`` are run in the restored database before it is live.
-    """
-
+    #: A role that may create and rename databases, where that of ``database.url`` may not.
     database_url: PostgresUrl | None = None
+    #: Parallel restore jobs.
     jobs: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
+    #: How long transactions of the application may go on before they are ended.
     grace_seconds: float = Field(10, ge=0)
+    #: A storage target that gives no megabyte for so long is passed over.
     stall_seconds: float = Field(30, gt=0)
     keep_replaced_for: Duration = timedelta(days=7)
+    #: What all commands of this section get beside a few words of ours (PATH, HOME, ...).
     environment: dict[str, SecretStr] = {}
     maintenance: MaintenanceSettings = MaintenanceSettings()
     health: HealthSettings = HealthSettings()
+    #: Commands that may refuse a restore.
     validators: list[Command] = []
     after_restore_sql: list[str] = []
     after_restore_commands: list[Command] = []
@@ -155,24 +155,25 @@ class BaseSettings(Section):
 
 
 class WalSettings(Section):
-    """Write-ahead log on its way to the storage targets; with this section, base backups and recovery to any second.
+    """Write-ahead log on its way to the storage targets; with this section, base backups and recovery to any second."""
 
-    ``source``: ``receive`` (``twist-dr wal receive`` streams it from the server) or ``archive`` (the server's archiver puts it into
-    the spool's folder ``archived``). ``replication_url``: a role with REPLICATION, where that of ``database.url`` has it not.
-    ``slot``: the replication slot that keeps WAL on the server until it was received. ``spool``: where it lies until the targets have it.
-    ``required_targets``: those that must have a segment before it leaves the spool; all enabled ones unless given.
-    ``interval_seconds``: how often the sensor ships; ``follow_seconds``: how often ``twist-dr wal ship --follow`` does.
-    ``warn_after`` and ``warn_bytes``: age of the oldest unshipped segment, and size of the spool, that are said loudly.
-    """
-
+    #: ``receive`` (``twist-dr wal receive`` streams it from the server) or ``archive`` (the server's archiver puts it into the spool's
+    #: folder ``archived``).
     source: Literal["receive", "archive"] = "receive"
+    #: A role with REPLICATION, where that of ``database.url`` has it not.
     replication_url: PostgresUrl | None = None
+    #: The replication slot that keeps WAL on the server until it was received.
     slot: str | None = Field(None, pattern=r"^[a-z0-9_]{1,63}$")
+    #: Where it lies until the targets have it.
     spool: SettingsPath | None = None
+    #: Those that must have a segment before it leaves the spool; all enabled ones unless given.
     required_targets: list[str] | None = Field(None, min_length=1)
+    #: How often the sensor ships.
     interval_seconds: int = Field(60, ge=5)
+    #: How often ``twist-dr wal ship --follow`` does.
     follow_seconds: float = Field(1, gt=0)
     workers: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
+    #: Said loudly: an unshipped segment of that age, and a spool of that size.
     warn_after: Duration = timedelta(minutes=15)
     warn_bytes: int = Field(4 << 30, gt=0)
 

@@ -22,16 +22,16 @@ Policies = Annotated[
 
 
 class TargetSettings(TargetOptions):
-    """What all targets have, beside the options of their provider.
-
-    ``objective``: how old the newest checked copy may be; ``retention``: what is kept, all unless given. ``warn_free``: the fraction of space below which there is an alert.
-    """
+    """What all targets have, beside the options of their provider."""
 
     enabled: bool = True
     encrypt: bool = True
     compression: Compression = "zstd"
+    #: How old the newest checked copy may be.
     objective: Duration | None = None
+    #: What is kept, all unless given.
     retention: Policies | None = None
+    #: The fraction of space below which there is an alert.
     warn_free: float = Field(0.1, ge=0, lt=1)
 
     @property

@@ -14,35 +14,35 @@ from twist_dr.system.severity import Severity
 
 
 class ObjectiveSettings(Section):
-    """What is promised to those who depend on the backups.
+    """What is promised to those who depend on the backups."""
 
-    ``recovery_point``: how old the newest verified recovery point may be. ``media``: how old the newest verified backup with media may be; twice
-    the time between two scheduled ones unless given. ``wal``: how old what each target's archive of write-ahead log reaches to may be.
-    ``recovery_time``: how long a restore may take.
-    """
-
+    #: How old the newest verified recovery point may be.
     recovery_point: Duration = timedelta(hours=26)
+    #: How old the newest verified backup with media may be; twice the time between two scheduled ones unless given.
     media: Duration | None = None
+    #: How old what each target's archive of write-ahead log reaches to may be.
     wal: Duration = timedelta(minutes=15)
+    #: How long a restore may take.
     recovery_time: Duration | None = None
 
 
 class CleanupSettings(Section):
-    """``max_delete_fraction``: a plan that would delete more of a target's backups stops and asks. ``incomplete_after``: age of incomplete backups that go."""
+    """What cleanup may delete."""
 
+    #: A plan that would delete more of a target's backups stops and asks.
     max_delete_fraction: float = Field(0.5, ge=0, le=1)
+    #: The age from which on incomplete backups go.
     incomplete_after: Duration = timedelta(days=1)
 
 
 class HistorySettings(Section):
-    """How long Dagster remembers; cleanup lets the rest go, and the newest of each kind stays.
+    """How long Dagster remembers; cleanup lets the rest go, and the newest of each kind stays."""
 
-    ``runs``: with their events and logs. ``wal_runs``: those of ``ship_wal``, up to one a minute, and what sensors tell of assets.
-    ``ticks``: of schedules and sensors.
-    """
-
+    #: With their events and logs.
     runs: Duration = timedelta(days=90)
+    #: Those of ``ship_wal``, up to one a minute, and what sensors tell of assets.
     wal_runs: Duration = timedelta(days=1)
+    #: Of schedules and sensors.
     ticks: Duration = timedelta(days=3)
 
 
@@ -79,20 +79,21 @@ class HeartbeatSettings(Section):
 
 
 class AlertSettings(Section):
-    """Who is told what.
-
-    ``size_deviation``: the fraction by which a backup may differ from the median of the last ones of its kind; ``row_drop``: by which a
-    table may shrink; ``duration_factor``: how many times as long as usual it may take. ``repeat``: an alert that nobody acknowledges is told
-    again. ``staging_free``: the fraction of the disk below ``work_dir`` that must be free. ``dagster_url``: where the page is, for links.
-    """
+    """Who is told what."""
 
     channels: dict[Name, ChannelSettings] = {}
     heartbeat: HeartbeatSettings | None = None
+    #: The fraction by which a backup may differ from the median of the last ones of its kind.
     size_deviation: float = Field(0.5, gt=0, le=1)
+    #: The fraction by which a table may shrink.
     row_drop: float = Field(0.2, gt=0, le=1)
+    #: How many times as long as usual it may take.
     duration_factor: float = Field(3, gt=1)
+    #: An alert that nobody acknowledges is told again.
     repeat: Duration = timedelta(days=1)
+    #: The fraction of the disk below ``work_dir`` that must be free.
     staging_free: float = Field(0.1, ge=0, lt=1)
+    #: Where the page is, for links.
     dagster_url: WebAddress | None = None
 
 

@@ -127,14 +127,13 @@ class Shipped:
 
 @dataclass(frozen=True)
 class Known:
-    """How far an archive was known to reach: ``lsn`` on ``timeline``, and everything committed before ``at``. ``by``: who says so, for sentences.
+    """How far an archive was known to reach: ``lsn`` on ``timeline``, and everything committed before ``at``."""
 
-    ``asked``: whether this recovery reads that archive; one that it was told to leave aside may well have it.
-    """
-
+    #: Who says so, for sentences.
     by: str
     system_identifier: str
     timeline: int
     lsn: int
     at: datetime | None = None
+    #: Whether this recovery reads that archive; one that it was told to leave aside may well have it.
     asked: bool = True

@@ -88,27 +88,29 @@ class KnownBase:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known at one moment. Rows are newest first, without those that are dated in the future.
+    """What is known at one moment. Rows are newest first, without those that are dated in the future."""
 
-    ``since``: when we were first here; ``schedules_since`` and ``targets_since``: since when a schedule and a target are as they are.
-    ``chain_on``: of the newest proven base backup, the enabled targets with checked copies of its whole chain. ``tables``: rows per table, of the newest full backups with a database, and of those in ``before``. ``verified``, ``verified_media``, ``verified_base``: the newest full
-    one, the newest with media and the newest base backup that was found good, where it is not among ``backups``. ``before``: by the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised. ``repairs``, ``bad_wal``: what scrubs repaired of late, and names of write-ahead log that they could not repair, by target. ``checked``: the newest full or base backup with a checked copy, by target, also one that is disabled. ``future``: the newest backup dated in the future.
-    ``journals``: restores that have one, by id: what it means that it is not at its end, None for one that is. ``daemon``: as it was seen last. ``open``: alerts that are not resolved, by cause. ``catalog_lost``: this is not the catalog that was written before. ``note``: what the catalog should note of what is watched since when, where it does not yet.
-    """
-
+    #: When we were first here.
     since: datetime
+    #: Since when a schedule, by its name, and a target are as they are.
     schedules_since: Mapping[str, datetime] = field(default_factory=dict)
     targets_since: Mapping[str, datetime] = field(default_factory=dict)
     backups: Mapping[Kind, Sequence[BackupRow]] = field(default_factory=dict)
     bases: Mapping[str, KnownBase] = field(default_factory=dict)
+    #: Of the newest proven base backup, the enabled targets with checked copies of its whole chain.
     chain_on: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: Rows per table, of the newest full backups with a database, and of those in ``before``.
     tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    #: The newest full backup that was found good, where it is not among ``backups``; then the newest with media, and the newest base backup.
     verified: BackupRow | None = None
     verified_media: BackupRow | None = None
     verified_base: BackupRow | None = None
+    #: By the cause of an alert that tells of a loss and that nobody has acknowledged, the backups that began before it was raised.
     before: Mapping[str, Sequence[BackupRow]] = field(default_factory=dict)
+    #: The newest full or base backup with a checked copy, by target, also one that is disabled.
     checked: Mapping[str, NewestCopy] = field(default_factory=dict)
     corrupt: Sequence[BackupRow] = ()
+    #: The newest backup dated in the future.
     future: BackupRow | None = None
     attempts: Mapping[str, Sequence[AttemptRow]] = field(default_factory=dict)
     restores: Sequence[RestoreRow] = ()
@@ -118,12 +120,19 @@ class Facts:
     space: Mapping[str, Sequence[SpaceRow]] = field(default_factory=dict)
     staging: DiskSpace | None = None
     deliveries: Sequence[DeliveryRow] = ()
+    #: What scrubs repaired of late.
     repairs: Sequence[Repair] = ()
+    #: Names of write-ahead log that they could not repair, by target.
     bad_wal: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: Restores that have one, by id: what it means that it is not at its end, None for one that is.
     journals: Mapping[str, str | None] = field(default_factory=dict)
+    #: As it was seen last.
     daemon: Daemon | None = None
+    #: Alerts that are not resolved, by cause.
     open: Mapping[str, AlertRow] = field(default_factory=dict)
+    #: This is not the catalog that was written before.
     catalog_lost: bool = False
+    #: What the catalog should note of what is watched since when, where it does not yet.
     note: Watched | None = None
 
     def running(self, job: str) -> AttemptRow | None:
