@@ -27,6 +27,7 @@ from twist_dr.errors import RestoreFailed
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.postgres.roles import roles_to_make, without_password
+from twist_dr.recovery import fetcher
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.manifest import Extension
 from twist_dr.restore.pipeline import Serving
@@ -900,8 +901,9 @@ def test_a_missing_segment_is_named_by_the_list_and_the_check_and_nothing_leads_
 
 @pytest.mark.promise(4)
 def test_a_segment_that_was_altered_is_found_by_the_check_and_never_replayed(
-    stored: Path, bare: Machine, open_folder: Path
+    stored: Path, bare: Machine, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fetcher, "PAUSES", (0.05,))
     (*_, second), path = base_ids(stored), segments(stored)[-1]
     harm(path)
     text = bare.recover("--from-target", stored, "--check", second, "--json").expect(1).text

@@ -27,7 +27,6 @@ from twist_dr.restore.settle import kept, remove_kept
 from twist_dr.system.lock import FileLocks
 from twist_dr_tests.conftest import TOOLS, make_backed_up_site
 from twist_dr_tests.erp import fixtures
-from twist_dr_tests.orchestrator.jobs.page import page
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import ROOT, Site, start
 from twist_dr_tests.storage.conftest import mounted_tmpfs
@@ -755,20 +754,6 @@ def test_no_secret_appears_in_what_a_restore_says_and_stores(backed_up: Site) ->
     for secret in (password, key):
         assert secret not in text
         assert secret.encode() not in stored + history
-
-
-def test_launched_twice_from_the_page_only_one_goes_on(backed_up: Site) -> None:
-    site = backed_up
-    door = _door(site)
-    with page(site) as web:
-        runs = [web.launch("restore", _config(site)) for _ in range(2)]
-        _wait_until(lambda: any(web.has_ended(run) for run in runs))
-        door.touch()
-        ended = {run: web.ended(run) for run in runs}
-    assert sorted(status for status, _ in ended.values()) == ["FAILURE", "SUCCESS"]
-    assert _state(site) == "then"
-    failed = next(run for run, (status, _) in ended.items() if status == "FAILURE")
-    assert any("cannot start while A restore" in message for message in web.failures[failed])
 
 
 def test_a_restore_leaves_no_fetched_dump(backed_up: Site) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from twist_dr.restore.plan import surroundings
 from twist_dr.restore.settle import kept
 from twist_dr_tests.conftest import make_site
 from twist_dr_tests.erp import fixtures
+from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.orchestrator.jobs.page import page
 from twist_dr_tests.served import (
     Expected,
@@ -131,26 +131,28 @@ def test_restored_under_load_undone_and_undone_again(server: PostgresServer, tmp
         assert len(locked) == 3 and all(locked)
 
 
-def test_restored_under_load_from_the_page(stage: Stage) -> None:
-    with page(stage.site) as web, stage.history.during("restore"):
-        run = web.launch("restore", {"restore": {"config": REPLACE}})
-        status, labels = web.ended(run)
-        assert status == "SUCCESS"
-    assert {"impact", "gate", "seconds_locked_out", "replaced"} <= labels
+def test_restored_under_load_from_the_page_and_launched_twice_only_one_goes_on(stage: Stage) -> None:
+    site, door = stage.site, stage.site.folder / "door"
+    # It waits before it cuts over: so two overlap, however slowly each begins.
+    wait = ["sh", "-c", f"until [ -e '{door}' ]; do sleep 0.1; done"]
+    site.set(restore={**site.document["restore"], "after_restore_commands": [wait]})
+    with page(site) as web, stage.history.during("restore"):
+        runs = [web.launch("restore", {"restore": {"config": REPLACE}}) for _ in range(2)]
+        wait_until(lambda: any(web.has_ended(run) for run in runs), "one to be refused", 120)
+        door.touch()
+        ended = {status: (run, labels) for run in runs for status, labels in [web.ended(run)]}
+    assert ended.keys() == {"FAILURE", "SUCCESS"}
+    assert any("cannot start while A restore" in message for message in web.failures[ended["FAILURE"][0]])
+    assert {"impact", "gate", "seconds_locked_out", "replaced"} <= ended["SUCCESS"][1]
     assert stage.is_live(stage.after_restore()) == "then"
 
 
 @pytest.mark.promise(4)
-@pytest.mark.promise(7)
-@pytest.mark.parametrize("damage", ["gone", "corrupt"])
-def test_with_the_first_target_gone_or_corrupt_the_second_serves(stage: Stage, damage: str) -> None:
-    if damage == "gone":
-        shutil.rmtree(stage.site.folder / "targets" / "office")
-    else:
-        path = stage.site.stored("office", "media.tar")
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
+def test_with_the_first_target_corrupt_the_second_serves(stage: Stage) -> None:
+    path = stage.site.stored("office", "media.tar")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
     with stage.history.during("restore"):
         text = stage.site.replace().expect(0).text
     assert "passed over office" in text
