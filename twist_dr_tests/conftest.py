@@ -7,8 +7,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 from twist_dr.postgres.tools import Tools, find_tools
 from twist_dr.redaction import known
+from twist_dr.system import processes
 from twist_dr_tests import durations, servers
 from twist_dr_tests import site as commands
 from twist_dr_tests.erp import fixtures
@@ -43,6 +45,18 @@ TOOLS = _server_tools()
 
 # What is loaded and collected stays to the end: looking through it for garbage, over and over, was a tenth of all work.
 gc.disable()
+
+
+def _fork_seldom(arrange: Callable[[], Callable[[], None] | None]) -> Callable[[], Callable[[], None] | None]:
+    """A child that is to end with its maker is forked, and the tests' process has so much memory that this takes the processor a fiftieth of a second.
+
+    Commands of the tests' process are started without: they end when nobody reads what they write. Servers, which have a user, go on to
+    end with it, and so does whatever a test starts from a process of its own.
+    """
+    return lambda: None if sys._getframe(1).f_locals["user"] is None else arrange()
+
+
+processes._death_signal = _fork_seldom(processes._death_signal)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
