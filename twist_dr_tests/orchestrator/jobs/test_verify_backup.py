@@ -19,7 +19,6 @@ from twist_dr.repository.manifest import Artifact, ArtifactForm, Manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.streams import ArtifactWriter, Form
 from twist_dr.settings import Application
-from twist_dr.system.progress import Report
 from twist_dr.verify import backup
 from twist_dr.verify.verification import VerificationResult
 from twist_dr_tests.conftest import make_site
@@ -81,7 +80,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
-def _read(app: Application, manifest: Manifest, repository: Repository, report: Report) -> VerificationResult:
+def _read(app: Application, manifest: Manifest, repository: Repository) -> VerificationResult:
     """Each artifact is read to its end, and nothing restored."""
     repository.held(manifest)
     for artifact in manifest.artifacts:
