@@ -309,23 +309,18 @@ class Catalog(Operations, Summaries):
         self, application: str, *, limit: int | None = None, state: RestoreState | None = None
     ) -> list[RestoreRow]:
         """The log of restores, newest first."""
-        conditions: list[ColumnElement[bool]] = [Restores.application == application]
-        if state is not None:
-            conditions.append(Restores.state == state)
-        with self._database.reading() as connection:
-            order = (Restores.started_at.desc(), Restores.restore_id.desc())
-            return Restores.all(connection, *conditions, order=order, limit=limit)
+        order = (Restores.started_at.desc(), Restores.restore_id.desc())
+        wanted = Restores.equal(application=application, state=state)
+        return self._database.all(Restores, *wanted, order=order, limit=limit)
 
     def wal_positions(self, application: str) -> list[WalPositionRow]:
         """How far each target's archive of WAL reaches, by name."""
-        with self._database.reading() as connection:
-            return WalPositions.all(connection, WalPositions.application == application, order=[WalPositions.target])
+        ours = WalPositions.application == application
+        return self._database.all(WalPositions, ours, order=[WalPositions.target])
 
     def restore(self, application: str, restore_id: str) -> RestoreRow | None:
         """One restore."""
-        with self._database.reading() as connection:
-            found = Restores.all(connection, Restores.application == application, Restores.restore_id == restore_id)
-        return found[0] if found else None
+        return self._database.first(Restores, *Restores.equal(application=application, restore_id=restore_id))
 
     def backup_of_run(self, run_id: str) -> SealedBackup | None:
         """The backup that a Dagster run made."""
@@ -334,7 +329,12 @@ class Catalog(Operations, Summaries):
 
     def is_held(self, backup_id: str, target: str) -> bool:
         """Whether a target should have a copy of a backup: it was stored there, and was not deleted from here."""
-        return any(copy.target == target and copy.state in THERE for copy in self.copies(backup_id))
+        copy = self.copy(backup_id, target)
+        return copy is not None and copy.state in THERE
+
+    def copy(self, backup_id: str, target: str) -> CopyRow | None:
+        """How one storage target holds a backup."""
+        return self._database.first(Copies, Copies.backup_id == backup_id, Copies.target == target)
 
     def copies(self, backup_id: str) -> tuple[CopyRow, ...]:
         """The copies of a backup, in the order of their targets; none when the catalog lacks it."""
@@ -343,15 +343,13 @@ class Catalog(Operations, Summaries):
 
     def verifications(self, backup_id: str) -> list[VerificationRow]:
         """The verifications of a backup, newest first."""
-        with self._database.reading() as connection:
-            order = (Verifications.started_at.desc(), Verifications.id.desc())
-            return Verifications.all(connection, Verifications.backup_id == backup_id, order=order)
+        order = (Verifications.started_at.desc(), Verifications.id.desc())
+        return self._database.all(Verifications, Verifications.backup_id == backup_id, order=order)
 
     def target_tests(self) -> list[TargetTestRow]:
         """The latest test of each storage target, by name."""
-        with self._database.reading() as connection:
-            latest = select(func.max(TargetTests.id)).group_by(TargetTests.target)
-            return TargetTests.all(connection, TargetTests.id.in_(latest), order=[TargetTests.target])
+        latest = select(func.max(TargetTests.id)).group_by(TargetTests.target)
+        return self._database.all(TargetTests, TargetTests.id.in_(latest), order=[TargetTests.target])
 
     def _require(self, connection: Connection, backup_id: str) -> None:
         if not connection.scalar(select(exists().where(Backups.backup_id == backup_id))):
@@ -379,11 +377,7 @@ def _now() -> datetime:
 
 
 def _conditions(connection: Connection, wanted: BackupFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [Backups.application == wanted["application"]]
-    if (kind := wanted.get("kind")) is not None:
-        conditions.append(Backups.kind == kind)
-    if (label := wanted.get("label")) is not None:
-        conditions.append(Backups.label == label)
+    conditions = Backups.equal(application=wanted["application"], kind=wanted.get("kind"), label=wanted.get("label"))
     if (part := wanted.get("part")) is not None:
         conditions.append(queries.has_part(part))
     if (since := wanted.get("since")) is not None:

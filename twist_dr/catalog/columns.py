@@ -143,6 +143,10 @@ class Rows(Generic[R]):
         except KeyError:
             raise AttributeError(f"{self.table.name} has no column {name}") from None
 
+    def equal(self, **values: Any) -> list[ColumnElement[bool]]:
+        """The conditions that columns have these values; None asks for nothing."""
+        return [self.table.c[name] == value for name, value in values.items() if value is not None]
+
     def all(
         self,
         connection: Connection,

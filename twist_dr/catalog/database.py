@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import ColumnElement, Connection, Engine, NullPool, create_engine, event
 
+from twist_dr.catalog.columns import Rows
 from twist_dr.catalog.errors import CatalogUnavailable, driver_error, named
 from twist_dr.catalog.location import Location
 from twist_dr.catalog.schema import ensure_schema
 from twist_dr.postgres.sessions import CATALOG_FIRST, LOOKING, known_to
+
+R = TypeVar("R")
 
 #: How long a call waits for another process's lock before it says so.
 LOCK_SECONDS = 15.0
@@ -46,6 +49,21 @@ class Database:
         engine = self._engine()
         with self._named_errors(), engine.execution_options(writing=True).begin() as connection:
             yield connection
+
+    def all(
+        self,
+        rows: Rows[R],
+        *conditions: ColumnElement[bool],
+        order: Sequence[ColumnElement[Any]] = (),
+        limit: int | None = None,
+    ) -> list[R]:
+        """The rows of one table that fulfil every condition, in a transaction of their own. Raises ``CatalogUnavailable``."""
+        with self.reading() as connection:
+            return rows.all(connection, *conditions, order=order, limit=limit)
+
+    def first(self, rows: Rows[R], *conditions: ColumnElement[bool]) -> R | None:
+        """The only one that fulfils them, if there is one."""
+        return next(iter(self.all(rows, *conditions, limit=1)), None)
 
     def _engine(self) -> Engine:
         with self._opening:

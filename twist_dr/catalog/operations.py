@@ -67,9 +67,8 @@ class Operations:
 
     def holds(self, application: str, *, active_at: datetime | None = None) -> list[HoldRow]:
         """Holds, oldest first; with ``active_at``, those that forbid deletion then."""
-        with self._database.reading() as connection:
-            rows = Holds.all(connection, Holds.application == application, order=[Holds.placed_at, Holds.id])
-        rows = [_seen(row) for row in rows]
+        ours = Holds.application == application
+        rows = [_seen(row) for row in self._database.all(Holds, ours, order=[Holds.placed_at, Holds.id])]
         return rows if active_at is None else [row for row in rows if row.active(active_at)]
 
     # -- alerts ----------------------------------------------------------------------------------------------------
@@ -92,22 +91,16 @@ class Operations:
     def open_alerts(self, application: str) -> list[AlertRow]:
         """Alerts that are not resolved, oldest first."""
         ours = (Alerts.application == application, Alerts.open_cause.is_not(None))
-        with self._database.reading() as connection:
-            return Alerts.all(connection, *ours, order=[Alerts.raised_at, Alerts.id])
+        return self._database.all(Alerts, *ours, order=[Alerts.raised_at, Alerts.id])
 
     def alerts(self, application: str, *, state: AlertState | None = None, limit: int | None = None) -> list[AlertRow]:
         """Alerts, newest first."""
-        conditions: list[ColumnElement[bool]] = [Alerts.application == application]
-        if state is not None:
-            conditions.append(Alerts.state == state)
-        with self._database.reading() as connection:
-            return Alerts.all(connection, *conditions, order=[Alerts.raised_at.desc(), Alerts.id.desc()], limit=limit)
+        wanted = Alerts.equal(application=application, state=state)
+        return self._database.all(Alerts, *wanted, order=[Alerts.raised_at.desc(), Alerts.id.desc()], limit=limit)
 
     def alert(self, application: str, number: int) -> AlertRow | None:
         """One alert."""
-        with self._database.reading() as connection:
-            found = Alerts.all(connection, Alerts.application == application, Alerts.id == number)
-        return found[0] if found else None
+        return self._database.first(Alerts, Alerts.application == application, Alerts.id == number)
 
     # -- attempts --------------------------------------------------------------------------------------------------
 
@@ -159,26 +152,17 @@ class Operations:
         limit: int | None = None,
     ) -> list[AttemptRow]:
         """Runs, newest first. ``scheduled``: only those that a schedule launched, or only the others."""
-        conditions: list[ColumnElement[bool]] = [Attempts.application == application]
-        if job is not None:
-            conditions.append(Attempts.job == job)
-        if who is not None:
-            conditions.append(Attempts.who == who)
+        conditions = Attempts.equal(application=application, job=job, who=who, state=state)
         if since is not None:
             conditions.append(Attempts.started_at >= since)
-        if state is not None:
-            conditions.append(Attempts.state == state)
         if scheduled is not None:
             conditions.append(Attempts.scheduled_for.is_not(None) if scheduled else Attempts.scheduled_for.is_(None))
         order = (Attempts.started_at.desc(), Attempts.run_id.desc())
-        with self._database.reading() as connection:
-            return Attempts.all(connection, *conditions, order=order, limit=limit)
+        return self._database.all(Attempts, *conditions, order=order, limit=limit)
 
     def attempt(self, run_id: str) -> AttemptRow | None:
         """One run."""
-        with self._database.reading() as connection:
-            found = Attempts.all(connection, Attempts.run_id == run_id)
-        return found[0] if found else None
+        return self._database.first(Attempts, Attempts.run_id == run_id)
 
     # -- audit -----------------------------------------------------------------------------------------------------
 
@@ -227,14 +211,12 @@ class Operations:
         conditions: list[ColumnElement[bool]] = [AuditLines.application == application]
         if since is not None:
             conditions.append(AuditLines.at >= since)
-        with self._database.reading() as connection:
-            lines = AuditLines.all(connection, *conditions, order=[AuditLines.seq.desc()], limit=limit)
+        lines = self._database.all(AuditLines, *conditions, order=[AuditLines.seq.desc()], limit=limit)
         return [_audit_row(line) for line in lines][::-1]
 
     def audit_lines(self, application: str) -> list[AuditLineRow]:
         """The whole log as it is kept, in order of the numbers. For checking it."""
-        with self._database.reading() as connection:
-            return AuditLines.all(connection, AuditLines.application == application, order=[AuditLines.seq])
+        return self._database.all(AuditLines, AuditLines.application == application, order=[AuditLines.seq])
 
     # -- space, deliveries, notes -----------------------------------------------------------------------------------
 
@@ -248,8 +230,7 @@ class Operations:
         conditions: list[ColumnElement[bool]] = [SpaceSamples.target == target]
         if since is not None:
             conditions.append(SpaceSamples.at >= since)
-        with self._database.reading() as connection:
-            return SpaceSamples.all(connection, *conditions, order=[SpaceSamples.at])
+        return self._database.all(SpaceSamples, *conditions, order=[SpaceSamples.at])
 
     def record_delivery(self, row: DeliveryRow) -> None:
         """Record how the last message through a channel fared."""
@@ -259,8 +240,7 @@ class Operations:
 
     def deliveries(self, application: str) -> list[DeliveryRow]:
         """How the last message through each channel fared, by name."""
-        with self._database.reading() as connection:
-            return Deliveries.all(connection, Deliveries.application == application, order=[Deliveries.channel])
+        return self._database.all(Deliveries, Deliveries.application == application, order=[Deliveries.channel])
 
     def note(self, application: str, kind: type[N], of: str | None = None) -> N | None:
         """The note of that kind, if there is one."""

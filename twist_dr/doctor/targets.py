@@ -12,10 +12,11 @@ from twist_dr.errors import StorageError
 from twist_dr.repository.repository import Repository
 from twist_dr.retention.ground import strangers
 from twist_dr.storage.base import StorageTarget, told_of
+from twist_dr.storage.options import providers
 from twist_dr.storage.trial import TargetTest, run_target_test
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.space import nearest_folder
-from twist_dr.system.words import few
+from twist_dr.system.words import few, one_of
 
 _SKEW_WARNING_SECONDS = 60.0
 _SKEW_PROBLEM_SECONDS = 600.0
@@ -100,7 +101,9 @@ def check_strangers(repositories: Iterable[Repository]) -> Check[None]:
 
 def check_places(places: Mapping[str, TargetPlace], work_folder: Path, media: Mapping[str, Path]) -> Check[None]:
     """Whether one fire, one thief or one mistake takes all copies. ``places``: the enabled targets."""
-    other = "enable a second storage target in another place: nas, or s3"
+    other = (
+        f"enable a second storage target in another place: {one_of([each for each in providers() if each != 'local'])}"
+    )
     if not places:
         yield problem("targets", "no storage target is enabled, so no backup can be made", other)
         return

@@ -122,7 +122,7 @@ def _record_copy(app: Application, repository: Repository, manifest: Manifest) -
         catalog.record_copy(manifest.backup_id, name, state="corrupt", form=form, error=error)
         return
     forms = sorted({form.name for form, _ in held.values()}, key=len)
-    known = next((copy for copy in catalog.copies(manifest.backup_id) if copy.target == name), None)
+    known = catalog.copy(manifest.backup_id, name)
     if known is not None and known.state == "corrupt":
         app.report.warning(
             f"{manifest.backup_id} on {name} counts as corrupt until its bytes are read again; run scrub"

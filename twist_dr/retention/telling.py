@@ -43,9 +43,9 @@ class Telling:
 
         def note(size: int) -> None:
             name, catalog = self._facts.name, self._app.catalog
-            forms = [copy.form for copy in catalog.copies(backup_id) if copy.target == name]
+            copy = catalog.copy(backup_id, name)
             with suppress(BackupNotFound):  # finished after the catalog was lost
-                catalog.record_copy(backup_id, name, state="deleted", form=forms[0] if forms else "unknown")
+                catalog.record_copy(backup_id, name, state="deleted", form=copy.form if copy else "unknown")
             details = {"why": why, "run": self._app.actor.run_id, "bytes": size}
             audit.record(
                 self._app, action="delete copy", subject=f"{backup_id} on {name}", result="done", details=details

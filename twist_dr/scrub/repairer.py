@@ -120,7 +120,7 @@ class Repairer:
         # In this order: a deletion records what it did before it removes its tombstone.
         if read.gone and self._is_being_deleted(read):
             return None
-        row = next((copy for copy in self._app.catalog.copies(read.backup_id) if copy.target == read.target), None)
+        row = self._app.catalog.copy(read.backup_id, read.target)
         return None if row is None or row.state == "deleted" else row
 
     def _is_being_deleted(self, read: CopyRead) -> bool:

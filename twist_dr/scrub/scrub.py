@@ -182,7 +182,8 @@ class Scrub:
             self._app.catalog.record_copy(copy.backup_id, name, state="corrupt", form=copy.form, error=error)
 
     def _state(self, backup_id: str, name: str) -> str | None:
-        return next((copy.state for copy in self._app.catalog.copies(backup_id) if copy.target == name), None)
+        copy = self._app.catalog.copy(backup_id, name)
+        return copy.state if copy else None
 
     def _elsewhere(self, copy: CopyToRead, name: str) -> tuple[Manifest, bytes] | None:
         """The genuine manifest: the catalog's, else another target's."""

@@ -18,7 +18,7 @@ from twist_dr.settings.values import NAME_PATTERN, NAME_WORDS
 from twist_dr.settings.whole import Settings
 from twist_dr.storage.options import HTTP_PATTERN, providers
 from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
-from twist_dr.system.words import counted
+from twist_dr.system.words import counted, one_of
 
 CONFIG_VARIABLE = "TWIST_DR_CONFIG"
 DEFAULT_FILE = "twist-dr.yaml"
@@ -136,7 +136,7 @@ _EXPECTED = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "path_type": "a path",
-    "union_tag_not_found": "a 'type': local, nas or s3",
+    "union_tag_not_found": f"a 'type': {one_of(list(providers()))}",
 }
 
 

@@ -59,6 +59,10 @@ class TargetOptions(Section):
     asset_kind: ClassVar[str] = "file"
     #: Of URLs that name such a target to ``twist-dr recover``; None where it has none.
     scheme: ClassVar[str | None] = None
+    #: How such a URL looks.
+    url_form: ClassVar[str] = ""
+    #: What somebody does whose credentials are refused, and who has no settings to put them in.
+    credentials_remedy: ClassVar[str] = ""
 
     type: str
 
@@ -96,3 +100,8 @@ def providers() -> dict[str, type[TargetOptions]]:
             import_module(f"{twist_dr.storage.__name__}.{module.name}")
     ours = [kind for kind in TargetOptions.__subclasses__() if kind.__module__.startswith(twist_dr.storage.__name__)]
     return {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in ours}
+
+
+def url_forms() -> str:
+    """How URLs of storage targets look, for people."""
+    return ", ".join(each.url_form for each in providers().values() if each.url_form)

@@ -27,6 +27,10 @@ class S3Options(TargetOptions):
 
     asset_kind: ClassVar[str] = "s3"
     scheme: ClassVar[str | None] = "s3"
+    url_form: ClassVar[str] = "s3://BUCKET/PREFIX"
+    credentials_remedy: ClassVar[str] = (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, allow them s3:ListBucket and s3:GetObject there"
+    )
 
     type: Literal["s3"]
     bucket: str = Field(min_length=3)

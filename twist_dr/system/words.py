@@ -53,3 +53,8 @@ def no_good_copy(asked: Sequence[str], what: str) -> str:
     if len(asked) == 1:
         return f"{asked[0]} has no good copy of {what}, and no other storage target was asked."
     return f"No storage target has a good copy of {what}."
+
+
+def one_of(words: Sequence[str]) -> str:
+    """``local, nas or s3``."""
+    return " or ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])

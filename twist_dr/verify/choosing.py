@@ -102,7 +102,7 @@ def summed_up(missing: Sequence[str]) -> str:
 
 def note_bad(catalog: Catalog, backup_id: str, target: str, error: TwistDRError | str) -> None:
     """Write down in the catalog that a copy is bad or missing, if it knows that copy."""
-    row = next((copy for copy in catalog.copies(backup_id) if copy.target == target), None)
+    row = catalog.copy(backup_id, target)
     if row is not None:
         catalog.record_copy(backup_id, target, state="corrupt", form=row.form, error=error)
 

@@ -18,6 +18,8 @@ from twist_dr.storage.options import SettingsPath, TargetOptions
 
 class ToyOptions(TargetOptions):
     scheme: ClassVar[str | None] = "toy"
+    url_form: ClassVar[str] = "toy://SHELF"
+    credentials_remedy: ClassVar[str] = "give the toy back"
     type: Literal["toy"]
     shelf: SettingsPath
 
@@ -61,6 +63,7 @@ for wrong, said in (
     ({"again": {**targets["box"]}}, "storage_targets.again and storage_targets.box are one"),
     ({"box": {"type": "toy"}}, "storage_targets.box.shelf: expected"),
     ({"box": {"type": "tape", "shelf": "x"}}, "'toy'"),
+    ({"box": {"shelf": "x"}}, "a 'type': local, nas, s3 or toy"),
 ):
     try:
         parsed(good(storage_targets={**targets, **wrong}))
@@ -68,6 +71,13 @@ for wrong, said in (
         assert said in str(error), error
     else:
         raise AssertionError(said)
+try:
+    open_target("ftp://nowhere")
+except SettingsError as error:
+    assert "s3://BUCKET/PREFIX, toy://SHELF, or a YAML file" in str(error), error
+from twist_dr.cli.recover.commands import _REMEDIES
+from twist_dr.errors import CredentialsRefused
+assert "give the toy back, or correct --from-target" in _REMEDIES[CredentialsRefused]
 """
 
 

@@ -53,6 +53,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.kinds import BASE, CONFIGURATION
 from twist_dr.repository.manifest import Manifest, kind_of
 from twist_dr.repository.repository import Repository
+from twist_dr.storage.options import providers
 from twist_dr.system.progress import Report, human_bytes, human_seconds
 from twist_dr.system.words import counted
 
@@ -60,7 +61,12 @@ from twist_dr.system.words import counted
 _REMEDIES: dict[type[TwistDRError], str] = {
     BaseBackupMissing: "leave --base out, restore a full backup with --backup, or see what there is with the same command without --to",
     ClientToolsMissing: "install PostgreSQL's programs of that version, or put their folder into PATH",
-    CredentialsRefused: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, allow them s3:ListBucket and s3:GetObject there, or correct --from-target",
+    CredentialsRefused: ", or ".join(
+        [
+            *(each.credentials_remedy for each in providers().values() if each.credentials_remedy),
+            "correct --from-target",
+        ]
+    ),
     DatabaseError: "see the server's log for why, then run again",
     DatabaseGone: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
     DatabaseRefused: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",

@@ -19,7 +19,7 @@ from twist_dr.settings import AnyTarget
 from twist_dr.settings.reading import explain, fill
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.storage.base import StorageTarget, first_strangers, told_of
-from twist_dr.storage.options import providers
+from twist_dr.storage.options import providers, url_forms
 from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 
 _APPLICATION = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -50,7 +50,7 @@ def open_target(place: str, environment: Mapping[str, str] = os.environ) -> Stor
             return _target({"type": kind, **provider.of_url(place)}, place.partition("?")[0].rstrip("/"), Path.cwd())
     if separator and scheme != "file":
         raise SettingsError(
-            "--from-target takes a folder, s3://BUCKET/PREFIX, or a YAML file that describes a storage target: this is none of them."
+            f"--from-target takes a folder, {url_forms()}, or a YAML file that describes a storage target: this is none of them."
         )
     path = Path(unquote(rest) if separator else place).absolute()
     if path.is_dir():
