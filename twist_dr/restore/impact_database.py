@@ -291,5 +291,5 @@ def extension_impact(connection: Connection, manifest: Manifest) -> list[str]:
             notes.append(f"{what}, and those of now cannot be read: {first_line(error)}")
             continue
         if now.number != kept.content:
-            notes.append(f"{what}, {now.rows} now, and they are not the same")
+            notes.append(f"{what}, {now.rows:,} now, and they are not the same")
     return list(map(one_line, notes))

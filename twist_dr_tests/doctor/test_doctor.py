@@ -819,7 +819,7 @@ def test_a_backup_that_lies_in_staging_only_is_pointed_out_and_incomplete_backup
     assert [finding.status for finding in found] == ["ok", "warning"]
     assert killed.name in found[0].found
     assert manifest.backup_id in found[1].found
-    assert "backup_full" in remedy(found[1])
+    assert "twist-dr backup" in remedy(found[1])
     assert killed.exists()
 
 
@@ -867,7 +867,9 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
         assert [name for name, each in before.items() if each.status != "ok"] == [
             "slot", "newest base", "archived position office", "archived position archive",
         ]  # fmt: skip
-        assert "twist-dr wal receive" in remedy(before["slot"]) and "backup_base" in remedy(before["newest base"])
+        assert "twist-dr wal receive" in remedy(before["slot"]) and "twist-dr backup-base" in remedy(
+            before["newest base"]
+        )
         with resident(site, "wal", "receive"):
             site.job("backup_base").expect(0)
             site.job("ship_wal").expect(0)
