@@ -101,7 +101,7 @@ def _tables(status: Status) -> Iterator[_Table]:
     proof, restore, media = status.last_verified, status.last_restore, status.media_point
     facts = [
         ("recovery point", f"{_time(point.at)} UTC, {human_age(point.age)} old, from {point.backup_id} on {', '.join(point.targets)}" if point else "none that is verified"),
-        ("may be", f"{human_age(status.recovery_point_objective)} old"),
+        ("objective", human_age(status.recovery_point_objective)),
         *([("media", f"{_time(media.at)} UTC, {human_age(media.age)} old, from {media.backup_id}, objective {human_age(status.media_objective)}" if media else "none that is verified")]
           if status.media_objective is not None else []),
         ("last verified", f"{proof.backup_id}, {_time(proof.verified_at)} UTC from {proof.target}, by {proof.proved}" if proof else "never"),
@@ -119,7 +119,7 @@ def _tables(status: Status) -> Iterator[_Table]:
          ", ".join(f"{name}: {state}" for name, state in each.copies.items()) or "none", {True: "yes", False: "FAILED", None: "no"}[each.verified])
         for each in status.backups
     ]  # fmt: skip
-    yield "Storage targets", ("target", "state", "newest copy", "may be", "copies", "corrupt", "used", "free", "full in", "log ends"), [
+    yield "Storage targets", ("target", "state", "newest copy", "objective", "copies", "corrupt", "used", "free", "full in", "log ends"), [
         (each.name, each.state if each.enabled else "disabled", _ago(each.age), human_age(each.objective), str(each.copies), str(each.corrupt),
          human_bytes(each.used_bytes), "-" if each.free is None else human_bytes(each.free),
          "-" if each.days_until_full is None else f"{each.days_until_full:.0f} days", _ago(each.wal.age) if each.wal else "-")
