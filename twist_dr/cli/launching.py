@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 
@@ -30,10 +30,11 @@ _CONFIRM, _REASON = "confirm", "reason"
 
 @dataclass(frozen=True)
 class Launched:
-    """How a run ended. ``results``: what its page shows, by step or asset."""
+    """How a run ended. ``defect``: by an error that nobody expected. ``results``: what its page shows, by step or asset."""
 
     run_id: str
     succeeded: bool
+    defect: bool
     results: Mapping[str, Mapping[str, Any]]
 
 
@@ -102,12 +103,12 @@ class _Watch:
                 text, stream = (f"warning: {event.text}", self._errors) if event.warning else (event.text, self._lines)
                 print(text, file=stream, flush=True)
         elif isinstance(event, Ended) and event.state != "succeeded":
-            self.ended = event
+            self.ended = event if event.state == "failed" else replace(event, error="stopped")
 
     @property
     def why(self) -> str | None:
         """Why it did not succeed, as far as that was told."""
-        return None if self.ended is None else "stopped" if self.ended.state == "cancelled" else self.ended.error
+        return self.ended.error if self.ended is not None else None
 
 
 @contextmanager
@@ -174,8 +175,8 @@ def _launch(
         watch = _Watch(errors if wants_json(options) else output, errors)
         done = launch(launched.name, told, watch)
     if not done.succeeded:
-        told_by_page = f"{launched.name} failed early; the page of the run {done.run_id} tells why"
-        print(f"twist-dr: {watch.why or told_by_page}", file=sys.stderr)
+        page = f"; this is a defect, and the page of the run {done.run_id} has all of it" if done.defect else ""
+        print(f"twist-dr: {watch.why or f'{launched.name} failed'}{page}", file=sys.stderr)
     return done, watch.ended
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster._cli.utils import get_possibly_temporary_instance_for_cli
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
+from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
 from dagster._utils.interrupts import capture_interrupts
 
 from twist_dr.cli.launching import Launched
@@ -31,7 +32,8 @@ def launch(job: str, told: Mapping[str, Any], watching: Listener) -> Launched:
             watching_runs(watching),
             dg.execute_job(found, instance, run_config=run_config(job, told), raise_on_error=False) as result,
         ):
-            return Launched(result.run_id, result.success, dict(_results(result)))
+            defect = any(_unexpected(event.step_failure_data) for event in result.all_events if event.is_step_failure)
+            return Launched(result.run_id, result.success, defect, dict(_results(result)))
 
 
 def _job(name: str) -> ReconstructableJob:
@@ -40,6 +42,10 @@ def _job(name: str) -> ReconstructableJob:
     if name not in repository.get_definition().job_names:
         raise LaunchRefused(f"There is no {name} without archived WAL", remedy="give twist-dr.yaml a section wal first")
     return repository.get_reconstructable_job(name)
+
+
+def _unexpected(failed: StepFailureData) -> bool:
+    return failed.user_failure_data is None and failed.error_source is not ErrorSource.INTERRUPT
 
 
 @contextmanager

@@ -142,7 +142,7 @@ class Jobs:
         watching(Line("one is slow", warning=True))
         code = self.ends.pop(0) if self.ends else None
         watching(Ended(job, "failed", error="It cannot be", error_code=code) if code else Ended(job, "succeeded"))
-        return Launched("run", code is None, {job: {"rows": 3}})
+        return Launched("run", code is None, code == "key_error", {job: {"rows": 3}})
 
 
 class Terminal(io.StringIO):
@@ -192,13 +192,20 @@ def test_what_is_said_and_the_outcome_as_json(settings: None, capsys: pytest.Cap
     said = capsys.readouterr()
     assert said.err == "looking\nwarning: one is slow\ntwist-dr: It cannot be\n"
     assert json.loads(said.out) == {
-        "job": "backup_full", "told": {"label": "weekly"}, "run_id": "run", "succeeded": False,
+        "job": "backup_full", "told": {"label": "weekly"}, "run_id": "run", "succeeded": False, "defect": False,
         "results": {"backup_full": {"rows": 3}}, "error": {"code": "copy_failed", "message": "It cannot be"},
     }  # fmt: skip
     assert jobs.launched == [
         ("backup_full", {"label": "pre-update", "targets": "office"}),
         ("backup_full", {"label": "weekly"}),
     ]
+
+
+def test_a_defect_is_told_as_one_with_where_to_look(settings: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backup"], Jobs(["key_error"])) == 1
+    assert capsys.readouterr().err.endswith(
+        "twist-dr: It cannot be; this is a defect, and the page of the run run has all of it\n"
+    )
 
 
 @pytest.mark.parametrize(

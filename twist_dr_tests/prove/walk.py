@@ -272,6 +272,11 @@ def _walked(walk: Walk) -> None:
     """Typed on the way here."""
 
 
+def _shipped_already(walk: Walk) -> None:
+    """A process that stays does it, and a second one is refused."""
+    assert "Shipping WAL" in walk.type("twist-dr ship-wal", status=1)
+
+
 def _told_to_people(walk: Walk) -> None:
     """Needs a channel to people, which this site has none of."""
 
@@ -282,7 +287,7 @@ COMMANDS: dict[str, Callable[[Walk], None]] = {
     "twist-dr backup": _walked,
     "twist-dr backup-base": _typed("twist-dr backup-base type=full"),
     "twist-dr backup-configuration": _typed("twist-dr backup-configuration targets=second"),
-    "twist-dr ship-wal": _typed("twist-dr ship-wal --json >shipped.json"),
+    "twist-dr ship-wal": _shipped_already,
     "twist-dr verify": _walked,
     "twist-dr drill": _typed("twist-dr drill target=second recovery=false"),
     "twist-dr scrub": _typed("twist-dr scrub"),
