@@ -40,6 +40,11 @@ class KindSpec:
         return f"{self.kind}_backup"
 
     @property
+    def group(self) -> str:
+        """The group of its assets: a lineage page with all of them in one cannot be read."""
+        return f"{self.step}s"
+
+    @property
     def always_encrypted(self) -> bool:
         return CONFIDENTIAL_PARTS.issuperset(self.parts)
 

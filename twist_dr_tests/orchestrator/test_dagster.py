@@ -44,10 +44,16 @@ def test_lineage_runs_from_the_application_over_the_copies_to_the_proof(definiti
 
 def test_every_asset_has_a_group_and_a_place_in_the_lineage(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
+    groups: dict[str, set[str]] = {}
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
-        assert node.group_name in ("application", "backups"), key
+        groups.setdefault(node.group_name, set()).add(key.path[1])
         assert node.parent_keys or node.child_keys, key
+    assert groups.pop("application") == {"database", "media", "configuration"} and groups.pop("status") == {"report"}
+    assert groups.pop("full_backups") == {"full_backup", "copies", "verification"}
+    for name, assets in groups.items():  # of what the settings say
+        kind = name.removesuffix("_backups")
+        assert assets == ({"wal_archive"} if name == "write_ahead_log" else {f"{kind}_backup", f"{kind}_copies"})
 
 
 def test_every_definition_names_the_permission_that_launching_it_needs(definitions: dg.Definitions) -> None:

@@ -54,7 +54,7 @@ def backup_asset(settings: Settings, kind: KindSpec, sources: list[dg.AssetSpec]
                 key,
                 deps=[source.key for source in sources if source.key.path[-1] in parts],
                 description=page.description,
-                group_name="backups",
+                group_name=kind.group,
                 kinds={page.engine, "zstd"},
                 owners=[RUN_BACKUP],
                 freshness_policy=fresh_within(window_of(settings, kind)),

@@ -22,7 +22,7 @@ def report_asset(settings: Settings, verification: dg.AssetKey) -> dg.AssetsDefi
     @dg.asset(
         key=[settings.application, "report"],
         deps=[verification],
-        group_name="backups",
+        group_name="status",
         description="Whether the application is safe: recovery point, storage targets, alerts, and plots of 90 days. Open it below, or the file that it names.",
         owners=[RUN_BACKUP],
         required_resource_keys={APPLICATION},

@@ -12,6 +12,7 @@ from twist_dr.orchestrator.around import APPLICATION, RUN_BACKUP, operation
 from twist_dr.orchestrator.assets.freshness import fresh_within
 from twist_dr.orchestrator.metadata import in_list, in_words
 from twist_dr.orchestrator.taking import VERIFICATION, taking
+from twist_dr.repository.kinds import FULL
 from twist_dr.settings import Settings
 from twist_dr.verify.backup import verify as prove
 from twist_dr.verify.verification import VerificationResult
@@ -28,7 +29,7 @@ def verification_asset(settings: Settings, copies: list[dg.AssetKey]) -> dg.Asse
                 key,
                 deps=copies,
                 description="A real restore into a scratch server, dumped again and compared row by row, and file by file.",
-                group_name="backups",
+                group_name=FULL.group,
                 kinds={"postgres"},
                 owners=[RUN_BACKUP],
                 freshness_policy=fresh_within(settings.objectives.recovery_point),

@@ -32,7 +32,7 @@ def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDef
                 key,
                 deps=[database],
                 description=f"The write-ahead log on storage target {name}: with a base backup, every second up to its archived position can be recovered.",
-                group_name="backups",
+                group_name="write_ahead_log",
                 kinds={settings.storage_targets[name].asset_kind},
                 owners=[RUN_BACKUP],
                 skippable=True,
