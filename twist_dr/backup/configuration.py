@@ -67,16 +67,16 @@ class HistoryFiles:
 
 @dataclass(frozen=True)
 class ConfigurationPlan(BackupPlan):
-    """A configuration backup to take.
+    """A configuration backup to take."""
 
-    ``own_files``: files of ours that are added to those of the settings. ``history``: where Dagster's history is, in one or several
-    places; ``history_missing``: a sentence on why some of it, or all, is not. ``contents``: what ``contents.json`` says beside.
-    """
-
+    #: Files of ours that are added to those of the settings.
     own_files: Sequence[Path] = ()
     catalog: SqliteDatabase | PostgresTables | None = None
+    #: Where Dagster's history is, in one or several places.
     history: Sequence[HistoryFiles | PostgresTables] = ()
+    #: A sentence on why some of Dagster's history, or all, is not in it.
     history_missing: str | None = None
+    #: What ``contents.json`` says beside.
     contents: Mapping[str, object] = field(default_factory=dict)
     most_log_bytes: int = MOST_LOG_BYTES
 

@@ -171,13 +171,8 @@ class TargetTestRow:
 
 @dataclass(frozen=True)
 class RestoreRow:
-    """One line of the log of restores: a restore, or the undoing of one (``undone_id``).
-
-    ``verified``: whether the backup was known to be good. ``sources``: storage targets that were read; ``passed_over``: a sentence
-    for each that was not good. ``seconds`` by phase. ``database``: the one that was made, or that is live now; ``replaced``: what was
-    kept, a database and folders. ``finished_at`` is None while it goes on, and for one that was killed. ``recovery_point``: what a
-    recovery aimed at, and where it stopped.
-    """
+    """One line of the log of restores: a restore, or the undoing of one (``undone_id``). ``finished_at`` is None while it goes on, and for
+    one that was killed."""
 
     restore_id: BackupId
     application: ShortText
@@ -187,8 +182,11 @@ class RestoreRow:
     reason: str
     backup_id: BackupId | None
     undone_id: BackupId | None
+    #: Storage targets that were read.
     sources: tuple[str, ...]
+    #: A sentence for each that was not good.
     passed_over: tuple[str, ...]
+    #: Whether the backup was known to be good.
     verified: bool
     parts: tuple[str, ...]
     tables: Big
@@ -197,13 +195,17 @@ class RestoreRow:
     state: RestoreState
     started_at: datetime
     finished_at: datetime | None
+    #: By phase.
     seconds: dict[str, float]
     seconds_locked_out: float | None
+    #: The one that was made, or that is live now.
     database: str | None
+    #: What was kept, a database and folders.
     replaced: tuple[str, ...]
     result: str
     error: str | None
     run_id: ShortText | None
+    #: What a recovery aimed at, and where it stopped.
     recovery_point: str | None = None
 
 
@@ -212,8 +214,7 @@ class WalPositionRow:
     """How far a target's archive of WAL reaches, as of ``updated_at``; None where it holds none yet.
 
     Everything before ``lsn`` is there, and everything committed before ``at`` (the primary's clock). ``waiting`` files lie in the spool,
-    the oldest since ``oldest_seconds``, ``spool_bytes`` altogether. ``gaps``: what this target will never have. ``error``: why the last attempt failed;
-    it and ``error_code`` as in ``CopyRow``.
+    the oldest since ``oldest_seconds``, ``spool_bytes`` altogether.
     """
 
     application: ShortText
@@ -226,7 +227,9 @@ class WalPositionRow:
     waiting: int
     oldest_seconds: float
     spool_bytes: Big
+    #: What this target will never have.
     gaps: tuple[Gap, ...] = ()
+    #: Why the last attempt failed; it and ``error_code`` as in ``CopyRow``.
     error: str | None = None
     error_code: ShortText | None = None
 
@@ -275,9 +278,7 @@ class HoldRow:
 class AlertRow:
     """Something that somebody should know, as long as its ``cause`` lasts: at most one alert of a cause is not resolved.
 
-    ``id`` is None before it is saved. ``seen_at``: when its cause was last found to last, ``times`` how often. ``told_at``: when people were last
-    told of it, ``told_severity`` how bad it was then; None before. ``about``: what has its cause, such as tables or backups, None where an older
-    twist-dr wrote it; ``told_about``: what of that people were told of.
+    ``id`` is None before it is saved.
     """
 
     id: int | None
@@ -289,16 +290,20 @@ class AlertRow:
     message: str
     advice: str
     raised_at: datetime
+    #: When its cause was last found to last, ``times`` how often.
     seen_at: datetime
     times: int = 1
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
     resolved_at: datetime | None = None
     resolved_by: str | None = None
+    #: When people were last told of it, ``told_severity`` how bad it was then; None before.
     told_at: datetime | None = None
     told_severity: Severity | None = None
     run_id: ShortText | None = None
+    #: What has its cause, such as tables or backups, None where an older twist-dr wrote it.
     about: tuple[str, ...] | None = None
+    #: What of that people were told of.
     told_about: tuple[str, ...] = ()
 
 

@@ -15,15 +15,15 @@ Migration = tuple[str, str]
 
 @dataclass(frozen=True)
 class DjangoCode:
-    """The migrations that the application's code has, as ``(app, name)``, and where its settings lead.
+    """The migrations that the application's code has, and where its settings lead."""
 
-    ``migrations``: by app, sorted. ``replaces``: what each squashed one stands for; those need not be there as files.
-    ``order``: what a full forward plan applies to an empty database. ``facts``: what the code is besides.
-    """
-
+    #: Each as ``(app, name)``; by app, sorted.
     migrations: dict[str, list[str]]
+    #: What each squashed one stands for; those need not be there as files.
     replaces: dict[Migration, list[Migration]]
+    #: What a full forward plan applies to an empty database.
     order: list[Migration]
+    #: What the code is besides.
     facts: DjangoFacts
 
     @property

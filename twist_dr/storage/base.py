@@ -107,18 +107,16 @@ class Space:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a test found that a target can do; recorded in the catalog.
+    """What a test found that a target can do; recorded in the catalog."""
 
-    ``write_once``: the store itself refuses to overwrite (hard link, ``If-None-Match``), so two writers cannot race.
-    ``checksum``: how ``put`` checks what was stored: ``read-back`` (all bytes are read again) or ``server`` (the store
-    computes SHA-256 over what it received, and was seen to refuse a wrong one).
-    ``clock_skew_seconds``: the target's clock minus ours, where it tells the time.
-    ``notes``: anything else a person should know, as sentences.
-    """
-
+    #: The store itself refuses to overwrite (hard link, ``If-None-Match``), so two writers cannot race.
     write_once: bool
+    #: How ``put`` checks what was stored: ``read-back`` (all bytes are read again) or ``server`` (the store computes SHA-256 over what it
+    #: received, and was seen to refuse a wrong one).
     checksum: str
+    #: The target's clock minus ours, where it tells the time.
     clock_skew_seconds: float | None = None
+    #: Anything else a person should know, as sentences.
     notes: tuple[str, ...] = ()
 
 

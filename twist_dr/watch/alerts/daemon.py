@@ -23,13 +23,15 @@ SILENT = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Daemon:
-    """What its last tick noted. ``file``: the settings that it goes by, ``changed``: whether the file is another one by now; None where that
-    cannot be told. ``version``: of this package, as it runs there. ``stopped``: schedules that somebody switched off."""
+    """What its last tick noted."""
 
     seen_at: datetime
+    #: The settings file that it goes by; ``changed``: whether that is another one by now, None where it cannot be told.
     file: str | None
     changed: bool | None
+    #: This package's, as it runs there.
     version: str
+    #: Schedules that somebody switched off.
     stopped: frozenset[str] = frozenset()
 
     def runs(self, now: datetime) -> bool:

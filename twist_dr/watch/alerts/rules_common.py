@@ -32,23 +32,24 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, now.
-
-    ``cause`` is the same text as long as it lasts. ``advice``: what to do next. ``once``: it tells of something that happened, so that a
-    person who resolves it is not told again. ``about``: what has this cause now, such as tables or backups, where there may be several: that
-    somebody knows of one does not mean that he knows of the next. ``target``: the storage target that it is about. ``makes``: the state that
-    follows, where it is another than its severity says: nobody is woken by what was just set up, and is not safe for that.
-    """
+    """Something that is not as it should be, now. ``cause`` is the same text as long as it lasts."""
 
     cause: str
     kind: str
     severity: Severity
     message: str
+    #: What to do next.
     advice: str
     run_id: str | None = None
+    #: It tells of something that happened, so that a person who resolves it is not told again.
     once: bool = False
+    #: What has this cause now, such as tables or backups, where there may be several: that somebody knows of one does not mean that he
+    #: knows of the next.
     about: frozenset[str] = frozenset()
+    #: The storage target that it is about.
     target: str | None = None
+    #: The state that follows, where it is another than its severity says: nobody is woken by what was just set up, and is not safe for
+    #: that.
     makes: SafetyState | None = None
 
     @property
