@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -549,12 +550,14 @@ def _userinfo(site: Site) -> str:
     return site.database_url.partition("://")[2].rpartition("@")[0]
 
 
-@pytest.fixture
-def cramped(tmp_path: Path, open_folder: Path) -> Iterator[tuple[Site, Path]]:
-    """A site whose database lies in a tablespace on a disk of its own; gives that disk too."""
+@pytest.fixture(scope="module")
+def cramped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Path]]:
+    """A site whose database lies in a tablespace on a disk of its own; gives that disk too, which every test leaves as free as it was."""
+    tmp_path = tmp_path_factory.mktemp("cramped")
     (tmp_path / "site" / "media").mkdir(parents=True)
     with (
-        mounted_tmpfs(open_folder / "disk", "size=300m,mode=0755") as disk,
+        tempfile.TemporaryDirectory(prefix="twist-dr-test-") as open_folder,
+        mounted_tmpfs(_entered(open_folder) / "disk", "size=300m,mode=0755") as disk,
         PostgresServer(
             TOOLS[max(TOOLS)], tmp_path / "server", settings={"fsync": "off", "max_wal_size": "64MB"}
         ) as server,
@@ -570,6 +573,12 @@ def cramped(tmp_path: Path, open_folder: Path) -> Iterator[tuple[Site, Path]]:
         site = Site(tmp_path / "site", server.url("erp"), tmp_path / "site" / "media")
         site.backup().expect(0)
         yield site, disk
+
+
+def _entered(folder: str) -> Path:
+    """A folder that every user may enter."""
+    Path(folder).chmod(0o755)
+    return Path(folder)
 
 
 def _take_all_space(ballast: Path) -> None:
@@ -590,6 +599,7 @@ def test_a_server_without_space_is_refused_at_the_gate(cramped: tuple[Site, Path
     text = site.replace(parts="database").expect(1).text
     assert f"the database server's disk ({disk}" in text and "free space there" in text
     assert site.databases() == [""]
+    (disk / "ballast").unlink()
 
 
 def test_a_server_that_runs_out_of_space_in_the_middle_stays_as_it_was(cramped: tuple[Site, Path]) -> None:
@@ -623,6 +633,7 @@ def test_a_server_that_runs_out_of_space_after_the_rows_says_the_same(cramped: t
     text = site.replace(parts="database").expect(1).text
     assert "The disk of the database server filled up during the restore" in _said(text)
     assert site.databases() == [""]
+    site.set(restore={})
     (disk / "ballast").unlink()
     assert site.query("SELECT count(*) FROM billing_invoice") == rows
 
