@@ -35,6 +35,7 @@ from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.words import command
 from twist_dr.watch.status.collect import collect
 from twist_dr.watch.status.text import render_status
+from twist_dr_tests.apps import application
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import TWIST_DR
@@ -262,7 +263,7 @@ def run_demo(environment: Mapping[str, str]) -> None:
     print(summary(row, row.last_verification, settings, backup_seconds, verify_seconds))
     print(accident_and_restore(environment, settings, catalog))
     print(accident_and_recovery(environment, settings, catalog))
-    status = collect(settings, catalog, datetime.now(timezone.utc))
+    status = collect(application(settings, catalog=catalog), datetime.now(timezone.utc))
     print(f"What twist-dr status says after all that\n{textwrap.indent(render_status(status), '  ')}\n")
     print(NEXT)
 

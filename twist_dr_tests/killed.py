@@ -81,7 +81,7 @@ def main() -> None:
 
         dagster_main()
     else:
-        from twist_dr.cli import main as twist_dr_main
+        from twist_dr.__main__ import main as twist_dr_main
 
         sys.exit(twist_dr_main(arguments))
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from twist_dr.catalog import CatalogUnavailable
 from twist_dr.watch.status.collect import collect
+from twist_dr_tests.apps import application
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
@@ -47,7 +48,7 @@ class Watcher:
     def look(self) -> Seen:
         at = now()
         try:
-            status = collect(self.site.settings(), self.site.catalog(), at)
+            status = collect(application(self.site.settings(), catalog=self.site.catalog()), at)
             seen = Seen(at, status.state, tuple(reason.text for reason in status.reasons))
         except CatalogUnavailable as unavailable:
             seen = Seen(at, "unsafe", (str(unavailable),))

@@ -11,8 +11,8 @@ from twist_dr.cli.output import add_json, report, show
 from twist_dr.redaction import one_line
 
 if TYPE_CHECKING:
-    from twist_dr.catalog import AlertRow, Catalog
-    from twist_dr.settings import Application, Settings
+    from twist_dr.catalog import AlertRow
+    from twist_dr.settings import Application
 
 
 def add_commands(commands: Any) -> None:
@@ -52,22 +52,22 @@ def _list(options: argparse.Namespace) -> None:
     if options.all:
         rows = app.catalog.alerts(app.name, limit=options.limit)
     else:
-        rows = wrong_now(app.settings, app.catalog, datetime.now(timezone.utc))
+        rows = wrong_now(app, datetime.now(timezone.utc))
     show(options, lambda: rows, lambda: _page(rows))
 
 
-def wrong_now(settings: Settings, catalog: Catalog, now: datetime) -> list[AlertRow]:
+def wrong_now(app: Application, now: datetime) -> list[AlertRow]:
     """What is open, and what nobody has looked after yet: without the daemon that may be for days. The latter has no number."""
     from twist_dr.catalog import AlertRow
     from twist_dr.watch.alerts.facts import gather
     from twist_dr.watch.status.alerts import active_alerts
 
-    facts = gather(settings, catalog, now)
+    facts = gather(app, now)
     rows = dict(facts.open)
-    for each in active_alerts(settings, catalog, facts, now):
+    for each in active_alerts(app, facts, now):
         as_found: dict[str, Any] = {"severity": each.severity, "message": each.message, "advice": each.advice}
         known = rows.get(each.cause) or AlertRow(
-            None, settings.application, each.cause, each.kind, state="active", raised_at=now, seen_at=now, **as_found
+            None, app.name, each.cause, each.kind, state="active", raised_at=now, seen_at=now, **as_found
         )
         rows[each.cause] = replace(known, **as_found)
     return list(rows.values())

@@ -46,7 +46,7 @@ def _verify(app: Application, options: argparse.Namespace) -> int:
     from twist_dr.system.words import counted
     from twist_dr.watch.audit.check import verify_log
 
-    found = verify_log(app.settings, app.catalog)
+    found = verify_log(app)
     lines = counted(found.lines, "line")
     told = (
         f"{lines}, none changed or missing; the last one's digest is {found.digest}"

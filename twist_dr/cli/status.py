@@ -47,7 +47,7 @@ def _status(options: argparse.Namespace) -> int:
 
     try:
         app = open_application()
-        status = collect(app.settings, app.catalog, datetime.now(timezone.utc))
+        status = collect(app, datetime.now(timezone.utc))
         text = json.dumps(status.document(), indent=2) if wants_json(options) else render_status(status)
     except TwistDRError as error:
         return _unknown(str(error), json_wanted=wants_json(options))
@@ -79,17 +79,16 @@ def _metrics(options: argparse.Namespace) -> int:
     from twist_dr.watch.status import metrics
 
     app = open_application()
-    settings, catalog = app.settings, app.catalog
     if options.listen is not None:
         host, port = options.listen
-        metrics.serve(settings, catalog, host, port, tell=lambda line: print(line, flush=True))
+        metrics.serve(app, host, port, tell=lambda line: print(line, flush=True))
     elif options.textfile is not None:
-        path = settings.metrics.textfile if options.textfile == Path() else options.textfile
+        path = app.settings.metrics.textfile if options.textfile == Path() else options.textfile
         if path is None:
             raise SettingsError("metrics.textfile is not set: write --textfile PATH, or set it in twist-dr.yaml.")
-        metrics.write_textfile(settings, catalog, path)
+        metrics.write_textfile(app, path)
     else:
-        print(metrics.text(settings, catalog), end="")
+        print(metrics.text(app), end="")
     return 0
 
 

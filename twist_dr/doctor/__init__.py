@@ -186,7 +186,7 @@ class _Examination:
 
         now = datetime.now(timezone.utc)
         catalog = self._app.catalog
-        daemon = read_daemon(self._settings, catalog)
+        daemon = read_daemon(self._app)
         yield from check_schedules(launched, silent=why_silent(daemon, now), verified=verified, kept_for_ever=kept)
         yield from check_daemon(list(not_loaded(daemon, now)))
         newest = catalog.latest_verified(self._settings.application)

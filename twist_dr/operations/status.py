@@ -18,6 +18,6 @@ def status(app: Application, config: Config) -> Status:
     from twist_dr.watch.status.collect import collect
     from twist_dr.watch.status.text import headline
 
-    found = collect(app.settings, app.catalog, datetime.now(timezone.utc))
+    found = collect(app, datetime.now(timezone.utc))
     (app.report.info if found.state == "safe" else app.report.warning)(headline(found))
     return found

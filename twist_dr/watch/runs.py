@@ -162,7 +162,7 @@ class Heartbeat:
 
         now = _now()
         try:
-            facts = gather(settings, app.catalog, now)
+            facts = gather(app, now)
             point = newest_point(facts, settings, now)
         except CatalogUnavailable as unavailable:
             app.report.warning(f"no heartbeat is sent: {unavailable}")
@@ -200,7 +200,7 @@ def tick(app: Application, stopped: Collection[str]) -> None:
     from twist_dr.watch.alerts.daemon import note_daemon
 
     try:
-        note_daemon(app.settings, app.catalog, _now(), stopped)
+        note_daemon(app, _now(), stopped)
     except Exception as error:
         app.report.warning(f"that the daemon runs could not be noted: {error}")
     look_after(app)
@@ -212,7 +212,7 @@ def _write_metrics(app: Application) -> None:
         from twist_dr.watch.status.metrics import write_textfile
 
         try:
-            write_textfile(app.settings, app.catalog)
+            write_textfile(app)
         except Exception as error:
             app.report.warning(f"{textfile} could not be written: {error}")
 

@@ -25,6 +25,7 @@ from twist_dr.system.events import Event
 from twist_dr.system.progress import Lines, Report
 from twist_dr.watch.audit import log as audit
 from twist_dr.watch.audit.check import verify_log
+from twist_dr_tests.apps import application
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.settings.test_settings import good, parsed
 from twist_dr_tests.site import Site
@@ -106,7 +107,7 @@ def test_lines_written_after_the_tampering_do_not_hide_it(bare_site: Site, tampe
     settings, catalog = written(bare_site)
     tamper(bare_site)
     written(bare_site, 5)
-    assert not verify_log(settings, catalog).sound
+    assert not verify_log(application(settings, catalog=catalog)).sound
 
 
 def test_lines_of_another_machine_do_not_look_like_tampering(bare_site: Site) -> None:
@@ -114,7 +115,7 @@ def test_lines_of_another_machine_do_not_look_like_tampering(bare_site: Site) ->
     for _ in range(3):
         catalog.append_audit("erp", who="ops@other", action="launch", subject="backup_full", result="done")
     written(bare_site)
-    found = verify_log(settings, catalog)
+    found = verify_log(application(settings, catalog=catalog))
     assert (found.lines, found.problems) == (15, ())
     anchor = audit.read_anchor(audit.places(settings))
     assert anchor is not None and (anchor.seq, anchor.digest) == (15, found.digest)
@@ -125,9 +126,9 @@ def test_a_missing_anchor_is_a_warning_and_a_damaged_one_an_error(bare_site: Sit
     path = audit.places(settings).anchor
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text("{")
-    assert [problem.severity for problem in verify_log(settings, catalog).problems] == ["error"]
+    assert [problem.severity for problem in verify_log(application(settings, catalog=catalog)).problems] == ["error"]
     path.unlink()
-    found = verify_log(settings, catalog)
+    found = verify_log(application(settings, catalog=catalog))
     assert found.sound and [problem.severity for problem in found.problems] == ["warning"]
 
 
@@ -136,7 +137,7 @@ def test_a_clock_that_was_set_back_is_a_warning(bare_site: Site, monkeypatch: py
     earlier = datetime.now().astimezone() - timedelta(days=400)
     monkeypatch.setattr("twist_dr.catalog.operations._now", lambda: earlier)
     written(bare_site, 1)
-    found = verify_log(settings, catalog)
+    found = verify_log(application(settings, catalog=catalog))
     assert found.sound and found.problems[0].seq == 3 and "set back" in found.problems[0].text
 
 
@@ -161,7 +162,7 @@ def test_many_write_at_once_and_the_chain_holds(bare_site: Site, kind: str, requ
     for thread in threads:
         thread.join()
     catalog = bare_site.catalog()
-    found = verify_log(settings, catalog)
+    found = verify_log(application(settings, catalog=catalog))
     assert (troubles, found.lines, found.problems) == ([], 50, ())
     rows = catalog.audit("erp")
     assert {row.who for row in rows} == {f"w{number}" for number in range(5)}
@@ -191,14 +192,14 @@ def test_a_line_that_the_catalog_cannot_take_is_kept_and_written_later(bare_site
     assert len(told) == 1 and "will be later" in told[0]
     database.unlink()
     good.rename(database)
-    waiting = verify_log(settings, catalog)
+    waiting = verify_log(application(settings, catalog=catalog))
     assert waiting.sound and "1 line waits" in waiting.problems[0].text
     audit.record(app, action="launch", subject="x", result="done")
     assert len(told) == 1
     rows = bare_site.catalog().audit("erp")
     assert [row.action for row in rows] == ["delete", "restore", "launch"]
     assert rows[1].details["path"] == "x" and datetime.fromisoformat(rows[1].details["happened_at"]) < rows[1].at
-    assert verify_log(settings, catalog).problems == ()
+    assert verify_log(application(settings, catalog=catalog)).problems == ()
 
 
 def test_nothing_raises_when_not_even_the_disk_takes_a_line(bare_site: Site) -> None:
@@ -263,7 +264,7 @@ def test_applications_that_share_a_catalog_have_logs_of_their_own(bare_site: Sit
     settings, catalog = written(bare_site, 2)
     catalog.append_audit("shop", who="x", action="launch", subject="y", result="done")
     assert catalog.audit("shop")[0].seq == 1
-    assert verify_log(settings, catalog).lines == 2
+    assert verify_log(application(settings, catalog=catalog)).lines == 2
     assert yaml.safe_load((bare_site.folder / "twist-dr.yaml").read_text())["application"] == "erp"
 
 

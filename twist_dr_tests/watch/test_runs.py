@@ -102,13 +102,13 @@ def test_what_somebody_asked_for_in_vain_is_no_failed_run(
     catalog = Catalog(settings.catalog_url)
     assert [row.state for row in catalog.attempts("erp")] == [state]
     assert catalog.audit("erp")[-1].result == f"{state}: it cannot be"
-    status = collect(settings, catalog, datetime.now(timezone.utc))
+    status = collect(application(settings, catalog=catalog), datetime.now(timezone.utc))
     assert (status.success_rate, [each.state for each in status.attempts]) == (
         None if state == "refused" else 0,
         [state],
     )
     assert any(alert.cause == "job_failed:drill" for alert in status.alerts) == (state == "failed")
-    samples = metrics.text(settings, catalog)
+    samples = metrics.text(application(settings, catalog=catalog))
     assert f'twist_dr_attempts{{application="erp",job="drill",state="{state}"}} 1.0' in samples
 
 

@@ -34,7 +34,7 @@ def report_asset(settings: Settings, verification: dg.AssetKey) -> dg.AssetsDefi
 
         with operation(context, STATUS) as app:
             status = STATUS(app, Config())
-            drawn = plots(app.settings, app.catalog, status)
+            drawn = plots(app, status)
             path = write_report(app.settings, html(status, drawn))
             return dg.MaterializeResult(
                 metadata={

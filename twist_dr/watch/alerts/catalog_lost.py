@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from twist_dr.catalog import Catalog
 from twist_dr.catalog.notes import Rebuilt
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 from twist_dr.watch.audit.log import Anchor, places, read_anchor
 
 
-def is_lost(settings: Settings, catalog: Catalog) -> bool:
+def is_lost(app: Application) -> bool:
     """Whether the catalog lacks the last line that this machine wrote into its audit log, and was not rebuilt since. Raises ``CatalogUnavailable``.
 
     The anchor beside the catalog remembers that line, and stays as it is once the log lacks it.
     """
-    beside = places(settings)
+    beside = places(app.settings)
     try:
         # Before the catalog is asked: a line that is written meanwhile must not look lost.
         anchor = read_anchor(beside)
@@ -21,9 +21,9 @@ def is_lost(settings: Settings, catalog: Catalog) -> bool:
     except (OSError, ValueError):
         # Nothing can be told from it; twist-dr audit verify says that.
         return False
-    if anchor is None or _holds(catalog, settings.application, anchor):
+    if anchor is None or _holds(app.catalog, app.name, anchor):
         return False
-    rebuilt = catalog.note(settings.application, Rebuilt)
+    rebuilt = app.catalog.note(app.name, Rebuilt)
     return rebuilt is None or rebuilt.at.timestamp() < written
 
 

@@ -12,9 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import twist_dr
-from twist_dr.catalog import Catalog
 from twist_dr.catalog.notes import DaemonTick
-from twist_dr.settings import Settings, digest_of
+from twist_dr.settings import Application, Settings, digest_of
 from twist_dr.watch.audit import fingerprint
 
 #: The sensor looks every minute; a round of messages may take another two.
@@ -47,25 +46,25 @@ def why_silent(daemon: Daemon | None, now: datetime) -> str | None:
     return f"the daemon does not run ({seen})"
 
 
-def note_daemon(settings: Settings, catalog: Catalog, now: datetime, stopped: Collection[str]) -> None:
+def note_daemon(app: Application, now: datetime, stopped: Collection[str]) -> None:
     """Note that it runs, with what the settings are that it runs with. Raises ``CatalogUnavailable``."""
-    file, digest = settings.read_from or (None, b"")
+    file, digest = app.settings.read_from or (None, b"")
     tick = DaemonTick(
         at=now,
         file=None if file is None else str(file),
-        settings=fingerprint(settings, digest),
+        settings=fingerprint(app.settings, digest),
         version=twist_dr.__version__,
         stopped=tuple(sorted(stopped)),
     )
-    catalog.leave_note(settings.application, tick)
+    app.catalog.leave_note(app.name, tick)
 
 
-def read_daemon(settings: Settings, catalog: Catalog) -> Daemon | None:
+def read_daemon(app: Application) -> Daemon | None:
     """What the daemon noted last; None when it never did. Raises ``CatalogUnavailable``."""
-    noted = catalog.note(settings.application, DaemonTick)
+    noted = app.catalog.note(app.name, DaemonTick)
     if noted is None:
         return None
-    changed = None if noted.file is None else _changed(settings, Path(noted.file), noted.settings)
+    changed = None if noted.file is None else _changed(app.settings, Path(noted.file), noted.settings)
     return Daemon(noted.at, noted.file, changed, noted.version, frozenset(noted.stopped))
 
 

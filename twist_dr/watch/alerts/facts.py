@@ -29,7 +29,7 @@ from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, FULL, KINDS
 from twist_dr.repository.labels import is_meant
 from twist_dr.repository.manifest import Kind, Part
 from twist_dr.restore.plan import journals_of
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 from twist_dr.storage.patience import bounded
 from twist_dr.system.space import nearest_folder
 from twist_dr.watch.alerts.catalog_lost import is_lost
@@ -145,55 +145,55 @@ class Facts:
         return [row for row in self.backups.get(kind, ()) if row.run_id not in going_on]
 
 
-def gather(settings: Settings, catalog: Catalog, now: datetime) -> Facts:
+def gather(app: Application, now: datetime) -> Facts:
     """Ask the catalog and the disks. Raises ``CatalogUnavailable``."""
-    application = settings.application
-    noted = catalog.note(application, Watched)
-    known = watched_now(settings, noted, now)
+    application = app.name
+    noted = app.catalog.note(application, Watched)
+    known = watched_now(app.settings, noted, now)
     # Runs first: a backup whose run ends between the two questions is seen whole, not as one that nobody works at.
-    attempts = _attempts(settings, catalog, now)
-    backups, future = _backups(settings, catalog, now)
-    alerts = {row.cause: row for row in catalog.open_alerts(application)}
-    before = _before(settings, catalog, alerts)
+    attempts = _attempts(app, now)
+    backups, future = _backups(app, now)
+    alerts = {row.cause: row for row in app.catalog.open_alerts(application)}
+    before = _before(app, alerts)
     fulls = [row for row in backups["full"] if "database" in row.parts][:TABLES_OF] + before.get(ROWS_LOST, [])
-    verified_base = _older_verified(catalog, application, "base", backups["base"])
+    verified_base = _older_verified(app.catalog, application, "base", backups["base"])
     all_bases = [*backups["base"], *([verified_base] if verified_base else []), *before.get("size_deviation:base", [])]
-    bases = {row.backup_id: details.base for row in all_bases if (details := _details(catalog, row)).base}
+    bases = {row.backup_id: details.base for row in all_bases if (details := _details(app.catalog, row)).base}
     return Facts(
         since=known.since,
         schedules_since={name: each.since for name, each in known.schedules.items()},
         targets_since=known.targets,
         backups=backups,
         bases=bases,
-        chain_on=_chain_on(settings, catalog, [verified_base] if verified_base else backups["base"], bases),
-        tables={row.backup_id: _details(catalog, row).tables for row in fulls},
-        verified=_older_verified(catalog, application, "full", backups["full"]),
-        verified_media=_older_verified(catalog, application, "full", backups["full"], part="media")
-        if settings.media
+        chain_on=_chain_on(app, [verified_base] if verified_base else backups["base"], bases),
+        tables={row.backup_id: _details(app.catalog, row).tables for row in fulls},
+        verified=_older_verified(app.catalog, application, "full", backups["full"]),
+        verified_media=_older_verified(app.catalog, application, "full", backups["full"], part="media")
+        if app.settings.media
         else None,
         verified_base=verified_base,
         before=before,
         checked={
             name: newest
-            for name in settings.storage_targets
-            if (newest := catalog.newest_checked(application, name, kinds=DATA_KINDS, until=now + SKEW))
+            for name in app.settings.storage_targets
+            if (newest := app.catalog.newest_checked(application, name, kinds=DATA_KINDS, until=now + SKEW))
         },
-        corrupt=catalog.backups(application=application, state="corrupt", limit=_CORRUPT),
+        corrupt=app.catalog.backups(application=application, state="corrupt", limit=_CORRUPT),
         future=future,
         attempts=attempts,
-        restores=[row for row in catalog.restores(application, limit=_RESTORES) if row.started_at <= now + SKEW],
-        target_tests=catalog.target_tests(),
-        positions={row.target: row for row in catalog.wal_positions(application)} if settings.wal else {},
-        refused_wal=_refused(settings.wal_spool / "refused") if settings.wal else (),
-        space={name: catalog.space(name, since=now - _SPACE_SINCE) for name in settings.enabled_targets},
-        staging=_disk_space(settings.work_dir),
-        deliveries=catalog.deliveries(application),
-        repairs=(catalog.note(application, Repairs) or Repairs()).repairs,
-        bad_wal=_bad_wal(settings, catalog),
-        journals=_journals(settings),
-        daemon=read_daemon(settings, catalog),
+        restores=[row for row in app.catalog.restores(application, limit=_RESTORES) if row.started_at <= now + SKEW],
+        target_tests=app.catalog.target_tests(),
+        positions={row.target: row for row in app.catalog.wal_positions(application)} if app.settings.wal else {},
+        refused_wal=_refused(app.settings.wal_spool / "refused") if app.settings.wal else (),
+        space={name: app.catalog.space(name, since=now - _SPACE_SINCE) for name in app.settings.enabled_targets},
+        staging=_disk_space(app.settings.work_dir),
+        deliveries=app.catalog.deliveries(application),
+        repairs=(app.catalog.note(application, Repairs) or Repairs()).repairs,
+        bad_wal=_bad_wal(app),
+        journals=_journals(app.settings),
+        daemon=read_daemon(app),
         open=alerts,
-        catalog_lost=is_lost(settings, catalog),
+        catalog_lost=is_lost(app),
         note=None if known == noted else known,
     )
 
@@ -208,7 +208,7 @@ def _older_verified(
     return catalog.latest_verified(application, kind, part=part)
 
 
-def _before(settings: Settings, catalog: Catalog, alerts: Mapping[str, AlertRow]) -> dict[str, list[BackupRow]]:
+def _before(app: Application, alerts: Mapping[str, AlertRow]) -> dict[str, list[BackupRow]]:
     """What a loss is measured by while it is told: the backups that followed lack the same, and would make it look usual.
 
     Acknowledging it lets it be measured by those, and so end.
@@ -220,8 +220,8 @@ def _before(settings: Settings, catalog: Catalog, alerts: Mapping[str, AlertRow]
         kind = "full" if cause == ROWS_LOST else kind
         if kind is not None and alert.state == "active":
             # Those of every hour would push those of the nights out.
-            nights = cause == f"size_deviation:{FULL.kind}" and media_differ(settings)
-            rows = catalog.backups(
+            nights = cause == f"size_deviation:{FULL.kind}" and media_differ(app.settings)
+            rows = app.catalog.backups(
                 application=alert.application, kind=kind, part="media" if nights else None, until=alert.raised_at,
                 limit=_RECENT,
             )  # fmt: skip
@@ -231,9 +231,7 @@ def _before(settings: Settings, catalog: Catalog, alerts: Mapping[str, AlertRow]
     return found
 
 
-def _chain_on(
-    settings: Settings, catalog: Catalog, rows: Sequence[BackupRow], bases: Mapping[str, KnownBase]
-) -> dict[str, frozenset[str]]:
+def _chain_on(app: Application, rows: Sequence[BackupRow], bases: Mapping[str, KnownBase]) -> dict[str, frozenset[str]]:
     proven = (
         row
         for row in rows
@@ -246,17 +244,17 @@ def _chain_on(
     newest = next((row for row in proven if any(copy.state == "checked" for copy in row.copies)), None)
     if newest is None or newest.backup_id not in bases:
         return {}
-    whole = frozenset(settings.enabled_targets)
+    whole = frozenset(app.settings.enabled_targets)
     for backup_id in bases[newest.backup_id].chain:
-        whole &= {copy.target for copy in catalog.copies(backup_id) if copy.state == "checked"}
+        whole &= {copy.target for copy in app.catalog.copies(backup_id) if copy.state == "checked"}
     return {newest.backup_id: whole}
 
 
-def _bad_wal(settings: Settings, catalog: Catalog) -> dict[str, list[str]]:
+def _bad_wal(app: Application) -> dict[str, list[str]]:
     """As the last scrub of each target left it."""
-    if settings.wal is None:
+    if app.settings.wal is None:
         return {}
-    noted = {name: catalog.note(settings.application, WalScrubbed, name) for name in settings.enabled_targets}
+    noted = {name: app.catalog.note(app.name, WalScrubbed, name) for name in app.settings.enabled_targets}
     return {name: sorted(note.bad) for name, note in noted.items() if note and note.bad}
 
 
@@ -289,21 +287,21 @@ def watched_now(settings: Settings, known: Watched | None, now: datetime) -> Wat
     return Watched(since=min(known.since, now), schedules=schedules, targets=targets)
 
 
-def _backups(
-    settings: Settings, catalog: Catalog, now: datetime
-) -> tuple[dict[Kind, Sequence[BackupRow]], BackupRow | None]:
-    application = settings.application
+def _backups(app: Application, now: datetime) -> tuple[dict[Kind, Sequence[BackupRow]], BackupRow | None]:
+    application = app.name
     found: dict[Kind, Sequence[BackupRow]] = {}
     future: list[BackupRow] = []
     for kind in KINDS:
-        rows = catalog.backups(application=application, kind=kind, limit=_RECENT)
+        rows = app.catalog.backups(application=application, kind=kind, limit=_RECENT)
         ahead = [row for row in rows if row.started_at > now + SKEW]
         if ahead:
-            rows = catalog.backups(application=application, kind=kind, until=now + SKEW, limit=_RECENT)
+            rows = app.catalog.backups(application=application, kind=kind, until=now + SKEW, limit=_RECENT)
         future += ahead[:1]
-        if kind == "full" and media_differ(settings):
+        if kind == "full" and media_differ(app.settings):
             # Those that are made every hour push those of the nights out of the last ones.
-            older = catalog.backups(application=application, kind=kind, part="media", until=now + SKEW, limit=_RECENT)
+            older = app.catalog.backups(
+                application=application, kind=kind, part="media", until=now + SKEW, limit=_RECENT
+            )
             rows = sorted(
                 {row.backup_id: row for row in (*rows, *older)}.values(), key=lambda row: row.started_at, reverse=True
             )
@@ -311,18 +309,18 @@ def _backups(
     return found, max(future, key=lambda row: row.started_at, default=None)
 
 
-def _attempts(settings: Settings, catalog: Catalog, now: datetime) -> dict[str, Sequence[AttemptRow]]:
+def _attempts(app: Application, now: datetime) -> dict[str, Sequence[AttemptRow]]:
     """Runs by job. All of the last ones in one query; a job that ran long ago is asked for by its name, and by each of its schedules."""
     found: dict[str, list[AttemptRow]] = {}
-    recent = catalog.attempts(settings.application, limit=_ATTEMPTS)
+    recent = app.catalog.attempts(app.name, limit=_ATTEMPTS)
     for row in recent:
         found.setdefault(row.job, []).append(row)
     if len(recent) == _ATTEMPTS:
         for job in _JOBS:
             if len(found.get(job, ())) < _EACH_JOB:
-                found[job] = catalog.attempts(settings.application, job=job, limit=_EACH_JOB)
-        for entry in several_of_a_job(settings):
-            older = catalog.attempts(settings.application, job=entry.job, who=entry.launcher, limit=_EACH_JOB)
+                found[job] = app.catalog.attempts(app.name, job=job, limit=_EACH_JOB)
+        for entry in several_of_a_job(app.settings):
+            older = app.catalog.attempts(app.name, job=entry.job, who=entry.launcher, limit=_EACH_JOB)
             rows = {row.run_id: row for row in (*found.get(entry.job, ()), *older)}
             found[entry.job] = sorted(rows.values(), key=lambda row: (row.started_at, row.run_id), reverse=True)
     return {job: [row for row in rows if row.started_at <= now + SKEW] for job, rows in found.items()}

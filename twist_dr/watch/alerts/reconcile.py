@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from twist_dr.catalog import AlertRow, Catalog, CatalogUnavailable
+from twist_dr.catalog import AlertRow, CatalogUnavailable
 from twist_dr.errors import Busy
 from twist_dr.settings import Application, Settings
 from twist_dr.system.severity import SEVERITIES, Severity
@@ -67,17 +67,16 @@ def reconcile(app: Application, now: datetime) -> Reconciled:
 
 
 def _reconcile(app: Application, now: datetime) -> Reconciled:
-    settings, catalog = app.settings, app.catalog
-    facts = gather(settings, catalog, now)
-    if facts.note is None and not _changes(settings, catalog, facts, now):
+    facts = gather(app, now)
+    if facts.note is None and not _changes(app, facts, now):
         return Reconciled()
     try:
         with telling(app):
             # What another process told while we waited is known now.
-            facts = gather(settings, catalog, now)
+            facts = gather(app, now)
             if facts.note is not None:
-                catalog.leave_note(settings.application, facts.note)
-            return _Round(app, now).carry_out(_changes(settings, catalog, facts, now))
+                app.catalog.leave_note(app.name, facts.note)
+            return _Round(app, now).carry_out(_changes(app, facts, now))
     except Busy:
         return Reconciled()
 
@@ -85,17 +84,17 @@ def _reconcile(app: Application, now: datetime) -> Reconciled:
 # -- what changes -----------------------------------------------------------------------------------------------------
 
 
-def _changes(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) -> list[_Change]:
+def _changes(app: Application, facts: Facts, now: datetime) -> list[_Change]:
     """What becomes of alerts: new and worse ones first, worst first."""
-    found = findings(facts, settings, now)
-    wanted = _Wanted(settings, facts, now)
+    found = findings(facts, app.settings, now)
+    wanted = _Wanted(app.settings, facts, now)
     fresh = [each for each in found if each.cause not in facts.open]
-    closed = put_away(catalog, settings.application) if any(each.once for each in fresh) else set()
-    changes = [_raised(settings, each, now, wanted) for each in fresh if (each.cause, each.run_id) not in closed]
+    closed = put_away(app.catalog, app.name) if any(each.once for each in fresh) else set()
+    changes = [_raised(app.settings, each, now, wanted) for each in fresh if (each.cause, each.run_id) not in closed]
     for finding in found:
         known = facts.open.get(finding.cause)
         if known is not None:
-            row, event = _lasting(known, finding, now, settings, wanted)
+            row, event = _lasting(known, finding, now, app.settings, wanted)
             if row != known or event is not None:
                 changes.append(_Change(row, event))
     # A rule that is broken finds nothing, which does not mean that there is nothing.

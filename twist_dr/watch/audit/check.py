@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from twist_dr.catalog import Catalog
 from twist_dr.catalog.operations import NO_DIGEST, audit_digest
 from twist_dr.catalog.rows import AuditLineRow
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 from twist_dr.system.words import counted
 from twist_dr.watch.audit.log import Places, places, read_anchor, waiting
 
@@ -41,23 +40,23 @@ class AuditVerified:
         return not any(problem.severity == "error" for problem in self.problems)
 
 
-def verify_log(settings: Settings, catalog: Catalog) -> AuditVerified:
+def verify_log(app: Application) -> AuditVerified:
     """Check the whole log. Raises ``CatalogUnavailable``."""
     # First the anchor: lines that are written meanwhile must not look as if they were missing.
-    beside = list(_waiting(places(settings)))
+    beside = list(_waiting(places(app.settings)))
     try:
-        anchor = read_anchor(places(settings))
+        anchor = read_anchor(places(app.settings))
     except ValueError:
         anchor = None
         beside.append(
             Problem(
                 None,
                 "error",
-                f"{places(settings).anchor} is damaged: nothing tells whether lines at the end are missing.",
+                f"{places(app.settings).anchor} is damaged: nothing tells whether lines at the end are missing.",
             )
         )
-    lines = catalog.audit_lines(settings.application)
-    found = [*_chain(settings.application, lines), *beside]
+    lines = app.catalog.audit_lines(app.name)
+    found = [*_chain(app.name, lines), *beside]
     digests = {line.seq: line.digest for line in lines}
     if anchor is None:
         if lines and not any(problem.severity == "error" for problem in beside):
@@ -65,7 +64,7 @@ def verify_log(settings: Settings, catalog: Catalog) -> AuditVerified:
                 Problem(
                     None,
                     "warning",
-                    f"There is no {places(settings).anchor}: nothing on this machine tells whether lines at the end are missing.",
+                    f"There is no {places(app.settings).anchor}: nothing on this machine tells whether lines at the end are missing.",
                 )
             )
     elif anchor.seq not in digests:

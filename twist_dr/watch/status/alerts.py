@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from twist_dr.catalog import AlertRow, Catalog
-from twist_dr.settings import Settings
+from twist_dr.catalog import AlertRow
+from twist_dr.settings import Application
 from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.rules import findings
 from twist_dr.watch.alerts.rules_common import Finding
@@ -13,13 +13,13 @@ from twist_dr.watch.alerts.telling import put_away
 from twist_dr.watch.status.model import ActiveAlert
 
 
-def active_alerts(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) -> tuple[ActiveAlert, ...]:
+def active_alerts(app: Application, facts: Facts, now: datetime) -> tuple[ActiveAlert, ...]:
     """What the alert rules find, worst first, with what is known of those that people were told of.
 
     What tells of something that happened once is left out when a person has said that it is dealt with.
     """
-    found = findings(facts, settings, now)
-    closed = put_away(catalog, settings.application) if any(finding.once for finding in found) else set()
+    found = findings(facts, app.settings, now)
+    closed = put_away(app.catalog, app.name) if any(finding.once for finding in found) else set()
     return tuple(
         _active(finding, facts.open.get(finding.cause))
         for finding in found

@@ -11,7 +11,7 @@ from twist_dr.catalog.location import parse_location
 from twist_dr.catalog.notes import Drilled, HistorySize
 from twist_dr.catalog.summaries import AttemptCount
 from twist_dr.repository.kinds import KINDS
-from twist_dr.settings import Settings
+from twist_dr.settings import Application, Settings
 from twist_dr.watch.alerts.daemon import Daemon, why_silent
 from twist_dr.watch.alerts.facts import SKEW, Facts, gather
 from twist_dr.watch.alerts.points import Point, newest_media, newest_point, set_aside
@@ -37,10 +37,10 @@ RATE_DAYS = 90
 _NOT_RATED = frozenset({"ship_wal", "status"})
 
 
-def collect(settings: Settings, catalog: Catalog, now: datetime) -> Status:
+def collect(app: Application, now: datetime) -> Status:
     """Whether the application is safe at ``now``. Raises ``CatalogUnavailable``: the caller reports what cannot be known as unsafe."""
-    require_catalog(settings)
-    return _collected(settings, catalog, gather(settings, catalog, now), now)
+    require_catalog(app.settings)
+    return _collected(app, gather(app, now), now)
 
 
 def require_catalog(settings: Settings) -> None:
@@ -53,30 +53,30 @@ def require_catalog(settings: Settings) -> None:
         )
 
 
-def _collected(settings: Settings, catalog: Catalog, known: Facts, now: datetime) -> Status:
-    application = settings.application
+def _collected(app: Application, known: Facts, now: datetime) -> Status:
+    application = app.name
     running = [
         row for rows in known.attempts.values() for row in rows if row.state == "running" and row.job != "status"
     ]
-    counts = catalog.attempt_counts(application, now - timedelta(days=RATE_DAYS))
-    media_age = allowed_media_age(settings, now)
-    next_runs, next_not = _next(settings, known.daemon, now)
+    counts = app.catalog.attempt_counts(application, now - timedelta(days=RATE_DAYS))
+    media_age = allowed_media_age(app.settings, now)
+    next_runs, next_not = _next(app.settings, known.daemon, now)
     return Status(
         application=application,
         now=now,
         backups=tuple(_backup(rows[0], now) for kind in KINDS if (rows := known.backups[kind])),
-        recovery_point=_with_age(newest_point(known, settings, now), now),
-        recovery_point_objective=allowed_age(settings, known.backups.get("full", ()), now).total_seconds(),
-        media_point=_with_age(newest_media(known, settings), now),
+        recovery_point=_with_age(newest_point(known, app.settings, now), now),
+        recovery_point_objective=allowed_age(app.settings, known.backups.get("full", ()), now).total_seconds(),
+        media_point=_with_age(newest_media(known, app.settings), now),
         media_objective=media_age.total_seconds() if media_age else None,
-        wal_objective=settings.objectives.wal.total_seconds() if settings.wal else None,
-        last_verified=_last_verified(catalog, application, now),
-        last_restore=_last_restore(catalog, application),
-        last_drill=catalog.note(application, Drilled),
-        targets=target_statuses(settings, catalog, known, now),
+        wal_objective=app.settings.objectives.wal.total_seconds() if app.settings.wal else None,
+        last_verified=_last_verified(app.catalog, application, now),
+        last_restore=_last_restore(app.catalog, application),
+        last_drill=app.catalog.note(application, Drilled),
+        targets=target_statuses(app, known, now),
         spool_bytes=max((row.spool_bytes for row in known.positions.values()), default=None),
         spool_oldest=max((row.oldest_seconds for row in known.positions.values()), default=None),
-        alerts=active_alerts(settings, catalog, known, now),
+        alerts=active_alerts(app, known, now),
         running=tuple(
             RunningAttempt(row.run_id, row.job, row.who, row.started_at)
             for row in sorted(running, key=lambda row: row.started_at, reverse=True)
@@ -87,8 +87,8 @@ def _collected(settings: Settings, catalog: Catalog, known: Facts, now: datetime
         success=_success(counts),
         attempts=_totals(counts),
         set_aside=set_aside(known),
-        history=catalog.note(application, HistorySize),
-        ahead=tuple(row.backup_id for row in catalog.backups(application=application, since=now + SKEW, limit=3)),
+        history=app.catalog.note(application, HistorySize),
+        ahead=tuple(row.backup_id for row in app.catalog.backups(application=application, since=now + SKEW, limit=3)),
     )
 
 

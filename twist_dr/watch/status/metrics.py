@@ -14,9 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.catalog import Catalog
 from twist_dr.errors import SettingsError, TwistDRError
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 from twist_dr.system.documents import replace_file
 from twist_dr.system.severity import SEVERITIES
 from twist_dr.watch.alerts.rules_common import STATES
@@ -30,16 +29,15 @@ if TYPE_CHECKING:
 class StatusCollector:
     """Reckons the metrics anew each time that it is asked."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
-        self._settings = settings
-        self._catalog = catalog
+    def __init__(self, app: Application) -> None:
+        self._app = app
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """All families with their samples."""
         try:
-            status = collect(self._settings, self._catalog, datetime.now(timezone.utc))
+            status = collect(self._app, datetime.now(timezone.utc))
         except TwistDRError:
-            return _unknown(self._settings.application)
+            return _unknown(self._app.name)
         return _families(status)
 
     def describe(self) -> list[GaugeMetricFamily]:
@@ -47,27 +45,27 @@ class StatusCollector:
         return []
 
 
-def text(settings: Settings, catalog: Catalog) -> str:
+def text(app: Application) -> str:
     """The metrics in Prometheus' text format."""
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry()
-    registry.register(StatusCollector(settings, catalog))
+    registry.register(StatusCollector(app))
     return generate_latest(registry).decode()
 
 
-def write_textfile(settings: Settings, catalog: Catalog, path: Path | None = None) -> None:
+def write_textfile(app: Application, path: Path | None = None) -> None:
     """Write the metrics to ``path`` (``metrics.textfile`` of the settings unless given; without either nothing is done), whole or not at all.
 
     node_exporter runs as another user and must be able to read it; it holds no secret. Raises ``OSError``.
     """
-    path = path or settings.metrics.textfile
+    path = path or app.settings.metrics.textfile
     if path is None:
         return
-    replace_file(path, text(settings, catalog).encode(), mode=0o644)
+    replace_file(path, text(app).encode(), mode=0o644)
 
 
-def serve(settings: Settings, catalog: Catalog, host: str, port: int, *, tell: Callable[[str], None]) -> None:
+def serve(app: Application, host: str, port: int, *, tell: Callable[[str], None]) -> None:
     """Serve ``/metrics`` until the process is told to stop (SIGTERM, SIGINT). Raises ``SettingsError`` when the address cannot be had."""
     from prometheus_client import CollectorRegistry, start_http_server
 
@@ -75,7 +73,7 @@ def serve(settings: Settings, catalog: Catalog, host: str, port: int, *, tell: C
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     registry = CollectorRegistry()
-    registry.register(StatusCollector(settings, catalog))
+    registry.register(StatusCollector(app))
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:

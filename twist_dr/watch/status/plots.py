@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from twist_dr.catalog import BackupRow, Catalog, SpaceRow
-from twist_dr.settings import Settings
+from twist_dr.catalog import BackupRow, SpaceRow
+from twist_dr.settings import Application
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.words import counted
 from twist_dr.watch.status.collect import RATE_DAYS
@@ -36,11 +36,11 @@ class Plot:
     told: str
 
 
-def plots(settings: Settings, catalog: Catalog, status: Status) -> list[Plot]:
+def plots(app: Application, status: Status) -> list[Plot]:
     """The four plots; one for which nothing is known yet says so."""
     since = status.now - timedelta(days=RATE_DAYS)
-    rows = catalog.backups(application=settings.application, since=since, until=status.now, limit=_MOST)
-    space = {name: catalog.space(name, since=since) for name in settings.enabled_targets}
+    rows = app.catalog.backups(application=app.name, since=since, until=status.now, limit=_MOST)
+    space = {name: app.catalog.space(name, since=since) for name in app.settings.enabled_targets}
     drawn = [
         ("Durations of backups", *_durations(rows)),
         ("Sizes of backups", *_sizes(rows)),

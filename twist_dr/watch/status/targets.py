@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from statistics import linear_regression
 from typing import Literal
 
-from twist_dr.catalog import Catalog, SpaceRow, WalPositionRow
+from twist_dr.catalog import SpaceRow, WalPositionRow
 from twist_dr.catalog.summaries import CopyCount
-from twist_dr.settings import Settings
+from twist_dr.settings import Application
 from twist_dr.watch.alerts.facts import SKEW, Facts
 from twist_dr.watch.alerts.rules_targets import last_use
 from twist_dr.watch.status.model import TargetStatus, TargetWal
@@ -25,25 +25,24 @@ _DAY = 86400.0
 _FARTHEST = 5 * 365.0
 
 
-def target_statuses(settings: Settings, catalog: Catalog, facts: Facts, now: datetime) -> tuple[TargetStatus, ...]:
+def target_statuses(app: Application, facts: Facts, now: datetime) -> tuple[TargetStatus, ...]:
     """All targets of the settings, in their order."""
     counts: dict[str, dict[str, CopyCount]] = defaultdict(dict)
-    for each in catalog.copy_counts(settings.application):
+    for each in app.catalog.copy_counts(app.name):
         counts[each.target][each.state] = each
-    return tuple(_target(settings, catalog, facts, name, counts[name], now) for name in settings.storage_targets)
+    return tuple(_target(app, facts, name, counts[name], now) for name in app.settings.storage_targets)
 
 
 def _target(
-    settings: Settings,
-    catalog: Catalog,
+    app: Application,
     facts: Facts,
     name: str,
     counts: Mapping[str, CopyCount],
     now: datetime,
 ) -> TargetStatus:
-    target = settings.storage_targets[name]
+    target = app.settings.storage_targets[name]
     newest = facts.checked.get(name)
-    samples = catalog.space(name, since=now - _TREND)
+    samples = app.catalog.space(name, since=now - _TREND)
     held = [counts[state] for state in ("stored", "checked") if state in counts]
     used = sum(each.stored_bytes for each in held)
     position = facts.positions.get(name)
@@ -53,7 +52,7 @@ def _target(
     else:
         rate = growth(samples)
         if rate is None and newest is not None:
-            rate = catalog.stored_since(settings.application, name, now - _TREND) / (_TREND.total_seconds() / _DAY)
+            rate = app.catalog.stored_since(app.name, name, now - _TREND) / (_TREND.total_seconds() / _DAY)
     latest = samples[-1] if samples else None
     free = latest.free if latest else None
     return TargetStatus(
@@ -64,7 +63,7 @@ def _target(
         newest_backup_id=newest.backup_id if newest else None,
         newest_at=newest.started_at if newest else None,
         age=max(0.0, (now - newest.started_at).total_seconds()) if newest else None,
-        objective=(target.objective or settings.objectives.recovery_point).total_seconds(),
+        objective=(target.objective or app.settings.objectives.recovery_point).total_seconds(),
         copies=sum(each.count for each in held),
         corrupt=counts["corrupt"].count if "corrupt" in counts else 0,
         used_bytes=latest.used_bytes if latest and latest.used_bytes is not None else used,
@@ -73,7 +72,7 @@ def _target(
         bytes_per_day=rate,
         days_until_full=_days_until_full(free, rate),
         oldest_checked_at=min((each.oldest_checked_at for each in held if each.oldest_checked_at), default=None),
-        wal=_wal(position, now) if settings.wal else None,
+        wal=_wal(position, now) if app.settings.wal else None,
     )
 
 

@@ -750,7 +750,7 @@ def test_what_was_replaced_is_removed_by_cleanup_when_its_time_is_over(backed_up
     site.job("cleanup").expect(0)
     assert site.databases() == [""]
     assert list(site.folder.glob(".media.replaced-*")) == []
-    assert "nothing kept" in site.undo().expect(1).text
+    assert "so it cannot be undone any more, and kept is nothing" in site.undo().expect(1).text
 
 
 @pytest.mark.usefixtures("as_commands")

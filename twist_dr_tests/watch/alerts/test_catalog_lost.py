@@ -66,13 +66,13 @@ def test_a_lost_catalog_is_told_at_once_and_until_it_is_rebuilt(place: Place, ho
 
 
 def test_a_fresh_start_is_none_and_neither_is_a_log_that_goes_on(place: Place) -> None:
-    assert not is_lost(place.settings, place.catalog)
+    assert not is_lost(place.app())
     works(place, 5)
-    assert not is_lost(place.settings, place.catalog)
+    assert not is_lost(place.app())
     # Another machine writes into the same catalog, and moves no anchor of ours.
     for _ in range(3):
         place.catalog.append_audit("erp", who="other", action="launch", subject="x", result="begun", details={})
-    assert not is_lost(place.settings, place.catalog)
+    assert not is_lost(place.app())
 
 
 @pytest.mark.parametrize("lines", [0, 2, 3, 9], ids=["empty", "shorter", "as long", "longer"])
@@ -80,19 +80,19 @@ def test_a_catalog_that_was_begun_anew_stays_lost_however_much_is_written_into_i
     works(place, 3)
     lose(place)
     works(place, lines)
-    assert is_lost(place.settings, place.catalog)
-    assert is_lost(place.settings, Catalog(place.settings.catalog_url))
+    assert is_lost(place.app())
+    assert is_lost(application(place.settings, catalog=Catalog(place.settings.catalog_url)))
 
 
 def test_a_catalog_that_was_rebuilt_may_be_lost_again(place: Place) -> None:
     works(place, 3)
     for _ in range(2):
         lose(place)
-        assert is_lost(place.settings, place.catalog)
+        assert is_lost(place.app())
         rebuild(place)
-        assert not is_lost(place.settings, place.catalog)
+        assert not is_lost(place.app())
         works(place)
-        assert not is_lost(place.settings, place.catalog)
+        assert not is_lost(place.app())
 
 
 def test_an_older_catalog_in_its_place_lacks_what_was_written_since_although_it_was_rebuilt_before(
@@ -104,12 +104,12 @@ def test_an_older_catalog_in_its_place_lacks_what_was_written_since_although_it_
     works(place)
     old = file.read_bytes()
     works(place, 2)
-    assert not is_lost(place.settings, place.catalog)
+    assert not is_lost(place.app())
     lose(place)
     file.write_bytes(old)
-    assert is_lost(place.settings, place.catalog)
+    assert is_lost(place.app())
     rebuild(place)
-    assert not is_lost(place.settings, place.catalog)
+    assert not is_lost(place.app())
 
 
 def test_an_anchor_that_cannot_be_read_tells_nothing(place: Place) -> None:
@@ -117,4 +117,4 @@ def test_an_anchor_that_cannot_be_read_tells_nothing(place: Place) -> None:
     anchor = audit.audit_anchor(place.settings)
     for text in ("", "no anchor", json.dumps({"seq": 1})):
         anchor.write_text(text)
-        assert not is_lost(place.settings, Catalog(f"sqlite:///{place.folder}/other.db"))
+        assert not is_lost(application(place.settings, catalog=Catalog(f"sqlite:///{place.folder}/other.db")))

@@ -192,7 +192,7 @@ def test_the_runs_and_backups_of_the_night_are_not_pushed_out_by_those_of_every_
     whole = record(catalog, 1, started_at=NOW - DAY)
     for each in range(20):
         record(catalog, 2 + each, started_at=NOW - HOUR - each * HOUR, parts=["database"], label="manual")
-    facts = gather(given, catalog, NOW)
+    facts = gather(application(given, catalog=catalog), NOW)
     assert NIGHT in {row.who for row in facts.attempts["backup_full"]}
     assert whole in {row.backup_id for row in facts.backups["full"]}
 
@@ -277,7 +277,7 @@ def test_a_loss_is_measured_by_what_was_before_it_with_the_same_parts(tmp_path: 
     }
     told_of: Any = (None, "erp", cause, "size_deviation", "critical", "active", "gone", "see", NOW, NOW)
     catalog.save_alert(AlertRow(*told_of))
-    before = {row.backup_id for row in gather(given, catalog, NOW).before[cause]}
+    before = {row.backup_id for row in gather(application(given, catalog=catalog), NOW).before[cause]}
     assert before == nights if cause == "size_deviation:full" else before & hour
 
 

@@ -14,6 +14,7 @@ from twist_dr.catalog import AttemptRow, Catalog, VerificationRow
 from twist_dr.catalog.rows import AttemptState
 from twist_dr.watch.status.collect import collect
 from twist_dr.watch.status.model import Status
+from twist_dr_tests.apps import application
 from twist_dr_tests.catalog.examples import manifest, record
 from twist_dr_tests.site import Site
 
@@ -62,7 +63,7 @@ class Story:
         return run_id
 
     def status(self) -> Status:
-        return collect(self.site.settings(), self.catalog, self.now)
+        return collect(application(self.site.settings(), catalog=self.catalog), self.now)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_the_textfile_is_replaced_whole_and_others_may_read_it(story: Story, tmp
     first = path.stat()
     assert samples(path.read_text())["twist_dr_state",] == 0
     assert first.st_mode & 0o777 == 0o644
-    write_textfile(story.site.settings(), story.catalog)
+    write_textfile(story.site.app(catalog=story.catalog))
     assert path.stat().st_ino != first.st_ino
     assert [each.name for each in path.parent.iterdir()] == ["twist_dr.prom"]
     elsewhere = tmp_path / "other.prom"

@@ -35,7 +35,7 @@ def eventful(story: Story) -> None:
 
 def page(story: Story) -> str:
     status = story.status()
-    return html(status, plots(story.site.settings(), story.catalog, status))
+    return html(status, plots(story.site.app(catalog=story.catalog), status))
 
 
 def test_the_page_is_well_formed_and_fetches_and_runs_nothing(story: Story) -> None:
@@ -76,7 +76,7 @@ def test_a_site_where_nothing_has_happened_has_a_report_too(story: Story) -> Non
 def test_markdown_carries_its_pictures_and_leaves_no_foreign_markup(story: Story) -> None:
     eventful(story)
     status = story.status()
-    text = markdown(status, plots(story.site.settings(), story.catalog, status))
+    text = markdown(status, plots(story.site.app(catalog=story.catalog), status))
     pictures = re.findall(r"!\[[^\n]*?\]\(data:image/svg\+xml;base64,([^)]+)\)", text)
     assert len(pictures) == 4
     for picture in pictures:
@@ -108,6 +108,6 @@ def test_the_oldest_times_are_those_of_ninety_days(story: Story) -> None:
     story.backup(24 * 91)
     story.backup(24 * 2)
     status = story.status()
-    drawn = plots(story.site.settings(), story.catalog, status)
+    drawn = plots(story.site.app(catalog=story.catalog), status)
     assert drawn[0].told.startswith("full: 1,")
     assert status.now - story.now < HOUR

@@ -336,7 +336,7 @@ def test_next_runs_come_from_the_schedules_and_a_running_job_is_named(story: Sto
     story.site.set(schedules={"full": "0 2 * * *", "configuration": None, "drill": None, "scrub": None})
     healthy(story)
     story.attempt("verify_backup", "running", age=0.1)
-    note_daemon(story.site.settings(), story.catalog, story.now, ())
+    note_daemon(story.site.app(catalog=story.catalog), story.now, ())
     status = story.status()
     assert [(run.name, run.job) for run in status.next_runs] == [("full", "backup_full")]
     assert status.now < status.next_runs[0].at <= status.now + timedelta(days=1)
@@ -355,15 +355,15 @@ def test_what_nobody_will_launch_is_not_promised(story: Story) -> None:
         return render_status(status).partition("\nnext:")[2].strip()
 
     assert said() == "no: the daemon does not run (and never did)"
-    note_daemon(story.site.settings(), story.catalog, story.now - HOUR, ())
+    note_daemon(story.site.app(catalog=story.catalog), story.now - HOUR, ())
     assert said() == f"no: the daemon does not run (last seen {story.now - HOUR:%Y-%m-%d %H:%M} UTC)"
     # A clock that was ahead when it was seen last does not make it run.
-    note_daemon(story.site.settings(), story.catalog, story.now + HOUR, ())
+    note_daemon(story.site.app(catalog=story.catalog), story.now + HOUR, ())
     assert said().startswith("no: the daemon does not run")
-    note_daemon(story.site.settings(), story.catalog, story.now, ["full_schedule"])
+    note_daemon(story.site.app(catalog=story.catalog), story.now, ["full_schedule"])
     first, second = said().splitlines()
     assert first.endswith("06:00 UTC  scrub") and second == "  not full: somebody switched it off (page: Automation)"
-    samples = metrics.text(story.site.settings(), story.catalog)
+    samples = metrics.text(story.site.app(catalog=story.catalog))
     assert 'twist_dr_daemon_seen_timestamp_seconds{application="erp"} ' in samples
 
 
@@ -403,7 +403,7 @@ def test_what_the_code_location_has_not_loaded_is_said_until_it_is_reloaded(
     # The package was upgraded beneath a code server that runs.
     with monkeypatch.context() as patch:
         patch.setattr("twist_dr.__version__", "0.0.9")
-        note_daemon(story.site.settings(), story.catalog, story.now, ())
+        note_daemon(story.site.app(catalog=story.catalog), story.now, ())
     (alert,) = story.status().alerts
     assert alert.cause == "stale:version" and "still runs 0.0.9" in alert.message
 
