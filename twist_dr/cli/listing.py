@@ -12,7 +12,7 @@ from twist_dr.redaction import one_line
 from twist_dr.restore.restored_configuration import RestoredConfiguration
 from twist_dr.restore.settle import Superseded
 from twist_dr.restore.space import SpaceTaken
-from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.progress import human_age, human_bytes, human_seconds
 from twist_dr.system.tables import table
 from twist_dr.system.words import counted, few
 
@@ -177,7 +177,7 @@ def sandbox_table(rows: Sequence[Sandbox], now: datetime) -> str:
                 row.kind,
                 row.state,
                 _size(row.bytes),
-                human_seconds((now - row.made_at).total_seconds()) if row.made_at else "-",
+                human_age((now - row.made_at).total_seconds()) if row.made_at else "-",
                 row.who or "-",
                 row.what,
                 row.reach or "-",

@@ -100,7 +100,7 @@ def test_a_sandbox_whose_server_died_is_listed_as_stopped_and_can_be_started_and
         (folder,) = sandbox_base(site.settings()).glob("*")
         _kill_server(folder)
         assert "stopped" in site.cli("sandboxes").expect(0).text
-        site.cli("sandboxes", "start", folder.name).expect(0)
+        site.command("sandboxes", "start", folder.name).expect(0)
         assert "runs" in site.cli("sandboxes").expect(0).text
         _kill_server(folder)
         site.cli("sandboxes", "remove", folder.name).expect(0)
