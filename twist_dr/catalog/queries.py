@@ -26,14 +26,7 @@ from sqlalchemy import (
 )
 
 from twist_dr.catalog.models import Backups, Copies, Verifications
-from twist_dr.catalog.rows import (
-    BackupRow,
-    CopyRow,
-    CopyState,
-    RetentionRow,
-    SealedBackup,
-    VerificationRow,
-)
+from twist_dr.catalog.rows import BackupRow, CopyRow, CopyState, RetentionRow, SealedBackup, VerificationRow
 from twist_dr.repository.kinds import BASE, FULL
 from twist_dr.repository.labels import OF_NIGHTS, SET_ASIDE
 from twist_dr.repository.manifest import Label, Part

@@ -110,9 +110,7 @@ def check_media(folders: Mapping[str, Path]) -> Check[FilesSeen]:
             yield problem(check, f"cannot read {few(seen.unreadable)}", _grant_reading(folder))
         elif seen.files == 0 and seen.whole:
             yield warning(
-                check,
-                f"{folder} holds no file",
-                f"mount it, or correct media.{name}, if files should be there",
+                check, f"{folder} holds no file", f"mount it, or correct media.{name}, if files should be there"
             )
         else:
             yield ok(check, f"{folder}: {_extent(seen)}")

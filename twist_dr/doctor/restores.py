@@ -62,11 +62,7 @@ def check_kept(settings: Settings, around: Surroundings, now: datetime | None = 
     every = everything_kept(around, settings.work_dir, settings.application)
     overdue = [each for each in every if each.keep_until is not None and each.keep_until <= now]
     if overdue:
-        yield warning(
-            check,
-            f"{few(str(each) for each in overdue)} have had their time",
-            "twist-dr cleanup",
-        )
+        yield warning(check, f"{few(str(each) for each in overdue)} have had their time", "twist-dr cleanup")
     for journal in half_removed(around):
         yield warning(
             check,

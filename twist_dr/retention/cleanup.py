@@ -12,7 +12,7 @@ from twist_dr.errors import Cancelled, TargetRefused, TwistDRError
 from twist_dr.repository.kinds import BASE, bases_of
 from twist_dr.repository.manifest import MANIFEST_NAME, Kind
 from twist_dr.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
-from twist_dr.retention.doubts import unproven
+from twist_dr.retention.doubts import Windows, unproven
 from twist_dr.retention.facts import Looking, TargetFacts
 from twist_dr.retention.holds import SCRATCH as HOLD_SCRATCH
 from twist_dr.retention.incomplete import UNFINISHED_AFTER
@@ -23,7 +23,6 @@ from twist_dr.retention.recheck import Recheck
 from twist_dr.retention.telling import TargetOutcome, Telling
 from twist_dr.retention.tombstones import Tombstone
 from twist_dr.retention.wal_plan import bases_of_window, plan_wal
-from twist_dr.retention.windows import Windows
 from twist_dr.settings import Application
 from twist_dr.settings.policy import longest_window
 from twist_dr.storage.base import told_of

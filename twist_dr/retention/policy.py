@@ -74,10 +74,7 @@ def verdicts(
 
 
 def _by_rules(
-    policy: Policy,
-    concerned: Sequence[BackupFacts],
-    good: Collection[str],
-    days: Mapping[str, date],
+    policy: Policy, concerned: Sequence[BackupFacts], good: Collection[str], days: Mapping[str, date]
 ) -> dict[str, Verdict]:
     """What the rules say; nothing of a backup that no rule speaks of. ``last`` speaks of its labels only."""
     reasons: dict[str, list[str]] = {}
@@ -104,11 +101,7 @@ def _by_rules(
 
 
 def _slots(
-    concerned: Sequence[BackupFacts],
-    good: Collection[str],
-    count: int,
-    rule: _Rule,
-    days: Mapping[str, date],
+    concerned: Sequence[BackupFacts], good: Collection[str], count: int, rule: _Rule, days: Mapping[str, date]
 ) -> Iterator[BackupFacts]:
     """The newest good one of each of the last ``count`` periods that have one, and the others that would have had a slot as good ones.
 

@@ -7,13 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twist_dr.errors import (
-    CopyFailed,
-    ObjectExists,
-    ObjectMissing,
-    TargetRefused,
-    TwistDRError,
-)
+from twist_dr.errors import CopyFailed, ObjectExists, ObjectMissing, TargetRefused, TwistDRError
 from twist_dr.repository.first_good import CORRUPT, PASSED_OVER, first_good, told_by_all
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import MANIFEST_NAME, ArtifactForm, Manifest

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 
-from twist_dr.catalog.notes import Repair
+from twist_dr.catalog import Catalog
+from twist_dr.catalog.notes import Repair, Repairs
 from twist_dr.catalog.rows import CopyRow
 from twist_dr.errors import BackupError, Busy, Cancelled, EncryptionError, ObjectMissing, StorageError, WalError
 from twist_dr.repository.kinds import KINDS
@@ -18,13 +19,13 @@ from twist_dr.scrub.found import ScrubFinding, ScrubOutcome
 from twist_dr.scrub.reading import CopyRead
 from twist_dr.scrub.repair import Fetched, Others, fetch_good, store_good
 from twist_dr.scrub.throttle import Throttle
-from twist_dr.scrub.trace import note_repair
 from twist_dr.scrub.wal_reading import WalObject, fetch_good_wal, store_good_wal
 from twist_dr.settings import Application
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.system.words import counted
 from twist_dr.wal.objects import WalArchive
+from twist_dr.watch.audit import record
 
 _PREFIX = "repair-"
 #: How long a repair waits for another operation where the settings have no schedules, which say it.
@@ -34,14 +35,16 @@ _LOOK_UP_SECONDS = 1.0
 _NOT_REPAIRED = (StorageError, BackupError, WalError, EncryptionError, Busy)
 
 
+#: The trace that repairs leave, so that whoever looks after the backups hears of them though all is good again.
+_KEPT_FOR = timedelta(days=30)
+_KEPT = 200
+
+
 class Repairer:
     """Repairs copies and objects of write-ahead log of one application. ``throttles`` by target, for reading as for writing."""
 
     def __init__(
-        self,
-        app: Application,
-        repositories: Mapping[str, Repository],
-        throttles: Mapping[str, Throttle],
+        self, app: Application, repositories: Mapping[str, Repository], throttles: Mapping[str, Throttle]
     ) -> None:
         self._app = app
         self._repositories = repositories
@@ -214,3 +217,18 @@ class Repairer:
                     if time.monotonic() > deadline:
                         raise
             yield
+
+
+def repairs(catalog: Catalog, application: str) -> tuple[Repair, ...]:
+    """The repairs of the last 30 days, oldest first."""
+    return (catalog.note(application, Repairs) or Repairs()).repairs
+
+
+def note_repair(app: Application, repair: Repair) -> None:
+    """Leave the trace of a repair, in the note and in the audit log."""
+    kept = [each for each in repairs(app.catalog, app.name) if repair.at - each.at < _KEPT_FOR]
+    app.catalog.leave_note(app.name, Repairs(repairs=(*kept, repair)[-_KEPT:]))
+    record(
+        app, action="repair", subject=f"{repair.backup_id} on {repair.target}", result="repaired",
+        details={"what": repair.what, "source": repair.source, "run_id": app.actor.run_id},
+    )  # fmt: skip

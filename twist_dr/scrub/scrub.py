@@ -47,11 +47,7 @@ class Scrub:
     """One scrub of one application. Takes no lock but for a repair's last step."""
 
     def __init__(
-        self,
-        app: Application,
-        repositories: Mapping[str, Repository],
-        *,
-        now: datetime | None = None,
+        self, app: Application, repositories: Mapping[str, Repository], *, now: datetime | None = None
     ) -> None:
         self._app = app
         self._repositories = repositories

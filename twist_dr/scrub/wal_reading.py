@@ -260,13 +260,7 @@ def fetch_good_wal(
 
 
 def store_good_wal(
-    each: WalObject,
-    good: PackedWal,
-    archive: WalArchive,
-    keyring: Keyring,
-    progress: OnBytes,
-    *,
-    missing: bool = False,
+    each: WalObject, good: PackedWal, archive: WalArchive, keyring: Keyring, progress: OnBytes, *, missing: bool = False
 ) -> None:
     """Put good bytes in the place of bad ones, unless the object has gone meanwhile, and read them again; ``missing``: where none are.
 

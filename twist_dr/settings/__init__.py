@@ -18,10 +18,7 @@ from twist_dr.settings.reading import (
 from twist_dr.settings.scheduling import ScheduleSettings
 from twist_dr.settings.sections import DjangoSettings, WalSettings
 from twist_dr.settings.targets import AnyTarget
-from twist_dr.settings.unattended import (
-    AlertSettings,
-    ChannelSettings,
-)
+from twist_dr.settings.unattended import AlertSettings, ChannelSettings
 from twist_dr.settings.values import Name
 from twist_dr.settings.whole import Settings
 

@@ -44,10 +44,7 @@ def hashed(chunks: Iterable[bytes], expected: Digest, what: str) -> Iterator[byt
         found.update(chunk)
         size += len(chunk)
         if size > expected.size:
-            raise ArtifactInvalid(
-                f"{what}: more than the recorded {expected.size} bytes",
-                remedy=FROM_ANOTHER,
-            )
+            raise ArtifactInvalid(f"{what}: more than the recorded {expected.size} bytes", remedy=FROM_ANOTHER)
         yield chunk
     if (size, found.hexdigest()) != (expected.size, expected.sha256):
         raise ArtifactInvalid(

@@ -13,14 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twist_dr.errors import (
-    ObjectCorrupt,
-    ObjectExists,
-    StorageError,
-    TargetFull,
-    TargetRefused,
-    TargetUnavailable,
-)
+from twist_dr.errors import ObjectCorrupt, ObjectExists, StorageError, TargetFull, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import OnBytes
 from twist_dr.storage.beneath import A_FILE, Folder, NoFolder
 from twist_dr.system.sizes import CHUNK

@@ -29,14 +29,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from twist_dr.errors import (
-    ObjectCorrupt,
-    ObjectExists,
-    ObjectMissing,
-    StorageError,
-    TargetRefused,
-    TargetUnavailable,
-)
+from twist_dr.errors import ObjectCorrupt, ObjectExists, ObjectMissing, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import (
     Capabilities,
     Digest,

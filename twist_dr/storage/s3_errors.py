@@ -71,11 +71,7 @@ _MEANINGS: dict[str, _Meaning] = {
     "AuthorizationHeaderMalformed": (TargetRefused, "the region is wrong", _REGION),
     "PermanentRedirect": (TargetRefused, "the bucket is in another region", _REGION),
     "KMS.NotFoundException": (TargetRefused, "the KMS key does not exist", "correct storage_targets.{name}.kms_key_id"),
-    "EntityTooLarge": (
-        TargetRefused,
-        "the store takes no object that large",
-        "lower storage_targets.{name}.part_size",
-    ),
+    "EntityTooLarge": (TargetRefused, "the store takes no object that large", "lower storage_targets.{name}.part_size"),
     "QuotaExceeded": (TargetFull, "the quota is used up", f"raise it, or {_LESS}"),
     "XMinioStorageFull": (TargetFull, "the store's disks are full", f"add space, or {_LESS}"),
     "ServiceQuotaExceeded": (TargetFull, "the quota is used up", f"raise it, or {_LESS}"),

@@ -30,12 +30,7 @@ from twist_dr.storage.base import (
 from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_connection import S3Connection, S3Limits
 from twist_dr.storage.s3_errors import answer_code, status_of
-from twist_dr.storage.s3_transfer import (
-    Measured,
-    ResumingReader,
-    Stopped,
-    Watch,
-)
+from twist_dr.storage.s3_transfer import Measured, ResumingReader, Stopped, Watch
 from twist_dr.storage.s3_upload import S3Uploader
 from twist_dr.system.sizes import CHUNK
 

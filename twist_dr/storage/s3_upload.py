@@ -142,12 +142,7 @@ class S3Uploader:
 
     def _object(self, key: str, measured: Measured) -> dict[str, Any]:
         metadata = {"sha256": measured.digest.sha256, "size": str(measured.digest.size)}
-        return {
-            **self._connection.place(key),
-            "Metadata": metadata,
-            **self._attributes,
-            **self._lock_arguments(),
-        }
+        return {**self._connection.place(key), "Metadata": metadata, **self._attributes, **self._lock_arguments()}
 
     def _lock_arguments(self) -> dict[str, Any]:
         if self._lock_days is None:

@@ -6,9 +6,7 @@ from twist_dr.catalog.models import METADATA
 from twist_dr.catalog.schema import VERSION_TABLE
 
 context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=METADATA,
-    version_table=VERSION_TABLE,
+    connection=context.config.attributes["connection"], target_metadata=METADATA, version_table=VERSION_TABLE
 )
 with context.begin_transaction():
     context.run_migrations()

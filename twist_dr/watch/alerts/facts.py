@@ -47,10 +47,7 @@ _RECENT = 16
 _ATTEMPTS = 300
 _EACH_JOB = 12
 #: Those that write-ahead log, shipped in a run every minute, may have pushed out of the last runs.
-_JOBS = (
-    *BACKUP_JOBS,
-    *("verify_backup", "restore", "restore_to_time", "undo_restore", "cleanup", "scrub", "drill"),
-)
+_JOBS = (*BACKUP_JOBS, *("verify_backup", "restore", "restore_to_time", "undo_restore", "cleanup", "scrub", "drill"))
 #: Full backups whose tables are compared.
 TABLES_OF = 4
 _CORRUPT = 100

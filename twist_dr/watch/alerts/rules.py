@@ -6,13 +6,7 @@ from datetime import datetime
 
 from twist_dr.settings import Settings
 from twist_dr.system.severity import SEVERITIES
-from twist_dr.watch.alerts import (
-    rules_backups,
-    rules_deviation,
-    rules_operations,
-    rules_recovery,
-    rules_targets,
-)
+from twist_dr.watch.alerts import rules_backups, rules_deviation, rules_operations, rules_recovery, rules_targets
 from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.rules_common import Finding, Rule
 

@@ -24,8 +24,8 @@ from twist_dr.errors import Cancelled, CopyFailed, TargetRefused, TargetUnavaila
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.retention.tombstones import Tombstone
 from twist_dr.scrub.found import ScrubOrder, ScrubResult, raise_bad
+from twist_dr.scrub.repairer import repairs
 from twist_dr.scrub.scrub import Scrub
-from twist_dr.scrub.trace import repairs
 from twist_dr.settings import Actor
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.local import LocalTarget

@@ -16,7 +16,7 @@ from twist_dr.errors import CopyFailed
 from twist_dr.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.repository.streams import Form
 from twist_dr.scrub.found import ScrubResult, raise_bad
-from twist_dr.scrub.trace import repairs
+from twist_dr.scrub.repairer import repairs
 from twist_dr.storage.base import StoredObject
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.lock import FileLocks
