@@ -12,7 +12,6 @@ from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery.coverage import Stretch, lineage_of
 from twist_dr.recovery.ground import ClusterArchive
 from twist_dr.recovery.lineage import Lineage, Run, facts, stop_of
-from twist_dr.recovery.reader import Reader
 from twist_dr.recovery.search import (
     clock_warning,
     ending_of,
@@ -22,7 +21,7 @@ from twist_dr.recovery.search import (
     points_named,
     unknown_name,
 )
-from twist_dr.recovery.stops import Resolved, exclusive, inclusive
+from twist_dr.recovery.stops import Looked, Resolved, looked_into
 from twist_dr.recovery.target import RecoveryTarget, moment
 from twist_dr.recovery.vanished import Vanished, furthest_beyond
 from twist_dr.system.words import counted
@@ -54,14 +53,15 @@ def _latest(ground: ClusterArchive, lineage: Lineage, found: Sequence[Stretch]) 
     stretch = found[-1]
     if ground.gap(lineage, stretch.run):
         raise ground.refusal(ground.gap_words(lineage, stretch))
-    with ground.reader(lineage, stretch.run) as reader:
-        _nothing_vanished(ground, lineage, stretch, reader)
-        return _behind_last(ground, lineage, stretch, stretch.bases[-1], reader)
+    with looked_into(ground, lineage, stretch) as looked:
+        _nothing_vanished(looked)
+        return _behind_last(looked, stretch.bases[-1])
 
 
-def _nothing_vanished(ground: ClusterArchive, lineage: Lineage, stretch: Stretch, reader: Reader) -> None:
+def _nothing_vanished(looked: Looked) -> None:
     """Raises ``RecoveryPointInvalid`` when more was known to be archived than is there now, unless somebody has accepted that."""
-    archives, end = ground.archives, stretch.run.end
+    ground, end = looked.ground, looked.end
+    archives = ground.archives
     newer = [each for each in ground.known_reach if int(each.system_identifier) > int(archives.system_identifier)]
     if newer and ground.base is None:
         refusal = ground.refusal(
@@ -77,12 +77,10 @@ def _nothing_vanished(ground: ClusterArchive, lineage: Lineage, stretch: Stretch
             Known(f"by its name {key}, which is not authentic,", archives.system_identifier, timeline, lsn)
             for key, (timeline, lsn) in archives.disowned.items()
         ]
-    known = furthest_beyond(known_reach, archives.system_identifier, lineage, end)
+    known = furthest_beyond(known_reach, archives.system_identifier, looked.lineage, end)
     if known is None or (ground.pinned is not None and known.timeline > ground.pinned):
         return
-    last = last_ending(reader, end)
-    times = [each for each in (stretch.claim, last.at if last else None) if each is not None]
-    ground.vanished = Vanished(known, end, max(times, default=None))
+    ground.vanished = Vanished(known, end, looked.known_until())
     if not ground.vanished.is_accepted(ground.accepted):
         raise WalVanished(ground.refusal(f"{ground.vanished.sentence()} {ground.vanished.remedy}.").what)
     ground.warnings.append(ground.vanished.sentence())
@@ -96,15 +94,13 @@ def _all_answered(ground: ClusterArchive, what: str) -> None:
         )
 
 
-def _behind_last(
-    ground: ClusterArchive, lineage: Lineage, stretch: Stretch, base: PlannedBase, reader: Reader
-) -> Resolved:
+def _behind_last(looked: Looked, base: PlannedBase) -> Resolved:
     """Everything that is archived."""
-    record = reader.last_record()
-    if record is None or record.end(ground.size) < stop_of(base):
-        raise ground.refusal(f"The archived WAL ends before {base.backup_id} is consistent.")
-    broken = reader.broken_tail(record)
-    return inclusive(ground, lineage, stretch, base, reader, record, (broken,) if broken else ())
+    record = looked.reader.last_record()
+    if record is None or record.end(looked.ground.size) < stop_of(base):
+        raise looked.ground.refusal(f"The archived WAL ends before {base.backup_id} is consistent.")
+    broken = looked.reader.broken_tail(record)
+    return looked.inclusive(base, record, (broken,) if broken else ())
 
 
 # -- a time -----------------------------------------------------------------------------------------------------------------
@@ -118,21 +114,21 @@ def _at_time(target: RecoveryTarget, ground: ClusterArchive, lineage: Lineage, f
         raise _too_early(target, ground, lineage, found)
     stretch, base = choices[-1]
     marks = [facts(each).stopped_at for each in stretch.bases]
-    with ground.reader(lineage, stretch.run) as reader:
-        later = first_later(reader, stop_of(base), time, marks)
+    with looked_into(ground, lineage, stretch) as looked:
+        later = first_later(looked.reader, stop_of(base), time, marks)
         warnings = list(later.warnings)
         if later.unseen:
             warnings.append(
                 f"Found by bisection: {counted(later.unseen, 'segment')} between the base backup and the stop were taken to be in order of time, as those looked at are."
             )
         if later.ending is None:
-            _reaches(target, ground, lineage, stretch, reader)
-            _living(ground, lineage, time, reader, stretch.run.end)
-            return _behind_last(ground, lineage, stretch, base, reader)
-        _living(ground, lineage, time, reader, later.ending.lsn)
+            _reaches(target, looked)
+            _living(looked, time, looked.end)
+            return _behind_last(looked, base)
+        _living(looked, time, later.ending.lsn)
         # While the segments around the stop are at hand: what comes after it may be a long way.
-        resolved = exclusive(ground, lineage, stretch, base, reader, later.ending.lsn, tuple(warnings))
-        following, _ = endings_from(reader, later.ending.lsn)
+        resolved = looked.exclusive(base, later.ending.lsn, tuple(warnings))
+        following, _ = endings_from(looked.reader, later.ending.lsn)
         clock = clock_warning(following, time)
         return resolved if clock is None else replace(resolved, warnings=(*resolved.warnings, clock))
 
@@ -147,27 +143,26 @@ def _too_early(
     )
 
 
-def _reaches(
-    target: RecoveryTarget, ground: ClusterArchive, lineage: Lineage, stretch: Stretch, reader: Reader
-) -> None:
+def _reaches(target: RecoveryTarget, looked: Looked) -> None:
     """Nothing later is archived: it must be known that nothing is missing up to the time, either."""
     assert target.time is not None
+    ground, lineage, stretch = looked.ground, looked.lineage, looked.stretch
     if stretch.claim is not None and stretch.claim >= target.time:
         return
     if ground.gap(lineage, stretch.run):
         raise ground.refusal(f"{target.words} lies in or behind a gap. {ground.gap_words(lineage, stretch)}")
-    last = last_ending(reader, stretch.run.end)
-    times = [each for each in (stretch.claim, last.at if last else None) if each is not None]
-    until = f"until {moment(max(times))}" if times else f"up to {format_lsn(stretch.run.end)}"
+    known = looked.known_until()
+    until = f"until {moment(known)}" if known else f"up to {format_lsn(looked.end)}"
     raise ground.refusal(
         f"The archive is known to hold everything {until}, and {target.words} is later; choose latest, or an earlier moment."
     )
 
 
-def _living(ground: ClusterArchive, lineage: Lineage, time: datetime, reader: Reader, stop: int) -> None:
+def _living(looked: Looked, time: datetime, stop: int) -> None:
     """Raises ``RecoveryPointInvalid`` when another timeline, which left this one just before the stop, had transactions until ``time``."""
-    last = last_ending(reader, stop)
-    since = last.lsn if last else reader.run.start
+    ground, lineage = looked.ground, looked.lineage
+    last = last_ending(looked.reader, stop)
+    since = last.lsn if last else looked.stretch.run.start
     for timeline in ground.known if ground.pinned is None else []:
         fork = _fork(ground, lineage, timeline)
         if fork is None or not since < fork <= stop:
@@ -223,12 +218,12 @@ def _at_lsn(target: RecoveryTarget, ground: ClusterArchive, lineage: Lineage, fo
         raise _too_early(target, ground, lineage, found)
     stretch, base = choices[-1]
     warnings = _also_on(ground, lineage, lsn)
-    with ground.reader(lineage, stretch.run) as reader:
-        if lsn < stretch.run.end and reader.record_from(lsn) is not None:
-            return exclusive(ground, lineage, stretch, base, reader, lsn, warnings)
-        last = reader.last_record()
+    with looked_into(ground, lineage, stretch) as looked:
+        if lsn < looked.end and looked.reader.record_from(lsn) is not None:
+            return looked.exclusive(base, lsn, warnings)
+        last = looked.reader.last_record()
         if last is not None and lsn <= last.end(ground.size):
-            return inclusive(ground, lineage, stretch, base, reader, last, warnings)
+            return looked.inclusive(base, last, warnings)
     if ground.gap(lineage, stretch.run):
         raise ground.refusal(f"{format_lsn(lsn)} lies in or behind a gap. {ground.gap_words(lineage, stretch)}")
     dead = _holders(ground, lineage, lsn)
@@ -277,22 +272,22 @@ def _recorded(target: RecoveryTarget, ground: ClusterArchive) -> Resolved:
                 raise
             continue
         for stretch in reversed(found):
-            with ground.reader(lineage, stretch.run) as reader:
-                lsn, warnings = _look_for(target, ground, stretch, reader, names)
+            with looked_into(ground, lineage, stretch) as looked:
+                lsn, warnings = _look_for(target, looked, names)
                 if lsn is None:
                     continue
                 if target.name is not None:
                     _all_answered(ground, f"Which restore point {target.name!r} is the latest")
                     if timeline == ground.timelines[0] and stretch is found[-1]:
-                        _nothing_vanished(ground, lineage, stretch, reader)
+                        _nothing_vanished(looked)
                 base = [base for base in stretch.bases if stop_of(base) <= lsn][-1]
-                record = reader.record_from(lsn)
+                record = looked.reader.record_from(lsn)
                 assert record is not None and record.lsn == lsn
                 if timeline != ground.timelines[0]:
                     warnings += (
                         f"{target.words} is on timeline {timeline} only, which was given up: timeline {ground.timelines[0]} went on without it.",
                     )
-                return inclusive(ground, lineage, stretch, base, reader, record, warnings)
+                return looked.inclusive(base, record, warnings)
     if target.name is not None:
         raise unknown_name(target.name, names, f"{ground.elsewhere()} {ground.instead()}".strip())
     raise ground.refusal(
@@ -300,17 +295,15 @@ def _recorded(target: RecoveryTarget, ground: ClusterArchive) -> Resolved:
     )
 
 
-def _look_for(
-    target: RecoveryTarget, ground: ClusterArchive, stretch: Stretch, reader: Reader, names: set[str]
-) -> tuple[int | None, tuple[str, ...]]:
-    start = stop_of(stretch.oldest)
+def _look_for(target: RecoveryTarget, looked: Looked, names: set[str]) -> tuple[int | None, tuple[str, ...]]:
+    start, reader = stop_of(looked.stretch.oldest), looked.reader
     if target.xid is not None:
         ending, warnings = ending_of(reader, start, target.xid)
         if ending is not None and not ending.committed:
             warnings += (f"Transaction {target.xid} was rolled back; the stop is behind that.",)
         return ending.lsn if ending else None, warnings
     assert target.name is not None
-    tell = ground.progress(f"looking for the restore point {target.name!r}", len(stretch.run.parts))
+    tell = looked.ground.progress(f"looking for the restore point {target.name!r}", len(looked.stretch.run.parts))
     points, all_names = points_named(reader, start, target.name, tell)
     names |= all_names
     if not points:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -57,79 +59,70 @@ class Resolved:
     warnings: tuple[str, ...]
 
 
-def inclusive(
-    ground: ClusterArchive,
-    lineage: Lineage,
-    stretch: Stretch,
-    base: PlannedBase,
-    reader: Reader,
-    record: WalRecord,
-    warnings: tuple[str, ...],
-) -> Resolved:
-    """A stop behind a record."""
-    end = record.end(ground.size)
-    last = last_ending(reader, record.lsn + 1)
-    lost = _lost(ground, lineage, stretch, reader, record.lsn + 1, end)
-    noted = last_ending(reader, record.lsn)
-    return Resolved(
-        lineage,
-        stretch,
-        base,
-        Stop(record.lsn, True),
-        end,
-        end,
-        last.at if last else None,
-        _noted(noted, base),
-        lost,
-        warnings,
-    )
+@dataclass(frozen=True)
+class Looked:
+    """A stretch that is looked into: on which line it lies, and who reads its WAL."""
+
+    ground: ClusterArchive
+    lineage: Lineage
+    stretch: Stretch
+    reader: Reader
+
+    @property
+    def end(self) -> int:
+        """The LSN up to which there is WAL."""
+        return self.stretch.run.end
+
+    def known_until(self) -> datetime | None:
+        """The latest moment that is known of what is there."""
+        last = last_ending(self.reader, self.end)
+        return max((at for at in (self.stretch.claim, last.at if last else None) if at is not None), default=None)
+
+    def inclusive(self, base: PlannedBase, record: WalRecord, warnings: tuple[str, ...]) -> Resolved:
+        """A stop behind a record."""
+        end, behind = record.end(self.ground.size), record.lsn + 1
+        last, noted = last_ending(self.reader, behind), last_ending(self.reader, record.lsn)
+        return self._resolved(base, Stop(record.lsn, True), end, end, behind, last, noted, warnings)
+
+    def exclusive(self, base: PlannedBase, lsn: int, warnings: tuple[str, ...]) -> Resolved:
+        """A stop before the first record at ``lsn`` or behind. PostgreSQL must read that one whole to know it."""
+        following, record = self.reader.record_from(lsn), self.reader.record_before(lsn)
+        assert following is not None
+        size = self.ground.size
+        if record is None or record.end(size) < stop_of(base):
+            raise self.ground.refusal(f"{format_lsn(lsn)} is before {base.backup_id} is consistent.")
+        last, read_until = last_ending(self.reader, following.lsn), following.end(size)
+        return self._resolved(base, Stop(lsn, False), record.end(size), read_until, following.lsn, last, last, warnings)
+
+    def _resolved(
+        self, base: PlannedBase, stop: Stop, end: int, read_until: int, behind: int, last: Ending | None, noted: Ending | None,
+        warnings: tuple[str, ...],
+    ) -> Resolved:  # fmt: skip
+        return Resolved(
+            self.lineage,
+            self.stretch,
+            base,
+            stop,
+            end,
+            read_until,
+            last_commit_at=last.at if last else None,
+            noted_at=noted.at if noted is not None and noted.lsn >= start_of(base) else None,
+            lost=self._lost(behind, end),
+            warnings=warnings,
+        )
+
+    def _lost(self, lsn: int, end: int) -> Lost:
+        unseen = self.ground.gap(self.lineage, self.stretch.run) or self.ground.more_elsewhere()
+        if lsn >= self.end:
+            return Lost(0, None, None, 0, unseen)
+        endings, all_seen = endings_from(self.reader, lsn)
+        lost = [ending.at for ending in endings if ending.committed]
+        first, last = (lost[0], lost[-1]) if lost else (None, None)
+        return Lost(len(lost), first, last, max(0, self.end - end), not all_seen or unseen)
 
 
-def exclusive(
-    ground: ClusterArchive,
-    lineage: Lineage,
-    stretch: Stretch,
-    base: PlannedBase,
-    reader: Reader,
-    lsn: int,
-    warnings: tuple[str, ...],
-) -> Resolved:
-    """A stop before the first record at ``lsn`` or behind. PostgreSQL must read that one whole to know it."""
-    following, record = reader.record_from(lsn), reader.record_before(lsn)
-    assert following is not None
-    if record is None or record.end(ground.size) < stop_of(base):
-        raise ground.refusal(f"{format_lsn(lsn)} is before {base.backup_id} is consistent.")
-    last = last_ending(reader, following.lsn)
-    end = record.end(ground.size)
-    lost = _lost(ground, lineage, stretch, reader, following.lsn, end)
-    return Resolved(
-        lineage,
-        stretch,
-        base,
-        Stop(lsn, False),
-        end,
-        following.end(ground.size),
-        last.at if last else None,
-        _noted(last, base),
-        lost,
-        warnings,
-    )
-
-
-def _noted(last: Ending | None, base: PlannedBase) -> datetime | None:
-    return last.at if last is not None and last.lsn >= start_of(base) else None
-
-
-def _lost(ground: ClusterArchive, lineage: Lineage, stretch: Stretch, reader: Reader, lsn: int, end: int) -> Lost:
-    unseen = ground.gap(lineage, stretch.run) or ground.more_elsewhere()
-    if lsn >= stretch.run.end:
-        return Lost(0, None, None, 0, unseen)
-    endings, all_seen = endings_from(reader, lsn)
-    lost: list[Ending] = [ending for ending in endings if ending.committed]
-    return Lost(
-        len(lost),
-        lost[0].at if lost else None,
-        lost[-1].at if lost else None,
-        max(0, stretch.run.end - end),
-        not all_seen or unseen,
-    )
+@contextmanager
+def looked_into(ground: ClusterArchive, lineage: Lineage, stretch: Stretch) -> Iterator[Looked]:
+    """A stretch, readable while the block lasts."""
+    with ground.reader(lineage, stretch.run) as reader:
+        yield Looked(ground, lineage, stretch, reader)
