@@ -25,7 +25,8 @@ from twist_dr.wal.names import history_name
 
 
 class ClusterArchive:
-    """``bases``: usable ones by their stop; only ``base`` when that names one. ``warnings`` grows.
+    """``bases``: usable ones by their stop; only ``base`` when that names one. ``pinned``: the timeline to follow instead of the newest that has the point.
+    ``warnings`` grows. Segments of the archive are read into ``work``, which is the caller's to remove.
 
     ``known_reach``: how far the archives were known to reach; ``vanished``: what of that is not there, once it was asked for; ``accepted``:
     how far what is there must reach for that to be accepted.
@@ -40,8 +41,8 @@ class ClusterArchive:
         tools: Tools,
         work: Path,
         report: Report,
-        pinned: int | None,
-        base: str | None,
+        pinned: int | None = None,
+        base: str | None = None,
         known_reach: Sequence[Known] = (),
         accepted: RecoveryTarget | None = None,
     ) -> None:

@@ -6,26 +6,20 @@ just the segments of the plan; afterwards the server is held against ``end_lsn``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
-from twist_dr.backup.base.summary import PlannedBase
 from twist_dr.postgres.lsn import format_lsn
-from twist_dr.postgres.tools import Tools
-from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.ground import ClusterArchive
 from twist_dr.recovery.lineage import facts, start_of
 from twist_dr.recovery.points import resolve
-from twist_dr.recovery.stops import Lost, Resolved, Stop
+from twist_dr.recovery.stops import Lost, Stop
 from twist_dr.recovery.target import RecoveryTarget, moment
 from twist_dr.recovery.vanished import Vanished
 from twist_dr.repository.manifest import Manifest
-from twist_dr.system.progress import Report, human_bytes
-from twist_dr.system.scratch_folder import ScratchFolder
+from twist_dr.system.progress import human_bytes
 from twist_dr.system.words import counted, unmarked
-from twist_dr.wal.archived import Known
 from twist_dr.wal.history import Ancestor
 from twist_dr.wal.names import Segment
 from twist_dr.wal.partial_segment import PartialSegment
@@ -132,36 +126,13 @@ class RecoveryPlan:
         )
 
 
-def make_plan(
-    target: RecoveryTarget,
-    bases: Sequence[PlannedBase],
-    whole: Callable[[str], Manifest],
-    archives: Archives,
-    tools: Tools,
-    work: Path,
-    report: Report,
-    *,
-    timeline: int | None = None,
-    base: str | None = None,
-    known: Sequence[Known] = (),
-    accepted: RecoveryTarget | None = None,
-) -> RecoveryPlan:
-    """Find the point, and what leads there. Reads segments of the archive into a folder in ``work``, which is removed.
+def make_plan(target: RecoveryTarget, ground: ClusterArchive, whole: Callable[[str], Manifest]) -> RecoveryPlan:
+    """Find the point, and what leads there. ``whole`` gives a base backup's manifest by its id.
 
-    ``bases``: base backups in any order, also of other clusters, of which ``whole`` gives the manifest by the id; ``tools`` of the WAL's own major version.
-    ``timeline``: follow this one instead of the newest that has the point. ``base``: begin with this one, by its id, and no other.
-    ``known``: how far archives were known to reach; where that is further than what is there, the latest state is refused unless what is there
-    reaches ``accepted``, an LSN or a time. Raises ``RecoveryPointInvalid``, saying what can be recovered instead; ``WalConflict``; ``WalMissing`` and ``WalInvalid`` when
-    archived WAL that has to be looked at cannot be had or is damaged on every target.
+    Raises ``RecoveryPointInvalid``, saying what can be recovered instead; ``WalConflict``; ``WalMissing`` and ``WalInvalid`` when archived WAL that
+    has to be looked at cannot be had or is damaged on every target.
     """
-    with ScratchFolder(work, "plan-") as folder:
-        ground = ClusterArchive(bases, archives, tools, folder, report, timeline, base, known, accepted)
-        return _planned(target, resolve(target, ground), ground, whole)
-
-
-def _planned(
-    target: RecoveryTarget, found: Resolved, ground: ClusterArchive, whole: Callable[[str], Manifest]
-) -> RecoveryPlan:
+    found = resolve(target, ground)
     chain = tuple(whole(link) for link in facts(found.base).chain)
     first, last = start_of(found.base) // ground.size, (found.read_until - 1) // ground.size
     sources = [part.source for part in found.stretch.run.parts if first <= part.number <= last]

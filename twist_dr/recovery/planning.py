@@ -13,6 +13,7 @@ from twist_dr.postgres.tools import Tools, choose_tools, find_tools
 from twist_dr.postgres.unprivileged import reachable_tools
 from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.bases import by_cluster, find_bases, manifest_of
+from twist_dr.recovery.ground import ClusterArchive
 from twist_dr.recovery.plan import RecoveryPlan, make_plan
 from twist_dr.recovery.target import RecoveryTarget, parse_target
 from twist_dr.recovery.vanished import parse_accepted
@@ -20,6 +21,7 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import Sources
 from twist_dr.system.progress import Report
+from twist_dr.system.scratch_folder import ScratchFolder
 from twist_dr.wal.archived import Known
 from twist_dr.wal.objects import WalArchive
 
@@ -101,10 +103,11 @@ def plan_recovery(
             base.wal_segment_size,
         )
         try:
-            plan = make_plan(
-                target, bases, lambda link: manifest_of(link, repositories, keyring), archives, tools, work, report,
-                timeline=request.timeline, base=request.base, known=known, accepted=accepted,
-            )  # fmt: skip
+            with ScratchFolder(work, "plan-") as folder:
+                ground = ClusterArchive(
+                    bases, archives, tools, folder, report, request.timeline, request.base, known, accepted
+                )
+                plan = make_plan(target, ground, lambda link: manifest_of(link, repositories, keyring))
             return PlannedRecovery(plan, archives, tools, keyring, report, repositories)
         except WalVanished:
             # A partial segment may be replaced by a longer one while a target is listed: whether WAL is gone is looked at twice.

@@ -12,6 +12,7 @@ from pathlib import Path
 from twist_dr.postgres.lsn import format_lsn
 from twist_dr.postgres.tools import Tools
 from twist_dr.recovery.archives import Archives
+from twist_dr.recovery.ground import ClusterArchive
 from twist_dr.recovery.plan import RecoveryPlan, make_plan
 from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.target import parse_target
@@ -132,18 +133,15 @@ class Material:
         work = Path(tempfile.mkdtemp(dir=self.folder, prefix="work-"))
         target = parse_target(to, now=datetime.now(timezone.utc) + timedelta(days=400))
         taken = {base.backup_id: base for base in (self.bases if bases is None else bases)}
-        plan = make_plan(
-            target,
-            list(taken.values()),
-            taken.__getitem__,
-            self.archives(*targets),
-            self.tools,
-            work,
-            Report(),
-            timeline=timeline,
+        return make_plan(
+            target, self.ground(list(taken.values()), work, *targets, timeline=timeline), taken.__getitem__
         )
-        assert not list(work.iterdir()), "planning left files"
-        return plan
+
+    def ground(
+        self, bases: Sequence[Manifest], work: Path, *targets: str, timeline: int | None = None
+    ) -> ClusterArchive:
+        """What a recovery from these base backups can stand on."""
+        return ClusterArchive(bases, self.archives(*targets), self.tools, work, Report(), timeline)
 
     def store_bases(self, *bases: Manifest, target: str = "office") -> None:
         """Put the manifests of base backups, as base backups are written, onto a target; what they name is not there."""
@@ -159,9 +157,11 @@ class Material:
             Repository(LocalTarget(target, self.folder / target), "erp") for target in targets or ("office",)
         ]
         now = datetime.now(timezone.utc) + timedelta(days=400)
-        return plan_recovery(
+        plan = plan_recovery(
             request, repositories, KEYRING, [self.tools.folder], work, Report(), now=now, known=known
         ).plan
+        assert not list(work.iterdir()), "planning left files"
+        return plan
 
 
 def between(some: Row, other: Row) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery import reader
+from twist_dr.recovery.ground import ClusterArchive
 from twist_dr.recovery.plan import make_plan
 from twist_dr.recovery.target import parse_target
 from twist_dr.system.progress import Report
@@ -69,7 +70,11 @@ def test_a_time_among_many_segments_is_found_by_looking_at_few(long: Long, tmp_p
     archives.fetch_segment = noted  # type: ignore[method-assign]
     target = parse_target(between(long.rows[36], long.rows[37]), now=long.rows[-1].at)
     taken = {base.backup_id: base for base in long.material.bases}
-    plan = make_plan(target, long.material.bases, taken.__getitem__, archives, long.material.tools, tmp_path, Report())
+    plan = make_plan(
+        target,
+        ClusterArchive(long.material.bases, archives, long.material.tools, tmp_path, Report()),
+        taken.__getitem__,
+    )
     assert len(names) < len(plan.segments) / 2 and any("bisection" in warning for warning in plan.warnings)
     plan = long.material.plan(between(long.rows[2], long.rows[3]))
     assert plan.lost.at_least and 10 < plan.lost.transactions < 36
@@ -87,10 +92,14 @@ def test_planning_unpacks_a_segment_once(long: Long, tmp_path: Path, monkeypatch
         f"lsn:{format_lsn(rows[20].after)}",
     ):
         archives, unpacked = long.material.archives(), Counter[str]()
-        for name in ("fetch_segment", "fetch_head"):
+        for name in ("fetch_segment", "fetch_partial"):
             monkeypatch.setattr(archives, name, _counted(getattr(archives, name), unpacked))
         target = parse_target(to, now=rows[-1].at + timedelta(days=1))
-        make_plan(target, long.material.bases, taken.__getitem__, archives, long.material.tools, tmp_path, Report())
+        make_plan(
+            target,
+            ClusterArchive(long.material.bases, archives, long.material.tools, tmp_path, Report()),
+            taken.__getitem__,
+        )
         assert set(unpacked.values()) == {1}, to
 
 
