@@ -256,6 +256,9 @@ def test_a_sandbox_is_left_beside_the_live_database_and_says_how_to_get_there(ba
     assert (kept["database"], kept["folders"]) == (None, []), "nothing was replaced"
     # A sandbox has the configuration beside it to look at, and it is as secret as a replaced one.
     assert kept["configuration"].endswith(row.restore_id)
+    assert f"database {name}" in site.cli("sandboxes").expect(0).text
+    site.cli("sandboxes", "remove", row.restore_id).expect(0)
+    assert site.databases() == [""] and not sandbox.exists() and _state(site) == "now"
 
 
 def test_some_tables_come_into_a_schema_of_their_own_in_the_live_database(backed_up: Site) -> None:
