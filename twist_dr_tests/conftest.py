@@ -43,10 +43,6 @@ def _server_tools() -> dict[int, Tools]:
 TOOLS = _server_tools()
 
 
-# What is loaded and collected stays to the end: looking through it for garbage, over and over, was a tenth of all work.
-gc.disable()
-
-
 def _fork_seldom(arrange: Callable[[], Callable[[], None] | None]) -> Callable[[], Callable[[], None] | None]:
     """A child that is to end with its maker is forked, and the tests' process has so much memory that this takes the processor a fiftieth of a second.
 
@@ -54,9 +50,6 @@ def _fork_seldom(arrange: Callable[[], Callable[[], None] | None]) -> Callable[[
     end with it, and so does whatever a test starts from a process of its own.
     """
     return lambda: None if sys._getframe(1).f_locals["user"] is None else arrange()
-
-
-processes._death_signal = _fork_seldom(processes._death_signal)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,6 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What is loaded and collected stays to the end: looking through it for garbage, over and over, was a tenth of all work.
+    gc.disable()
+    processes._death_signal = _fork_seldom(processes._death_signal)
     missing = REQUIRED_MAJORS - set(TOOLS)
     if not TOOLS or (missing and os.environ.get("CI")):
         raise pytest.UsageError(
