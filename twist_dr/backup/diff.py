@@ -14,7 +14,7 @@ from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import Manifest
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.tables import table
-from twist_dr.system.words import counted
+from twist_dr.system.words import counted, few
 
 _ARCHIVES = tuple(f"{part}.tar" for part in INDEXED)
 #: Names that are shown to people of each kind of change; ``--json`` has all.
@@ -80,6 +80,19 @@ def compare(before: Manifest, after: Manifest) -> Difference:
         artifacts=tuple(_changes(_sizes(before), _sizes(after))),
         other_bytes=_other_bytes(before, after),
         file_counts=tuple(_changes(before.files, after.files)),
+        notes=_without_a_dump(before, after),
+    )
+
+
+def _without_a_dump(before: Manifest, after: Manifest) -> tuple[str, ...]:
+    """That a schema cannot be looked into. A base backup has files alone."""
+    if before.backup_id == after.backup_id or before.postgres is None or after.postgres is None:
+        return ()
+    lacking = [each.backup_id for each in (before, after) if each.artifact("database.dump") is None]
+    return (
+        (f"the schemas could not be compared: {few(lacking)} {'have' if lacking[1:] else 'has'} no dump",)
+        if lacking
+        else ()
     )
 
 

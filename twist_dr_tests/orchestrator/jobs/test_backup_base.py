@@ -140,6 +140,8 @@ def test_a_chain_grows_to_its_length_and_begins_anew(site: Site, source: Postgre
         f"base backup, differential, builds upon {first.backup_id}\n"
         in site.cli("show", short.backup_id).expect(0).text
     )
+    told = site.cli("diff", first.backup_id, short.backup_id).expect(0).text
+    assert f"the schemas could not be compared: {first.backup_id}, {short.backup_id} have no dump" in told
     back_up(site, max_chain=2, type="incremental").expect(0)
     third, base = latest(site)
     assert base.chain == [third.backup_id] and not third.manifest.warnings
