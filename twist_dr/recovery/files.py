@@ -14,10 +14,8 @@ from pathlib import Path
 from twist_dr.errors import ProcessFailed, RecoveryFailed
 from twist_dr.postgres.tools import Tools
 from twist_dr.recovery.untar import Owner, untar
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import BaseFacts, Manifest
-from twist_dr.repository.repository import Repository
-from twist_dr.repository.sources import Sources
+from twist_dr.repository.sources import OneCopy, Sources
 from twist_dr.repository.streams import full_disk_named
 from twist_dr.storage.base import OnBytes
 from twist_dr.system.processes import run
@@ -36,9 +34,7 @@ def base_facts(manifest: Manifest) -> BaseFacts:
     return manifest.base
 
 
-def unpack_chain(
-    chain: Sequence[Sources], keyring: Keyring, work: Path, tools: Tools, owner: Owner, report: Report
-) -> Path:
+def unpack_chain(chain: Sequence[Sources], work: Path, tools: Tools, owner: Owner, report: Report) -> Path:
     """Make the data folder of a chain, the full base first; returns ``<work>/data``, which must not be there yet.
 
     Tablespaces always get a place of their own below ``work``: PostgreSQL makes links from ``tablespace_map`` when it starts, to
@@ -50,27 +46,27 @@ def unpack_chain(
         raise RecoveryFailed(f"{places} is not empty", remedy="move away what is in it, then run the recovery again")
     with full_disk_named(work):
         if len(chain) == 1:
-            data = _unpack(chain[0], keyring, work, owner, report)
+            data = _unpack(chain[0], work, owner, report)
             # The bytes are those that were stored; that all files are in their places is quickly seen.
             _verify(data, chain[0].manifest, tools, owner, "--skip-checksums")
         else:
-            data = _combine(chain, keyring, work, tools, owner, report)
+            data = _combine(chain, work, tools, owner, report)
         for name in _MUST_GO:
             (data / name).unlink(missing_ok=True)
     return data
 
 
-def _unpack(source: Sources, keyring: Keyring, folder: Path, owner: Owner, report: Report) -> Path:
+def _unpack(source: Sources, folder: Path, owner: Owner, report: Report) -> Path:
     """One backup as ``<folder>/data`` and ``<folder>/tablespaces``, from the first target that has all of it good."""
     manifest = source.manifest
     facts = base_facts(manifest)
     stored = sum(source.stored_size(name) for name in _archives(facts))
 
-    def work(repository: Repository) -> None:
+    def work(copy: OneCopy) -> None:
         partial = owner.make_folder(folder / "partial")
         try:
             with report.part(f"unpacking {manifest.backup_id}", stored) as advance:
-                _unpack_archives(repository, manifest, keyring, folder, owner, advance)
+                _unpack_archives(copy, folder, owner, advance)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -92,10 +88,8 @@ def _archives(facts: BaseFacts) -> list[str]:
     return ["base.tar", *(f"{tablespace.oid}.tar" for tablespace in facts.tablespaces)]
 
 
-def _unpack_archives(
-    repository: Repository, manifest: Manifest, keyring: Keyring, folder: Path, owner: Owner, advance: OnBytes
-) -> None:
-    facts = base_facts(manifest)
+def _unpack_archives(copy: OneCopy, folder: Path, owner: Owner, advance: OnBytes) -> None:
+    facts, backup_id = base_facts(copy.manifest), copy.manifest.backup_id
     partial = folder / "partial"
     # Links say where the tablespaces will be when all is good.
     links = {tablespace.oid: folder / "tablespaces" / str(tablespace.oid) for tablespace in facts.tablespaces}
@@ -104,9 +98,8 @@ def _unpack_archives(
     for name in _archives(facts):
         place = partial / "data" if name == "base.tar" else partial / "tablespaces" / name.removesuffix(".tar")
         owner.make_folder(place)
-        what = f"{manifest.backup_id}/{name}"
-        untar(repository.read(manifest, name, keyring, advance), place, owner, what, links)
-    _make_links(partial / "data", links, manifest.backup_id)
+        untar(copy.read(name, advance), place, owner, f"{backup_id}/{name}", links)
+    _make_links(partial / "data", links, backup_id)
 
 
 def _make_links(data: Path, links: Mapping[int, Path], backup_id: str) -> None:
@@ -125,14 +118,12 @@ def _make_links(data: Path, links: Mapping[int, Path], backup_id: str) -> None:
             link.symlink_to(place)
 
 
-def _combine(
-    chain: Sequence[Sources], keyring: Keyring, work: Path, tools: Tools, owner: Owner, report: Report
-) -> Path:
+def _combine(chain: Sequence[Sources], work: Path, tools: Tools, owner: Owner, report: Report) -> Path:
     """Each link unpacked and verified alone, then all of them put together; the links are gone afterwards."""
     links = owner.make_folder(work / "links")
     folders: list[Path] = []
     for number, source in enumerate(chain):
-        data = _unpack(source, keyring, owner.make_folder(links / str(number)), owner, report)
+        data = _unpack(source, owner.make_folder(links / str(number)), owner, report)
         report.info(f"verifying {source.manifest.backup_id} against its backup_manifest")
         _verify(data, source.manifest, tools, owner)
         folders.append(data)

@@ -102,7 +102,7 @@ def recovered_in(
     facts, postgres = base_facts(plan.base), plan.base.postgres
     need_space_of_plan(work, plan)
     clock = _Clock()
-    data = unpack_chain(sources, planned.keyring, work, tools, owner, report)
+    data = unpack_chain(sources, work, tools, owner, report)
     clock.lap("unpack")
     with Fetcher(plan, planned.archives, work, data, owner, durable=durable) as fetcher:
         superuser = postgres.bootstrap_role if postgres is not None else "postgres"

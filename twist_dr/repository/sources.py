@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from twist_dr.errors import BackupNotFound, RestoreFailed, TwistDRError
+from twist_dr.errors import BackupNotFound, RestoreFailed, TwistDRError, about
 from twist_dr.repository.first_good import CORRUPT, first_good, told_by_all
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
@@ -21,6 +21,36 @@ T = TypeVar("T")
 
 #: How much longer the last target may take: there is no other to turn to.
 _LAST_PATIENCE = 10
+
+
+@dataclass(frozen=True)
+class OneCopy:
+    """The copy of a backup that one storage target holds. Each method raises what :class:`~twist_dr.repository.repository.Repository` raises."""
+
+    manifest: Manifest
+    repository: Repository
+    keyring: Keyring
+
+    def read(self, name: str, progress: OnBytes = no_progress) -> Iterator[bytes]:
+        """An artifact's plain bytes, good only when the iterator has ended without an error."""
+        return self.repository.read(self.manifest, name, self.keyring, progress)
+
+    def fetch(self, name: str, path: Path, progress: OnBytes = no_progress, *, durable: bool = False) -> None:
+        """Write an artifact's plain bytes, all of them checked, to a new file; it is used at once unless ``durable``."""
+        self.repository.fetch(self.manifest, name, self.keyring, path, progress, durable=durable)
+
+    def read_small(self, name: str) -> bytes:
+        """A small artifact whole, checked."""
+        return self.repository.read_small(self.manifest, name, self.keyring)
+
+    def stored_size(self, name: str) -> int:
+        """Bytes of an artifact as it is stored, for progress."""
+        return self.repository.held(self.manifest)[name][1].size
+
+    def attempt(self, work: Callable[[OneCopy], T]) -> T:
+        """As of several copies: there is no other. An error about it names its storage target."""
+        with about(self.repository.target.name):
+            return work(self)
 
 
 class Sources:
@@ -57,15 +87,13 @@ class Sources:
 
     def fetch(self, name: str, path: Path, progress: OnBytes = no_progress) -> None:
         """Write an artifact's plain bytes, all of them checked, to a new file that is used at once."""
-        self.attempt(
-            lambda repository: repository.fetch(self.manifest, name, self._keyring, path, progress, durable=False)
-        )
+        self.attempt(lambda copy: copy.fetch(name, path, progress))
 
     def read_small(self, name: str) -> bytes:
         """A small artifact whole, checked."""
-        return self.attempt(lambda repository: repository.read_small(self.manifest, name, self._keyring))
+        return self.attempt(lambda copy: copy.read_small(name))
 
-    def attempt(self, work: Callable[[Repository], T]) -> T:
+    def attempt(self, work: Callable[[OneCopy], T]) -> T:
         """The result of the first target with which the work succeeds. Work that failed must have left nothing.
 
         Raises ``RestoreFailed`` when none is left.
@@ -74,7 +102,7 @@ class Sources:
         def look_first(repository: Repository) -> T:
             if repository.target.name not in self._seen:
                 self._look(repository)
-            return work(repository)
+            return work(OneCopy(self.manifest, repository, self._keyring))
 
         return self._attempt(look_first, RestoreFailed)
 
@@ -90,7 +118,7 @@ class Sources:
 
     def stored_size(self, name: str) -> int:
         """Bytes of an artifact as the present target stores it, for progress."""
-        return self.attempt(lambda repository: repository.held(self.manifest)[name][1].size)
+        return self.attempt(lambda copy: copy.stored_size(name))
 
     def _look(self, repository: Repository) -> Manifest:
         """The manifest, when all that it names is there in the right size."""

@@ -67,7 +67,7 @@ def look_into_dump(gate: Gate, request: RestoreRequest, place: RestorePlace, sou
     facts = sources.manifest.postgres
     if "database" not in request.parts or request.tables or facts is None:
         return
-    head = head_of(sources, place.keyring)
+    head = head_of(sources)
     _look_at_rights(gate, place.around.cluster, sources, head)
     if gate.live:
         _look_at_surroundings(gate, place.around.cluster, facts, head)
@@ -204,7 +204,7 @@ def _look_at_schema(gate: Gate, tools: Tools, place: RestorePlace, sources: Sour
         )
         if server.major != gate.server_major:
             raise ClientToolsMissing(f"this machine has no server programs of PostgreSQL {gate.server_major}")
-        head = sources.attempt(lambda copy: authentic_head(copy, sources.manifest, place.keyring, most=0))
+        head = sources.attempt(lambda copy: authentic_head(copy, most=0))
         opened = partial(scratch_server, server, place.scratch, facts, sources.read_small("roles.sql"))
         found = try_schema(head, scratch_base(place.scratch), opened, kept_in, tools)
     except Cancelled:

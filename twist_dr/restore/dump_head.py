@@ -9,10 +9,7 @@ from typing import BinaryIO, TypeAlias
 
 from twist_dr.errors import BackupError
 from twist_dr.postgres.dump_toc import toc_size
-from twist_dr.repository.keys import Keyring
-from twist_dr.repository.manifest import Manifest
-from twist_dr.repository.repository import Repository
-from twist_dr.repository.sources import Sources
+from twist_dr.repository.sources import OneCopy, Sources
 from twist_dr.storage.chunks import buffered, read_out
 
 Head: TypeAlias = Callable[[], bytes]
@@ -23,14 +20,14 @@ _FIRST_BYTES = 1 << 20
 _MOST_BYTES = 256 << 20
 
 
-def head_of(sources: Sources, keyring: Keyring) -> Head:
+def head_of(sources: Sources) -> Head:
     """The head of the first copy that gives one, read when it is asked for and once. Raises ``BackupError`` and ``RestoreFailed`` then."""
-    return cache(lambda: sources.attempt(lambda repository: read_head(repository, sources.manifest, keyring)))
+    return cache(lambda: sources.attempt(read_head))
 
 
-def read_head(repository: Repository, manifest: Manifest, keyring: Keyring) -> bytes:
+def read_head(copy: OneCopy) -> bytes:
     """The dump up to its rows, authentic unless :func:`need_authentic` raises. Raises ``BackupError``, and what reading raises."""
-    with buffered(repository.read(manifest, "database.dump", keyring)) as stream:
+    with buffered(copy.read("database.dump")) as stream:
         return _up_to_rows(stream)
 
 
@@ -44,22 +41,22 @@ def _up_to_rows(stream: BinaryIO) -> bytes:
     return read[:size]
 
 
-def authentic_head(repository: Repository, manifest: Manifest, keyring: Keyring, most: int) -> bytes:
+def authentic_head(copy: OneCopy, most: int) -> bytes:
     """The dump up to its rows, authentic: of a copy that is not encrypted all is read, up to ``most`` bytes as it is stored. Raises as :func:`read_head`."""
-    form, stored = repository.held(manifest)["database.dump"]
+    form, stored = copy.repository.held(copy.manifest)["database.dump"]
     if form.encrypted or stored.size > most:
-        need_authentic(repository, manifest)
-        return read_head(repository, manifest, keyring)
-    with buffered(repository.read(manifest, "database.dump", keyring)) as stream:
+        need_authentic(copy)
+        return read_head(copy)
+    with buffered(copy.read("database.dump")) as stream:
         head = _up_to_rows(stream)
         read_out(stream)
     return head
 
 
-def need_authentic(repository: Repository, manifest: Manifest) -> None:
+def need_authentic(copy: OneCopy) -> None:
     """Raise ``BackupError`` where a head is not authentic: encrypted bytes are so piece by piece, others not before all of them were read."""
-    form, _ = repository.held(manifest)["database.dump"]
+    form, _ = copy.repository.held(copy.manifest)["database.dump"]
     if not form.encrypted:
         raise BackupError(
-            f"the copy on {repository.target.name} is not encrypted, so its head is not used before all of it was checked"
+            f"the copy on {copy.repository.target.name} is not encrypted, so its head is not used before all of it was checked"
         )

@@ -53,7 +53,7 @@ def _schema_of(app: Application, backup: SealedBackup) -> Callable[[], Schema]:
         sources = Sources(
             backup.backup_id, places, app.keyring, app.report, patience=app.settings.restore.stall_seconds
         )
-        return backup_schema(sources, app.keyring)
+        return backup_schema(sources)
 
     return read
 

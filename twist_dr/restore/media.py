@@ -9,13 +9,11 @@ from pathlib import Path
 
 from twist_dr.errors import RestoreFailed
 from twist_dr.repository.archive_index import beside_index
-from twist_dr.repository.keys import Keyring
-from twist_dr.repository.manifest import Manifest
-from twist_dr.repository.repository import Repository
-from twist_dr.repository.sources import Sources
+from twist_dr.repository.sources import OneCopy
 from twist_dr.repository.unpack import Unpacked, unpack, unpack_configuration
 from twist_dr.restore.exchange import Identity, free_path, identity
 from twist_dr.restore.journal import FolderSwitch
+from twist_dr.restore.pipeline import Artifacts
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report
 from twist_dr.system.words import counted
@@ -60,7 +58,7 @@ def _make(live: Path, name: str) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def unpack_media(sources: Sources, keyring: Keyring, places: Mapping[str, Path], report: Report) -> Unpacked:
+def unpack_media(source: Artifacts, places: Mapping[str, Path], report: Report) -> Unpacked:
     """Unpack the media archive into new folders. All bytes are checked before this returns; a bad copy is passed over.
 
     Raises ``RestoreFailed``, ``StagingFull`` and ``Cancelled``; nothing of it is left then.
@@ -68,15 +66,15 @@ def unpack_media(sources: Sources, keyring: Keyring, places: Mapping[str, Path],
 
     new = [folder for folder in places.values() if not os.path.lexists(folder)]
 
-    def work(repository: Repository) -> Unpacked:
+    def work(copy: OneCopy) -> Unpacked:
         try:
-            return _unpack(repository, sources.manifest, keyring, places, report)
+            return _unpack(copy, places, report)
         except BaseException:
             for folder in new:
                 remove_tree(folder)
             raise
 
-    found = sources.attempt(work)
+    found = source.attempt(work)
     for name in found.skipped:
         report.warning(f"the backup has media of {name}, which the settings do not have; they were left out")
     for note in found.notes:
@@ -84,35 +82,32 @@ def unpack_media(sources: Sources, keyring: Keyring, places: Mapping[str, Path],
     return found
 
 
-def _unpack(
-    repository: Repository, manifest: Manifest, keyring: Keyring, places: Mapping[str, Path], report: Report
-) -> Unpacked:
-    stored = repository.held(manifest)["media.tar"][1].size
-    with report.part("media.tar", stored) as advance:
-        read = partial(repository.read, manifest, keyring=keyring, progress=advance)
-        with beside_index(read, "media.tar") as (stream, index):
-            found = unpack(stream, index, places, "media.tar")
-    if found.files != manifest.files.get("media") and not found.skipped:
+def _unpack(copy: OneCopy, places: Mapping[str, Path], report: Report) -> Unpacked:
+    with (
+        report.part("media.tar", copy.stored_size("media.tar")) as advance,
+        beside_index(partial(copy.read, progress=advance), "media.tar") as (stream, index),
+    ):
+        found = unpack(stream, index, places, "media.tar")
+    if found.files != copy.manifest.files.get("media") and not found.skipped:
         raise RestoreFailed(
-            f"{counted(found.files, 'media file', 'was', 'were')} unpacked where {manifest.files.get('media')} were recorded",
+            f"{counted(found.files, 'media file', 'was', 'were')} unpacked where {copy.manifest.files.get('media')} were recorded",
             remedy="restore another backup",
         )
     return found
 
 
-def restore_configuration(sources: Sources, keyring: Keyring, folder: Path, *, private: bool) -> Unpacked:
+def restore_configuration(source: Artifacts, folder: Path, *, private: bool) -> Unpacked:
     """Unpack the configuration into a new folder of an existing one. Raises what :func:`unpack_media` raises.
 
     ``private``: as in :func:`~twist_dr.repository.unpack.unpack_configuration`.
     """
 
-    def work(repository: Repository) -> Unpacked:
-        read = partial(repository.read, sources.manifest, keyring=keyring)
+    def work(copy: OneCopy) -> Unpacked:
         try:
-            with beside_index(read, "configuration.tar") as (stream, index):
+            with beside_index(copy.read, "configuration.tar") as (stream, index):
                 return unpack_configuration(stream, index, folder, "configuration.tar", private=private)
         except BaseException:
             remove_tree(folder)
             raise
 
-    return sources.attempt(work)
+    return source.attempt(work)

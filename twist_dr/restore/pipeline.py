@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from twist_dr.errors import ProcessFailed, RestoreFailed
 from twist_dr.postgres.cluster import Cluster, Connection, query
@@ -25,12 +25,13 @@ from twist_dr.postgres.making import Made
 from twist_dr.postgres.own_settings import OwnSettings, own_settings_of
 from twist_dr.postgres.restore_place import versions_differ
 from twist_dr.postgres.tools import Tools
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest, PostgresFacts
-from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.storage.base import OnBytes, no_progress
 from twist_dr.system.progress import LOG_EVERY_SECONDS, Report
 from twist_dr.system.words import counted
+
+T = TypeVar("T")
 
 #: Differences that a sentence names.
 _NAMED = 5
@@ -51,23 +52,8 @@ class Artifacts(Protocol):
     def stored_size(self, name: str) -> int:
         """Bytes of an artifact as it is stored, for progress."""
 
-
-@dataclass(frozen=True)
-class OneCopy:
-    """The copy that one target holds. Each method raises what :class:`~twist_dr.repository.repository.Repository` raises."""
-
-    manifest: Manifest
-    repository: Repository
-    keyring: Keyring
-
-    def fetch(self, name: str, path: Path, progress: OnBytes = no_progress) -> None:
-        self.repository.fetch(self.manifest, name, self.keyring, path, progress, durable=False)
-
-    def read_small(self, name: str) -> bytes:
-        return self.repository.read_small(self.manifest, name, self.keyring)
-
-    def stored_size(self, name: str) -> int:
-        return self.repository.held(self.manifest)[name][1].size
+    def attempt(self, work: Callable[[OneCopy], T]) -> T:
+        """What becomes of one copy, the first with which the work succeeds. Work that failed must have left nothing."""
 
 
 @dataclass(frozen=True)

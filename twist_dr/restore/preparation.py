@@ -261,7 +261,7 @@ class Preparation:
             journal.sandbox.mkdir(parents=True, mode=0o700)
             places = {name: journal.sandbox / name for name in self.place.media}
         with self.record.timed("media"):
-            found = unpack_media(self.sources, self.place.keyring, places, self.report)
+            found = unpack_media(self.sources, places, self.report)
         self.record.files += found.files
         for folder in list(journal.folders):
             folder.incoming_identity = identity(folder.incoming)

@@ -12,8 +12,7 @@ from twist_dr.postgres import databases
 from twist_dr.postgres.roles import client_major
 from twist_dr.repository.archive_index import read_index
 from twist_dr.repository.manifest import Manifest
-from twist_dr.repository.repository import Repository
-from twist_dr.repository.sources import Sources
+from twist_dr.repository.sources import OneCopy, Sources
 from twist_dr.restore import gate as gates
 from twist_dr.restore.cutover import Cutover
 from twist_dr.restore.dump_gate import look_into_dump
@@ -153,8 +152,8 @@ class Restore:
         media: list[MediaImpact] = []
         if "media" in request.parts and manifest.artifact("media.files.jsonl") is not None:
 
-            def compare(repository: Repository) -> list[MediaImpact]:
-                lines = repository.read(manifest, "media.files.jsonl", place.keyring)
+            def compare(copy: OneCopy) -> list[MediaImpact]:
+                lines = copy.read("media.files.jsonl")
                 with buffered(lines) as stream:
                     found = media_impact(place.media, read_index(stream), stop=self._report.stop)
                     read_out(stream)
@@ -183,7 +182,7 @@ class Restore:
         if gate.live_oid is None or facts is None:
             return None
         found = compared(
-            lambda: backup_schema(sources, place.keyring),
+            lambda: backup_schema(sources),
             lambda: live_schema(place.around.cluster, place.client_tools, client_major(facts)),
         )
         self.record.schema = found.changes
@@ -255,7 +254,7 @@ class Restore:
             return
         folder = configuration_folder(self._place.work_dir, self._place.application, self.record.restore_id)
         with self.record.timed("configuration"):
-            found = restore_configuration(sources, self._place.keyring, folder, private=True)
+            found = restore_configuration(sources, folder, private=True)
         self.record.files += found.files
         self.record.note_sources(sources)
         self.record.result = f"{counted(found.files, 'configuration file', 'lies', 'lie')} in {folder} until what is replaced is removed, to be compared and copied by hand"

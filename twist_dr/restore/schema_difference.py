@@ -13,7 +13,6 @@ from twist_dr.postgres.dump_toc import UnknownDump
 from twist_dr.postgres.roles import client_major
 from twist_dr.postgres.schema_changes import SchemaChange, compare_schemas
 from twist_dr.postgres.tools import Tools, choose_tools, find_tools
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.sources import Sources
 from twist_dr.restore.dump_head import authentic_head
 from twist_dr.system.processes import Child
@@ -51,12 +50,12 @@ class Schema:
     major: int
 
 
-def backup_schema(sources: Sources, keyring: Keyring) -> Schema:
+def backup_schema(sources: Sources) -> Schema:
     """That of a backup, from the first storage target that gives it, authentic. Raises ``BackupError`` and ``RestoreFailed``."""
     manifest = sources.manifest
     if manifest.artifact("database.dump") is None or manifest.postgres is None:
         raise BackupError(f"{manifest.backup_id} has no dump")
-    head = sources.attempt(lambda repository: authentic_head(repository, manifest, keyring, _MOST_STORED))
+    head = sources.attempt(lambda copy: authentic_head(copy, _MOST_STORED))
     return Schema(_small(head), client_major(manifest.postgres))
 
 

@@ -12,6 +12,7 @@ from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.labels import is_meant, split_label
 from twist_dr.repository.manifest import Kind, kind_of
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.settings import Application
 from twist_dr.system.events import Proven
 from twist_dr.system.words import no_good_copy
@@ -112,7 +113,7 @@ def _verify_first_good(
         if catalog.backup(manifest.application, backup_id) is None:
             catalog.record_backup(manifest, sealed, run_id=None)
         app.report.info(f"verifying {backup_id} from {repository.target.name}")
-        return prove(app, manifest, repository)
+        return prove(app, OneCopy(manifest, repository, app.keyring))
 
     def pass_over(repository: Repository, error: TwistDRError) -> None:
         name = repository.target.name

@@ -11,8 +11,9 @@ from twist_dr.backup.tools_proof import verification_plan
 from twist_dr.catalog.notes import Drilled, WayBack
 from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
 from twist_dr.repository.first_good import CORRUPT
-from twist_dr.repository.manifest import Kind, Manifest
+from twist_dr.repository.manifest import Kind
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.settings import Application
 from twist_dr.system.progress import human_seconds
 from twist_dr.verify.choosing import choose_newest, note_bad, summed_up
@@ -109,10 +110,7 @@ class Drill:
     # -- the two ways back -------------------------------------------------------------------------------------------
 
     def _restore(self, repository: Repository, backup_id: str) -> None:
-        def work(manifest: Manifest) -> VerificationResult:
-            return prove(self._app, manifest, repository)
-
-        result = self._rehearsed(repository, backup_id, [backup_id], work)
+        result = self._rehearsed(repository, backup_id, [backup_id], lambda copy: prove(self._app, copy))
         record_verification(self._app, result, self._began_at)
         self._take("restore", result, _RESTORE)
 
@@ -123,12 +121,13 @@ class Drill:
             self._say(f"{repository.target.name} holds no base backup, so no recovery to a point in time is rehearsed")
             return
 
-        def work(manifest: Manifest) -> VerificationResult:
-            known = known_reach(self._app, repository.target.name)
-            return rehearse(
-                verification_plan(self.settings, self._app.cluster), manifest, repository, self._app.keyring, self._report,
-                patience=self.settings.restore.stall_seconds, to="latest", known=known,
-            )  # fmt: skip
+        def work(copy: OneCopy) -> VerificationResult:
+            known, plan = (
+                known_reach(self._app, repository.target.name),
+                verification_plan(self.settings, self._app.cluster),
+            )
+            patience = self.settings.restore.stall_seconds
+            return rehearse(plan, copy, self._report, patience=patience, to="latest", known=known)
 
         base = repository.manifest(backup_id, self._app.keyring).base
         result = self._rehearsed(repository, backup_id, base.chain if base else [backup_id], work)
@@ -146,7 +145,7 @@ class Drill:
         self._take("recovery", result, _RECOVERY)
 
     def _rehearsed(
-        self, repository: Repository, backup_id: str, chain: list[str], work: Callable[[Manifest], VerificationResult]
+        self, repository: Repository, backup_id: str, chain: list[str], work: Callable[[OneCopy], VerificationResult]
     ) -> VerificationResult:
         name = repository.target.name
         with self._app.locks.in_use(chain, "a drill reads it"):
@@ -155,7 +154,7 @@ class Drill:
                 if self._app.catalog.backup(self._app.name, backup_id) is None:
                     self._app.catalog.record_backup(manifest, sealed, run_id=None)
                 note_key_use(self._app, "verify", backup_id)
-                return work(manifest)
+                return work(OneCopy(manifest, repository, self._app.keyring))
             except CORRUPT as error:
                 note_bad(self._app.catalog, backup_id, name, error)
                 raise VerificationFailed(

@@ -7,27 +7,26 @@ from datetime import datetime
 from twist_dr.backup.tools_proof import verification_plan
 from twist_dr.catalog import VerificationRow
 from twist_dr.repository.kinds import KINDS
-from twist_dr.repository.manifest import Manifest
-from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.settings import Application
 from twist_dr.verify.configuration import read_configuration
 from twist_dr.verify.rehearsal import rehearse
 from twist_dr.verify.verification import VerificationResult, restore_and_compare
 
 
-def prove(app: Application, manifest: Manifest, repository: Repository) -> VerificationResult:
+def prove(app: Application, copy: OneCopy) -> VerificationResult:
     """A full backup is restored, a base backup recovered to the point whose rows it counted, a configuration backup read whole."""
-    settings, keyring = app.settings, app.keyring
+    settings, manifest = app.settings, copy.manifest
     if not KINDS[manifest.kind].brings_data:
-        repository.held(manifest)
+        copy.repository.held(manifest)
         return read_configuration(
-            manifest, lambda name: repository.read(manifest, name, keyring), repository.target.name,
+            manifest, copy.read, copy.repository.target.name,
             scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=app.report,
         )  # fmt: skip
     plan = verification_plan(settings, app.cluster)
     if not KINDS[manifest.kind].physical:
-        return restore_and_compare(plan, manifest, repository, keyring, app.report)
-    return rehearse(plan, manifest, repository, keyring, app.report, patience=settings.restore.stall_seconds)
+        return restore_and_compare(plan, copy, app.report)
+    return rehearse(plan, copy, app.report, patience=settings.restore.stall_seconds)
 
 
 def record_verification(app: Application, result: VerificationResult, started_at: datetime) -> None:

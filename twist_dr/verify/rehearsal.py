@@ -14,9 +14,8 @@ from twist_dr.postgres.scratch import scratch_base
 from twist_dr.postgres.verification_place import VerificationPlan
 from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import Recovered, recover
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
-from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.system.progress import Report
 from twist_dr.system.scratch_folder import ScratchFolder
 from twist_dr.verify.verification import VerificationResult
@@ -25,9 +24,7 @@ from twist_dr.wal.archived import Known
 
 def rehearse(
     plan: VerificationPlan,
-    manifest: Manifest,
-    repository: Repository,
-    keyring: Keyring,
+    copy: OneCopy,
     report: Report,
     *,
     patience: float | None = None,
@@ -42,7 +39,7 @@ def rehearse(
     What differs, and a server that cannot be recovered to the point, is a result with ``differences``. Bytes that are missing, altered or cannot
     be fetched raise, as in :func:`twist_dr.verify.verification.verify_backup`.
     """
-    result = VerificationResult(manifest.backup_id, repository.target.name)
+    manifest, result = copy.manifest, VerificationResult.of(copy)
     base = manifest.base
     assert base is not None and manifest.postgres is not None
     # By its position, which is recorded: to find it by its name, all WAL since would be read.
@@ -52,8 +49,8 @@ def rehearse(
     with result.timed("total"), ScratchFolder(scratch, "planning-") as folder:
         planned = plan_recovery(
             request,
-            [repository],
-            keyring,
+            [copy.repository],
+            copy.keyring,
             plan.client_tools,
             folder,
             report,

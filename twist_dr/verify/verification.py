@@ -23,11 +23,10 @@ from twist_dr.postgres.verification_place import (
 )
 from twist_dr.repository.archive_index import beside_index
 from twist_dr.repository.archive_reading import compare_archive
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest, Proved
-from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.repository.streams import full_disk
-from twist_dr.restore.pipeline import FetchedDatabase, OneCopy, fetch_database
+from twist_dr.restore.pipeline import FetchedDatabase, fetch_database
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.system.words import counted, few
@@ -50,6 +49,10 @@ class VerificationResult:
     proved: Proved = "counts"
     seconds: dict[str, float] = field(default_factory=dict)
     unproven: str = ""
+
+    @classmethod
+    def of(cls, copy: OneCopy) -> VerificationResult:
+        return cls(copy.manifest.backup_id, copy.repository.target.name)
 
     @property
     def verified(self) -> bool:
@@ -83,20 +86,19 @@ class VerificationResult:
         return self
 
 
-def restore_and_compare(
-    plan: VerificationPlan, manifest: Manifest, repository: Repository, keyring: Keyring, report: Report
-) -> VerificationResult:
+def restore_and_compare(plan: VerificationPlan, copy: OneCopy, report: Report) -> VerificationResult:
     """Restore one backup from one target and compare.
 
     A backup that differs or cannot be restored is a result with ``differences``. Bytes that are missing, altered or cannot
     be fetched raise (``ArtifactInvalid``, ``AuthenticationFailed``, ``ArchiveInvalid``, storage errors): another target may
     have good ones. What this machine lacks raises ``ClientToolsMissing``, ``StagingFull`` or ``DatabaseError``.
     """
-    result = VerificationResult(manifest.backup_id, repository.target.name)
-    work = _Verification(plan, manifest, repository, keyring, report, result)
+    manifest = copy.manifest
+    result = VerificationResult.of(copy)
+    work = _Verification(plan, copy, report, result)
     with result.timed("total"):
         # All of it is there, before anything long begins.
-        repository.held(manifest)
+        copy.repository.held(manifest)
         for part in ("media", "configuration"):
             if manifest.artifact(f"{part}.tar") is not None:
                 work.read_files(part)
@@ -109,25 +111,24 @@ def restore_and_compare(
 @dataclass
 class _Verification:
     plan: VerificationPlan
-    manifest: Manifest
-    repository: Repository
-    keyring: Keyring
+    copy: OneCopy
     report: Report
     result: VerificationResult
 
     def read_files(self, part: str) -> None:
         """Read an archive to its end and compare every file with the index."""
         archive = f"{part}.tar"
-        stored = self.repository.held(self.manifest)[archive][1].size
-        with self.result.timed(part), self.report.part(f"reading {archive}", stored) as advance:
-            read = partial(self.repository.read, self.manifest, keyring=self.keyring, progress=advance)
-            with beside_index(read, archive) as (stream, index):
-                files, differences = compare_archive(stream, index, archive)
+        with (
+            self.result.timed(part),
+            self.report.part(f"reading {archive}", self.copy.stored_size(archive)) as advance,
+            beside_index(partial(self.copy.read, progress=advance), archive) as (stream, index),
+        ):
+            files, differences = compare_archive(stream, index, archive)
         self.result.differences += differences
-        self.result.count_files(self.manifest, archive, files)
+        self.result.count_files(self.copy.manifest, archive, files)
 
     def restore_database(self) -> None:
-        manifest, plan = self.manifest, self.plan
+        manifest, plan = self.copy.manifest, self.plan
         facts = manifest.postgres
         dump_artifact = manifest.artifact("database.dump")
         assert facts is not None and dump_artifact is not None
@@ -136,7 +137,7 @@ class _Verification:
         need_verification_space(base, dump_artifact.size, 0 if plan.server else facts.database_size)
         with ScratchFolder(base, _FETCHED) as folder:
             with self.result.timed("fetch"):
-                fetched = fetch_database(OneCopy(manifest, self.repository, self.keyring), folder, self.report)
+                fetched = fetch_database(self.copy, folder, self.report)
             self.result.notes += fetched.notes
             with self.result.timed("scratch server"):
                 opened = open_place(plan, facts, fetched.roles, fetched.own, manifest.backup_id)
@@ -172,10 +173,12 @@ class _Verification:
     def _compare(self, place: TrialPlace, connection: Connection) -> None:
         if (why := place.made.misreads(connection)) is not None:
             raise DatabaseError(
-                f"Nothing can be said about {self.manifest.backup_id}: {why}",
+                f"Nothing can be said about {self.copy.manifest.backup_id}: {why}",
                 remedy="install the locale where it is verified, then verify again",
             )
-        self.result.compared(compare_database(connection, self.manifest, self.report, key_tables=self.plan.key_tables))
+        self.result.compared(
+            compare_database(connection, self.copy.manifest, self.report, key_tables=self.plan.key_tables)
+        )
 
     def _compare_content(self, place: TrialPlace, fetched: FetchedDatabase) -> None:
         try:
@@ -188,7 +191,7 @@ class _Verification:
         except DiskFilled as error:
             raise full_disk(self.plan.scratch) from error
         with place.connect() as connection, named_errors("to compare the materialized views"):
-            differences, notes = compare_views(connection, self.manifest.materialized_views)
+            differences, notes = compare_views(connection, self.copy.manifest.materialized_views)
         self.result.differences += found.differences + differences
         self.result.notes += found.notes + notes
         self.result.proved = "content"

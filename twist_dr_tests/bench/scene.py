@@ -84,7 +84,7 @@ class Scene:
         sources = [
             Sources(link.backup_id, [repository or self.repository], self.site.keyring, Report()) for link in chain
         ]
-        data = unpack_chain(sources, self.site.keyring, into, self.server.tools, self.owner, Report())
+        data = unpack_chain(sources, into, self.server.tools, self.owner, Report())
         sync_folder(into)
         return data, time.monotonic() - begun
 

@@ -30,6 +30,7 @@ from twist_dr.postgres.roles import roles_to_make, without_password
 from twist_dr.recovery import fetcher
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.manifest import Extension
+from twist_dr.repository.sources import OneCopy
 from twist_dr.restore.pipeline import Serving
 from twist_dr.system.progress import Report
 from twist_dr.wal.archived import ArchivedPosition
@@ -348,7 +349,7 @@ def test_what_was_compared_stays_when_it_cannot_be_opened(
     monkeypatch.setattr(Serving, "compare", compare_and_rename)
     try:
         with pytest.raises(RestoreFailed, match=r"is restored, compared .* and stays\. .*erp_app.* by hand"):
-            database.recover_database(new, repository, manifest, keyring, jobs=1, report=Report())
+            database.recover_database(new, OneCopy(manifest, repository, keyring), jobs=1, report=Report())
     finally:
         with empty_server.cluster().connect() as connection:
             connection.execute("ALTER ROLE erp_gone RENAME TO erp_app")

@@ -14,6 +14,7 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.restore_place import TrialPlace
 from twist_dr.postgres.tools import Tools
 from twist_dr.postgres.verification_place import VerificationPlan
+from twist_dr.repository.sources import OneCopy
 from twist_dr.restore import pipeline
 from twist_dr.system.progress import Lines, Report
 from twist_dr.verify import verification
@@ -78,7 +79,7 @@ def verified_with(
         patched.setattr(verification, "open_place", opened)
         plan = VerificationPlan(scratch=folder / "scratch", live=cluster, show_rows=show_rows)
         return restore_and_compare(
-            plan, manifest, repository, KEYRING, Report(Lines(lines.append, lines.append))
+            plan, OneCopy(manifest, repository, KEYRING), Report(Lines(lines.append, lines.append))
         ), lines
 
 
@@ -231,7 +232,7 @@ def test_on_a_server_of_the_settings_owners_and_grants_are_left_aside_and_all_el
     manifest, repository = taken(odd, tmp_path)
     with PostgresServer(newest_server.tools, tmp_path_factory.mktemp("other"), settings={"fsync": "off"}) as other:
         plan = VerificationPlan(tmp_path / "scratch", odd, server=other.cluster())
-        result = restore_and_compare(plan, manifest, repository, KEYRING, Report())
+        result = restore_and_compare(plan, OneCopy(manifest, repository, KEYRING), Report())
     assert (result.differences, result.proved) == ([], "content")
     assert "verification.server restores without owners and grants, so these are not compared" in result.notes
 
@@ -247,7 +248,9 @@ def test_a_backup_that_does_not_tell_its_time_zone_is_the_same_in_another(odd: C
             connection.execute("ALTER ROLE CURRENT_USER RESET timezone")
     assert manifest.postgres is not None and manifest.postgres.session["TimeZone"] == "Asia/Kolkata"
     older = manifest.model_copy(update={"postgres": manifest.postgres.model_copy(update={"session": {}})})
-    result = restore_and_compare(VerificationPlan(tmp_path / "scratch", odd), older, repository, KEYRING, Report())
+    result = restore_and_compare(
+        VerificationPlan(tmp_path / "scratch", odd), OneCopy(older, repository, KEYRING), Report()
+    )
     assert (result.differences, result.proved) == ([], "content")
 
 

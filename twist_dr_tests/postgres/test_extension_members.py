@@ -12,6 +12,7 @@ from twist_dr.cli.recover.database import recover_database
 from twist_dr.cli.recover.server import look
 from twist_dr.postgres.cluster import Cluster, query
 from twist_dr.postgres.comparison import compare_database
+from twist_dr.repository.sources import OneCopy
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.impact_database import database_impact
 from twist_dr.restore.journal import FileJournals
@@ -67,7 +68,7 @@ def test_rows_of_a_table_given_to_an_extension_come_back_with_all_that_leans_on_
     result = verified(cluster, manifest, repository, tmp_path)
     assert result.differences == []
     new = Cluster(server.url("tariff_again"))
-    recover_database(look(new.url, manifest.postgres), repository, manifest, KEYRING, jobs=2, report=Report())
+    recover_database(look(new.url, manifest.postgres), OneCopy(manifest, repository, KEYRING), jobs=2, report=Report())
     with new.connect() as connection:
         assert query(connection, "SELECT * FROM tariff ORDER BY id") == before
         assert query(connection, "SELECT many FROM tariff_count") == [(1000,)]
@@ -144,7 +145,9 @@ def test_rows_of_an_extensions_own_tables_come_back_whatever_its_script_puts_the
         assert sorted(kept.rows for kept in manifest.extension_rows) == [2, 2, 3]
         new = Cluster(newest_server.url("own_tables_again"))
         assert manifest.postgres is not None
-        recover_database(look(new.url, manifest.postgres), repository, manifest, KEYRING, jobs=1, report=Report())
+        recover_database(
+            look(new.url, manifest.postgres), OneCopy(manifest, repository, KEYRING), jobs=1, report=Report()
+        )
         with new.connect() as connection:
             assert [query(connection, statement) for statement in tables] == before
             assert query(connection, "SELECT nextval('numbers'), pg_sequence_last_value('internal_id_seq')") == [

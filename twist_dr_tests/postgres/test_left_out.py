@@ -19,6 +19,7 @@ from twist_dr.postgres.roles import role_names
 from twist_dr.recovery.proof import pending_transactions
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.restore.database import make_missing_roles
 from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.conftest import TOOLS
@@ -193,7 +194,7 @@ class recovered:
         report = Report(Lines(*([lines.append] * 2 if lines is not None else [])))
         assert manifest.postgres is not None
         url = server.url(name)
-        recover_database(look(url, manifest.postgres), repository, manifest, KEYRING, jobs=1, report=report)
+        recover_database(look(url, manifest.postgres), OneCopy(manifest, repository, KEYRING), jobs=1, report=report)
         self._connection = Cluster(url).connect()
 
     def __enter__(self):  # type: ignore[no-untyped-def]  # psycopg is imported where it is used

@@ -17,6 +17,7 @@ from twist_dr.postgres.cluster import Cluster, read_extensions
 from twist_dr.postgres.comparison import compare_database
 from twist_dr.redaction import one_line
 from twist_dr.repository.manifest import Extension, KeyName, PostgresFacts, open_manifest
+from twist_dr.repository.sources import OneCopy
 from twist_dr.system.progress import Report
 from twist_dr_tests.catalog.examples import manifest
 from twist_dr_tests.helpers import KEY, KEYRING
@@ -60,7 +61,7 @@ def test_an_extension_of_any_name_and_version_is_backed_up_and_restored(
         made, repository = taken(cluster, tmp_path)
         assert made.postgres is not None and Extension(name=NAME, version=VERSION) in made.postgres.extensions
         new = newest_server.url("odd_extension_again")
-        recover_database(look(new, made.postgres), repository, made, KEYRING, jobs=1, report=Report())
+        recover_database(look(new, made.postgres), OneCopy(made, repository, KEYRING), jobs=1, report=Report())
         with Cluster(new).connect() as connection:
             assert Extension(name=NAME, version=VERSION) in read_extensions(connection)
             assert compare_database(connection, made, Report()).differences == []

@@ -22,7 +22,7 @@ from twist_dr.postgres.restore_place import scratch_server
 from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.manifest import PostgresFacts
-from twist_dr.repository.sources import Sources
+from twist_dr.repository.sources import OneCopy, Sources
 from twist_dr.repository.table_names import TableName
 from twist_dr.system.progress import Report
 from twist_dr_tests.backup.base.clusters import Bases
@@ -96,7 +96,7 @@ def test_any_name_is_backed_up_verified_and_recovered(
         assert verified(cluster, manifest, repository, Path(folder)).differences == []
         assert manifest.postgres is not None
         recover_database(
-            look(server.url(new), manifest.postgres), repository, manifest, KEYRING, jobs=1, report=Report()
+            look(server.url(new), manifest.postgres), OneCopy(manifest, repository, KEYRING), jobs=1, report=Report()
         )
         again, _ = taken(server.cluster(new), Path(folder) / "again")
         assert again.rows == manifest.rows and compare(manifest, again).tables == ()

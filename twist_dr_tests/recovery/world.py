@@ -19,7 +19,6 @@ from twist_dr.postgres.surroundings import with_surroundings
 from twist_dr.postgres.tools import Tools
 from twist_dr.recovery.plan import Lost, RecoveryPlan, Stop
 from twist_dr.recovery.target import parse_target
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Artifact, BaseFacts, Manifest, Tablespace
 from twist_dr.system.processes import run
 from twist_dr.wal.history import parse_history
@@ -140,7 +139,7 @@ class Base:
     def attempt(self, work: Callable[[Base], T]) -> T:
         return work(self)
 
-    def read(self, manifest: Manifest, name: str, keyring: Keyring, progress: Callable[[int], None]) -> Iterator[bytes]:
+    def read(self, name: str, progress: Callable[[int], None]) -> Iterator[bytes]:
         with (self.folder / name).open("rb") as file:
             while chunk := file.read(1 << 20):
                 progress(len(chunk))

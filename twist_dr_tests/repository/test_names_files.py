@@ -84,7 +84,7 @@ class Media:
 
     def unpacked(self, row: SealedBackup, place: Path) -> Path:
         sources = Sources(row.backup_id, [self.repository], KEYRING, Report())
-        assert unpack_media(sources, KEYRING, {"files": place}, Report()).notes == []
+        assert unpack_media(sources, {"files": place}, Report()).notes == []
         return place
 
 

@@ -57,7 +57,7 @@ class Shop:
     def compared(self, *names: str) -> SchemaDifference:
         places = [self.repository(name) for name in names]
         sources = Sources(self.manifest.backup_id, places, KEYRING, Report(Lines(warning=self.said.append)))
-        return compared(lambda: backup_schema(sources, KEYRING), lambda: live_schema(self.cluster, [], 0))
+        return compared(lambda: backup_schema(sources), lambda: live_schema(self.cluster, [], 0))
 
 
 @pytest.fixture

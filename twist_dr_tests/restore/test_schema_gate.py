@@ -18,6 +18,7 @@ from twist_dr.errors import RestoreFailed
 from twist_dr.postgres.dump import restore_database
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.restore.plan import Mode, RestoreRequest, restore_place
@@ -130,7 +131,7 @@ def test_recover_ends_at_such_a_statement_before_it_loads_a_row(upgraded: Upgrad
     assert manifest.postgres is not None
     new = look(upgraded.now.url("upgraded_recovered"), manifest.postgres)
     with pytest.raises(RestoreFailed, match=SAID):
-        recover_database(new, upgraded.repository, manifest, KEYRING, jobs=1, report=upgraded.report)
+        recover_database(new, OneCopy(manifest, upgraded.repository, KEYRING), jobs=1, report=upgraded.report)
     assert not upgraded.told("restoring into")
     assert upgraded.databases() == []
 
@@ -155,8 +156,8 @@ def test_what_newer_tools_dumped_comes_back_in_every_mode_and_what_is_internal_i
     with upgraded.now.cluster("upgraded").connect() as connection:
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (10,)
     new = look(upgraded.now.url("upgraded_recovered"), manifest.postgres)
-    recover_database(new, upgraded.repository, manifest, KEYRING, jobs=1, report=upgraded.report)
-    recover_dump(tmp_path / "by_hand.dump", upgraded.repository, manifest, KEYRING, upgraded.report)
+    recover_database(new, OneCopy(manifest, upgraded.repository, KEYRING), jobs=1, report=upgraded.report)
+    recover_dump(tmp_path / "by_hand.dump", OneCopy(manifest, upgraded.repository, KEYRING), upgraded.report)
     assert len([line for line in upgraded.lines if word in line]) == (6 if upgraded.keeps_internals else 0)
     upgraded.now.create_database("upgraded_by_hand")
     restore_database(upgraded.now.cluster(), TOOLS[max(TOOLS)], "upgraded_by_hand", tmp_path / "by_hand.dump", jobs=1)

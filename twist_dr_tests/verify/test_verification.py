@@ -17,6 +17,7 @@ from twist_dr.postgres.tools import Tools
 from twist_dr.postgres.verification_place import VerificationPlan
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.restore.pipeline import restore_progress
@@ -46,7 +47,7 @@ def taken(cluster: Cluster, folder: Path) -> tuple[Manifest, Repository]:
 
 def verified(cluster: Cluster, manifest: Manifest, repository: Repository, folder: Path) -> VerificationResult:
     plan = VerificationPlan(scratch=folder / "scratch", live=cluster)
-    return restore_and_compare(plan, manifest, repository, KEYRING, Report())
+    return restore_and_compare(plan, OneCopy(manifest, repository, KEYRING), Report())
 
 
 def test_a_backup_taken_by_newer_tools_than_its_server_is_verified(
@@ -114,5 +115,5 @@ def test_a_whole_verification_tells_how_far_the_restore_is(
     monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(restore_progress.__wrapped__, "__defaults__", (0.01,))
     plan = VerificationPlan(scratch=tmp_path / "scratch", live=cluster)
-    restore_and_compare(plan, manifest, repository, KEYRING, Report(Lines(lines.append)))
+    restore_and_compare(plan, OneCopy(manifest, repository, KEYRING), Report(Lines(lines.append)))
     assert any(line.startswith("restoring: ") for line in lines)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from twist_dr.repository.archive_index import beside_index, index_of
 from twist_dr.repository.archive_reading import compare_archive
 from twist_dr.repository.first_good import CORRUPT
-from twist_dr.repository.keys import Keyring
-from twist_dr.repository.manifest import Artifact, Manifest
-from twist_dr.repository.repository import Repository
+from twist_dr.repository.manifest import Artifact
+from twist_dr.repository.sources import OneCopy
 from twist_dr.system.progress import Report
 from twist_dr.system.words import counted
 
@@ -25,9 +24,10 @@ class Checked:
     problem: str | None
 
 
-def check_artifacts(repository: Repository, manifest: Manifest, keyring: Keyring, report: Report) -> Iterator[Checked]:
+def check_artifacts(copy: OneCopy, report: Report) -> Iterator[Checked]:
     """Each artifact as soon as it was read. What is wrong with one is told in the result; storage errors that say nothing
     about it raise."""
+    manifest = copy.manifest
     names = {artifact.name for artifact in manifest.artifacts}
     # An archive and its index are read side by side.
     beside = {index_of(name) for name in names if name.endswith(".tar")}
@@ -38,28 +38,26 @@ def check_artifacts(repository: Repository, manifest: Manifest, keyring: Keyring
         sizes = [artifact, *(other for other in manifest.artifacts if other.name == index)]
         what = " and ".join(each.name for each in sizes)
         # One that is missing must not make all others unreadable.
-        alone = manifest.model_copy(update={"artifacts": sizes})
+        alone = replace(copy, manifest=manifest.model_copy(update={"artifacts": sizes}))
         try:
-            problem = _read(repository, alone, keyring, artifact, report, indexed=len(sizes) > 1)
+            problem = _read(alone, artifact, report, indexed=len(sizes) > 1)
         except CORRUPT as error:
             problem = str(error)
         yield Checked(what, sum(each.size for each in sizes), problem)
 
 
-def _read(
-    repository: Repository, manifest: Manifest, keyring: Keyring, artifact: Artifact, report: Report, *, indexed: bool
-) -> str | None:
+def _read(copy: OneCopy, artifact: Artifact, report: Report, *, indexed: bool) -> str | None:
     name = artifact.name
     stored = max((each.size for each in artifact.stored.values()), default=None)
     with report.part(f"reading {name}", stored) as advance:
-        read = partial(repository.read, manifest, keyring=keyring, progress=advance)
+        read = partial(copy.read, progress=advance)
         if not indexed:
             for _ in read(name):
                 pass
             return None
         with beside_index(read, name) as (stream, index):
             files, differences = compare_archive(stream, index, name)
-    recorded = manifest.files.get(name.removesuffix(".tar"))
+    recorded = copy.manifest.files.get(name.removesuffix(".tar"))
     if files != recorded:
         differences.append(f"{counted(files, 'file')} where {recorded} were recorded")
     return "; ".join(differences) or None

@@ -16,9 +16,8 @@ from twist_dr.postgres.lsn import format_lsn
 from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.coverage import lineage_of, timelines
 from twist_dr.recovery.lineage import Lineage, LineageSegment, Run, facts, start_of, stop_of
-from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import Manifest
-from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.system.progress import Report
 from twist_dr.system.words import counted, few
 from twist_dr.wal.names import Segment, history_name
@@ -27,17 +26,18 @@ from twist_dr.wal.names import Segment, history_name
 _AT_ONCE = 4
 
 
-def check_base(repository: Repository, base: Manifest, keyring: Keyring, report: Report) -> Iterator[Checked]:
+def check_base(copy: OneCopy, report: Report) -> Iterator[Checked]:
     """Every artifact of every link, then the WAL of each timeline that leads on. As :func:`check_artifacts` for what raises."""
+    base, repository, keyring = copy.manifest, copy.repository, copy.keyring
     for link in facts(base).chain:
         if link == base.backup_id:
-            yield from check_artifacts(repository, base, keyring, report)
+            yield from check_artifacts(copy, report)
             continue
         found = find_backup(repository, keyring, link)
         if found.manifest is None:
             yield Checked(link, 0, f"{base.backup_id} builds on it, and {found.problem}")
             continue
-        for each in check_artifacts(repository, found.manifest, keyring, report):
+        for each in check_artifacts(replace(copy, manifest=found.manifest), report):
             yield replace(each, name=f"{each.name} of {link}")
     yield from _check_wal(base, archive_of(repository, keyring, base), report)
 

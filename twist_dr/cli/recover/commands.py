@@ -51,8 +51,9 @@ from twist_dr.postgres.extension_members import KEPT
 from twist_dr.recovery.planning import RecoveryRequest
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.kinds import BASE, CONFIGURATION
-from twist_dr.repository.manifest import Manifest, kind_of
+from twist_dr.repository.manifest import kind_of
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.storage.options import providers
 from twist_dr.system.progress import Report, human_bytes, human_seconds
 from twist_dr.system.words import counted
@@ -93,15 +94,14 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             else:
                 recover_cluster(request, options.cluster_to, repository, keyring, report)
             return 0
-        if options.backup:
-            manifest = choose_backup(repository, keyring, options.backup, report)
-            _Recovery(options, repository, manifest, keyring, report).run()
-            return 0
+        wanted = options.backup or options.check
+        if not wanted:
+            return _list(repository, keyring, options)
+        copy = OneCopy(choose_backup(repository, keyring, wanted, report), repository, keyring)
         if options.check:
-            return _check(
-                repository, choose_backup(repository, keyring, options.check, report), keyring, report, options
-            )
-        return _list(repository, keyring, options)
+            return _check(copy, report, options)
+        _Recovery(options, copy, report).run()
+        return 0
 
 
 def _list(repository: Repository, keyring: Keyring, options: argparse.Namespace) -> int:
@@ -142,12 +142,10 @@ def _listed(found: list[Found], reaches: list[Recoverable]) -> str:
     return "\n\n".join([*told, "What --to can recover:", reach_table(reaches)])
 
 
-def _check(
-    repository: Repository, manifest: Manifest, keyring: Keyring, report: Report, options: argparse.Namespace
-) -> int:
-    checked = []
+def _check(copy: OneCopy, report: Report, options: argparse.Namespace) -> int:
+    manifest, checked = copy.manifest, []
     check = check_artifacts if manifest.base is None else check_base
-    for each in check(repository, manifest, keyring, report):
+    for each in check(copy, report):
         checked.append(each)
         if not wants_json(options):
             print(
@@ -168,13 +166,10 @@ def _check(
 class _Recovery:
     """``--backup``: everything is looked at first, then each part is brought back by itself."""
 
-    def __init__(
-        self, options: argparse.Namespace, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
-    ) -> None:
+    def __init__(self, options: argparse.Namespace, copy: OneCopy, report: Report) -> None:
         self._options = options
-        self._repository = repository
-        self._manifest = manifest
-        self._keyring = keyring
+        self._copy = copy
+        self._manifest = manifest = copy.manifest
         self._report = report
         if manifest.base is not None:
             raise RestoreRefused(
@@ -184,11 +179,11 @@ class _Recovery:
 
     def run(self) -> None:
         # All of it is there, before anything begins.
-        self._repository.held(self._manifest)
+        self._copy.repository.held(self._manifest)
         work = self._look()
         when = f"{taken_at(self._manifest):%Y-%m-%d %H:%M:%S} UTC"
         self._report.info(
-            f"{self._manifest.backup_id} of {self._repository.application}, taken {when}, from {self._repository.target.location}"
+            f"{self._manifest.backup_id} of {self._copy.repository.application}, taken {when}, from {self._copy.repository.target.location}"
         )
         told: list[str] = []
         try:
@@ -241,26 +236,24 @@ class _Recovery:
         new = look(os.environ.get(DATABASE_VARIABLE), facts)
 
         def restore() -> str:
-            done = recover_database(
-                new, self._repository, self._manifest, self._keyring, jobs=self._options.jobs, report=self._report
-            )
+            done = recover_database(new, self._copy, jobs=self._options.jobs, report=self._report)
             made = f", roles made: {', '.join(done.made_roles)}" if done.made_roles else ""
             return f"database: {new.cluster.place}, {counted(done.found.rows, 'row')} in {counted(done.found.tables, 'table')} as recorded{made}, in {human_seconds(done.seconds)}"
 
         return restore
 
     def _media(self, folder: Path) -> str:
-        found, places = recover_media(folder, self._repository, self._manifest, self._keyring, self._report)
+        found, places = recover_media(folder, self._copy, self._report)
         return f"media: {counted(found.files, 'file')}, {human_bytes(found.bytes)}, in {', '.join(map(str, places))}"
 
     def _configuration(self, folder: Path) -> str:
         if self._manifest.kind == "configuration":
-            return "\n".join(recover_everything(folder, self._repository, self._manifest, self._keyring, self._report))
-        found = recover_configuration(folder, self._repository, self._manifest, self._keyring, self._report)
+            return "\n".join(recover_everything(folder, self._copy, self._report))
+        found = recover_configuration(folder, self._copy, self._report)
         return f"configuration: {counted(found.files, 'file')} in {folder}, below it by their old paths"
 
     def _dump(self, file: Path) -> str:
-        roles, *more = recover_dump(file, self._repository, self._manifest, self._keyring, self._report)
+        roles, *more = recover_dump(file, self._copy, self._report)
         kept = f"; of extensions: {', '.join(map(str, more))}" if more else ""
         return f"dump: {file}, {human_bytes(self._size('database', 'database.dump'))}, checked; roles with the hashes of their passwords: {roles}{kept}"
 

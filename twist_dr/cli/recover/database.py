@@ -19,12 +19,11 @@ from twist_dr.postgres.everybodys_settings import add_everybodys_settings
 from twist_dr.postgres.own_settings import OwnSettings
 from twist_dr.postgres.roles import role_names
 from twist_dr.postgres.surroundings import differing
-from twist_dr.repository.keys import Keyring
-from twist_dr.repository.manifest import Manifest, PostgresFacts
-from twist_dr.repository.repository import Repository
+from twist_dr.repository.manifest import PostgresFacts
+from twist_dr.repository.sources import OneCopy
 from twist_dr.restore.database import roles_as_they_were
 from twist_dr.restore.dump_gate import told_differing
-from twist_dr.restore.pipeline import FetchedDatabase, OneCopy, Serving, fetch_database
+from twist_dr.restore.pipeline import FetchedDatabase, Serving, fetch_database
 from twist_dr.restore.statistics import analyze
 from twist_dr.system.progress import Report
 
@@ -38,21 +37,20 @@ class RecoveredDatabase:
     made_roles: list[str]
 
 
-def recover_database(
-    new: NewDatabase, repository: Repository, manifest: Manifest, keyring: Keyring, *, jobs: int, report: Report
-) -> RecoveredDatabase:
+def recover_database(new: NewDatabase, copy: OneCopy, *, jobs: int, report: Report) -> RecoveredDatabase:
     """Fetch, make roles and database, restore, compare, and let people in.
 
     After an error the database is gone again, unless it is restored and compared: then it stays, and the error says what it lacks. Roles that
     were made stay, and were told to ``report``. Raises ``RestoreFailed``, and what reading from the target and connecting to the server raise.
     """
+    manifest = copy.manifest
     facts = manifest.postgres
     assert facts is not None
     begun = time.monotonic()
     for sentence in manifest.left_out:
         report.warning(f"not in the backup: {sentence}")
     with scratch_folder() as folder:
-        fetched = fetch_database(OneCopy(manifest, repository, keyring), folder, report)
+        fetched = fetch_database(copy, folder, report)
         for line in fetched.notes:
             report.warning(line)
         if lines := differing(facts, new.cluster, new.beside):

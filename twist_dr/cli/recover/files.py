@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -15,10 +14,7 @@ from twist_dr.errors import RestoreRefused
 from twist_dr.postgres.dump_internals import leave_out_internals
 from twist_dr.postgres.extension_members import MEMBERS, ROWS
 from twist_dr.repository.archive_index import beside_index, read_index
-from twist_dr.repository.keys import Keyring
-from twist_dr.repository.manifest import Manifest
-from twist_dr.repository.repository import Repository
-from twist_dr.repository.sources import Sources
+from twist_dr.repository.sources import OneCopy
 from twist_dr.repository.streams import write_new
 from twist_dr.repository.unpack import Unpacked, unpack
 from twist_dr.restore.media import restore_configuration, unpack_media
@@ -90,48 +86,39 @@ def _look_at_parent(path: Path, option: str) -> None:
         )
 
 
-def recover_media(
-    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
-) -> tuple[Unpacked, list[Path]]:
+def recover_media(folder: Path, copy: OneCopy, report: Report) -> tuple[Unpacked, list[Path]]:
     """Unpack each media folder of the backup to ``folder/<name>``. After an error none of it is there."""
-    names = _media_names(repository, manifest, keyring)
-    places = {name: folder / name for name in names}
-    sources = Sources(manifest.backup_id, [repository], keyring, Report())
-    found = _into(folder, lambda: unpack_media(sources, keyring, places, report))
+    places = {name: folder / name for name in _media_names(copy)}
+    found = _into(folder, lambda: unpack_media(copy, places, report))
     return found, list(places.values())
 
 
-def recover_configuration(
-    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
-) -> Unpacked:
+def recover_configuration(folder: Path, copy: OneCopy, report: Report) -> Unpacked:
     """Unpack the configuration, each file below ``folder`` by its old path. After an error none of it is there."""
-    sources = Sources(manifest.backup_id, [repository], keyring, Report())
     # It is made anew, closed to others: among the files are secrets.
     with suppress(FileNotFoundError):
         folder.rmdir()
-    found = restore_configuration(sources, keyring, folder, private=False)
+    found = restore_configuration(copy, folder, private=False)
     for note in found.notes:
         report.warning(note)
     return found
 
 
-def recover_everything(
-    folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
-) -> list[str]:
+def recover_everything(folder: Path, copy: OneCopy, report: Report) -> list[str]:
     """Write all of a configuration backup into a new folder, closed to others; gives what is in it, in words. After an error it is gone."""
     with suppress(FileNotFoundError):
         folder.rmdir()
     folder.mkdir(mode=0o700)
     told = []
     try:
-        found = recover_configuration(folder / "files", repository, manifest, keyring, report)
+        found = recover_configuration(folder / "files", copy, report)
         told.append(f"files: {counted(found.files, 'file')} in {folder / 'files'}, below it by their old paths")
-        for artifact in manifest.artifacts:
+        for artifact in copy.manifest.artifacts:
             if artifact.name == HISTORY_ARCHIVE:
-                found = _history(folder / "dagster", repository, manifest, keyring)
+                found = _history(folder / "dagster", copy)
                 told.append(f"Dagster's history: {found.files} SQLite files in {folder / 'dagster'}")
             elif artifact.name not in ("configuration.tar", "configuration.files.jsonl", "dagster.files.jsonl"):
-                repository.fetch(manifest, artifact.name, keyring, folder / artifact.name)
+                copy.fetch(artifact.name, folder / artifact.name, durable=True)
                 _ready(folder / artifact.name, report)
                 told.append(f"{artifact.name}: {folder / artifact.name}")
     except BaseException:
@@ -140,30 +127,27 @@ def recover_everything(
     return told
 
 
-def _history(folder: Path, repository: Repository, manifest: Manifest, keyring: Keyring) -> Unpacked:
-    with beside_index(partial(repository.read, manifest, keyring=keyring), HISTORY_ARCHIVE) as (stream, index):
+def _history(folder: Path, copy: OneCopy) -> Unpacked:
+    with beside_index(copy.read, HISTORY_ARCHIVE) as (stream, index):
         return unpack(stream, index, {"dagster": folder}, HISTORY_ARCHIVE)
 
 
-def recover_dump(
-    file: Path, repository: Repository, manifest: Manifest, keyring: Keyring, report: Report
-) -> list[Path]:
+def recover_dump(file: Path, copy: OneCopy, report: Report) -> list[Path]:
     """Write the plain dump, the roles' SQL and what is kept of extensions beside it, mode 0600; gives the paths of the latter. All or none.
 
     psql runs orders of its own that a script holds, such as ``\\!``, unless it was restricted with a key that the script cannot know.
     """
-    stored = repository.held(manifest)["database.dump"][1].size
     restricted = f"\\restrict {secrets.token_hex(16)}\n".encode()
     beside: list[Path] = []
     try:
         for name in _BESIDE:
-            if manifest.artifact(name) is not None:
+            if copy.manifest.artifact(name) is not None:
                 path = file.with_name(name)
-                content = repository.read(manifest, name, keyring)
+                content = copy.read(name)
                 write_new(path, content if name == MEMBERS else chain([restricted], content))
                 beside.append(path)
-        with report.part("database.dump", stored) as advance:
-            repository.fetch(manifest, "database.dump", keyring, file, advance)
+        with report.part("database.dump", copy.stored_size("database.dump")) as advance:
+            copy.fetch("database.dump", file, advance, durable=True)
         for dump in (file, *(path for path in beside if path.name == MEMBERS)):
             _ready(dump, report)
     except BaseException:
@@ -179,9 +163,9 @@ def _ready(file: Path, report: Report) -> None:
         report.warning(f"{file.name}: {line}")
 
 
-def _media_names(repository: Repository, manifest: Manifest, keyring: Keyring) -> list[str]:
+def _media_names(copy: OneCopy) -> list[str]:
     """The media folders in the backup: those that the index names at its top. Read to the end, so that all of it is checked."""
-    with buffered(repository.read(manifest, "media.files.jsonl", keyring)) as lines:
+    with buffered(copy.read("media.files.jsonl")) as lines:
         return [entry.path for entry in read_index(lines) if entry.kind == "folder" and "/" not in entry.path]
 
 

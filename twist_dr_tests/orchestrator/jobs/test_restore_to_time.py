@@ -25,6 +25,7 @@ from twist_dr.postgres.server_user import is_server_user
 from twist_dr.postgres.unprivileged import reachable_tools, unprivileged
 from twist_dr.recovery.planning import RecoveryRequest
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.restore.to_time import Recovery, RecoveryOrder
 from twist_dr.settings.building import build_targets
 from twist_dr.system.processes import run
@@ -346,7 +347,7 @@ def test_a_base_backup_that_counted_no_rows_is_recovered_and_not_called_verified
     report = Report(Lines(print, print))
     repository = Repository(build_targets(site.settings())["office"], "erp")
     result = rehearse(
-        verification_plan(site.settings(), site.app().cluster), manifest, repository, site.keyring, report
+        verification_plan(site.settings(), site.app().cluster), OneCopy(manifest, repository, site.keyring), report
     )
     assert not result.verified and not result.differences and "the backup counted none" in result.unproven
     before = site.catalog().verifications(row.backup_id)
