@@ -16,7 +16,7 @@ from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.scratch import scratch_base
 from twist_dr.repository.encryption import associated_data
 from twist_dr.repository.manifest import Artifact, ArtifactForm, Manifest
-from twist_dr.repository.repository import Repository
+from twist_dr.repository.sources import OneCopy
 from twist_dr.repository.streams import ArtifactWriter, Form
 from twist_dr.settings import Application
 from twist_dr.verify import backup
@@ -80,13 +80,13 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
-def _read(app: Application, manifest: Manifest, repository: Repository) -> VerificationResult:
+def _read(app: Application, copy: OneCopy) -> VerificationResult:
     """Each artifact is read to its end, and nothing restored."""
-    repository.held(manifest)
-    for artifact in manifest.artifacts:
-        for _ in repository.read(manifest, artifact.name, app.keyring):
+    copy.repository.held(copy.manifest)
+    for artifact in copy.manifest.artifacts:
+        for _ in copy.read(artifact.name):
             pass
-    return VerificationResult(manifest.backup_id, repository.target.name, seconds={"total": 0.0})
+    return VerificationResult(copy.manifest.backup_id, copy.repository.target.name, seconds={"total": 0.0})
 
 
 @pytest.mark.promise(4)
