@@ -23,7 +23,6 @@ from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.recover import recover
 from twist_dr.repository.manifest import PostgresFacts
 from twist_dr.repository.sources import OneCopy, Sources
-from twist_dr.repository.table_names import TableName
 from twist_dr.system.progress import Report
 from twist_dr_tests.backup.base.clusters import Bases
 from twist_dr_tests.conftest import TOOLS
@@ -137,7 +136,7 @@ def test_a_database_of_any_name_is_recovered_to_a_point(major: int, open_folder:
             assert (compared.differences, compared.tables) == ([], len(made))
             connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("public", "new\nline")))
             assert compare_database(connection, manifest, Report()).differences == [
-                f'table public.U&"new\\000Aline" is missing after the restore ({made[TableName("public", "new" + chr(10) + "line")]} rows were recorded)'
+                'table public.U&"new\\000Aline" is missing after the restore (1 row was recorded)'
             ]
     finally:
         primary.close()

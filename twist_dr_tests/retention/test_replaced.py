@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -266,7 +266,7 @@ def sandbox(scene: Scene) -> Journal:
     (folder / "media").mkdir(parents=True)
     (folder / "media" / "a").write_text("x")
     journal = Journal(
-        restore_id=ID, kind="restore", application="erp", began_at=NOW - timedelta(hours=3), phase="left", backup_id="b",
+        restore_id=ID, kind="restore", application="erp", began_at=datetime.now(timezone.utc) - timedelta(hours=3), phase="left", backup_id="b",
         database=switch.model_copy(update={"live_oid": 1, "incoming": switch.kept, "incoming_oid": switch.live_oid, "kept": "none"}),
         sandbox=folder,
     )  # fmt: skip
