@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from twist_dr.cli import wal
+from twist_dr.cli.output import report
 from twist_dr.errors import KeyringInvalid, PermissionMissing
+from twist_dr.operations.restoring import recorded
 from twist_dr.operations.table import JOBS, OPERATIONS, REBUILD_CATALOG, RECEIVE_WAL
+from twist_dr.orchestrator.around import _safely
+from twist_dr.restore.from_settings import RestoreLog
+from twist_dr.restore.record import RestoreRecord
 from twist_dr.settings import Actor
 from twist_dr.settings.actor import ALL_PERMISSIONS
+from twist_dr.system.events import Event, Shown
 from twist_dr_tests.site import Site
 
 
@@ -113,3 +122,44 @@ def test_what_is_launched_on_the_terminal_alone_leaves_its_lines_in_the_audit_lo
         ("rebuild catalog", "from office", "done"),
         ("rebuild catalog", "from office", "failed: KeyringInvalid"),
     ]
+
+
+def test_nobody_ships_on_the_terminal_whom_the_own_permissions_do_not_allow_to(
+    bare_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare_site.set(wal={"source": "receive"})
+    lesser = bare_site.app(Actor("eva", ALL_PERMISSIONS - {"system_run_backup"}))
+    monkeypatch.setattr("twist_dr.settings.open_application", lambda report: lesser)
+    with pytest.raises(PermissionMissing, match="eva may not launch ship_wal"):
+        wal._ship(Namespace(follow=False))
+
+
+def test_a_restore_that_is_interrupted_is_in_the_audit_log_and_on_the_page(bare_site: Site) -> None:
+    app, told = bare_site.app(), list[Event]()
+    app.report.add(told.append)
+    record = RestoreRecord("20261121T020000Z-restore-0001", "restore", "replace", "a try")
+    with pytest.raises(KeyboardInterrupt), recorded(app, record, RestoreLog(app, verified=True)):
+        raise KeyboardInterrupt
+    assert [(line.action, line.subject, line.result) for line in bare_site.catalog().audit("erp")] == [
+        ("restore", record.restore_id, "failed: ended by KeyboardInterrupt")
+    ]
+    assert told[-1] == Shown(record)
+
+
+@pytest.mark.parametrize("wrong", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(), UnicodeError()])
+def test_a_line_that_cannot_be_written_ends_nothing_that_was_begun_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, wrong: Exception
+) -> None:
+    def write(text: str) -> int:
+        raise wrong
+
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "write", write)
+    told = report(Namespace())
+    told.info("reverted")
+    told.warning("a file is left")
+
+    def log(line: str) -> None:
+        raise wrong
+
+    _safely(log)("reverted")

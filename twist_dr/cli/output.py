@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -41,9 +42,15 @@ def report(options: argparse.Namespace) -> Report:
     from twist_dr.system.progress import Bar, Lines, Report
 
     def tell(line: str) -> None:
-        print(line, file=sys.stderr if wants_json(options) else sys.stdout, flush=True)
+        # A reader who has read enough, a full disk or a name that cannot be written there ends nothing that was begun.
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr if wants_json(options) else sys.stdout, flush=True)
 
-    return Report(Bar(), Lines(tell, warn))
+    def tell_warning(line: str) -> None:
+        with suppress(OSError, ValueError):
+            warn(line)
+
+    return Report(Bar(), Lines(tell, tell_warning))
 
 
 def warn(line: str) -> None:

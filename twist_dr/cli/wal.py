@@ -47,6 +47,7 @@ def _receive(options: argparse.Namespace) -> None:
 
 
 def _ship(options: argparse.Namespace) -> None:
+    from twist_dr.operations.table import SHIP_WAL
     from twist_dr.postgres.lsn import format_lsn
     from twist_dr.settings import open_application
     from twist_dr.system.words import counted
@@ -54,6 +55,7 @@ def _ship(options: argparse.Namespace) -> None:
 
     told = report(options)
     app = open_application(told)
+    SHIP_WAL.require(app.actor)
     wal = wal_settings(app.settings)
     with Shipping(app) as shipping:
         if options.follow:

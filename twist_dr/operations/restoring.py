@@ -57,7 +57,7 @@ def recorded(app: Application, record: RestoreRecord, log: RestoreLog) -> Iterat
     except BaseException as error:
         # Where it had switched already, what is live is what was restored: the log must not leave that out.
         record.end("failed", error=f"ended by {type(error).__name__}" + (f"; {record.result}" if record.result else ""))
-        log.note(record)
+        conclude(app, record, log)
         raise
     conclude(app, record, log)
     app.report.info(record.result)

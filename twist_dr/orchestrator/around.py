@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +159,9 @@ def _safely(log: Callable[[str], None]) -> Callable[[str], None]:
         try:
             log(line)
         except Exception:
-            print(line, file=sys.stderr)
+            # Of a full disk, that may not take it either.
+            with suppress(OSError, ValueError):
+                print(line, file=sys.stderr)
 
     return tell
 

@@ -142,12 +142,15 @@ class Bar:
         self._terminal = terminal
         self._part: OperationPart | None = None
         self._shown: tqdm[Any] | None = None
+        # Threads begin and end parts at once, and one may say a line meanwhile. Whoever is interrupted in here may tell once more.
+        self._turn = threading.RLock()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Line) and self._shown is not None:
-            self._shown.clear()
-        elif isinstance(event, Progress):
-            self._progress(event)
+        with self._turn:
+            if isinstance(event, Line) and self._shown is not None:
+                self._shown.clear()
+            elif isinstance(event, Progress):
+                self._progress(event)
 
     def _progress(self, event: Progress) -> None:
         terminal = self._terminal or sys.stderr

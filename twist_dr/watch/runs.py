@@ -164,8 +164,8 @@ class Heartbeat:
         try:
             facts = gather(app, now)
             point = newest_point(facts, settings, now)
-        except CatalogUnavailable as unavailable:
-            app.report.warning(f"no heartbeat is sent: {unavailable}")
+        except Exception as error:
+            app.report.warning(f"no heartbeat is sent: {error}")
             return
         if point is None or now - point.at > allowed_age(settings, facts.backups.get("full", ()), now):
             app.report.warning(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import threading
 from contextlib import suppress
 
 import pytest
@@ -92,3 +94,29 @@ def test_a_bar_and_lines_go_together(capsys: pytest.CaptureFixture[str], monkeyp
     assert lines == ["half of it", "a file vanished", "done"]
     out, err = capsys.readouterr()
     assert out == "" and "media.tar:" in err
+
+
+class _Slow(io.StringIO):
+    """A terminal that takes its time to say that it is one, and notes who asks meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = threading.Barrier(2)
+        self.met = False
+
+    def isatty(self) -> bool:
+        with suppress(threading.BrokenBarrierError):
+            self.both.wait(0.2)
+            self.met = True
+        return True
+
+
+def test_parts_that_begin_at_once_are_shown_one_after_the_other() -> None:
+    terminal = _Slow()
+    report = Report(Bar(terminal))
+    begin = [threading.Thread(target=report.part(name).__enter__) for name in ("database.dump", "media.tar")]
+    for thread in begin:
+        thread.start()
+    for thread in begin:
+        thread.join()
+    assert not terminal.met

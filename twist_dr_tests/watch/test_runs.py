@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,6 +12,7 @@ import dagster as dg
 import pytest
 
 from twist_dr.catalog import AttemptRow, Catalog, CatalogUnavailable, VerificationRow
+from twist_dr.catalog.notes import Watched
 from twist_dr.orchestrator.around import MATERIALIZED, attempt_of, settle_attempts
 from twist_dr.redaction import leaving
 from twist_dr.repository.manifest import new_backup_id
@@ -251,6 +253,16 @@ def test_the_heart_beats_only_while_a_proven_backup_is_young_enough(tmp_path: Pa
         _proven(catalog, NOW - timedelta(hours=2))
         beat(Proven("b"))
         assert _beats(hook) == 1
+
+
+def test_no_proof_fails_because_it_cannot_be_told_how_old_what_is_proven_is(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, "alerts: {heartbeat: {url: 'https://beats.example/1'}}")
+    catalog, lines = Catalog(settings.catalog_url), list[str]()
+    catalog.leave_note("erp", Watched(since=NOW))
+    with sqlite3.connect(tmp_path / "work" / "catalog.db") as connection:
+        connection.execute("UPDATE marks SET document = '{}'")
+    Heartbeat(application(settings, catalog=catalog, report=Report(Lines(warning=lines.append))))(Proven("b"))
+    assert lines and "no heartbeat is sent" in lines[0]
 
 
 def _proven(catalog: Catalog, at: datetime) -> None:
