@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from twist_dr.errors import CutoverFailed, Obstacle, RestoreInterrupted, TwistDRError, clause_of
 from twist_dr.postgres import databases
@@ -35,7 +36,7 @@ _RENAMES = 3
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a cutover works with. ``cluster`` leads to the live database as the role that restores."""
+    """What a cutover works with. ``cluster`` leads to the live database as the role that restores, ``media`` are the application's folders."""
 
     cluster: Cluster
     journals: Journals
@@ -43,6 +44,7 @@ class Surroundings:
     health: Health = field(default_factory=Health)
     grace_seconds: float = 10.0
     keep_for: timedelta = timedelta(days=7)
+    media: tuple[Path, ...] = ()
 
 
 class Cutover:

@@ -91,6 +91,7 @@ def surroundings(settings: Settings) -> Surroundings:
         health=Health(**dict(restore.health), environment=environment),
         grace_seconds=restore.grace_seconds,
         keep_for=restore.keep_replaced_for,
+        media=tuple(settings.media.values()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _MOST_DEFINITIONS = 16 << 20
 #: How long pg_dump may wait for a lock that somebody holds on a table, and how long it may take in all.
 _LOCK_WAIT_SECONDS = 5
 _MOST_SECONDS = 120.0
+_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def _dumped(cluster: Cluster, tools: Tools) -> bytes:
     ]  # fmt: skip
     pieces, size = [], 0
     with Child(arguments, environment=cluster.environment()) as child:
-        patience = threading.Timer(_MOST_SECONDS, child.process.terminate)
+        late = threading.Event()
+        patience = threading.Timer(_MOST_SECONDS, _end, [child.process, late])
         patience.start()
         try:
             for piece in child.bulk_output():
@@ -103,13 +106,23 @@ def _dumped(cluster: Cluster, tools: Tools) -> bytes:
             else:
                 child.finish()
         except ProcessFailed as error:
-            if patience.finished.is_set():
+            if late.is_set():
                 raise DatabaseError(f"the live schema could not be read within {_MOST_SECONDS:.0f} seconds") from error
             raise
         finally:
             patience.cancel()
             patience.join()
     return _small(b"".join(pieces))
+
+
+def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    """Asked to end, pg_dump tells the server so and waits for its answer, which one that hangs does not give."""
+    late.set()
+    process.terminate()
+    try:
+        process.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _small(head: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -221,7 +222,7 @@ def remove_kept(journal: Journal, around: Surroundings) -> None:
             # Before the first step: a server that is down takes nothing from what can be put back.
             connection = stack.enter_context(databases.maintenance(around.cluster))
             live, _ = databases.find_live(around.cluster, connection)
-        _refuse_live(journal, live)
+        _refuse_live(journal, live, around.media)
         if journal.removal_began_at is None:
             journal.removal_began_at = datetime.now(timezone.utc)
             around.journals.save(journal)
@@ -239,10 +240,16 @@ def remove_kept(journal: Journal, around: Surroundings) -> None:
     around.journals.save(journal)
 
 
-def _refuse_live(journal: Journal, live: str | None) -> None:
-    """Raise ``RestoreRefused`` where settings, or a link, lead the application to what is to be removed."""
+def _refuse_live(journal: Journal, live: str | None, media: Sequence[Path]) -> None:
+    """Raise ``RestoreRefused`` where settings, or a link, lead the application to what is to be removed, or into it."""
     places = [f"the database {live}"] if journal.left_database and journal.left_database[0] == live else []
-    places += [str(folder.live) for folder in journal.folders if same(folder.live, folder.live_identity)]
+    going = [folder.kept for folder in journal.folders if same(folder.kept, folder.live_identity)]
+    going += [journal.sandbox] if journal.sandbox is not None else []
+    there = {found for each in going if (found := identity(each)) is not None}
+    for path in dict.fromkeys([*media, *(folder.live for folder in journal.folders)]):
+        real = Path(os.path.realpath(path))
+        if there and any(identity(each) in there for each in (real, *real.parents)):
+            places.append(str(path))
     if places:
         raise RestoreRefused(
             f"What {journal.restore_id} left is live ({', '.join(places)}), so it is not removed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -281,6 +282,51 @@ def test_what_is_kept_can_be_removed(scene: Scene) -> None:
     assert list(kept(scene.around)) == []
     assert scene.serves() == "restored" and scene.databases() == [""]
     assert not found.folders[0].exists()
+
+
+@pytest.mark.parametrize("way", ["settings", "link", "below"])
+def test_kept_media_to_which_the_application_was_led_are_not_removed(scene: Scene, tmp_path: Path, way: str) -> None:
+    Cutover(scene.journal(), scene.around, Report()).run()
+    (found,) = kept(scene.around)
+    (old,) = found.folders
+    uploads = tmp_path / "uploads"
+    if way == "link":
+        uploads.symlink_to(old)
+    live = {"settings": old, "link": uploads, "below": old / "later"}[way]
+    live.mkdir(exist_ok=True)
+    led = replace(scene.around, media=(scene.media, live))
+    with pytest.raises(RestoreRefused, match=rf"is live \({live}\), so it is not removed"):
+        remove_kept(found.journal, led)
+    assert (old / "word").read_text() == "live" and len(list(kept(led))) == 1 and len(scene.databases()) == 2
+    remove_kept(found.journal, scene.around)
+    assert not old.exists()
+
+
+def test_a_sandbox_whose_media_the_application_serves_is_not_removed(scene: Scene, tmp_path: Path) -> None:
+    now, sandbox = datetime.now(timezone.utc), tmp_path / "sandboxes" / "r"
+    (sandbox / "uploads").mkdir(parents=True)
+    journal = Journal(
+        restore_id=new_restore_id("restore", now), kind="restore", application="scene", began_at=now, phase="left",
+        sandbox=sandbox,
+    )  # fmt: skip
+    with pytest.raises(RestoreRefused, match="is live"):
+        remove_kept(journal, replace(scene.around, media=(sandbox / "uploads",)))
+    assert (sandbox / "uploads").is_dir() and journal.leaves
+    remove_kept(journal, scene.around)
+    assert not sandbox.exists()
+
+
+def test_what_is_half_removed_is_removed_though_a_new_live_folder_has_its_number(scene: Scene) -> None:
+    """File systems give the number of a deleted folder to a new one."""
+    Cutover(scene.journal(), scene.around, Report()).run()
+    (found,) = kept(scene.around)
+    (folder,) = found.journal.folders
+    shutil.rmtree(folder.kept)
+    live = identity(folder.live)
+    assert live is not None
+    folder.live_identity, found.journal.removal_began_at = live, datetime.now(timezone.utc)
+    remove_kept(found.journal, scene.around)
+    assert scene.serves() == "restored" and found.journal.removed_at is not None
 
 
 def test_what_somebody_dropped_by_hand_is_not_offered(scene: Scene) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,3 +105,31 @@ def test_a_live_schema_that_is_locked_or_large_is_given_up_in_time_and_said(
         migration.rollback()
     monkeypatch.setattr(schema_difference, "_MOST_DEFINITIONS", 100)
     assert "too large to be compared" in shop.compared("sealed").doubts[0]
+
+
+def test_a_live_server_that_hangs_is_given_up_too(
+    shop: Shop, newest_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_dump that is asked to end tells the server so, and waits for an answer. Here it ends only when it is made to."""
+    monkeypatch.setattr(schema_difference, "_MOST_SECONDS", 1.0)
+    monkeypatch.setattr(schema_difference, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(schema_difference, "_LOCK_WAIT_SECONDS", 600)
+    postmaster = int((newest_server.data / "postmaster.pid").read_text().split()[0])
+    ended: list[int | None] = []
+    end = schema_difference._end
+
+    def ending(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+        os.kill(postmaster, signal.SIGSTOP)
+        try:
+            end(process, late)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            ended.append(process.returncode)
+        finally:
+            os.kill(postmaster, signal.SIGCONT)
+
+    monkeypatch.setattr(schema_difference, "_end", ending)
+    with shop.cluster.connect(autocommit=False) as migration:
+        migration.execute("LOCK TABLE invoice IN ACCESS EXCLUSIVE MODE")
+        assert "could not be read within" in shop.compared("sealed").doubts[0]
+    assert ended == [-signal.SIGKILL]
