@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 
 from twist_dr.cli.output import add_json, show, wants_json
 from twist_dr.errors import LaunchRefused, RestoreUnconfirmed
-from twist_dr.system.events import Ended, Event, Line, Listener
+from twist_dr.system.events import Ended, Event, Line, Listener, Planned
 from twist_dr.system.words import command
 
 if TYPE_CHECKING:
@@ -86,13 +86,14 @@ def _type(annotation: Any) -> str:
 
 
 class _Watch:
-    """Listens for a person: prints each line, with a bar beneath where that is a terminal, and keeps how it ended."""
+    """Listens for a person: prints each line, with a bar beneath where that is a terminal, and keeps what was planned and how it ended."""
 
     def __init__(self, lines: TextIO, errors: TextIO) -> None:
         from twist_dr.system.progress import Bar
 
         self._lines, self._errors = lines, errors
         self._bar = Bar(errors)
+        self.planned: Mapping[str, str] = {}
         self.ended: Ended | None = None
 
     def __call__(self, event: Event) -> None:
@@ -102,6 +103,8 @@ class _Watch:
             with suppress(OSError):
                 text, stream = (f"warning: {event.text}", self._errors) if event.warning else (event.text, self._lines)
                 print(text, file=stream, flush=True)
+        elif isinstance(event, Planned):
+            self.planned = event.settings
         elif isinstance(event, Ended) and event.state != "succeeded":
             self.ended = event if event.state == "failed" else replace(event, error="stopped")
 
@@ -144,7 +147,8 @@ def _run(launched: Operation[Any, Any], launch: Launch, options: argparse.Namesp
         if agreed is None:
             return 1
         told = agreed
-    done, ended = _launch(launched, launch, told, options)
+    done, watch = _launch(launched, launch, told, options)
+    ended = watch.ended
     if wants_json(options):
         error = {"code": ended.error_code, "message": ended.error} if ended is not None else None
         try:
@@ -169,7 +173,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 def _launch(
     launched: Operation[Any, Any], launch: Launch, told: Mapping[str, Any], options: argparse.Namespace
-) -> tuple[Launched, Ended | None]:
+) -> tuple[Launched, _Watch]:
     """Run it, and say why it failed, last."""
     with _kept(sys.stdout) as output, _kept(sys.stderr) as errors:
         watch = _Watch(errors if wants_json(options) else output, errors)
@@ -177,7 +181,7 @@ def _launch(
     if not done.succeeded:
         page = f"; this is a defect, and the page of the run {done.run_id} has all of it" if done.defect else ""
         print(f"twist-dr: {watch.why or f'{launched.name} failed'}{page}", file=sys.stderr)
-    return done, watch.ended
+    return done, watch
 
 
 # -- whether it is meant ----------------------------------------------------------------------------------------------
@@ -206,10 +210,11 @@ def _asked(
             f"{command(launched.name)} changes something, and there is no terminal to ask at",
             remedy="add --yes to do it, or --plan to see what it would do",
         )
-    plan, ended = _launch(launched, launch, {**told, **launched.plan}, options)
-    if not plan.succeeded and (ended is None or ended.error_code != RestoreUnconfirmed.code):
+    plan, watch = _launch(launched, launch, {**told, **launched.plan}, options)
+    if not plan.succeeded and (watch.ended is None or watch.ended.error_code != RestoreUnconfirmed.code):
         return None
-    agreed = _confirmed(launched, told)
+    # While the question stands, "latest" may become another one, which nobody agreed to.
+    agreed = _confirmed(launched, {**told, **watch.planned})
     fields = launched.config.model_fields
     if _REASON in fields and not told.get(_REASON):
         agreed[_REASON] = _answer("Why, for those who find it later: ")

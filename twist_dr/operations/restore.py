@@ -23,6 +23,7 @@ from twist_dr.restore.plan import RestoreRequest, restore_place
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.restore import Restore
 from twist_dr.settings import Application, Settings
+from twist_dr.system.events import Planned
 
 
 class RestoreConfig(Config):
@@ -70,6 +71,8 @@ def restore(app: Application, config: RestoreConfig) -> RestoreRecord:
         chosen = choose_backup(app, config.backup, parts, allow_unverified=config.allow_unverified)
         for line in chosen.doubts:
             app.report.warning(line)
+        if config.mode == "plan":
+            app.report.emit(Planned({"backup": chosen.backup_id}))
         sources = [place for name, place in app.repositories().items() if config.source in ("any", name)]
         request = RestoreRequest(
             backup_id=chosen.backup_id,

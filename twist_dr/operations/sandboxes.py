@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from twist_dr.catalog import CatalogUnavailable
-from twist_dr.errors import DatabaseError, RestoreError
+from twist_dr.errors import DatabaseError, RestoreError, RestoreRefused
 from twist_dr.operations.operation import Config
 from twist_dr.recovery.sandbox import ClusterSandbox, sandboxes
 from twist_dr.restore.journal import began_at
@@ -68,13 +68,21 @@ class ChangedSandbox:
 
 
 def change_sandbox(app: Application, config: SandboxConfig) -> ChangedSandbox:
-    """Raises ``RestoreError`` where there is none of that id, ``RecoveryFailed``, ``DatabaseError``, and ``Busy`` for a database."""
+    """Raises ``RestoreError`` where there is none of that id, or where it is live or a database in use; ``RecoveryFailed``, ``DatabaseError``, and ``Busy`` for a database."""
+    # Not above: whoever launches something else would wait for it.
+    from twist_dr.retention.replaced import refuse_used
+
+    around = surroundings(app.settings)
     server = next((each for each in sandboxes(sandbox_base(app.settings)) if each.folder.name == config.sandbox), None)
     if server is not None:
+        if config.action != "start" and server.serves(around.cluster):
+            raise RestoreRefused(
+                f"The application lives on the sandbox {config.sandbox}, so it is not ended",
+                remedy="lead the application elsewhere first",
+            )
         with audit.noting(app, action=f"{config.action} sandbox", subject=config.sandbox):
             getattr(server, config.action)()
         return ChangedSandbox(config.action, config.sandbox)
-    around = surroundings(app.settings)
     with app.exclusively("Removing a sandbox"):
         found = next((each for each in database_sandboxes(around) if each.journal.restore_id == config.sandbox), None)
         if found is None:
@@ -87,6 +95,7 @@ def change_sandbox(app: Application, config: SandboxConfig) -> ChangedSandbox:
                 remedy="remove it when nobody needs it any more",
             )
         with audit.noting(app, action="remove sandbox", subject=config.sandbox):
+            refuse_used(around, [found.database] if found.database else [])
             remove_kept(found.journal, around)
     return ChangedSandbox(config.action, config.sandbox)
 

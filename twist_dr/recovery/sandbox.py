@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twist_dr.errors import ProcessFailed, RecoveryFailed
 from twist_dr.postgres.confinement import run_lasting
@@ -26,6 +26,9 @@ from twist_dr.system.folders import remove_tree
 from twist_dr.system.lock import try_lock
 from twist_dr.system.processes import nothing_but, run
 from twist_dr.system.scratch_folder import LOCK, clear_if_left_over
+
+if TYPE_CHECKING:
+    from twist_dr.postgres.cluster import Cluster
 
 _LOG = "server.log"
 _NOTE = "sandbox.json"
@@ -114,6 +117,13 @@ class ClusterSandbox:
             return os.path.samefile(f"/proc/{process}/cwd", self.data)
         except (OSError, ValueError):
             return False
+
+    def serves(self, cluster: Cluster) -> bool:
+        """Whether what leads to ``cluster`` leads to its server, which listens on its socket and on 127.0.0.1 alone."""
+        known = cluster.parameters
+        host = known.get("hostaddr") or known.get("host", "")
+        here = host in ("127.0.0.1", "localhost") or Path(host) == socket_folder(self.folder)
+        return here and known.get("port", "5432") == str(self.port) and self.runs
 
     def _postmaster(self) -> int:
         """The process that its server noted. Raises ``OSError`` or ``ValueError``: code of the database can put anything there."""

@@ -12,6 +12,7 @@ from twist_dr.restore.cutover import Cutover, Surroundings
 from twist_dr.restore.journal import Journal
 from twist_dr.restore.record import RestoreRecord
 from twist_dr.restore.settle import check_health, plan_undo, settle_interrupted
+from twist_dr.system.events import Planned
 from twist_dr.system.progress import Report, human_seconds
 
 
@@ -40,6 +41,7 @@ def undo_restore(
         report.warning(line)
     record.warnings += mixed
     if not confirmed:
+        report.emit(Planned({"restore": str(journal.restored_id)}))
         raise RestoreUnconfirmed(
             f"Undoing {journal.restored_id} would put back {_what(journal)}",
             remedy="to do it, type the application's name in confirm",

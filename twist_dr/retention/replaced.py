@@ -102,7 +102,7 @@ class Replaced:
                 remedy="see what is kept with: twist-dr list --replaced",
             )
         names = [each.database for each in chosen.values() if isinstance(each, Superseded) and each.database]
-        _refuse_used(self._around, names)
+        refuse_used(self._around, names)
         if not confirmed:
             raise RestoreRefused(
                 f"This would remove {', '.join(chosen)}, and {restore_id} could not be undone any more",
@@ -170,8 +170,8 @@ class Replaced:
         return True
 
 
-def _refuse_used(around: Surroundings, names: Sequence[str]) -> None:
-    """Raise ``RestoreRefused`` while somebody is connected to one of the databases: they are closed, so somebody opened it to look."""
+def refuse_used(around: Surroundings, names: Sequence[str]) -> None:
+    """Raise ``RestoreRefused`` while somebody is connected to one of the databases: the application is not, so somebody looks."""
     if not names:
         return
     with databases.maintenance(around.cluster) as connection:

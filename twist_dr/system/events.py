@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,6 +49,13 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """What a plan is about, in settings that mean the same ever after, where what it was told ("latest") may mean another one by then."""
+
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Proven:
     """A backup of the application's data was restored, and is what was recorded when it was taken."""
 
@@ -67,7 +74,7 @@ class Ended:
     error_code: str | None = None
 
 
-Event = Begun | Line | Progress | Shown | Proven | Ended
+Event = Begun | Line | Progress | Shown | Planned | Proven | Ended
 
 #: Called by whichever thread tells something, by several at once. One that fails ends what is told of, so what must not end it does not raise.
 Listener = Callable[[Event], None]

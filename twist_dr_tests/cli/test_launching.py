@@ -22,7 +22,7 @@ from twist_dr.cli.launching import Launched
 from twist_dr.errors import LaunchRefused
 from twist_dr.operations.table import JOBS, OPERATIONS
 from twist_dr.operations.told import understood
-from twist_dr.system.events import Ended, Line, Listener
+from twist_dr.system.events import Ended, Line, Listener, Planned
 from twist_dr_tests.site import TWIST_DR, Site
 from twist_dr_tests.test_operations import bare_site
 
@@ -134,10 +134,12 @@ class Jobs:
     """Stands for the orchestrator: keeps what was launched, and ends as it is told."""
 
     ends: list[str | None] = field(default_factory=list)
+    plans: Mapping[str, str] = field(default_factory=dict)
     launched: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
     def __call__(self, job: str, told: Mapping[str, Any], watching: Listener) -> Launched:
         self.launched.append((job, told))
+        watching(Planned(self.plans))
         watching(Line("looking"))
         watching(Line("one is slow", warning=True))
         code = self.ends.pop(0) if self.ends else None
@@ -287,6 +289,19 @@ def test_at_a_terminal_the_plan_is_shown_and_the_person_asked(
     (plan_of, plan), *others = jobs.launched
     assert OPERATIONS[plan_of].plan.items() <= plan.items()
     assert [given for _, given in others] == [told] * (told is not None)
+
+
+@pytest.mark.parametrize(
+    ("words", "plans"),
+    [(["restore", "mode=replace", "reason=x"], {"backup": "b1"}), (["undo", "reason=x"], {"restore": "r1"})],
+)
+def test_what_was_shown_is_what_is_done_though_a_newer_one_came_before_the_answer(
+    settings: None, words: list[str], plans: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("erp\n"))
+    jobs = Jobs(plans=plans)
+    assert main(words, jobs) == 0
+    assert plans.items() <= jobs.launched[1][1].items()
 
 
 @pytest.mark.parametrize("words", [["backup"], ["backup", "--json"]], ids="-".join)

@@ -26,6 +26,7 @@ from twist_dr.restore.journal import DatabaseSwitch, FileJournals, Journal, Jour
 from twist_dr.restore.media import plan_folders
 from twist_dr.restore.settle import check_health, interrupted, kept, plan_undo, remove_kept, settle_interrupted
 from twist_dr.restore.undo import undo_restore
+from twist_dr.system.events import Event, Planned
 from twist_dr.system.progress import Lines, Report
 from twist_dr_tests.servers import PostgresServer
 
@@ -133,11 +134,13 @@ def test_an_undo_puts_back_what_was_replaced_and_another_undo_takes_that_back(an
 
 
 def test_an_undo_that_is_not_confirmed_says_what_it_would_put_back_and_changes_nothing(scene: Scene) -> None:
-    Cutover(scene.journal(), scene.around, Report()).run()
+    journal, told = scene.journal(), list[Event]()
+    Cutover(journal, scene.around, Report()).run()
     with pytest.raises(
         RestoreRefused, match=f"would put back the database {scene.name}_replaced_.* type the application's name"
     ):
-        undo_restore("latest", scene.around, Report(), reason="", confirmed=False)
+        undo_restore("latest", scene.around, Report(told.append), reason="", confirmed=False)
+    assert Planned({"restore": journal.restore_id}) in told
     assert scene.serves() == "restored"
 
 

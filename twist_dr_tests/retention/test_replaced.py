@@ -293,6 +293,17 @@ def test_a_database_beside_the_live_one_is_listed_and_removed_as_a_server_is(sce
     assert "There is no sandbox" in site.cli("sandboxes", "remove", ID).expect(1).text
 
 
+def test_a_sandbox_that_is_in_use_or_live_is_not_removed(scene: Scene) -> None:
+    site, journal = scene.site.site, sandbox(scene)
+    site.database_url = scene.server.url()
+    assert journal.database is not None and journal.sandbox is not None
+    with scene.server.cluster().connect(journal.database.incoming):
+        assert "is in use (process" in site.cli("sandboxes", "remove", ID).expect(1).text
+    site.set(media={"attachments": str(journal.sandbox / "media")})
+    assert f"is live ({journal.sandbox / 'media'})" in site.cli("sandboxes", "remove", ID).expect(1).text
+    assert exists(scene, journal.database.incoming) and (journal.sandbox / "media" / "a").exists()
+
+
 def test_a_database_of_that_name_that_is_another_one_is_neither_listed_nor_removed(scene: Scene) -> None:
     site, journal = scene.site.site, sandbox(scene)
     site.database_url = scene.server.url()

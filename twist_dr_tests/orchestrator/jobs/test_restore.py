@@ -21,10 +21,12 @@ import dagster as dg
 import psycopg
 import pytest
 
+from twist_dr.orchestrator.around import watching_runs
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.unprivileged import unprivileged
 from twist_dr.restore.plan import surroundings
 from twist_dr.restore.settle import kept, remove_kept
+from twist_dr.system.events import Event, Planned
 from twist_dr.system.lock import FileLocks
 from twist_dr_tests.conftest import TOOLS, make_backed_up_site
 from twist_dr_tests.erp import fixtures
@@ -69,7 +71,9 @@ def test_launched_as_it_is_it_plans_the_latest_verified_backup_and_changes_nothi
     site.verify().expect(0)
     site.backup().expect(0)
     site.query("CREATE INDEX late ON billing_invoice (id); ALTER TABLE outbox_outboxmessage ALTER subject TYPE text")
-    text = site.restore().expect(0).text
+    told = list[Event]()
+    with watching_runs(told.append):
+        text = site.restore().expect(0).text
     assert "nothing was changed" in text
     assert (
         "in the schema 1 would go (index public.late), 1 would change back (column public.outbox_outboxmessage.subject)"
@@ -84,7 +88,7 @@ def test_launched_as_it_is_it_plans_the_latest_verified_backup_and_changes_nothi
         ("public.late", None, "CREATE INDEX late ON public.billing_invoice USING btree (id);"),
     ]
     verified = site.catalog().latest_verified("erp")
-    assert verified is not None and verified.backup_id in text
+    assert verified is not None and verified.backup_id in text and Planned({"backup": verified.backup_id}) in told
     assert "7 rows newer" in text and "1 media file" in text
     assert _state(site) == "now" and site.databases() == [""]
     assert not (site.folder / "work" / "restores").exists()

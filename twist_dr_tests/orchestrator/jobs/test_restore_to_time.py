@@ -260,6 +260,10 @@ def test_a_sandbox_is_a_server_of_its_own_that_can_be_removed(newest: Recorded) 
     variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     assert not [each for each in variables if each.startswith((b"SITE_", b"HOME=", b"DAGSTER", b"TWIST"))]
     (name,) = [line.split()[0] for line in site.cli("sandboxes").expect(0).text.splitlines()[1:]]
+    # While settings lead the application to it, it is not ended.
+    for action in ("stop", "remove"):
+        refused = site.cli("sandboxes", action, name, SITE_DATABASE_URL=beside).expect(1)
+        assert "lives on the sandbox" in refused.text
     # The same when a person starts it again.
     site.cli("sandboxes", "stop", name).expect(0)
     site.cli("sandboxes", "start", name).expect(0)
