@@ -175,7 +175,7 @@ def gather(app: Application, now: datetime) -> Facts:
             for name in app.settings.storage_targets
             if (newest := app.catalog.newest_checked(application, name, kinds=DATA_KINDS, until=now + SKEW))
         },
-        corrupt=app.catalog.backups(application=application, state="corrupt", limit=_CORRUPT),
+        corrupt=_corrupt(app),
         future=future,
         attempts=attempts,
         restores=[row for row in app.catalog.restores(application, limit=_RESTORES) if row.started_at <= now + SKEW],
@@ -245,6 +245,15 @@ def _chain_on(app: Application, rows: Sequence[BackupRow], bases: Mapping[str, K
     for backup_id in bases[newest.backup_id].chain:
         whole &= {copy.target for copy in app.catalog.copies(backup_id) if copy.state == "checked"}
     return {newest.backup_id: whole}
+
+
+def _corrupt(app: Application) -> list[BackupRow]:
+    """Of each enabled target by itself: what one that is not used any more holds would push theirs out."""
+    found: dict[str, BackupRow] = {}
+    for name in app.settings.enabled_targets:
+        rows = app.catalog.backups(application=app.name, target=name, state="corrupt", limit=_CORRUPT)
+        found |= {row.backup_id: row for row in rows}
+    return sorted(found.values(), key=lambda row: row.started_at, reverse=True)
 
 
 def _bad_wal(app: Application) -> dict[str, list[str]]:

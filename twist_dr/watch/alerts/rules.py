@@ -55,6 +55,8 @@ def findings(facts: Facts, settings: Settings, now: datetime) -> list[Finding]:
             found[cause] = Finding(
                 cause, "rule_failed", "error", f"The rule {rule.__name__} does not work ({type(error).__name__}: {error}), so what it watches is not watched.",
                 "Report this with the version of twist-dr: it is a defect.",
+                # Whether anything could be recovered is not known then.
+                makes="unsafe" if rule is rules_recovery.recovery_point else None,
             )  # fmt: skip
     return sorted(found.values(), key=lambda finding: -_rank(finding))
 

@@ -56,7 +56,7 @@ def partial(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
             if lacking := _lacking(rows[0], settings) if rows else []:
                 lacked.add(rows[0].run_id)
                 yield _partial(f"partial:{job}{end}", job, rows, lacking, settings)
-            elif rows and all(copy.state == "deleted" for copy in rows[0].copies):
+            elif rows and _is_nowhere(rows[0], settings):
                 yield Finding(
                     f"partial:{job}{end}", "partial", "warning", f"{rows[0].backup_id}, the newest {kind} backup, is on no storage target.",
                     f"Make a new backup: {command(job)}", rows[0].run_id,
@@ -94,6 +94,14 @@ def _lacking(row: BackupRow, settings: Settings) -> list[CopyRow]:
     """Copies that should be there and are not; corrupt ones are told of as such."""
     wanted = settings.enabled_targets
     return [copy for copy in row.copies if copy.target in wanted and copy.state in ("failed", "pending", "stored")]
+
+
+def _is_nowhere(row: BackupRow, settings: Settings) -> bool:
+    """Whether no target holds it; a corrupt copy on one that is used is told of as such."""
+    bad = {copy.target for copy in row.copies if copy.state == "corrupt"}
+    return not (
+        bad & settings.enabled_targets.keys() or any(copy.state in ("stored", "checked") for copy in row.copies)
+    )
 
 
 def _why(copy: CopyRow) -> str:

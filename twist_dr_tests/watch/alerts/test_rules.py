@@ -760,6 +760,13 @@ def test_one_rule_that_is_broken_silences_no_other(monkeypatch: pytest.MonkeyPat
     assert {"rule_failed:broken", "backup_failed:backup_full"} <= set(raised)
 
 
+def test_nobody_is_safe_of_whom_it_is_not_known_what_could_be_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twist_dr.watch.alerts.rules_recovery.newest_point", lambda *_: 1 / 0)
+    raised = found(healthy())
+    assert raised["rule_failed:recovery_point"].state == "unsafe"
+    assert raised["rule_failed:media"].state == "degraded"
+
+
 def test_the_worst_comes_first_and_of_a_cause_only_the_worst() -> None:
     facts = replace(
         failed_copy("no space left; raise the quota", "target_full"), space={"cloud": samples(95, target="cloud")}

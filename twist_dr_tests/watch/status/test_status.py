@@ -83,6 +83,20 @@ def newest_was_deleted(story: Story) -> None:
     )
 
 
+def newest_is_nowhere(story: Story) -> None:
+    healthy(story)
+    for hours, state in ((4, "failed"), (3, "corrupt")):
+        copies = {"office": "deleted", "archive": "deleted", "attic": state}
+        story.backup(hours, kind="configuration", parts=["configuration"], verified=None, copies=copies)
+
+
+def much_is_corrupt_where_nobody_looks_any_more(story: Story) -> None:
+    story.backup(21, copies={"office": "corrupt", "archive": "checked"})
+    for _ in range(101):
+        story.backup(20, copies={"office": "checked", "archive": "checked", "attic": "corrupt"}, verified=None)
+    healthy(story)
+
+
 def restore_failed(story: Story) -> None:
     healthy(story)
     story.catalog.record_restore(restore_row(story, "failed"))
@@ -112,6 +126,8 @@ SITUATIONS: list[tuple[Callable[[Story], None], int, str]] = [
     (target_asks_for_more_than_is_made, 1, "office: its newest checked copy is 2 h 00 min old"),
     (target_is_new, 1, "attic holds no checked copy of a full or base backup yet"),
     (newest_was_deleted, 1, "the newest configuration backup, is on no storage target"),
+    (newest_is_nowhere, 1, "the newest configuration backup, is on no storage target"),
+    (much_is_corrupt_where_nobody_looks_any_more, 1, "office holds 1 corrupt copy"),
     (restore_failed, 1, "the dump is damaged"),
     (failed_verification, 1, "verification"),
 ]
