@@ -65,11 +65,10 @@ class Operations:
             )
         return released
 
-    def holds(self, application: str, *, active_at: datetime | None = None) -> list[HoldRow]:
-        """Holds, oldest first; with ``active_at``, those that forbid deletion then."""
+    def holds(self, application: str) -> list[HoldRow]:
+        """Holds, oldest first."""
         ours = Holds.application == application
-        rows = [_seen(row) for row in self._database.all(Holds, ours, order=[Holds.placed_at, Holds.id])]
-        return rows if active_at is None else [row for row in rows if row.active(active_at)]
+        return [_seen(row) for row in self._database.all(Holds, ours, order=[Holds.placed_at, Holds.id])]
 
     # -- alerts ----------------------------------------------------------------------------------------------------
 
@@ -146,15 +145,12 @@ class Operations:
         *,
         job: str | None = None,
         who: str | None = None,
-        since: datetime | None = None,
         scheduled: bool | None = None,
         state: AttemptState | None = None,
         limit: int | None = None,
     ) -> list[AttemptRow]:
         """Runs, newest first. ``scheduled``: only those that a schedule launched, or only the others."""
         conditions = Attempts.equal(application=application, job=job, who=who, state=state)
-        if since is not None:
-            conditions.append(Attempts.started_at >= since)
         if scheduled is not None:
             conditions.append(Attempts.scheduled_for.is_not(None) if scheduled else Attempts.scheduled_for.is_(None))
         order = (Attempts.started_at.desc(), Attempts.run_id.desc())

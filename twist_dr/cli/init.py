@@ -28,9 +28,8 @@ ENVIRONMENT_FILE = "environment"
 ROLES_FILE = "roles.sql"
 EXAMPLES = "examples"
 _COPIED = ("dagster.yaml", "workspace.yaml")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: What the programs that the environment file is for take to heart themselves.
-_OF_OURS = re.compile(r"RESTORE_DATABASE_URL|(PYTHON|DAGSTER|TWIST_DR).*")
+_OF_OURS = re.compile(r"(RESTORE_)?DATABASE_URL|(PYTHON|DAGSTER|TWIST_DR).*")
 
 
 def ask_django(command: str, folder: Path) -> FoundApplication:
@@ -50,7 +49,6 @@ def write_initial_files(
     folder: Path,
     *,
     application: str,
-    database_url_variable: str = "DATABASE_URL",
     found: FoundApplication | None = None,
 ) -> list[Path]:
     """Write settings, a keyring with a new key, Dagster's two files, an environment and examples of run config; returns their paths, settings first.
@@ -59,16 +57,13 @@ def write_initial_files(
     All are 0600. Raises ``SettingsError`` for a wrong name, for a folder that cannot be written to, and, before anything
     is written, when one of the files exists.
     """
-    _check_names(application, database_url_variable)
+    _check_name(application)
     key = new_key()
-    settings, environment = (
-        _settings_text(application, database_url_variable),
-        _environment_text(folder, database_url_variable),
-    )
+    settings, environment = _settings_text(application), _environment_text(folder)
     roles: dict[str, str] = {}
     if found is not None:
         passwords = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
-        filled = _Filled(application, database_url_variable, found, *passwords)
+        filled = _Filled(application, found, *passwords)
         settings, environment = filled.settings(settings), filled.environment(environment)
         roles = {ROLES_FILE: filled.roles()}
     texts = {
@@ -114,7 +109,6 @@ class _Filled:
     """The initial files of an application that was asked. Its two roles get passwords that nobody has to type."""
 
     application: str
-    url_variable: str
     found: FoundApplication
     backup_password: str
     restore_password: str
@@ -138,8 +132,8 @@ class _Filled:
         lines += [
             f"export {self._variable(name)}={shlex.quote(value)}" for name, value in self.found.environment.items()
         ]
-        ours = f"export {self.url_variable}={shlex.quote(self._url('backup', self.backup_password))}"
-        old = f"export {self.url_variable}='postgresql://user:password@host:5432/database'"
+        ours = f"export DATABASE_URL={shlex.quote(self._url('backup', self.backup_password))}"
+        old = "export DATABASE_URL='postgresql://user:password@host:5432/database'"
         return template.replace(old, "\n".join([ours, *lines]), 1)
 
     def roles(self) -> str:
@@ -178,7 +172,7 @@ class _Filled:
 
     def _variable(self, name: str) -> str:
         """What the environment file calls a variable of the application's: ours may have the same name for another value."""
-        return f"APPLICATION_{name}" if name == self.url_variable or _OF_OURS.fullmatch(name) else name
+        return f"APPLICATION_{name}" if _OF_OURS.fullmatch(name) else name
 
 
 def _replaced(text: str, section: str, value: dict[str, object] | None) -> str:
@@ -204,7 +198,7 @@ def _version_command(folder: Path) -> list[str] | None:
     return command
 
 
-def _check_names(application: str, database_url_variable: str) -> None:
+def _check_name(application: str) -> None:
     try:
         TypeAdapter(Name).validate_python(application)
     except ValidationError:
@@ -212,22 +206,15 @@ def _check_names(application: str, database_url_variable: str) -> None:
             f"{application!r} cannot be the application's name: it becomes part of folders, keys and asset names",
             remedy="choose a name of at most 40 lower-case letters, digits and '_' that starts with a letter",
         ) from None
-    if not _VARIABLE_NAME.fullmatch(database_url_variable):
-        raise SettingsError(
-            f"{database_url_variable!r} is no name of an environment variable",
-            remedy="choose letters, digits and '_', and no digit first",
-        )
 
 
-def _settings_text(application: str, database_url_variable: str) -> str:
-    text = _template(DEFAULT_FILE)
-    return text.replace("@application@", application).replace("@database_url_variable@", database_url_variable)
+def _settings_text(application: str) -> str:
+    return _template(DEFAULT_FILE).replace("@application@", application)
 
 
-def _environment_text(folder: Path, database_url_variable: str) -> str:
-    text = _template(ENVIRONMENT_FILE).replace("@database_url_variable@", database_url_variable)
-    programs = shlex.quote(str(Path(sys.executable).parent))
-    return text.replace("@folder@", shlex.quote(str(folder.absolute()))).replace("@programs@", programs)
+def _environment_text(folder: Path) -> str:
+    text = _template(ENVIRONMENT_FILE).replace("@folder@", shlex.quote(str(folder.absolute())))
+    return text.replace("@programs@", shlex.quote(str(Path(sys.executable).parent)))
 
 
 def _template(name: str) -> str:

@@ -56,9 +56,9 @@ def check_interrupted(around: Surroundings, locks: Locks, application: str) -> C
         yield problem(check, f"{journal.restore_id} was cut short {where}", "twist-dr settle  # finishes or reverts it")
 
 
-def check_kept(settings: Settings, around: Surroundings, now: datetime | None = None) -> Check[None]:
+def check_kept(settings: Settings, around: Surroundings) -> Check[None]:
     """What restores replaced, and configuration that they left, takes space until it is removed."""
-    check, now = "replaced", now or datetime.now(timezone.utc)
+    check, now = "replaced", datetime.now(timezone.utc)
     every = everything_kept(around, settings.work_dir, settings.application)
     overdue = [each for each in every if each.keep_until is not None and each.keep_until <= now]
     if overdue:

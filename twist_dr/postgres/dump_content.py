@@ -98,7 +98,7 @@ class ContentReader(DumpReader):
         self.objects.add(self._oid, self._hash.digest())
 
 
-def read_content(dump: Path, stopped: Callable[[], bool] = lambda: False) -> ContentReader:
+def read_content(dump: Path, stopped: Callable[[], bool]) -> ContentReader:
     """The contents of a dump that lies there, uncompressed, or of its first part when it is stopped. Raises ``UnknownDump``."""
     reader = ContentReader()
     with dump.open("rb", buffering=0) as file:

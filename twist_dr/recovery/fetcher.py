@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Seconds after each failed attempt at a segment, with every target asked in each.
 PAUSES = (0.5, 2.0, 5.0)
 _CLOSE_SECONDS = 5.0
+_WORKERS = 4
+#: So long a request may take before it is refused.
+_PATIENCE_SECONDS = 900.0
 
 
 @dataclass
@@ -47,8 +50,7 @@ class Fetcher:
 
     ``folder`` lies on the file system of ``data``, the server's data folder. At most about ``ahead`` segments lie there.
     Give what :meth:`connect` returns to the server as its standard input, then close it. ``served`` tells what went over;
-    ``patience``: seconds that a request may take before it is refused. ``durable``: for a server that outlives a crash of
-    the machine; any other is made anew, and its WAL with it.
+    ``durable``: for a server that outlives a crash of the machine; any other is made anew, and its WAL with it.
     """
 
     def __init__(
@@ -59,9 +61,7 @@ class Fetcher:
         data: Path,
         owner: Owner,
         *,
-        workers: int = 4,
         ahead: int = 16,
-        patience: float = 900.0,
         durable: bool = False,
     ) -> None:
         self.served = Served()
@@ -70,7 +70,6 @@ class Fetcher:
         self._data = data
         self._owner = owner
         self._ahead = ahead
-        self._patience = patience
         self._durable = durable
         self._ready = folder / "ready"
         self._ready.mkdir(mode=0o700)
@@ -87,7 +86,7 @@ class Fetcher:
         self._stop = threading.Event()
         self._requests = Requests(self._status)
         self._threads: list[threading.Thread] = []
-        for number in range(workers):
+        for number in range(_WORKERS):
             self._threads.append(threading.Thread(target=self._work, name=f"wal fetcher {number}", daemon=True))
             self._threads[-1].start()
 
@@ -226,11 +225,11 @@ class Fetcher:
             if (known := self._state.get(place)) is not None and (known.taken or known.error):
                 del self._state[place]
             self._change.notify_all()
-            deadline = time.monotonic() + self._patience
+            deadline = time.monotonic() + _PATIENCE_SECONDS
             while not ((known := self._state.get(place)) and (known.ready or known.error)):
                 if self._stop.is_set() or not self._change.wait(max(0.0, deadline - time.monotonic())):
                     raise WalMissing(
-                        f"{name} did not come within {self._patience:.0f} s",
+                        f"{name} did not come within {_PATIENCE_SECONDS:.0f} s",
                         remedy="see to the storage targets, then recover again",
                     )
             if known.error is not None:

@@ -214,10 +214,9 @@ def run(
     user: int | None = None,
     group: int | None = None,
     folder: Path | None = None,
-    stdin: int | IO[bytes] = subprocess.DEVNULL,
 ) -> bytes:
     """Run a program to its end and return what it wrote. Raises ``ProcessFailed``."""
-    with Child(arguments, environment=environment, user=user, group=group, folder=folder, stdin=stdin) as child:
+    with Child(arguments, environment=environment, user=user, group=group, folder=folder) as child:
         output = b"".join(child.output())
         child.finish()
         return output

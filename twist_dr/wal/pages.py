@@ -143,13 +143,6 @@ def reaches(page: bytes, segment: Segment, offset: int) -> bool:
     return bool(magic >> 8 == 0xD1 and address == segment.start + offset)
 
 
-def check_segment(data: bytes, segment: Segment, system_identifier: str, what: str, *, whole: bool = True) -> FirstPage:
-    """Look at every page of a segment in memory. Raises ``WalInvalid``, naming ``what``."""
-    check = PageCheck(segment, system_identifier, what, whole=whole)
-    check.update(data)
-    return check.finish()
-
-
 def _invalid(what: str, why: str) -> WalInvalid:
     return WalInvalid(f"{what} is not the WAL that its name says: {why}", remedy="take it from another storage target")
 

@@ -75,7 +75,7 @@ class Receiver:
     def _receive(self, stop: threading.Event) -> None:
         """From one start of pg_receivewal to its end. Raises why it ended, unless it was asked to."""
         sample = self._look()
-        program = self._program(sample)
+        program = self._program()
         self._spool.prepare()
         folder = self._spool.received(sample.system_identifier)
         with full_disk_named(self._spool.root):
@@ -160,7 +160,7 @@ class Receiver:
         self._identifier = sample.system_identifier
         return sample
 
-    def _program(self, sample: Sample) -> Path:
+    def _program(self) -> Path:
         with self._cluster.connect() as connection:
             major = connection.info.server_version // 10000
         fitting = [tools for tools in self._tools if tools.program("pg_receivewal").exists()]

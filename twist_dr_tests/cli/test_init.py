@@ -141,19 +141,6 @@ def test_a_name_that_yaml_would_take_for_something_else_stays_a_name(tmp_path: P
     assert load_settings(paths[0], {"DATABASE_URL": URL}).application == name
 
 
-def test_the_database_url_may_come_from_a_variable_of_another_name(tmp_path: Path) -> None:
-    paths = write_initial_files(tmp_path, application="shop", database_url_variable="SHOP_DB")
-    settings = load_settings(paths[0], {"SHOP_DB": URL})
-    assert settings.database.url.get_secret_value() == URL
-
-
-@pytest.mark.parametrize("name", ["", "1X", "A B", "A}", "A\nB"])
-def test_a_variable_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError, match="no name of an environment variable"):
-        write_initial_files(tmp_path, application="shop", database_url_variable=name)
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_shell_that_knows_nothing_finds_all_that_a_night_needs_in_the_environment_file(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     write_initial_files(folder, application="shop")

@@ -380,7 +380,7 @@ READERS: dict[str, Reader] = {
     "names of WAL": Reader(read_names, [LINES]),
     "restore journal": Reader(in_folder(read_journal), [JOURNAL], inputs=[documents([JOURNAL])]),
     "roles.sql": Reader(lambda data: list(statements(data)), [ROLES]),
-    "settings": Reader(read_settings, [_settings_text("erp", "DATABASE_URL").encode()]),
+    "settings": Reader(read_settings, [_settings_text("erp").encode()]),
     "state of the spool": Reader(in_folder(read_state), [STATE], inputs=[documents([STATE])]),
     "timeline history": Reader(lambda data: parse_history(data, 3, "it"), [HISTORY]),
     "tombstone": Reader(in_folder(read_tombstone), [TOMBSTONE], inputs=[documents([TOMBSTONE]), documents([TOMBSTONE], partial(sealed_as, "tombstone"))]),

@@ -23,9 +23,9 @@ from twist_dr.repository.manifest import Artifact, BaseFacts, Manifest, Tablespa
 from twist_dr.system.processes import run
 from twist_dr.wal.history import parse_history
 from twist_dr.wal.names import Segment, history_name
-from twist_dr.wal.pages import check_segment
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.primaries import MB, Point, Primary
+from twist_dr_tests.wal.wal_files import check_segment
 
 T = TypeVar("T")
 

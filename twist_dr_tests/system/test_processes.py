@@ -53,7 +53,9 @@ def test_a_program_can_be_fed_from_a_file() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(b"CREATE ROLE a;")
         file.seek(0)
-        assert run(["cat"], stdin=file) == b"CREATE ROLE a;"
+        with Child(["cat"], stdin=file) as child:
+            assert b"".join(child.output()) == b"CREATE ROLE a;"
+            child.finish()
 
 
 def test_a_program_can_run_as_another_user_without_our_groups() -> None:

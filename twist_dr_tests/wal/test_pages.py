@@ -8,9 +8,9 @@ import pytest
 
 from twist_dr.errors import WalInvalid
 from twist_dr.wal.names import Segment
-from twist_dr.wal.pages import PageCheck, check_segment, pages_written, read_first_page
+from twist_dr.wal.pages import PageCheck, pages_written, read_first_page
 from twist_dr_tests.helpers import chunked
-from twist_dr_tests.wal.wal_files import MB, Wal, changed
+from twist_dr_tests.wal.wal_files import MB, Wal, changed, check_segment
 
 PAGE = 8192
 

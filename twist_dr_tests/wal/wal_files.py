@@ -21,6 +21,7 @@ from twist_dr.wal.archived import Shipped
 from twist_dr.wal.destinations import Destination
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import Holdings, WalArchive
+from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.primary import Sample, Slot
 from twist_dr.wal.shipping import Shipper
 from twist_dr.wal.spool import Spool
@@ -159,6 +160,13 @@ def one(server: PostgresServer, statement: str) -> str:
 
 def current_lsn(server: PostgresServer) -> int:
     return parse_lsn(one(server, "SELECT pg_current_wal_lsn()"))
+
+
+def check_segment(data: bytes, segment: Segment, system_identifier: str, what: str, *, whole: bool = True) -> None:
+    """Look at every page of a segment in memory."""
+    check = PageCheck(segment, system_identifier, what, whole=whole)
+    check.update(data)
+    check.finish()
 
 
 def changed(data: bytes, change: Callable[[bytearray], object]) -> bytes:

@@ -93,7 +93,7 @@ def make_restore_point(
                 "prepared transactions that nobody needs, and give the role pg_read_all_stats, with which more of these moments are seen"
             )
             return None
-        _have_written(cluster, warn)
+        _have_written(cluster)
         final_name, lsn, at = made
         counts = count_rows(connection, tables)
         return RestorePoint(
@@ -197,7 +197,7 @@ def _values(connection: Connection, message: Composed | SQL) -> list[Any]:
             return found
 
 
-def _have_written(cluster: Cluster, warn: Warn) -> None:
+def _have_written(cluster: Cluster) -> None:
     """Have the WAL up to here written out and its segment closed: the record of a restore point alone wakes nobody, and would stay in memory."""
     with cluster.connect() as connection, allowed_to(cluster, SWITCH_WAL, connection) as switcher:
         if switcher is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -42,7 +41,7 @@ def open_keyring(location: str | None) -> Keyring:
     return load_keyring(location)
 
 
-def open_target(place: str, environment: Mapping[str, str] = os.environ) -> StorageTarget:
+def open_target(place: str) -> StorageTarget:
     """The target of ``--from-target``. Reads at most a description of it. Raises ``SettingsError``."""
     scheme, separator, rest = place.partition("://")
     for kind, provider in providers().items():
@@ -56,11 +55,11 @@ def open_target(place: str, environment: Mapping[str, str] = os.environ) -> Stor
     if path.is_dir():
         return _target({"type": "local", "path": str(path)}, str(path), path.parent)
     if path.is_file():
-        return _described_target(path, environment)
+        return _described_target(path)
     raise SettingsError(f"There is no {path}", remedy="mount its disk, or correct --from-target")
 
 
-def _described_target(path: Path, environment: Mapping[str, str]) -> StorageTarget:
+def _described_target(path: Path) -> StorageTarget:
     try:
         document = read_yaml(read_file(path, BY_HAND.size).decode())
     except YamlInvalid as error:
@@ -78,7 +77,7 @@ def _described_target(path: Path, environment: Mapping[str, str]) -> StorageTarg
             remedy="put what stands below its name in storage_targets into a file of its own",
         )
     mistakes: list[str] = []
-    filled = fill(document, environment, "", mistakes)
+    filled = fill(document, os.environ, "", mistakes)
     if mistakes:
         raise SettingsError(f"{path} has mistakes:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     return _target(filled, str(path), path.parent)

@@ -23,8 +23,8 @@ from twist_dr.redaction.web import is_web_address
 from twist_dr.storage.patience import bounded
 
 
-def beat(url: SecretStr | str, timeout_seconds: float, *, body: str | None = None) -> str | None:
-    """Call the URL: GET, or POST with a ``body``. ``None`` when it answered with success, otherwise what was wrong, in one line.
+def beat(url: SecretStr | str, timeout_seconds: float) -> str | None:
+    """Call the URL with GET. ``None`` when it answered with success, otherwise what was wrong, in one line.
 
     The error names the server and nothing else of the URL, whose path is what makes it secret. Proxies are those of the environment.
     """
@@ -36,7 +36,7 @@ def beat(url: SecretStr | str, timeout_seconds: float, *, body: str | None = Non
         )
     server = urlsplit(secret).hostname
     try:
-        bounded(lambda: _call(secret, timeout_seconds, body), timeout_seconds, "heartbeat")
+        bounded(lambda: _call(secret, timeout_seconds), timeout_seconds, "heartbeat")
     except (TargetUnavailable, TimeoutError):
         return f"the heartbeat's server {server} did not answer within {timeout_seconds:g} s."
     except urllib.error.HTTPError as error:
@@ -52,15 +52,12 @@ def beat(url: SecretStr | str, timeout_seconds: float, *, body: str | None = Non
     return None
 
 
-def _call(url: str, timeout_seconds: float, body: str | None) -> None:
+def _call(url: str, timeout_seconds: float) -> None:
     parts = urlsplit(url)
     request = urllib.request.Request(
         urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, "")),
-        data=None if body is None else body.encode(),
         headers={"User-Agent": f"twist-dr/{__version__}"},
     )
-    if body is not None:
-        request.add_header("Content-Type", "text/plain; charset=utf-8")
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())

@@ -117,10 +117,10 @@ def _targets(status: Status) -> str:
         "LAST READ",
     ]
     wal = status.wal_objective is not None
-    return table(head + (["WAL ENDS"] if wal else []), [_target_line(target, status, wal) for target in status.targets])
+    return table(head + (["WAL ENDS"] if wal else []), [_target_line(target, wal) for target in status.targets])
 
 
-def _target_line(target: TargetStatus, status: Status, wal: bool) -> list[str]:
+def _target_line(target: TargetStatus, wal: bool) -> list[str]:
     line = [
         target.name,
         target.state if target.enabled else "disabled",

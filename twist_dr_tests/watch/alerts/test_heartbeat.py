@@ -20,13 +20,11 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
-def test_the_url_is_called_with_get_or_with_what_there_is_to_say() -> None:
+def test_the_url_is_called_with_get() -> None:
     with webhook() as hook:
         assert beat(SecretStr(hook.http_url + "?a=b"), 5) is None
-        assert beat(hook.http_url, 5, body="20261121T020000Z-full-3f9a verified: größe") is None
-    get, post = hook.calls
+    (get,) = hook.calls
     assert (get.method, get.path, get.body) == ("GET", "/beat?a=b", b"")
-    assert (post.method, post.body.decode()) == ("POST", "20261121T020000Z-full-3f9a verified: größe")
 
 
 def test_any_success_counts_and_nothing_else() -> None:
@@ -43,7 +41,6 @@ def test_a_redirect_on_the_same_server_is_followed_and_one_to_elsewhere_is_no_su
     with webhook() as good, webhook(302) as hook:
         hook.answer_headers["Location"] = good.http_url
         assert beat(hook.http_url, 5) is None
-        assert "302" in str(beat(hook.http_url, 5, body="a redirect would drop this"))
         hook.answer_headers["Location"] = good.http_url.replace("127.0.0.1", "localhost")
         error = beat(hook.http_url, 5)
         assert "302 Found and leads to another place" in str(error)
