@@ -22,6 +22,7 @@ from twist_dr.repository.keys import Keyring, new_key
 from twist_dr.repository.table_names import in_quotes
 from twist_dr.settings import DEFAULT_FILE, Name
 from twist_dr.system.commands import run_command
+from twist_dr.system.words import few
 
 KEYRING_FILE = "keyring.yaml"
 ENVIRONMENT_FILE = "environment"
@@ -79,8 +80,8 @@ def write_initial_files(
         folder.mkdir(parents=True, exist_ok=True)
         if there := [str(folder / name) for name in texts if os.path.lexists(folder / name)]:
             raise SettingsError(
-                f"{', '.join(there)} exist{'s' if len(there) == 1 else ''}, and twist-dr init overwrites nothing",
-                remedy="move it away, or choose another folder with --folder",
+                f"{few(there)} exist{'s' if len(there) == 1 else ''}, and twist-dr init overwrites nothing",
+                remedy=f"move {'it' if len(there) == 1 else 'them'} away, or choose another folder with --folder",
             )
         (folder / EXAMPLES).mkdir(mode=0o700, exist_ok=True)
         for name, text in texts.items():

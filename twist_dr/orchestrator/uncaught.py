@@ -14,6 +14,16 @@ from twist_dr.operations.told import mistakes_in, nearest, told_wrong
 from twist_dr.orchestrator.taking import LAUNCHED
 from twist_dr.redaction import leaving
 
+#: What steps were called before, in files of run config that somebody kept.
+_FORMER = {
+    "clean_up": "cleanup",
+    "put_back": "undo_restore",
+    "read_again": "scrub",
+    "recover_to_point": "restore_to_time",
+    "rehearse_recovery": "drill",
+    "restore_backup": "restore",
+}
+
 
 def tell_in_sentences() -> None:
     """From now on, in this process."""
@@ -37,7 +47,9 @@ def in_our_form(error: dg.DagsterInvalidConfigError) -> LaunchRefused:
 def _mistakes(config: Any) -> Iterator[str]:
     steps = config.get("ops") if isinstance(config, dict) else None
     for step, told in steps.items() if isinstance(steps, dict) else ():
-        if step not in LAUNCHED:
+        if step in _FORMER:
+            yield f"ops.{step}: this step is called {_FORMER[step]} now"
+        elif step not in LAUNCHED:
             yield f"ops.{step}: there is no such step{nearest(step, LAUNCHED)}"
         elif isinstance(told, dict) and isinstance(settings := told.get("config"), dict):
             yield from (f"ops.{step}.config.{mistake}" for mistake in mistakes_in(LAUNCHED[step], settings))

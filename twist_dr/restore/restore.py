@@ -31,7 +31,7 @@ from twist_dr.restore.settle import check_health, settle_interrupted
 from twist_dr.storage.chunks import buffered, read_out
 from twist_dr.system.folders import remove_tree
 from twist_dr.system.progress import Report, human_seconds
-from twist_dr.system.words import counted
+from twist_dr.system.words import command, counted
 
 
 class Restore:
@@ -274,7 +274,7 @@ class Restore:
         replaced = ", ".join(record.replaced) or "nothing, for there was no database"
         record.result = (
             f"{self._request.called} is live; locked out for {human_seconds(journal.seconds_locked_out or 0)}; what it replaced is kept "
-            f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({replaced}); to take it back: the job undo_restore, with reason and confirm (deploy/examples/undo_restore.yaml){also}"
+            f"until {journal.keep_until:%Y-%m-%d %H:%M} UTC ({replaced}); to take it back: {command('undo_restore')}{also}"
         )
         self._note(record)
         with record.timed("health"):

@@ -115,6 +115,15 @@ def test_a_file_that_exists_is_kept_and_nothing_else_is_written(tmp_path: Path, 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(existing, "mine")]
 
 
+def test_a_second_init_says_briefly_what_is_there(tmp_path: Path) -> None:
+    write_initial_files(tmp_path, application="shop")
+    with pytest.raises(
+        SettingsError, match=r"and \d+ more exist, and twist-dr init overwrites nothing; move them away, or"
+    ) as error:
+        write_initial_files(tmp_path, application="shop")
+    assert str(error.value).count(str(tmp_path)) == 3
+
+
 def test_a_link_that_leads_nowhere_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "keyring.yaml").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SettingsError, match=r"keyring\.yaml exists"):

@@ -197,6 +197,8 @@ def test_on_a_machine_that_has_nothing_the_application_works_again(
 ) -> None:
     site = any_site
     site.query(f"ALTER ROLE erp_web PASSWORD '{WEB_PASSWORD}'")
+    del site.document["app_version"]
+    site.save()
     site.backup().expect(0)
     media, invoices = tree(site.media), site.query("SELECT count(*), max(number) FROM billing_invoice")
     home = tmp_path / "home"
@@ -216,6 +218,7 @@ def test_on_a_machine_that_has_nothing_the_application_works_again(
             assert (
                 re.search(r"roles made: .*\berp_app, .*\berp_web", outcome.text) and "catalog rebuild" in outcome.text
             )
+            assert "its code must be that of the backup, which does not say its version, or newer: " in outcome.text
             web = fresh.url("erp", "erp_web", WEB_PASSWORD)
             assert "No planned migration operations" in fixtures.manage(web, folder / "media", "migrate", "--plan")
             with psycopg.connect(web) as connection:

@@ -34,6 +34,8 @@ def defs(bare_site: Site, monkeypatch: pytest.MonkeyPatch) -> dg.Definitions:
             ],
         ),
         ("scrub", {"scrubs": {"config": {}}}, ["ops.scrubs: there is no such step, but scrub"]),
+        ("restore", {"restore_backup": {"config": {"mode": "plan"}}}, ["ops.restore_backup: this step is called restore now"]),
+        ("restore_to_time", {"recover_to_point": {}}, ["ops.recover_to_point: this step is called restore_to_time now"]),
         ("backup_full", {"full_backup": {"config": {"x": 1}}}, ["ops.full_backup.config.x: there is no such setting of backup_full, but label, parts, reason, targets"]),
         # Where we find no mistake of our own, Dagster's is told.
         ("scrub", {"scrub": {"config": {}, "more": 1}}, ['Received unexpected config entry "more" at path root:ops:scrub.']),

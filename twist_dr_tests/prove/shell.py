@@ -44,7 +44,7 @@ class Shell:
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         # A command that reads standard input would read the next ones.
-        process.stdin.write(f"{{ {command}\n}} </dev/null; echo; echo {mark} $?\n")
+        process.stdin.write(f"{{ {command}\n}} </dev/null; printf '\\n%s %s\\n' {mark} $?\n")
         process.stdin.flush()
         said: list[str] = []
         for line in process.stdout:

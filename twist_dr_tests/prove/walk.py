@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 import urllib.request
@@ -148,8 +147,6 @@ class Walk:
 
     def from_cron(self, block: Block) -> None:
         """As cron runs it: with nothing in the environment, in the home folder."""
-        if "scheduled.yaml" in block.text:
-            shutil.copy(ROOT / "deploy/examples/scheduled.yaml", self._dr)
         line = re.sub(r"^0 2 \* \* \*\s+", "", block.first)
         for there, here in self._paths.items():
             line = line.replace(there, here)
@@ -215,8 +212,8 @@ class Walk:
     # What a person does between two blocks
 
     def example(self, name: str, file: str, **changed: str) -> None:
-        """A file of run config out of ``deploy/examples``, filled in."""
-        config = yaml.safe_load((ROOT / "deploy/examples" / name).read_text())
+        """A file of run config out of those that ``twist-dr init`` wrote, filled in."""
+        config = yaml.safe_load((self._dr / "examples" / name).read_text())
         (op,) = config["ops"].values()
         op["config"].update({"reason": "somebody deleted it", "confirm": "erp", **changed})
         (self._dr / file).write_text(yaml.safe_dump(config))
@@ -256,7 +253,7 @@ STEPS: dict[str, Callable[[Walk, Block], None]] = {
     "CREATE ROLE archiver LOGIN REPLICATION BYPASSRLS PASSWORD '...' IN ROLE pg_read_all_data, pg_monitor;": Walk.role_that_archives,
     "twist-dr wal receive &                                            # both as services: deploy/systemd, deploy/compose": Walk.archive,
     "TARGET   FROM (UTC)           UNTIL (UTC)          TIMELINE  BASE                        POSITION   AGE": Walk.shown,
-    '0 2 * * *  . /srv/erp-dr/environment; cd /srv/erp-dr && dagster job execute -m twist_dr.definitions -j backup_full -c scheduled.yaml --tags \'{"twist_dr/scheduled_for": "now"}\' >backup.log 2>&1 || cat backup.log': Walk.from_cron,
+    '0 2 * * *  . /srv/erp-dr/environment; cd /srv/erp-dr && dagster job execute -m twist_dr.definitions -j backup_full -c examples/scheduled.yaml --tags \'{"twist_dr/scheduled_for": "now"}\' >backup.log 2>&1 || cat backup.log': Walk.from_cron,
     "alerts:                      # percent-encode @ : / in user and password; try it with: twist-dr alerts test": Walk.shown,
 }
 

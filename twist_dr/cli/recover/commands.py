@@ -277,8 +277,9 @@ class _Recovery:
         if options.database or options.media_to:
             steps.append("point the application to what was restored, start it, and look at it")
         if options.database:
-            version = f" {self._manifest.app_version}" if self._manifest.app_version else " of the backup"
-            steps.append(f"its code must be version{version}, or newer: then run its migrations")
+            version = self._manifest.app_version
+            which = f"version {version}" if version else "that of the backup, which does not say its version"
+            steps.append(f"its code must be {which}, or newer: then run its migrations")
             steps.append("twist-dr init NAME (or bring back twist-dr.yaml), keep the old keyring, twist-dr doctor")
             steps.append(
                 "make a new backup, and read the old ones into the catalog: twist-dr catalog rebuild --from TARGET"

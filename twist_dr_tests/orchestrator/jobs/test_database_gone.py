@@ -59,7 +59,7 @@ def test_after_drop_database_a_restore_makes_it_anew_and_an_undo_takes_it_away(
     assert "the job restore with mode replace" in doctor and "right password" not in doctor
     site.set(restore={"health": {"command": ["true"]}, "maintenance": {"sql_on": "SELECT 1", "sql_off": "SELECT 1"}})
     text = _replace(site).expect(0).text
-    assert "is live; locked out for" in text
+    assert "is live; locked out for" in text and "; to take it back: twist-dr undo" in text
     assert _databases(newest_server, site) == [""]
     [(settings, acl, rows)] = site.query(
         """SELECT (SELECT setconfig::text FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole = 0), datacl::text,
