@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from twist_dr.backup.from_settings import Copying, clear_staging, needed_beside, record_sealed
 from twist_dr.backup.storing import StoredCopy, bring_back
 from twist_dr.catalog.space import record_space
-from twist_dr.errors import BackupNotFound, TwistDRError
-from twist_dr.repository.first_good import first_good
+from twist_dr.errors import BackupNotFound, StagingFull, TwistDRError
+from twist_dr.repository.first_good import NO_MANIFEST, first_good
 from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.manifest import Kind, Manifest, kind_of
 from twist_dr.repository.repository import Repository, form_named
@@ -78,7 +78,10 @@ def _forms(app: Application, manifest: Manifest, chosen: list[str], *, own_run: 
 
 
 def _staged(app: Application, backup_id: str, repositories: Iterable[Repository]) -> Manifest:
-    """The manifest of a backup that lies in staging; one that does not is brought back from the first target that has it."""
+    """The manifest of a backup that lies in staging; one that does not is brought back from the first target that has it.
+
+    Raises ``BackupNotFound`` where none has, ``StagingFull`` and ``Cancelled``, which say nothing about a target.
+    """
     staging, keyring = app.staging, app.keyring
     if backup_id in staging.sealed():
         return staging.manifest(backup_id, app.name, keyring)
@@ -89,9 +92,11 @@ def _staged(app: Application, backup_id: str, repositories: Iterable[Repository]
         return manifest
 
     def pass_over(repository: Repository, error: TwistDRError) -> None:
+        if isinstance(error, StagingFull):
+            raise error
         app.report.warning(f"{repository.target.name} cannot give {backup_id} back: {error.clause}")
 
-    found = first_good(repositories, give_back, pass_over, errors=(TwistDRError,))
+    found = first_good(repositories, give_back, pass_over, errors=NO_MANIFEST)
     if found is None:
         raise BackupNotFound(
             f"Neither staging nor any storage target holds {backup_id} whole",
