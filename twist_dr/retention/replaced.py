@@ -63,9 +63,12 @@ class Replaced:
     def remove(self) -> ReplacedOutcome:
         """Settle what was cut short, and remove what is due. Raises ``Cancelled``, and defects."""
         report = self._app.report
-        self._trying(lambda: settle_interrupted(self._around, report))
+        settled = self._trying(lambda: settle_interrupted(self._around, report))
         self._trying(self._finish_removals)
         self._trying(self._look)
+        if not settled:
+            # It may be the way back of what is unsettled.
+            self._outcome.due = []
         if self._outcome.doubts:
             self._outcome.problems += [
                 f"What restores replaced: nothing was removed: {doubt} To allow it, launch cleanup with allow_clock: true."

@@ -14,6 +14,7 @@ from twist_dr.errors import RestoreRefused
 from twist_dr.postgres import databases
 from twist_dr.restore.cutover import Surroundings
 from twist_dr.restore.exchange import identity
+from twist_dr.restore.hooks import Health, Maintenance
 from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal
 from twist_dr.restore.plan import surroundings
 from twist_dr.restore.settle import plan_undo
@@ -232,6 +233,23 @@ def test_while_another_restore_is_unsettled_nothing_is_removed_early(scene: Scen
     with pytest.raises(RestoreRefused, match=f"{undo.restore_id} may need .* finish or revert it first: twist-dr sett"):
         scene.replaced(NOW).drop(ID, confirmed=True)
     assert kept.exists()
+
+
+@pytest.mark.promise(3)
+def test_what_an_unsettled_restore_may_be_undone_with_stays_though_its_time_is_over(scene: Scene) -> None:
+    kept = scene.kept("1")
+    (journal,) = scene.around.journals.all()
+    scene.around.journals.save(journal.model_copy(update={"health_due": True}))
+    around, nowhere = scene.around, scene.site.folder / "missing" / "flag"
+    # The application is not healthy, and what was live before cannot be put back now.
+    scene.around = replace(
+        around, health=Health(command=["false"], timeout_seconds=0.1), maintenance=Maintenance(file=nowhere)
+    )
+    outcome = scene.replaced(DUE).remove()
+    assert kept.exists() and outcome.removed == 0 and "| keep |" in outcome.table()
+    assert "could not be put back" in outcome.problems[0]
+    scene.around = around
+    assert scene.replaced(DUE).remove().problems == []
 
 
 def test_a_removal_that_was_cut_short_is_finished_when_it_is_asked_for_again(scene: Scene) -> None:
