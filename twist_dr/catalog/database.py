@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Engine, NullPool, create_engine, event
 
 from twist_dr.catalog.columns import Rows
-from twist_dr.catalog.errors import CatalogUnavailable, driver_error, named
+from twist_dr.catalog.errors import CatalogUnavailable, driver_error, named, unlike_our_tables
 from twist_dr.catalog.location import Location
-from twist_dr.catalog.schema import ensure_schema
+from twist_dr.catalog.schema import ensure_schema, refuse_newer
 from twist_dr.postgres.sessions import CATALOG_FIRST, LOOKING, known_to
 
 R = TypeVar("R")
@@ -104,6 +104,8 @@ class Database:
             cause = driver_error(error)
             if cause is None:
                 raise
+            if self._ready is not None and unlike_our_tables(error):
+                refuse_newer(self._ready, self.location.place)
             raise named(cause, self.location.place) from error
 
 

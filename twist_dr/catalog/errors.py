@@ -41,6 +41,20 @@ def missing_table(error: DBAPIError) -> bool:
     return _sqlstate(error.orig) == "42P01" or "no such table" in str(error.orig)
 
 
+def unlike_our_tables(error: Exception) -> bool:
+    """Whether a statement failed because a table or a column that it names does not exist."""
+    if not isinstance(error, DBAPIError):
+        return False
+    # undefined_column; SQLite's words for a query and for an INSERT.
+    words = str(error.orig)
+    return (
+        missing_table(error)
+        or _sqlstate(error.orig) == "42703"
+        or "no such column" in words
+        or "has no column named" in words
+    )
+
+
 def driver_error(error: Exception) -> BaseException | None:
     """The driver's own error inside ``error``, or ``error`` if it is one; None for any other."""
     if isinstance(error, DBAPIError):

@@ -6,6 +6,7 @@ The common case costs one query: Alembic is imported only when there is somethin
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -33,6 +34,12 @@ def ensure_schema(engine: Engine, place: str) -> None:
             _upgrade(connection.execution_options(writing=True), place)
 
 
+def refuse_newer(engine: Engine, place: str) -> None:
+    """Raise ``CatalogTooNew`` where somebody brought the tables past what this process knows, while it ran."""
+    with suppress(DBAPIError):
+        _refuse_newer(_read_version(engine), place)
+
+
 def _read_version(engine: Engine) -> str | None:
     try:
         with engine.connect() as connection:
@@ -47,7 +54,7 @@ def _refuse_newer(version: str | None, place: str) -> None:
     if version is not None and version > HEAD:
         raise CatalogTooNew(
             f"The catalog {place} was changed by a newer twist-dr (its tables are at {version}, this one knows them up to {HEAD})",
-            remedy="upgrade twist-dr",
+            remedy="upgrade twist-dr, and start anew what has run since before (the daemon, the page, twist-dr wal ship)",
         )
 
 

@@ -67,7 +67,7 @@ def render_findings(findings: Iterable[DoctorFinding]) -> str:
     """Lines for a terminal: one per finding, and its remedy below it, not broken, so that it can be copied."""
     lines = []
     for finding in findings:
-        lines.append(f"{finding.status:<8} {finding.check:<17} {finding.found}")
+        lines.append(f"{finding.status:<8} {finding.check + ' ':<17} {finding.found}")
         if finding.remedy is not None:
             lines.append(f"{'':<8} {'':<17} -> {finding.remedy}")
     return "\n".join(lines)

@@ -335,6 +335,21 @@ def test_newer_catalog_is_refused(url: str, future: Any, monkeypatch: pytest.Mon
     assert version(url) == _NEXT
 
 
+@pytest.mark.parametrize(
+    "change", ["ALTER TABLE wal_positions RENAME TO other", "ALTER TABLE wal_positions RENAME COLUMN lsn TO other"]
+)
+def test_whoever_runs_on_while_a_newer_version_changes_the_catalog_is_told_so(url: str, change: str) -> None:
+    """A daemon that nobody restarted: nothing is wrong with the disk or the role that owns the tables."""
+    running = Catalog(url)
+    assert running.wal_positions("erp") == []
+    execute(url, change)
+    with pytest.raises(CatalogUnavailable, match=r"cannot be used"):
+        running.wal_positions("erp")
+    execute(url, f"UPDATE {schema.VERSION_TABLE} SET version_num = '{_NEXT}'")
+    with pytest.raises(CatalogTooNew, match=rf"changed by a newer twist-dr .*{_NEXT}.*start anew what has run"):
+        running.wal_positions("erp")
+
+
 def test_version_table_without_a_row_counts_as_a_new_catalog(url: str) -> None:
     execute(url, f"CREATE TABLE {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     record(Catalog(url))

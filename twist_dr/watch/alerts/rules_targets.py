@@ -69,7 +69,7 @@ def repaired(facts: Facts, settings: Settings, now: datetime) -> Iterator[Findin
             last = recent[-1]
             yield Finding(
                 f"repaired:{name}", "repaired", "warning",
-                f"{name} held {counted(len(recent), 'object')} that were bad or missing, stored anew from another target: "
+                f"{name} held {counted(len(recent), 'object', 'that was', 'that were')} bad or missing, stored anew from another target: "
                 f"{some([each.backup_id for each in recent])} ({shortened(last.what)}).",
                 f"Suspect the disk or bucket of {name}; read all of it again with: {command('scrub')}",
                 # The same object may go bad again.

@@ -67,7 +67,7 @@ def _last(status: Status) -> Iterator[str]:
     for backup in status.backups:
         verified = {True: "verified", False: "FAILED its verification", None: "not verified"}[backup.verified]
         complete = "" if backup.complete else ", INCOMPLETE"
-        yield f"{f'last {backup.kind}':<18}{_time(backup.started_at)} UTC, {human_age(backup.age)} ago, {human_bytes(backup.plain_bytes)} in {human_seconds(backup.seconds)}, {verified}{complete}"
+        yield f"{f'last {backup.kind}':<17} {_time(backup.started_at)} UTC, {human_age(backup.age)} ago, {human_bytes(backup.plain_bytes)} in {human_seconds(backup.seconds)}, {verified}{complete}"
     if not status.backups:
         yield "last backup       never"
     proof = status.last_verified

@@ -11,6 +11,7 @@ import pytest
 
 import twist_dr
 from twist_dr.catalog import AlertRow, DeliveryRow, TargetTestRow
+from twist_dr.catalog.notes import Repair
 from twist_dr.postgres.lsn import Gap
 from twist_dr.settings import Settings
 from twist_dr.watch.alerts import rules
@@ -695,6 +696,12 @@ def test_a_copy_that_no_scrub_can_repair_is_not_promised_to_be() -> None:
         advice = found(healthy(corrupt=[replace(bad, copies=copies)]))["integrity:cloud"].advice
         assert ("Run scrub, which repairs" in advice) == repaired
         assert ("make a new backup at once" in advice) != repaired
+
+
+def test_what_was_repaired_is_told_in_the_number_that_it_is() -> None:
+    one = Repair(backup_id=NEWEST.backup_id, target="cloud", at=NOW, what="other bytes", source="office")
+    for repairs, said in (((one,), "held 1 object that was bad"), ((one, one), "held 2 objects that were bad")):
+        assert said in found(healthy(repairs=repairs))["repaired:cloud"].message
 
 
 def test_when_nothing_was_made_at_all_targets_are_not_told_of_beside_it() -> None:
