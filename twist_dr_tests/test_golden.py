@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from twist_dr.settings import load_settings
+from twist_dr.settings import Actor, load_settings
+from twist_dr.watch import audit
 from twist_dr_tests.cli.test_init import example_blocks, uncommented, variables
 from twist_dr_tests.servers import PostgresServer
 from twist_dr_tests.site import Site
@@ -76,6 +77,12 @@ def test_its_catalog_is_migrated_and_tells_what_it_told_then(old: Site) -> None:
     listed, restored = old.cli("list").expect(0).text, old.cli("restores").expect(0).text
     assert FULL in listed and "archive (failed), office (deleted)" in listed and RESTORE in restored
     assert "kept for the auditors" in old.cli("hold").expect(0).text
+
+
+def test_what_is_called_otherwise_now_is_no_change_of_its_settings(old: Site) -> None:
+    changed = audit.note_settings(old.app(Actor("ops@host")))
+    # It lies in another folder, on another server.
+    assert "database.url" in changed and not [path for path in changed if path.startswith("cleanup.")]
 
 
 def test_its_target_is_listed_and_checked_without_settings_and_catalog(old: Site) -> None:

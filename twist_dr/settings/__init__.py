@@ -13,6 +13,7 @@ from twist_dr.settings.reading import (
     digest_of,
     load_settings,
     parse_settings,
+    present_path,
     settings_file,
 )
 from twist_dr.settings.scheduling import ScheduleSettings
@@ -40,6 +41,7 @@ __all__ = [
     "load_settings",
     "open_application",
     "parse_settings",
+    "present_path",
     "settings_file",
     "user_of_this_machine",
 ]

@@ -87,6 +87,12 @@ def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Set
     return settings
 
 
+def present_path(path: str) -> str:
+    """What the value is called now that an earlier version found at ``path``."""
+    section, _, name = path.partition(".")
+    return f"{section}.{_FORMER.get((section, name), name)}" if name else path
+
+
 def _call_by_present_names(document: dict[Any, Any], path: Path) -> None:
     for (section, former), name in _FORMER.items():
         values = document.get(section)

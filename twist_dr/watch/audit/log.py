@@ -33,7 +33,7 @@ from twist_dr.catalog.notes import Fingerprints
 from twist_dr.catalog.operations import recordable
 from twist_dr.errors import Busy
 from twist_dr.redaction import leaving
-from twist_dr.settings import Application, Settings
+from twist_dr.settings import Application, Settings, present_path
 from twist_dr.system.documents import NOTE, read_file, read_mapping, replace_file
 from twist_dr.system.lock import Locks
 
@@ -171,7 +171,7 @@ def note_settings(app: Application) -> list[str]:
         values = dict(_hashed(settings, salt))
         of = hashlib.sha256(salt).hexdigest()[:12]
         known = catalog.note(settings.application, Fingerprints, of)
-        before = known.by_path if known else {}
+        before = {present_path(path): value for path, value in known.by_path.items()} if known else {}
         changed = sorted(path for path in {*before, *values} if before.get(path) != values.get(path))
         if known is not None and not changed:
             return []
