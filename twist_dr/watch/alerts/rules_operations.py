@@ -54,10 +54,9 @@ def restore_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[
     """A restore failed and none has succeeded since. Not told: plans and what the gate refused, which touched nothing, and what was settled."""
     attempts = [attempt for job in _RESTORE_JOBS for attempt in facts.attempts.get(job, ())]
     cut = {each.run_id for each in attempts if each.state == "killed" or each.error_code == RestoreInterrupted.code}
-    told: set[str | None] = set()
+    # All of them: what came to its end before another job's success is not told by its run.
+    told = {row.run_id for row in facts.restores if row.state != "running" or row.restore_id in facts.journals}
     for row in facts.restores:
-        if row.state != "running" or row.restore_id in facts.journals:
-            told.add(row.run_id)
         if row.mode == "plan" or row.state in ("refused", "running", "settled"):
             continue
         # What was cut short is told by its journal, for as long as it is not settled.

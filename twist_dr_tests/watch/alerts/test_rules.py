@@ -609,6 +609,14 @@ def test_a_restore_that_was_settled_raises_no_alarm_later(state: str, error_code
     facts = cut_short(state, **how)
     facts = replace(facts, attempts={"restore": facts.attempts["restore"][1:]})
     assert not [cause for cause in found(facts) if cause.startswith("restore_")]
+    # Nor once another job has restored something since.
+    since = attempt("restore_to_time", NOW - 20 * MINUTE, **MANUAL)
+    done = replace(
+        facts,
+        attempts={**facts.attempts, "restore_to_time": [since]},
+        restores=[restore(NOW - 20 * MINUTE, mode="sandbox", run_id=since.run_id), *facts.restores],
+    )
+    assert not [cause for cause in found(done) if cause.startswith("restore_")]
     # Until then it is told, whatever else was launched meanwhile; not while somebody is at it.
     open_ = replace(cut_short("running", **how), journals={SETTLED: "The restore was cut short and is not settled"})
     assert found(open_)[f"restore_interrupted:{SETTLED}"].severity == "critical"
