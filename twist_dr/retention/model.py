@@ -106,11 +106,9 @@ class TargetPlan:
         going = [each for each in self.decisions if not each.keep]
         return tuple(sorted(going, key=lambda each: len(each.backup.chain), reverse=True))
 
-    def forbidden_by(
-        self, *, allow_clock: bool = False, allow_fraction: bool = False, allow_rebuilt: bool = False
-    ) -> tuple[Doubt, ...]:
+    def forbidden_by(self, *, allow_clock: bool = False, allow_rebuilt: bool = False) -> tuple[Doubt, ...]:
         """The doubts that nobody allowed: with any, nothing may be deleted, WAL of this target included."""
-        return _not_allowed(self.doubts, clock=allow_clock, fraction=allow_fraction, rebuilt=allow_rebuilt)
+        return _not_allowed(self.doubts, clock=allow_clock, rebuilt=allow_rebuilt)
 
 
 @dataclass(frozen=True)

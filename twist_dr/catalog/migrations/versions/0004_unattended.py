@@ -1,4 +1,4 @@
-"""What runs by itself: holds, alerts, attempts, audit, room on targets; chains and texts of backups beside the manifest."""
+"""What runs by itself: holds, alerts, attempts, audit, space on targets; chains and texts of backups beside the manifest."""
 
 import json
 
