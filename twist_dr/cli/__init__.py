@@ -22,7 +22,7 @@ from twist_dr.cli.diff import add_commands as add_diff_command
 from twist_dr.cli.holds import add_commands as add_hold_commands
 from twist_dr.cli.launching import Launch
 from twist_dr.cli.launching import add_commands as add_launching_commands
-from twist_dr.cli.output import add_json, report, show, wants_json
+from twist_dr.cli.output import add_json, report, say, show, wants_json
 from twist_dr.cli.recover.arguments import add_arguments
 from twist_dr.cli.status import add_commands as add_status_commands
 from twist_dr.cli.wal import add_commands as add_wal_commands
@@ -172,7 +172,7 @@ def _doctor(options: argparse.Namespace) -> int:
     for finding in run_doctor(open_application()):
         findings.append(finding)
         if not wants_json(options):
-            print(render_findings([finding]), flush=True)
+            say(render_findings([finding]))
     if wants_json(options):
         show(options, lambda: findings, str)
     return exit_status(findings)

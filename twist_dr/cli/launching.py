@@ -151,11 +151,7 @@ def _run(launched: Operation[Any, Any], launch: Launch, options: argparse.Namesp
     ended = watch.ended
     if wants_json(options):
         error = {"code": ended.error_code, "message": ended.error} if ended is not None else None
-        try:
-            show(options, lambda: {"job": launched.name, "told": told, **asdict(done), "error": error}, str)
-            sys.stdout.flush()
-        except BrokenPipeError:  # whoever read has seen enough; the exit status counts
-            sys.stdout = None
+        show(options, lambda: {"job": launched.name, "told": told, **asdict(done), "error": error}, str)
     return int(not done.succeeded)
 
 
@@ -180,7 +176,9 @@ def _launch(
         done = launch(launched.name, told, watch)
     if not done.succeeded:
         page = f"; this is a defect, and the page of the run {done.run_id} has all of it" if done.defect else ""
-        print(f"twist-dr: {watch.why or f'{launched.name} failed'}{page}", file=sys.stderr)
+        # Also where nobody reads it any more, the run has failed.
+        with suppress(OSError):
+            print(f"twist-dr: {watch.why or f'{launched.name} failed'}{page}", file=sys.stderr)
     return done, watch
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,11 +30,28 @@ def wants_json(options: argparse.Namespace) -> bool:
 def show(options: argparse.Namespace, document: Callable[[], Any], text: Callable[[], str]) -> None:
     """Print the document or the text, as asked for. Rows of the catalog, times and paths may stand in a document."""
     if not wants_json(options):
-        print(text())
+        say(text())
         return
-    for piece in json_pieces(document()):
-        print(piece, end="")
-    print()
+    pieces = json_pieces(document())
+    with _until_the_reader_has_enough():
+        for piece in pieces:
+            print(piece, end="")
+        print(flush=True)
+
+
+def say(text: str) -> None:
+    """Print it."""
+    with _until_the_reader_has_enough():
+        print(text, flush=True)
+
+
+@contextmanager
+def _until_the_reader_has_enough() -> Iterator[None]:
+    """Whoever reads no further (head, less) does not change what the command comes to, nor its exit status."""
+    try:
+        yield
+    except BrokenPipeError:
+        sys.stdout = None
 
 
 def report(options: argparse.Namespace) -> Report:

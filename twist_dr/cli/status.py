@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from twist_dr.cli.output import add_json, wants_json
+from twist_dr.cli.output import add_json, say, wants_json
 
 #: What a monitoring system reads; what cannot be known is unsafe.
 UNSAFE = 2
@@ -54,23 +53,16 @@ def _status(options: argparse.Namespace) -> int:
     except Exception as error:
         # Even a defect of ours must not look like something milder to a monitoring system.
         return _unknown(f"the status cannot be told ({type(error).__name__}: {error})", json_wanted=wants_json(options))
-    _print(text)
+    say(text)
     return status.exit_status
 
 
 def _unknown(sentence: str, *, json_wanted: bool) -> int:
     if json_wanted:
-        _print(json.dumps({"state": "unsafe", "reasons": [{"state": "unsafe", "text": sentence}]}, indent=2))
+        say(json.dumps({"state": "unsafe", "reasons": [{"state": "unsafe", "text": sentence}]}, indent=2))
     else:
-        _print(f"UNSAFE  {sentence}")
+        say(f"UNSAFE  {sentence}")
     return UNSAFE
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # head has seen enough; the exit status counts
-        sys.stdout = None
 
 
 def _metrics(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from twist_dr.cli.output import add_json, report, show
+from twist_dr.cli.output import add_json, report, say, show
 
 if TYPE_CHECKING:
     from twist_dr.system.progress import Report
@@ -72,7 +72,7 @@ def _ship(options: argparse.Namespace) -> None:
                 if outcome.position.at
                 else ""
             )
-            print(
+            say(
                 f"{name}: {counted(outcome.segments, 'segment')} shipped, archived position {format_lsn(outcome.position.lsn)}{at}"
             )
     raise_not_shipped(shipped)

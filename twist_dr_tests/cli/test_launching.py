@@ -9,10 +9,10 @@ import pty
 import re
 import subprocess
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 import dagster as dg
 import pytest
@@ -23,6 +23,7 @@ from twist_dr.errors import LaunchRefused
 from twist_dr.operations.table import JOBS, OPERATIONS
 from twist_dr.operations.told import understood
 from twist_dr.system.events import Ended, Line, Listener, Planned
+from twist_dr.watch.audit import audit_anchor
 from twist_dr_tests.site import TWIST_DR, Site
 from twist_dr_tests.test_operations import bare_site
 
@@ -309,13 +310,35 @@ def test_a_reader_that_has_seen_enough_ends_no_run_and_changes_no_exit_status(
     settings: None, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ends, status in ((["copy_failed"], 1), ([None], 0)):
-        read, write = os.pipe()
-        os.close(read)
-        gone = open(write, "w", encoding="ascii")  # noqa: SIM115
-        monkeypatch.setattr("sys.stdout", gone)
-        assert main(words, Jobs([*ends])) == status
-        with suppress(BrokenPipeError):
-            gone.close()
+        for streams in (["stdout"], ["stdout", "stderr"]):
+            with monkeypatch.context() as patched, _nobody_reads() as gone:
+                for stream in streams:
+                    patched.setattr(f"sys.{stream}", gone)
+                assert main(words, Jobs([*ends])) == status
+
+
+@contextmanager
+def _nobody_reads() -> Iterator[TextIO]:
+    read, write = os.pipe()
+    os.close(read)
+    gone = open(write, "w", encoding="ascii")  # noqa: SIM115
+    yield gone
+    with suppress(BrokenPipeError):
+        gone.close()
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["doctor", "--json"], ["audit", "verify"], ["status"]], ids="-".join)
+def test_a_reader_that_has_seen_enough_makes_nothing_good(
+    settings: None, bare_site: Site, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare_site.keyring_path.chmod(0o644)
+    bare_site.catalog().append_audit("erp", who="eva", action="hold", subject="b", result="done")
+    anchor = audit_anchor(bare_site.settings())
+    anchor.parent.mkdir(parents=True)
+    anchor.write_text(json.dumps({"seq": 7, "digest": "0" * 64}))
+    with monkeypatch.context() as patched, _nobody_reads() as gone:
+        patched.setattr("sys.stdout", gone)
+        assert main(words, Jobs()) in (1, 2)
 
 
 def test_a_run_that_dagster_will_forget_is_told(

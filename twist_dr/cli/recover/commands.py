@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from twist_dr.cli.output import report as told_beside
-from twist_dr.cli.output import show, wants_json
+from twist_dr.cli.output import say, show, wants_json
 from twist_dr.cli.recover.arguments import DATABASE_VARIABLE, check_usage
 from twist_dr.cli.recover.check import check_artifacts
 from twist_dr.cli.recover.check_base import check_base
@@ -90,7 +90,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             request = RecoveryRequest(options.to, options.base, options.timeline, options.accept_loss or "")
             if options.plan:
                 plan_point(request, repository, keyring, report)
-                print("Nothing was changed. To do it, write --cluster-to FOLDER in the place of --plan.")
+                say("Nothing was changed. To do it, write --cluster-to FOLDER in the place of --plan.")
             else:
                 recover_cluster(request, options.cluster_to, repository, keyring, report)
             return 0
@@ -148,9 +148,8 @@ def _check(copy: OneCopy, report: Report, options: argparse.Namespace) -> int:
     for each in check(copy, report):
         checked.append(each)
         if not wants_json(options):
-            print(
-                f"{'BAD' if each.problem else 'ok':3}  {each.name}, {human_bytes(each.size)}{f': {each.problem}' if each.problem else ''}",
-                flush=True,
+            say(
+                f"{'BAD' if each.problem else 'ok':3}  {each.name}, {human_bytes(each.size)}{f': {each.problem}' if each.problem else ''}"
             )
     bad = [each for each in checked if each.problem]
     said = (
@@ -193,7 +192,7 @@ class _Recovery:
             for line in told:
                 self._report.warning(f"what follows failed, and this stays: {line}")
             raise
-        print("\n" + "\n".join(told) + f"\n\nThis is the state of {when}. Next:\n" + "\n".join(self._next()))
+        say("\n" + "\n".join(told) + f"\n\nThis is the state of {when}. Next:\n" + "\n".join(self._next()))
 
     def _look(self) -> list[Callable[[], str]]:
         """Refuse what cannot be done; gives what is to do. Nothing was changed when this raises."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+from twist_dr.cli.output import say
 from twist_dr.cli.recover.files import look_at_folder
 from twist_dr.cli.recover.scratch import scratch_base, scratch_folder
 from twist_dr.postgres.tools import Tools
@@ -35,10 +36,10 @@ def plan_point(request: RecoveryRequest, repository: Repository, keyring: Keyrin
 
     Raises ``RecoveryPointInvalid``, saying what can be recovered instead, and what :func:`plan_recovery` raises.
     """
-    print(f"{repository.application} on {repository.target.location}", flush=True)
+    say(f"{repository.application} on {repository.target.location}")
     with scratch_folder() as folder:
         planned = plan_recovery(request, [repository], keyring, (), folder, report, now=datetime.now(timezone.utc))
-    print(f"\n{plan_words(planned.plan)}\n", flush=True)
+    say(f"\n{plan_words(planned.plan)}\n")
     for line in planned.plan.warnings:
         report.warning(line)
     return planned
@@ -74,7 +75,7 @@ def recover_cluster(
         write_new(kept, [server])
     for line in (*done.warnings, *done.complaints):
         report.warning(line)
-    print("\n".join(_told(plan, done, tools, folder, kept)))
+    say("\n".join(_told(plan, done, tools, folder, kept)))
 
 
 @contextmanager
