@@ -38,13 +38,14 @@ from twist_dr.watch.status.text import render_status
 from twist_dr_tests.apps import application
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.servers import PostgresServer
-from twist_dr_tests.site import TWIST_DR
 from twist_dr_tests.storage.servers import rclone_server
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DEMO = ROOT / ".demo"
 BUCKET = "erp-backups"
+#: The command, as its script starts it. The one of the tests' site would need what only they install.
+TWIST_DR = [sys.executable, "-m", "twist_dr"]
 
 SETTINGS = f"""\
 # Written by make demo: a complete twist-dr.yaml for the sample ERP.

@@ -149,3 +149,14 @@ def test_what_no_test_runs_can_be_imported() -> None:
     folder = ROOT / "twist_dr_tests"
     for path in (folder / "demo.py", *(folder / "bench").glob("*.py"), *(folder / "fuzz").glob("*.py")):
         importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+
+
+def test_the_demo_needs_nothing_that_only_the_tests_install() -> None:
+    """``make demo`` installs the extra ``demo`` alone."""
+    text = (ROOT / "pyproject.toml").read_text()
+    only = re.findall(r'"([\w-]+)', text.partition("\ntest = [")[2].partition("\n]")[0])
+    assert "pytest" in only
+    modules = {name.replace("-", "_"): None for name in only}
+    program = f"import sys; sys.modules.update({modules}); import twist_dr_tests.demo"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -325,7 +325,9 @@ COMMANDS: dict[str, Callable[[Walk], None]] = {
     "twist-dr wal status": _walked,
     "twist-dr sandboxes [start|stop|remove ID]": _typed("twist-dr sandboxes"),
     "twist-dr settle": _typed("twist-dr settle"),
-    "twist-dr recover --from-target FILE_OR_URL": _typed("twist-dr recover --from-target second"),
+    "twist-dr recover --from-target FILE_OR_URL": _typed(
+        "twist-dr recover --keyring keyring.yaml --from-target second"
+    ),
     "twist-dr catalog rebuild --from TARGET": _typed("twist-dr catalog rebuild --from second"),
     "twist-dr keys list": _typed("twist-dr keys list"),
     "twist-dr keys new [--id NAME]": _typed("twist-dr keys new --id second"),
