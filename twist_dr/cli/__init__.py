@@ -22,7 +22,7 @@ from twist_dr.cli.diff import add_commands as add_diff_command
 from twist_dr.cli.holds import add_commands as add_hold_commands
 from twist_dr.cli.launching import Launch
 from twist_dr.cli.launching import add_commands as add_launching_commands
-from twist_dr.cli.output import add_json, report, say, show, wants_json
+from twist_dr.cli.output import add_json, report, say, show, show_error, wants_json
 from twist_dr.cli.recover.arguments import add_arguments
 from twist_dr.cli.status import add_commands as add_status_commands
 from twist_dr.cli.wal import add_commands as add_wal_commands
@@ -43,7 +43,7 @@ def _run(arguments: list[str], launch: Launch) -> int:
     try:
         return int(options.run(options) or 0)
     except TwistDRError as error:
-        print(f"twist-dr: {error}", file=sys.stderr)
+        show_error(options, error)
         return 1
     except KeyboardInterrupt:
         print("twist-dr: stopped", file=sys.stderr)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 
-from twist_dr.cli.output import add_json, show, wants_json
+from twist_dr.cli.output import add_json, show, show_error, wants_json
 from twist_dr.errors import LaunchRefused, RestoreUnconfirmed
 from twist_dr.system.events import Ended, Event, Line, Listener, Planned
 from twist_dr.system.words import command
@@ -136,7 +136,7 @@ def _run(launched: Operation[Any, Any], launch: Launch, options: argparse.Namesp
     try:
         told = understood(launched, _pairs(options.told)).model_dump(exclude_unset=True)
     except LaunchRefused as mistakes:
-        print(f"twist-dr: {mistakes}", file=sys.stderr)
+        show_error(options, mistakes)
         return 2
     if not os.environ.get("DAGSTER_HOME"):
         print("warning: DAGSTER_HOME is not set, so Dagster forgets this run; set it, as the file environment does", file=sys.stderr)  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from twist_dr.errors import TwistDRError
     from twist_dr.system.progress import Report
 
 
@@ -35,6 +36,7 @@ def show(options: argparse.Namespace, document: Callable[[], Any], text: Callabl
     pieces = json_pieces(document())
     with _until_the_reader_has_enough():
         for piece in pieces:
+            options.document_begun = True
             print(piece, end="")
         print(flush=True)
 
@@ -52,6 +54,13 @@ def _until_the_reader_has_enough() -> Iterator[None]:
         yield
     except BrokenPipeError:
         sys.stdout = None
+
+
+def show_error(options: argparse.Namespace, error: TwistDRError) -> None:
+    """On standard error, and for programs as the document, in the form in which a job's outcome has it, unless another one was begun."""
+    print(f"twist-dr: {error}", file=sys.stderr)
+    if wants_json(options) and not getattr(options, "document_begun", False):
+        show(options, lambda: {"error": {"code": error.code, "message": str(error)}}, str)
 
 
 def report(options: argparse.Namespace) -> Report:

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dagster as dg
@@ -19,12 +19,13 @@ from twist_dr.cli.launching import Launched
 from twist_dr.errors import LaunchRefused
 from twist_dr.orchestrator.around import watching_runs
 from twist_dr.orchestrator.taking import run_config
+from twist_dr.redaction import leaving
 from twist_dr.system.events import Listener
 
 
 def launch(job: str, told: Mapping[str, Any], watching: Listener) -> Launched:
-    """Run it to its end in this process. Raises ``SettingsError``, and ``LaunchRefused`` where these settings make no such job."""
-    with _silence(), capture_interrupts(), get_possibly_temporary_instance_for_cli("twist-dr") as instance:
+    """Run it to its end in this process. Raises ``SettingsError``, and ``LaunchRefused`` where these settings make no such job, or Dagster cannot keep it."""
+    with _silence(), capture_interrupts(), _instance() as instance:
         found = _job(job)
         gc.freeze()
         gc.enable()
@@ -34,6 +35,20 @@ def launch(job: str, told: Mapping[str, Any], watching: Listener) -> Launched:
         ):
             defect = any(_unexpected(event.step_failure_data) for event in result.all_events if event.is_step_failure)
             return Launched(result.run_id, result.success, defect, dict(_results(result)))
+
+
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    with ExitStack() as stack:
+        try:
+            instance = stack.enter_context(get_possibly_temporary_instance_for_cli("twist-dr"))
+        except Exception as error:  # of Dagster, of YAML, or of whichever storage dagster.yaml names
+            said = leaving((str(error).splitlines() or [type(error).__name__])[0]).rstrip(".")
+            raise LaunchRefused(
+                f"Dagster cannot open what it keeps its history in ({said})",
+                remedy="correct DAGSTER_HOME, or dagster.yaml there",
+            ) from error
+        yield instance
 
 
 def _job(name: str) -> ReconstructableJob:

@@ -116,3 +116,10 @@ def test_what_each_prints_is_one_document(scene: Scene, capsys: pytest.CaptureFi
 def test_it_may_stand_before_an_action_too(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["alerts", "--json", "acknowledge", "all"]) == 0
     assert [row["state"] for row in json.loads(capsys.readouterr().out)] == ["acknowledged"]
+
+
+def test_what_is_refused_is_one_document_too(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("show nope", "drop-replaced x", "sandboxes remove x", "catalog rebuild --from nope"):
+        assert main([*words.split(), "--json"]) == 1
+        said = capsys.readouterr()
+        assert said.err == f"twist-dr: {json.loads(said.out)['error']['message']}\n"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
 import dagster as dg
@@ -22,6 +23,7 @@ from twist_dr.cli.launching import Launched
 from twist_dr.errors import LaunchRefused
 from twist_dr.operations.table import JOBS, OPERATIONS
 from twist_dr.operations.told import understood
+from twist_dr.orchestrator.launch import launch
 from twist_dr.system.events import Ended, Line, Listener, Planned
 from twist_dr.watch.audit import audit_anchor
 from twist_dr_tests.site import TWIST_DR, Site
@@ -218,6 +220,19 @@ def test_wrong_usage_begins_nothing(settings: None, words: list[str], capsys: py
     jobs = Jobs()
     assert main(words, jobs) == 2
     assert not jobs.launched and capsys.readouterr().err.startswith("twist-dr: ")
+    assert main([*words, "--json"], jobs) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "launch_refused"
+
+
+def test_where_dagster_cannot_keep_its_history_is_said_in_a_sentence(
+    settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (broken := tmp_path / "broken").mkdir()
+    (broken / "dagster.yaml").write_text("storage: [")
+    for home in (tmp_path / "nowhere", broken):
+        monkeypatch.setenv("DAGSTER_HOME", str(home))
+        with pytest.raises(LaunchRefused, match=r"keeps its history in \(.*\); correct DAGSTER_HOME"):
+            launch("test_storage_targets", {}, lambda event: None)
 
 
 SANDBOX = {"mode": "sandbox", "reason": "look"}
