@@ -190,7 +190,7 @@ def summary(
     lines = [
         "",
         f"Backup {row.backup_id}",
-        f"  PostgreSQL {manifest.postgres.version}, {sum(manifest.tables.values())} rows in {len(manifest.tables)} tables",
+        f"  PostgreSQL {manifest.postgres.version}, {sum(manifest.tables.values()):,} rows in {len(manifest.tables)} tables",
         "",
     ]
     lines.append(f"  {'artifact':<28}{'plain':>10}{'stored':>10}{'ratio':>8}   form")
@@ -208,7 +208,7 @@ def summary(
         )
     lines += [
         "",
-        f"  {verification.state}: {verification.rows} rows in {verification.tables} tables and {verification.files} files compared,",
+        f"  {verification.state}: {verification.rows:,} rows in {verification.tables} tables and {verification.files} files compared,",
     ]
     lines.append(
         f"  restored from {verification.target} into a scratch PostgreSQL {verification.server_version} that is gone again"
