@@ -274,6 +274,12 @@ def _shipped_already(walk: Walk) -> None:
     assert "Shipping WAL" in walk.type("twist-dr ship-wal", status=1)
 
 
+def _safe(walk: Walk) -> None:
+    """Unless the page of step 5 was seen within five minutes: nobody reloaded it after the settings were changed."""
+    state, _, why = walk.type("twist-dr status; [ $? = $(twist-dr status | grep -c ^DEGRADED) ]").partition(" ")
+    assert state == "SAFE" or (state == "DEGRADED" and "changed since the code location" in why.splitlines()[0]), why
+
+
 def _told_to_people(walk: Walk) -> None:
     """Needs a channel to people, which this site has none of."""
 
@@ -305,7 +311,7 @@ COMMANDS: dict[str, Callable[[Walk], None]] = {
         " && twist-dr diff $2 $1 --files"
     ),
     "twist-dr diff A live": _typed("twist-dr diff $1 live"),
-    "twist-dr status": _typed("twist-dr status"),
+    "twist-dr status": _safe,
     "twist-dr alerts [acknowledge|resolve ID]": _typed("twist-dr alerts"),
     "twist-dr alerts test": _told_to_people,
     "twist-dr hold ID --reason TEXT [--until WHEN]": _typed("twist-dr hold $1 --reason 'the auditors ask for it'"),
