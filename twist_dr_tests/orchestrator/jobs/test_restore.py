@@ -102,7 +102,7 @@ def test_a_restore_cuts_over_and_an_undo_takes_it_back(any_site: Site) -> None:
     _change(site)
     text = site.replace().expect(0).text
     assert _state(site) == "then"
-    assert "locked out for" in text and "undo_restore" in text
+    assert "locked out for" in text and "; to take it back: twist-dr undo" in text
     (restored,) = site.catalog().restores("erp")
     assert (restored.state, restored.mode, restored.reason) == ("done", "replace", "test")
     assert restored.rows > 1000 and restored.tables > 20 and restored.files > 10
