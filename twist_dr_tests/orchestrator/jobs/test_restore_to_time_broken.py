@@ -99,11 +99,11 @@ def test_a_sandbox_whose_server_died_is_listed_as_stopped_and_can_be_started_and
         _recover(site, mode="sandbox", reason="to look").expect(0)
         (folder,) = sandbox_base(site.settings()).glob("*")
         _kill_server(folder)
-        assert "stopped" in site.cli("sandboxes").expect(0).text
+        assert "stopped" in site.command("sandboxes").expect(0).text
         site.command("sandboxes", "start", folder.name).expect(0)
-        assert "runs" in site.cli("sandboxes").expect(0).text
+        assert "runs" in site.command("sandboxes").expect(0).text
         _kill_server(folder)
-        site.cli("sandboxes", "remove", folder.name).expect(0)
+        site.command("sandboxes", "remove", folder.name).expect(0)
     assert not folder.exists()
 
 
