@@ -20,9 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _launch(job: str, told: Mapping[str, Any], watching: Listener) -> Launched:
     # Not above: importing Dagster takes half a second, a sixth more where garbage is looked for meanwhile. ``launch`` lets it be again.
     gc.disable()
-    from twist_dr.orchestrator.launch import launch
+    try:
+        from twist_dr.orchestrator.launch import launch
 
-    return launch(job, told, watching)
+        return launch(job, told, watching)
+    finally:
+        gc.enable()  # also where there was no such job to launch
 
 
 if __name__ == "__main__":

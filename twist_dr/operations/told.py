@@ -22,7 +22,7 @@ def understood(launched: Operation[C, Any], told: Mapping[str, Any]) -> C:
 
 
 def told_wrong(name: str, mistakes: list[str]) -> LaunchRefused:
-    count = "a mistake" if len(mistakes) == 1 else f"{counted(len(mistakes), 'mistake')}"
+    count = "a mistake" if len(mistakes) == 1 else counted(len(mistakes), "mistake")
     return LaunchRefused(
         f"What {name} was told has {count}, and nothing was begun:\n" + "\n".join(f"  {each}" for each in mistakes)
     )

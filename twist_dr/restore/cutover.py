@@ -11,6 +11,7 @@ side of it we are on is read from the server: the live name belongs to one OID o
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -45,6 +46,16 @@ class Surroundings:
     grace_seconds: float = 10.0
     keep_for: timedelta = timedelta(days=7)
     media: tuple[Path, ...] = ()
+
+    def asked_about(self, wanted: Callable[[Journal], bool]) -> Iterator[tuple[Connection, Journal]]:
+        """Those journals, oldest first, each with a session that can ask the server about it; none is opened where there are none.
+
+        Raises ``DatabaseError``, ``RestoreError``.
+        """
+        if journals := [journal for journal in self.journals.all() if wanted(journal)]:
+            with databases.maintenance(self.cluster) as connection:
+                for journal in journals:
+                    yield connection, journal
 
 
 class Cutover:

@@ -27,16 +27,12 @@ class DatabaseSandbox:
 
 def database_sandboxes(around: Surroundings) -> Iterator[DatabaseSandbox]:
     """Oldest first. No connection is made where no restore left one. Raises ``DatabaseError``, ``RestoreError``."""
-    journals = [journal for journal in around.journals.all() if journal.leaves]
-    if not journals:
-        return
-    with databases.maintenance(around.cluster) as connection:
-        for journal in journals:
-            found = journal.left_database
-            database = found[0] if found and databases.find_oid(connection, found[0]) == found[1] else None
-            folders = (journal.sandbox,) if journal.sandbox is not None and journal.sandbox.is_dir() else ()
-            if database or folders:
-                yield DatabaseSandbox(journal, database, folders)
+    for connection, journal in around.asked_about(lambda each: each.leaves):
+        found = journal.left_database
+        database = found[0] if found and databases.find_oid(connection, found[0]) == found[1] else None
+        folders = (journal.sandbox,) if journal.sandbox is not None and journal.sandbox.is_dir() else ()
+        if database or folders:
+            yield DatabaseSandbox(journal, database, folders)
 
 
 def how_to_reach(cluster: Cluster, database: str) -> str:

@@ -46,13 +46,9 @@ class Superseded:
 
 def kept(around: Surroundings) -> Iterator[Superseded]:
     """What is kept now, oldest first: journals tell, the server and the file system have the last word."""
-    journals = [journal for journal in around.journals.all() if journal.keeps]
-    if not journals:
-        return
-    with databases.maintenance(around.cluster) as connection:
-        for journal in journals:
-            if (found := _still_there(connection, journal)) is not None:
-                yield found
+    for connection, journal in around.asked_about(lambda each: each.keeps):
+        if (found := _still_there(connection, journal)) is not None:
+            yield found
 
 
 def _still_there(connection: Connection, journal: Journal) -> Superseded | None:
