@@ -17,6 +17,7 @@ from twist_dr.restore.exchange import identity
 from twist_dr.restore.hooks import Health, Maintenance
 from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal
 from twist_dr.restore.plan import surroundings
+from twist_dr.restore.settle import kept as kept_now
 from twist_dr.restore.settle import plan_undo
 from twist_dr.retention.replaced import Replaced
 from twist_dr.system.progress import Lines, Report
@@ -193,6 +194,16 @@ def test_what_one_restore_replaced_can_be_removed_early_and_cannot_be_undone_the
         plan_undo(ID, scene.around, "")
     with pytest.raises(RestoreRefused, match=f"Nothing is kept of {ID}; see what is kept with: twist-dr list"):
         scene.replaced(NOW).drop(ID, confirmed=True)
+
+
+def test_of_what_was_removed_nothing_is_kept_where_a_restore_had_replaced_nothing_either(scene: Scene) -> None:
+    """A database that was gone was made anew: the server could not tell that its undo was given up."""
+    scene.kept("1", DatabaseSwitch(live="erp", live_oid=None, incoming="erp_restore", kept="none"))
+    (journal,) = scene.around.journals.all()
+    scene.around.journals.save(journal.model_copy(update={"folders": []}))
+    assert [each.restore_id for each in kept_now(scene.around)] == [ID]
+    scene.around.journals.save(journal.model_copy(update={"folders": [], "removal_began_at": NOW, "removed_at": NOW}))
+    assert list(kept_now(scene.around)) == []
 
 
 def test_undoing_the_latest_restore_never_means_an_older_one_whose_database_is_still_there(scene: Scene) -> None:
