@@ -27,6 +27,7 @@ from twist_dr.repository.encryption import Encryptor
 from twist_dr.repository.keys import Key
 from twist_dr.storage.base import Digest
 from twist_dr.system.handover import Handover
+from twist_dr.system.interrupts import begin
 
 #: Chunks that may wait before a stage. With chunks of 1 MiB, a stage holds at most this many MiB.
 QUEUE_DEPTH = 4
@@ -204,7 +205,7 @@ class ThreadedSink:
         self._error: BaseException | None = None
         self._aborted = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        begin(self._thread)
 
     def write(self, chunk: bytes) -> None:
         if self._error is not None:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from twist_dr.errors import FROM_ANOTHER, ArtifactInvalid
 from twist_dr.storage.base import Digest
 from twist_dr.system.handover import Handover
+from twist_dr.system.interrupts import begin
 from twist_dr.system.sizes import CHUNK
 
 
@@ -72,7 +73,7 @@ def prefetch(chunks: Iterator[bytes], depth: int = 4) -> Iterator[bytes]:
             ready.give(error)
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
+    begin(thread)
     try:
         while (item := ready.take()) is not None:
             if isinstance(item, BaseException):

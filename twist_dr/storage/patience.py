@@ -25,6 +25,7 @@ from twist_dr.storage.base import (
     no_progress,
 )
 from twist_dr.system.handover import Handover
+from twist_dr.system.interrupts import begin
 from twist_dr.system.progress import human_seconds
 from twist_dr.system.sizes import CHUNK
 
@@ -88,7 +89,7 @@ def given(call: Callable[[Callable[[T], None]], None], seconds: float, whose: st
             ready.give_at_once(None)
 
     try:
-        threading.Thread(target=work, name=f"watched {whose}", daemon=True).start()
+        begin(threading.Thread(target=work, name=f"watched {whose}", daemon=True))
         while True:
             try:
                 item = ready.take(timeout=seconds)

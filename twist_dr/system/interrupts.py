@@ -34,3 +34,9 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if heard:
             signal.raise_signal(heard[0])
+
+
+def begin(thread: threading.Thread) -> None:
+    """Start a thread. ``Thread.start`` takes locks in Python code: what a signal handler raises there comes out as another error, of a lock."""
+    with uninterrupted():
+        thread.start()

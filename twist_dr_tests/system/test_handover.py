@@ -38,14 +38,15 @@ class Nowhere:
 
 @pytest.fixture
 def alarm() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)}
     # What is raised in a finalizer is dropped: no leftover of another test shall be collected when the interrupt comes.
     gc.collect()
     gc.disable()
     yield
     gc.enable()
     signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _raising(error: type[BaseException], seconds: float) -> None:
@@ -53,6 +54,17 @@ def _raising(error: type[BaseException], seconds: float) -> None:
         raise error
 
     signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _interrupting(seconds: float) -> None:
+    """As a person at the terminal does: what must not be cut in half may put that off."""
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
@@ -96,7 +108,7 @@ def test_what_is_waited_for_with_patience_ends_its_thread_after_an_interrupt_at_
     for _ in range(ROUNDS):
         items = watched(lambda: repeat(b"x"), 60, "office")
         with pytest.raises(Interrupted):
-            _raising(Interrupted, random.uniform(0.0001, 0.001))
+            _interrupting(random.uniform(0.0001, 0.001))
             for _item in items:
                 pass
         items.close()
