@@ -367,6 +367,10 @@ class CredentialsRefused(TargetRefused):
     """The target does not accept the credentials, or they lack a right there."""
 
 
+class TargetReauthorize(CredentialsRefused):
+    """The owner's grant for a drive has ended, was revoked or was never given. twist-dr targets authorize renews it."""
+
+
 class TargetFull(StorageError):
     """The target has no space left."""
 

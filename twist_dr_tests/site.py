@@ -133,7 +133,7 @@ class Site:
         return row
 
     def repository(self, target: str) -> Repository:
-        return Repository(self.settings().storage_targets[target].build(target), "erp")
+        return Repository(self.settings().storage_targets[target].build(target, self.settings().machine), "erp")
 
     def manifest(self, target: str = "office") -> Manifest:
         """The latest manifest on a target, authenticated."""

@@ -251,7 +251,7 @@ class _Examination:
         targets = dict[str, StorageTarget]()
         for name, settings in self._settings.enabled_targets.items():
             try:
-                targets[name] = settings.build(name)
+                targets[name] = settings.build(name, self._settings.machine)
             except ValueError as error:  # what two settings say together, which the settings' own rules do not see
                 yield problem(f"target {name}", str(error), f"correct storage_targets.{name}")
         return keep_apart(targets)

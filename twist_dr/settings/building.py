@@ -8,7 +8,7 @@ from twist_dr.storage.base import StorageTarget
 
 def build_targets(settings: Settings) -> dict[str, StorageTarget]:
     """All enabled targets by name, in the order of the settings: reading tries them in that order. No I/O."""
-    return keep_apart({name: target.build(name) for name, target in settings.enabled_targets.items()})
+    return keep_apart({name: target.build(name, settings.machine) for name, target in settings.enabled_targets.items()})
 
 
 def keep_apart(targets: dict[str, StorageTarget]) -> dict[str, StorageTarget]:

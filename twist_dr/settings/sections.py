@@ -178,6 +178,12 @@ class WalSettings(Section):
     warn_bytes: int = Field(4 << 30, gt=0)
 
 
+class RcloneSettings(Section):
+    """``path``: the rclone program to use in the place of the wheel's (extra ``drives``)."""
+
+    path: SettingsPath | None = None
+
+
 class CatalogSettings(Section):
     """``url``: SQLAlchemy URL of the index of what happened; SQLite in ``work_dir`` unless set."""
 

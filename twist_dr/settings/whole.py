@@ -18,6 +18,7 @@ from twist_dr.settings.sections import (
     DatabaseSettings,
     DjangoSettings,
     EncryptionSettings,
+    RcloneSettings,
     RestoreSettings,
     VerificationSettings,
     WalSettings,
@@ -32,6 +33,7 @@ from twist_dr.settings.unattended import (
     ScrubSettings,
 )
 from twist_dr.settings.values import Name
+from twist_dr.storage.machine import Machine
 from twist_dr.storage.options import Section, SettingsPath, absolute
 
 
@@ -59,6 +61,7 @@ class Settings(Section):
     alerts: AlertSettings = AlertSettings()
     metrics: MetricsSettings = MetricsSettings()
     catalog: CatalogSettings = CatalogSettings()
+    rclone: RcloneSettings = RcloneSettings()
     work_dir: SettingsPath = Field(Path("/var/lib/twist-dr"), validate_default=True)
     _read_from: tuple[Path, bytes] | None = PrivateAttr(None)
 
@@ -164,6 +167,11 @@ class Settings(Section):
     @property
     def lock_dir(self) -> Path:
         return self.work_dir / "locks"
+
+    @property
+    def machine(self) -> Machine:
+        """What storage targets may need of this machine. No I/O."""
+        return Machine(self.work_dir / "targets", rclone=self.rclone.path)
 
     @property
     def restores_dir(self) -> Path:

@@ -46,6 +46,7 @@ from twist_dr.storage.base import (
 from twist_dr.storage.beneath import A_FOLDER, Folder, FolderEntry, NoFolder
 from twist_dr.storage.files import ObjectFile, copy_file, drop_cache, link_source, os_errors, publish
 from twist_dr.storage.listing import DEEPEST, entries, stored, strangers_at, walk
+from twist_dr.storage.machine import Machine
 from twist_dr.storage.options import SettingsPath, TargetOptions
 from twist_dr.system.sizes import CHUNK
 
@@ -65,7 +66,7 @@ class LocalOptions(TargetOptions):
     def folder(self) -> Path:
         return self.path
 
-    def build(self, name: str) -> LocalTarget:
+    def build(self, name: str, machine: Machine) -> LocalTarget:
         return LocalTarget(name, self.path)
 
 

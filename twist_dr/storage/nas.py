@@ -20,6 +20,7 @@ from pydantic import Field
 from twist_dr.errors import TargetUnavailable
 from twist_dr.storage.files import file_error
 from twist_dr.storage.local import LocalTarget
+from twist_dr.storage.machine import Machine
 from twist_dr.storage.options import SettingsPath, TargetOptions
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -37,7 +38,7 @@ class NasOptions(TargetOptions):
     def folder(self) -> Path:
         return self.path
 
-    def build(self, name: str) -> NasTarget:
+    def build(self, name: str, machine: Machine) -> NasTarget:
         return NasTarget(name, self.path, mount_point=self.mount_point, timeout_seconds=self.timeout_seconds)
 
 

@@ -21,6 +21,7 @@ from twist_dr.redaction.web import is_web_address
 
 if TYPE_CHECKING:
     from twist_dr.storage.base import StorageTarget
+    from twist_dr.storage.machine import Machine
 
 HTTP_PATTERN = r"^https?://"
 
@@ -86,8 +87,8 @@ class TargetOptions(Section):
         """The options that a URL of :attr:`scheme` stands for, not yet looked at. Raises ``SettingsError``, which shows no part of it that may be a secret."""
         raise NotImplementedError
 
-    def build(self, name: str) -> StorageTarget:
-        """The target of that name. Raises ``ValueError`` when options do not go together."""
+    def build(self, name: str, machine: Machine) -> StorageTarget:
+        """The target of that name, as used from this machine. Raises ``ValueError`` when options do not go together."""
         raise NotImplementedError
 
 

@@ -11,6 +11,7 @@ from twist_dr.errors import SettingsError
 from twist_dr.storage.options import TargetOptions, WebAddress
 
 if TYPE_CHECKING:
+    from twist_dr.storage.machine import Machine
     from twist_dr.storage.s3_target import S3Target
 
 _IN_URLS = ("endpoint_url", "region")
@@ -88,7 +89,7 @@ class S3Options(TargetOptions):
             )
         return {"bucket": parts.netloc, "prefix": unquote(parts.path).strip("/"), **parameters}
 
-    def build(self, name: str) -> S3Target:
+    def build(self, name: str, machine: Machine) -> S3Target:
         # Not above: all providers are loaded with the settings, and few of them are used.
         from twist_dr.storage.s3_target import S3Target
 

@@ -35,7 +35,7 @@ class ToyOptions(TargetOptions):
     def of_url(cls, url):
         return {"shelf": url.partition("://")[2]}
 
-    def build(self, name):
+    def build(self, name, machine):
         return LocalTarget(name, self.shelf)
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,6 +19,7 @@ from twist_dr.settings import AnyTarget
 from twist_dr.settings.reading import explain, fill
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.storage.base import StorageTarget, first_strangers, told_of
+from twist_dr.storage.machine import Machine
 from twist_dr.storage.options import providers, url_forms
 from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 
@@ -92,7 +94,7 @@ def _target(document: dict[str, Any], source: str, folder: Path) -> StorageTarge
         raise SettingsError(f"{source} does not describe a storage target:\n  " + "\n  ".join(lines)) from None
     keep_settings(target, os.environ)
     # Its messages call it by where it is: it has no name of its own here.
-    return target.build(target.called)
+    return target.build(target.called, Machine(Path(tempfile.gettempdir()) / f"twist-dr-targets-{os.getuid()}"))
 
 
 def choose_application(target: StorageTarget, wanted: str | None) -> Repository:

@@ -40,7 +40,7 @@ NOW = datetime.now(timezone.utc)
 
 
 def archive(site: Site, target: str) -> WalArchive:
-    return WalArchive(site.settings().storage_targets[target].build(target), "erp")
+    return WalArchive(site.settings().storage_targets[target].build(target, site.settings().machine), "erp")
 
 
 def store(site: Site, wal: Wal, target: str, path: Path, form: Form = ZSTD, size: int | None = None) -> Path:

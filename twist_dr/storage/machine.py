@@ -1,0 +1,63 @@
+"""What of this machine a storage target may need, beside its own options: a folder for locks, grants of its provider, a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What the owner of an account allowed us at an OAuth provider (RFC 6749). The two tokens are secrets."""
+
+    refresh_token: str = field(repr=False)
+    #: When the owner gave it. UTC, as all times here.
+    granted: datetime
+    scopes: tuple[str, ...] = ()
+    #: Whose account it is, as the provider names it; empty where it does not say.
+    account: str = ""
+    access_token: str | None = field(default=None, repr=False)
+    #: When ``access_token`` ends.
+    expires: datetime | None = None
+    #: When a refresh last succeeded: providers let a grant go that is not used for months.
+    refreshed: datetime | None = None
+
+
+@dataclass(frozen=True)
+class HeldGrant:
+    """A target's grant while its lock is held. ``commit`` makes another one durable before it returns."""
+
+    grant: Grant | None
+    commit: Callable[[Grant], None]
+
+
+class Grants(Protocol):
+    """Where the grants of the storage targets are kept."""
+
+    def held(self, target: str) -> AbstractContextManager[HeldGrant]:
+        """The grant of that target under a lock that all processes of this machine see: a rotated refresh token is lost when two refresh at once."""
+
+
+class GrantsInMemory:
+    """:class:`Grants` that end with this process: for a recovery without settings."""
+
+    def __init__(self) -> None:
+        self._grants: dict[str, Grant] = {}
+
+    @contextmanager
+    def held(self, target: str) -> Iterator[HeldGrant]:
+        yield HeldGrant(self._grants.get(target), lambda grant: self._grants.update({target: grant}))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """``folder``: for locks and sockets, of this user alone (0700); made by whoever needs it first, as is what lies in it. Inert."""
+
+    folder: Path
+    grants: Grants = field(default_factory=GrantsInMemory)
+    #: The rclone program, where it is not the wheel's.
+    rclone: Path | None = None
