@@ -6,7 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, cast
 
-from pydantic import Discriminator, Field, Tag, create_model
+from pydantic import Discriminator, Field, Tag, create_model, model_validator
 
 from twist_dr.repository.compression import Compression
 from twist_dr.repository.streams import Form
@@ -26,6 +26,8 @@ class TargetSettings(TargetOptions):
 
     enabled: bool = True
     encrypt: bool = True
+    #: Confirms ``encrypt: false`` on a consumer drive.
+    accept_unencrypted: bool = False
     compression: Compression = "zstd"
     #: How old the newest checked copy may be.
     objective: Duration | None = None
@@ -33,6 +35,15 @@ class TargetSettings(TargetOptions):
     retention: Policies | None = None
     #: The fraction of space below which there is an alert.
     warn_free: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _encrypted_on_a_drive(self) -> TargetSettings:
+        if self.consumer and not self.encrypt and not self.accept_unencrypted:
+            raise ValueError(
+                f"encrypt: true, since whoever gets at that {self.type} account, or at a link to a folder of it, reads the whole database; or "
+                "accept_unencrypted: true beside encrypt: false"
+            )
+        return self
 
     @property
     def policies(self) -> list[Policy]:

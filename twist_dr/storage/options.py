@@ -64,6 +64,8 @@ class TargetOptions(Section):
     url_form: ClassVar[str] = ""
     #: What somebody does whose credentials are refused, and who has no settings to put them in.
     credentials_remedy: ClassVar[str] = ""
+    #: A drive of people, who share folders by a link and lose their passwords: what lies there unencrypted is soon read by others.
+    consumer: ClassVar[bool] = False
 
     type: str
 

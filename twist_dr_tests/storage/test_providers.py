@@ -20,6 +20,7 @@ class ToyOptions(TargetOptions):
     scheme: ClassVar[str | None] = "toy"
     url_form: ClassVar[str] = "toy://SHELF"
     credentials_remedy: ClassVar[str] = "give the toy back"
+    consumer: ClassVar[bool] = True
     type: Literal["toy"]
     shelf: SettingsPath
 
@@ -54,7 +55,7 @@ from twist_dr.cli.recover.place import open_target
 from twist_dr.settings.building import build_targets
 from twist_dr_tests.settings.test_settings import good, parsed
 
-targets = {"box": {"type": "toy", "shelf": str(shelf), "encrypt": False}}
+targets = {"box": {"type": "toy", "shelf": str(shelf), "encrypt": False, "accept_unencrypted": True}}
 settings = parsed(good(storage_targets=targets))
 assert settings.enabled_targets["box"].form.name == "zstd"
 assert run_target_test(build_targets(settings)["box"]).ok
@@ -63,6 +64,7 @@ for wrong, said in (
     ({"again": {**targets["box"]}}, "storage_targets.again and storage_targets.box are one"),
     ({"box": {"type": "toy"}}, "storage_targets.box.shelf: expected"),
     ({"box": {"type": "tape", "shelf": "x"}}, "'toy'"),
+    ({"box": {**targets["box"], "accept_unencrypted": False}}, "storage_targets.box: expected encrypt: true"),
     ({"box": {"shelf": "x"}}, "a 'type': local, nas, s3 or toy"),
 ):
     try:
