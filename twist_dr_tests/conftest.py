@@ -22,6 +22,7 @@ from twist_dr.redaction import known
 from twist_dr.system import processes
 from twist_dr_tests import durations, servers
 from twist_dr_tests import site as commands
+from twist_dr_tests.drives.cloud import Cloud, cloud
 from twist_dr_tests.erp import fixtures
 from twist_dr_tests.preloaded import Preloaded, usable
 from twist_dr_tests.servers import PostgresServer
@@ -216,6 +217,22 @@ def backed_up(newest_server: PostgresServer, tmp_path: Path) -> Site:
 def any_site(server: PostgresServer, tmp_path: Path) -> Site:
     """A complete installation against each server version found."""
     return make_site(server, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with cloud(tmp_path_factory.mktemp("cloud")) as vendors:
+        yield vendors
+
+
+@pytest.fixture
+def vendors(_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """Google and Microsoft, for this test and the programs that it starts, without faults at first: servers of the tests' own."""
+    _cloud.reset()
+    for name, value in _cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    yield _cloud
+    assert _cloud.gateway.crashes == []
 
 
 @pytest.fixture
