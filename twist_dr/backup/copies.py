@@ -73,7 +73,7 @@ def _forms(app: Application, manifest: Manifest, chosen: list[str], *, own_run: 
         elif own_run:
             app.report.info(f"{name} was not chosen for {manifest.backup_id}")
         else:
-            forms[name] = app.settings.storage_targets[name].form
+            forms[name] = app.settings.form(name)
     return forms
 
 

@@ -205,7 +205,7 @@ def libpq_url(url: str) -> str:
 
 def chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:
     """The enabled storage targets that ``wanted`` names (``all``, or names with commas between), with their forms. Raises ``LaunchRefused``."""
-    enabled = {name: target.form for name, target in settings.enabled_targets.items()}
+    enabled = settings.forms
     names = list(enabled) if wanted.strip() == "all" else [name.strip() for name in wanted.split(",") if name.strip()]
     if unknown := [name for name in names if name not in enabled]:
         raise LaunchRefused(

@@ -55,13 +55,13 @@ def store_copy(
     """
     begun = time.monotonic()
     target = repository.target
-    for artifact in manifest.artifacts:
-        stored = artifact.stored.get(artifact.form_for(form).name)
-        if stored is None or not (folder / stored.name).exists():
-            raise CopyFailed(
-                f"{target.name} keeps backups as {form.name}, and {manifest.backup_id} was not made in that form",
-                remedy="make a new backup",
-            )
+    made = [artifact.in_form(form) for artifact in manifest.artifacts]
+    stored = [each for each in made if each is not None and (folder / each.name).exists()]
+    if len(stored) < len(made):
+        raise CopyFailed(
+            f"{target.name} keeps backups as {form.name}, and {manifest.backup_id} was not made in that form",
+            remedy="make a new backup",
+        )
     if held_before:
         # Asked before the target may make its folder: an absent disk must not become a new, empty target.
         repository.need_backups()
@@ -69,9 +69,8 @@ def store_copy(
     _sweep(target, report)
     total = manifest.stored_bytes(form)
     with report.part(f"copy to {target.name}", total) as advance:
-        for artifact in manifest.artifacts:
-            stored = artifact.stored[artifact.form_for(form).name]
-            _put(repository, manifest.backup_id, folder / stored.name, stored.digest, advance, report)
+        for each in stored:
+            _put(repository, manifest.backup_id, folder / each.name, each.digest, advance, report)
         if before_sealed is not None:
             before_sealed(repository)
         sealed = (folder / MANIFEST_NAME).read_bytes()

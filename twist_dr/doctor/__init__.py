@@ -215,7 +215,7 @@ class _Examination:
         settings, seen, media = self._settings, self._seen, self._media
         if seen is None:
             return
-        forms = len({target.form for target in settings.enabled_targets.values()})
+        forms = len(set(settings.forms.values()))
         staging = check_staging_space(settings.staging_dir, seen.size, media.bytes, forms, whole=media.whole)
         yield from guarded("staging space", staging)
         server_here = settings.verification.server is None

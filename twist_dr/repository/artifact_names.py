@@ -7,7 +7,7 @@ import re
 from twist_dr.repository.kinds import KINDS
 
 _ARTIFACT = re.compile("|".join(each.artifacts for each in KINDS.values()))
-_STORED = re.compile(rf"manifest\.json|(?:{_ARTIFACT.pattern})(?:\.zst|\.gz)?(?:\.enc)?")
+_STORED = re.compile(rf"manifest\.json|(?:{_ARTIFACT.pattern})(?:(?:\.[0-9]{{1,2}})?(?:\.zst|\.gz))?(?:\.enc)?")
 
 
 def is_artifact_name(text: str) -> bool:

@@ -12,6 +12,8 @@ from twist_dr.storage.chunks import buffered
 Compression = Literal["zstd", "gzip", "none"]
 
 SUFFIXES: dict[Compression, str] = {"zstd": ".zst", "gzip": ".gz", "none": ""}
+#: The highest level of each, the lowest is 1. Those of zstd beyond it need more memory than a run may have.
+HIGHEST: dict[Compression, int] = {"zstd": 19, "gzip": 9}
 
 #: A zstd frame may ask its reader for a window of any size; more than this (bytes) is not one of ours.
 _MOST_WINDOW = 1 << 27
@@ -44,7 +46,7 @@ def compressor(compression: Compression, level: int, threads: int) -> Compressor
         )
         return zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     if compression == "gzip":
-        return zlib.compressobj(min(level, 9), wbits=31)
+        return zlib.compressobj(min(level, HIGHEST["gzip"]), wbits=31)
     return _Plain()
 
 

@@ -28,8 +28,8 @@ from twist_dr.system.words import counted
 
 FORMAT_MAJOR = 1
 #: 1.1: the keys of ``tables`` are labels that no two tables share; those of 1.0 had no quotes. 1.2: what a backup says beyond rows, in
-#: fields with defaults, so that whatever an older version wrote is read.
-FORMAT_MINOR = 2
+#: fields with defaults, so that whatever an older version wrote is read. 1.3: forms that differ by their level alone.
+FORMAT_MINOR = 3
 FORMAT_VERSION = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME = "manifest.json"
 _KIND = "manifest"
@@ -103,9 +103,10 @@ class Artifact(_Model):
     def digest(self) -> Digest:
         return Digest(self.size, self.sha256)
 
-    def form_for(self, form: Form) -> Form:
-        """The form in which a target of ``form`` holds this artifact."""
-        return form_of(form, self.name, self.part)
+    def in_form(self, form: Form) -> ArtifactForm | None:
+        """What a target of ``form`` holds of this artifact; None when it was not made so. See :func:`twist_dr.repository.streams.recorded`."""
+        wanted = form_of(form, self.name, self.part)
+        return self.stored.get(wanted.name) or self.stored.get(wanted.plain.name)
 
 
 class Extension(_Model):
@@ -304,8 +305,8 @@ class Manifest(_Model):
         return sum(artifact.size for artifact in self.artifacts)
 
     def stored_bytes(self, form: Form) -> int:
-        """Bytes that a target of ``form`` holds, manifest left out."""
-        return sum(artifact.stored[artifact.form_for(form).name].size for artifact in self.artifacts)
+        """Bytes that a target of ``form`` holds, manifest left out; of what was not made so none."""
+        return sum(stored.size for artifact in self.artifacts if (stored := artifact.in_form(form)) is not None)
 
     def seal(self, key: Key) -> bytes:
         """The bytes to store. Raises ``BackupError`` when they are more than any reader takes."""

@@ -21,7 +21,7 @@ from twist_dr.errors import (
     TargetUnavailable,
     about,
 )
-from twist_dr.repository.compression import decompress
+from twist_dr.repository.compression import HIGHEST, SUFFIXES, Compression, decompress
 from twist_dr.repository.emptied import emptied
 from twist_dr.repository.encryption import associated_data, decrypt
 from twist_dr.repository.keys import Keyring
@@ -46,7 +46,10 @@ _MOST_SMALL = 64 << 20
 #: Most documents are read at once.
 _PIECE = 1 << 20
 
-_FORMS = {form.name: form for form in (Form(c, e) for c in ("zstd", "gzip", "none") for e in (True, False))}
+_LEVELS: dict[Compression, range] = {each: range(HIGHEST.get(each, 0) + 1) for each in SUFFIXES}
+_FORMS = {
+    form.name: form for form in (Form(c, e, n) for c, levels in _LEVELS.items() for n in levels for e in (True, False))
+}
 
 
 def form_named(name: str) -> Form | None:

@@ -4,8 +4,8 @@
                                           |         +-> SHA-256 of the stored bytes -> file.zst
                                           +-> gzip --> ...
 
-A *form* is how a storage target keeps bytes: compressed how, encrypted or not. Targets that share a form share the file,
-and forms that share a compression share its work. Each arrow with work behind it is a thread of its own with a short
+A *form* is how a storage target keeps bytes: compressed how and how hard, encrypted or not. Targets that share a form share the file,
+and forms that share a compression and its level share its work. Each arrow with work behind it is a thread of its own with a short
 queue before it (zstd, OpenSSL and hashing release the GIL), so memory does not grow with the data.
 """
 
@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -35,25 +35,43 @@ QUEUE_DEPTH = 4
 
 @dataclass(frozen=True, order=True)
 class Form:
-    """How stored bytes are made from plain ones."""
+    """How stored bytes are made from plain ones. ``level`` 0: whichever the settings use where nothing else is said."""
 
     compression: Compression
     encrypted: bool
+    level: int = 0
 
     @property
     def suffix(self) -> str:
-        """What the form adds to an artifact's name: ``.zst.enc``, ``.gz``, or nothing."""
-        return SUFFIXES[self.compression] + (".enc" if self.encrypted else "")
+        """What the form adds to an artifact's name: ``.zst.enc``, ``.19.zst``, ``.gz``, or nothing."""
+        level = f".{self.level}" if self.level else ""
+        return level + SUFFIXES[self.compression] + (".enc" if self.encrypted else "")
 
     @property
     def name(self) -> str:
-        """The form's name in manifests: ``zstd+enc``, ``gzip``, ``none``."""
-        return self.compression + ("+enc" if self.encrypted else "")
+        """The form's name in manifests: ``zstd+enc``, ``zstd:19+enc``, ``gzip``, ``none``."""
+        level = f":{self.level}" if self.level else ""
+        return self.compression + level + ("+enc" if self.encrypted else "")
 
     @property
     def confidential(self) -> Form:
         """The same form, encrypted: for artifacts that are never stored otherwise."""
-        return Form(self.compression, True)
+        return replace(self, encrypted=True)
+
+    @property
+    def plain(self) -> Form:
+        """The same form without its level, which no reader needs."""
+        return replace(self, level=0)
+
+
+def recorded(forms: Iterable[Form]) -> dict[Form, Form]:
+    """What each of the forms of an artifact is recorded and named as. Of those that differ by level alone the lowest goes without it: so
+    a backup whose targets agree in the level is read by every version, and by whoever looks for ``database.dump.zst``.
+    """
+    found: dict[Form, Form] = {}
+    for form in sorted(set(forms)):
+        found[form] = form if form.plain in found.values() else form.plain
+    return found
 
 
 class Sink(Protocol):
@@ -236,7 +254,10 @@ class ThreadedSink:
 
 
 class ArtifactWriter:
-    """Writes one artifact into a folder in every form asked for. A context manager: leaving it by an error removes the files."""
+    """Writes one artifact into a folder in every form asked for. A context manager: leaving it by an error removes the files.
+
+    ``level`` is that of forms that name none.
+    """
 
     def __init__(
         self, folder: Path, name: str, forms: Iterable[Form], *, key: Key, data: bytes, level: int = 3, threads: int = 2
@@ -247,16 +268,16 @@ class ArtifactWriter:
         self._files: dict[Form, FileSink] = {}
         branches: list[Sink] = []
         ends: list[Sink] = []
-        wanted = sorted(set(forms))
+        wanted = recorded(forms)
         try:
-            for compression in sorted({form.compression for form in wanted}):
+            for packing in sorted({(form.compression, form.level) for form in wanted}):
                 ends = []
-                for form in (form for form in wanted if form.compression == compression):
-                    file = self._files[form] = FileSink(folder / (name + form.suffix))
+                for form in (form for form in wanted if (form.compression, form.level) == packing):
+                    file = self._files[wanted[form]] = FileSink(folder / (name + wanted[form].suffix))
                     end: Sink = EncryptingSink(file, key, data) if form.encrypted else file
                     ends.append(ThreadedSink(end, f"{name} {form.name}"))
-                unit = compressor(compression, level, threads)
-                branches.append(ThreadedSink(CompressingSink(TeeSink(ends), unit), f"{name} {compression}"))
+                unit = compressor(packing[0], packing[1] or level, threads)
+                branches.append(ThreadedSink(CompressingSink(TeeSink(ends), unit), f"{name} {packing[0]}"))
         except BaseException:
             for sink in [*branches, *ends, *self._files.values()]:
                 sink.abort()
@@ -298,5 +319,5 @@ class ArtifactWriter:
 
     @property
     def stored(self) -> dict[Form, tuple[str, Digest]]:
-        """Per form the file's name and digest, once closed."""
+        """Per form, as it is recorded, the file's name and digest, once closed."""
         return {form: (file.path.name, file.digest) for form, file in self._files.items()}

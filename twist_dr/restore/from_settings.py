@@ -231,7 +231,7 @@ def pre_restore_backup(app: Application, reason: str) -> Callable[[], str]:
             ) from error
 
     def make() -> str:
-        forms = {name: target.form for name, target in app.settings.enabled_targets.items()}
+        forms = app.settings.forms
         plan = plan_backup(app, label="pre-restore", reason=reason, parts=ALL_PARTS, targets=forms)
         manifest = take_full_backup(plan, app.cluster, app.keyring, app.staging, app.report)
         record_sealed(app, manifest, app.actor.run_id)

@@ -107,7 +107,7 @@ def _sizes(repository: Repository, backup_id: str) -> dict[str, int]:
 def _expected(artifact: Artifact, form_name: str, listed: dict[str, int]) -> ArtifactForm:
     """The form that should be there: the target's; where only another one is, that."""
     form = form_named(form_name)
-    wanted = artifact.stored.get(artifact.form_for(form).name) if form is not None else None
+    wanted = artifact.in_form(form) if form is not None else None
     if wanted is not None and wanted.name in listed:
         return wanted
     there = next((stored for stored in artifact.stored.values() if stored.name in listed), None)

@@ -119,7 +119,7 @@ class WalScrub:
             if row is not None and not is_being_deleted(repository, row.backup_id, self._app.keyring)
         ]
         archive = WalArchive(repository.target, self._app.name)
-        form = self._app.settings.storage_targets[name].form
+        form = self._app.settings.form(name)
         needed = missing_wal(archive, bases, form)
         for each, told in needed.items():
             self._report.warning(told)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import Discriminator, Field, Tag, create_model, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model, model_validator
 
-from twist_dr.repository.compression import Compression
+from twist_dr.repository.compression import HIGHEST, SUFFIXES, Compression
 from twist_dr.repository.streams import Form
 from twist_dr.settings.policy import Policy
 from twist_dr.storage.options import TargetOptions, providers
@@ -21,6 +21,27 @@ Policies = Annotated[
 ]
 
 
+_PACKINGS = (
+    f"zstd, gzip or none, with a level if you like: zstd:1 to zstd:{HIGHEST['zstd']}, gzip:1 to gzip:{HIGHEST['gzip']}"
+)
+
+
+def _packing(value: Any) -> tuple[Compression, int]:
+    """Compression and level of a setting such as ``zstd:9``; level 0 where it names none."""
+    name, colon, level = str(value).partition(":")
+    compression = next((each for each in SUFFIXES if each == name), None)
+    if compression is None or (colon and not (level.isascii() and level.isdigit())):
+        raise ValueError(_PACKINGS)
+    if colon and not 1 <= int(level[:4]) <= HIGHEST.get(compression, 0):
+        raise ValueError(_PACKINGS)
+    return compression, int(level or 0)
+
+
+def _canonical(value: Any) -> str:
+    compression, level = _packing(value)
+    return f"{compression}:{level}" if level else compression
+
+
 class TargetSettings(TargetOptions):
     """What all targets have, beside the options of their provider."""
 
@@ -28,7 +49,8 @@ class TargetSettings(TargetOptions):
     encrypt: bool = True
     #: Confirms ``encrypt: false`` on a consumer drive.
     accept_unencrypted: bool = False
-    compression: Compression = "zstd"
+    #: ``zstd``, ``gzip:6``, ``none``; without a level that of ``backup.compression_level``.
+    compression: Annotated[str, BeforeValidator(_canonical)] = "zstd"
     #: How old the newest checked copy may be.
     objective: Duration | None = None
     #: What is kept, all unless given.
@@ -52,10 +74,11 @@ class TargetSettings(TargetOptions):
             return []
         return self.retention if isinstance(self.retention, list) else [self.retention]
 
-    @property
-    def form(self) -> Form:
-        """How this target keeps bytes."""
-        return Form(self.compression, self.encrypt)
+    def form_beside(self, usual: int) -> Form:
+        """How this target keeps bytes, where ``usual`` is the level of targets that name none: those that come to one level share the bytes."""
+        compression, level = _packing(self.compression)
+        is_usual = level == min(usual, HIGHEST.get(compression, 0))
+        return Form(compression, self.encrypt, 0 if is_usual else level)
 
 
 def _with_common(provider: type[TargetOptions]) -> type[TargetSettings]:

@@ -9,6 +9,7 @@ from typing import get_args
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from twist_dr.postgres.url import database_of
+from twist_dr.repository.streams import Form
 from twist_dr.settings.scheduling import ScheduleKind, ScheduleSettings
 from twist_dr.settings.sections import (
     AppVersionSettings,
@@ -150,6 +151,15 @@ class Settings(Section):
     @property
     def enabled_targets(self) -> dict[str, TargetSettings]:
         return {name: target for name, target in self.storage_targets.items() if target.enabled}
+
+    def form(self, target: str) -> Form:
+        """How a storage target keeps bytes."""
+        return self.storage_targets[target].form_beside(self.backup.compression_level)
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """How each enabled target keeps bytes."""
+        return {name: self.form(name) for name in self.enabled_targets}
 
     @property
     def catalog_url(self) -> str:

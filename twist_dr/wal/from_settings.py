@@ -81,9 +81,7 @@ class Shipping:
         self._wal = wal
         self._report = app.report
         self._primary = Primary(Cluster(settings.replication_url), settings.wal_slot)
-        destinations = {
-            name: Destination(archive, settings.storage_targets[name].form) for name, archive in archives(app).items()
-        }
+        destinations = {name: Destination(archive, settings.form(name)) for name, archive in archives(app).items()}
         self._shipper = Shipper(
             settings.application,
             Spool(settings.wal_spool),
@@ -349,7 +347,7 @@ class AwaitWal:
     def _check_held(self, target: StorageTarget, identifier: str, start: Segment, last: int) -> None:
         """Every segment is asked of the target itself: it is the truth, and the spool's state only what was believed."""
         archive = WalArchive(patient(target, _PATIENCE_SECONDS), self._settings.application)
-        lacking = archive.lacks(identifier, start, last, self._settings.storage_targets[target.name].form)
+        lacking = archive.lacks(identifier, start, last, self._settings.form(target.name))
         if lacking is not None:
             raise WalNotShipped(
                 f"it lacks the WAL segment {lacking.name}, which lies within the base backup: it is not complete there",

@@ -87,7 +87,7 @@ class WalArchive:
 
     def key(self, system_identifier: str, timeline: int, name: str, form: Form) -> str:
         """Where a segment or partial segment of that name (without ending) lies."""
-        return f"{self.folder(system_identifier)}/{timeline:08X}/{name}{form.confidential.suffix}"
+        return f"{self.folder(system_identifier)}/{timeline:08X}/{name}{form.confidential.plain.suffix}"
 
     def history_key(self, system_identifier: str, timeline: int) -> str:
         return f"{self.folder(system_identifier)}/{history_name(timeline)}{HISTORY_FORM.suffix}"

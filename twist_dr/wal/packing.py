@@ -48,10 +48,10 @@ def pack(
 ) -> Digest:
     """Write ``source`` (its first ``size`` bytes if given) to the new file ``to`` in a form, always encrypted.
 
-    ``data`` is the associated data of the object; ``check`` sees every plain byte. The file is for the moment only: it is sent
+    ``level`` is that of a form that names none; ``data`` is the associated data of the object; ``check`` sees every plain byte. The file is for the moment only: it is sent
     and removed. Raises ``WalInvalid`` by the check, ``StagingFull``, and ``OSError`` when the source cannot be read; then nothing is left.
     """
-    unit, encryptor = compressor(form.compression, level, 1), Encryptor(key, data)
+    unit, encryptor = compressor(form.compression, form.level or level, 1), Encryptor(key, data)
     found, length = hashlib.sha256(), 0
     file = NewFile(to, durable=False)
 

@@ -51,7 +51,7 @@ def test_a_few_lines_are_enough_and_the_rest_has_safe_defaults() -> None:
     assert settings.application == "erp"
     disk = settings.storage_targets["disk"]
     assert (disk.enabled, disk.encrypt, disk.compression) == (True, True, "zstd")
-    assert disk.form.name == "zstd+enc"
+    assert settings.form("disk").name == "zstd+enc"
     assert settings.work_dir == Path("/var/lib/twist-dr")
     assert settings.catalog_url == "sqlite:////var/lib/twist-dr/catalog.db"
     assert settings.staging_dir == Path("/var/lib/twist-dr/staging/erp")
@@ -146,7 +146,8 @@ def test_all_mistakes_are_reported_at_once_each_with_its_place() -> None:
     assert "application: expected a name of at most 40 lower-case letters" in text
     assert "found 'Twist ERP'" in text
     assert "database.pool: unknown key; see the commented file of twist-dr init" in text
-    assert "storage_targets.packed.compression: expected 'zstd', 'gzip' or 'none', found 'bzip2'" in text
+    assert "storage_targets.packed.compression: expected zstd, gzip or none, with a level if you like" in text
+    assert "gzip:1 to gzip:9, found 'bzip2'" in text
     assert "encryption: expected a value, found nothing" in text
 
 

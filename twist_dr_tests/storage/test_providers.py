@@ -57,7 +57,7 @@ from twist_dr_tests.settings.test_settings import good, parsed
 
 targets = {"box": {"type": "toy", "shelf": str(shelf), "encrypt": False, "accept_unencrypted": True}}
 settings = parsed(good(storage_targets=targets))
-assert settings.enabled_targets["box"].form.name == "zstd"
+assert settings.forms["box"].name == "zstd"
 assert run_target_test(build_targets(settings)["box"]).ok
 assert open_target(f"toy://{shelf}").name == f"toy://{shelf}"
 for wrong, said in (

@@ -34,7 +34,7 @@ def copies_asset(settings: Settings, backup: dg.AssetKey, of_kind: Kind) -> dg.A
         return dg.AssetSpec(
             key,
             deps=[backup],
-            description=f"The {kind.kind} backup on storage target {name} ({target.type}), stored as {_form(target.form, kind).name} and checked.",
+            description=f"The {kind.kind} backup on storage target {name} ({target.type}), stored as {_form(settings.form(name), kind).name} and checked.",
             group_name=kind.group,
             kinds={target.asset_kind},
             owners=[RUN_BACKUP],
