@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from twist_dr.errors import Cancelled
+from twist_dr.storage.limits import free_after
 
 #: Seconds at the full rate that may be caught up after a pause, so that short ones do not slow the whole.
 _BURST_SECONDS = 1.0
@@ -41,7 +42,7 @@ class Throttle:
             due = 0.0
             if self._rate is not None:
                 now = self._clock()
-                self._free_at = max(self._free_at, now - _BURST_SECONDS) + count / self._rate
+                self._free_at = free_after(self._free_at, now, count, self._rate, _BURST_SECONDS)
                 due = self._free_at - now
         if (due > 0 and self._wait(due)) or self._stop.is_set():
             raise Cancelled("Reading was stopped", remedy="start it again when you wish: it goes on where it was.")

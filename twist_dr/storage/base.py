@@ -32,11 +32,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from twist_dr.errors import ObjectCorrupt, ObjectExists
+from twist_dr.storage.limits import UNLIMITED
 from twist_dr.system.sizes import CHUNK
 
 #: Called with the number of bytes just sent or read: ``put`` counts both the sending and the reading back, and what it
-#: had to send again, so the sum tells activity, not completion. May come from several threads at once. May raise
-#: (``Cancelled``): the transfer then stops, nothing remains.
+#: had to send again, so the sum tells activity, not completion; 0 now and then while the target's bandwidth makes it wait. May come from
+#: several threads at once. May raise (``Cancelled``): the transfer then stops, nothing remains.
 OnBytes = Callable[[int], None]
 
 _KEY = re.compile(r"^(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")
@@ -121,11 +122,17 @@ class Capabilities:
 
 
 def compare(
-    stream: BinaryIO, what: str, digest: Digest, progress: OnBytes = no_progress, *, target: str | None = None
+    stream: BinaryIO,
+    what: str,
+    digest: Digest,
+    progress: OnBytes = no_progress,
+    *,
+    target: str | None = None,
+    portion: int = CHUNK,
 ) -> None:
-    """Read ``stream`` to its end; raise ``ObjectCorrupt``, naming ``what`` on ``target``, unless its bytes are ``digest``."""
+    """Read ``stream`` to its end, ``portion`` bytes at a time; raise ``ObjectCorrupt``, naming ``what`` on ``target``, unless its bytes are ``digest``."""
     found, size = hashlib.sha256(), 0
-    while chunk := stream.read(CHUNK):
+    while chunk := stream.read(portion):
         found.update(chunk)
         size += len(chunk)
         progress(len(chunk))
@@ -152,6 +159,8 @@ class StorageTarget(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        #: How fast bytes go there. Set by whoever makes the target from its settings; ``put`` waits for it before it sends, and ``open`` if it says so.
+        self.bandwidth = UNLIMITED
 
     @property
     @abstractmethod
@@ -229,4 +238,4 @@ class StorageTarget(ABC):
     def check(self, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         """Read the object as the target holds it and compare. Raises ``ObjectMissing`` or ``ObjectCorrupt``."""
         with self.open(key) as stream:
-            compare(stream, key, digest, progress, target=self.name)
+            compare(stream, key, digest, progress, target=self.name, portion=self.bandwidth.portion)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from twist_dr.errors import ObjectCorrupt, ObjectExists, StorageError, TargetFull, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import OnBytes
 from twist_dr.storage.beneath import A_FILE, Folder, NoFolder
+from twist_dr.storage.limits import Bandwidth
 from twist_dr.system.sizes import CHUNK
 
 if TYPE_CHECKING:
@@ -129,8 +130,8 @@ def link_source(source: Path, incoming: Folder, temporary: str) -> bool:
     return False
 
 
-def copy_file(source: Path, incoming: Folder, temporary: str, progress: OnBytes) -> None:
-    """Copy by reading and writing, to a new file of mode 0600. ``ObjectCorrupt`` when ``source`` cannot be read.
+def copy_file(source: Path, incoming: Folder, temporary: str, progress: OnBytes, bandwidth: Bandwidth) -> None:
+    """Copy by reading and writing, as fast as ``bandwidth`` lets, to a new file of mode 0600. ``ObjectCorrupt`` when ``source`` cannot be read.
 
     Not with copy_file_range(2): that may share the blocks (Btrfs, XFS), and then a bad block would spoil both copies.
     """
@@ -144,6 +145,7 @@ def copy_file(source: Path, incoming: Folder, temporary: str, progress: OnBytes)
                 count = reader.readinto(buffer)
             if not count:
                 return
+            bandwidth.wait_for(count, progress)
             written = 0
             while written < count:
                 written += writer.write(buffer[written:count])

@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 from twist_dr.errors import ObjectCorrupt, ObjectExists, ObjectMissing, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import (
@@ -110,7 +110,7 @@ class LocalTarget(StorageTarget):
                 temporary = _temporary()
                 try:
                     if not (self._links_sources and link_source(source, incoming, temporary)):
-                        copy_file(source, incoming, temporary, progress)
+                        copy_file(source, incoming, temporary, progress, self.bandwidth)
                     self._check_back(incoming, temporary, source, digest, progress)
                     _publish(incoming, temporary, root, folders, name)
                 except FileExistsError:  # Another writer was first, or something else has that name.
@@ -120,12 +120,12 @@ class LocalTarget(StorageTarget):
                     incoming.unlink(temporary)
 
     def open(self, key: str) -> BinaryIO:
-        return io.BufferedReader(self._open(key), CHUNK)
+        return io.BufferedReader(self.bandwidth.paced(self._open(key)), CHUNK)
 
     def check(self, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         with self._open(key) as stream:
             drop_cache(stream.fileno())
-            compare(stream, key, digest, progress, target=self.name)
+            self._compare(stream, key, digest, progress)
 
     def stat(self, key: str) -> StoredObject | None:
         *folders, name = self._parts(key)
@@ -302,7 +302,7 @@ class LocalTarget(StorageTarget):
             os.fsync(stream.fileno())
             drop_cache(stream.fileno())
             try:
-                compare(stream, str(place), digest, progress)
+                self._compare(stream, str(place), digest, progress)
             except ObjectCorrupt:
                 with ObjectFile(self.name, source, os.open(source, os.O_RDONLY)) as original:
                     compare(original, f"nothing was stored: the file {source}", digest, target=self.name)
@@ -311,6 +311,10 @@ class LocalTarget(StorageTarget):
                     remedy="check the disk and its cables, and use another storage target until then",
                     target=self.name,
                 ) from None
+
+    def _compare(self, stream: ObjectFile, what: str, digest: Digest, progress: OnBytes) -> None:
+        slowed = cast(BinaryIO, self.bandwidth.paced(stream))
+        compare(slowed, what, digest, progress, target=self.name, portion=self.bandwidth.portion)
 
     def _refuse_taken(self, root: Folder, folders: builtins.list[str], name: str) -> None:
         """Raise what says why an object cannot have its name."""

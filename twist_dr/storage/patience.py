@@ -27,7 +27,6 @@ from twist_dr.storage.base import (
 from twist_dr.system.handover import Handover
 from twist_dr.system.interrupts import begin
 from twist_dr.system.progress import human_seconds
-from twist_dr.system.sizes import CHUNK
 
 T = TypeVar("T")
 
@@ -119,6 +118,7 @@ class PatientTarget(StorageTarget):
     def __init__(self, plain: StorageTarget, seconds: float) -> None:
         super().__init__(plain.name)
         self.plain = plain
+        self.bandwidth = plain.bandwidth
         self._seconds = seconds
 
     @property
@@ -135,7 +135,7 @@ class PatientTarget(StorageTarget):
         def call(give: Callable[[bytes], None]) -> None:
             with self.plain.open(key) as stream:
                 give(b"")
-                while chunk := stream.read(CHUNK):
+                while chunk := stream.read(self.bandwidth.portion):
                     give(chunk)
 
         chunks = given(call, self._seconds, self.name)

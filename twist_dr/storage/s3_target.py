@@ -84,7 +84,8 @@ class S3Target(StorageTarget):
                 answer: dict[str, Any] = self._connection.client.get_object(**place, **since)
                 return answer
 
-        return io.BufferedReader(ResumingReader(key, self.name, fetch, self.max_attempts), CHUNK)
+        reader = ResumingReader(key, self.name, fetch, self.max_attempts)
+        return io.BufferedReader(self.bandwidth.paced(reader), CHUNK)
 
     def stat(self, key: str) -> StoredObject | None:
         with self._connection.errors(f"look up {key}"):
@@ -208,7 +209,7 @@ class S3Target(StorageTarget):
         """Upload; return the version that this made, if the bucket keeps versions."""
         from botocore.exceptions import ClientError
 
-        watch = Watch(progress)
+        watch = Watch(progress, self.bandwidth)
         try:
             return self._uploader.send(source, key, measured, watch)
         except Stopped:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from twist_dr.errors import ObjectCorrupt, TargetUnavailable
 from twist_dr.storage.base import Digest, OnBytes
+from twist_dr.storage.limits import Bandwidth
 from twist_dr.system.sizes import CHUNK
 from twist_dr.system.words import counted
 
@@ -114,8 +115,8 @@ class Stopped(BaseException):
 class Watch:
     """Progress of one ``put`` and the way to stop all its requests. For several threads."""
 
-    def __init__(self, progress: OnBytes) -> None:
-        self._progress = progress
+    def __init__(self, progress: OnBytes, bandwidth: Bandwidth) -> None:
+        self._progress, self._bandwidth = progress, bandwidth
         self._stopped = threading.Event()
         self.error: BaseException | None = None
 
@@ -125,15 +126,24 @@ class Watch:
             self.error = error
         self._stopped.set()
 
+    def may_send(self, count: int) -> None:
+        """Wait as long as the target's bandwidth says."""
+        self._bandwidth.wait_for(count, self._tell)
+
     def sent(self, count: int) -> None:
+        if count:
+            self._tell(count)
+        elif self._stopped.is_set():
+            raise Stopped
+
+    def _tell(self, count: int) -> None:
         if self._stopped.is_set():
             raise Stopped
-        if count:
-            try:
-                self._progress(count)
-            except BaseException as error:
-                self.stop(error)
-                raise Stopped from error
+        try:
+            self._progress(count)
+        except BaseException as error:
+            self.stop(error)
+            raise Stopped from error
 
 
 class PartBody(io.RawIOBase):
@@ -150,6 +160,7 @@ class PartBody(io.RawIOBase):
         data = os.pread(self._descriptor, wanted, self._part.offset + self._position)
         self._position += len(data)
         if self.sending:
+            self._watch.may_send(len(data))
             self._untold += len(data)
             tell = self._untold if self._untold >= CHUNK or not data or self._position == self._part.size else 0
             self._untold -= tell

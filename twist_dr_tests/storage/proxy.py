@@ -50,11 +50,15 @@ class Fault:
 
 
 class Proxy:
-    """Where it listens (``endpoint``), what it saw (``requests``), what it does wrong (``fault``, set by the test)."""
+    """Where it listens (``endpoint``), what it saw (``requests``), what it does wrong (``fault``, set by the test).
+
+    ``arrived``: when (``time.monotonic``) how many bytes of bodies came.
+    """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.requests: list[Request] = []
+        self.arrived: list[tuple[float, int]] = []
         self.fault: Callable[[Request], Fault | None] = lambda request: None
         self.endpoint = ""
         self._lock = threading.Lock()
@@ -108,9 +112,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(length) if length else b""
-        if len(body) < length:
-            return self._cut()
+        body = b""
+        while len(body) < length:
+            piece = self.rfile.read1(length - len(body))  # type: ignore[attr-defined]
+            if not piece:
+                return self._cut()
+            body += piece
+            self.owner.arrived.append((time.monotonic(), len(piece)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = self.owner.record(self.command, self.path, headers, body)
         fault = self.owner.fault(request) or Fault()
