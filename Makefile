@@ -36,9 +36,9 @@ fuzz: $(VENV)/.test ## give every reader of bytes from outside bad ones, new one
 prove: $(VENV)/.test ## before a release, an hour: the README word for word with Wagtail, a week under the real daemon, kills at every step
 	$(BIN)/python -m twist_dr_tests.prove
 
-clean: ## remove what these targets made (.venv, .demo, .bench, .prove)
+clean: ## remove what these targets made (.venv, .demo, .bench, .prove, .servers)
 	@if [ -x $(BIN)/python ] && [ -d .demo ]; then $(BIN)/python -m twist_dr_tests.demo --remove; fi
-	rm -rf $(VENV) .demo .bench .prove
+	rm -rf $(VENV) .demo .bench .prove .servers
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "twist-dr needs Python 3.10 or newer; try: make PYTHON=python3.11 ..."; exit 1; }
@@ -55,11 +55,21 @@ $(VENV)/.test: $(VENV)/.demo
 	@$(PIP) --editable '.[demo,test]'
 	@touch $@
 
-# The tests want a second server, as Debian packages it today (an old one is brought up to it), and bubblewrap for the sandboxes.
-# Elsewhere they run on the wheel's alone, and CI insists on both. What they ran on, conftest.py says at their begin.
-servers:
+# What the tests want beside Python: a second PostgreSQL, as Debian packages it today (an old one is brought up to it), bubblewrap for the
+# sandboxes, and servers to store on: OpenSSH, Samba, Azurite. None of their services is started. Elsewhere the tests run on what is here and
+# say what they skipped; CI insists on all of it. What they ran on, conftest.py says at their begin.
+POLICY := /usr/sbin/policy-rc.d
+servers: .servers/.made
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-15 bubblewrap locales; } \
+	  [ -e $(POLICY) ] || { trap 'rm -f $(POLICY)' EXIT; printf '#!/bin/sh\nexit 101\n' >$(POLICY); chmod 755 $(POLICY); }; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      postgresql-15 bubblewrap locales openssh-server samba; } \
 	    || echo "apt-get gave no packages: the tests run on what is here"; \
 	fi
 	@ls /usr/lib/postgresql/15/bin/postgres >/dev/null 2>&1 || echo "no PostgreSQL 15 here: the tests run on the wheel's PostgreSQL 18 only"
+
+# This version of Azurite: later ones are three times as large, and tell Microsoft of their use.
+.servers/.made: Makefile
+	@mkdir -p .servers && echo '{"private": true}' >.servers/package.json
+	@if command -v npm >/dev/null; then npm install --prefix .servers --loglevel=error --no-audit --no-fund --omit=optional --ignore-scripts azurite@3.31.0 && touch $@; fi \
+	  || echo "npm gave no Azurite: the tests run without"

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import shutil
 import socket
@@ -51,9 +50,9 @@ class S3Server:
 @contextlib.contextmanager
 def moto_server() -> Iterator[S3Server]:
     """An empty moto server. Ends with the block."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, port, {}) as pid:
+    with running(command, port, {}) as pid:
         yield S3Server(f"http://127.0.0.1:{port}", "test-access-key", "test-secret-key", pid)
 
 
@@ -62,16 +61,17 @@ def rclone_server(
     folder: Path, access_key: str = "demo-access-key", secret_key: str = "demo-secret-key"
 ) -> Iterator[S3Server]:
     """``rclone serve s3`` over ``folder``, which must exist. Ends with the block."""
-    port = _free_port()
+    port = free_port()
     # Keys in the environment, not in the arguments: those are public on the machine. The value is CSV, hence quotes.
     environment = {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"', "RCLONE_CONFIG": os.devnull}
     # Soon sees what others change in the folder. Not 0: then every look-up reads all folders above again, for minutes.
     options = ["--addr", f"127.0.0.1:{port}", "--dir-cache-time", "1s"]
-    with _running([_rclone(), "serve", "s3", *options, str(folder)], port, environment) as pid:
+    with running([rclone_program(), "serve", "s3", *options, str(folder)], port, environment) as pid:
         yield S3Server(f"http://127.0.0.1:{port}", access_key, secret_key, pid)
 
 
-def _rclone() -> str:
+def rclone_program() -> str:
+    """The wheel's, or this machine's."""
     beside = Path(sys.executable).with_name("rclone")
     found = str(beside) if beside.exists() else shutil.which("rclone")
     if found is None:
@@ -79,13 +79,14 @@ def _rclone() -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], port: int, environment: Mapping[str, str]) -> Iterator[int]:
+def running(command: Sequence[str], port: int, environment: Mapping[str, str], gently: bool = True) -> Iterator[int]:
+    """A server, from when it listens until the block ends. Not ``gently``: killed, because it heeds nothing else."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **environment}
@@ -96,7 +97,7 @@ def _running(command: Sequence[str], port: int, environment: Mapping[str, str]) 
                 raise RuntimeError(f"{command[0]} did not start:\n{log.read().decode(errors='replace')[-2000:]}")
             yield process.pid
         finally:
-            process.terminate()
+            process.terminate() if gently else process.kill()
             try:
                 process.wait(_END)
             except subprocess.TimeoutExpired:
@@ -107,13 +108,7 @@ def _running(command: Sequence[str], port: int, environment: Mapping[str, str]) 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
     end = time.monotonic() + _START
     while time.monotonic() < end and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
-        try:
-            connection.request("GET", "/")
-            connection.getresponse().read()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
-        except OSError:
-            time.sleep(0.05)
-        finally:
-            connection.close()
+        time.sleep(0.05)
     return False
