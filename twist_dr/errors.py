@@ -147,6 +147,14 @@ class WrongKey(EncryptionError):
     """The keyring has a key of the right name but with other bytes."""
 
 
+class SecretsInvalid(EncryptionError):
+    """The secrets file is damaged, altered, of another application, cannot be read or written, or others may read it."""
+
+
+class SecretMissing(EncryptionError):
+    """The secrets file has no secret of this name, or is not there."""
+
+
 class AuthenticationFailed(EncryptionError):
     """Encrypted bytes were truncated, altered, swapped with another file's, or written with another key."""
 

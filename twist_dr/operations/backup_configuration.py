@@ -88,7 +88,7 @@ def _take(app: Application, config: ConfigurationBackupConfig, history: History,
     }
     plan = plan_configuration_backup(
         app, history.places, label=config.label, reason=config.reason, targets=chosen_targets(settings, config.targets),
-        own_files=[*(own or [file]), audit_anchor(settings)], history_missing=history.missing, contents=contents,
+        own_files=[*(own or [file]), settings.secrets, audit_anchor(settings)], history_missing=history.missing, contents=contents,
     )  # fmt: skip
     return take_configuration_backup(plan, app.keyring, app.staging, app.report)
 

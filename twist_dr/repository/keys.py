@@ -73,18 +73,18 @@ class Keyring:
         """The key that new backups are written with."""
         return self.keys[self.primary_id]
 
-    def find(self, key_id: str, check_value: str) -> Key:
-        """The key that a backup names. Raises ``KeyMissing`` or ``WrongKey``."""
+    def find(self, key_id: str, check_value: str, what: str = "the backup") -> Key:
+        """The key that ``what`` names. Raises ``KeyMissing`` or ``WrongKey``."""
         key = self.keys.get(key_id)
         if key is None:
             raise KeyMissing(
-                f"The backup needs key {key_id!r} (check value {check_value}), which the keyring {self.source} lacks (it has "
+                f"{what[0].upper()}{what[1:]} needs key {key_id!r} (check value {check_value}), which the keyring {self.source} lacks (it has "
                 f"{', '.join(sorted(self.keys))})",
                 remedy="add that key to the keyring",
             )
         if key.check_value != check_value:
             raise WrongKey(
-                f"Key {key_id!r} in the keyring {self.source} has check value {key.check_value}, but the backup was written with one of check value "
+                f"Key {key_id!r} in the keyring {self.source} has check value {key.check_value}, but {what} was written with one of check value "
                 f"{check_value}",
                 remedy="put the key of that time back under this name",
             )

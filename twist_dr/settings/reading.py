@@ -6,13 +6,14 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from twist_dr.errors import SettingsError
+from twist_dr.settings.filling import fill, secrets_file
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.settings.values import NAME_PATTERN, NAME_WORDS
 from twist_dr.settings.whole import Settings
@@ -26,8 +27,6 @@ DEFAULT_FILE = "twist-dr.yaml"
 #: Keys of sections that earlier versions called otherwise: they are read, and the present name is told.
 _FORMER = {("cleanup", "remains_after"): "incomplete_after"}
 
-_VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
-
 
 def settings_file() -> Path:
     """Where the settings are looked for."""
@@ -37,9 +36,17 @@ def settings_file() -> Path:
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Read, fill in and validate the settings. Raises ``SettingsError`` with all mistakes."""
     path = (path or settings_file()).absolute()
+    content = _read(path)
+    settings = parse_settings(content.decode(), path, environment)
+    settings._read_from = path, digest_of(content)
+    return settings
+
+
+def _read(path: Path) -> bytes:
     try:
         content = read_file(path, BY_HAND.size)
-        text = content.decode()
+        content.decode()
+        return content
     except FileNotFoundError:
         raise SettingsError(
             f"There is no {path}",
@@ -51,9 +58,6 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         raise SettingsError(
             f"{path} cannot be read ({type(error).__name__})", remedy="fix its permissions or encoding"
         ) from None
-    settings = parse_settings(text, path, environment)
-    settings._read_from = path, digest_of(content)
-    return settings
 
 
 def digest_of(content: bytes) -> bytes:
@@ -63,6 +67,40 @@ def digest_of(content: bytes) -> bytes:
 
 def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Settings:
     """Validate the text of a settings file that lies at ``path``."""
+    document = _document(text, path)
+    mistakes: list[str] = []
+    secrets = _Secrets(document, path.parent, environment)
+    filled = fill(document, environment, "", mistakes, secrets.read)
+    settings = _validated(filled, path, mistakes)
+    keep_settings(settings, environment, secrets.given)
+    return settings
+
+
+def settings_for_secrets(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Only what the secrets file needs: which it is, whose, its keys, and where changes are noted down; the rest stands for nothing.
+
+    Secrets that are not set yet, and mistakes elsewhere, must not keep anybody from setting them. Raises ``SettingsError``.
+    """
+    path = (path or settings_file()).absolute()
+    document = _document(_read(path).decode(), path)
+    needed = {name: document[name] for name in ("application", "encryption", "secrets", "work_dir") if name in document}
+    mistakes: list[str] = []
+    secrets = _Secrets(document, path.parent, environment)
+    filled = fill(needed, environment, "", mistakes, secrets.read)
+    unset: list[str] = []
+    catalog = fill(document.get("catalog", {}), environment, "", unset, secrets.read)
+    # Without its URL the catalog cannot be written, and what it lacks waits for it (watch/audit).
+    filled["catalog"] = {"url": "unset:"} if unset else catalog
+    filled |= {
+        "database": {"url": "postgresql:///unset"},
+        "storage_targets": {"unset": {"type": "local", "path": "/dev/null/unset"}},
+    }
+    settings = _validated(filled, path, mistakes)
+    keep_settings(settings, environment, secrets.given)
+    return settings
+
+
+def _document(text: str, path: Path) -> dict[Any, Any]:
     try:
         document = read_yaml(text)
     except YamlInvalid as error:
@@ -73,8 +111,27 @@ def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Set
             f"{path}: expected a mapping with 'application', 'database' and more, found {_found(document)}."
         )
     _call_by_present_names(document, path)
-    mistakes: list[str] = []
-    filled = fill(document, environment, "", mistakes)
+    return document
+
+
+class _Secrets:
+    """Secrets for a document of settings: the file is looked at when the first of them is asked for."""
+
+    def __init__(self, document: Mapping[Any, Any], folder: Path, environment: Mapping[str, str]) -> None:
+        self._of = document, folder, environment
+        self._read: Callable[[str], str] | None = None
+        #: What was read.
+        self.given: set[str] = set()
+
+    def read(self, name: str) -> str:
+        """Raises ``SettingsError`` and what :class:`~twist_dr.repository.secrets_file.SecretsFile` does."""
+        self._read = self._read or secrets_file(*self._of).reader()
+        secret = self._read(name)
+        self.given.add(secret)
+        return secret
+
+
+def _validated(filled: Any, path: Path, mistakes: list[str]) -> Settings:
     try:
         settings = Settings.model_validate(filled, context={"folder": path.parent})
     except ValidationError as error:
@@ -83,7 +140,6 @@ def parse_settings(text: str, path: Path, environment: Mapping[str, str]) -> Set
     if mistakes:
         count = f"{counted(len(mistakes), 'mistake')}" if len(mistakes) > 1 else "a mistake"
         raise SettingsError(f"{path} has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
-    keep_settings(settings, environment)
     return settings
 
 
@@ -101,26 +157,6 @@ def _call_by_present_names(document: dict[Any, Any], path: Path) -> None:
             logging.getLogger(__name__).warning(
                 "%s: %s.%s is called %s.%s now; rename it.", path, section, former, section, name
             )
-
-
-def fill(value: Any, environment: Mapping[str, str], place: str, mistakes: list[str]) -> Any:
-    """Replace ``${NAME}`` everywhere below ``value``."""
-    if isinstance(value, dict):
-        return {key: fill(each, environment, f"{place}.{key}".lstrip("."), mistakes) for key, each in value.items()}
-    if isinstance(value, list):
-        return [fill(each, environment, f"{place}[{index}]", mistakes) for index, each in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
-        if match[1]:
-            return "${" + match[2] + "}"
-        if match[2] not in environment:
-            mistakes.append(f"{place}: expected the environment variable {match[2]}, found it unset")
-            return match[0]
-        return environment[match[2]]
-
-    return _VARIABLE.sub(replace, value)
 
 
 _EXPECTED = {

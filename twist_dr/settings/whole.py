@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from twist_dr.postgres.url import database_of
 from twist_dr.repository.streams import Form
+from twist_dr.settings.filling import SECRETS_FILE
 from twist_dr.settings.scheduling import ScheduleKind, ScheduleSettings
 from twist_dr.settings.sections import (
     AppVersionSettings,
@@ -34,8 +36,11 @@ from twist_dr.settings.unattended import (
     ScrubSettings,
 )
 from twist_dr.settings.values import Name
-from twist_dr.storage.machine import Machine
+from twist_dr.storage.machine import HeldGrant, Machine
 from twist_dr.storage.options import Section, SettingsPath, absolute
+
+if TYPE_CHECKING:
+    from twist_dr.repository.secrets_file import SecretsFile
 
 
 class Settings(Section):
@@ -49,6 +54,8 @@ class Settings(Section):
     django: DjangoSettings | None = None
     storage_targets: dict[Name, AnyTarget] = Field(min_length=1)
     encryption: EncryptionSettings
+    #: What ``twist-dr secrets`` keeps, and the grants of storage targets.
+    secrets: SettingsPath = Field(Path(SECRETS_FILE), validate_default=True)
     backup: BackupSettings = BackupSettings()
     verification: VerificationSettings = VerificationSettings()
     restore: RestoreSettings = RestoreSettings()
@@ -181,7 +188,14 @@ class Settings(Section):
     @property
     def machine(self) -> Machine:
         """What storage targets may need of this machine. No I/O."""
-        return Machine(self.work_dir / "targets", rclone=self.rclone.path)
+        return Machine(self.work_dir / "targets", _GrantsOf(self), self.rclone.path)
+
+    @property
+    def secrets_file(self) -> SecretsFile:
+        """No I/O."""
+        from twist_dr.repository.secrets_file import SecretsFile
+
+        return SecretsFile(self.secrets, self.application, self.encryption.keyring)
 
     @property
     def restores_dir(self) -> Path:
@@ -205,3 +219,13 @@ class Settings(Section):
     def restore_url(self) -> str:
         """The URL of the role that restores. A secret."""
         return (self.restore.database_url or self.database.url).get_secret_value()
+
+
+class _GrantsOf:
+    """The grants in the secrets file of these settings, which is not thought of before one is asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def held(self, target: str) -> AbstractContextManager[HeldGrant]:
+        return self._settings.secrets_file.held(target)

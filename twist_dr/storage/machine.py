@@ -23,8 +23,10 @@ class Grant:
     access_token: str | None = field(default=None, repr=False)
     #: When ``access_token`` ends.
     expires: datetime | None = None
-    #: When a refresh last succeeded: providers let a grant go that is not used for months.
+    #: When ``access_token`` was given: providers let a grant go that is not used for months.
     refreshed: datetime | None = None
+    #: When the grant itself ends, where its provider says so: Google's does, of a client that is not published.
+    ends: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from twist_dr.redaction.web import is_web_address
 if TYPE_CHECKING:
     from twist_dr.storage.base import StorageTarget
     from twist_dr.storage.machine import Machine
+    from twist_dr.storage.oauth import OAuthClient
 
 HTTP_PATTERN = r"^https?://"
 
@@ -34,9 +35,13 @@ class Section(BaseModel):
 
 def absolute(path: Path, info: ValidationInfo) -> Path:
     """A path from the folder of the settings' file on."""
-    base = (info.context or {}).get("folder", Path.cwd())
+    return seen_from(Path((info.context or {}).get("folder", Path.cwd())), path)
+
+
+def seen_from(folder: Path, path: Path) -> Path:
+    """The same for a folder that is known."""
     # os.path's leaves an unknown ~user as it is, where pathlib's raises.
-    return Path(os.path.normpath(Path(base) / os.path.expanduser(path)))
+    return Path(os.path.normpath(folder / os.path.expanduser(path)))
 
 
 def _web_address(url: str) -> str:
@@ -77,6 +82,11 @@ class TargetOptions(Section):
     @property
     def place(self) -> Hashable | None:
         """The same for two targets that are one; None where only its folder tells."""
+        return None
+
+    @property
+    def oauth(self) -> OAuthClient | None:
+        """The client by which the owner of an account lets us use it; None where no owner is asked."""
         return None
 
     @property

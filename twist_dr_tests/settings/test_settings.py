@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from twist_dr.errors import SettingsError
+from twist_dr.redaction import leaving
+from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.settings import Settings, load_settings, parse_settings
 from twist_dr_tests.helpers import AS_USER, NOBODY, said_by_python
 
@@ -325,3 +327,67 @@ encryption: {keyring: k}
         parse_settings(text, tmp_path / "twist-dr.yaml", {})
     assert "storage_targets.one.path lies in media.files" in str(caught.value)
     assert "storage_targets.two.path lies in storage_targets.three.path" in str(caught.value)
+
+
+# -- secrets of the secrets file ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_keys(tmp_path: Path) -> Path:
+    save_keyring(Keyring("k1", {"k1": new_key("k1")}, "new"), tmp_path / "keyring.yaml")
+    return tmp_path / "twist-dr.yaml"
+
+
+def test_a_secret_is_filled_in_wherever_it_stands_and_is_hidden_from_then_on(with_keys: Path) -> None:
+    secrets = parse_settings(GOOD, with_keys, {}).secrets_file
+    assert secrets.path == with_keys.parent / "secrets.yaml"
+    secrets.set("DB", "Qx-7_plain-password")
+    secrets.set("BUCKET", "bucket-nobody-knows-77")
+    s3 = {
+        "type": "s3",
+        "bucket": "${secret:BUCKET}",
+        "access_key_id": "a",
+        "secret_access_key": "$${secret:no} ${secret:DB}",
+    }
+    document = good(
+        database={"url": "postgresql://erp:${secret:DB}@db/erp"}, storage_targets={"far": s3}, encryption={"keyring": "${KEYS}"}
+    )  # fmt: skip
+    settings = parse_settings(yaml.safe_dump(document), with_keys, {"KEYS": "keyring.yaml"})
+    assert settings.database.url.get_secret_value() == "postgresql://erp:Qx-7_plain-password@db/erp"
+    far: Any = settings.storage_targets["far"]
+    assert far.bucket == "bucket-nobody-knows-77"
+    assert far.secret_access_key.get_secret_value() == "${secret:no} Qx-7_plain-password"
+    said = leaving("login with Qx-7_plain-password at bucket-nobody-knows-77 failed")
+    assert said == "login with *** at *** failed"
+
+
+def test_secrets_that_are_missing_are_told_with_all_other_mistakes_by_their_paths(with_keys: Path) -> None:
+    document = good(database={"url": "${secret:DB}"}, app_version="${NO}", wal={"interval_seconds": 1})
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(yaml.safe_dump(document), with_keys, {})
+    said = str(caught.value)
+    assert f"database.url: There is no {with_keys.parent / 'secrets.yaml'}" in said
+    assert "twist-dr secrets set DB" in said and "3 mistakes" in said and "wal.interval_seconds" in said
+    parse_settings(GOOD, with_keys, {}).secrets_file.set("OTHER", "another-secret")
+    with pytest.raises(SettingsError, match=r"database.url: .*secrets.yaml has no secret DB"):
+        parse_settings(yaml.safe_dump(document), with_keys, {})
+    parse_settings(GOOD, with_keys, {}).secrets_file.path.chmod(0o644)
+    with pytest.raises(SettingsError, match=r"database.url: Others than its owner may use .*chmod 600"):
+        parse_settings(yaml.safe_dump(document), with_keys, {})
+
+
+def test_what_leads_to_the_secrets_is_none_itself(with_keys: Path) -> None:
+    document = good(encryption={"keyring": "${secret:KEYS}"})
+    with pytest.raises(SettingsError, match=r"encryption.keyring: .*leads to the secrets, and can be none itself"):
+        parse_settings(yaml.safe_dump(document), with_keys, {})
+
+
+def test_settings_without_a_secret_import_nothing_of_secrets() -> None:
+    program = (
+        "import sys; from pathlib import Path; from twist_dr.settings import parse_settings; "
+        f"settings = parse_settings({GOOD!r}, Path('/etc/erp/twist-dr.yaml'), {{}}); settings.machine; "
+        "from twist_dr.settings.building import build_targets; build_targets(settings); "
+        "print([name for name in ('cryptography', 'urllib.request', 'http.client', 'twist_dr.repository.secrets_file', "
+        "'twist_dr.storage.oauth_http') if name in sys.modules])"
+    )
+    assert said_by_python(program) == "[]"

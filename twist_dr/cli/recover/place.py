@@ -16,7 +16,8 @@ from twist_dr.errors import BackupNotFound, SettingsError
 from twist_dr.repository.keys import Keyring, load_keyring
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import AnyTarget
-from twist_dr.settings.reading import explain, fill
+from twist_dr.settings.filling import fill
+from twist_dr.settings.reading import explain
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.storage.base import StorageTarget, first_strangers, told_of
 from twist_dr.storage.machine import Machine
@@ -79,10 +80,18 @@ def _described_target(path: Path) -> StorageTarget:
             remedy="put what stands below its name in storage_targets into a file of its own",
         )
     mistakes: list[str] = []
-    filled = fill(document, os.environ, "", mistakes)
+    filled = fill(document, os.environ, "", mistakes, _no_secret)
     if mistakes:
         raise SettingsError(f"{path} has mistakes:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     return _target(filled, str(path), path.parent)
+
+
+def _no_secret(name: str) -> str:
+    # The file that has it is bound to an application's settings, and may have gone with the machine.
+    raise SettingsError(
+        f"the secret {name} is in the secrets file of the settings, which a recovery does without",
+        remedy=f"put the variable ${{{name}}} there, and set that in the environment",
+    )
 
 
 def _target(document: dict[str, Any], source: str, folder: Path) -> StorageTarget:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import email.message
 import http.client
-import ssl
 import urllib.error
 import urllib.request
 from typing import IO
@@ -21,6 +20,7 @@ from twist_dr.errors import TargetUnavailable
 from twist_dr.redaction import hiding_url
 from twist_dr.redaction.web import is_web_address
 from twist_dr.storage.patience import bounded
+from twist_dr.system.http import reason_of, web_opener
 
 
 def beat(url: SecretStr | str, timeout_seconds: float) -> str | None:
@@ -48,7 +48,7 @@ def beat(url: SecretStr | str, timeout_seconds: float) -> str | None:
     except Exception as error:
         if isinstance(error, urllib.error.URLError) and isinstance(error.reason, TimeoutError):
             return f"the heartbeat's server {server} did not answer within {timeout_seconds:g} s."
-        return f"the heartbeat's server {server} could not be called: {hiding_url(secret)(_reason(error))}."
+        return f"the heartbeat's server {server} could not be called: {hiding_url(secret)(reason_of(error))}."
     return None
 
 
@@ -61,17 +61,7 @@ def _call(url: str, timeout_seconds: float) -> None:
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
-    # Only these: urllib's own opener would also read files and FTP.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _SameServerOnly(),
-    ):
-        opener.add_handler(handler)
+    opener = web_opener(_SameServerOnly())
     # The status is all that is wanted: an answer without an end is not read.
     answer = opener.open(request, timeout=timeout_seconds)
     answer.close()
@@ -95,16 +85,3 @@ class _SameServerOnly(urllib.request.HTTPRedirectHandler):
         if req.data is not None or downgraded or new.hostname != old.hostname:
             return None
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
-
-
-def _reason(error: BaseException) -> str:
-    """Why, without what exceptions of these libraries quote: the whole URL, a status line of any length."""
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
-        error = error.reason
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message})"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, http.client.HTTPException):
-        return "what it answered is not HTTP"
-    return type(error).__name__

@@ -1,0 +1,143 @@
+"""The secrets file: nothing of it readable but names, each value in its place, and every way to lose it named."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from twist_dr.errors import KeyMissing, SecretMissing, SecretsInvalid, WrongKey
+from twist_dr.redaction import leaving
+from twist_dr.repository.keys import Keyring, new_key, save_keyring
+from twist_dr.repository.secrets_file import SecretsFile
+from twist_dr.storage.machine import Grant
+
+VALUE = "pass:word with äöü and \udcff"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> SecretsFile:
+    save_keyring(Keyring("k1", {"k1": new_key("k1")}, "new"), tmp_path / "keyring.yaml")
+    return of(tmp_path)
+
+
+def of(folder: Path, application: str = "erp") -> SecretsFile:
+    return SecretsFile(folder / "secrets.yaml", application, str(folder / "keyring.yaml"))
+
+
+def test_a_secret_comes_back_and_the_file_shows_its_name_alone(file: SecretsFile) -> None:
+    file.set("S3_SECRET", VALUE)
+    file.set("mail.url", "mailtos://ada:vierundzwanzig24@mail.example")
+    read = file.reader()
+    assert read("S3_SECRET") == VALUE
+    text = file.path.read_text()
+    assert "S3_SECRET" in text and "pass:word" not in text and "vierund" not in text
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    assert list(file.listed()) == ["S3_SECRET", "mail.url"]
+    assert abs((file.listed()["S3_SECRET"].set_at - datetime.now(timezone.utc)).total_seconds()) < 60
+    read("mail.url")
+    assert "vierundzwanzig24" not in leaving("the password vierundzwanzig24 was refused")
+    file.remove("S3_SECRET")
+    with pytest.raises(SecretMissing, match="twist-dr secrets set S3_SECRET"):
+        file.reader()("S3_SECRET")
+
+
+def test_rotation_encrypts_all_anew_and_keeps_when_each_was_set(file: SecretsFile, tmp_path: Path) -> None:
+    before = file.set("A", "first-of-them")
+    grant = Grant("refresh", datetime(2026, 1, 2, tzinfo=timezone.utc), ("files",), "ada@example.org", ends=datetime(2026, 1, 9, tzinfo=timezone.utc))  # fmt: skip
+    with file.held("drive") as held:
+        held.commit(grant)
+    old = Keyring("k1", {"k1": new_key("k1")}, "new")
+    save_keyring(old, tmp_path / "keyring.yaml")
+    with pytest.raises(WrongKey, match="put the key of that time back"):
+        file.rotate()
+    file.path.unlink()
+    file.set("A", "first-of-them")
+    with file.held("drive") as held:
+        held.commit(grant)
+    save_keyring(old.with_new_primary(new_key("k2")), tmp_path / "keyring.yaml")
+    assert file.rotate() == ["A", "drive"]
+    assert file.rotate() == []
+    assert {value.key_id for value in file.listed().values()} == {"k2"}
+    assert file.listed()["A"].set_at >= before.set_at
+    assert file.reader()("A") == "first-of-them"
+    assert file.grant("drive") == grant
+
+
+def test_a_value_in_anothers_place_or_of_another_application_does_not_open(file: SecretsFile, tmp_path: Path) -> None:
+    file.set("A", "of the name A")
+    file.set("B", "of the name B")
+    text = file.path.read_text()
+    (first, second) = re.findall(r"value: \"([^\"]*)\"", text)
+    file.path.write_text(text.replace(second, first))
+    with pytest.raises(SecretsInvalid, match=r"The secret B in .* was altered.*twist-dr secrets set B"):
+        file.reader()("B")
+    assert file.reader()("A") == "of the name A"
+    with pytest.raises(SecretsInvalid, match=r"another application than shop.*a file of its own"):
+        of(tmp_path, "shop").listed()
+    file.path.write_text(text.replace('"erp"', '"shop"'))
+    with pytest.raises(SecretsInvalid, match="was altered, or belongs to another name or application"):
+        of(tmp_path, "shop").reader()("A")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "\0" * len(text),
+        lambda text: text.replace("format: 1", "format: 2"),
+        lambda text: re.sub(r"value: \"...", 'value: "%%%', text),
+        lambda text: text.replace("set: ", "sat: "),
+        lambda text: "[]",
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named_and_left_as_it_is(file: SecretsFile, spoil: object) -> None:
+    file.set("A", "of the name A")
+    assert callable(spoil)
+    file.path.write_text(spoil(file.path.read_text()))
+    before = file.path.read_text()
+    with pytest.raises(SecretsInvalid, match=r"is no secrets file.*configuration backup"):
+        file.set("B", "of the name B")
+    assert file.path.read_text() == before
+
+
+def test_a_file_that_others_may_read_is_refused(file: SecretsFile) -> None:
+    file.set("A", "of the name A")
+    file.path.chmod(0o640)
+    with pytest.raises(SecretsInvalid, match=r"mode 640.*chmod 600"):
+        file.reader()("A")
+
+
+def test_a_key_that_is_gone_is_named_by_what_needs_it(file: SecretsFile, tmp_path: Path) -> None:
+    file.set("A", "of the name A")
+    save_keyring(Keyring("k9", {"k9": new_key("k9")}, "new"), tmp_path / "keyring.yaml")
+    with pytest.raises(KeyMissing, match=r"The secret A in .*secrets.yaml needs key 'k1'"):
+        file.reader()("A")
+    with pytest.raises(SecretMissing, match="There is no"):
+        SecretsFile(tmp_path / "other.yaml", "erp", str(tmp_path / "keyring.yaml")).reader()("A")
+
+
+@pytest.mark.parametrize("name", ["", "1st", "a b", "x" * 65, 'a"b', "a\nb"])
+def test_a_name_that_would_not_stand_in_the_settings_is_refused(file: SecretsFile, name: str) -> None:
+    with pytest.raises(SecretsInvalid, match="A secret's name is"):
+        file.set(name, "value")
+    assert not file.path.exists()
+
+
+def test_processes_that_set_secrets_at_once_lose_none(file: SecretsFile) -> None:
+    children = []
+    for number in range(6):
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                file.set(f"S{number}", f"value number {number}")
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    assert list(file.listed()) == [f"S{number}" for number in range(6)]
