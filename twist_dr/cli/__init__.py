@@ -24,6 +24,7 @@ from twist_dr.cli.launching import Launch
 from twist_dr.cli.launching import add_commands as add_launching_commands
 from twist_dr.cli.output import add_json, report, say, show, show_error, wants_json
 from twist_dr.cli.recover.arguments import add_arguments
+from twist_dr.cli.secrets import add_commands as add_secrets_commands
 from twist_dr.cli.status import add_commands as add_status_commands
 from twist_dr.cli.wal import add_commands as add_wal_commands
 from twist_dr.errors import TwistDRError
@@ -135,6 +136,8 @@ def _parser(arguments: list[str], launch: Launch) -> argparse.ArgumentParser:
     new.add_argument("--id", help="its name (default: after today)")
     add_json(new)
     new.set_defaults(run=_keys_new)
+
+    add_secrets_commands(commands)
 
     # The table of operations is half a second of imports, which no other command needs.
     if not arguments or arguments[0] not in commands.choices:

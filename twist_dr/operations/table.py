@@ -18,6 +18,7 @@ from twist_dr.operations.restore import RestoreConfig, restore
 from twist_dr.operations.restore_to_time import RestoreToTimeConfig, restore_to_time
 from twist_dr.operations.sandboxes import SandboxConfig, change_sandbox
 from twist_dr.operations.scrub import ScrubConfig, scrub
+from twist_dr.operations.secrets import RemoveSecretConfig, SetSecretConfig, remove_secret, rotate_secrets, set_secret
 from twist_dr.operations.settle import settle
 from twist_dr.operations.status import status
 from twist_dr.operations.targets import test_storage_targets
@@ -86,6 +87,9 @@ HOLD = Operation("hold", "system_run_backup", HoldConfig, hold)
 RELEASE = Operation("release", "system_configure_backup", ReleaseConfig, release)
 SETTLE = Operation("settle", "system_restore_backup", Config, settle)
 ADD_KEY = Operation("add_key", "system_configure_backup", NewKeyConfig, add_key)
+SET_SECRET = Operation("set_secret", "system_configure_backup", SetSecretConfig, set_secret)
+REMOVE_SECRET = Operation("remove_secret", "system_configure_backup", RemoveSecretConfig, remove_secret)
+ROTATE_SECRETS = Operation("rotate_secrets", "system_configure_backup", Config, rotate_secrets)
 ACKNOWLEDGE_ALERT = Operation("acknowledge_alert", "system_run_backup", AcknowledgeConfig, acknowledge_alert)
 RESOLVE_ALERT = Operation("resolve_alert", "system_run_backup", ResolveConfig, resolve_alert)
 TEST_ALERTS = Operation("test_alerts", "system_configure_backup", Config, test_alerts)
@@ -116,6 +120,9 @@ CHANGES: tuple[Operation[Any, Any], ...] = (
     RELEASE,
     SETTLE,
     ADD_KEY,
+    SET_SECRET,
+    REMOVE_SECRET,
+    ROTATE_SECRETS,
     ACKNOWLEDGE_ALERT,
     RESOLVE_ALERT,
     TEST_ALERTS,

@@ -76,9 +76,9 @@ class SecretsFile:
         # Beside the file, so that all who share it share them.
         self._locks = FileLocks(path.parent, f".{path.name}")
 
-    def listed(self) -> dict[str, SealedValue]:
-        """All secrets by name; none where there is no file. No key is needed. Raises ``SecretsInvalid``."""
-        return dict(sorted(self._read()["secrets"].items()))
+    def listed(self) -> dict[str, dict[str, SealedValue]]:
+        """All by ``secret`` or ``grant``, and by name; none where there is no file. No key is needed. Raises ``SecretsInvalid``."""
+        return {kind.removesuffix("s"): dict(sorted(values.items())) for kind, values in self._read().items()}
 
     def reader(self) -> Callable[[str], str]:
         """Gives secrets by name, of the file as it was at the first one. Raises ``SecretMissing``, ``SecretsInvalid``, ``KeyringInvalid``, ``KeyMissing``, ``WrongKey``."""

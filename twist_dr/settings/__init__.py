@@ -15,6 +15,7 @@ from twist_dr.settings.reading import (
     parse_settings,
     present_path,
     settings_file,
+    settings_for_secrets,
 )
 from twist_dr.settings.scheduling import ScheduleSettings
 from twist_dr.settings.sections import DjangoSettings, WalSettings
@@ -43,5 +44,6 @@ __all__ = [
     "parse_settings",
     "present_path",
     "settings_file",
+    "settings_for_secrets",
     "user_of_this_machine",
 ]

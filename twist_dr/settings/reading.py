@@ -90,7 +90,7 @@ def settings_for_secrets(path: Path | None = None, environment: Mapping[str, str
     unset: list[str] = []
     catalog = fill(document.get("catalog", {}), environment, "", unset, secrets.read)
     # Without its URL the catalog cannot be written, and what it lacks waits for it (watch/audit).
-    filled["catalog"] = {"url": "unset:"} if unset else catalog
+    filled["catalog"] = {"url": "sqlite:////dev/null/unset.db"} if unset else catalog
     filled |= {
         "database": {"url": "postgresql:///unset"},
         "storage_targets": {"unset": {"type": "local", "path": "/dev/null/unset"}},

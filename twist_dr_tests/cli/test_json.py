@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,10 @@ CALLS = {
     "audit, verify": "audit verify",
     "keys list": "keys list",
     "keys new": "keys new --id k2",
+    "secrets set": "secrets set MAIL",
+    "secrets list": "secrets list",
+    "secrets rotate": "secrets rotate",
+    "secrets remove": "secrets remove MAIL",
 }
 
 
@@ -93,12 +98,15 @@ def scene(newest_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.Mon
     return scene
 
 
-def test_what_each_prints_is_one_document(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_each_prints_is_one_document(
+    scene: Scene, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     site, documents = scene.site.site, dict[str, Any]()
     first, second, _ = scene.site.listed()
     with webhook() as hook:
         site.set(alerts={"channels": {"chat": {"url": hook.url}}})
         for name, words in CALLS.items():
+            monkeypatch.setattr("sys.stdin", io.StringIO("the-value-of-it\n"))
             places = {"target": site.folder / "targets" / "office", "keyring": site.keyring_path}
             main([*words.format(first=first, second=second, **places).split(), "--json"])
             said = capsys.readouterr()
@@ -109,6 +117,7 @@ def test_what_each_prints_is_one_document(scene: Scene, capsys: pytest.CaptureFi
     assert [each["id"] for each in documents["sandboxes"]] == [NAMES[0]]
     assert documents["sandboxes, one"] == {"action": "remove", "sandbox": NAMES[0]}
     assert documents["keys list"] == [{"id": "k1", "check_value": site.keyring.keys["k1"].check_value, "primary": True}]
+    assert [each["name"] for each in documents["secrets list"]] == ["MAIL"]
     assert (documents["release"]["holds"], documents["settle"]) == (1, [])
     assert documents["alerts resolve"]["resolved_at"].endswith("+00:00")
 

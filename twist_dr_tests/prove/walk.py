@@ -337,4 +337,8 @@ COMMANDS: dict[str, Callable[[Walk], None]] = {
     "twist-dr catalog rebuild --from TARGET": _typed("twist-dr catalog rebuild --from second"),
     "twist-dr keys list": _typed("twist-dr keys list"),
     "twist-dr keys new [--id NAME]": _typed("twist-dr keys new --id second"),
+    "twist-dr secrets set NAME": _typed("echo hidden-in-a-file | twist-dr secrets set MAIL"),
+    "twist-dr secrets list": _typed("twist-dr secrets list"),
+    "twist-dr secrets rotate": _typed("twist-dr secrets rotate"),
+    "twist-dr secrets remove NAME": _typed("twist-dr secrets remove MAIL"),
 }

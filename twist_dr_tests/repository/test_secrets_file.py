@@ -37,8 +37,8 @@ def test_a_secret_comes_back_and_the_file_shows_its_name_alone(file: SecretsFile
     text = file.path.read_text()
     assert "S3_SECRET" in text and "pass:word" not in text and "vierund" not in text
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
-    assert list(file.listed()) == ["S3_SECRET", "mail.url"]
-    assert abs((file.listed()["S3_SECRET"].set_at - datetime.now(timezone.utc)).total_seconds()) < 60
+    assert list(file.listed()["secret"]) == ["S3_SECRET", "mail.url"]
+    assert abs((file.listed()["secret"]["S3_SECRET"].set_at - datetime.now(timezone.utc)).total_seconds()) < 60
     read("mail.url")
     assert "vierundzwanzig24" not in leaving("the password vierundzwanzig24 was refused")
     file.remove("S3_SECRET")
@@ -62,8 +62,8 @@ def test_rotation_encrypts_all_anew_and_keeps_when_each_was_set(file: SecretsFil
     save_keyring(old.with_new_primary(new_key("k2")), tmp_path / "keyring.yaml")
     assert file.rotate() == ["A", "drive"]
     assert file.rotate() == []
-    assert {value.key_id for value in file.listed().values()} == {"k2"}
-    assert file.listed()["A"].set_at >= before.set_at
+    assert {value.key_id for value in file.listed()["secret"].values()} == {"k2"}
+    assert file.listed()["secret"]["A"].set_at >= before.set_at
     assert file.reader()("A") == "first-of-them"
     assert file.grant("drive") == grant
 
@@ -140,4 +140,4 @@ def test_processes_that_set_secrets_at_once_lose_none(file: SecretsFile) -> None
                 os._exit(status)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
-    assert list(file.listed()) == [f"S{number}" for number in range(6)]
+    assert list(file.listed()["secret"]) == [f"S{number}" for number in range(6)]
