@@ -53,6 +53,7 @@ def copy_backup(
             needed = needed_beside(manifest, AwaitWal(app, shipping))
         wanted = {name: (places[name], form) for name, form in forms.items()}
         for copy in copying.side_by_side(folder, wanted, before_sealed=needed):
+            app.count_upload(copy.target, copy.bytes)
             yield manifest, copy
     clear_staging(app)
     record_space(app.catalog, app.targets.values(), app.report)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from sqlalchemy import ColumnElement, Connection, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select
 
 from twist_dr.catalog import queries
 from twist_dr.catalog.database import Database
@@ -346,10 +346,14 @@ class Catalog(Operations, Summaries):
         order = (Verifications.started_at.desc(), Verifications.id.desc())
         return self._database.all(Verifications, Verifications.backup_id == backup_id, order=order)
 
-    def target_tests(self) -> list[TargetTestRow]:
-        """The latest test of each storage target, by name."""
-        latest = select(func.max(TargetTests.id)).group_by(TargetTests.target)
-        return self._database.all(TargetTests, TargetTests.id.in_(latest), order=[TargetTests.target])
+    def target_tests(self, *, since: datetime | None = None) -> list[TargetTestRow]:
+        """The latest test of each storage target, and all ``since`` then; by name, newest first."""
+        wanted: list[ColumnElement[bool]] = [
+            TargetTests.id.in_(select(func.max(TargetTests.id)).group_by(TargetTests.target))
+        ]
+        if since is not None:
+            wanted.append(TargetTests.at >= since)
+        return self._database.all(TargetTests, or_(*wanted), order=[TargetTests.target, TargetTests.id.desc()])
 
     def _require(self, connection: Connection, backup_id: str) -> None:
         if not connection.scalar(select(exists().where(Backups.backup_id == backup_id))):

@@ -159,15 +159,21 @@ class Rows(Generic[R]):
         return [self.row(*values) for values in connection.execute(query)]
 
     def upsert(
-        self, connection: Connection, values: Mapping[str, Any], *, key: Sequence[str], keep_known: Sequence[str] = ()
+        self,
+        connection: Connection,
+        values: Mapping[str, Any],
+        *,
+        key: Sequence[str],
+        keep_known: Sequence[str] = (),
+        add: Sequence[str] = (),
     ) -> None:
-        """Insert, or update the row of the same ``key``; None in a column of ``keep_known`` leaves what is there.
+        """Insert, or update the row of the same ``key``; None in a column of ``keep_known`` leaves what is there, and to one of ``add`` is added.
 
         In one statement, so that two processes recording the same thing cannot fail each other.
         """
         statement = _dialect_insert(connection, self.table).values(dict(values))
         changes = {
-            name: statement.excluded[name]
+            name: self.table.c[name] + statement.excluded[name] if name in add else statement.excluded[name]
             for name, value in values.items()
             if name not in key and not (value is None and name in keep_known)
         }

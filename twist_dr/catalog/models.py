@@ -17,6 +17,7 @@ from twist_dr.catalog.rows import (
     RestoreRow,
     SpaceRow,
     TargetTestRow,
+    UploadRow,
     VerificationRow,
     WalPositionRow,
 )
@@ -93,5 +94,6 @@ Attempts = Rows(
 )
 AuditLines = Rows(METADATA, "audit", AuditLineRow, key=("application", "seq"))
 SpaceSamples = Rows(METADATA, "space", SpaceRow, key=("target", "at"))
+Uploads = Rows(METADATA, "uploads", UploadRow, key=("target", "hour"))
 Deliveries = Rows(METADATA, "deliveries", DeliveryRow, key=("application", "channel"))
 Marks = Rows(METADATA, "marks", MarkRow, key=("application", "name"))

@@ -6,13 +6,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
 
 from twist_dr.catalog.database import Database
-from twist_dr.catalog.models import Alerts, Attempts, AuditLines, Deliveries, Holds, Marks, SpaceSamples
+from twist_dr.catalog.models import (
+    Alerts,
+    Attempts,
+    AuditLines,
+    Deliveries,
+    Holds,
+    Marks,
+    SpaceSamples,
+    TargetTests,
+    Uploads,
+)
 from twist_dr.catalog.notes import Note
 from twist_dr.catalog.rows import (
     AlertRow,
@@ -228,6 +238,22 @@ class Operations:
             conditions.append(SpaceSamples.at >= since)
         return self._database.all(SpaceSamples, *conditions, order=[SpaceSamples.at])
 
+    def count_upload(self, target: str, size: int, *, at: datetime | None = None) -> None:
+        """Add to the bytes that were stored on a target in this hour."""
+        hour = (at or _now()).replace(minute=0, second=0, microsecond=0)
+        with self._database.writing() as connection:
+            Uploads.upsert(
+                connection, {"target": target, "hour": hour, "bytes": size}, key=("target", "hour"), add=("bytes",)
+            )
+
+    def uploaded(self, target: str, *, since: datetime) -> int:
+        """Bytes that were stored on a target since then, the whole hour of it included."""
+        total = select(func.coalesce(func.sum(Uploads.bytes), 0)).where(
+            Uploads.target == target, Uploads.hour > since - timedelta(hours=1)
+        )
+        with self._database.reading() as connection:
+            return int(connection.scalar(total) or 0)
+
     def record_delivery(self, row: DeliveryRow) -> None:
         """Record how the last message through a channel fared."""
         with self._database.writing() as connection:
@@ -252,12 +278,15 @@ class Operations:
             Marks.upsert(connection, values, key=("application", "name"))
 
     def forget_before(self, application: str, moment: datetime) -> int:
-        """Remove attempts and samples of space from before ``moment``, so that the catalog does not grow for ever; returns how many."""
+        """Remove what is noted over and over, from before ``moment``, so that the catalog does not grow for ever; returns how many."""
+        old = (
+            delete(Attempts.table).where(Attempts.application == application, Attempts.started_at < moment),
+            delete(SpaceSamples.table).where(SpaceSamples.at < moment),
+            delete(TargetTests.table).where(TargetTests.at < moment),
+            delete(Uploads.table).where(Uploads.hour < moment),
+        )
         with self._database.writing() as connection:
-            old = (Attempts.application == application, Attempts.started_at < moment)
-            return _removed(connection, delete(Attempts.table).where(*old)) + _removed(
-                connection, delete(SpaceSamples.table).where(SpaceSamples.at < moment)
-            )
+            return sum(_removed(connection, each) for each in old)
 
 
 def audit_digest(previous: str, document: str) -> str:

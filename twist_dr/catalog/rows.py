@@ -376,6 +376,15 @@ class SpaceRow:
 
 
 @dataclass(frozen=True)
+class UploadRow:
+    """Bytes stored on a storage target in the hour that begins then."""
+
+    target: ShortText
+    hour: datetime
+    bytes: Big
+
+
+@dataclass(frozen=True)
 class DeliveryRow:
     """How the last message through a channel fared; ``since``: when that began."""
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from twist_dr.catalog.errors import CatalogTooNew, missing_table
 
 #: The newest migration's revision. Revisions are four digits and count up.
-HEAD = "0009"
+HEAD = "0010"
 #: Not Alembic's default name, which Dagster's storage and other applications use in the same database.
 VERSION_TABLE = "twist_dr_catalog_version"
 #: PostgreSQL's advisory locks are numbers: "twistdr" in ASCII.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+from twist_dr.catalog.space import record_space
 from twist_dr.errors import TargetUnavailable
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
@@ -13,7 +14,7 @@ from twist_dr.system.progress import human_seconds
 
 
 def test_storage_targets(app: Application, config: Config) -> list[TargetTest]:
-    """Write, read back and delete a small object on all at once; results go to the catalog. Raises ``TargetUnavailable`` when one is not usable."""
+    """Write, read back and delete a small object on all at once; results, and how much space there is, go to the catalog. Raises ``TargetUnavailable`` when one is not usable."""
     with ThreadPoolExecutor(len(app.targets)) as pool:
         tests = list(pool.map(run_target_test, app.targets.values()))
     for test in tests:
@@ -26,6 +27,7 @@ def test_storage_targets(app: Application, config: Config) -> list[TargetTest]:
             seconds=test.seconds,
         )
         (app.report.info if test.ok else app.report.warning)(in_a_line(test))
+    record_space(app.catalog, (app.targets[test.target] for test in tests if test.ok), app.report)
     if failed := [test for test in tests if not test.ok]:
         raise TargetUnavailable(
             f"{len(failed)} of {len(tests)} storage targets cannot be used. {' '.join(str(test.error) for test in failed)}"

@@ -95,6 +95,7 @@ class Repairer:
             if row.state not in ("failed", "pending"):
                 self._record_corrupt(read, row)
             store_good(read, fetched, repository, self._throttles[read.target])
+            self._app.count_upload(read.target, sum(digest.size for _, digest in fetched.files))
             # What was good was read just before, what was bad was checked as it was stored.
             repository.held(repository.manifest(read.backup_id, self._app.keyring))
             self._app.catalog.record_copy(

@@ -72,6 +72,16 @@ class Application:
 
         return {name: Repository(patient(target, patience), self.name) for name, target in self.targets.items()}
 
+    def count_upload(self, target: str, size: int) -> None:
+        """Note that so many bytes were stored on a target whose provider limits them by the day. An index that does not answer stops nothing."""
+        from twist_dr.catalog import CatalogUnavailable
+
+        if size and self.settings.storage_targets[target].daily_upload_limit is not None:
+            try:
+                self.catalog.count_upload(target, size)
+            except CatalogUnavailable as unavailable:
+                self.report.warning(str(unavailable))
+
     @property
     def cluster(self) -> Cluster:
         """The live database's server. No connection is made."""

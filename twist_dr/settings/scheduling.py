@@ -31,7 +31,7 @@ def _cron(text: str) -> str:
     return text
 
 
-ScheduleKind = Literal["full", "configuration", "base", "drill", "scrub"]
+ScheduleKind = Literal["full", "configuration", "base", "drill", "scrub", "test_targets"]
 Cron = Annotated[str, AfterValidator(_cron)]
 _Targets = Annotated[list[Name], Field(min_length=1)]
 _Label = Literal["scheduled", "weekly", "monthly", "manual"]
@@ -150,6 +150,8 @@ class ScheduleSettings(Section):
     tenants: Cron | None = "0 3 * * 0"
     drill: Several[DrillSchedule] = _at("0 5 1 * *")
     scrub: Several[ScrubSchedule] = _at("0 6 * * *")
+    #: Hours before a night's backup, while somebody is there to see to a target.
+    test_targets: Several[Schedule] = _at("0 12 * * *")
     #: After every scheduled full backup.
     verify: bool = True
     #: After backups.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+from twist_dr.errors import TargetRefused
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,25 @@ class GrantsInMemory:
 
 @dataclass(frozen=True)
 class Machine:
-    """``folder``: for locks and sockets, of this user alone (0700); made by whoever needs it first, as is what lies in it. Inert."""
+    """``folder``: for locks and sockets, of this user alone (0700); :meth:`private_folder` gives it to whoever needs it. Inert."""
 
     folder: Path
     grants: Grants = field(default_factory=GrantsInMemory)
     #: The rclone program, where it is not the wheel's.
     rclone: Path | None = None
+
+    def private_folder(self) -> Path:
+        """The folder, made where it is not there yet. Raises ``TargetRefused`` when it is not ours alone: who else has it could answer in our name."""
+        remedy = (
+            f"remove {self.folder} if nothing is in it that you know, or set TMPDIR or work_dir to a folder of your own"
+        )
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = self.folder.lstat()
+        except OSError as error:
+            raise TargetRefused(f"the folder {self.folder} cannot be made ({error.strerror})", remedy=remedy) from error
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise TargetRefused(
+                f"the folder {self.folder} belongs to somebody else or is open to others", remedy=remedy
+            )
+        return self.folder

@@ -69,6 +69,8 @@ class TargetOptions(Section):
     url_form: ClassVar[str] = ""
     #: What somebody does whose credentials are refused, and who has no settings to put them in.
     credentials_remedy: ClassVar[str] = ""
+    #: Bytes that the provider takes of one user within 24 hours; None where it sets no such limit.
+    daily_upload_limit: ClassVar[int | None] = None
     #: A drive of people, who share folders by a link and lose their passwords: what lies there unencrypted is soon read by others.
     consumer: ClassVar[bool] = False
 

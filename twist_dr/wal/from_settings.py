@@ -138,6 +138,8 @@ class Shipping:
 
     def _round(self) -> Shipped:
         shipped = self._shipper.ship(self._sample())
+        for name, outcome in shipped.targets.items():
+            self._app.count_upload(name, outcome.stored_bytes)
         due = time.monotonic() - self._recorded_at > _RECORD_SECONDS
         if due or shipped.errors or shipped.gaps:
             self._record(shipped)

@@ -17,7 +17,12 @@ from twist_dr.settings.scheduling import FullSchedule, ScheduleKind
 if TYPE_CHECKING:
     from cronsim import CronSim
 
-_JOBS: dict[str, str] = {**{kind: spec.job for kind, spec in KINDS.items()}, "drill": "drill", "scrub": "scrub"}
+_JOBS: dict[str, str] = {
+    **{kind: spec.job for kind, spec in KINDS.items()},
+    "drill": "drill",
+    "scrub": "scrub",
+    "test_targets": "test_storage_targets",
+}
 #: More than any clock is put forward or back at once.
 _CHANGE = timedelta(hours=4)
 #: Hours in which Dagster looks whether a clock is put forward or back (dagster/_utils/schedules.py, DAYLIGHT_SAVINGS_HOURS).

@@ -167,6 +167,20 @@ def test_latest_test_of_each_target(catalog: Catalog) -> None:
     assert (nas.target, nas.ok, nas.error, nas.capabilities) == ("nas", False, "not mounted", None)
     assert (s3.target, s3.ok, s3.error, s3.capabilities, s3.location) == ("s3", True, None, can, "s3://b")
     assert s3.at.tzinfo is timezone.utc
+    since = catalog.target_tests(since=NIGHT)
+    assert [(each.target, each.ok) for each in since] == [("nas", False), ("nas", True), ("s3", True), ("s3", False)]
+    assert catalog.target_tests(since=s3.at + timedelta(days=1)) == [nas, s3]
+
+
+def test_what_was_stored_within_a_day_is_counted_by_the_hour_and_of_each_target(catalog: Catalog) -> None:
+    for minutes, size in ((0, 1), (20, 10), (70, 100), (25 * 60, 1000)):
+        catalog.count_upload("drive", size, at=NIGHT + timedelta(minutes=minutes))
+    catalog.count_upload("nas", 7)
+    assert catalog.uploaded("drive", since=NIGHT + timedelta(minutes=30)) == 1111, "the hour counts whole"
+    assert catalog.uploaded("drive", since=NIGHT + timedelta(hours=1)) == 1100
+    assert catalog.uploaded("drive", since=NIGHT + timedelta(days=3)) == 0
+    catalog.forget_before("erp", NIGHT + timedelta(days=1))
+    assert catalog.uploaded("drive", since=NIGHT) == 1000
 
 
 def test_time_without_zone_is_refused(catalog: Catalog) -> None:

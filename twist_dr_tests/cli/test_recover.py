@@ -32,6 +32,7 @@ from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.manifest import Extension
 from twist_dr.repository.sources import OneCopy
 from twist_dr.restore.pipeline import Serving
+from twist_dr.storage.machine import Machine as ThisMachine
 from twist_dr.system.progress import Report
 from twist_dr.wal.archived import ArchivedPosition
 from twist_dr.wal.spool import Spool
@@ -337,7 +338,10 @@ def test_what_was_compared_stays_when_it_cannot_be_opened(
     lost: Site, target: Path, machine: Machine, empty_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A role of the grants is renamed in the last moment."""
-    keyring, repository = lost.keyring, choose_application(open_target(str(target)), "erp")
+    keyring, repository = (
+        lost.keyring,
+        choose_application(open_target(str(target), ThisMachine(target.parent / "machine")), "erp"),
+    )
     manifest = lost.manifest()
     assert manifest.postgres is not None
     new = server.look(machine.variables["TWIST_DR_DATABASE_URL"], manifest.postgres)

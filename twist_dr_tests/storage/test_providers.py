@@ -53,13 +53,14 @@ from twist_dr.storage.trial import run_target_test
 from twist_dr.errors import SettingsError
 from twist_dr.cli.recover.place import open_target
 from twist_dr.settings.building import build_targets
+from twist_dr.storage.machine import Machine
 from twist_dr_tests.settings.test_settings import good, parsed
 
 targets = {"box": {"type": "toy", "shelf": str(shelf), "encrypt": False, "accept_unencrypted": True}}
 settings = parsed(good(storage_targets=targets))
 assert settings.forms["box"].name == "zstd"
 assert run_target_test(build_targets(settings)["box"]).ok
-assert open_target(f"toy://{shelf}").name == f"toy://{shelf}"
+assert open_target(f"toy://{shelf}", Machine(shelf / "machine")).name == f"toy://{shelf}"
 for wrong, said in (
     ({"again": {**targets["box"]}}, "storage_targets.again and storage_targets.box are one"),
     ({"box": {"type": "toy"}}, "storage_targets.box.shelf: expected"),
@@ -74,7 +75,7 @@ for wrong, said in (
     else:
         raise AssertionError(said)
 try:
-    open_target("ftp://nowhere")
+    open_target("ftp://nowhere", Machine(shelf / "machine"))
 except SettingsError as error:
     assert "s3://BUCKET/PREFIX, toy://SHELF, or a YAML file" in str(error), error
 from twist_dr.cli.recover.commands import _REMEDIES

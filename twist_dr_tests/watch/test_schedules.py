@@ -37,14 +37,14 @@ def test_without_the_section_nothing_is_scheduled() -> None:
 
 def test_the_section_alone_schedules_everything_but_base_backups() -> None:
     names = [entry.name for entry in entries(parsed(good(schedules={})))]
-    assert names == ["full", "configuration", "drill", "scrub"]
+    assert names == ["full", "configuration", "drill", "scrub", "test_targets"]
 
 
 def test_with_write_ahead_log_base_backups_are_scheduled_too_and_tenants_are_only_a_name() -> None:
     found = {entry.name: entry.job for entry in entries(parsed(good(schedules={"drill": None}, wal={})))}
     assert found == {
         "full": "backup_full", "configuration": "backup_configuration", "base": "backup_base",
-        "base_incremental": "backup_base", "scrub": "scrub",
+        "base_incremental": "backup_base", "scrub": "scrub", "test_targets": "test_storage_targets",
     }  # fmt: skip
 
 
@@ -83,6 +83,7 @@ EACH: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("configuration", {"targets": [TARGET]}, {"configuration_backup": {"label": "scheduled", "targets": TARGET}}),
     ("drill", {"target": TARGET, "recovery": False}, {"drill": {"target": TARGET, "recovery": False}}),
     ("scrub", {"targets": [TARGET], "all": True}, {"scrub": {"targets": TARGET, "all": True}}),
+    ("test_targets", {}, {}),
 ]  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def test_each_kind_may_have_several_schedules_and_each_tells_its_job_what_that_t
     plain, often = (each for each in entries(parsed(document)) if each.kind == kind)
     assert (plain.name, often.name, often.place) == (kind, f"{kind}_often", f"schedules.{kind} (often)")
     given = _run_config(often, label_of(often, at("2026-12-01T01:30")))
-    assert given == {"ops": {name: {"config": config} for name, config in step.items()}}
+    assert given == ({"ops": {name: {"config": config} for name, config in step.items()}} if step else {})
 
 
 def test_every_job_takes_what_its_schedules_tell_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from twist_dr.cli.recover.files import (
     recover_media,
 )
 from twist_dr.cli.recover.found import Found, choose_backup, find_backups, found_document, found_table, taken_at
-from twist_dr.cli.recover.place import choose_application, open_keyring, open_target
+from twist_dr.cli.recover.place import choose_application, machine_for_now, open_keyring, open_target
 from twist_dr.cli.recover.point import plan_point, recover_cluster
 from twist_dr.cli.recover.reach import Recoverable, base_table, find_reach, reach_document, reach_table
 from twist_dr.cli.recover.scratch import need_space_to_recover, scratch_base
@@ -83,9 +83,9 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """The whole command; returns its exit status. Raises ``TwistDRError``, and ``KeyboardInterrupt`` also when terminated."""
     check_usage(parser, options)
     report = told_beside(options)
-    with _interrupted_by_signals(report), _remedies_of_this_day():
+    with _interrupted_by_signals(report), _remedies_of_this_day(), machine_for_now() as machine:
         keyring = open_keyring(options.keyring)
-        repository = choose_application(open_target(options.from_target), options.application)
+        repository = choose_application(open_target(options.from_target, machine), options.application)
         if options.to is not None:
             request = RecoveryRequest(options.to, options.base, options.timeline, options.accept_loss or "")
             if options.plan:

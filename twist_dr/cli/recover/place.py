@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -12,7 +15,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ValidationError
 
 from twist_dr.cli.recover.arguments import KEYRING_VARIABLE
-from twist_dr.errors import BackupNotFound, SettingsError
+from twist_dr.errors import BackupNotFound, RestoreError, SettingsError
 from twist_dr.repository.keys import Keyring, load_keyring
 from twist_dr.repository.repository import Repository
 from twist_dr.settings import AnyTarget
@@ -23,6 +26,7 @@ from twist_dr.storage.base import StorageTarget, first_strangers, told_of
 from twist_dr.storage.machine import Machine
 from twist_dr.storage.options import providers, url_forms
 from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
+from twist_dr.system.folders import remove_tree
 
 _APPLICATION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -44,25 +48,38 @@ def open_keyring(location: str | None) -> Keyring:
     return load_keyring(location)
 
 
-def open_target(place: str) -> StorageTarget:
+@contextmanager
+def machine_for_now() -> Iterator[Machine]:
+    """What a target needs of a machine without settings: a folder with a name that nobody can take before us. It is gone afterwards."""
+    folder = Path(tempfile.gettempdir()) / f"twist-dr-targets-{secrets.token_hex(16)}"
+    try:
+        yield Machine(folder)
+    finally:
+        with suppress(RestoreError):  # what stays is empty, and in nobody's way
+            remove_tree(folder)
+
+
+def open_target(place: str, machine: Machine) -> StorageTarget:
     """The target of ``--from-target``. Reads at most a description of it. Raises ``SettingsError``."""
     scheme, separator, rest = place.partition("://")
     for kind, provider in providers().items():
         if separator and provider.scheme == scheme:
-            return _target({"type": kind, **provider.of_url(place)}, place.partition("?")[0].rstrip("/"), Path.cwd())
+            return _target(
+                {"type": kind, **provider.of_url(place)}, place.partition("?")[0].rstrip("/"), Path.cwd(), machine
+            )
     if separator and scheme != "file":
         raise SettingsError(
             f"--from-target takes a folder, {url_forms()}, or a YAML file that describes a storage target: this is none of them."
         )
     path = Path(unquote(rest) if separator else place).absolute()
     if path.is_dir():
-        return _target({"type": "local", "path": str(path)}, str(path), path.parent)
+        return _target({"type": "local", "path": str(path)}, str(path), path.parent, machine)
     if path.is_file():
-        return _described_target(path)
+        return _described_target(path, machine)
     raise SettingsError(f"There is no {path}", remedy="mount its disk, or correct --from-target")
 
 
-def _described_target(path: Path) -> StorageTarget:
+def _described_target(path: Path, machine: Machine) -> StorageTarget:
     try:
         document = read_yaml(read_file(path, BY_HAND.size).decode())
     except YamlInvalid as error:
@@ -83,7 +100,7 @@ def _described_target(path: Path) -> StorageTarget:
     filled = fill(document, os.environ, "", mistakes, _no_secret)
     if mistakes:
         raise SettingsError(f"{path} has mistakes:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
-    return _target(filled, str(path), path.parent)
+    return _target(filled, str(path), path.parent, machine)
 
 
 def _no_secret(name: str) -> str:
@@ -94,7 +111,7 @@ def _no_secret(name: str) -> str:
     )
 
 
-def _target(document: dict[str, Any], source: str, folder: Path) -> StorageTarget:
+def _target(document: dict[str, Any], source: str, folder: Path, machine: Machine) -> StorageTarget:
     whole = {"storage_targets": {"target": document}}
     try:
         target = _OneTarget.model_validate(whole, context={"folder": folder}).storage_targets["target"]
@@ -103,7 +120,7 @@ def _target(document: dict[str, Any], source: str, folder: Path) -> StorageTarge
         raise SettingsError(f"{source} does not describe a storage target:\n  " + "\n  ".join(lines)) from None
     keep_settings(target, os.environ)
     # Its messages call it by where it is: it has no name of its own here.
-    return target.build(target.called, Machine(Path(tempfile.gettempdir()) / f"twist-dr-targets-{os.getuid()}"))
+    return target.build(target.called, machine)
 
 
 def choose_application(target: StorageTarget, wanted: str | None) -> Repository:

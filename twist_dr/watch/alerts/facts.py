@@ -47,12 +47,26 @@ _RECENT = 16
 _ATTEMPTS = 300
 _EACH_JOB = 12
 #: Those that write-ahead log, shipped in a run every minute, may have pushed out of the last runs.
-_JOBS = (*BACKUP_JOBS, *("verify_backup", "restore", "restore_to_time", "undo_restore", "cleanup", "scrub", "drill"))
+_JOBS = (
+    *BACKUP_JOBS,
+    *(
+        "verify_backup",
+        "restore",
+        "restore_to_time",
+        "undo_restore",
+        "cleanup",
+        "scrub",
+        "drill",
+        "test_storage_targets",
+    ),
+)
 #: Full backups whose tables are compared.
 TABLES_OF = 4
 _CORRUPT = 100
 _RESTORES = 20
-_SPACE_SINCE = timedelta(days=14)
+_SPACE_SINCE = _TESTS_SINCE = timedelta(days=14)
+#: As providers count theirs: not from midnight on.
+_A_DAY = timedelta(hours=24)
 _DISK_SECONDS = 5.0
 _REFUSED = 100
 
@@ -111,7 +125,10 @@ class Facts:
     future: BackupRow | None = None
     attempts: Mapping[str, Sequence[AttemptRow]] = field(default_factory=dict)
     restores: Sequence[RestoreRow] = ()
+    #: Of two weeks, and the last one of each target.
     target_tests: Sequence[TargetTestRow] = ()
+    #: Bytes stored within 24 hours, by target whose provider limits them.
+    uploaded: Mapping[str, int] = field(default_factory=dict)
     positions: Mapping[str, WalPositionRow] = field(default_factory=dict)
     refused_wal: Sequence[str] = ()
     space: Mapping[str, Sequence[SpaceRow]] = field(default_factory=dict)
@@ -179,7 +196,8 @@ def gather(app: Application, now: datetime) -> Facts:
         future=future,
         attempts=attempts,
         restores=[row for row in app.catalog.restores(application, limit=_RESTORES) if row.started_at <= now + SKEW],
-        target_tests=app.catalog.target_tests(),
+        target_tests=app.catalog.target_tests(since=now - _TESTS_SINCE),
+        uploaded=_uploaded(app, now),
         positions={row.target: row for row in app.catalog.wal_positions(application)} if app.settings.wal else {},
         refused_wal=_refused(app.settings.wal_spool / "refused") if app.settings.wal else (),
         space={name: app.catalog.space(name, since=now - _SPACE_SINCE) for name in app.settings.enabled_targets},
@@ -254,6 +272,11 @@ def _corrupt(app: Application) -> list[BackupRow]:
         rows = app.catalog.backups(application=app.name, target=name, state="corrupt", limit=_CORRUPT)
         found |= {row.backup_id: row for row in rows}
     return sorted(found.values(), key=lambda row: row.started_at, reverse=True)
+
+
+def _uploaded(app: Application, now: datetime) -> dict[str, int]:
+    limited = [name for name, target in app.settings.enabled_targets.items() if target.daily_upload_limit is not None]
+    return {name: app.catalog.uploaded(name, since=now - _A_DAY) for name in limited}
 
 
 def _bad_wal(app: Application) -> dict[str, list[str]]:

@@ -6,7 +6,14 @@ from datetime import datetime
 
 from twist_dr.settings import Settings
 from twist_dr.system.severity import SEVERITIES
-from twist_dr.watch.alerts import rules_backups, rules_deviation, rules_operations, rules_recovery, rules_targets
+from twist_dr.watch.alerts import (
+    rules_backups,
+    rules_deviation,
+    rules_foretold,
+    rules_operations,
+    rules_recovery,
+    rules_targets,
+)
 from twist_dr.watch.alerts.facts import Facts
 from twist_dr.watch.alerts.rules_common import Finding, Rule
 
@@ -27,6 +34,10 @@ RULES: tuple[Rule, ...] = (
     rules_targets.behind,
     rules_targets.capacity,
     rules_targets.staging,
+    rules_foretold.able,
+    rules_foretold.clocks,
+    rules_foretold.slower,
+    rules_foretold.upload_limit,
     rules_recovery.wal_position,
     rules_recovery.wal_integrity,
     rules_recovery.spool,

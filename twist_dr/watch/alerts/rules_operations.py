@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from twist_dr.catalog.location import parse_location
-from twist_dr.errors import RestoreInterrupted
+from twist_dr.errors import RestoreInterrupted, TargetUnavailable
 from twist_dr.repository.kinds import BACKUP_JOBS
 from twist_dr.settings import Settings
 from twist_dr.system.severity import Severity
@@ -86,7 +86,8 @@ def job_failed(facts: Facts, settings: Settings, now: datetime) -> Iterator[Find
     """The last run of any other job failed: cleanup, scrub, drill, tests of targets."""
     for job, attempts in facts.attempts.items():
         failed = [] if job in _OTHERS_TELL else failures(attempts)
-        if failed:
+        # What is wrong with each target is told as such, until it was used and well.
+        if failed and (job, failed[0].error_code) != ("test_storage_targets", TargetUnavailable.code):
             worse = job in _SERIOUS or in_a_row(failed) > 1
             severity: Severity = "error" if worse else "warning"
             yield Finding(

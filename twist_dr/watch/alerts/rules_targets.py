@@ -21,7 +21,8 @@ from twist_dr.watch.proving import allowed_age
 
 #: Once told, space must be this much above the limit before it is called enough: it goes up and down with every backup.
 _ENOUGH_AGAIN = 1.2
-_SOON = timedelta(days=7)
+#: Long enough to order a disk, or a larger plan.
+_SOON = timedelta(days=14)
 _TREND_OVER = timedelta(days=2)
 _TREND_SAMPLES = 3
 _OLD_SAMPLE = timedelta(days=7)
@@ -188,21 +189,39 @@ def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
 def capacity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """A target has little space left, or will soon have none."""
     for name, target in settings.enabled_targets.items():
-        samples = [row for row in facts.space.get(name, ()) if row.at <= now and row.free is not None and row.total]
+        samples = [row for row in facts.space.get(name, ()) if row.at <= now and row.free is not None]
         if not samples or now - samples[-1].at > _OLD_SAMPLE:
             continue
-        free, total = samples[-1].free or 0, samples[-1].total or 1
-        left = f"{name} has {human_bytes(free)} of {human_bytes(total)} free ({free / total:.0%})"
-        severity = _scarce(free / total, target.warn_free, known=f"capacity:{name}" in facts.open)
+        free, total = samples[-1].free or 0, samples[-1].total
+        left = f"{name} has {human_bytes(free)} free"
+        # Some providers say what is left and not of how much.
+        severity: Severity | None = None
+        if total:
+            left = f"{name} has {human_bytes(free)} of {human_bytes(total)} free ({free / total:.0%})"
+            severity = _scarce(free / total, target.warn_free, known=f"capacity:{name}" in facts.open)
+        until = _full_in(samples)
+        if until is not None and until <= _SOON:
+            severity, left = severity or "warning", f"{left}; as it fills now, {name} is full in {human(until)}"
+        if free < (needed := next_copy(facts, name)):
+            severity, left = "error", f"{left}; the next backup may take {human_bytes(needed)} there"
         if severity is None:
-            until = _full_in(samples)
-            if until is None or until > _SOON:
-                continue
-            severity, left = "warning", f"{left}; as it fills now, it is full in {human(until)}"
+            continue
         yield Finding(
             f"capacity:{name}", "capacity", severity, f"{left}.",
             f"Add space, or keep less (storage_targets.{name}.retention) and run: {command('cleanup')}", target=name,
         )  # fmt: skip
+
+
+def next_copy(facts: Facts, name: str) -> int:
+    """Bytes that the next backup may take on a target: of the last copy of each kind there, the largest."""
+    last = [
+        next(
+            (copy for row in facts.settled(kind) for copy in row.copies if copy.target == name and copy.stored_bytes),
+            None,
+        )
+        for kind in facts.backups
+    ]
+    return max((copy.stored_bytes or 0 for copy in last if copy is not None), default=0)
 
 
 def _scarce(fraction: float, least: float, *, known: bool) -> Severity | None:

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import pytest
+
+from twist_dr.errors import TargetUnavailable
+from twist_dr.operations import Config
+from twist_dr.operations.targets import test_storage_targets as try_targets
+from twist_dr.storage.local import LocalOptions
+from twist_dr.watch.alerts.facts import gather
+from twist_dr.watch.alerts.rules import findings
 from twist_dr_tests.site import Site
 from twist_dr_tests.storage.servers import rclone_server
 
@@ -32,3 +42,44 @@ def test_a_broken_target_is_said_in_words_and_the_others_are_tried_all_the_same(
     tests = {test.target: test for test in site.catalog().target_tests()}
     assert {name: test.ok for name, test in tests.items()} == {"office": True, "archive": True, "gone": False}
     assert tests["gone"].error is not None and os.fspath(tmp_path / "no") in tests["gone"].error
+
+
+def test_a_target_whose_test_failed_is_an_alert_before_a_backup_needs_it(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    site.document["storage_targets"]["disk"] = {"type": "local", "path": str(tmp_path / "disk" / "backups")}
+    site.save()
+    app = site.app()
+    try_targets(app, Config())
+    now = datetime.now(timezone.utc)
+    assert app.catalog.space("disk", since=now - timedelta(hours=1))[0].free, (
+        "how fast it fills is known without a backup"
+    )
+    assert not [
+        each
+        for each in findings(gather(app, now), app.settings, now)
+        if each.target == "disk" and each.severity != "info"
+    ]
+    shutil.rmtree(tmp_path / "disk")
+    with pytest.raises(TargetUnavailable, match=r"1 of 3 storage targets cannot be used\. disk:"):
+        try_targets(site.app(), Config())
+    (found,) = (
+        each
+        for each in findings(gather(app, now), app.settings, now)
+        if each.target == "disk" and each.severity != "info"
+    )
+    assert (found.cause, found.severity) == ("unreachable:disk", "error")
+
+
+def test_what_was_stored_where_a_provider_limits_it_is_known_to_the_alerts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = site.app()
+    app.count_upload("office", 5)
+    monkeypatch.setattr(LocalOptions, "daily_upload_limit", 1000)
+    assert app.settings.storage_targets["office"].daily_upload_limit == 1000
+    app.count_upload("office", 40)
+    app.count_upload("office", 900)
+    now = datetime.now(timezone.utc)
+    facts = gather(app, now)
+    assert facts.uploaded == {"office": 940, "archive": 0}
+    assert "upload_limit:office" in {each.cause for each in findings(facts, app.settings, now)}

@@ -18,7 +18,7 @@ NOW = datetime(2026, 11, 21, 5, 0, tzinfo=timezone.utc)
 HOUR, DAY, MINUTE = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
 MB = 1_000_000
 TARGETS = ("office", "cloud")
-SCHEDULES = {"drill": None, "scrub": None, "configuration": None}
+SCHEDULES = {"drill": None, "scrub": None, "configuration": None, "test_targets": None}
 
 
 def settings(**changes: Any) -> Settings:

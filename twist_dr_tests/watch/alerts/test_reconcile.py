@@ -402,7 +402,7 @@ def proven(place: Place, night: int, **changes: Any) -> str:
 def test_a_schedule_is_watched_from_when_it_was_written_down_and_anew_when_it_is_changed(
     place: Place, hook: Webhook
 ) -> None:
-    nothing_else = {"configuration": None, "drill": None, "scrub": None}
+    nothing_else = {"configuration": None, "drill": None, "scrub": None, "test_targets": None}
     place.document["schedules"] = {"full": "0 2 * * *", **nothing_else}
     place.tick()
     place.tick(20 * HOUR)

@@ -14,6 +14,7 @@ from twist_dr.catalog import AlertRow, DeliveryRow, TargetTestRow
 from twist_dr.catalog.notes import Repair
 from twist_dr.postgres.lsn import Gap
 from twist_dr.settings import Settings
+from twist_dr.storage.local import LocalOptions
 from twist_dr.watch.alerts import rules
 from twist_dr.watch.alerts.daemon import Daemon
 from twist_dr.watch.alerts.facts import DiskSpace, Facts
@@ -68,6 +69,16 @@ def open_alert(cause: str, **changes: Any) -> dict[str, AlertRow]:
 
 def target_test(ok: bool, error: str | None, code: str | None = None, at: datetime = NOW - HOUR) -> dict[str, Any]:
     return {"target_tests": [TargetTestRow(1, "cloud", at, ok, "s3://b", None, error, 0.1, code)]}
+
+
+def found_by_tests(*can: dict[str, Any], seconds: tuple[float, ...] = (0.1,) * 8) -> Facts:
+    """Tests of the last days, newest first, each with what was found otherwise than usual."""
+    usual = {"write_once": True, "checksum": "server", "clock_skew_seconds": 0.1, "notes": []}
+    rows = [
+        TargetTestRow(9 - n, "cloud", NOW - n * DAY, True, "s3://b", {**usual, **each}, None, seconds[n])
+        for n, each in enumerate(can)
+    ]
+    return healthy(target_tests=rows)
 
 
 def failed_copy(error: str, code: str | None = None) -> Facts:
@@ -326,8 +337,36 @@ CASES = [
     Case("a target with little space", "capacity:office", "warning", lambda: with_space(95), lambda: with_space(105), says="office has 95.0 GB of 1.0 TB free"),
     Case("a target with hardly any space", "capacity:office", "error", lambda: with_space(49), lambda: with_space(101)),
     Case(
-        "a target that fills up within a week", "capacity:office", "warning",
-        lambda: with_space(300, 250, 200), lambda: with_space(300, 280, 260), says="it is full in",
+        "a target that fills up within two weeks", "capacity:office", "warning",
+        lambda: with_space(300, 280, 260), lambda: with_space(300, 290, 280), says="as it fills now, office is full in 13 days",
+    ),
+    Case(
+        "a target that fills up and whose provider does not say how large it is", "capacity:office", "warning",
+        lambda: healthy(space={"office": [replace(each, total=None) for each in samples(300, 250, 200)]}),
+        lambda: healthy(space={"office": [replace(each, total=None) for each in samples(90, 90, 90)]}), says="office has 200.0 GB free; as it fills now",
+    ),
+    Case(
+        "a target too small for the next backup", "capacity:office", "error",
+        lambda: healthy(space={"office": [replace(samples(1)[0], free=200 * MB, total=None)]}),
+        lambda: healthy(space={"office": [replace(samples(1)[0], free=400 * MB, total=None)]}), says="the next backup may take 300.0 MB there",
+    ),
+    Case(
+        "a target that refuses to overwrite no more", "capability:cloud", "warning",
+        lambda: found_by_tests({"write_once": False}, {}), lambda: found_by_tests({"write_once": False}, {"write_once": False}), says="to overwrite",
+    ),
+    Case(
+        "a target that checked what it received, and does no more", "capability:cloud", "warning",
+        lambda: found_by_tests({"checksum": "read-back"}, {}, {}), lambda: found_by_tests({}, {"checksum": "read-back"}), says="all is read back",
+    ),
+    Case(
+        "a target whose clock is wrong", "target_clock:cloud", "warning",
+        lambda: found_by_tests({"clock_skew_seconds": -90.0}), lambda: found_by_tests({"clock_skew_seconds": 59.0}, {"clock_skew_seconds": 400.0}),
+        says="The clock of cloud is 1 min 30 s behind this machine's.",
+    ),
+    Case(
+        "a target that gets slow", "slow_target:cloud", "warning",
+        lambda: found_by_tests(*[{}] * 8, seconds=(20, 30, 12, 2, 2, 2, 2, 2)), lambda: found_by_tests(*[{}] * 8, seconds=(30, 2, 2, 2, 2, 2, 2, 2)),
+        says="its last 3 tests took 20.0 s; 2.0 s was usual",
     ),
     Case(
         "space that goes up and down by an hour's backup", "capacity:office", "warning",
@@ -522,6 +561,28 @@ def test_an_alert_is_raised_for(case: Case) -> None:
     assert finding.advice
 
 
+def test_what_a_provider_takes_within_a_day_is_told_before_a_backup_meets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalOptions, "daily_upload_limit", 1000 * MB)
+    assert "upload_limit:cloud" not in found(healthy(uploaded={"cloud": 600 * MB}))
+    near = found(healthy(uploaded={"cloud": 800 * MB}))["upload_limit:cloud"]
+    assert near.severity == "warning"
+    assert "800.0 MB were stored on cloud within 24 hours, of 1.0 GB" in near.message
+    assert "the next backup (300.0 MB) may have to wait" in near.message
+    large = replace(NEWEST, copies=tuple(replace(each, stored_bytes=1001 * MB) for each in NEWEST.copies))
+    assert found(with_fulls(large))["upload_limit:cloud"].severity == "error"
+
+
+def test_what_a_test_of_targets_found_is_told_once_and_by_the_target() -> None:
+    failed = attempt("test_storage_targets", state="failed", error_code="target_unavailable")
+    raised = found(
+        with_attempts("test_storage_targets", failed, **target_test(False, "it does not answer", "target_unavailable"))
+    )
+    assert "unreachable:cloud" in raised and "job_failed:test_storage_targets" not in raised
+    assert "job_failed:test_storage_targets" in found(
+        with_attempts("test_storage_targets", replace(failed, error_code="catalog_unavailable"))
+    )
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_its_healthy_neighbour_is_left_alone(case: Case) -> None:
     raised = found(case.well(), settings(**(case.settings or {})))
@@ -664,7 +725,9 @@ def test_of_several_schedules_each_is_missed_and_fails_by_itself() -> None:
 
 
 def test_a_schedule_of_every_minute_is_missed_within_a_minute() -> None:
-    given = settings(schedules={"drill": None, "scrub": None, "configuration": None, "full": "* * * * *"})
+    given = settings(
+        schedules={"drill": None, "scrub": None, "test_targets": None, "configuration": None, "full": "* * * * *"}
+    )
     facts = with_attempts("backup_full", attempt(at=NOW))
     assert "missed:full" not in found(facts, given, now=NOW + timedelta(seconds=80))
     assert "missed:full" in found(facts, given, now=NOW + timedelta(seconds=100))

@@ -47,6 +47,7 @@ def by_the_hour(night: str = "0 2 * * *", **changes: Any) -> Settings:
         "full": [{"cron": night}, hourly],
         "drill": None,
         "scrub": None,
+        "test_targets": None,
         "configuration": None,
         "patience": "5 minutes",
     }

@@ -349,7 +349,9 @@ def test_a_disabled_target_neither_saves_nor_degrades(story: Story) -> None:
 
 
 def test_next_runs_come_from_the_schedules_and_a_running_job_is_named(story: Story) -> None:
-    story.site.set(schedules={"full": "0 2 * * *", "configuration": None, "drill": None, "scrub": None})
+    story.site.set(
+        schedules={"full": "0 2 * * *", "configuration": None, "drill": None, "scrub": None, "test_targets": None}
+    )
     healthy(story)
     story.attempt("verify_backup", "running", age=0.1)
     note_daemon(story.site.app(catalog=story.catalog), story.now, ())
@@ -360,7 +362,15 @@ def test_next_runs_come_from_the_schedules_and_a_running_job_is_named(story: Sto
 
 
 def test_what_nobody_will_launch_is_not_promised(story: Story) -> None:
-    story.site.set(schedules={"full": "0 2 * * *", "configuration": None, "drill": None, "scrub": "0 6 * * *"})
+    story.site.set(
+        schedules={
+            "full": "0 2 * * *",
+            "configuration": None,
+            "drill": None,
+            "test_targets": None,
+            "scrub": "0 6 * * *",
+        }
+    )
     healthy(story)
 
     def said() -> str:
