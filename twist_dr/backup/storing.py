@@ -19,7 +19,7 @@ from twist_dr.storage.base import Digest, OnBytes, StorageTarget
 from twist_dr.storage.chunks import counted, hashed, read_chunks
 from twist_dr.system.progress import Report
 
-#: No upload of ours takes so long; what is older was left by a killed run.
+#: Nothing came for so long: it was left by a killed run, and nobody went on with it.
 _UNFINISHED_AFTER = timedelta(days=2)
 
 #: Called with a target's repository when a backup's artifacts are there and its manifest is not yet.

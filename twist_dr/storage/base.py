@@ -208,7 +208,7 @@ class StorageTarget(ABC):
 
     @abstractmethod
     def sweep(self, older_than: timedelta) -> int:
-        """Remove unfinished uploads below our prefix begun longer ago than ``older_than``; return how many."""
+        """Remove unfinished uploads below our prefix to which nothing came for ``older_than``; return how many."""
 
     @abstractmethod
     def space(self) -> Space:

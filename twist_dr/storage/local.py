@@ -188,8 +188,9 @@ class LocalTarget(StorageTarget):
         with os_errors(self.name, self.path / INCOMING), self._changing() as root:
             with contextlib.suppress(FileNotFoundError), root.child(INCOMING) as incoming:
                 for name, _ in incoming.entries():
-                    begun = _TEMPORARY.match(name)
-                    if begun and int(begun[1]) <= limit and incoming.file(name):
+                    begun, status = _TEMPORARY.match(name), incoming.file(name)
+                    # Within a bandwidth a copy may take days: what was written to since then is under way.
+                    if begun and status and max(int(begun[1]), status.st_mtime) <= limit:
                         incoming.unlink(name)
                         removed += 1
             for name, _ in root.entries():

@@ -93,4 +93,4 @@ class S3Options(TargetOptions):
         # Not above: all providers are loaded with the settings, and few of them are used.
         from twist_dr.storage.s3_target import S3Target
 
-        return S3Target(name, self)
+        return S3Target(name, self, notes=machine.folder / "uploads")

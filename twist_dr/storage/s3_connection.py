@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ class S3Connection:
             if self._client is None:
                 self._client = _make_client(self.options, self.limits)
             return self._client
+
+    @property
+    def url(self) -> str:
+        """Where it is, for people: without credentials."""
+        url, endpoint = f"s3://{self.bucket}/{self.prefix}", self.options.endpoint_url
+        return f"{url} at {re.sub('//[^/]*@', '//', endpoint)}" if endpoint else url
 
     def errors(self, what: str) -> AbstractContextManager[None]:
         """Turn botocore's errors of the block into ours: "cannot ``what``"."""

@@ -95,13 +95,27 @@ def answer_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", status_of(error)))
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed another time: the network, an overloaded store, credentials that have run out."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    ours = isinstance(error, (BotoCoreError, ClientError, HTTPError))
+    return ours and _meaning("", "", error)[0] in (TargetUnavailable, CredentialsRefused)
+
+
+def may_not_ask(error: ClientError) -> bool:
+    """Whether these credentials are not allowed just this."""
+    return status_of(error) in (401, 403)
+
+
 def s3_error(name: str, bucket: str, what: str, error: Exception) -> StorageError:
     """The error of ours that says what botocore's ``error``, met while doing ``what`` on target ``name``, means."""
     kind, meaning, remedy = _meaning(name, bucket, error)
     return kind(f"{what}: {meaning}", remedy=remedy, target=name)
 
 
-def _meaning(name: str, bucket: str, error: Exception) -> _Meaning:
+def _meaning(name: str, bucket: str, error: BaseException) -> _Meaning:
     from botocore import exceptions
 
     match error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import io
-import re
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -29,9 +28,10 @@ from twist_dr.storage.base import (
 )
 from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_connection import S3Connection, S3Limits
-from twist_dr.storage.s3_errors import answer_code, status_of
+from twist_dr.storage.s3_errors import answer_code, may_not_ask, may_pass, status_of
+from twist_dr.storage.s3_resume import forget_notes
 from twist_dr.storage.s3_transfer import Measured, ResumingReader, Stopped, Watch
-from twist_dr.storage.s3_upload import S3Uploader
+from twist_dr.storage.s3_upload import OtherWasFirst, S3Uploader
 from twist_dr.system.sizes import CHUNK
 
 #: The end of a legal hold.
@@ -39,26 +39,32 @@ NO_END = datetime.max.replace(tzinfo=timezone.utc)
 
 
 class S3Target(StorageTarget):
-    """The bucket, or the part of one, that ``options`` say."""
+    """The bucket, or the part of one, that ``options`` say. ``notes``: a folder of this machine where it is noted how far uploads are."""
 
-    def __init__(self, name: str, options: S3Options, limits: S3Limits = S3Limits()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        name: str,
+        options: S3Options,
+        limits: S3Limits = S3Limits(),  # noqa: B008
+        *,
+        notes: Path | None = None,
+    ) -> None:
         super().__init__(name)
         prefix = options.prefix.strip("/")
         self.bucket = options.bucket
         self.prefix = valid_key(prefix) + "/" if prefix else ""
-        self.endpoint_url = options.endpoint_url
         own = "server" if options.endpoint_url is None else "read-back"
         self.checksum = own if options.checksum == "auto" else options.checksum
         self.part_size, self.max_attempts = options.part_size_mib << 20, limits.max_attempts
         self._connection = S3Connection(name, options, self.prefix, limits)
-        self._uploader = S3Uploader(self._connection, sha256=self.checksum == "server")
+        self._uploader = S3Uploader(self._connection, sha256=self.checksum == "server", notes=notes)
+        self._notes = notes
         self._lock = threading.Lock()
         self._server_checks: bool | None = None
 
     @property
     def location(self) -> str:
-        url = f"s3://{self.bucket}/{self.prefix}"
-        return f"{url} at {re.sub('//[^/]*@', '//', self.endpoint_url)}" if self.endpoint_url else url
+        return self._connection.url
 
     def prepare(self) -> None:
         self._connection.reach()
@@ -140,7 +146,7 @@ class S3Target(StorageTarget):
         limit, removed = datetime.now(timezone.utc) - older_than, 0
         with self._connection.errors("remove unfinished uploads"):
             for upload in self._unfinished():
-                if _utc(upload["Initiated"]) <= limit:
+                if _utc(upload["Initiated"]) <= limit and not self._goes_on(upload, limit):
                     self._connection.client.abort_multipart_upload(
                         Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
@@ -149,6 +155,8 @@ class S3Target(StorageTarget):
             for entry in left.get("Contents", ()):
                 if _utc(entry["LastModified"]) <= limit:
                     self._connection.client.delete_object(Bucket=self.bucket, Key=entry["Key"])
+        if self._notes is not None:
+            forget_notes(self._notes, older_than)
         return removed
 
     def space(self) -> Space:
@@ -163,6 +171,19 @@ class S3Target(StorageTarget):
 
     def _head(self, key: str) -> dict[str, Any] | None:
         return self._connection.head(key, checksum=self.checksum == "server")
+
+    def _goes_on(self, upload: dict[str, Any], limit: datetime) -> bool:
+        """Whether a part of it came after ``limit``: over a slow line an upload may take days."""
+        from botocore.exceptions import ClientError
+
+        pages = self._connection.client.get_paginator("list_parts")
+        try:
+            parts = pages.paginate(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            return any(_utc(part["LastModified"]) > limit for page in parts for part in page.get("Parts", ()))
+        except ClientError as error:
+            if may_pass(error) and not may_not_ask(error):
+                raise
+            return False  # gone, or not to be told: then it goes by its beginning
 
     def _unfinished(self) -> builtins.list[dict[str, Any]]:
         from botocore.exceptions import ClientError
@@ -214,8 +235,8 @@ class S3Target(StorageTarget):
             return self._uploader.send(source, key, measured, watch)
         except Stopped:
             raise watch.error or TargetUnavailable(f"{key}: the upload was stopped.", target=self.name) from None
-        except ClientError as error:
-            there = self._head(key) if status_of(error) in (404, 409, 412) else None
+        except (ClientError, OtherWasFirst) as error:
+            there = self._head(key) if isinstance(error, OtherWasFirst) or status_of(error) in (404, 409, 412) else None
             if there is None:
                 raise
             # Another writer was first; or we were, and the answer that said so got lost on the way.

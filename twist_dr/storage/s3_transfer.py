@@ -130,6 +130,10 @@ class Watch:
         """Wait as long as the target's bandwidth says."""
         self._bandwidth.wait_for(count, self._tell)
 
+    def alive(self) -> None:
+        """Raise :class:`Stopped` once it was stopped."""
+        self._tell(0)
+
     def sent(self, count: int) -> None:
         if count:
             self._tell(count)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 from twist_dr.errors import TargetRefused
 from twist_dr.storage.s3_connection import S3Connection
-from twist_dr.storage.s3_errors import answer_code, status_of
+from twist_dr.storage.s3_errors import answer_code, may_not_ask, may_pass, status_of
+from twist_dr.storage.s3_resume import BegunUpload, UploadNote, upload_note
 from twist_dr.storage.s3_transfer import Measured, PartBody, UploadPart, Watch, encoded, in_parallel, measure
 
 #: What stores answer that do not know ``If-None-Match`` on a write.
 _CONDITION_UNKNOWN = {"NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedHeader", "400", "501"}
 
 
-class S3Uploader:
-    """``sha256``: send SHA-256 for the store to check."""
+class OtherWasFirst(Exception):
+    """Another process has stored an object under this key while we waited for it."""
 
-    def __init__(self, connection: S3Connection, *, sha256: bool) -> None:
-        self._connection, self._sha256 = connection, sha256
+
+class S3Uploader:
+    """``sha256``: send SHA-256 for the store to check. ``notes``: the folder where it is noted how far uploads in parts are, so that they are gone on
+    with; None: what is cut short is taken back.
+    """
+
+    def __init__(self, connection: S3Connection, *, sha256: bool, notes: Path | None) -> None:
+        self._connection, self._sha256, self._notes = connection, sha256, notes
         options = connection.options
         attributes = {
             "StorageClass": options.storage_class,
@@ -102,29 +109,82 @@ class S3Uploader:
 
     def _send_parts(self, descriptor: int, key: str, measured: Measured, watch: Watch) -> dict[str, Any]:
         client, place = self._connection.client, self._connection.place(key)
+        with upload_note(self._notes, f"{self._connection.url}{key}", watch.alive) as note:
+            if note.waited and self._connection.head(key) is not None:
+                raise OtherWasFirst
+            begun = self._begun(note, key, measured)
+            upload = begun.upload
+
+            def send(part: UploadPart) -> dict[str, Any]:
+                told = begun.parts.get(part.number)
+                if told is None:
+                    body = PartBody(descriptor, part, watch)
+                    answer = client.upload_part(
+                        **place, UploadId=upload, PartNumber=part.number, Body=body, **self._checksums(part)
+                    )
+                    checksum = {"ChecksumSHA256": encoded(part.sha256)} if part.sha256 is not None else {}
+                    told = {"ETag": answer["ETag"], **checksum}
+                    note.add(part.number, told)
+                return {"PartNumber": part.number, **told}
+
+            def complete(**condition: str) -> Any:
+                return client.complete_multipart_upload(
+                    **place, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
+                )
+
+            try:
+                parts = in_parallel(measured.parts, self._connection.options.connections, watch, send)
+                answer: dict[str, Any] = self._once(complete)
+            except BaseException as error:
+                if not (note.remembers and may_pass(error)):
+                    self._abort(place, upload)
+                    note.end()
+                raise
+            note.end()
+            return answer
+
+    def _begun(self, note: UploadNote, key: str, measured: Measured) -> BegunUpload:
+        """The upload that was noted, with those of its parts that the store has as they were sent; a new one where none can be gone on with."""
+        client, place = self._connection.client, self._connection.place(key)
+        what = {
+            "sha256": measured.digest.sha256,
+            "parts": len(measured.parts),
+            "part_size": measured.parts[0].size,
+            "attributes": self._attributes,
+            # A lock's end is set by the beginning: an upload is gone on with on the same day only.
+            "lock": [str(value)[:10] for value in self._lock_arguments().values()],
+            "checksums": self._sha256,
+        }
+        noted = note.begun(what)
+        if noted is not None:
+            there = self._parts_there(place, noted, measured)
+            if there:
+                return BegunUpload(noted.upload, there)
+            self._abort(place, noted.upload)
         algorithm = {"ChecksumAlgorithm": "SHA256"} if self._sha256 else {}
         upload = client.create_multipart_upload(**self._object(key, measured), **algorithm)["UploadId"]
+        note.begin(upload, what)
+        return BegunUpload(upload, {})
 
-        def send(part: UploadPart) -> dict[str, Any]:
-            body = PartBody(descriptor, part, watch)
-            answer = client.upload_part(
-                **place, UploadId=upload, PartNumber=part.number, Body=body, **self._checksums(part)
-            )
-            checksum = {"ChecksumSHA256": encoded(part.sha256)} if part.sha256 is not None else {}
-            return {"PartNumber": part.number, "ETag": answer["ETag"], **checksum}
+    def _parts_there(
+        self, place: dict[str, str], noted: BegunUpload, measured: Measured
+    ) -> dict[int, Mapping[str, str]]:
+        """The noted parts that the store still has, none where it does not say."""
+        from botocore.exceptions import ClientError
 
-        def complete(**condition: str) -> Any:
-            return client.complete_multipart_upload(
-                **place, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
-            )
-
+        sizes = {part.number: part.size for part in measured.parts}
+        there: dict[int, Mapping[str, str]] = {}
         try:
-            parts = in_parallel(measured.parts, self._connection.options.connections, watch, send)
-            answer: dict[str, Any] = self._once(complete)
-            return answer
-        except BaseException:
-            self._abort(place, upload)
-            raise
+            for page in self._connection.client.get_paginator("list_parts").paginate(**place, UploadId=noted.upload):
+                for part in page.get("Parts", ()):
+                    number, told = int(part["PartNumber"]), noted.parts.get(int(part["PartNumber"]))
+                    if told is not None and (part["ETag"], part["Size"]) == (told["ETag"], sizes.get(number)):
+                        there[number] = told
+        except ClientError as error:
+            if may_pass(error) and not may_not_ask(error):
+                raise
+            return {}  # It was removed, or we may not ask.
+        return there
 
     def _once(self, call: Callable[..., Any]) -> Any:
         """Make a write that must not overwrite; without the condition where the store does not know it."""

@@ -49,6 +49,12 @@ def staged(folder: Path) -> tuple[Manifest, StagingArea]:
     return take_full_backup(plan, nowhere, KEYRING, staging, Report()), staging
 
 
+def written(target: LocalTarget) -> dict[str, tuple[int, int]]:
+    """Each object, with what changes when it is written anew."""
+    found = {each.key: (target.path / each.key).stat() for each in target.list("")}
+    return {key: (status.st_ino, status.st_ctime_ns) for key, status in found.items()}
+
+
 @pytest.mark.promise(1, 8)
 def test_wherever_it_is_cut_short_the_target_lists_no_backup_and_the_next_attempt_ends_it(tmp_path: Path) -> None:
     manifest, staging = staged(tmp_path)
@@ -62,8 +68,10 @@ def test_wherever_it_is_cut_short_the_target_lists_no_backup_and_the_next_attemp
                 store_copy(manifest, folder, repository, FORM, Report())
             assert target.stored == at
             assert repository.latest("full") is None, f"a backup of {at} of its objects is listed"
+            before = written(target)
             target.at = -1
             store_copy(manifest, folder, repository, FORM, Report())
+            assert len(before) == at and before.items() <= written(target).items(), "sent again"
         assert repository.latest("full") == manifest.backup_id
         assert repository.manifest(manifest.backup_id, KEYRING) == manifest
         repository.held(manifest)

@@ -32,8 +32,8 @@ BUCKET = "backups"
 PART = 5 << 20
 
 
-def _s3(name: str, *, limits: dict[str, Any], **options: Any) -> StorageTarget:
-    return S3Target(name, S3Options(type="s3", **options), S3Limits(**limits))
+def _s3(name: str, *, limits: dict[str, Any], notes: Path | None = None, **options: Any) -> StorageTarget:
+    return S3Target(name, S3Options(type="s3", **options), S3Limits(**limits), notes=notes)
 
 
 KINDS: dict[str, Callable[..., StorageTarget]] = {"local": LocalTarget, "nas": NasTarget, "s3": _s3}
@@ -58,7 +58,7 @@ class Place:
         return patient(KINDS[self.kind](**arguments), self.patience)
 
 
-_PATHS = {"path", "mount_point"}
+_PATHS = {"path", "mount_point", "notes"}
 _LIMITS = {field.name for field in fields(S3Limits)}
 
 

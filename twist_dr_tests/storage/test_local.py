@@ -180,17 +180,20 @@ def test_unfinished_uploads_cannot_be_reached_by_a_key(tmp_path: Path) -> None:
     assert target.children("") == []
 
 
-def test_sweep_keeps_files_that_are_not_ours_and_young_ones(tmp_path: Path) -> None:
+def test_sweep_keeps_files_that_are_not_ours_and_those_that_are_written_to(tmp_path: Path) -> None:
     target = ready(tmp_path / "one")
     foreign = target.path / ".incoming" / "notes.txt"
     foreign.write_text("mine")
     old = target.path / ".incoming" / ("1000000000-" + "0" * 32)
     old.write_text("left")
+    os.utime(old, (1000000000, 1000000000))
+    slow = old.with_name("1000000000-" + "1" * 32)
+    slow.write_text("began long ago, and goes on")
     young = target.path / ".incoming" / f"{int(time.time())}-{'0' * 32}"
     young.write_text("under way")
     assert target.sweep(timedelta(hours=1)) == 1
     assert foreign.exists()
-    assert young.exists()
+    assert young.exists() and slow.exists()
     assert not old.exists()
 
 
