@@ -26,6 +26,7 @@ from twist_dr.cli.output import add_json, report, say, show, show_error, wants_j
 from twist_dr.cli.recover.arguments import add_arguments
 from twist_dr.cli.secrets import add_commands as add_secrets_commands
 from twist_dr.cli.status import add_commands as add_status_commands
+from twist_dr.cli.targets import add_commands as add_target_commands
 from twist_dr.cli.wal import add_commands as add_wal_commands
 from twist_dr.errors import TwistDRError
 from twist_dr.redaction import keep_environment
@@ -138,6 +139,7 @@ def _parser(arguments: list[str], launch: Launch) -> argparse.ArgumentParser:
     new.set_defaults(run=_keys_new)
 
     add_secrets_commands(commands)
+    add_target_commands(commands)
 
     # The table of operations is half a second of imports, which no other command needs.
     if not arguments or arguments[0] not in commands.choices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twist_dr.operations.alerts import AcknowledgeConfig, ResolveConfig, acknowledge_alert, resolve_alert, test_alerts
+from twist_dr.operations.authorize import AuthorizeConfig, authorize_target
 from twist_dr.operations.backup import FullBackupConfig, backup_full
 from twist_dr.operations.backup_base import BaseBackupConfig, backup_base
 from twist_dr.operations.backup_configuration import ConfigurationBackupConfig, backup_configuration
@@ -89,6 +90,7 @@ SETTLE = Operation("settle", "system_restore_backup", Config, settle)
 ADD_KEY = Operation("add_key", "system_configure_backup", NewKeyConfig, add_key)
 SET_SECRET = Operation("set_secret", "system_configure_backup", SetSecretConfig, set_secret)
 REMOVE_SECRET = Operation("remove_secret", "system_configure_backup", RemoveSecretConfig, remove_secret)
+AUTHORIZE_TARGET = Operation("authorize_target", "system_configure_backup", AuthorizeConfig, authorize_target)
 ROTATE_SECRETS = Operation("rotate_secrets", "system_configure_backup", Config, rotate_secrets)
 ACKNOWLEDGE_ALERT = Operation("acknowledge_alert", "system_run_backup", AcknowledgeConfig, acknowledge_alert)
 RESOLVE_ALERT = Operation("resolve_alert", "system_run_backup", ResolveConfig, resolve_alert)
@@ -123,6 +125,7 @@ CHANGES: tuple[Operation[Any, Any], ...] = (
     SET_SECRET,
     REMOVE_SECRET,
     ROTATE_SECRETS,
+    AUTHORIZE_TARGET,
     ACKNOWLEDGE_ALERT,
     RESOLVE_ALERT,
     TEST_ALERTS,

@@ -43,6 +43,8 @@ class OAuthProvider:
     page_options: tuple[tuple[str, str], ...] = ()
     #: ``account_url`` is asked by POST.
     account_by_post: bool = False
+    #: Scopes without which ``account_url`` does not answer.
+    account_scopes: tuple[str, ...] = ()
 
 
 #: https://developers.google.com/identity/protocols/oauth2 : six months without use end a refresh token.
@@ -68,6 +70,7 @@ DROPBOX = OAuthProvider(
     None,
     (("token_access_type", "offline"),),
     account_by_post=True,
+    account_scopes=("account_info.read",),
 )
 #: Files that this client made, and all others of the account. Google takes device codes for the first alone.
 GOOGLE_OWN_FILES = "https://www.googleapis.com/auth/drive.file"
@@ -82,9 +85,10 @@ def microsoft(tenant: str = "common") -> OAuthProvider:
         f"{base}/authorize",
         f"{base}/token",
         f"{base}/devicecode",
-        "https://graph.microsoft.com/v1.0/me/drive",
-        (("owner", "user", "email"), ("owner", "user", "displayName")),
+        "https://graph.microsoft.com/v1.0/me",
+        (("userPrincipalName",), ("mail",), ("displayName",)),
         timedelta(days=90),
+        account_scopes=("User.Read",),
     )
 
 
@@ -99,6 +103,11 @@ class OAuthClient:
     flow: Flow = "device"
     #: The day on which ``client_secret`` ends, as its owner noted it down.
     secret_expires: date | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """All scopes that the owner is asked for."""
+        return tuple(dict.fromkeys((*self.scopes, *self.provider.account_scopes)))
 
     @property
     def login(self) -> dict[str, str]:

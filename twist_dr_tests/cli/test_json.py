@@ -53,6 +53,7 @@ CALLS = {
     "audit, verify": "audit verify",
     "keys list": "keys list",
     "keys new": "keys new --id k2",
+    "targets authorize": "targets authorize office",
     "secrets set": "secrets set MAIL",
     "secrets list": "secrets list",
     "secrets rotate": "secrets rotate",

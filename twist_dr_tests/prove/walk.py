@@ -274,6 +274,11 @@ def _shipped_already(walk: Walk) -> None:
     assert "Shipping WAL" in walk.type("twist-dr ship-wal", status=1)
 
 
+def _nobodys_drive(walk: Walk) -> None:
+    """No target of this site has an owner who could be asked."""
+    assert "there is none" in walk.type("twist-dr targets authorize", status=1)
+
+
 def _safe(walk: Walk) -> None:
     """Unless the page of step 5 was seen within five minutes: nobody reloaded it after the settings were changed."""
     state, _, why = walk.type("twist-dr status; [ $? = $(twist-dr status | grep -c ^DEGRADED) ]").partition(" ")
@@ -337,6 +342,7 @@ COMMANDS: dict[str, Callable[[Walk], None]] = {
     "twist-dr catalog rebuild --from TARGET": _typed("twist-dr catalog rebuild --from second"),
     "twist-dr keys list": _typed("twist-dr keys list"),
     "twist-dr keys new [--id NAME]": _typed("twist-dr keys new --id second"),
+    "twist-dr targets authorize NAME": _nobodys_drive,
     "twist-dr secrets set NAME": _typed("echo hidden-in-a-file | twist-dr secrets set MAIL"),
     "twist-dr secrets list": _typed("twist-dr secrets list"),
     "twist-dr secrets rotate": _typed("twist-dr secrets rotate"),
