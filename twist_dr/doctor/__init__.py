@@ -164,7 +164,9 @@ class _Examination:
             full = catalog.backup(settings.application, newest.manifest.base.chain[0])
         yield from check_newest_base(newest, seen, full=full)
         rows = catalog.wal_positions(settings.application)
-        yield from check_positions(rows, list(settings.enabled_targets), settings.wal.warn_after)
+        yield from check_positions(
+            rows, {name: settings.wal_every(name) for name in settings.enabled_targets}, settings.wal.warn_after
+        )
 
     def _unattended(self) -> Iterator[DoctorFinding]:
         from twist_dr.watch.alerts.telling import channels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -264,11 +264,11 @@ def _summaries_kept(seen: WalSeen | None) -> timedelta | None:
 
 
 def check_positions(
-    rows: Iterable[WalPositionRow], targets: Sequence[str], warn_after: timedelta, now: datetime | None = None
+    rows: Iterable[WalPositionRow], targets: Mapping[str, timedelta], warn_after: timedelta, now: datetime | None = None
 ) -> Check[None]:
-    """How far each enabled target's archive reaches, as shipping wrote it down last."""
+    """How far each enabled target's archive reaches, as shipping wrote it down last. ``targets``: how often each gets write-ahead log."""
     known, now = {row.target: row for row in rows}, now or datetime.now(timezone.utc)
-    for name in targets:
+    for name, every in targets.items():
         check, row = f"archived position {name}", known.get(name)
         if row is None or row.lsn is None:
             yield warning(
@@ -279,6 +279,8 @@ def check_positions(
             continue
         age = (now - row.at).total_seconds() if row.at is not None else None
         found = f"at {row.lsn} on timeline {row.timeline}" + (f", {human_seconds(age)} old" if age is not None else "")
+        if every:
+            found += f"; it goes there every {human_seconds(every.total_seconds())}, in bundles, which is lost if that target alone is left"
         if row.error is not None:
             yield problem(
                 check,

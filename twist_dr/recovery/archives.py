@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from twist_dr.errors import (
     Cancelled,
@@ -28,6 +28,9 @@ from twist_dr.wal.names import Segment, history_name
 from twist_dr.wal.objects import Holdings, Stored, WalArchive
 from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.partial_segment import PartialSegment
+from twist_dr.wal.segment_files import SegmentFiles
+
+T = TypeVar("T")
 
 #: Zeros written at a time behind a partial segment.
 _ZEROS = bytes(1 << 20)
@@ -81,13 +84,14 @@ class Archives:
         self._histories: dict[int, list[WalArchive]] = {}
         self._ancestors: dict[int, list[Ancestor]] = {}
         self._keyring = keyring
+        self._files = SegmentFiles(keyring)
         self._report = report
         self._lock = threading.Lock()
         #: Objects whose beginning was authenticated, and those that are none of ours: left out, with the LSN that their names end at.
         self._genuine: set[Segment | PartialSegment] = set()
         self.disowned: dict[str, tuple[int, int]] = {}
         for archive, holdings in self._listed(archives):
-            for segment, stored in holdings.segments.items():
+            for segment, stored in holdings.whole():
                 self.segments.setdefault(segment, []).append(ArchivePlace(archive, stored))
             for partial, stored in holdings.partials.items():
                 self._partials.setdefault(partial, []).append(ArchivePlace(archive, stored))
@@ -205,8 +209,9 @@ class Archives:
         return found
 
     def stored_bytes(self, segments: Iterable[Segment]) -> int:
-        """Bytes of these segments as stored, each counted once; those that are not there count nothing."""
-        return sum(self.segments[segment][0][1].size for segment in segments if segment in self.segments)
+        """Bytes of the objects that hold these segments, each counted once; segments that are not there count nothing."""
+        places = (self.segments[segment][0] for segment in segments if segment in self.segments)
+        return sum({(place.target.name, place.stored.key): place.stored.size for place in places}.values())
 
     def stored_bytes_of_partial(self, partial: PartialSegment) -> int:
         return self._partials[partial][0][1].size if partial in self._partials else 0
@@ -235,8 +240,10 @@ class Archives:
         """
 
         def fetch(place: ArchivePlace) -> None:
-            archive, stored = place
-            write_new(path, self._checked(archive, stored, segment, segment.size, whole=True), durable=durable)
+            archive, key = place.archive, place.stored.key
+            self._files.fetch(
+                archive, self.system_identifier, key, segment.name, path, durable=durable, watched=self._watched
+            )
 
         self._attempt(segment.name, self.segments.get(segment, []), fetch)
 
@@ -248,7 +255,7 @@ class Archives:
         """
 
         def chunks(archive: WalArchive, stored: Stored, size: int) -> Iterator[bytes]:
-            yield from self._checked(archive, stored, partial.segment, size, whole=False)
+            yield from self._checked(archive, stored, partial, size)
             left = partial.segment.size - size
             while left:
                 zeros = _ZEROS[:left]
@@ -282,7 +289,7 @@ class Archives:
         longest: PartialSegment | None = None
         for archive, holdings in self._listed(self._archives):
             with self._lock:
-                for segment, stored in holdings.segments.items():
+                for segment, stored in holdings.whole():
                     if segment == partial.segment:
                         self.segments.setdefault(segment, []).append(ArchivePlace(archive, stored))
                 for other, stored in holdings.partials.items():
@@ -296,16 +303,9 @@ class Archives:
         self.ancestors(timeline)
         write_new(path, [self._history_bytes(timeline)])
 
-    def _checked(
-        self, archive: WalArchive, stored: Stored, segment: Segment, size: int, *, whole: bool
-    ) -> Iterator[bytes]:
-        check = PageCheck(segment, self.system_identifier, stored.key, whole=whole)
-        for chunk in archive.read(self.system_identifier, stored.key, self._keyring):
-            if self._report.stop.is_set():
-                raise Cancelled(
-                    f"Reading {segment.name} was stopped: what it had begun is removed",
-                    remedy="start it again when you wish",
-                )
+    def _checked(self, archive: WalArchive, stored: Stored, partial: PartialSegment, size: int) -> Iterator[bytes]:
+        check = PageCheck(partial.segment, self.system_identifier, stored.key, whole=False)
+        for chunk in self._watched(archive.read(self.system_identifier, stored.key, self._keyring)):
             check.update(chunk)
             yield chunk
         check.finish()
@@ -314,6 +314,16 @@ class Archives:
                 f"{stored.key} holds {check.size} bytes and not {size}",
                 remedy="take it from another storage target",
             )
+
+    def _watched(self, chunks: Iterator[T]) -> Iterator[T]:
+        """The same, until it is asked to stop."""
+        for chunk in chunks:
+            if self._report.stop.is_set():
+                raise Cancelled(
+                    "Reading write-ahead log was stopped: what it had begun is removed",
+                    remedy="start it again when you wish",
+                )
+            yield chunk
 
     def _history_bytes(self, timeline: int) -> bytes:
         name = history_name(timeline)

@@ -32,7 +32,7 @@ from twist_dr.wal.spool import Spool
 @dataclass
 class ArchiveStatus:
     """One target. ``ranges`` and ``gaps`` are those of the cluster whose bases are newest; ``vanished``: what is said of
-    WAL at its end that was there and is not. ``row`` is what was recorded of the last round.
+    WAL at its end that was there and is not. ``row`` is what was recorded of the last round. ``bundle_seconds``: how often WAL goes there; 0: at once.
     """
 
     name: str
@@ -42,6 +42,7 @@ class ArchiveStatus:
     position: ArchivedPosition | None = None
     row: WalPositionRow | None = None
     error: str | None = None
+    bundle_seconds: float = 0.0
 
 
 @dataclass
@@ -100,6 +101,7 @@ def wal_status(app: Application) -> WalStatus:
     rows = _rows(app, status)
     for name, archive in archives(app).items():
         target = ArchiveStatus(name, position=state.position(name), row=rows.get(name))
+        target.bundle_seconds = settings.wal_every(name).total_seconds()
         repository = Repository(archive.target, app.name)
         _look_at_target(target, repository, archive, keyring, status, _wanted_since(settings, name, status.at))
         status.targets.append(target)
@@ -231,6 +233,11 @@ def render_wal_status(status: WalStatus) -> str:
     """For a terminal."""
     rows = [row for target in status.targets for row in _table_rows(target, position_age(target, status.at))]
     lines = [table(("TARGET", "FROM (UTC)", "UNTIL (UTC)", "TIMELINE", "BASE", "POSITION", "AGE"), rows)]
+    lines += [
+        f"\n{target.name}: WAL goes there every {human_seconds(target.bundle_seconds)}, in bundles: if it alone is left, so much is lost"
+        for target in status.targets
+        if target.bundle_seconds
+    ]
     if status.sample is not None:
         slot = status.sample.slot
         told = (
@@ -277,6 +284,7 @@ def _target_document(target: ArchiveStatus) -> dict[str, Any]:
         ],
         "gaps": target.gaps,
         "vanished": target.vanished or None,
+        "bundle_seconds": target.bundle_seconds,
         "archived_position": None
         if position is None
         else {

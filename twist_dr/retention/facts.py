@@ -62,13 +62,7 @@ class TargetFacts:
     def used_bytes(self) -> int:
         """Bytes of all that was listed."""
         return (
-            self.ground.stored_bytes
-            + self.hold_bytes
-            + sum(
-                stored.size
-                for cluster in self.clusters
-                for stored in (*cluster.holdings.segments.values(), *cluster.holdings.partials.values())
-            )
+            self.ground.stored_bytes + self.hold_bytes + sum(cluster.holdings.stored_bytes for cluster in self.clusters)
         )
 
 

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 
 from twist_dr.retention.model import ClusterWal, WalBase
 from twist_dr.wal.history import TimelineSpan, stretches_of
-from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import Stored
 
 
@@ -122,15 +121,9 @@ def all_timelines(cluster: ClusterWal) -> list[int]:
     return sorted({*cluster.holdings.timelines, *(base.timeline for base in cluster.bases)})
 
 
-def objects(cluster: ClusterWal) -> Iterator[tuple[Segment, Stored]]:
-    """Segments and partial segments as stored, each with its segment."""
-    yield from cluster.holdings.segments.items()
-    yield from ((partial.segment, stored) for partial, stored in cluster.holdings.partials.items())
-
-
 def signs_of_life(cluster: ClusterWal) -> Iterator[datetime]:
     """When things of the cluster were stored or backed up."""
-    yield from (stored.modified for _, stored in objects(cluster))
+    yield from (stored.modified for _, stored in cluster.holdings.objects())
     yield from (base.finished_at for base in cluster.bases)
 
 
@@ -155,7 +148,7 @@ def wanted_lines(
         wanted = set(timelines)
     else:
         wanted = set(timelines[-1:]) if current else set()
-        wanted |= {segment.timeline for segment, stored in objects(cluster) if now - stored.modified < window}
+        wanted |= {segment.timeline for segment, stored in cluster.holdings.objects() if now - stored.modified < window}
         wanted |= {base.timeline for base in cluster.bases if now - base.finished_at < window}
     return [lines[timeline] for timeline in timelines if timeline in wanted]
 

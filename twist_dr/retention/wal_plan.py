@@ -18,7 +18,6 @@ from twist_dr.retention.lines import (
     current_clusters,
     first_base,
     last_written,
-    objects,
     unknown_timelines,
     wanted_lines,
 )
@@ -48,7 +47,7 @@ def bases_of_window(clusters: Sequence[ClusterWal], window: timedelta | None, no
                     f"the history of timeline {unknown[0]} is not there, so nobody can tell which bases it needs"
                 )
             continue
-        young = {segment.number for segment, stored in objects(cluster) if now - stored.modified < window}
+        young = {segment.number for segment, stored in cluster.holdings.objects() if now - stored.modified < window}
         is_current = cluster.holdings.system_identifier in current
         for line in wanted_lines(cluster, Branches(cluster), is_current, window, now):
             words = f"the WAL window of {span(window)} on timeline {line.timeline}"
@@ -156,20 +155,28 @@ class _Needed:
 
 def _stretches(cluster: ClusterWal, judge: Judge) -> Iterator[WalStretch]:
     """All objects of a cluster in their order, with those of the same fate together."""
-    found = sorted(objects(cluster), key=lambda each: (each[0], each[1].key))
     fates: dict[Segment, WalFate] = {}
-    for segment, stored in found:  # a partial segment stays with its segment, whichever of the two wants to
+    held: dict[Stored, list[Segment]] = {}
+    for segment, stored in sorted(cluster.holdings.objects(), key=lambda each: (each[0], each[1].key)):
+        held.setdefault(stored, []).append(segment)
+        # A partial segment stays with its segment, whichever of the two wants to.
         fate = judge(segment, stored)
         if segment not in fates or fate[0]:
             fates[segment] = fate
-    for (timeline, keep, reason), group in groupby(found, key=lambda each: (each[0].timeline, *fates[each[0]])):
+
+    def fate_of(item: tuple[Stored, list[Segment]]) -> tuple[int, bool, str]:
+        """An object with several segments stays when one of them does."""
+        segments = item[1]
+        return segments[0].timeline, *next((fates[each] for each in segments if fates[each][0]), fates[segments[0]])
+
+    for (timeline, keep, reason), group in groupby(held.items(), key=fate_of):
         items = list(group)
         yield WalStretch(
             cluster.holdings.system_identifier,
             timeline,
-            items[0][0].name,
-            items[-1][0].name,
-            tuple(stored for _, stored in items),
+            items[0][1][0].name,
+            items[-1][1][-1].name,
+            tuple(stored for stored, _ in items),
             keep,
             reason,
         )

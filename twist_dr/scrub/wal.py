@@ -89,7 +89,7 @@ class WalScrub:
         self, archive: WalArchive, each: WalObject, bad: dict[str, str], repairing: dict[str, Future[ScrubFinding]]
     ) -> None:
         try:
-            read_wal(archive, each, each.key, self._app.keyring)
+            read_wal(archive, each, self._app.keyring)
         except ObjectMissing:  # deleted since it was listed
             bad.pop(each.key, None)
             return

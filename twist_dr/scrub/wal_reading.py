@@ -5,10 +5,12 @@ Archived objects have no manifest that would name their hash: each is authentica
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from twist_dr.backup.base.summary import PlannedBase
 from twist_dr.errors import (
@@ -16,13 +18,13 @@ from twist_dr.errors import (
     AuthenticationFailed,
     ObjectCorrupt,
     ObjectMissing,
+    StorageError,
     TwistDRError,
     WalInvalid,
     WalMissing,
     about,
 )
 from twist_dr.postgres.lsn import parse_lsn
-from twist_dr.repository.compression import SUFFIXES
 from twist_dr.repository.first_good import first_good, told_by_all
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form, write_new
@@ -30,23 +32,21 @@ from twist_dr.retention.model import ClusterWal
 from twist_dr.retention.wal_plan import plan_wal
 from twist_dr.scrub.repair import put_anew
 from twist_dr.scrub.rotation import KeyedObject
-from twist_dr.storage.base import Digest, OnBytes
+from twist_dr.storage.base import Digest, OnBytes, StorageTarget
+from twist_dr.wal.bundles import segments_of
 from twist_dr.wal.history import joined_history, parse_history
 from twist_dr.wal.names import Segment, history_name, kind_of, timeline_of
-from twist_dr.wal.objects import HISTORY_FORM, Holdings, WalArchive, associated_data
-from twist_dr.wal.packing import pack
-from twist_dr.wal.pages import PageCheck, read_first_page
+from twist_dr.wal.objects import HISTORY_FORM, Holdings, WalArchive, associated_data, holds_several
+from twist_dr.wal.packing import pack, plain_object
+from twist_dr.wal.segment_files import SegmentFiles
 
 #: The object itself is bad; others of the same target may be good.
 BAD = (ArtifactInvalid, AuthenticationFailed, ObjectCorrupt, WalInvalid)
 
-#: The shortest ending is last: the others end with it.
-_FORMS = [Form(compression, True) for compression in sorted(SUFFIXES, key=lambda each: -len(SUFFIXES[each]))]
-
 
 @dataclass(frozen=True)
 class WalObject(KeyedObject):
-    """A whole segment or a timeline's history on a target. ``name`` as PostgreSQL knows it."""
+    """Whole segments or a timeline's history on a target, as one object. ``name``: without the ending of its form."""
 
     system_identifier: str
     name: str
@@ -56,25 +56,10 @@ class WalObject(KeyedObject):
     def is_history(self) -> bool:
         return kind_of(self.name) == "history"
 
-    def places(self) -> list[str]:
-        """Where it may lie on other targets, which pack it in another way."""
-        folder = self.key.rpartition("/")[0]
-        return [f"{folder}/{self.name}{form.suffix}" for form in _FORMS]
-
 
 def wal_objects(archive: WalArchive) -> list[WalObject]:
     """All that a target has of an application's WAL, in the order of the keys. Partial segments are left out: they are replaced every few seconds."""
-    found = (_named(each.key, each.size) for each in archive.target.list(f"{archive.application}/wal"))
-    return [each for each in found if each is not None]
-
-
-def _named(key: str, size: int) -> WalObject | None:
-    parts = key.split("/")
-    form = next((form for form in _FORMS if parts[-1].endswith(form.suffix)), None)
-    if len(parts) < 4 or form is None:
-        return None
-    name = parts[-1].removesuffix(form.suffix)
-    return WalObject(key, size, parts[2], name, form) if kind_of(name) in ("segment", "history") else None
+    return [WalObject(each.key, each.size, each.system_identifier, each.name, each.form) for each in archive.objects()]
 
 
 def missing_wal(archive: WalArchive, bases: Sequence[PlannedBase], form: Form) -> dict[WalObject, str]:
@@ -129,7 +114,8 @@ def lost_wal(cluster: ClusterWal, others: Iterable[Holdings], reached: Reached |
     for other in others:
         for segment, stored in other.segments.items():
             if first is not None and first <= segment and (segment.timeline, segment.end) <= end:
-                lost.segments.setdefault(segment, stored)
+                # By itself, as it is put back: beside others in a bundle it may stay where alone it goes.
+                lost.segments.setdefault(segment, replace(stored, key=segment.name))
         if first is not None:
             lost.histories |= {timeline for timeline in other.histories if first.timeline <= timeline <= end[0]}
     for segment in held.segments:
@@ -171,55 +157,23 @@ def lacking(archive: WalArchive, lost: Holdings, form: Form) -> dict[WalObject, 
 
 def is_there(archive: WalArchive, each: WalObject) -> bool:
     """Whether a target has an object, however packed. Raises storage errors."""
-    return any(archive.has(place) for place in each.places())
+    return next(archive.places(each.system_identifier, each.name), None) is not None
 
 
-def read_wal(archive: WalArchive, each: WalObject, key: str, keyring: Keyring, to: Path | None = None) -> None:
-    """Read one object, every byte authenticated and every page looked at; with ``to``, its plain bytes into a new file.
+def read_wal(archive: WalArchive, each: WalObject, keyring: Keyring) -> None:
+    """Read one object, every byte authenticated and every page looked at. Raises the errors of ``BAD`` and storage errors."""
+    if each.is_history:
+        _read_history(archive, each, each.key, keyring)
+        return
+    for _ in archive.segments(each.system_identifier, each.key, keyring):
+        pass
 
-    ``key``: where it lies on this target. Raises the errors of ``BAD`` and storage errors.
-    """
+
+def _read_history(archive: WalArchive, each: WalObject, key: str, keyring: Keyring) -> bytes:
     with about(archive.target.name):
-        if each.is_history:
-            data = joined_history(archive.read(each.system_identifier, key, keyring), key)
-            parse_history(data, timeline_of(each.name), key)
-            if to is not None:
-                write_new(to, [data], durable=False)
-            return
-        pages = _Pages(each, key)
-        chunks = (pages.looked_at(chunk) for chunk in archive.read(each.system_identifier, key, keyring))
-        if to is not None:
-            write_new(to, chunks, durable=False)
-        else:
-            for _ in chunks:
-                pass
-        pages.finish()
-
-
-class _Pages:
-    """Looks at the pages of one segment, whose size its own first page tells."""
-
-    def __init__(self, each: WalObject, what: str) -> None:
-        self._object = each
-        self._what = what
-        self._check: PageCheck | None = None
-
-    def looked_at(self, chunk: bytes) -> bytes:
-        if self._check is None and chunk:
-            first = read_first_page(chunk, self._what)
-            try:
-                segment = Segment.named(self._object.name, first.segment_size)
-            except ValueError:
-                raise WalInvalid(f"{self._what}: its cluster has segments of {first.segment_size} bytes.") from None
-            self._check = PageCheck(segment, self._object.system_identifier, self._what)
-        if self._check is not None:
-            self._check.update(chunk)
-        return chunk
-
-    def finish(self) -> None:
-        if self._check is None:
-            raise WalInvalid(f"{self._what}: it holds nothing.")
-        self._check.finish()
+        data = joined_history(archive.read(each.system_identifier, key, keyring), key)
+        parse_history(data, timeline_of(each.name), key)
+        return data
 
 
 @dataclass(frozen=True)
@@ -234,29 +188,91 @@ class PackedWal:
 def fetch_good_wal(
     each: WalObject, archives: Sequence[WalArchive], keyring: Keyring, folder: Path, progress: dict[str, OnBytes]
 ) -> PackedWal:
-    """Take an object from the first other target that has it good, and pack it for its place. Raises ``WalMissing`` when none has."""
-    plain, packed, failed = folder / "plain", folder / "packed", []
+    """Take all that an object holds from other targets that have it good, and pack it for its place.
 
-    def read(archive: WalArchive) -> None:
-        key = next((key for key in each.places() if archive.has(key)), None)
-        if key is None:
-            raise ObjectMissing("it has not got it.")
-        read_wal(archive, each, key, keyring, plain)
-        progress[archive.target.name](plain.stat().st_size)
+    However those have it: each segment by itself, or in bundles of their own. Raises ``WalMissing`` when none has.
+    """
+    good = _Good(each, archives, keyring, progress)
+    plain = {name: good.fetched(name, folder / f"plain.{name}") for name in _names(each, archives, keyring)}
+    packed = folder / "packed"
+    data = associated_data(archives[0].application, each.system_identifier, each.name)
+    digest = pack(plain_object(plain), packed, each.form, keyring.primary, data)
+    for path in plain.values():
+        path.unlink()
+    return PackedWal(packed, digest, ", ".join(good.sources))
 
-    def pass_over(archive: WalArchive, error: TwistDRError) -> None:
-        plain.unlink(missing_ok=True)
-        failed.append(error)
 
-    found = first_good(archives, read, pass_over)
-    if found is None:
-        told = told_by_all(failed) or "There is no other storage target."
-        raise WalMissing(f"No other storage target has a good {each.name}. {told}")
-    archive, _ = found
-    data = associated_data(archive.application, each.system_identifier, each.name)
-    digest = pack(plain, packed, each.form, keyring.primary, data)
-    plain.unlink()
-    return PackedWal(packed, digest, archive.target.name)
+def _names(each: WalObject, archives: Sequence[WalArchive], keyring: Keyring) -> list[str]:
+    """What PostgreSQL calls all that an object holds: the number of segments between two names depends on their size. Raises ``WalMissing``."""
+    if not holds_several(each.key):
+        return [each.name]
+    for archive in archives:
+        with suppress(TwistDRError):
+            if (size := archive.segment_size(each.system_identifier, keyring)) is not None:
+                return [segment.name for segment in segments_of(each.name, size)]
+    raise WalMissing(f"No other storage target has good segments of the cluster {each.system_identifier}.")
+
+
+class _Good:
+    """Good bytes of segments and histories from the first of other targets that has them. ``sources``: those that gave something."""
+
+    def __init__(
+        self, each: WalObject, archives: Sequence[WalArchive], keyring: Keyring, progress: Mapping[str, OnBytes]
+    ) -> None:
+        self.sources: list[str] = []
+        self._object = each
+        self._archives = archives
+        self._keyring = keyring
+        self._progress = progress
+        self._files = SegmentFiles(keyring)
+
+    def fetched(self, name: str, path: Path) -> Path:
+        """A segment or history of PostgreSQL's ``name`` in a new file. Raises ``WalMissing``."""
+        failed: list[TwistDRError] = []
+
+        def read(place: _Place) -> None:
+            self._read(place, name, path)
+            self._progress[place.target.name](path.stat().st_size)
+
+        found = first_good(self._places(name, failed), read, lambda place, error: failed.append(error))
+        if found is None:
+            told = told_by_all(failed) or "There is no other storage target."
+            raise WalMissing(f"No other storage target has a good {name}. {told}")
+        if (source := found[0].target.name) not in self.sources:
+            self.sources.append(source)
+        return path
+
+    def _places(self, name: str, failed: list[TwistDRError]) -> Iterator[_Place]:
+        for archive in self._archives:
+            found = False
+            try:
+                for key in archive.places(self._object.system_identifier, name):
+                    found = True
+                    yield _Place(archive, key)
+            except StorageError as error:
+                failed.append(error)
+            else:
+                if not found:
+                    failed.append(ObjectMissing("it has not got it.", target=archive.target.name))
+
+    def _read(self, place: _Place, name: str, path: Path) -> None:
+        archive, identifier = place.archive, self._object.system_identifier
+        if self._object.is_history:
+            data = _read_history(archive, self._object, place.key, self._keyring)
+            write_new(path, [data], durable=False)
+        else:
+            self._files.fetch(archive, identifier, place.key, name, path, durable=False)
+
+
+class _Place(NamedTuple):
+    """An object of another target."""
+
+    archive: WalArchive
+    key: str
+
+    @property
+    def target(self) -> StorageTarget:
+        return self.archive.target
 
 
 def store_good_wal(
@@ -269,4 +285,4 @@ def store_good_wal(
     if not missing and not archive.has(each.key):
         raise ObjectMissing(f"{each.key} was deleted meanwhile.", target=archive.target.name)
     put_anew(archive.target, good.path, each.key, good.digest, progress)
-    read_wal(archive, each, each.key, keyring)
+    read_wal(archive, each, keyring)

@@ -172,6 +172,9 @@ class WalSettings(Section):
     interval_seconds: int = Field(60, ge=5)
     #: How often ``twist-dr wal ship --follow`` does.
     follow_seconds: float = Field(1, gt=0)
+    #: On consumer drives, where an object costs half a second, segments that were completed within that time are stored as one, and the open
+    #: segment is stored as often: so much of the newest can be lost there. 0: at once. A target's ``wal_bundle_seconds`` is for any kind.
+    bundle_seconds: int = Field(60, ge=0)
     workers: int = Field(default_factory=lambda: max(2, min(8, os.cpu_count() or 1)), ge=1, le=64)
     #: Said loudly: an unshipped segment of that age, and a spool of that size.
     warn_after: Duration = timedelta(minutes=15)

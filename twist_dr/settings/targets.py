@@ -60,6 +60,8 @@ class TargetSettings(TargetOptions):
     max_mib_per_second: Rates = ()
     #: Whether what is read from there (restores, verifications, the check after storing) keeps within it, too.
     limit_reading: bool = False
+    #: In the place of ``wal.bundle_seconds``, for a target of any kind.
+    wal_bundle_seconds: int | None = Field(None, ge=0)
     #: The fraction of space below which there is an alert.
     warn_free: float = Field(0.1, ge=0, lt=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -131,6 +132,20 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _bundles_soon_enough(self) -> Settings:
+        """What is bundled for longer than a recovery point may be old would be an alarm each time."""
+        if self.wal is None:
+            return self
+        most = min(self.wal.warn_after, self.objectives.wal)
+        for name in self.enabled_targets:
+            if (every := self.wal_every(name)) >= most:
+                raise ValueError(
+                    f"less than wal.warn_after and objectives.wal ({most.total_seconds():.0f} s) in wal.bundle_seconds, or wal_bundle_seconds of "
+                    f"{name}: with {every.total_seconds():.0f} s what is archived there would always be too old"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _scheduled_targets_exist(self) -> Settings:
         for kind in get_args(ScheduleKind) if self.schedules else ():
             for number, each in enumerate(getattr(self.schedules, kind)):
@@ -154,6 +169,14 @@ class Settings(Section):
     @property
     def wal_spool(self) -> Path:
         return (self.wal.spool if self.wal else None) or self.work_dir / "wal" / self.application
+
+    def wal_every(self, target: str) -> timedelta:
+        """How often a target gets write-ahead log, in bundles; zero where it gets each segment at once."""
+        options = self.storage_targets[target]
+        seconds = options.wal_bundle_seconds
+        if seconds is None:
+            seconds = self.wal.bundle_seconds if self.wal and options.consumer else 0
+        return timedelta(seconds=seconds)
 
     @property
     def enabled_targets(self) -> dict[str, TargetSettings]:

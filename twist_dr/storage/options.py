@@ -71,7 +71,8 @@ class TargetOptions(Section):
     credentials_remedy: ClassVar[str] = ""
     #: Bytes that the provider takes of one user within 24 hours; None where it sets no such limit.
     daily_upload_limit: ClassVar[int | None] = None
-    #: A drive of people, who share folders by a link and lose their passwords: what lies there unencrypted is soon read by others.
+    #: A drive of people, who share folders by a link and lose their passwords: what lies there unencrypted is soon read by others. An
+    #: object costs half a second there, however small it is.
     consumer: ClassVar[bool] = False
 
     type: str

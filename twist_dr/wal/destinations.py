@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,14 +21,19 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form
 from twist_dr.storage.base import Digest
 from twist_dr.system.progress import Report
+from twist_dr.system.words import few
 from twist_dr.wal.archived import ArchivedPosition, TargetShipped
-from twist_dr.wal.names import timeline_of
-from twist_dr.wal.objects import HISTORY_FORM, WalArchive
+from twist_dr.wal.names import Segment, timeline_of
+from twist_dr.wal.objects import Holdings, WalArchive
 from twist_dr.wal.packing import file_chunks
+from twist_dr.wal.parcels import Parcel
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.spool import Spool, SpoolFile
 
 T = TypeVar("T")
+
+#: By the name that it has in the archive, a file whose bytes are offered, and how many of them; all for None.
+Offered = Mapping[str, tuple[Path, int | None]]
 
 #: A target that took so long to fail is left out for ten times as long, so that the others wait a tenth of the time at most.
 _SLOW_SECONDS = 5.0
@@ -43,20 +49,21 @@ def side_by_side(pool: ThreadPoolExecutor, call: Callable[[T], None], items: Ite
 
 @dataclass(frozen=True)
 class Destination:
-    """A storage target's archive, and the form in which it keeps bytes."""
+    """A storage target's archive, and the form in which it keeps bytes.
+
+    ``every``: how often it gets write-ahead log, then all that waits, as bundles; at once, and each segment by itself, when zero.
+    """
 
     archive: WalArchive
     form: Form
+    every: timedelta = timedelta(0)
 
-    def form_of(self, file: SpoolFile) -> Form:
-        return HISTORY_FORM if file.kind == "history" else self.form.confidential
-
-    def key_of(self, file: SpoolFile) -> str:
-        """Where a whole file of the spool lies."""
-        identifier, timeline = str(file.system_identifier), timeline_of(file.name)
-        if file.kind == "history":
+    def key_of(self, parcel: Parcel) -> str:
+        """Where what is sent as one object lies."""
+        identifier, timeline = parcel.system_identifier, timeline_of(parcel.name)
+        if not parcel.segments:
             return self.archive.history_key(identifier, timeline)
-        return self.archive.key(identifier, timeline, file.name, self.form)
+        return self.archive.key(identifier, timeline, parcel.name, self.form)
 
     def key_of_partial(self, system_identifier: str, partial: PartialSegment) -> str:
         return self.archive.key(system_identifier, partial.segment.timeline, partial.name, self.form)
@@ -148,33 +155,56 @@ class Destinations:
 
     # -- putting bytes there -------------------------------------------------------------------------------------------
 
-    def put_whole(self, name: str, file: SpoolFile, packed: Path, digest: Digest) -> None:
-        """A whole file, packed, to one target; the spool then knows that it is there."""
+    def put_whole(self, name: str, parcel: Parcel, packed: Path, digest: Digest) -> None:
+        """Whole files, packed, to one target; the spool then knows that they are there."""
         if self.is_down(name):
             return
         with self.failures_of(name):
-            self.store(name, file, self[name].key_of(file), packed, digest)
-            self._spool.note_stored(name, file)
+            offered = {file.name: (file.path, None) for file in parcel.files}
+            self.store(name, parcel.system_identifier, self[name].key_of(parcel), packed, digest, offered)
+            for file in parcel.files:
+                self._spool.note_stored(name, file)
             with self._guard:
-                self.outcomes[name].segments += file.kind == "segment"
+                self.outcomes[name].segments += len(parcel.segments)
 
     def store(
-        self, name: str, file: SpoolFile, key: str, packed: Path, digest: Digest, size: int | None = None
+        self, name: str, system_identifier: str, key: str, packed: Path, digest: Digest, offered: Offered
     ) -> None:
-        """Store packed bytes: ``file``, or its first ``size`` bytes. The same plain ones may be there already, when somebody
-        was killed before he could write it down. Raises ``WalConflict`` when others are, and storage errors.
+        """Store packed bytes. The same plain ones, which are ``offered``, may be there already, when somebody was killed before he could
+        write it down. Raises ``WalConflict`` when others are, and storage errors.
         """
-        archive = self[name].archive
         try:
-            archive.put(packed, key, digest)
+            self[name].archive.put(packed, key, digest)
         except ObjectExists:
-            plain = iter(()) if size == 0 else file_chunks(file.path, size)
-            if not archive.holds(str(file.system_identifier), key, self._keyring, plain):
-                raise WalConflict(
-                    f"it holds other bytes as {key.rpartition('/')[2]}: two servers wrote the same timeline, or the key is another one. Nothing was "
-                    f"overwritten, and {file.path} stays",
-                    remedy="find out which server is the right one, and take a new base backup",
-                    target=name,
-                ) from None
+            self._compare(name, system_identifier, key, offered)
         with self._guard:
             self.outcomes[name].stored_bytes += digest.size
+
+    def recognise(self, name: str, files: Sequence[tuple[SpoolFile, Segment]]) -> None:
+        """Note which segments a target that gets bundles has already, in whatever objects: somebody may have been killed before he could,
+        or bundle them in another way. A target that has other bytes of one of them is out of the round, as is one that cannot be asked.
+        """
+        archive, held = self[name].archive, dict[tuple[str, int, int], Holdings]()
+        there: dict[tuple[str, str], list[SpoolFile]] = {}
+        with self.failures_of(name):
+            for file, segment in files:
+                place = str(file.system_identifier), segment.size, segment.timeline
+                listed = held[place] if place in held else held.setdefault(place, archive.holdings(*place))
+                for key in {stored.key for found, stored in listed.whole() if found == segment}:
+                    there.setdefault((place[0], key), []).append(file)
+            for (identifier, key), lying in there.items():
+                self._compare(name, identifier, key, {file.name: (file.path, None) for file in lying})
+            for file in dict.fromkeys(file for lying in there.values() for file in lying):
+                self._spool.note_stored(name, file)
+
+    def _compare(self, name: str, system_identifier: str, key: str, offered: Offered) -> None:
+        """Raise ``WalConflict`` unless the object under ``key`` holds just what is offered."""
+        plain = {called: file_chunks(*of) for called, of in offered.items()}
+        if not self[name].archive.holds(system_identifier, key, self._keyring, plain):
+            paths = few(str(path) for path, _ in offered.values())
+            raise WalConflict(
+                f"it holds other bytes as {key.rpartition('/')[2]}: two servers wrote the same timeline, or the key is another one. Nothing was "
+                f"overwritten, and {paths} {'stays' if len(offered) == 1 else 'stay'}",
+                remedy="find out which server is the right one, and take a new base backup",
+                target=name,
+            )

@@ -38,7 +38,7 @@ from twist_dr.wal.objects import WalArchive
 from twist_dr.wal.primary import Primary, Sample
 from twist_dr.wal.receiving import Receiver
 from twist_dr.wal.shipping import Shipper
-from twist_dr.wal.spool import Spool
+from twist_dr.wal.spool import Spool, Wanted
 
 #: The lock of shipping, apart from the application's: WAL is shipped while a backup or a restore goes on.
 LOCK_SCOPE = "wal"
@@ -81,7 +81,10 @@ class Shipping:
         self._wal = wal
         self._report = app.report
         self._primary = Primary(Cluster(settings.replication_url), settings.wal_slot)
-        destinations = {name: Destination(archive, settings.form(name)) for name, archive in archives(app).items()}
+        destinations = {
+            name: Destination(archive, settings.form(name), settings.wal_every(name))
+            for name, archive in archives(app).items()
+        }
         self._shipper = Shipper(
             settings.application,
             Spool(settings.wal_spool),
@@ -318,6 +321,7 @@ class AwaitWal:
         identifier = str(manifest.postgres.system_identifier)
         if wal_settings(self._settings).source == "archive":
             self._finish_segment()
+        Spool(self._settings.wal_spool).want(Wanted(identifier, last))
         deadline = time.monotonic() + _BASE_WAL_SECONDS
         while not self._reaches(target.name, identifier, last):
             if self._report.stop.is_set():

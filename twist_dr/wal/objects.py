@@ -1,22 +1,24 @@
 """The archive of write-ahead log on a storage target: the layout, and reading with every byte checked.
 
     <application>/wal/<system_identifier>/<timeline>/<segment>.zst.enc
+                                                    /<first>-<last>.tar.zst.enc                  a bundle of segments: see bundles.py
                                                     /<segment>.<end>.<claim>.partial.zst.enc     a partial segment: see partial_segment.py
                                          /<timeline>.history.enc
 
 WAL holds every role's password hash, so it is stored encrypted on every target. The name is part of what is authenticated:
-no object can be put in another's place.
+no object can be put in another's place. Which segments are there, and where their bytes lie, is asked here: nobody else knows of bundles.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import TypeVar
 
 from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, WalInvalid, about
 from twist_dr.repository.compression import SUFFIXES, Compression, decompress
@@ -24,13 +26,12 @@ from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.chunks import read_chunks
+from twist_dr.wal.bundles import is_bundle, segments_of, unbundled
 from twist_dr.wal.history import Ancestor, joined_history, parse_history
 from twist_dr.wal.names import SEGMENT_NAME, Segment, history_name, kind_of, timeline_of
 from twist_dr.wal.opening import opened
-from twist_dr.wal.pages import read_first_page
+from twist_dr.wal.pages import PageCheck, read_first_page
 from twist_dr.wal.partial_segment import PartialSegment
-
-T = TypeVar("T")
 
 _IDENTIFIER = re.compile(r"[0-9]{1,20}")
 #: The end of an object's name, by its form. The shortest is last: the others end with it.
@@ -55,15 +56,52 @@ class Stored:
     modified: datetime
 
 
+@dataclass(frozen=True)
+class ArchivedObject:
+    """An object with whole segments, or a history. ``name``: without the ending of its form."""
+
+    key: str
+    size: int
+    system_identifier: str
+    name: str
+    form: Form
+
+
 @dataclass
 class Holdings:
-    """What a target has of one cluster's WAL. ``histories`` are timelines whose history file is there."""
+    """What a target has of one cluster's WAL. ``histories`` are timelines whose history file is there.
+
+    An object may hold several segments, and a segment may lie in several objects: ``segments`` names one, ``again`` the others.
+    """
 
     system_identifier: str
     segment_size: int
     segments: dict[Segment, Stored] = field(default_factory=dict)
     partials: dict[PartialSegment, Stored] = field(default_factory=dict)
     histories: set[int] = field(default_factory=set)
+    again: list[tuple[Segment, Stored]] = field(default_factory=list)
+
+    def add(self, segment: Segment, stored: Stored) -> None:
+        """One more object that holds a whole segment."""
+        if segment in self.segments:
+            self.again.append((segment, stored))
+        else:
+            self.segments[segment] = stored
+
+    def whole(self) -> Iterator[tuple[Segment, Stored]]:
+        """Every whole segment with every object that holds it."""
+        yield from self.segments.items()
+        yield from self.again
+
+    def objects(self) -> Iterator[tuple[Segment, Stored]]:
+        """The same, and partial segments, each with its segment."""
+        yield from self.whole()
+        yield from ((partial.segment, stored) for partial, stored in self.partials.items())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all segments and partial segments as stored."""
+        return sum({stored.key: stored.size for _, stored in self.objects()}.values())
 
     @property
     def timelines(self) -> list[int]:
@@ -99,20 +137,27 @@ class WalArchive:
         children = self.target.children(f"{self.application}/wal")
         return [name for name in children if _IDENTIFIER.fullmatch(name)]
 
-    def holdings(self, system_identifier: str, segment_size: int) -> Holdings:
-        """Everything that the target has of a cluster; ``segment_size`` in bytes. Raises storage errors."""
+    def holdings(self, system_identifier: str, segment_size: int, timeline: int | None = None) -> Holdings:
+        """Everything that the target has of a cluster, or of one of its timelines; ``segment_size`` in bytes. Raises storage errors."""
         found = Holdings(system_identifier, segment_size)
-        for base, stored in self._listed(self.folder(system_identifier)):
+        folder = self.folder(system_identifier)
+        for base, stored in self._listed(folder if timeline is None else f"{folder}/{timeline:08X}"):
             if kind_of(base) == "history":
                 found.histories.add(timeline_of(base))
             elif (partial := PartialSegment.named(base, segment_size)) is not None:
                 found.partials[partial] = stored
             else:
-                try:
-                    found.segments[Segment.named(base, segment_size)] = stored
-                except ValueError:  # not ours
-                    continue
+                for segment in segments_of(base, segment_size):
+                    found.add(segment, stored)
         return found
+
+    def objects(self) -> Iterator[ArchivedObject]:
+        """All objects with segments or histories of all clusters, in the order of the keys. Partial segments are left out."""
+        for base, stored in self._listed(f"{self.application}/wal"):
+            parts = stored.key.split("/")
+            if len(parts) >= 4 and (kind_of(base) in ("segment", "history") or is_bundle(base)):
+                form = Form(_ENDINGS[parts[-1][len(base) :]], True)
+                yield ArchivedObject(stored.key, stored.size, parts[2], base, form)
 
     def segment_size(self, system_identifier: str, keyring: Keyring) -> int | None:
         """Bytes of a cluster's segments, from the first object that says so; ``None`` without any. Raises what reading raises."""
@@ -120,31 +165,52 @@ class WalArchive:
             if not SEGMENT_NAME.match(base) or ".00000000." in base:
                 continue
             with suppress(WalInvalid):  # a partial segment of a few bytes
-                for chunk in self.read(system_identifier, stored.key, keyring):
+                for _, chunk in self.contents(system_identifier, stored.key, keyring):
                     return read_first_page(chunk, f"{self.target.name}: {stored.key}").segment_size
         return None
 
     def has(self, key: str) -> bool:
         return self.target.stat(key) is not None
 
+    def has_segment(self, system_identifier: str, segment: Segment, form: Form) -> bool:
+        """Whether a whole segment is there, by itself in this form or in whatever object is listed. Raises storage errors."""
+        key = self.key(system_identifier, segment.timeline, segment.name, form)
+        return self.has(key) or segment in self.holdings(system_identifier, segment.size, segment.timeline).segments
+
+    def places(self, system_identifier: str, name: str) -> Iterator[str]:
+        """Keys of the objects that hold a segment or history of PostgreSQL's ``name``, however packed; asked of the target itself.
+
+        Bundles are listed when no object of its own holds it, or the caller asks on.
+        """
+        folder = self.folder(system_identifier)
+        if kind_of(name) == "segment":
+            folder = f"{folder}/{name[:8]}"
+        for ending in _ENDINGS:
+            if self.has(key := f"{folder}/{name}{ending}"):
+                yield key
+        if kind_of(name) == "segment":
+            # Names of one timeline sort as its segments do, whatever their size.
+            bases = ((base, stored) for base, stored in self._listed(folder) if is_bundle(base))
+            yield from (stored.key for base, stored in bases if base[:24] <= name <= base[25:49])
+
     def lacks(self, system_identifier: str, first: Segment, until: int, form: Form) -> Segment | None:
         """The first segment that is not here, from ``first`` to the one that ends at or after ``until`` (LSN); that may be a partial segment.
 
-        Each is asked of the target itself. Raises storage errors.
+        Each is asked of the target itself, unless a listing, made when one is not by itself there, has it. Raises storage errors.
         """
+        listed: Holdings | None = None
         segment = first
         while segment.start < until:
-            if not self.has(self.key(system_identifier, segment.timeline, segment.name, form)):
-                is_last = segment.end > until
-                return None if is_last and self._ends_with_partial(system_identifier, segment, until) else segment
+            if not (
+                (listed is not None and segment in listed.segments)
+                or self.has(self.key(system_identifier, segment.timeline, segment.name, form))
+            ):
+                listed = listed or self.holdings(system_identifier, segment.size, segment.timeline)
+                partials = (each for each in listed.partials if each.segment == segment and segment.end > until)
+                if segment not in listed.segments and not any(each.end >= until for each in partials):
+                    return segment
             segment = segment.next
         return None
-
-    def _ends_with_partial(self, system_identifier: str, segment: Segment, lsn: int) -> bool:
-        """Whether a partial segment of this segment holds everything before ``lsn``."""
-        listed = self._listed(f"{self.folder(system_identifier)}/{segment.timeline:08X}")
-        partials = (PartialSegment.named(base, segment.size) for base, _ in listed)
-        return any(partial is not None and partial.segment == segment and partial.end >= lsn for partial in partials)
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, Stored]]:
         """What lies below a prefix and has an ending of ours, each with its name without it."""
@@ -173,6 +239,39 @@ class WalArchive:
 
         with about(self.target.name):
             yield from decompress(opened(stored(), keyring, data, key), compression, key)
+
+    def contents(self, system_identifier: str, key: str, keyring: Keyring) -> Iterator[tuple[str, bytes]]:
+        """The same bytes, each chunk with the name of what it is of: the object's own, or of each segment in a bundle. Raises what :meth:`read` raises."""
+        base = _without_ending(key.rpartition("/")[2])
+        chunks = self.read(system_identifier, key, keyring)
+        if base is not None and is_bundle(base):
+            with about(self.target.name):
+                yield from unbundled(chunks, key)
+        else:
+            yield from ((str(base), chunk) for chunk in chunks)
+
+    def segments(self, system_identifier: str, key: str, keyring: Keyring) -> Iterator[tuple[Segment, bytes]]:
+        """The chunks of all whole segments in an object, every page looked at: just those that its name says.
+
+        Good only when the iterator has ended without an error. Raises ``WalInvalid``, and what :meth:`read` raises.
+        """
+        found: list[Segment] = []
+        with about(self.target.name):
+            for name, chunks in groupby(self.contents(system_identifier, key, keyring), key=itemgetter(0)):
+                check: PageCheck | None = None
+                for _, chunk in chunks:
+                    if check is None:
+                        found.append(_named(name, read_first_page(chunk, key).segment_size, key))
+                        check = PageCheck(found[-1], system_identifier, key)
+                    check.update(chunk)
+                    yield found[-1], chunk
+                if check is not None:
+                    check.finish()
+            base = _without_ending(key.rpartition("/")[2])
+            if not found or found != segments_of(str(base), found[0].size):
+                raise WalInvalid(
+                    f"{key} does not hold the segments that its name says", remedy="take it from another storage target"
+                )
 
     def read_beginning(self, system_identifier: str, key: str, keyring: Keyring) -> None:
         """Authenticate the beginning of an object, which says that it lies in its own place. Raises what :meth:`read` raises."""
@@ -212,12 +311,30 @@ class WalArchive:
     def remove(self, key: str) -> None:
         self.target.delete(key)
 
-    def holds(self, system_identifier: str, key: str, keyring: Keyring, plain: Iterator[bytes]) -> bool:
-        """Whether the object under ``key`` has just these plain bytes."""
+    def holds(self, system_identifier: str, key: str, keyring: Keyring, plain: Mapping[str, Iterable[bytes]]) -> bool:
+        """Whether the object under ``key`` has just these plain bytes of each of these names; what else it has is not asked."""
+        left = dict(plain)
         try:
-            return _same(self.read(system_identifier, key, keyring), plain)
+            for name, chunks in groupby(self.contents(system_identifier, key, keyring), key=itemgetter(0)):
+                if name in left and not _same((chunk for _, chunk in chunks), iter(left.pop(name))):
+                    return False
         except (AuthenticationFailed, ArtifactInvalid, ObjectMissing):
             return False
+        return all(_same(iter(()), iter(chunks)) for chunks in left.values())
+
+
+def holds_several(key: str) -> bool:
+    """Whether the object under ``key`` holds several segments."""
+    return is_bundle(str(_without_ending(key.rpartition("/")[2])))
+
+
+def _named(name: str, size: int, what: str) -> Segment:
+    try:
+        return Segment.named(name, size)
+    except ValueError:
+        raise WalInvalid(
+            f"{what}: its cluster has segments of {size} bytes", remedy="take it from another storage target"
+        ) from None
 
 
 def _without_ending(name: str) -> str | None:

@@ -6,7 +6,7 @@ So a target is seconds behind the primary, and not a segment.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +18,8 @@ from twist_dr.wal.admission import Admission
 from twist_dr.wal.archived import ArchivedPosition
 from twist_dr.wal.destinations import Destinations
 from twist_dr.wal.names import Segment, timeline_of
-from twist_dr.wal.packing import Packer
+from twist_dr.wal.packing import Packer, file_chunks
+from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.primary import Sample
 from twist_dr.wal.reach import Reach
@@ -37,6 +38,8 @@ class Round:
     state: ShippingState
     admission: Admission
     reach: Reach
+    #: Targets whose turn it is; the others wait for theirs.
+    due: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Offer:
     @property
     def identifier(self) -> str:
         return str(self.file.system_identifier)
+
+    def plain(self) -> Iterator[bytes]:
+        """The partial segment's bytes, every page looked at; of an empty one there is nothing to look at. Raises ``WalInvalid``, ``OSError``."""
+        chunks = file_chunks(self.file.path, self.partial.size)
+        check = PageCheck(self.partial.segment, self.identifier, str(self.file.path), whole=False)
+        return check.looked_at(chunks) if self.partial.size else chunks
 
 
 class OpenSegments:
@@ -147,7 +156,7 @@ class OpenSegments:
     # -- to the targets ------------------------------------------------------------------------------------------------
 
     def _to_all(self, offer: Offer, round_: Round, only: str | None = None) -> None:
-        wanted = [name for name in self._wanting(offer, round_.reach) if only in (None, name)]
+        wanted = [name for name in self._wanting(offer, round_) if only in (None, name)]
         if wanted and not offer.over:
             # Written down first: what a killed process leaves on a target is removed by the next one.
             for name in wanted:
@@ -159,9 +168,9 @@ class OpenSegments:
         if offer.over and all(self._spool.is_stored(name, offer.file) for name in self._required):
             self._spool.remove(offer.file)
 
-    def _wanting(self, offer: Offer, reach: Reach) -> list[str]:
-        """Targets that lack what is offered, and nothing that comes before it."""
-        usable = [name for name in self._destinations if not self._destinations.is_down(name)]
+    def _wanting(self, offer: Offer, round_: Round) -> list[str]:
+        """Targets whose turn it is that lack what is offered, and nothing that comes before it."""
+        usable = [name for name in self._destinations if name in round_.due and not self._destinations.is_down(name)]
         if offer.over:
             return [name for name in usable if not self._spool.is_stored(name, offer.file)]
         # Looked at anew: a segment that was finished since the round began comes first.
@@ -173,7 +182,8 @@ class OpenSegments:
         return [
             name
             for name in usable
-            if self._is_news(offer, reach.positions[name]) and all(self._spool.is_stored(name, file) for file in before)
+            if self._is_news(offer, round_.reach.positions[name])
+            and all(self._spool.is_stored(name, file) for file in before)
         ]
 
     def _is_news(self, offer: Offer, position: ArchivedPosition | None) -> bool:
@@ -197,11 +207,12 @@ class OpenSegments:
             self._spool.note_stored(name, file)
             return
         destination = self._destinations[name]
-        key, form = destination.key_of_partial(offer.identifier, partial), destination.form_of(file)
+        key, form = destination.key_of_partial(offer.identifier, partial), destination.form.confidential
         with self._destinations.failures_of(name):
             try:
-                with self._packer.packed(file, partial.name, form, partial.segment, partial.size) as (path, digest):
-                    self._destinations.store(name, file, key, path, digest, partial.size)
+                with self._packer.packed(offer.identifier, partial.name, form, offer.plain) as (path, digest):
+                    offered = {partial.name: (file.path, partial.size)}
+                    self._destinations.store(name, offer.identifier, key, path, digest, offered)
             except WalInvalid as error:
                 if offer.over:
                     round_.admission.refuse(file, error.what)

@@ -1,9 +1,9 @@
-"""One file of WAL, checked, compressed and encrypted in one pass, in memory that does not grow with it."""
+"""Write-ahead log, checked, compressed and encrypted in one pass, in memory that does not grow with it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -17,15 +17,16 @@ from twist_dr.repository.streams import Form, NewFile
 from twist_dr.storage.base import Digest
 from twist_dr.system.progress import Report
 from twist_dr.system.sizes import CHUNK
-from twist_dr.wal.names import Segment
+from twist_dr.wal.bundles import PackedSegment, bundled
 from twist_dr.wal.objects import associated_data
-from twist_dr.wal.pages import PageCheck
-from twist_dr.wal.spool import Spool, SpoolFile
+from twist_dr.wal.spool import Spool
 
 
 def file_chunks(path: Path, size: int | None = None) -> Iterator[bytes]:
     """A file's first ``size`` bytes, or all of it, in chunks."""
     left = size
+    if size == 0:
+        return
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(CHUNK if left is None else min(CHUNK, left)):
             yield chunk
@@ -35,21 +36,18 @@ def file_chunks(path: Path, size: int | None = None) -> Iterator[bytes]:
                     return
 
 
-def pack(
-    source: Path,
-    to: Path,
-    form: Form,
-    key: Key,
-    data: bytes,
-    *,
-    level: int = 3,
-    size: int | None = None,
-    check: PageCheck | None = None,
-) -> Digest:
-    """Write ``source`` (its first ``size`` bytes if given) to the new file ``to`` in a form, always encrypted.
+def plain_object(files: Mapping[str, Path]) -> Iterator[bytes]:
+    """The plain bytes of the object that holds these whole files, by their names in the archive and in their order: one by itself, several as a bundle."""
+    if len(files) == 1:
+        return file_chunks(next(iter(files.values())))
+    return bundled(PackedSegment(name, path.stat().st_size, file_chunks(path)) for name, path in files.items())
 
-    ``level`` is that of a form that names none; ``data`` is the associated data of the object; ``check`` sees every plain byte. The file is for the moment only: it is sent
-    and removed. Raises ``WalInvalid`` by the check, ``StagingFull``, and ``OSError`` when the source cannot be read; then nothing is left.
+
+def pack(plain: Iterable[bytes], to: Path, form: Form, key: Key, data: bytes, *, level: int = 3) -> Digest:
+    """Write plain bytes to the new file ``to`` in a form, always encrypted.
+
+    ``level`` is that of a form that names none; ``data`` is the associated data of the object. The file is for the moment only: it is sent and removed. Raises ``StagingFull`` and
+    what ``plain`` raises; then nothing is left.
     """
     unit, encryptor = compressor(form.compression, form.level or level, 1), Encryptor(key, data)
     found, length = hashlib.sha256(), 0
@@ -63,13 +61,8 @@ def pack(
             file.write(sealed)
 
     try:
-        if size != 0:
-            for chunk in file_chunks(source, size):
-                if check is not None:
-                    check.update(chunk)
-                write(encryptor.update(unit.compress(chunk)))
-            if check is not None:
-                check.finish()
+        for chunk in plain:
+            write(encryptor.update(unit.compress(chunk)))
         write(encryptor.update(unit.flush()))
         write(encryptor.finish())
         file.close()
@@ -92,23 +85,18 @@ class Packer:
 
     @contextmanager
     def packed(
-        self, file: SpoolFile, name: str, form: Form, segment: Segment | None, size: int | None = None
+        self, system_identifier: str, name: str, form: Form, plain: Callable[[], Iterable[bytes]]
     ) -> Iterator[tuple[Path, Digest]]:
-        """The file, or the first ``size`` bytes of an open segment's, packed for an object of that name, as long as the context lasts.
+        """Plain bytes packed for an object of that name, as long as the context lasts; they are made anew when one disk was too full.
 
-        Every page is held against ``segment``, if given. Raises ``Cancelled``, ``StagingFull``, ``WalInvalid``, ``OSError``.
+        Raises ``Cancelled``, ``StagingFull``, and what ``plain`` and its bytes raise.
         """
-        if self._report.stop.is_set():
-            raise Cancelled("Shipping was asked to stop: what was not shipped stays in the spool.")
-        identifier = str(file.system_identifier)
-        data = associated_data(self._application, identifier, name)
+        data = associated_data(self._application, system_identifier, name)
 
         def packed_in(folder: Path) -> tuple[Path, Digest]:
             path = folder / f"{next(self._numbers)}.{name}"
             clean.callback(path.unlink, missing_ok=True)
-            check = PageCheck(segment, identifier, str(file.path), whole=size is None) if segment else None
-            key = self._keyring.primary
-            return path, pack(file.path, path, form, key, data, level=self._level, size=size, check=check)
+            return path, pack(self._stoppable(plain()), path, form, self._keyring.primary, data, level=self._level)
 
         with ExitStack() as clean:
             try:
@@ -123,3 +111,10 @@ class Packer:
                         remedy="free space on either",
                     ) from None
             yield packed
+
+    def _stoppable(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The same chunks, unless it is asked to stop: a bundle takes seconds."""
+        for chunk in chunks:
+            if self._report.stop.is_set():
+                raise Cancelled("Shipping was asked to stop: what was not shipped stays in the spool.")
+            yield chunk

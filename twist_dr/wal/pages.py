@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from twist_dr.errors import WalInvalid
@@ -97,6 +98,13 @@ class PageCheck:
         keep = len(data) - at if at < len(data) else 0
         self._pending = data[len(data) - keep :] if keep else b""
         self._offset += len(data) - keep
+
+    def looked_at(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The same chunks, each looked at, and the end at the end."""
+        for chunk in chunks:
+            self.update(chunk)
+            yield chunk
+        self.finish()
 
     def finish(self) -> FirstPage:
         """The end of the file. Raises ``WalInvalid`` unless it was a segment's."""

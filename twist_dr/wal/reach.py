@@ -66,9 +66,7 @@ class Reach:
             return
         last = Segment(position.timeline, position.lsn // size - 1, size)
         archive, identifier = self._destinations[name].archive, position.system_identifier
-        if last.number < 0 or archive.has(
-            archive.key(identifier, last.timeline, last.name, self._destinations[name].form)
-        ):
+        if last.number < 0 or archive.has_segment(identifier, last, self._destinations[name].form):
             return
         known = (
             each for each in self._state.known_gaps() if each.target == name and each.system_identifier == identifier

@@ -16,14 +16,15 @@ from functools import partial
 
 from twist_dr.errors import StagingFull, WalInvalid
 from twist_dr.repository.keys import Keyring
-from twist_dr.repository.streams import Form
 from twist_dr.system.progress import Report
 from twist_dr.wal.admission import Admission
 from twist_dr.wal.archived import Shipped
 from twist_dr.wal.destinations import Destination, Destinations, side_by_side
 from twist_dr.wal.names import Segment
+from twist_dr.wal.objects import HISTORY_FORM
 from twist_dr.wal.open_segment import OpenSegments, Round
 from twist_dr.wal.packing import Packer
+from twist_dr.wal.parcels import Parcel, is_due, parcels
 from twist_dr.wal.primary import Sample
 from twist_dr.wal.reach import Reach
 from twist_dr.wal.spool import Spool, SpoolFile
@@ -69,7 +70,7 @@ class Shipper:
         )
         self._packers = ThreadPoolExecutor(workers, thread_name_prefix="pack WAL")
         self._begun = False
-        self._looked_back_at = -math.inf
+        self._looked_back_at = dict.fromkeys(destinations, -math.inf)
 
     def close(self) -> None:
         """End the threads."""
@@ -95,15 +96,14 @@ class Shipper:
         self._destinations.each(
             lambda name: self._destinations.prepare(name, reach.positions[name]), self._destinations
         )
-        if time.monotonic() - self._looked_back_at > _LOOK_BACK_SECONDS:
-            self._destinations.each(partial(self._look_back, reach), self._destinations)
-            self._looked_back_at = time.monotonic()
         admission = Admission(self._spool, state, self._report)
-        self._ship_whole(admission)
+        due = self._due(admission, reach, sample)
+        self._destinations.each(partial(self._look_back, reach), due)
+        self._ship_whole(admission, due)
         for name in self._destinations:
             with self._destinations.failures_of(name):
                 reach.add_segments(name, self._segments_without_hole(name, admission))
-        self._open_segments.ship(Round(sample, state, admission, reach))
+        self._open_segments.ship(Round(sample, state, admission, reach, due))
         reach.conclude(self._destinations.outcomes)
         unsaved = repr(state) != before
         if unsaved:
@@ -117,8 +117,26 @@ class Shipper:
             self._spool.save_state(state)
         return self._shipped(reach, admission, state, time.monotonic() - begun)
 
+    def _due(self, admission: Admission, reach: Reach, sample: Sample | None) -> list[str]:
+        """Targets whose turn it is, those that never wait for one first."""
+        wanted, every = self._spool.wanted(), {name: self._destinations[name].every for name in self._destinations}
+        names = [
+            name
+            for name in self._destinations
+            if is_due(
+                every[name],
+                [file for file, _ in self._lacking(name, admission)] if every[name] else [],
+                reach.positions[name],
+                sample,
+                wanted,
+            )
+        ]
+        return sorted(names, key=lambda name: every[name])
+
     def _look_back(self, reach: Reach, name: str) -> None:
-        if not self._destinations.is_down(name):
+        now = time.monotonic()
+        if not self._destinations.is_down(name) and now - self._looked_back_at[name] > _LOOK_BACK_SECONDS:
+            self._looked_back_at[name] = now
             with self._destinations.failures_of(name):
                 reach.look_back(name)
 
@@ -137,32 +155,56 @@ class Shipper:
 
     # -- whole files -----------------------------------------------------------------------------------------------------
 
-    def _ship_whole(self, admission: Admission) -> None:
+    def _ship_whole(self, admission: Admission, due: list[str]) -> None:
         # No segment of a timeline before the history that leads to it.
-        for kind in ("history", "segment"):
-            files = [file for file in admission.files if file.kind == kind]
-            side_by_side(self._packers, partial(self._ship_file, admission), files)
+        histories = [file for file in admission.files if file.kind == "history"]
+        self._ship_parcels(
+            admission,
+            {
+                Parcel((file,), (), HISTORY_FORM): [n for n in self._destinations if not self._spool.is_stored(n, file)]
+                for file in histories
+            },
+        )
+        bundling = [name for name in due if self._destinations[name].every and not self._destinations.is_down(name)]
+        self._destinations.each(
+            lambda name: self._destinations.recognise(name, self._lacking(name, admission)), bundling
+        )
+        waiting: dict[Parcel, list[str]] = {}
+        for name in due:
+            destination = self._destinations[name]
+            lacking, form = self._lacking(name, admission), destination.form.confidential
+            for parcel in parcels(lacking, form, together=bool(destination.every)):
+                waiting.setdefault(parcel, []).append(name)
+        self._ship_parcels(admission, waiting)
 
-    def _ship_file(self, admission: Admission, file: SpoolFile) -> None:
-        """To each target that lacks it. Runs in a thread of its own."""
-        forms: dict[Form, list[str]] = {}
-        for name in self._destinations:
-            if not self._spool.is_stored(name, file):
-                forms.setdefault(self._destinations[name].form_of(file), []).append(name)
-        try:
-            for form, names in forms.items():
-                self._pack_and_put(file, form, names, admission.segment(file))
-        except WalInvalid as error:
-            admission.refuse(file, error.what)
-        except FileNotFoundError:
-            pass  # moved meanwhile: the next round finds it
+    def _lacking(self, name: str, admission: Admission) -> list[tuple[SpoolFile, Segment]]:
+        """Whole segments that a target is not known to have, in their order."""
+        return [
+            (file, segment)
+            for file in admission.whole()
+            if (segment := admission.segment(file)) is not None and not self._spool.is_stored(name, file)
+        ]
 
-    def _pack_and_put(self, file: SpoolFile, form: Form, names: list[str], segment: Segment | None) -> None:
-        """Packed once for all targets that keep it in this form."""
+    def _ship_parcels(self, admission: Admission, waiting: Mapping[Parcel, list[str]]) -> None:
+        side_by_side(self._packers, lambda each: self._ship_parcel(admission, *each), waiting.items())
+
+    def _ship_parcel(self, admission: Admission, parcel: Parcel, names: list[str]) -> None:
+        """To targets that keep it in its form, packed once for all. Runs in a thread of its own."""
         if all(self._destinations.is_down(name) for name in names):
             return
-        with self._packer.packed(file, file.name, form, segment) as (path, digest):
-            self._destinations.each(lambda name: self._destinations.put_whole(name, file, path, digest), names)
+        try:
+            with self._packer.packed(parcel.system_identifier, parcel.name, parcel.form, parcel.plain) as packed:
+                self._destinations.each(lambda name: self._destinations.put_whole(name, parcel, *packed), names)
+        except (WalInvalid, FileNotFoundError, StagingFull) as error:
+            if len(parcel.files) > 1:
+                # One by one, so that a file that is none holds up no other, and a full disk is enough for each.
+                for each in parcel.singly():
+                    self._ship_parcel(admission, each, names)
+            elif isinstance(error, WalInvalid):
+                admission.refuse(parcel.files[0], error.what)
+            elif isinstance(error, StagingFull):
+                raise
+            # Else it was moved meanwhile: the next round finds it.
 
     def _segments_without_hole(self, name: str, admission: Admission) -> Iterator[tuple[str, Segment]]:
         """Each segment that a target has, with its cluster; a file that it lacks ends them."""

@@ -6,6 +6,7 @@
            /packed/                          files on their way to a target; cleared at every start
            /stored/<target>/<name>           that target has it; size and time of the file that was meant
            /state.json                       what was last known of the cluster and of each target's archived position
+           /wanted                           cluster and LSN that somebody waits for, so that no target lets it wait for a bundle
 
 All but the first three can be lost without harm: what a target has already is found there again, and compared.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,6 +33,7 @@ from twist_dr.wal.pages import LONG_HEADER, FirstPage, pages_written, reaches, r
 from twist_dr.wal.state import ShippingState
 
 _STATE = "state.json"
+_WANTED = "wanted"
 #: Partial segments and gaps of a long outage are all noted.
 _LIMITS = Limits(size=16 << 20, values=500_000)
 #: In the place of a target's name, and none: those do not begin with a dot.
@@ -54,6 +57,14 @@ class SpoolFile:
     @property
     def age_seconds(self) -> float:
         return max(0.0, time.time() - self.modified)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A position (LSN) up to which somebody waits for the archives of a cluster."""
+
+    system_identifier: str
+    lsn: int
 
 
 class Spool:
@@ -196,6 +207,22 @@ class Spool:
                 os.fsync(file.fileno())
             temporary.rename(self.state_path)
             fsync_folder(self.root)
+
+    def want(self, wanted: Wanted) -> None:
+        """Have everything up to a position sent at once. What was wanted stays here, and does no harm once archives reach it."""
+        temporary = self.root / f"{_WANTED}.new.{os.getpid()}.{threading.get_ident()}"
+        with full_disk_named(self.root):
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary.write_text(f"{wanted.system_identifier} {wanted.lsn}")
+            temporary.rename(self.root / _WANTED)
+
+    def wanted(self) -> Wanted | None:
+        """What was wanted last."""
+        try:
+            identifier, lsn = (self.root / _WANTED).read_text().split()
+            return Wanted(identifier, int(lsn))
+        except (OSError, ValueError):
+            return None
 
 
 def _likeness(file: SpoolFile) -> str:

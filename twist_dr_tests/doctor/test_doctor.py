@@ -903,10 +903,12 @@ def test_an_installation_that_archives_is_sound_and_told_when_its_receiver_is_go
         other = replace(seen, sample=replace(seen.sample, system_identifier="1"))
         found = only(findings_of(check_newest_base(newest, other)), "newest base")
         assert found.status == "problem" and "the server is another one now (1)" in found.found
-        found = only(findings_of(check_positions(rows, ["office"], SOON, soon)), "archived position office")
+        found = only(findings_of(check_positions(rows, {"office": SOON * 0}, SOON, soon)), "archived position office")
         assert found.status == "problem" and "2 h" in found.found and "twist-dr wal status" in remedy(found)
         failed = [replace(row, error="there is no such folder") for row in rows]
-        assert "there is no such folder" in findings_of(check_positions(failed, ["office"], SOON))[0].found
+        assert "there is no such folder" in findings_of(check_positions(failed, {"office": SOON * 0}, SOON))[0].found
+        (found,) = findings_of(check_positions(rows, {"office": timedelta(minutes=5)}, timedelta(days=1)))
+        assert found.status == "ok" and "goes there every 5 min" in found.found
 
 
 def test_a_server_that_writes_too_little_and_lets_nobody_replicate_is_told_what_to_set(

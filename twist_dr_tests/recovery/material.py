@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -22,9 +22,10 @@ from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Report
 from twist_dr.wal.archived import Known
+from twist_dr.wal.bundles import bundle_name
 from twist_dr.wal.names import kind_of, timeline_of
 from twist_dr.wal.objects import HISTORY_FORM, WalArchive, associated_data
-from twist_dr.wal.packing import pack
+from twist_dr.wal.packing import file_chunks, pack, plain_object
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.helpers import KEY, KEYRING
 from twist_dr_tests.primaries import MB, Primary, Row
@@ -95,6 +96,20 @@ class Material:
             elif kind_of(path.name) == "history":
                 self.put_history(timeline_of(path.name), path, target)
 
+    def ship_bundled(self, wal: Path, target: str = "office", *, count: int = 4) -> None:
+        """Store every segment and history file of a folder, as many segments of one timeline as one object."""
+        archive, paths = self.archive(target), sorted(path for path in wal.iterdir() if kind_of(path.name) == "segment")
+        for path in sorted(wal.iterdir()):
+            if kind_of(path.name) == "history":
+                self.put_history(timeline_of(path.name), path, target)
+        for timeline in sorted({timeline_of(path.name) for path in paths}):
+            line = [path for path in paths if timeline_of(path.name) == timeline]
+            for place in range(0, len(line), count):
+                files = {path.name: path for path in line[place : place + count]}
+                name = next(iter(files)) if len(files) == 1 else bundle_name(min(files), max(files))
+                key = archive.key(self.identifier, timeline, name, FORM)
+                self._pack(archive, plain_object(files), key, name, FORM)
+
     def put_history(self, timeline: int, path: Path, target: str = "office") -> None:
         archive = self.archive(target)
         name = f"{timeline:08X}.history"
@@ -108,8 +123,11 @@ class Material:
         self._store(archive, path, archive.key(self.identifier, timeline, name, FORM), name, FORM, size)
 
     def _store(self, archive: WalArchive, path: Path, key: str, name: str, form: Form, size: int | None = None) -> None:
+        self._pack(archive, file_chunks(path, size), key, name, form)
+
+    def _pack(self, archive: WalArchive, plain: Iterable[bytes], key: str, name: str, form: Form) -> None:
         packed = Path(tempfile.mkdtemp(dir=self.folder)) / "packed"
-        digest = pack(path, packed, form, KEY, associated_data("erp", self.identifier, name), size=size)
+        digest = pack(plain, packed, form, KEY, associated_data("erp", self.identifier, name))
         archive.put(packed, key, digest)
         shutil.rmtree(packed.parent)
 

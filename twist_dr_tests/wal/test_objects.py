@@ -41,7 +41,7 @@ def store(
     name = name or segment.name
     packed = path.with_suffix(".packed")
     data = associated_data(archive.application, wal.identifier, name)
-    digest = pack(path, packed, ZSTD, keyring.primary, data, size=size)
+    digest = pack(file_chunks(path, size), packed, ZSTD, keyring.primary, data)
     key = archive.key(wal.identifier, segment.timeline, name, ZSTD)
     archive.put(packed, key, digest)
     packed.unlink(missing_ok=True)
@@ -57,9 +57,12 @@ def test_a_stored_segment_is_listed_and_read_back(archive: WalArchive, any_wal: 
     assert archive.segment_size(any_wal.identifier, KEYRING) == MB
     plain = any_wal.paths[0].read_bytes()
     assert b"".join(archive.read(any_wal.identifier, key, KEYRING)) == plain
-    assert archive.holds(any_wal.identifier, key, KEYRING, file_chunks(any_wal.paths[0]))
-    assert not archive.holds(any_wal.identifier, key, KEYRING, file_chunks(any_wal.paths[1]))
-    assert not archive.holds(any_wal.identifier, key, KEYRING, file_chunks(any_wal.paths[0], MB - 1))
+
+    def holds(place: int, size: int | None = None) -> bool:
+        plain = {segment.name: file_chunks(any_wal.paths[place], size)}
+        return archive.holds(any_wal.identifier, key, KEYRING, plain)
+
+    assert holds(0) and not holds(1) and not holds(0, MB - 1)
 
 
 def test_no_object_opens_under_another_name_application_or_cluster(archive: WalArchive, wal: Wal) -> None:
@@ -137,5 +140,5 @@ def test_strangers_files_beside_archived_wal_harm_nothing(archive: WalArchive, w
 def test_what_is_not_the_segment_leaves_nothing_packed(wal: Wal, tmp_path: Path) -> None:
     check = PageCheck(Segment.named(wal.paths[1].name, MB), wal.identifier, "it")
     with pytest.raises(WalInvalid):
-        pack(wal.paths[0], tmp_path / "packed", ZSTD, KEYRING.primary, b"", check=check)
+        pack(check.looked_at(file_chunks(wal.paths[0])), tmp_path / "packed", ZSTD, KEYRING.primary, b"")
     assert not list(tmp_path.iterdir())

@@ -90,6 +90,8 @@ class Round:
     patience: float | None = None
     keyring: Keyring = KEYRING
     shipper: Shipper | None = None
+    #: How often a target gets write-ahead log, in bundles; others get it at once.
+    every: dict[str, timedelta] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -104,7 +106,9 @@ class Round:
                 "erp",
                 self.spool,
                 {
-                    name: Destination(WalArchive(patient(target, self.patience), "erp"), ZSTD)
+                    name: Destination(
+                        WalArchive(patient(target, self.patience), "erp"), ZSTD, self.every.get(name, timedelta(0))
+                    )
                     for name, target in self.targets.items()
                 },
                 self.keyring,

@@ -80,7 +80,7 @@ class RestoreStatus:
 
 @dataclass(frozen=True)
 class TargetWal:
-    """How far a target's archive of WAL reaches."""
+    """How far a target's archive of WAL reaches. ``bundle_seconds``: how often it gets some, in bundles; 0 where it gets all at once."""
 
     lsn: str | None
     timeline: int | None
@@ -88,6 +88,7 @@ class TargetWal:
     age: float | None
     gaps: tuple[str, ...]
     error: str | None
+    bundle_seconds: float = 0
 
 
 @dataclass(frozen=True)

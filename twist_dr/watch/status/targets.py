@@ -72,7 +72,7 @@ def _target(
         bytes_per_day=rate,
         days_until_full=_days_until_full(free, rate),
         oldest_checked_at=min((each.oldest_checked_at for each in held if each.oldest_checked_at), default=None),
-        wal=_wal(position, now) if app.settings.wal else None,
+        wal=_wal(position, now, app.settings.wal_every(name).total_seconds()) if app.settings.wal else None,
     )
 
 
@@ -101,11 +101,11 @@ def _state(facts: Facts, name: str) -> tuple[Literal["ok", "failing", "unknown"]
     return ("ok", None) if last.error is None else ("failing", last.error)
 
 
-def _wal(position: WalPositionRow | None, now: datetime) -> TargetWal:
+def _wal(position: WalPositionRow | None, now: datetime, every: float) -> TargetWal:
     if position is None:
-        return TargetWal(None, None, None, None, (), None)
+        return TargetWal(None, None, None, None, (), None, every)
     # What is not committed yet cannot be there: of an archived position from the future nothing is known.
     at = position.at if position.at and position.at <= now + SKEW else None
     age = max(0.0, (now - at).total_seconds()) if at else None
     gaps = tuple(gap.sentence(position.target) for gap in position.gaps)
-    return TargetWal(position.lsn, position.timeline, at, age, gaps, position.error)
+    return TargetWal(position.lsn, position.timeline, at, age, gaps, position.error, every)

@@ -136,7 +136,11 @@ def _target_line(target: TargetStatus, wal: bool) -> list[str]:
     ]
     if wal:
         age = target.wal.age if target.wal else None
-        line.append("never" if age is None else f"{human_age(age)} ago")
+        every = target.wal.bundle_seconds if target.wal else 0
+        line.append(
+            ("never" if age is None else f"{human_age(age)} ago")
+            + (f", goes every {human_age(every)}" if every else "")
+        )
     return line
 
 

@@ -22,7 +22,7 @@ from twist_dr.storage.local import LocalTarget
 from twist_dr.system.lock import FileLocks
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive, associated_data
-from twist_dr.wal.packing import pack
+from twist_dr.wal.packing import file_chunks, pack
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.orchestrator.jobs.test_backup_base import back_up as take_base
 from twist_dr_tests.orchestrator.jobs.test_backup_base import latest, source
@@ -51,7 +51,9 @@ def store(site: Site, wal: Wal, target: str, path: Path, form: Form = ZSTD, size
     key = place.history_key(wal.identifier, 2) if name == HISTORY else place.key(wal.identifier, 1, name, form)
     packed = site.folder / f"{target}.packed"
     form = Form("none", True) if name == HISTORY else form
-    digest = pack(path, packed, form, site.keyring.primary, associated_data("erp", wal.identifier, name), size=size)
+    digest = pack(
+        file_chunks(path, size), packed, form, site.keyring.primary, associated_data("erp", wal.identifier, name)
+    )
     place.put(packed, key, digest)
     packed.unlink()
     return site.folder / "targets" / target / key
