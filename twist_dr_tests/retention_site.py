@@ -32,14 +32,14 @@ ARTIFACTS = ("database.dump", "media.tar")
 IDENTIFIER = "7300000000000000001"
 
 
-def made_up(keyring: Keyring, days: float, **changes: Any) -> Manifest:
+def made_up(keyring: Keyring, days: float, *, form: Form = FORM, **changes: Any) -> Manifest:
     """The manifest of a backup of some days ago; each has an id of its own."""
     started = NOW - timedelta(days=days)
-    stored = {FORM.name: ArtifactForm(name="?", size=len(WORDS), sha256=hashlib.sha256(WORDS).hexdigest())}
+    stored = {form.name: ArtifactForm(name="?", size=len(WORDS), sha256=hashlib.sha256(WORDS).hexdigest())}
     artifacts = [
         Artifact(
             name=name, part="database", size=len(WORDS), sha256=hashlib.sha256(WORDS).hexdigest(),
-            stored={form: each.model_copy(update={"name": f"{name}{FORM.suffix}"}) for form, each in stored.items()},
+            stored={known: each.model_copy(update={"name": f"{name}{form.suffix}"}) for known, each in stored.items()},
         )
         for name in ARTIFACTS
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def made_up(keyring: Keyring, days: float, **changes: Any) -> Manifest:
 
 def store(repository: Repository, manifest: Manifest, keyring: Keyring, folder: Path, *, sealed: bool = True) -> None:
     """Put a backup on a target, its manifest last unless it is never to be sealed."""
-    contents = [(artifact.stored[FORM.name].name, WORDS) for artifact in manifest.artifacts]
+    contents = [(each.name, WORDS) for artifact in manifest.artifacts for each in artifact.stored.values()]
     contents += [("manifest.json", manifest.seal(keyring.primary))] if sealed else []
     for name, content in contents:
         path = folder / f"{manifest.backup_id}-{name}"
@@ -100,9 +100,9 @@ class RetentionSite:
         return Repository(self.targets[name], "erp")
 
     def backup(self, days: float, *, verified: bool | None = None, recorded: bool = True, **changes: Any) -> str:
-        """A backup of so many days ago on every target, checked; returns its id."""
+        """A backup of so many days ago on every target that backups are copied to, checked; returns its id."""
         manifest = made_up(self.keyring, days, **changes)
-        for name in self.targets:
+        for name in self.site.settings().backup_targets:
             store(self.repository(name), manifest, self.keyring, self.folder)
         if recorded:
             self.record(manifest, verified=verified)
@@ -126,7 +126,7 @@ class RetentionSite:
 
     def record(self, manifest: Manifest, *, verified: bool | None = None) -> None:
         self.catalog.record_backup(manifest, manifest.seal(self.keyring.primary), run_id=None)
-        for name in self.targets:
+        for name in self.site.settings().backup_targets:
             self.catalog.record_copy(
                 manifest.backup_id, name, state="checked", form=FORM.name, stored_bytes=2 * len(WORDS)
             )

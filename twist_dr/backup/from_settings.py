@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,15 +204,25 @@ def libpq_url(url: str) -> str:
 
 
 def chosen_targets(settings: Settings, wanted: str) -> dict[str, Form]:
-    """The enabled storage targets that ``wanted`` names (``all``, or names with commas between), with their forms. Raises ``LaunchRefused``."""
-    enabled = settings.forms
-    names = list(enabled) if wanted.strip() == "all" else [name.strip() for name in wanted.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in enabled]:
+    """Of the storage targets that backups are copied to those that ``wanted`` names, with their forms. Raises ``LaunchRefused``."""
+    forms = settings.forms
+    return {name: forms[name] for name in chosen_names(settings.enabled_targets, wanted, forms)}
+
+
+def chosen_names(enabled: Collection[str], wanted: str, among: Collection[str] | None = None) -> list[str]:
+    """The names that ``wanted`` says: ``all``, or some with commas between. ``among``: those that will do, all enabled ones unless given.
+
+    Raises ``LaunchRefused``.
+    """
+    choice = enabled if among is None else among
+    names = list(choice) if wanted.strip() == "all" else [name.strip() for name in wanted.split(",") if name.strip()]
+    if wrong := [name for name in names if name not in choice]:
+        archives = all(name in enabled for name in wrong)
+        what = "an archive that backups are moved to" if archives else "no enabled storage target"
         raise LaunchRefused(
-            f"{', '.join(unknown)} is no enabled storage target",
-            remedy=f"choose among {', '.join(enabled)}, or write 'all' in targets",
+            f"{', '.join(wrong)} is {what}", remedy=f"choose among {', '.join(choice)}, or write 'all' in targets"
         )
-    return {name: enabled[name] for name in names}
+    return list(dict.fromkeys(names))
 
 
 def needed_beside(manifest: Manifest, await_wal: WaitForWal) -> BeforeSealed:

@@ -103,6 +103,36 @@ def _put(repository: Repository, backup_id: str, path: Path, digest: Digest, pro
         repository.target.put(path, key, digest, progress)
 
 
+def pass_on(
+    manifest: Manifest, sealed: bytes, source: Repository, to: Repository, scratch: Path, report: Report
+) -> StoredCopy:
+    """Store a backup on one target as another holds it, artifact by artifact, its manifest last. ``scratch``: a folder with space for the largest.
+
+    What is there already and right is not sent again. Raises storage errors, ``ArtifactInvalid`` when ``source`` gives other bytes than were
+    recorded, ``StagingFull`` and ``Cancelled``; then no manifest is there, and the next attempt goes on from what was stored.
+    """
+    begun = time.monotonic()
+    held = source.held(manifest)
+    to.target.prepare()
+    total = sum(stored.size for _, stored in held.values())
+    with report.part(f"{source.target.name} to {to.target.name}", total) as advance:
+
+        def put(path: Path, digest: Digest) -> None:
+            _put(to, manifest.backup_id, path, digest, advance, report)
+            path.unlink()
+
+        for _, stored in held.values():
+            path, what = scratch / stored.name, f"{manifest.backup_id}/{stored.name}"
+            with source.target.open(source.key(manifest.backup_id, stored.name)) as stream:
+                write_new(path, source.named(hashed(read_chunks(stream), stored.digest, what)), durable=False)
+            put(path, stored.digest)
+        write_new(scratch / MANIFEST_NAME, [sealed], durable=False)
+        put(scratch / MANIFEST_NAME, Digest(len(sealed), hashlib.sha256(sealed).hexdigest()))
+    # Of artifacts that are always encrypted no form tells how the target keeps the others.
+    form = min(form for form, _ in held.values())
+    return StoredCopy(to.target.name, form, total + len(sealed), round(time.monotonic() - begun, 3))
+
+
 def bring_back(
     manifest: Manifest, repository: Repository, staging: StagingArea, keyring: Keyring, report: Report
 ) -> None:

@@ -165,7 +165,7 @@ class _Examination:
         yield from check_newest_base(newest, seen, full=full)
         rows = catalog.wal_positions(settings.application)
         yield from check_positions(
-            rows, {name: settings.wal_every(name) for name in settings.enabled_targets}, settings.wal.warn_after
+            rows, {name: settings.wal_every(name) for name in settings.wal_targets}, settings.wal.warn_after
         )
 
     def _unattended(self) -> Iterator[DoctorFinding]:
@@ -175,7 +175,9 @@ class _Examination:
         settings = self._settings
         launched = [entry.name for entry in entries(settings)]
         verified = settings.schedules is None or settings.schedules.verify
-        kept = [name for name, target in settings.enabled_targets.items() if not target.policies]
+        kept = [
+            name for name, target in settings.enabled_targets.items() if not target.policies and target.archive is None
+        ]
         yield from guarded("schedules", self._daemon(launched, verified=verified, kept=kept))
         heartbeat = settings.alerts.heartbeat is not None
         yield from guarded("alerts", check_alerts(channels(settings), alone=bool(launched), heartbeat=heartbeat))

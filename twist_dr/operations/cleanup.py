@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from twist_dr.backup.from_settings import chosen_targets
+from twist_dr.backup.from_settings import chosen_names
 from twist_dr.catalog import CatalogUnavailable
 from twist_dr.errors import LaunchRefused, StorageError, TwistDRError
 from twist_dr.operations.operation import Config
@@ -46,10 +46,11 @@ class CleanupConfig(Config):
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What went: of what restores had replaced, and by storage target the ids of backups."""
+    """What went: of what restores had replaced, and by storage target the ids of backups; ``moved``: those that lie on another target now."""
 
     replaced: int
     targets: Mapping[str, Sequence[str]]
+    moved: Mapping[str, Sequence[str]]
 
 
 def cleanup(app: Application, config: CleanupConfig) -> Cleaned:
@@ -60,16 +61,18 @@ def cleanup(app: Application, config: CleanupConfig) -> Cleaned:
     # Not above: whoever launches something else would wait for it.
     from twist_dr.retention.recheck import CleanupIncomplete
 
-    names = chosen_targets(app.settings, config.targets)
+    names = chosen_names(app.settings.enabled_targets, config.targets)
     if not 0 <= config.allow_delete_fraction <= 1:
         raise LaunchRefused(
             "allow_delete_fraction is a fraction from 0 to 1", remedy="write 0 for that of the settings"
         )
     with app.exclusively("A cleanup"):
-        replaced, outcomes = _clean(app, config, list(names))
+        replaced, outcomes = _clean(app, config, names)
     if problems := [*replaced.problems, *(line for each in outcomes for line in each.problems)]:
         raise CleanupIncomplete(as_sentences(problems))
-    return Cleaned(replaced.removed, {each.name: each.deleted for each in outcomes})
+    return Cleaned(
+        replaced.removed, {each.name: each.deleted for each in outcomes}, {each.name: each.moved for each in outcomes}
+    )
 
 
 def as_sentences(problems: Iterable[str]) -> str:
@@ -110,7 +113,8 @@ def _clean_target(app: Application, config: CleanupConfig, name: str, retention:
     from twist_dr.retention.telling import TargetOutcome
 
     nothing = TargetOutcome(name)
-    if not app.settings.storage_targets[name].policies:
+    target = app.settings.storage_targets[name]
+    if not target.policies and target.archive is None:
         app.report.info(f"{name}: no retention policy, so nothing is ever deleted there")
         if not config.dry_run:
             _note_space(app, name, None, retention)
@@ -129,7 +133,10 @@ def _clean_target(app: Application, config: CleanupConfig, name: str, retention:
         app.report.info(f"{planned.sentence()} (dry run: nothing was deleted)")
         return nothing
     outcome = retention.carry_out(planned)
-    app.report.info(f"{name}: {counted(len(outcome.deleted), 'backup')} deleted, {human_bytes(outcome.freed)} freed")
+    moved = f", {len(outcome.moved)} moved" if outcome.moved else ""
+    app.report.info(
+        f"{name}: {counted(len(outcome.deleted), 'backup')} deleted{moved}, {human_bytes(outcome.freed)} freed"
+    )
     app.report.emit(Shown(outcome))
     _note_space(app, name, planned.facts.used_bytes - outcome.freed, retention)
     return outcome

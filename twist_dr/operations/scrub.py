@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from twist_dr.backup.from_settings import chosen_targets
+from twist_dr.backup.from_settings import chosen_names
 from twist_dr.operations.operation import Config
 from twist_dr.settings import Application
 from twist_dr.system.progress import human_bytes, human_seconds
@@ -30,7 +30,9 @@ def scrub(app: Application, config: ScrubConfig) -> ScrubResult:
     from twist_dr.scrub.found import ScrubOrder, raise_bad
     from twist_dr.scrub.scrub import Scrub
 
-    order = ScrubOrder([*chosen_targets(app.settings, config.targets)], config.backup.strip() or None, config.all)
+    order = ScrubOrder(
+        chosen_names(app.settings.enabled_targets, config.targets), config.backup.strip() or None, config.all
+    )
     result = Scrub(app, app.repositories(app.settings.restore.stall_seconds)).run(order)
     app.report.info(
         f"{counted(result.copies, 'copy')} and {counted(result.wal_objects, 'object')} of archived WAL read, {human_bytes(result.bytes)} in "

@@ -6,17 +6,28 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 
 from twist_dr.catalog import SpaceRow
-from twist_dr.errors import Cancelled, TargetRefused, TwistDRError
+from twist_dr.errors import (
+    BackupError,
+    Cancelled,
+    EncryptionError,
+    StagingFull,
+    StorageError,
+    TargetRefused,
+    TwistDRError,
+)
 from twist_dr.repository.kinds import BASE, bases_of
 from twist_dr.repository.manifest import MANIFEST_NAME, Kind
-from twist_dr.retention.deletion import SCRATCH, Asked, Deletion, delete_wal
+from twist_dr.retention.deletion import SCRATCH, Asked, Deleted, Deletion, delete_wal
 from twist_dr.retention.doubts import Windows, unproven
 from twist_dr.retention.facts import Looking, TargetFacts
 from twist_dr.retention.holds import SCRATCH as HOLD_SCRATCH
 from twist_dr.retention.incomplete import UNFINISHED_AFTER
-from twist_dr.retention.model import BackupFacts, TargetPlan, WalPlan
+from twist_dr.retention.model import BackupFacts, Decision, Moving, TargetPlan, WalPlan
+from twist_dr.retention.moving import SCRATCH as MOVING_SCRATCH
+from twist_dr.retention.moving import lacks, move
 from twist_dr.retention.plan import plan_target
 from twist_dr.retention.planned import PlannedCleanup, calendar_zone
 from twist_dr.retention.recheck import Recheck
@@ -64,11 +75,11 @@ class Retention:
     def plan(self, name: str, now: datetime) -> PlannedCleanup:
         """Look at a target and plan. Changes nothing. Raises storage errors and ``CatalogUnavailable``."""
         facts = self._looking.at(self._app.targets[name], now)
-        plan = self._plan(facts, facts.backups, facts.in_use, now, self._fraction)
+        plan = self._plan_with_moves(facts, now)
         # Asked of the store only for what would go: it costs a request each.
         locked = {
             each.backup.id: until
-            for each in plan.deleted
+            for each in plan.leaving
             if (until := facts.repository.target.locked_until(facts.repository.key(each.backup.id, MANIFEST_NAME)))
         }
         if locked:
@@ -77,7 +88,7 @@ class Retention:
         wal = self._plan_wal(facts, plan, now)
         doubts = self._windows.doubts(name, self._window(name), wal, self._fraction)
         wal = replace(wal, doubts=(*wal.doubts, *([] if facts.wal_doubt else doubts)))
-        going: set[Kind] = {each.backup.kind for each in plan.deleted}
+        going: set[Kind] = {each.backup.kind for each in plan.leaving}
         if wal.deleted:
             going.add(BASE.kind)
         if lacking := self._looking.unproven(going):
@@ -89,6 +100,29 @@ class Retention:
             )
         )
         return PlannedCleanup(facts, plan, wal, tuple(forbidden))
+
+    def _plan_with_moves(self, facts: TargetFacts, now: datetime) -> TargetPlan:
+        """What cannot go to the other target now stays, and says why."""
+        policy = self._app.settings.storage_targets[facts.name].archive
+        if policy is not None:
+            facts.moving = Moving(policy.to, policy.after)
+        plan = self._plan(facts, facts.backups, facts.in_use, now, self._fraction)
+        if facts.moving is None or not plan.moved:
+            return plan
+        staying = self._unwelcome(facts.moving.to, [each.backup for each in plan.moved], now)
+        facts.moving = replace(facts.moving, staying=staying)
+        return self._plan(facts, facts.backups, facts.in_use, now, self._fraction)
+
+    def _unwelcome(self, name: str, arriving: Sequence[BackupFacts], now: datetime) -> dict[str, str]:
+        """Which of the backups another target's own retention would not keep, with why; all while it cannot be asked."""
+        ids = {each.id for each in arriving}
+        try:
+            there = self._looking.at(self._app.targets[name], now)
+            backups = [each for each in there.backups if each.id not in ids] + [*arriving]
+            kept = {each.backup.id for each in self._plan(there, backups, there.in_use, now, 1.0).kept}
+        except TwistDRError as error:
+            return dict.fromkeys(ids, f"nobody can tell what {name} holds: {error.clause}")
+        return dict.fromkeys(ids - kept, "the retention there would not keep it")
 
     def _plan(
         self, facts: TargetFacts, backups: list[BackupFacts], in_use: Mapping[str, str], now: datetime, fraction: float
@@ -102,6 +136,7 @@ class Retention:
             holds=self._looking.holds(facts.notes),
             in_use=in_use,
             window_bases=bases_of_window(facts.clusters, self._window(facts.name), now),
+            moving=facts.moving,
             max_delete_fraction=fraction,
         )
 
@@ -123,7 +158,7 @@ class Retention:
             known = [_locked(each, locked.get(each.id)) for each in backups]
             return self._plan(facts, [*known, *more], in_use, now, 1.0)
 
-        return Recheck(planned, self._looking, self._app.keyring, replan, self._allow_clock)
+        return Recheck(planned, self._looking, self._app.keyring, replan, partial(lacks, self._app), self._allow_clock)
 
     # -- carrying out --------------------------------------------------------------------------------------------------
 
@@ -178,7 +213,7 @@ class _Carrying:
 
     def all(self) -> None:
         """Raises storage errors and ``CatalogUnavailable``."""
-        for prefix in (SCRATCH, HOLD_SCRATCH):
+        for prefix in (SCRATCH, HOLD_SCRATCH, MOVING_SCRATCH):
             clear_left_over(self._app.settings.work_dir, prefix)
         for backup_id, why in self._facts.bases.unreadable.items():
             # It stays each time, and the target fills up meanwhile: somebody must see to it.
@@ -189,6 +224,7 @@ class _Carrying:
             )
         self._settle_tombstones()
         self._delete_backups()
+        self._move_backups()
         self._delete_incomplete()
         self._delete_wal()
 
@@ -215,16 +251,7 @@ class _Carrying:
         refusals = 0
         for decision in self._planned.plan.deleted:
             self._stop_if_asked()
-            backup_id = decision.backup.id
-            tombstone = Tombstone(
-                backup_id, self._app.actor.name, decision.reason, datetime.now(timezone.utc), self._app.actor.run_id
-            )
-            deleted = self._deletion.delete(
-                tombstone, self._recheck.still(decision.backup), self._telling.gone(backup_id, decision.reason)
-            )
-            if deleted.fate in ("kept", "refused", "untrusted"):
-                self._facts.stayed[backup_id] = f"it stayed when it was to go: {deleted.reason.rstrip('.')}"
-            self._telling.told(deleted)
+            deleted = self._delete(decision)
             refusals = refusals + 1 if deleted.fate == "refused" else 0
             if refusals == _MOST_REFUSALS:
                 raise TargetRefused(
@@ -232,6 +259,35 @@ class _Carrying:
                     remedy=f"allow these credentials to delete, or drop storage_targets.{self._planned.name}.retention",
                     target=self._planned.name,
                 )
+
+    def _delete(self, decision: Decision) -> Deleted:
+        backup_id, actor = decision.backup.id, self._app.actor
+        tombstone = Tombstone(backup_id, actor.name, decision.reason, datetime.now(timezone.utc), actor.run_id)
+        deleted = self._deletion.delete(
+            tombstone, self._recheck.still(decision.backup), self._telling.gone(backup_id, decision.reason)
+        )
+        if deleted.fate in ("kept", "refused", "untrusted"):
+            self._facts.stayed[backup_id] = f"it stayed when it was to go: {deleted.reason.rstrip('.')}"
+        self._telling.told(deleted, decision.to)
+        return deleted
+
+    def _move_backups(self) -> None:
+        """Each is stored on the other target and checked there before it goes from this one: a kill in between leaves both, and the next cleanup ends it."""
+        for decision in self._planned.plan.moved:
+            self._stop_if_asked()
+            assert decision.to is not None
+            try:
+                self._telling.stored(
+                    move(self._app, self._facts.repository, decision.backup.id, decision.to), decision.backup.id
+                )
+            except (StorageError, StagingFull) as error:
+                self._outcome.add_problem(f"nothing more is moved to {decision.to}: {error.clause}")
+                return
+            except (BackupError, EncryptionError) as error:
+                self._outcome.add_problem(error.clause)
+                continue
+            if self._delete(decision).fate == "refused":
+                return
 
     def _delete_incomplete(self) -> None:
         for incomplete in self._facts.incomplete:

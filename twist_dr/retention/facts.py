@@ -15,7 +15,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
 from twist_dr.retention.holds import HoldNotes, suspicious
 from twist_dr.retention.incomplete import IncompleteBackup, find_incomplete, id_time
-from twist_dr.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold
+from twist_dr.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold, Moving
 from twist_dr.retention.plan import good_ids
 from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget, Stranger
@@ -55,6 +55,8 @@ class TargetFacts:
     hold_bytes: int = 0
     #: What the catalog knows of those whose deletion was begun, by their authentic tombstones.
     begun: Mapping[str, RetentionRow] = field(default_factory=dict)
+    #: When what is kept here moves to another target.
+    moving: Moving | None = None
     #: What others put there.
     strangers: list[Stranger] = field(default_factory=list)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from twist_dr.backup.base.summary import PlannedBase
@@ -72,8 +72,22 @@ class Doubt:
         return self.sentence
 
 
+@dataclass(frozen=True)
+class Moving:
+    """What is older than ``after``, and is kept for no other reason than that a policy keeps it, moves to the target ``to``.
+
+    ``staying``: ids that cannot go there now, with why.
+    """
+
+    to: str
+    after: timedelta
+    staying: Mapping[str, str] = field(default_factory=dict)
+
+
 class Decision(NamedTuple):
     """What becomes of one backup. ``reasons`` are half sentences, at least one; :attr:`reason` is all of them.
+
+    Of what does not stay, ``to`` is the target that it moves to; None: it is deleted.
 
     A tuple, because a plan makes as many as there are backups.
     """
@@ -81,6 +95,7 @@ class Decision(NamedTuple):
     backup: BackupFacts
     keep: bool
     reasons: tuple[str, ...]
+    to: str | None = None
 
     @property
     def reason(self) -> str:
@@ -103,8 +118,18 @@ class TargetPlan:
     @property
     def deleted(self) -> tuple[Decision, ...]:
         """In an order in which they can be deleted: what builds upon another goes before it."""
-        going = [each for each in self.decisions if not each.keep]
+        going = [each for each in self.decisions if not each.keep and each.to is None]
         return tuple(sorted(going, key=lambda each: len(each.backup.chain), reverse=True))
+
+    @property
+    def moved(self) -> tuple[Decision, ...]:
+        """What goes to another target, the oldest first."""
+        return tuple(each for each in reversed(self.decisions) if each.to is not None)
+
+    @property
+    def leaving(self) -> tuple[Decision, ...]:
+        """All that the target will not hold any more."""
+        return tuple(each for each in self.decisions if not each.keep)
 
     def forbidden_by(self, *, allow_clock: bool = False, allow_rebuilt: bool = False) -> tuple[Doubt, ...]:
         """The doubts that nobody allowed: with any, nothing may be deleted, WAL of this target included."""

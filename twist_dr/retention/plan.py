@@ -1,7 +1,7 @@
 """Which backups of a storage target stay and which go. Nothing here looks at a clock, a catalog or a target.
 
-First what the policies want, then what stays whatever they want (promise 5), then the links that kept backups build upon,
-and at last the doubts about all of it.
+First what the policies want, then what stays whatever they want (promise 5), then the links that kept backups build upon, then what of
+the rest that stays moves to another target, and at last the doubts about all of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from operator import attrgetter
 from twist_dr.repository.kinds import BASE
 from twist_dr.repository.labels import BEFORE_A_CHANGE, OF_NIGHTS
 from twist_dr.retention.doubts import TOLERANCE, set_back, set_forward, too_much
-from twist_dr.retention.model import INTACT, BackupFacts, Decision, Doubt, Hold, TargetPlan
+from twist_dr.retention.model import INTACT, BackupFacts, Decision, Doubt, Hold, Moving, TargetPlan
 from twist_dr.retention.policy import local_days, span, verdicts
 from twist_dr.settings.policy import Policy, longest_window
 from twist_dr.system.collector import paused_collector
@@ -32,12 +32,13 @@ def plan_target(
     holds: Iterable[Hold] = (),
     in_use: Mapping[str, str] | None = None,
     window_bases: Mapping[str, str] | None = None,
+    moving: Moving | None = None,
     max_delete_fraction: float = 0.5,
 ) -> TargetPlan:
     """A decision for every backup that ``target`` holds. Deletes nothing.
 
     ``in_use`` are ids with what uses them (``restore r1 reads it``); ``window_bases`` are ids of bases that the WAL window needs, with why,
-    from :func:`wal_plan.bases_of_window`. ``time_zone`` is that of calendar days. Copies in the state ``deleted`` are passed over.
+    from :func:`wal_plan.bases_of_window`; ``moving``: when what is kept moves to another target. ``time_zone`` is that of calendar days. Copies in the state ``deleted`` are passed over.
     """
     with paused_collector():
         return _plan(
@@ -49,6 +50,7 @@ def plan_target(
             list(holds),
             in_use or {},
             window_bases or {},
+            moving,
             max_delete_fraction,
         )
 
@@ -62,6 +64,7 @@ def _plan(
     holds: Sequence[Hold],
     in_use: Mapping[str, str],
     window_bases: Mapping[str, str],
+    moving: Moving | None,
     most: float,
 ) -> TargetPlan:
     known = {backup.id: backup for backup in backups if backup.state != "deleted"}
@@ -69,7 +72,7 @@ def _plan(
     good = good_ids(known)
     graced = dict(_in_grace(newest_first, policies, now))
     wanted = _Wanted(policies, newest_first, good, graced, known, now, time_zone)
-    keep = wanted.keep
+    keep, bound = wanted.keep, set[str]()
     for protected in (
         _last_ones(newest_first, good, known, now),
         graced.items(),
@@ -82,12 +85,20 @@ def _plan(
         for backup_id, reason in protected:
             if backup_id in known:
                 _tell(keep, backup_id, (reason,))
+                bound.add(backup_id)
     _keep_links(newest_first, known, keep)
     go = wanted.go
     decisions = tuple(
         Decision(backup, True, keep[backup.id]) if backup.id in keep else Decision(backup, False, go[backup.id])
         for backup in newest_first
     )
+    if moving is not None:
+        decisions = tuple(
+            _moved(each, moving)
+            if each.keep and each.backup.id not in bound and _is_due(each.backup, moving, now)
+            else each
+            for each in decisions
+        )
     doubts = _doubts(target, decisions, wanted, policies, holds, now, time_zone, most)
     return TargetPlan(target, now, decisions, doubts)
 
@@ -268,6 +279,18 @@ def _keep_links(newest_first: Sequence[BackupFacts], known: Mapping[str, BackupF
             _tell(keep, link, (f"{backup.id} builds upon it",))
 
 
+def _is_due(backup: BackupFacts, moving: Moving, now: datetime) -> bool:
+    """Whether its age says that it moves. A base backup is worth something only where its WAL is, so it stays with it as long as it is kept."""
+    return backup.kind != BASE.kind and backup.state in INTACT and now - backup.taken_at > moving.after
+
+
+def _moved(decision: Decision, moving: Moving) -> Decision:
+    old = f"older than {span(moving.after)}"
+    if (why := moving.staying.get(decision.backup.id)) is not None:
+        return decision._replace(reasons=(*decision.reasons, f"{old}, and does not move to {moving.to}: {why}"))
+    return Decision(decision.backup, False, (f"{old}: it moves to {moving.to}",), moving.to)
+
+
 def _doubts(
     target: str,
     decisions: Sequence[Decision],
@@ -282,10 +305,15 @@ def _doubts(
         return ()
     newest = decisions[0].backup
     found = set_back(newest.taken_at, now, f"the newest backup on {target}, {newest.id},")
-    going = [each.backup for each in decisions if not each.keep]
+    going = [each.backup for each in decisions if not each.keep and each.to is None]
+    moves = any(each.to is not None for each in decisions)
     # WAL goes by age too. A hold that has run out has aged like the rest.
     over = {hold.backup_id for hold in holds if hold.until is not None and hold.until <= now}
-    if longest_window(policies) is not None or any(each.id in wanted.by_age or each.id in over for each in going):
+    if (
+        moves
+        or longest_window(policies) is not None
+        or any(each.id in wanted.by_age or each.id in over for each in going)
+    ):
         found += set_forward((each.backup.taken_at for each in decisions), now, time_zone)
     there = [each.backup for each in decisions if each.backup.state not in ("pending", "failed")]
     gone = [each.stored_bytes for each in going if each.state not in ("pending", "failed")]

@@ -8,7 +8,7 @@ from datetime import timezone, tzinfo
 from zoneinfo import ZoneInfo
 
 from twist_dr.retention.facts import TargetFacts
-from twist_dr.retention.model import BackupFacts, Doubt, TargetPlan, WalPlan, WalStretch
+from twist_dr.retention.model import BackupFacts, Decision, Doubt, TargetPlan, WalPlan, WalStretch
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.words import counted, unmarked
@@ -39,7 +39,7 @@ class PlannedCleanup:
     @property
     def going_bytes(self) -> int:
         """Bytes that would be free afterwards."""
-        backups = sum(each.backup.stored_bytes or 0 for each in self.plan.deleted)
+        backups = sum(each.backup.stored_bytes or 0 for each in self.plan.leaving)
         incomplete = sum(each.folder.size for each in self.facts.incomplete if not each.keep)
         return backups + incomplete + sum(stored.size for stored in self.wal_deleted)
 
@@ -53,6 +53,7 @@ class PlannedCleanup:
         plan, wal = self.plan, len(self.wal_deleted)
         incomplete = sum(not each.keep for each in self.facts.incomplete)
         told = f"{self.name}: {len(plan.deleted)} of {len(plan.decisions)} backups go"
+        told += f", {len(plan.moved)} move to {plan.moved[0].to}" if plan.moved else ""
         told += f", {counted(wal, 'object')} of WAL" if wal else ""
         told += f", {counted(incomplete, 'incomplete backup')}" if incomplete else ""
         return f"{told}; {human_bytes(self.going_bytes)} altogether"
@@ -62,7 +63,7 @@ class PlannedCleanup:
         lines = [f"**{self.sentence()}.**"]
         lines += [f"**Not carried out:** {unmarked(str(doubt))}" for doubt in self.forbidden]
         decisions = sorted(self.plan.decisions, key=lambda each: each.keep)
-        rows = [_backup_row(each.backup, each.keep, each.reason) for each in decisions]
+        rows = [_backup_row(each.backup, _fate(each), each.reason) for each in decisions]
         rows += [
             f"| {each.folder.backup_id} | incomplete backup | {_decision(each.keep)} | {human_bytes(each.folder.size)} | {unmarked(each.reason)} |"
             for each in self.facts.incomplete
@@ -86,10 +87,10 @@ def _table(head: str, rows: Sequence[str]) -> str:
     return "\n".join([head, rule, *rows[:_MOST_LINES]]) + more
 
 
-def _backup_row(backup: BackupFacts, keep: bool, reason: str) -> str:
+def _backup_row(backup: BackupFacts, fate: str, reason: str) -> str:
     size = human_bytes(backup.stored_bytes) if backup.stored_bytes is not None else "-"
     state = backup.state if backup.verified is None else "verified" if backup.verified else "NOT verified"
-    return f"| {backup.id} | {backup.label}, {state} | {_decision(keep)} | {size} | {unmarked(reason)} |"
+    return f"| {backup.id} | {backup.label}, {state} | {fate} | {size} | {unmarked(reason)} |"
 
 
 def _wal_row(stretch: WalStretch) -> str:
@@ -98,6 +99,10 @@ def _wal_row(stretch: WalStretch) -> str:
         f"| {stretch.system_identifier} | {stretch.timeline} | {segments} | {_decision(stretch.keep)} | {human_bytes(stretch.stored_bytes)} | "
         f"{unmarked(stretch.reason)} |"
     )
+
+
+def _fate(decision: Decision) -> str:
+    return f"**move to {decision.to}**" if decision.to else _decision(decision.keep)
 
 
 def _decision(keep: bool) -> str:

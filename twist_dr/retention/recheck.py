@@ -18,12 +18,17 @@ from twist_dr.retention.planned import PlannedCleanup
 _FRESH_TIMES = 2.0
 
 
+#: Why a backup does not count as held by the target that it moves to; None when all of it is there.
+Lacks = Callable[[str, str], str | None]
+
+
 class CleanupIncomplete(BackupError):
     """Something that should have been deleted is there still, or nobody could tell. Everything else was done."""
 
 
 class Recheck:
-    """Says of each backup that is about to go whether it still should. ``replan`` makes the target's plan from what is known now, and more.
+    """Says of each backup that is about to go whether it still should. ``replan`` makes the target's plan from what is known now, and more;
+    ``lacks`` is asked of what moves to another target.
 
     Holds and uses are read every time, and what stayed so far counts as kept.
     """
@@ -34,12 +39,14 @@ class Recheck:
         looking: Looking,
         keyring: Keyring,
         replan: Callable[[Sequence[BackupFacts]], TargetPlan],
+        lacks: Lacks,
         allow_clock: bool,
     ) -> None:
         self._planned = planned
         self._looking = looking
         self._keyring = keyring
         self._replan = replan
+        self._lacks = lacks
         self._allow_clock = allow_clock
         self._known: tuple[object, dict[str, Decision], TargetPlan] | None = None
         self._read_at = self._cost = 0.0
@@ -82,6 +89,8 @@ class Recheck:
     def _kept(self, now: Decision, plan: TargetPlan) -> str | None:
         if now.keep:
             return now.reason
+        if now.to is not None and (lacking := self._lacks(now.to, now.backup.id)) is not None:
+            return lacking
         clock = [each for each in plan.forbidden_by(allow_clock=self._allow_clock) if each.about == "clock"]
         return str(clock[0]) if clock else None
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from twist_dr.backup.storing import StoredCopy
 from twist_dr.errors import BackupNotFound, StorageError
 from twist_dr.retention.deletion import Deleted
 from twist_dr.retention.facts import TargetFacts
@@ -20,6 +21,8 @@ class TargetOutcome:
 
     name: str
     deleted: list[str] = field(default_factory=list)
+    #: To another target.
+    moved: list[str] = field(default_factory=list)
     freed: int = 0
     wal_objects: int = 0
     incomplete: int = 0
@@ -56,14 +59,27 @@ class Telling:
 
         return note
 
-    def told(self, deleted: Deleted) -> None:
-        """What became of a backup; :meth:`gone` was called before if it is none any more."""
+    def stored(self, copy: StoredCopy, backup_id: str) -> None:
+        """A backup lies on the target that it moves to. Before it goes from this one: so the catalog never knows of fewer copies than there are."""
+        catalog, run_id = self._app.catalog, self._app.actor.run_id
+        here = catalog.copy(backup_id, self._facts.name)
+        form = here.form if here else copy.form.name
+        catalog.record_copy(
+            backup_id, copy.target, state="checked", form=form,
+            stored_bytes=copy.bytes, seconds=copy.seconds, run_id=run_id,
+        )  # fmt: skip
+        details = {"from": self._facts.name, "run": run_id, "bytes": copy.bytes}
+        subject = f"{backup_id} on {copy.target}"
+        audit.record(self._app, action="store moved copy", subject=subject, result="done", details=details)
+
+    def told(self, deleted: Deleted, to: str | None = None) -> None:
+        """What became of a backup; :meth:`gone` was called before if it is none any more. ``to``: where it moved."""
         self._outcome.freed += deleted.freed
         if deleted.fate == "deleted":
-            self._outcome.deleted.append(deleted.backup_id)
+            (self._outcome.deleted if to is None else self._outcome.moved).append(deleted.backup_id)
         elif deleted.fate != "incomplete":
             self._audit("delete copy", deleted, deleted.reason)
-        self._say(deleted, deleted.backup_id)
+        self._say(deleted, deleted.backup_id if to is None else f"{deleted.backup_id}, which lies on {to} now")
 
     def told_of_incomplete(self, deleted: Deleted, why: str) -> None:
         """What became of incomplete backups."""

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 
 from twist_dr.repository.labels import GRACE
 from twist_dr.repository.manifest import Kind, Label
+from twist_dr.settings.values import Name
 from twist_dr.system.durations import Duration
 
 _Count = Annotated[int, Field(ge=0)]
@@ -43,6 +44,21 @@ class Policy:
     def selects(self, kind: Kind, label: Label) -> bool:
         """Whether it applies to backups of that kind and label."""
         return (self.kinds is None or kind in self.kinds) and (self.labels is None or label in self.labels)
+
+
+@dataclass(frozen=True)
+class ArchivePolicy:
+    """What is older than ``after`` and is kept moves to the target ``to``."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    after: Duration
+    to: Name
+
+    def is_overtaken_by(self, policies: Iterable[Policy]) -> bool:
+        """Whether the policies let everything go before it could move."""
+        ages = [policy.max_age for policy in policies]
+        return bool(ages) and all(age is not None and age <= self.after for age in ages)
 
 
 def longest_window(policies: Iterable[Policy]) -> timedelta | None:

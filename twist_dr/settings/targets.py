@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model, m
 
 from twist_dr.repository.compression import HIGHEST, SUFFIXES, Compression
 from twist_dr.repository.streams import Form
-from twist_dr.settings.policy import Policy
+from twist_dr.settings.policy import ArchivePolicy, Policy
 from twist_dr.storage.limits import Rates
 from twist_dr.storage.options import TargetOptions, providers
 from twist_dr.system.durations import Duration
@@ -56,6 +56,8 @@ class TargetSettings(TargetOptions):
     objective: Duration | None = None
     #: What is kept, all unless given.
     retention: Policies | None = None
+    #: When what is kept moves to another target, never unless given.
+    archive: ArchivePolicy | None = None
     #: How fast bytes go there, in MiB per second: one number, or several for hours of the day in the schedules' time zone.
     max_mib_per_second: Rates = ()
     #: Whether what is read from there (restores, verifications, the check after storing) keeps within it, too.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from twist_dr.postgres.url import database_of
+from twist_dr.repository.kinds import KINDS
 from twist_dr.repository.streams import Form
 from twist_dr.settings.filling import SECRETS_FILE
 from twist_dr.settings.scheduling import ScheduleKind, ScheduleSettings
@@ -129,6 +130,10 @@ class Settings(Section):
         required = self.wal.required_targets if self.wal else None
         if unknown := [name for name in required or () if name not in self.enabled_targets]:
             raise ValueError(f"enabled storage targets in wal.required_targets, and {', '.join(unknown)} is none")
+        if unknown := [name for name in required or () if name not in self.wal_targets]:
+            raise ValueError(
+                f"storage targets that WAL is shipped to in wal.required_targets, and {', '.join(unknown)} is none"
+            )
         return self
 
     @model_validator(mode="after")
@@ -153,6 +158,31 @@ class Settings(Section):
                     raise ValueError(
                         f"enabled storage targets in schedules.{kind}[{number}].targets, and {', '.join(unknown)} is none"
                     )
+                if kind in KINDS and (
+                    unfed := [name for name in each.named_targets if name not in self.backup_targets]
+                ):
+                    raise ValueError(
+                        f"storage targets that backups are copied to in schedules.{kind}[{number}].targets, and {', '.join(unfed)} is an archive"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _archives_fit(self) -> Settings:
+        """An archive is an enabled target, not of itself, and no place where what lay encrypted on purpose would lie open."""
+        for name, target in self.enabled_targets.items():
+            if target.archive is None:
+                continue
+            place, to = f"storage_targets.{name}.archive", target.archive.to
+            if to == name or to not in self.enabled_targets:
+                raise ValueError(f"another enabled storage target in {place}.to, and {to} is none")
+            if self.enabled_targets[to].encrypt and not target.encrypt:
+                raise ValueError(
+                    f"encrypt: true for storage_targets.{name}, since {to} keeps what it gets from there encrypted"
+                )
+            if target.archive.is_overtaken_by(target.policies):
+                raise ValueError(f"a time in {place}.after that is over before max_age lets everything go")
+        if not self.backup_targets:
+            raise ValueError("an enabled storage target that backups are copied to, and each is an archive of another")
         return self
 
     @property
@@ -182,14 +212,25 @@ class Settings(Section):
     def enabled_targets(self) -> dict[str, TargetSettings]:
         return {name: target for name, target in self.storage_targets.items() if target.enabled}
 
+    @property
+    def backup_targets(self) -> dict[str, TargetSettings]:
+        """The enabled targets that backups are copied to as they are made: all but those to which others move what is old."""
+        archives = {target.archive.to for target in self.enabled_targets.values() if target.archive is not None}
+        return {name: target for name, target in self.enabled_targets.items() if name not in archives}
+
+    @property
+    def wal_targets(self) -> dict[str, TargetSettings]:
+        """The targets that write-ahead log is shipped to."""
+        return self.backup_targets
+
     def form(self, target: str) -> Form:
         """How a storage target keeps bytes."""
         return self.storage_targets[target].form_beside(self.backup.compression_level)
 
     @property
     def forms(self) -> dict[str, Form]:
-        """How each enabled target keeps bytes."""
-        return {name: self.form(name) for name in self.enabled_targets}
+        """How each of the :attr:`backup_targets` keeps bytes."""
+        return {name: self.form(name) for name in self.backup_targets}
 
     @property
     def catalog_url(self) -> str:

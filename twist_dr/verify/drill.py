@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from twist_dr.backup.from_settings import chosen_targets
+from twist_dr.backup.from_settings import chosen_names
 from twist_dr.backup.tools_proof import verification_plan
 from twist_dr.catalog.notes import Drilled, WayBack
 from twist_dr.errors import BackupNotFound, TwistDRError, VerificationFailed
@@ -82,7 +82,7 @@ class Drill:
     def _choose(self, wanted: str) -> tuple[Repository, str]:
         """The target whose turn it is, and its newest full backup. One that holds none is passed over, and said."""
         places = self._app.repositories(self.settings.restore.stall_seconds)
-        names = self._in_turn() if wanted.strip() == "next" else list(chosen_targets(self.settings, wanted))
+        names = self._in_turn() if wanted.strip() == "next" else chosen_names(self.settings.enabled_targets, wanted)
         for name in names:
             try:
                 return places[name], self._newest("full", places[name])

@@ -68,8 +68,10 @@ def wal_settings(settings: Settings) -> WalSettings:
 
 
 def archives(app: Application) -> dict[str, WalArchive]:
-    """Each target's archive, by name."""
-    return {name: WalArchive(patient(target, _PATIENCE_SECONDS), app.name) for name, target in app.targets.items()}
+    """The archive of each target that WAL is shipped to, by name."""
+    return {
+        name: WalArchive(patient(app.targets[name], _PATIENCE_SECONDS), app.name) for name in app.settings.wal_targets
+    }
 
 
 class Shipping:

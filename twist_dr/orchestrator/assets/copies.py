@@ -26,7 +26,7 @@ def copies_asset(settings: Settings, backup: dg.AssetKey, of_kind: Kind) -> dg.A
     sealed only when its target also holds the chain that it builds upon, and the WAL up to its end.
     """
     kind = KINDS[of_kind]
-    names = {dg.AssetKey([settings.application, kind.copies, name]): name for name in settings.enabled_targets}
+    names = {dg.AssetKey([settings.application, kind.copies, name]): name for name in settings.backup_targets}
     launched = OPERATIONS[kind.job]
 
     def spec(key: dg.AssetKey, name: str) -> dg.AssetSpec:

@@ -19,11 +19,11 @@ from twist_dr.wal.from_settings import gaps_after_newest_base, raise_not_shipped
 
 
 def wal_archive_asset(settings: Settings, database: dg.AssetKey) -> dg.AssetsDefinition:
-    """One asset per enabled target, ``<application>/wal_archive/<target>``, shipped to side by side in one step.
+    """One asset per target that it is shipped to, ``<application>/wal_archive/<target>``, shipped to side by side in one step.
 
     Skippable, because freshness counts from the last time that the archived position advanced, not from the last look.
     """
-    names = {dg.AssetKey([settings.application, "wal_archive", name]): name for name in settings.enabled_targets}
+    names = {dg.AssetKey([settings.application, "wal_archive", name]): name for name in settings.wal_targets}
 
     @dg.multi_asset(
         name="wal_archive",

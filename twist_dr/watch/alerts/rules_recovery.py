@@ -102,7 +102,7 @@ def wal_position(facts: Facts, settings: Settings, now: datetime) -> Iterator[Fi
     if settings.wal is None:
         return
     most = settings.objectives.wal
-    for name in settings.enabled_targets:
+    for name in settings.wal_targets:
         row = facts.positions.get(name)
         since = max(facts.since, facts.targets_since.get(name, facts.since))
         if row is not None and row.at is not None and row.at > now + SKEW:

@@ -157,7 +157,7 @@ def behind(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
     point = newest_point(facts, settings, now)
     # Told as such, with the same to do.
     nothing_recent = point is None or now - point.at > allowed_age(settings, facts.backups.get("full", ()), now)
-    for name, target in settings.enabled_targets.items():
+    for name, target in settings.backup_targets.items():
         most = target.objective or settings.objectives.recovery_point
         held = facts.checked.get(name)
         since = held.started_at if held else max(facts.since, facts.targets_since.get(name, facts.since))
