@@ -367,8 +367,30 @@ class TargetUnavailable(StorageError):
     retryable = True
 
 
+class TargetDailyLimit(TargetUnavailable):
+    """The target takes no more bytes today. Tomorrow's backup goes on with what lacks."""
+
+    retryable = False
+
+
+class RcloneMissing(StorageError):
+    """The program rclone, which the target needs, is not installed, does not start, or is too old."""
+
+
 class TargetRefused(StorageError):
     """The target refuses what is asked of it: read-only, locked, missing permission, something else where an object should be."""
+
+
+class ObjectTooLarge(TargetRefused):
+    """An object is larger than the target takes. Nothing was sent."""
+
+
+class KeyTooLong(TargetRefused):
+    """An object's name with the folders before it is longer than the target takes. Nothing was sent."""
+
+
+class KeyClash(TargetRefused):
+    """The target has an object whose name differs in the case of letters only, and takes both for one. Nothing was sent."""
 
 
 class CredentialsRefused(TargetRefused):

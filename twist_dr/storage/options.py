@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -114,8 +114,16 @@ def providers() -> dict[str, type[TargetOptions]]:
         # What is named after a provider is a part of it.
         if "_" not in module.name:
             import_module(f"{twist_dr.storage.__name__}.{module.name}")
-    ours = [kind for kind in TargetOptions.__subclasses__() if kind.__module__.startswith(twist_dr.storage.__name__)]
-    return {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in ours}
+    ours = [kind for kind in _below(TargetOptions) if kind.__module__.startswith(twist_dr.storage.__name__)]
+    named = {get_args(kind.model_fields["type"].annotation): kind for kind in ours}
+    # What providers have in common names none.
+    return {names[0]: kind for names, kind in named.items() if names}
+
+
+def _below(kind: type[TargetOptions]) -> Iterator[type[TargetOptions]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
 
 
 def url_forms() -> str:

@@ -26,11 +26,12 @@ from twist_dr.storage.base import (
     other_bytes,
     valid_key,
 )
+from twist_dr.storage.resuming import Answer, ResumingReader
 from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_connection import S3Connection, S3Limits
 from twist_dr.storage.s3_errors import answer_code, may_not_ask, may_pass, status_of
 from twist_dr.storage.s3_resume import forget_notes
-from twist_dr.storage.s3_transfer import Measured, ResumingReader, Stopped, Watch
+from twist_dr.storage.s3_transfer import Measured, Stopped, Watch
 from twist_dr.storage.s3_upload import OtherWasFirst, S3Uploader
 from twist_dr.system.sizes import CHUNK
 
@@ -82,15 +83,19 @@ class S3Target(StorageTarget):
             self._uploader.lock(key)
 
     def open(self, key: str) -> BinaryIO:
+        from botocore.exceptions import BotoCoreError
+        from urllib3.exceptions import HTTPError
+
         place = self._connection.place(key)
 
-        def fetch(position: int) -> dict[str, Any]:
+        def fetch(position: int) -> Answer:
             since = {"Range": f"bytes={position}-"} if position else {}
             with self._connection.errors(f"read {key}"):
-                answer: dict[str, Any] = self._connection.client.get_object(**place, **since)
-                return answer
+                answer = self._connection.client.get_object(**place, **since)
+            return Answer(answer["Body"], int(answer["ContentLength"]), answer.get("ContentRange"))
 
-        reader = ResumingReader(key, self.name, fetch, self.max_attempts)
+        broken = (BotoCoreError, HTTPError, OSError)
+        reader = ResumingReader(key, self.name, fetch, self.max_attempts, broken)
         return io.BufferedReader(self.bandwidth.paced(reader), CHUNK)
 
     def stat(self, key: str) -> StoredObject | None:

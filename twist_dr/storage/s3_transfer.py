@@ -1,4 +1,4 @@
-"""Moving bytes to and from an S3 store: parts read straight from the file, and reading that survives a cut connection.
+"""Moving bytes to and from an S3 store: parts read straight from the file.
 
 boto3's own transfer manager is not used, because it cannot do three things that the contract needs: a checksum or
 Content-MD5 header per part (it sends checksum trailers, which R2, B2 and others refuse, and nothing else where Object
@@ -13,21 +13,16 @@ import hashlib
 import io
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twist_dr.errors import ObjectCorrupt, TargetUnavailable
+from twist_dr.errors import ObjectCorrupt
 from twist_dr.storage.base import Digest, OnBytes
 from twist_dr.storage.limits import Bandwidth
 from twist_dr.system.sizes import CHUNK
-from twist_dr.system.words import counted
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 #: "Amazon S3 multipart upload limits".
 MOST_PARTS = 10_000
@@ -210,67 +205,3 @@ def in_parallel(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [results[part.number] for part in parts]
-
-
-class ResumingReader(io.RawIOBase):
-    """The bytes of the object ``key`` of ``target``. When the connection breaks, reading goes on with a Range request from where it stopped.
-
-    ``fetch(position)`` makes the request and returns botocore's answer. ``attempts``: how often in a row it may bring
-    nothing. Raises ``TargetUnavailable`` then: never a short object.
-    """
-
-    def __init__(self, key: str, target: str, fetch: Callable[[int], dict[str, Any]], attempts: int) -> None:
-        self._key, self._target, self._fetch, self._attempts = key, target, fetch, attempts
-        answer = fetch(0)
-        self._body: Any = answer["Body"]
-        self._size = int(answer["ContentLength"])
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        if self._position >= self._size or not view:
-            return 0
-        for delay in self._delays():
-            count = self._read(view)
-            if count:
-                self._position += count
-                return count
-            self._body.close()
-            time.sleep(delay)
-            self._resume()
-        raise TargetUnavailable(
-            f"{self._key}: reading stopped after {self._position} of {self._size} bytes, and {counted(self._attempts, 'attempt')} to go on brought nothing",
-            remedy="check the network and the store, then run again",
-            target=self._target,
-        )
-
-    def close(self) -> None:
-        if not self.closed:
-            self._body.close()
-        super().close()
-
-    def _delays(self) -> Iterator[float]:
-        yield from (0.2 * 2.0**attempt for attempt in range(self._attempts))
-
-    def _read(self, view: memoryview) -> int:
-        from botocore.exceptions import BotoCoreError
-        from urllib3.exceptions import HTTPError
-
-        try:
-            return int(self._body.readinto(view))
-        except (BotoCoreError, HTTPError, OSError):
-            return 0
-
-    def _resume(self) -> None:
-        answer = self._fetch(self._position)
-        self._body = answer["Body"]
-        expected = f"bytes {self._position}-{self._size - 1}/{self._size}"
-        if answer.get("ContentRange", expected if self._position == 0 else None) != expected:
-            raise ObjectCorrupt(
-                f"{self._key}: the object changed, or the store gave other bytes than asked for, while it was being read",
-                remedy="take the backup from another storage target",
-                target=self._target,
-            )

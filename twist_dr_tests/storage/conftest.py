@@ -13,19 +13,24 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.local import LocalTarget
+from twist_dr.storage.machine import Machine
 from twist_dr.storage.nas import NasTarget
+from twist_dr.storage.options import providers
 from twist_dr.storage.patience import patient
+from twist_dr.storage.rclone_options import RcloneOptions
+from twist_dr.storage.rclone_session import RcloneLimits
+from twist_dr.storage.rclone_target import RcloneTarget
 from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_connection import S3Limits
 from twist_dr.storage.s3_target import S3Target
 from twist_dr_tests.storage.proxy import Proxy, proxy_to
-from twist_dr_tests.storage.servers import S3Server, moto_server, rclone_server
+from twist_dr_tests.storage.servers import S3Server, SftpServer, moto_server, rclone_server, rclone_sftp_server
 
 BUCKET = "backups"
 #: The smallest part that S3 allows, so that small files go in several parts.
@@ -36,7 +41,17 @@ def _s3(name: str, *, limits: dict[str, Any], notes: Path | None = None, **optio
     return S3Target(name, S3Options(type="s3", **options), S3Limits(**limits), notes=notes)
 
 
-KINDS: dict[str, Callable[..., StorageTarget]] = {"local": LocalTarget, "nas": NasTarget, "s3": _s3}
+def _by_rclone(name: str, *, machine: str, limits: dict[str, Any], **options: Any) -> StorageTarget:
+    provider = cast(type[RcloneOptions], providers()[options["type"]])
+    return RcloneTarget(name, provider(**options), Machine(Path(machine)), RcloneLimits(**limits))
+
+
+KINDS: dict[str, Callable[..., StorageTarget]] = {
+    "local": LocalTarget,
+    "nas": NasTarget,
+    "s3": _s3,
+    "rclone": _by_rclone,
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +69,11 @@ class Place:
     patience: float | None = None
 
     def target(self) -> StorageTarget:
-        arguments = {name: Path(value) if name in _PATHS else value for name, value in self.arguments.items()}
+        paths = set[str]() if self.kind == "rclone" else {"path", "mount_point", "notes"}
+        arguments = {name: Path(value) if name in paths else value for name, value in self.arguments.items()}
         return patient(KINDS[self.kind](**arguments), self.patience)
 
 
-_PATHS = {"path", "mount_point", "notes"}
 _LIMITS = {field.name for field in fields(S3Limits)}
 
 
@@ -129,7 +144,38 @@ def s3_place(server: S3Server, **arguments: Any) -> Place:
     return Place("s3", {**usual, **arguments, "limits": limits})
 
 
-@pytest.fixture(params=["local-linked", "local-patient", "local-copied", "nas", "s3-moto", "s3-rclone"])
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
+    with rclone_sftp_server(tmp_path_factory.mktemp("sftp"), tmp_path_factory.mktemp("keys")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def machine_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For locks and sockets of all that rclone carries."""
+    return tmp_path_factory.mktemp("machine")
+
+
+def rclone_place(machine_folder: Path, name: str, **options: Any) -> Place:
+    """An empty place of a kind that rclone carries; ``options`` are those of its settings."""
+    limits = {"low_level_retries": 2, "attempts": 2}
+    return Place("rclone", {"name": name, "machine": str(machine_folder), "limits": limits, **options})
+
+
+def sftp_place(server: SftpServer, machine_folder: Path, **options: Any) -> Place:
+    usual = {
+        "type": "sftp",
+        "host": "127.0.0.1",
+        "port": server.port,
+        "user": server.user,
+        "password": server.password,
+        "known_hosts": str(server.known_hosts),
+        "path": f"dr/{uuid.uuid4().hex}",
+    }
+    return rclone_place(machine_folder, "ssh", **{**usual, **options})
+
+
+@pytest.fixture(params=["local-linked", "local-patient", "local-copied", "nas", "s3-moto", "s3-rclone", "sftp"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty place on each provider in turn."""
     kind = request.param
@@ -143,6 +189,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if kind == "nas":
         folder = request.getfixturevalue("share")
         return Place("nas", {"name": "nas", "path": str(folder / uuid.uuid4().hex), "mount_point": str(folder)})
+    if kind == "sftp":
+        return sftp_place(request.getfixturevalue("sftp_server"), request.getfixturevalue("machine_folder"))
     if kind == "s3-moto":
         return replace(s3_place(request.getfixturevalue("moto")), dates_uploads=False)
     return replace(s3_place(request.getfixturevalue("rclone")), keeps_folders=True)

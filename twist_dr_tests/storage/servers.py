@@ -70,6 +70,39 @@ def rclone_server(
         yield S3Server(f"http://127.0.0.1:{port}", access_key, secret_key, pid)
 
 
+@dataclass(frozen=True)
+class SftpServer:
+    """A running server. ``known_hosts``: the file with its key."""
+
+    port: int
+    user: str
+    password: str = field(repr=False)
+    known_hosts: Path
+    pid: int
+
+
+@contextlib.contextmanager
+def rclone_sftp_server(folder: Path, beside: Path) -> Iterator[SftpServer]:
+    """``rclone serve sftp`` over ``folder``; its key lies in the folder ``beside``. Ends with the block."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    port, key = free_port(), Ed25519PrivateKey.generate()
+    encodings = (
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    (beside / "host_key").write_bytes(key.private_bytes(*encodings))
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    known_hosts = beside / "known_hosts"
+    known_hosts.write_text(f"[127.0.0.1]:{port} {public.decode()}\n")
+    environment = {"RCLONE_USER": "demo", "RCLONE_PASS": "demo-password", "RCLONE_CONFIG": os.devnull}
+    options = ["--addr", f"127.0.0.1:{port}", "--key", str(beside / "host_key"), "--dir-cache-time", "1s", "--inplace"]
+    with running([rclone_program(), "serve", "sftp", *options, str(folder)], port, environment) as pid:
+        yield SftpServer(port, "demo", "demo-password", known_hosts, pid)
+
+
 def rclone_program() -> str:
     """The wheel's, or this machine's."""
     beside = Path(sys.executable).with_name("rclone")

@@ -1,0 +1,133 @@
+"""What the errors of places that rclone carries mean for us, and what a person does about them.
+
+rclone tells them in sentences, made of what the provider said: ``googleapi: Error 403: ..., storageQuotaExceeded``, ``ssh: handshake failed: ...``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+from twist_dr.errors import (
+    CredentialsRefused,
+    ObjectCorrupt,
+    ObjectMissing,
+    StorageError,
+    TargetDailyLimit,
+    TargetFull,
+    TargetReauthorize,
+    TargetRefused,
+    TargetUnavailable,
+)
+
+_AUTHORIZE = "run: twist-dr targets authorize {name}"
+_CREDENTIALS = "correct the credentials of storage_targets.{name}, or what they may do there"
+_LESS = "add space, or delete what is no longer needed"
+_NETWORK = "check storage_targets.{name}, the network and {noun}, then run again"
+_LOOK = "list the target to see what it holds"
+
+#: Error class, what it means, what to do. ``{name}`` and ``{noun}`` are filled in.
+Meaning: TypeAlias = tuple[type[StorageError], str, str]
+
+_MISSING: Meaning = (ObjectMissing, "there is no such object", _LOOK)
+
+#: The first that is found in rclone's words says what they mean: the particular stands before the general.
+_MEANINGS: tuple[tuple[str, Meaning], ...] = (
+    (
+        r"invalid_grant|there's no refresh token|empty token found|no token|token has been (expired|revoked)",
+        (TargetReauthorize, "the grant has ended, was revoked or was never given", _AUTHORIZE),
+    ),
+    (
+        r"userRateLimitExceeded|dailyLimitExceeded|downloadQuotaExceeded|uploadLimitExceeded",
+        (TargetDailyLimit, "{noun} takes and gives no more bytes today", "run again tomorrow, or let less be stored there"),
+    ),
+    (
+        r"quotaExceeded|quotaLimitReached|insufficient_?(Storage|space|quota)|no space|not enough space|disk (is )?full|\b507\b|\b552\b|DISK_FULL|QUOTA_EXCEEDED|cap_exceeded",
+        (TargetFull, "{noun} has no space left", _LESS),
+    ),
+    (
+        r"corrupted on transfer|hash(es)? differ|sizes differ|md5 .*mismatch|checksum mismatch",
+        (ObjectCorrupt, "the bytes arrived altered, so nothing was stored", "run again, and suspect the network"),
+    ),
+    (
+        r"source file is being updated",
+        (ObjectCorrupt, "nothing was stored: the file changed while it was sent", "make it anew"),
+    ),
+    (
+        r"knownhosts: key mismatch",
+        (TargetRefused, "{noun} shows another host key than the known one", "find out why; when the server is a new one, correct known_hosts of storage_targets.{name}"),
+    ),
+    (
+        r"knownhosts: key is unknown",
+        (TargetRefused, "the host key of {noun} is not known", "add it to known_hosts of storage_targets.{name}, with: ssh-keyscan -p PORT HOST"),
+    ),
+    (
+        r"couldn't parse known_hosts|known_hosts_file|known_hosts.*no such file",
+        (TargetRefused, "the file known_hosts cannot be read", "correct known_hosts of storage_targets.{name}"),
+    ),
+    (
+        r"private key|passphrase|failed to (read|parse) .*key|bad decrypt|decryption password incorrect",
+        (CredentialsRefused, "the private key cannot be read", "correct key_file or key_passphrase of storage_targets.{name}"),
+    ),
+    (
+        r"x509|certificate|tls: ",
+        (TargetRefused, "there is no trusted TLS connection", "install its CA certificate on this machine, or correct the address"),
+    ),
+    (
+        r"unable to authenticate|logon is invalid|LOGON_FAILURE|bad (user|password)|login incorrect|\b530\b|\b401\b|unauthenticated|invalid_?credentials|InvalidAuthenticationToken|AuthenticationFailed|AuthorizationFailure|expired_access_token|invalid_access_token|invalid_client|unauthorized",
+        (CredentialsRefused, "the credentials were refused", _CREDENTIALS),
+    ),
+    (
+        r"\b429\b|too.?many.?requests|rate.?limit|slow ?down|activityLimitReached|throttl",
+        (TargetUnavailable, "{noun} asks for fewer requests", "run again later"),
+    ),
+    (
+        r"permission denied|access(.is)? ?denied|\b403\b|forbidden|insufficient|ACCESS_DENIED|read.only|not permitted",
+        (CredentialsRefused, "access was denied", _CREDENTIALS),
+    ),
+    (
+        r"didn't find section|unknown remote|didn't find backend",
+        (TargetRefused, "the configuration of rclone has no such remote", "correct storage_targets.{name}"),
+    ),
+    (
+        r"(object|directory|file|item|path) ?not ?found|no such file|does ?n.t exist|itemNotFound|\b404\b|no such (bucket|container)",
+        _MISSING,
+    ),
+    (
+        r"no such host|connection (refused|reset|lost)|couldn't connect|timeout|timed out|deadline exceeded|no route|unreachable|broken pipe|\bEOF\b|closed network|dial ",
+        (TargetUnavailable, "{noun} cannot be reached", _NETWORK),
+    ),
+    (r"\b5\d\d\b|internal ?server ?error|service ?(un|not )available|bad gateway", (TargetUnavailable, "{noun} has a fault", "run again later")),
+)  # fmt: skip
+_TABLE = tuple((re.compile(pattern, re.IGNORECASE), meaning) for pattern, meaning in _MEANINGS)
+
+#: What may be a token, a key, or an address that is one: no word of a sentence is that long.
+_LONG = re.compile(r"[^\s/\"':,=<>()\[\]{}]{32,}")
+_ADDRESS = re.compile(r"\b(https?://[^/\s?#\"']+)[^\s\"']*", re.IGNORECASE)
+_USER = re.compile(r"//[^/\s@]*@")
+#: Characters of rclone's words that a sentence shows.
+_SHOWN = 200
+
+
+def rclone_error(name: str, noun: str, what: str, said: str, status: int = 500) -> StorageError:
+    """The error of ours that says what rclone's words, met while doing ``what`` on target ``name``, mean."""
+    meaning = next((meaning for pattern, meaning in _TABLE if pattern.search(said)), None)
+    if meaning is None:
+        meaning = _MISSING if status == 404 else (TargetUnavailable, "{noun} refused, or failed", _NETWORK)
+    kind, means, remedy = meaning
+    return kind(
+        f"{what}: {means.format(noun=noun)} ({shown(said)})",
+        remedy=remedy.format(name=name, noun=noun),
+        target=name,
+    )
+
+
+def full_instead(error: StorageError, free: int, size: int) -> TargetFull:
+    """What a failure to store means where there was less space than the object needs: servers name that badly."""
+    return TargetFull(f"{error.what}; {free} bytes are free, and {size} are needed", remedy=_LESS, target=error.target)
+
+
+def shown(said: str) -> str:
+    """rclone's words without what may be a secret."""
+    plain = _LONG.sub("…", _ADDRESS.sub(r"\1/…", _USER.sub("//", said)))
+    return plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}…"

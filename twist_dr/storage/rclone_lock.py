@@ -1,0 +1,43 @@
+"""The lock under which objects are moved to their names on a place: of all processes of this machine that use it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+
+from twist_dr.errors import TargetUnavailable
+from twist_dr.storage.machine import Machine
+from twist_dr.system.lock import try_lock
+
+_AGAIN_SECONDS = 0.01
+#: Whoever holds it looks and moves: seconds, or minutes of retries where a provider is throttled.
+_PATIENCE_SECONDS = 600.0
+
+
+class PlaceLock:
+    """No I/O when it is made. A context manager at a time for each thread: ``with lock.held():``."""
+
+    def __init__(self, machine: Machine, place: Hashable, target: str) -> None:
+        self._machine, self._target = machine, target
+        self._name = f"{hashlib.sha256(repr(place).encode()).hexdigest()[:32]}.lock"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Raises ``TargetUnavailable`` when somebody has it for minutes."""
+        descriptor = os.open(self._machine.private_folder() / self._name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            end = time.monotonic() + _PATIENCE_SECONDS
+            while not try_lock(descriptor):
+                if time.monotonic() > end:
+                    raise TargetUnavailable(
+                        "another process of this machine has been storing an object there for minutes",
+                        remedy="see what keeps it, then run again",
+                        target=self._target,
+                    )
+                time.sleep(_AGAIN_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,87 @@
+"""What a provider that rclone carries says of itself: the base class of its settings, and what rclone must be told of such a place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
+
+from pydantic import StringConstraints
+
+from twist_dr.storage.options import TargetOptions
+
+if TYPE_CHECKING:
+    from twist_dr.storage.machine import Machine
+    from twist_dr.storage.rclone_target import RcloneTarget
+
+#: A folder on a remote. No bracket ends one: rclone's addresses of objects to read have the folder between brackets.
+RemotePath = Annotated[str, StringConstraints(pattern=r"^[^\[\]\x00-\x1f]*$")]
+#: A fresh access token and when it ends (UTC). Raises ``TargetReauthorize`` and ``TargetUnavailable``.
+FreshToken: TypeAlias = Callable[[], tuple[str, datetime]]
+
+
+@dataclass(frozen=True)
+class RcloneRemote:
+    """A remote as rclone knows it. ``kind``: its name of the provider; ``parameters`` go over the socket and may hold secrets, passwords as they are.
+
+    ``path``: the target's folder there; ``configuration``: a file with the remote ``name``, in the place of kind and parameters, and what opens it.
+    """
+
+    kind: str
+    parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
+    path: str = ""
+    name: str = "target"
+    configuration: Path | None = None
+    configuration_password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a kind of place is like.
+
+    ``staged``: objects are sent under a temporary name and then moved; else they appear at once and whole under their own, as in a bucket.
+    ``hash``: rclone's name of the digest that the provider computes over what it holds, and that is believed; None: what was stored is read back.
+    """
+
+    staged: bool = True
+    hash: str | None = None
+    #: Names that differ in the case of letters only are one.
+    case_insensitive: bool = False
+    #: Two objects of one name may lie in one folder.
+    duplicates: bool = False
+    #: Characters of a key with the target's own folder before it; bytes of an object.
+    longest_path: int | None = None
+    largest_object: int | None = None
+    #: What a person should know of it, as sentences.
+    notes: tuple[str, ...] = ()
+
+
+class RcloneOptions(TargetOptions):
+    """A place that rclone carries."""
+
+    #: What it is like.
+    traits: ClassVar[Traits] = Traits()
+    #: How messages name such a place: ``the server``.
+    noun: ClassVar[str] = "the server"
+
+    @property
+    def backend(self) -> RcloneRemote:
+        """How rclone gets there. No I/O."""
+        raise NotImplementedError
+
+    @property
+    def place(self) -> Hashable | None:
+        """Also what the lock is called by, under which all processes of this machine move objects there."""
+        raise NotImplementedError
+
+    def access_tokens(self, name: str, machine: Machine) -> FreshToken | None:
+        """Where its access tokens come from; None where it has none, or keeps them itself."""
+        return None
+
+    def build(self, name: str, machine: Machine) -> RcloneTarget:
+        # Not above: all providers are loaded with the settings, and few of them are used.
+        from twist_dr.storage.rclone_target import RcloneTarget
+
+        return RcloneTarget(name, self, machine)

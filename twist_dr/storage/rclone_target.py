@@ -1,0 +1,390 @@
+"""A place that rclone carries, as a storage target: an SSH server, a share, a drive, a bucket.
+
+Where the place has folders, an object is sent under a temporary name in ``.incoming``, checked there, and moved to its own name. Moving overwrites
+without a word, so looking whether the name is free and moving go under a lock that all processes of this machine see; several machines
+have none in common, hence ``write_once=False``. In a bucket an object appears at once and whole, so it is sent under its own name, and deleted if it fails the check.
+"""
+
+from __future__ import annotations
+
+import builtins
+import http.client
+import io
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import BinaryIO
+
+from twist_dr.errors import (
+    KeyTooLong,
+    ObjectCorrupt,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageError,
+    TargetUnavailable,
+)
+from twist_dr.storage.base import (
+    Capabilities,
+    Digest,
+    OnBytes,
+    Space,
+    StorageTarget,
+    StoredObject,
+    compare,
+    no_progress,
+    other_bytes,
+    valid_key,
+)
+from twist_dr.storage.listing import DEEPEST
+from twist_dr.storage.machine import Machine
+from twist_dr.storage.rclone_calls import Item, RcloneCalls, RcloneFailed, RcloneGone
+from twist_dr.storage.rclone_errors import full_instead
+from twist_dr.storage.rclone_lock import PlaceLock
+from twist_dr.storage.rclone_options import RcloneOptions
+from twist_dr.storage.rclone_session import RcloneLimits, RcloneSession
+from twist_dr.storage.rclone_times import moment
+from twist_dr.storage.resuming import Answer, ResumingReader
+from twist_dr.system.sizes import CHUNK
+
+INCOMING = ".incoming"
+#: ``<begun, Unix seconds>-<random>``: the name tells the age.
+_TEMPORARY = re.compile(r"^(\d{1,12})-[0-9a-f]{32}\Z")
+_PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
+#: Seconds between two looks at a transfer: the first soon, for small objects; never rarer than the last.
+_FIRST_LOOK, _LAST_LOOK = 0.002, 0.2
+#: How long a transfer that was stopped may take to end, before what it sent is removed.
+_STOP_SECONDS = 15.0
+
+
+class RcloneTarget(StorageTarget):
+    """The place that ``options`` say."""
+
+    def __init__(
+        self,
+        name: str,
+        options: RcloneOptions,
+        machine: Machine,
+        limits: RcloneLimits = RcloneLimits(),  # noqa: B008
+    ) -> None:
+        super().__init__(name)
+        self.options, self.traits = options, options.traits
+        self.session = RcloneSession(name, options, machine, limits)
+        self._attempts = limits.attempts
+        self._lock = PlaceLock(machine, options.place, name)
+
+    @property
+    def location(self) -> str:
+        return self.options.called
+
+    def prepare(self) -> None:
+        self.session.ask("use the target", lambda calls: calls.call("operations/mkdir", fs=self.session.fs, remote=""))
+        self._require_root()
+
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
+        self._parts(key)
+        there = self._item(key)
+        if there is not None:
+            self._require_same(key, digest, there, progress)
+            return
+        self._require_fit(key, digest)
+        self._require_source(source, digest)
+        try:
+            if self.traits.staged:
+                self._put_staged(source, key, digest, progress)
+            else:
+                self._put_directly(source, key, digest, progress)
+        except StorageError as error:
+            raise self._full_or(error, digest) from None
+
+    def open(self, key: str) -> BinaryIO:
+        self._parts(key)
+        return self._open(key)
+
+    def stat(self, key: str) -> StoredObject | None:
+        self._parts(key)
+        found = self._item(key)
+        return _stored(key, found) if found is not None else None
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        parts = self._parts(prefix) if prefix else []
+        yield from self._walk(prefix, len(parts))
+
+    def children(self, prefix: str) -> builtins.list[str]:
+        if prefix:
+            self._parts(prefix)
+        return sorted(item.name for item in self._entries(prefix))
+
+    def delete(self, key: str) -> None:
+        *folders, _ = self._parts(key)
+        if self._item(key) is None:
+            return
+        self._remove(key)
+        if self._item(key) is not None:
+            raise TargetUnavailable(
+                f"{key} is still there after it was deleted", remedy="run again later", target=self.name
+            )
+        if self.traits.staged:
+            self._remove_empty(folders)
+
+    def sweep(self, older_than: timedelta) -> int:
+        limit = datetime.now(timezone.utc) - older_than
+        removed = 0
+        for item in self._listed(INCOMING):
+            begun = _TEMPORARY.match(item.name)
+            if begun and not item.is_folder and int(begun[1]) <= limit.timestamp():
+                self._remove(f"{INCOMING}/{item.name}")
+                removed += 1
+        for item in self._entries(""):
+            if item.name.startswith(".probe-"):
+                below = self._walk(item.name, 1) if item.is_folder else iter([_stored(item.name, item)])
+                for each in builtins.list(below):
+                    if each.modified <= limit:
+                        self.delete(each.key)
+        return removed
+
+    def space(self) -> Space:
+        try:
+            about = self.session.ask(
+                "ask for the space", lambda calls: calls.call("operations/about", fs=self.session.fs)
+            )
+        except StorageError as error:
+            if "doesn't support about" in error.what or "not support" in error.what:
+                return Space(None, None)
+            raise
+        return Space(about.get("free"), about.get("total"))
+
+    def probe(self) -> Capabilities:
+        from twist_dr.storage.rclone_probe import probe
+
+        self.prepare()
+        return probe(self)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _parts(self, key: str) -> builtins.list[str]:
+        parts = valid_key(key).split("/")
+        if parts[0] == INCOMING:
+            raise ValueError(f"reserved for unfinished uploads: {key!r}")
+        if len(parts) > DEEPEST:
+            raise ValueError(f"not a storage key, for its parts are too many: {key!r}")
+        return parts
+
+    def _item(self, key: str) -> Item | None:
+        """The object under that key. A folder is none. Raises ``TargetUnavailable`` when the target's own folder is not there."""
+        hashes = (self.traits.hash,) if self.traits.hash else ()
+
+        def question(calls: RcloneCalls) -> Item | None:
+            try:
+                return calls.stat(self.session.fs, key, hashes)
+            except RcloneFailed as failure:
+                if failure.status == 404:
+                    return None
+                raise
+
+        found = self.session.ask(f"look up {key}", question)
+        if found is None:
+            self._require_root()
+        return found if found is not None and not found.is_folder else None
+
+    def _listed(self, folder: str) -> builtins.list[Item]:
+        """All that lies in a folder; nothing where there positively is no such folder."""
+
+        def question(calls: RcloneCalls) -> builtins.list[Item] | None:
+            try:
+                return calls.list(self.session.fs, folder)
+            except RcloneFailed as failure:
+                if failure.status == 404:
+                    return None
+                raise
+
+        found = self.session.ask(f"list {folder or 'the target'}", question)
+        if found is None:
+            self._require_root()
+        return found or []
+
+    def _require_root(self) -> None:
+        """Raise ``TargetUnavailable`` unless the target's own folder is there: one that is away must never look like an empty one."""
+        try:
+            self.session.ask("look at the target's folder", lambda calls: calls.list(self.session.fs, ""))
+        except ObjectMissing:
+            raise TargetUnavailable(
+                f"the folder {self.location} does not exist",
+                remedy=f"create it, see what became of it, or correct storage_targets.{self.name}",
+                target=self.name,
+            ) from None
+
+    def _entries(self, folder: str) -> builtins.list[Item]:
+        """Objects and folders of a folder whose names can be parts of a key, in key order."""
+        found = [
+            item
+            for item in self._listed(folder)
+            if _PART.match(item.name) and (folder or item.name != INCOMING) and (item.is_folder or item.size >= 0)
+        ]
+        return sorted(found, key=lambda item: f"{item.name}/" if item.is_folder else item.name)
+
+    def _walk(self, folder: str, depth: int) -> Iterator[StoredObject]:
+        for item in self._entries(folder):
+            key = f"{folder}/{item.name}" if folder else item.name
+            if not item.is_folder:
+                yield _stored(key, item)
+            elif depth + 1 < DEEPEST:
+                yield from self._walk(key, depth + 1)
+
+    # -- the steps of put ----------------------------------------------------------------------------------------------
+
+    def _require_same(self, key: str, digest: Digest, there: Item, progress: OnBytes) -> None:
+        """Return if the object that is there has these bytes, as the target holds them; else ``ObjectExists``."""
+        try:
+            if there.size != digest.size:
+                raise ObjectCorrupt("other size")
+            self._check_stored(key, digest, progress)
+        except ObjectCorrupt:
+            raise other_bytes(key, self.name) from None
+
+    def _require_fit(self, key: str, digest: Digest) -> None:
+        """Raise what says why no such object can lie there."""
+        traits, whole = self.traits, f"{self.options.backend.path}/{key}".lstrip("/")
+        if traits.largest_object is not None and digest.size > traits.largest_object:
+            raise ObjectTooLarge(
+                f"{key} has {digest.size} bytes, and {self.options.noun} takes {traits.largest_object} at most",
+                remedy="store it on another target",
+                target=self.name,
+            )
+        if traits.longest_path is not None and len(whole) > traits.longest_path:
+            raise KeyTooLong(
+                f"{whole} has {len(whole)} characters, and {self.options.noun} takes {traits.longest_path} at most",
+                remedy="use a folder nearer to the root, or a shorter name",
+                target=self.name,
+            )
+
+    def _require_source(self, source: Path, digest: Digest) -> None:
+        try:
+            with source.open("rb") as stream:
+                compare(stream, f"nothing was stored: the file {source}", digest, target=self.name)
+        except OSError as error:
+            raise ObjectCorrupt(
+                f"nothing was stored: the file {source} to be stored cannot be read ({error.strerror})",
+                remedy="make it anew",
+                target=self.name,
+            ) from error
+
+    def _put_staged(self, source: Path, key: str, digest: Digest, progress: OnBytes) -> None:
+        temporary = f"{INCOMING}/{int(time.time())}-{uuid.uuid4().hex}"
+        try:
+            self._send(source, temporary, digest, progress)
+            self._check_stored(temporary, digest, progress)
+            taken = self._publish(temporary, key)
+        except BaseException:
+            self._discard(temporary)
+            raise
+        if taken is not None:  # another writer was first
+            self._discard(temporary)
+            self._require_same(key, digest, taken, progress)
+
+    def _put_directly(self, source: Path, key: str, digest: Digest, progress: OnBytes) -> None:
+        try:
+            self._send(source, key, digest, progress)
+            self._check_stored(key, digest, progress)
+        except BaseException:
+            self._discard(key)
+            raise
+
+    def _send(self, source: Path, remote: str, digest: Digest, progress: OnBytes) -> None:
+        """Copy the file there, and tell of each byte."""
+        group, told, pause = uuid.uuid4().hex, 0, _FIRST_LOOK
+        what = f"store {remote}"
+        calls = self.session.calls()
+        try:
+            job = calls.begin_copy(source, self.session.fs, remote, group)
+            try:
+                ended = False
+                while not ended:
+                    time.sleep(pause)
+                    pause = min(pause * 1.3, _LAST_LOOK)
+                    ended = calls.ended(job)
+                    sent = digest.size if ended else min(calls.sent(group), digest.size)
+                    if sent > told:
+                        progress(sent - told)
+                        told = sent
+            except BaseException:
+                self._stop(calls, job)
+                raise
+        except (RcloneFailed, RcloneGone) as failure:
+            raise self.session.error(what, failure) from None
+
+    def _stop(self, calls: RcloneCalls, job: int) -> None:
+        """End a transfer, so that it makes nothing any more."""
+        end = time.monotonic() + _STOP_SECONDS
+        with suppress(RcloneFailed, RcloneGone):
+            calls.stop(job)
+            while not calls.ended(job) and time.monotonic() < end:
+                time.sleep(_FIRST_LOOK)
+
+    def _check_stored(self, key: str, digest: Digest, progress: OnBytes) -> None:
+        """Make sure that the target holds these bytes: by the provider's own hash where it is SHA-256, else by reading them."""
+        with self._open(key) as stream:
+            compare(stream, key, digest, progress, target=self.name)
+
+    def _open(self, remote: str) -> BinaryIO:
+        def fetch(position: int) -> Answer:
+            body = self.session.ask(f"read {remote}", lambda calls: calls.open(self.session.fs, remote, position))
+            return Answer(body, int(body.headers["Content-Length"]), body.headers["Content-Range"])
+
+        broken = (OSError, http.client.HTTPException)
+        return io.BufferedReader(ResumingReader(remote, self.name, fetch, self._attempts, broken), CHUNK)
+
+    def _publish(self, temporary: str, key: str) -> Item | None:
+        """Move what was checked to its name; the object that is there already, if one is."""
+        fs = self.session.fs
+        with self._lock.held():
+            taken = self._item(key)
+            if taken is None:
+                self.session.ask(
+                    f"store {key}",
+                    lambda calls: calls.call(
+                        "operations/movefile", srcFs=fs, srcRemote=temporary, dstFs=fs, dstRemote=key
+                    ),
+                )
+            return taken
+
+    def _discard(self, remote: str) -> None:
+        """Remove what is not wanted; why it is not matters more than that this fails, and a sweep comes later."""
+        with suppress(StorageError):
+            self._remove(remote)
+
+    def _remove(self, remote: str) -> None:
+        def question(calls: RcloneCalls) -> None:
+            try:
+                calls.call("operations/deletefile", fs=self.session.fs, remote=remote)
+            except RcloneFailed as failure:
+                if failure.status != 404:
+                    raise
+
+        self.session.ask(f"delete {remote}", question)
+
+    def _remove_empty(self, folders: builtins.list[str]) -> None:
+        """Remove the folders that a deletion left empty; one that stays does no harm."""
+
+        def question(calls: RcloneCalls) -> None:
+            calls.call("operations/rmdir", fs=self.session.fs, remote="/".join(folders))
+
+        with self._lock.held(), suppress(StorageError):
+            while folders and not self._listed("/".join(folders)):
+                self.session.ask("remove an empty folder", question, attempts=1)
+                folders = folders[:-1]
+
+    def _full_or(self, error: StorageError, digest: Digest) -> StorageError:
+        """The same error, or ``TargetFull`` where there is less space than the object needs."""
+        with suppress(StorageError):
+            free = self.space().free
+            if free is not None and free < digest.size:
+                return full_instead(error, free, digest.size)
+        return error
+
+
+def _stored(key: str, item: Item) -> StoredObject:
+    return StoredObject(key, item.size, moment(item.modified))

@@ -1,0 +1,67 @@
+"""A folder on an SSH server as a storage target."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import ClassVar, Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from twist_dr.storage.options import SettingsPath
+from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath
+
+
+class SftpOptions(RcloneOptions):
+    """A folder on an SSH server, by SFTP. ``known_hosts``: the file with the server's key (``ssh-keyscan``), without which nobody would know who answers.
+
+    Either ``password``, or ``key_file``, a private key, with ``key_passphrase`` where it has one. ``path`` from the user's home on, unless it begins with a slash.
+    """
+
+    credentials_remedy: ClassVar[str] = "give the user's password or key_file, and allow him to read there"
+
+    type: Literal["sftp"]
+    host: str = Field(min_length=1)
+    port: int = Field(22, ge=1, le=65535)
+    user: str = Field(min_length=1)
+    password: SecretStr | None = None
+    key_file: SettingsPath | None = None
+    key_passphrase: SecretStr | None = None
+    known_hosts: SettingsPath
+    path: RemotePath = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> SftpOptions:
+        if (self.password is None) == (self.key_file is None):
+            raise ValueError("either password or key_file")
+        if self.key_passphrase is not None and self.key_file is None:
+            raise ValueError("key_file beside key_passphrase")
+        return self
+
+    @property
+    def place(self) -> Hashable:
+        return "sftp", self.host.lower(), self.port, self.user, self.path.rstrip("/")
+
+    @property
+    def called(self) -> str:
+        return f"sftp://{self.user}@{self.host}:{self.port}/{self.path.lstrip('/')}"
+
+    @property
+    def backend(self) -> RcloneRemote:
+        given = {
+            "host": self.host,
+            "port": str(self.port),
+            "user": self.user,
+            "known_hosts_file": str(self.known_hosts),
+            # An agent of whoever runs this, or commands on the server, are nothing that the settings say.
+            "key_use_agent": "false",
+            "shell_type": "none",
+            # The server's clock, and one request less.
+            "set_modtime": "false",
+        }
+        if self.password is not None:
+            given["pass"] = self.password.get_secret_value()
+        if self.key_file is not None:
+            given["key_file"] = str(self.key_file)
+        if self.key_passphrase is not None:
+            given["key_file_pass"] = self.key_passphrase.get_secret_value()
+        return RcloneRemote("sftp", given, self.path)
