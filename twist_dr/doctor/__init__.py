@@ -18,7 +18,7 @@ from twist_dr.doctor.database import DatabaseSeen, check_database
 from twist_dr.doctor.django import check_databases, check_lead, check_rights
 from twist_dr.doctor.files import FilesSeen, check_configuration, check_django, check_media
 from twist_dr.doctor.findings import Check, DoctorFinding, guarded, ok, problem, shown_finding, warning
-from twist_dr.doctor.keys import check_keyring, check_newest_backup
+from twist_dr.doctor.keys import check_keyring, check_newest_backup, check_secrets
 from twist_dr.doctor.machine import (
     check_dagster_home,
     check_incomplete,
@@ -243,6 +243,7 @@ class _Examination:
         folders = {name: place.folder for name, place in places.items() if place.folder is not None}
         keys = check_keyring(settings.encryption.keyring, settings.media, settings.configuration, folders)
         keyring = yield from guarded("keyring", keys)
+        yield from guarded("secrets", check_secrets(settings.secrets_file))
         if keyring is not None:
             yield from guarded("newest backup", check_newest_backup(repositories, keyring))
         staging = StagingArea(settings.staging_dir)

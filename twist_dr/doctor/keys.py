@@ -12,6 +12,7 @@ from twist_dr.repository.archive import match_configuration
 from twist_dr.repository.keys import Keyring, load_keyring
 from twist_dr.repository.newest import find_newest
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.secrets_file import SecretsFile
 from twist_dr.system.progress import Report
 from twist_dr.system.words import counted
 
@@ -55,6 +56,22 @@ def _travels(
                 f"{path} travels with the backups: it is part of {holder}",
                 "move it to a folder of its own and set encryption.keyring to it; and keep a copy away from this machine",
             )
+
+
+def check_secrets(file: SecretsFile) -> Check[None]:
+    """Whether all that the secrets file holds can be opened. Nothing is said where there is none: what the settings need of it they said themselves."""
+    if not file.path.exists():
+        return
+    try:
+        old, held = file.check(), file.listed()
+    except TwistDRError as error:
+        yield from_error("secrets", error)
+        return
+    told = f"{counted(len(held['secret']), 'secret')} and {counted(len(held['grant']), 'grant')} in {file.path} can be opened"
+    if old:
+        yield warning("secrets", f"{told}, {old} of them with an old key", "twist-dr secrets rotate")
+    else:
+        yield ok("secrets", told)
 
 
 def check_newest_backup(repositories: Sequence[Repository], keyring: Keyring) -> Check[None]:

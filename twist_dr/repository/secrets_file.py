@@ -110,6 +110,15 @@ class SecretsFile:
             if content["secrets"].pop(name, None) is None:
                 raise self._missing(name)
 
+    def check(self) -> int:
+        """Open all that it holds; returns how much is not encrypted with the primary key. Raises as :meth:`reader`."""
+        content = self._read()
+        keyring = load_keyring(self._keyring)
+        for kind, values in content.items():
+            for name in values:
+                self._opened(content, keyring, kind, name)
+        return sum(value.key_id != keyring.primary_id for values in content.values() for value in values.values())
+
     def rotate(self) -> list[str]:
         """Encrypt with the primary key what is encrypted with another; returns the names of those secrets and targets. Raises as :meth:`reader`."""
         keyring = load_keyring(self._keyring)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -53,10 +54,12 @@ class GrantsInMemory:
 
     def __init__(self) -> None:
         self._grants: dict[str, Grant] = {}
+        self._lock = threading.Lock()
 
     @contextmanager
     def held(self, target: str) -> Iterator[HeldGrant]:
-        yield HeldGrant(self._grants.get(target), lambda grant: self._grants.update({target: grant}))
+        with self._lock:
+            yield HeldGrant(self._grants.get(target), lambda grant: self._grants.update({target: grant}))
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ _ENDED = ("invalid_grant", "interaction_required", "consent_required", "login_re
 
 @dataclass(frozen=True)
 class OAuthProvider:
-    """A provider's side. ``account_url`` answers whose account it is, with the text at one of ``account_paths``."""
+    """A provider's side. ``service``: where it stores. ``account_url`` answers whose account it is, with the text at one of ``account_paths``."""
 
     name: str
+    service: str
     authorize_url: str
     token_url: str
     device_url: str | None
@@ -50,6 +51,7 @@ class OAuthProvider:
 #: https://developers.google.com/identity/protocols/oauth2 : six months without use end a refresh token.
 GOOGLE = OAuthProvider(
     "Google",
+    "Google Drive",
     "https://accounts.google.com/o/oauth2/v2/auth",
     "https://oauth2.googleapis.com/token",
     "https://oauth2.googleapis.com/device/code",
@@ -61,6 +63,7 @@ GOOGLE = OAuthProvider(
 )
 #: https://developers.dropbox.com/oauth-guide
 DROPBOX = OAuthProvider(
+    "Dropbox",
     "Dropbox",
     "https://www.dropbox.com/oauth2/authorize",
     "https://api.dropboxapi.com/oauth2/token",
@@ -82,6 +85,7 @@ def microsoft(tenant: str = "common") -> OAuthProvider:
     base = f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0"
     return OAuthProvider(
         "Microsoft",
+        "OneDrive",
         f"{base}/authorize",
         f"{base}/token",
         f"{base}/devicecode",

@@ -27,6 +27,7 @@ from twist_dr.doctor import exit_status, render_findings, run_doctor
 from twist_dr.doctor.database import DatabaseSeen, check_database, explain_connection
 from twist_dr.doctor.files import check_configuration, check_django, check_media, look_at
 from twist_dr.doctor.findings import Check, DoctorFinding, T, shown_finding
+from twist_dr.doctor.keys import check_secrets
 from twist_dr.doctor.machine import (
     check_dagster_home,
     check_scratch_space,
@@ -45,6 +46,7 @@ from twist_dr.redaction import keep_secret
 from twist_dr.repository.keys import Keyring, load_keyring, new_key, save_keyring
 from twist_dr.repository.manifest import Manifest
 from twist_dr.repository.repository import Repository
+from twist_dr.repository.secrets_file import SecretsFile
 from twist_dr.repository.staging import StagingArea
 from twist_dr.repository.streams import Form
 from twist_dr.settings import Settings, parse_settings
@@ -1119,3 +1121,19 @@ def test_the_password_of_the_replication_role_is_never_shown(tmp_path: Path) -> 
         [*findings, shown_finding(DoctorFinding("wal", "problem", f"complains of {PASSWORD}", "fix it"))]
     )
     assert PASSWORD not in text and quote(PASSWORD, safe="") not in text
+
+
+def test_secrets_that_do_not_open_or_lie_under_an_old_key_are_noticed(tmp_path: Path) -> None:
+    save_keyring(Keyring("k1", {"k1": (first := new_key("k1"))}, "new"), tmp_path / "keyring.yaml")
+    file = SecretsFile(tmp_path / "secrets.yaml", "erp", str(tmp_path / "keyring.yaml"))
+    assert list(check_secrets(file)) == []
+    file.set("MAIL", "the-value-of-it")
+    assert [(each.status, each.found) for each in check_secrets(file)] == [
+        ("ok", f"1 secret and 0 grants in {file.path} can be opened")
+    ]
+    save_keyring(Keyring("k2", {"k1": first, "k2": new_key("k2")}, "new"), tmp_path / "keyring.yaml")
+    (old,) = check_secrets(file)
+    assert (old.status, remedy(old)) == ("warning", "twist-dr secrets rotate")
+    save_keyring(Keyring("k2", {"k2": new_key("k2")}, "new"), tmp_path / "keyring.yaml")
+    (gone,) = check_secrets(file)
+    assert gone.status == "problem" and "needs key 'k1'" in gone.found

@@ -45,7 +45,7 @@ class OAuthServer:
 
     def client(self, **changes: Any) -> OAuthClient:
         provider = OAuthProvider(
-            "Paperdrive", f"{self.url}/page", f"{self.url}/token", f"{self.url}/device", f"{self.url}/account",
+            "Paperdrive", "Paperdrive", f"{self.url}/page", f"{self.url}/token", f"{self.url}/device", f"{self.url}/account",
             (("owner", "email"),), None,
         )  # fmt: skip
         return OAuthClient(**{

@@ -15,7 +15,7 @@ _DESCRIPTION = f"""\
 Lists, checks and restores backups with a storage target and the keys alone. Without --check, --backup and --to, lists what is
 there: full backups (--backup restores one), configuration backups (--backup with --configuration-to), and base backups with the moments that they and the archived WAL lead to (--to).
 Credentials are never arguments: the database's URL is in {DATABASE_VARIABLE}, those of S3 where boto3 looks for them
-(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ~/.aws)."""
+(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ~/.aws); those of other targets in the YAML file, as ${{NAME}} of the environment. The owner of a drive is asked."""
 
 
 def _jobs(text: str) -> int:
@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--keyring", metavar="FILE", help=f"the keyring's file, or env:NAME (default: what {KEYRING_VARIABLE} names)"
+    )
+    parser.add_argument(
+        "--grant",
+        type=Path,
+        metavar="FILE",
+        help="keep there, encrypted, what the owner of a drive allows, for the next command (default: each asks anew)",
     )
     parser.add_argument("--application", metavar="NAME", help="whose backups, where the target holds several's")
     add_json(parser, "print JSON (with a list or --check)")

@@ -42,6 +42,7 @@ from twist_dr.errors import (
     DatabaseUnreachable,
     RestoreRefused,
     StagingFull,
+    TargetReauthorize,
     TargetRefused,
     TargetUnavailable,
     TwistDRError,
@@ -73,6 +74,7 @@ _REMEDIES: dict[type[TwistDRError], str] = {
     DatabaseRefused: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
     DatabaseUnreachable: f"see that the server runs, and correct host and port in {DATABASE_VARIABLE}",
     StagingFull: "free space there, or set TMPDIR to a folder on a larger disk",
+    TargetReauthorize: "run it again, without the file of --grant if there is one, and do as it says",
     TargetRefused: "correct --from-target, or what is allowed there",
     TargetUnavailable: "see that it is mounted, or can be reached from here, or correct --from-target",
     WalVanished: "say it with --accept-loss",
@@ -83,7 +85,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """The whole command; returns its exit status. Raises ``TwistDRError``, and ``KeyboardInterrupt`` also when terminated."""
     check_usage(parser, options)
     report = told_beside(options)
-    with _interrupted_by_signals(report), _remedies_of_this_day(), machine_for_now() as machine:
+    now = machine_for_now(options.grant, options.keyring)
+    with _interrupted_by_signals(report), _remedies_of_this_day(), now as machine:
         keyring = open_keyring(options.keyring)
         repository = choose_application(open_target(options.from_target, machine), options.application)
         if options.to is not None:

@@ -8,6 +8,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,6 +16,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ValidationError
 
 from twist_dr.cli.recover.arguments import KEYRING_VARIABLE
+from twist_dr.cli.recover.asked_grants import AskedGrants
 from twist_dr.errors import BackupNotFound, RestoreError, SettingsError
 from twist_dr.repository.keys import Keyring, load_keyring
 from twist_dr.repository.repository import Repository
@@ -23,7 +25,7 @@ from twist_dr.settings.filling import fill
 from twist_dr.settings.reading import explain
 from twist_dr.settings.secrets import keep_settings
 from twist_dr.storage.base import StorageTarget, first_strangers, told_of
-from twist_dr.storage.machine import Machine
+from twist_dr.storage.machine import GrantsInMemory, Machine
 from twist_dr.storage.options import providers, url_forms
 from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 from twist_dr.system.folders import remove_tree
@@ -49,11 +51,18 @@ def open_keyring(location: str | None) -> Keyring:
 
 
 @contextmanager
-def machine_for_now() -> Iterator[Machine]:
-    """What a target needs of a machine without settings: a folder with a name that nobody can take before us. It is gone afterwards."""
+def machine_for_now(grant: Path | None, keyring: str | None) -> Iterator[Machine]:
+    """What a target needs of a machine without settings: a folder with a name that nobody can take before us. It is gone afterwards.
+
+    ``grant``: the file that is to keep, under a key of the keyring, what the owner of a drive allows; nothing keeps it otherwise.
+    """
+    from twist_dr.repository.secrets_file import SecretsFile
+
+    location = keyring or os.environ.get(KEYRING_VARIABLE, "")
+    grants = GrantsInMemory() if grant is None else SecretsFile(grant.absolute(), "recover", location)
     folder = Path(tempfile.gettempdir()) / f"twist-dr-targets-{secrets.token_hex(16)}"
     try:
-        yield Machine(folder)
+        yield Machine(folder, grants)
     finally:
         with suppress(RestoreError):  # what stays is empty, and in nobody's way
             remove_tree(folder)
@@ -119,6 +128,8 @@ def _target(document: dict[str, Any], source: str, folder: Path, machine: Machin
         lines = [line.replace("storage_targets.target", "target", 1) for _, line in explain(error, whole)]
         raise SettingsError(f"{source} does not describe a storage target:\n  " + "\n  ".join(lines)) from None
     keep_settings(target, os.environ)
+    if target.oauth is not None:
+        machine = replace(machine, grants=AskedGrants(target.oauth, machine.grants))
     # Its messages call it by where it is: it has no name of its own here.
     return target.build(target.called, machine)
 

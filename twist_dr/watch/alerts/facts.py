@@ -30,6 +30,7 @@ from twist_dr.repository.labels import is_meant
 from twist_dr.repository.manifest import Kind, Part
 from twist_dr.restore.plan import journals_of
 from twist_dr.settings import Application, Settings
+from twist_dr.storage.machine import Grant
 from twist_dr.storage.patience import bounded
 from twist_dr.system.space import nearest_folder
 from twist_dr.watch.alerts.catalog_lost import is_lost
@@ -69,6 +70,14 @@ _SPACE_SINCE = _TESTS_SINCE = timedelta(days=14)
 _A_DAY = timedelta(hours=24)
 _DISK_SECONDS = 5.0
 _REFUSED = 100
+
+
+@dataclass(frozen=True)
+class KeptGrant:
+    """What is kept of an owner's grant for a target; ``error``: why that cannot be told."""
+
+    grant: Grant | None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,8 @@ class Facts:
     repairs: Sequence[Repair] = ()
     #: Names of write-ahead log that they could not repair, by target.
     bad_wal: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: Of the targets whose owner is asked.
+    grants: Mapping[str, KeptGrant] = field(default_factory=dict)
     #: Restores that have one, by id: what it means that it is not at its end, None for one that is.
     journals: Mapping[str, str | None] = field(default_factory=dict)
     #: As it was seen last.
@@ -205,6 +216,7 @@ def gather(app: Application, now: datetime) -> Facts:
         deliveries=app.catalog.deliveries(application),
         repairs=(app.catalog.note(application, Repairs) or Repairs()).repairs,
         bad_wal=_bad_wal(app),
+        grants=_grants(app.settings),
         journals=_journals(app.settings),
         daemon=read_daemon(app),
         open=alerts,
@@ -285,6 +297,17 @@ def _bad_wal(app: Application) -> dict[str, list[str]]:
         return {}
     noted = {name: app.catalog.note(app.name, WalScrubbed, name) for name in app.settings.enabled_targets}
     return {name: sorted(note.bad) for name, note in noted.items() if note and note.bad}
+
+
+def _grants(settings: Settings) -> dict[str, KeptGrant]:
+    found = {}
+    for name, target in settings.storage_targets.items():
+        if target.oauth is not None:
+            try:
+                found[name] = KeptGrant(settings.secrets_file.grant(name))
+            except TwistDRError as error:
+                found[name] = KeptGrant(None, error.clause)
+    return found
 
 
 def _journals(settings: Settings) -> dict[str, str | None]:

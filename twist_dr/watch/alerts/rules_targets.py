@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from statistics import linear_regression
 
 from twist_dr.catalog import BackupRow, SpaceRow
-from twist_dr.errors import CredentialsRefused, TargetFull
+from twist_dr.errors import CredentialsRefused, TargetFull, TargetReauthorize
 from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, KINDS
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
@@ -26,6 +26,7 @@ _SOON = timedelta(days=14)
 _TREND_OVER = timedelta(days=2)
 _TREND_SAMPLES = 3
 _OLD_SAMPLE = timedelta(days=7)
+_REFUSED = (CredentialsRefused.code, TargetReauthorize.code)
 _BUSY_JOBS = (*BACKUP_JOBS, "verify_backup", "restore", "restore_to_time", "drill")
 
 
@@ -107,6 +108,8 @@ def trouble(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
         if last is None or last.error is None:
             continue
         error = shortened(last.error.rstrip("."))
+        if last.code == TargetReauthorize.code:
+            continue  # rules_grants.py
         if last.code == CredentialsRefused.code:
             yield Finding(
                 f"credentials:{name}", "credentials", "error",
@@ -147,7 +150,7 @@ def _evidence(facts: Facts, name: str) -> Iterator[Evidence]:
             yield Evidence(test.at, failed, test.error_code, "test")
     position = facts.positions.get(name)
     # A round every minute meets every hiccup of a network: how long it lasts is told by the archived position's age.
-    if position is not None and (position.error is None or position.error_code == CredentialsRefused.code):
+    if position is not None and (position.error is None or position.error_code in _REFUSED):
         yield Evidence(position.updated_at, position.error, position.error_code, "write-ahead log")
 
 
