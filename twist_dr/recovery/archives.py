@@ -136,6 +136,8 @@ class Archives:
         places = self.segments.get(source, []) if isinstance(source, Segment) else self._partials.get(source, [])
         segment, end = (source, source.end) if isinstance(source, Segment) else (source.segment, source.end)
         for archive, stored in places:
+            if f"{archive.target.name}: {stored.key}" in self.disowned:  # by another of its segments
+                continue
             try:
                 archive.read_beginning(self.system_identifier, stored.key, self._keyring)
             except _CORRUPT as error:

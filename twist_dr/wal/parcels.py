@@ -79,12 +79,12 @@ def is_due(
     sample: Sample | None,
     wanted: Wanted | None,
 ) -> bool:
-    """Whether a target that gets write-ahead log ``every`` so often gets it now, with the segments that it is ``lacking``.
+    """Whether a target that gets write-ahead log ``every`` so often gets some now: what it is ``lacking``, and of the open segment.
 
     So that what was committed longer ago is there: by the primary's clock, and by the age of what waits, since the primary may not answer.
     Sooner when a bundle is full, or a base backup waits for its log.
     """
-    if not every or position is None:
+    if position is None:
         return True
     if sample is not None and sample.at is not None and position.at is not None and sample.at - position.at >= every:
         return True

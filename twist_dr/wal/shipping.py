@@ -97,13 +97,13 @@ class Shipper:
             lambda name: self._destinations.prepare(name, reach.positions[name]), self._destinations
         )
         admission = Admission(self._spool, state, self._report)
-        due = self._due(admission, reach, sample)
-        self._destinations.each(partial(self._look_back, reach), due)
-        self._ship_whole(admission, due)
-        for name in self._destinations:
-            with self._destinations.failures_of(name):
-                reach.add_segments(name, self._segments_without_hole(name, admission))
-        self._open_segments.ship(Round(sample, state, admission, reach, due))
+        for names in self._turns(admission, reach, sample):
+            self._destinations.each(partial(self._look_back, reach), names)
+            self._ship_whole(admission, names)
+            for name in names:
+                with self._destinations.failures_of(name):
+                    reach.add_segments(name, self._segments_without_hole(name, admission))
+            self._open_segments.ship(Round(sample, state, admission, reach, names))
         reach.conclude(self._destinations.outcomes)
         unsaved = repr(state) != before
         if unsaved:
@@ -117,21 +117,22 @@ class Shipper:
             self._spool.save_state(state)
         return self._shipped(reach, admission, state, time.monotonic() - begun)
 
-    def _due(self, admission: Admission, reach: Reach, sample: Sample | None) -> list[str]:
-        """Targets whose turn it is, those that never wait for one first."""
-        wanted, every = self._spool.wanted(), {name: self._destinations[name].every for name in self._destinations}
-        names = [
+    def _turns(self, admission: Admission, reach: Reach, sample: Sample | None) -> Iterator[list[str]]:
+        """Targets that get everything at once; when they have it, those that get bundles and whose turn it is. One that sends for a minute holds up no other."""
+        bundling = [name for name in self._destinations if self._destinations[name].every]
+        yield [name for name in self._destinations if name not in bundling]
+        wanted = self._spool.wanted()
+        yield [
             name
-            for name in self._destinations
+            for name in bundling
             if is_due(
-                every[name],
-                [file for file, _ in self._lacking(name, admission)] if every[name] else [],
+                self._destinations[name].every,
+                [file for file, _ in self._lacking(name, admission)],
                 reach.positions[name],
                 sample,
                 wanted,
             )
         ]
-        return sorted(names, key=lambda name: every[name])
 
     def _look_back(self, reach: Reach, name: str) -> None:
         now = time.monotonic()
@@ -155,22 +156,23 @@ class Shipper:
 
     # -- whole files -----------------------------------------------------------------------------------------------------
 
-    def _ship_whole(self, admission: Admission, due: list[str]) -> None:
+    def _ship_whole(self, admission: Admission, names: list[str]) -> None:
         # No segment of a timeline before the history that leads to it.
         histories = [file for file in admission.files if file.kind == "history"]
         self._ship_parcels(
             admission,
             {
-                Parcel((file,), (), HISTORY_FORM): [n for n in self._destinations if not self._spool.is_stored(n, file)]
+                Parcel((file,), (), HISTORY_FORM): without
                 for file in histories
+                if (without := [name for name in names if not self._spool.is_stored(name, file)])
             },
         )
-        bundling = [name for name in due if self._destinations[name].every and not self._destinations.is_down(name)]
+        bundling = [name for name in names if self._destinations[name].every and not self._destinations.is_down(name)]
         self._destinations.each(
             lambda name: self._destinations.recognise(name, self._lacking(name, admission)), bundling
         )
         waiting: dict[Parcel, list[str]] = {}
-        for name in due:
+        for name in names:
             destination = self._destinations[name]
             lacking, form = self._lacking(name, admission), destination.form.confidential
             for parcel in parcels(lacking, form, together=bool(destination.every)):

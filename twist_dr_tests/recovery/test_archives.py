@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -51,6 +53,59 @@ def test_a_segment_comes_back_as_it_was(pair: Pair, tmp_path: Path) -> None:
     assert (tmp_path / "got").read_bytes() == (pair.wal / pair.segment.name).read_bytes()
     assert archives.used == ["office"]
     assert archives.stored_bytes([pair.segment]) == pair.material.object(pair.segment.name).stat().st_size
+
+
+class _Counting(LocalTarget):
+    """How often each object is opened."""
+
+    opened: Counter[str]
+
+    def open(self, key: str) -> BinaryIO:
+        self.opened[key.rpartition("/")[2]] += 1
+        return super().open(key)
+
+
+def test_a_bundle_is_fetched_once_for_all_of_its_segments(pair: Pair, tmp_path: Path) -> None:
+    material = Material(tmp_path / "archive", pair.material.tools, pair.material.identifier)
+    material.folder.mkdir()
+    material.ship_bundled(pair.wal, count=3)
+    target = _Counting("office", material.folder / "office")
+    target.opened = Counter()
+    archives = Archives([WalArchive(target, "erp")], KEYRING, Report(), material.identifier, MB)
+    segments = sorted(archives.segments)
+    assert len(segments) > 3
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(archives.fetch_segment, each, tmp_path / each.name) for each in segments]:
+            done.result()
+    for each in segments:
+        assert (tmp_path / each.name).read_bytes() == (pair.wal / each.name).read_bytes()
+    assert set(target.opened.values()) == {1} and sum(target.opened.values()) == -(-len(segments) // 3)
+    assert {path.name for path in tmp_path.iterdir()} == {"archive", *(each.name for each in segments)}, (
+        "nothing is left"
+    )
+    # Asked for again, and in any order: it comes again.
+    archives.fetch_segment(segments[1], tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (pair.wal / segments[1].name).read_bytes()
+    wanted = archives.stored_bytes(segments)
+    assert wanted == sum(path.stat().st_size for path in (material.folder / "office").rglob("*.enc"))
+
+
+def test_a_bundle_with_one_bad_byte_gives_no_segment_and_other_targets_do(pair: Pair, tmp_path: Path) -> None:
+    material = pair.material.copied(tmp_path)
+    material.ship_bundled(pair.wal, "drive", count=3)
+    name = next((tmp_path / "drive").rglob("*.tar.zst.enc"))
+    data = bytearray(name.read_bytes())
+    data[-100] ^= 1
+    name.write_bytes(data)
+    told: list[str] = []
+    archives = material.archives("drive", "nas", report=Report(Lines(warning=told.append)))
+    for segment in sorted(archives.segments)[:3]:
+        archives.fetch_segment(segment, tmp_path / segment.name)
+        assert (tmp_path / segment.name).read_bytes() == (pair.wal / segment.name).read_bytes()
+    assert archives.used == ["nas"] and name.name in told[0]
+    with pytest.raises(WalMissing):
+        material.archives("drive").fetch_segment(min(archives.segments), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_corrupt_segment_is_taken_from_the_next_target_and_said(pair: Pair, tmp_path: Path) -> None:

@@ -80,6 +80,20 @@ def test_a_time_among_many_segments_is_found_by_looking_at_few(long: Long, tmp_p
     assert plan.lost.at_least and 10 < plan.lost.transactions < 36
 
 
+def test_a_second_in_the_middle_of_a_bundle_is_found_as_any_other(long: Long, tmp_path: Path) -> None:
+    material = Material(
+        tmp_path / "archive", long.material.tools, long.material.identifier, bases=list(long.material.bases)
+    )
+    material.folder.mkdir()
+    material.ship_bundled(long.wal, count=10)
+    assert len(list(material.folder.rglob("*.tar.zst.enc"))) > 10
+    for number in (5, 30):
+        moment = between(long.rows[number], long.rows[number + 1])
+        plan = material.plan(moment)
+        ended(plan, long.rows[number], long.rows[number + 1])
+        assert plan.segments == long.material.plan(moment).segments
+
+
 def test_planning_unpacks_a_segment_once(long: Long, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Segments of 1 MB here: as many as of the usual 16 MB are looked at together and kept.
     monkeypatch.setattr(reader, "_BATCH_BYTES", 8 * MB)

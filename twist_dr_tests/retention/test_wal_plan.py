@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -52,6 +53,40 @@ def test_wal_before_the_base_of_the_window_goes_and_all_after_it_stays() -> None
     assert plan.deleted and all(name < first.name for name in names(plan.deleted))
     assert _reasons(plan, True) == ["follows b1: the WAL window of 7 days begins with it"]
     assert _reasons(plan, False) == ["older than the WAL window of 7 days, and no kept base needs it"]
+
+
+@pytest.mark.promise(5)
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_a_bundle_goes_when_all_of_its_segments_may_and_stays_for_any_that_a_base_needs(count: int) -> None:
+    story = Story(NOW)
+    _days(story, 3)
+    story.base("old")
+    _days(story, 10)
+    base = story.base("b1")
+    _days(story, 8)
+    line = sorted(story.segments)
+    whole = [line[place : place + count] for place in range(0, len(line), count)]
+    for of in whole:  # stored when the last of them was
+        for each in of:
+            story.segments[each] = replace(story.segments[each], modified=story.segments[of[-1]].modified)
+    cluster = story.cluster()
+    singly = {each.key for each in plan_wal([cluster.keeping(["old", "b1"])], WEEK, story.now).deleted}
+    bundles = {each: replace(story.segments[of[0]], key=f"bundle{of[0].name}") for of in whole for each in of}
+    # One by itself too, as a repair left it: it goes when nobody needs it, whatever its bundle does.
+    again = line[1]
+    holdings = replace(cluster.holdings, segments=bundles, again=[(again, story.segments[again])])
+    bundled = replace(cluster, holdings=holdings)
+    plan = plan_wal([bundled.keeping(["old", "b1"])], WEEK, story.now)
+    gone = [each.key for each in plan.deleted]
+    may_go = {bundles[of[0]].key for of in whole if all(story.segments[each].key in singly for each in of)}
+    assert set(gone) - {story.segments[again].key} == may_go and len(set(gone)) == len(gone)
+    assert may_go and any(story.segments[each].key in singly for each in line if bundles[each].key not in may_go), (
+        "one stays for the others of its bundle"
+    )
+    assert (story.segments[again].key in gone) == (story.segments[again].key in singly)
+    kept = {each for each in line if bundles[each].key not in may_go}
+    assert kept >= {each for each in line if each.start >= base.start_lsn}
+    assert sum(len(each.objects) for each in plan.stretches) == len(whole) + 1, "each object once"
 
 
 @pytest.mark.promise(5)

@@ -255,6 +255,25 @@ def test_two_targets_in_one_place_of_a_bucket_are_refused() -> None:
     assert parsed(good(storage_targets={"cloud": cloud, "other": {**cloud, "prefix": "other"}}))
 
 
+def test_bundles_are_for_drives_and_sooner_than_what_alarms(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = {"disk": {"type": "local", "path": "/a"}, "drive": {"type": "local", "path": "/b"}}
+    settings = parsed(good(storage_targets=targets, wal={}))
+    assert settings.wal_every("disk") == settings.wal_every("drive") == timedelta(0)
+    monkeypatch.setattr(type(settings.storage_targets["drive"]), "consumer", True)
+    assert settings.wal_every("drive") == timedelta(minutes=1)
+    targets["disk"]["wal_bundle_seconds"] = 0  # type: ignore[assignment]
+    settings = parsed(good(storage_targets=targets, wal={"bundle_seconds": 300}))
+    assert (settings.wal_every("disk"), settings.wal_every("drive")) == (timedelta(0), timedelta(minutes=5))
+    for unreachable in (
+        {"wal": {"bundle_seconds": 300, "warn_after": "5 minutes"}},
+        {"objectives": {"wal": "1 minute"}},
+    ):
+        told = mistakes(good(storage_targets=targets, **{"wal": {}, **unreachable}))[1]
+        assert "less than wal.warn_after and objectives.wal" in told and "of drive" in told
+    targets["drive"]["wal_bundle_seconds"] = 0  # type: ignore[assignment]
+    assert parsed(good(storage_targets=targets, wal={}, objectives={"wal": "1 minute"}))
+
+
 @pytest.mark.parametrize(
     ("retention", "told"),
     [

@@ -19,6 +19,7 @@ import zstandard
 
 from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, WalConflict, WalInvalid
 from twist_dr.postgres.lsn import Gap
+from twist_dr.recovery.status import ArchiveStatus, WalStatus, render_wal_status
 from twist_dr.storage.local import LocalTarget
 from twist_dr.wal import parcels
 from twist_dr.wal.bundles import PackedSegment, bundled, segments_of
@@ -30,7 +31,7 @@ from twist_dr_tests.helpers import KEYRING, python
 from twist_dr_tests.repository.test_encryption import tink_primitive
 from twist_dr_tests.sweep import instants
 from twist_dr_tests.wal.test_shipping import PAGE, names
-from twist_dr_tests.wal.wal_files import MB, ZSTD, Round, Wal, changed, holdings, said
+from twist_dr_tests.wal.wal_files import MB, NOON, ZSTD, Round, Wal, changed, holdings, said
 
 FIVE_MINUTES = timedelta(minutes=5)
 
@@ -158,6 +159,14 @@ def test_a_file_that_is_no_wal_is_put_aside_and_the_others_go_without_it(round_:
     shipped = round_.ship(said(wal.identifier, wal.segment(3).end, minutes=6))
     assert len(shipped.refused) == 1 and wal.paths[2].name in shipped.refused[0]
     assert objects(round_, "drive") == names(wal, 0, 1, 3)
+
+
+def test_what_can_be_lost_is_shown() -> None:
+    status = WalStatus(NOON, [ArchiveStatus("office"), ArchiveStatus("drive", bundle_seconds=300)])
+    told = render_wal_status(status)
+    assert "drive: WAL goes there every 5 min 00 s, in bundles: if it alone is left, so much is lost" in told
+    assert "office: WAL" not in told
+    assert [each["bundle_seconds"] for each in status.document()["targets"]] == [0, 300]
 
 
 # -- what is there already ---------------------------------------------------------------------------------------------------

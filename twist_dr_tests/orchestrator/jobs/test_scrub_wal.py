@@ -20,9 +20,11 @@ from twist_dr.scrub.repairer import repairs
 from twist_dr.storage.base import StoredObject
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.lock import FileLocks
+from twist_dr.wal.bundles import bundle_name
+from twist_dr.wal.from_settings import Shipping
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive, associated_data
-from twist_dr.wal.packing import file_chunks, pack
+from twist_dr.wal.packing import file_chunks, pack, plain_object
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.orchestrator.jobs.test_backup_base import back_up as take_base
 from twist_dr_tests.orchestrator.jobs.test_backup_base import latest, source
@@ -95,6 +97,41 @@ def test_wal_that_went_bad_is_repaired_from_the_other_target(
     assert plain(site, wal, "office", path) == good
     assert [each.read_bytes() for each in stored["office"][1:-1]] == others
     assert repairs(site.catalog(), "erp")[0].backup_id == result.found[0].what
+    assert scrub(site).found == []
+
+
+def bundle(site: Site, wal: Wal, target: str, first: int, last: int) -> Path:
+    """Store segments as one object; gives where it lies."""
+    place, files = archive(site, target), {path.name: path for path in wal.paths[first : last + 1]}
+    name, packed = bundle_name(min(files), max(files)), site.folder / "packed"
+    data = associated_data("erp", wal.identifier, name)
+    digest = pack(plain_object(files), packed, ZSTD, site.keyring.primary, data)
+    key = place.key(wal.identifier, 1, name, ZSTD)
+    place.put(packed, key, digest)
+    packed.unlink()
+    return site.folder / "targets" / target / key
+
+
+def test_targets_that_bundle_and_such_that_do_not_repair_each_other(site: Site, wal: Wal) -> None:
+    office = [store(site, wal, "office", path) for path in wal.paths]
+    bundles = [bundle(site, wal, "archive", 0, 2), bundle(site, wal, "archive", 3, 5)]
+    good = plain(site, wal, "archive", bundles[0])
+    assert scrub(site).wal_objects == len(office) + len(bundles)
+    data = bytearray(bundles[0].read_bytes())
+    data[-100] ^= 1
+    bundles[0].write_bytes(data)
+    rot(office[4])
+    # And one that was lost, which lies in a bundle there.
+    office[3].unlink()
+    result = scrub(site)
+    raise_bad(result)
+    assert {(found.target, found.outcome) for found in result.found} == {
+        ("archive", "repaired"),
+        ("office", "repaired"),
+    }
+    assert plain(site, wal, "archive", bundles[0]) == good
+    for place in (3, 4):
+        assert plain(site, wal, "office", office[place]) == wal.paths[place].read_bytes()
     assert scrub(site).found == []
 
 
@@ -219,6 +256,11 @@ def test_heads_come_and_go_and_are_not_judged(site: Site, wal: Wal) -> None:
 
 
 def test_wal_that_a_base_backup_needs_and_a_target_has_lost_comes_back(with_wal: Site) -> None:
+    with_wal.document["storage_targets"]["archive"]["wal_bundle_seconds"] = 600
+    with_wal.save()
+    with Shipping(with_wal.app()) as shipping:
+        shipping.once()
+    # It does not wait for the turn of a target that gets bundles.
     take_base(with_wal).expect(0)
     _, base = latest(with_wal)
     office = with_wal.folder / "targets" / "office" / "erp" / "wal"
@@ -230,8 +272,9 @@ def test_wal_that_a_base_backup_needs_and_a_target_has_lost_comes_back(with_wal:
     assert [(found.target, found.outcome) for found in result.found] == [("office", "repaired")]
     assert "is worth nothing without it" in result.found[0].told and lost.exists()
     with_wal.verify(backup="latest-base", target="office").expect(0)
-    for target in BOTH:
-        next((with_wal.folder / "targets" / target / "erp" / "wal").rglob(lost.name)).unlink()
+    lost.unlink()
+    for path in archive(with_wal, "archive").places(lost.parent.parent.name, needed.name):
+        (with_wal.folder / "targets" / "archive" / path).unlink()
     with pytest.raises(CopyFailed, match="No other storage target has a good"):
         raise_bad(scrub(with_wal, everything=False))
 
