@@ -113,7 +113,7 @@ class Capabilities:
     #: The store itself refuses to overwrite (hard link, ``If-None-Match``), so two writers cannot race.
     write_once: bool
     #: How ``put`` checks what was stored: ``read-back`` (all bytes are read again) or ``server`` (the store computes SHA-256 over what it
-    #: received, and was seen to refuse a wrong one).
+    #: received, and was seen to refuse a wrong one), or the name of the digest that the provider computes over what it holds (``sha256``, ``quickxor``, ``md5``).
     checksum: str
     #: The target's clock minus ours, where it tells the time.
     clock_skew_seconds: float | None = None

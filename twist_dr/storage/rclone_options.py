@@ -14,6 +14,7 @@ from twist_dr.storage.options import TargetOptions
 
 if TYPE_CHECKING:
     from twist_dr.storage.machine import Machine
+    from twist_dr.storage.rclone_session import RcloneLimits
     from twist_dr.storage.rclone_target import RcloneTarget
 
 #: A folder on a remote. No bracket ends one: rclone's addresses of objects to read have the folder between brackets.
@@ -80,8 +81,18 @@ class RcloneOptions(TargetOptions):
         """Where its access tokens come from; None where it has none, or keeps them itself."""
         return None
 
+    def found(self, name: str, access_token: str | None) -> Mapping[str, str]:
+        """Parameters that only the provider knows, asked for once, when rclone is told. Raises storage errors."""
+        return {}
+
     def build(self, name: str, machine: Machine) -> RcloneTarget:
         # Not above: all providers are loaded with the settings, and few of them are used.
+        from twist_dr.storage.rclone_session import RcloneLimits
+
+        return self.target(name, machine, RcloneLimits())
+
+    def target(self, name: str, machine: Machine, limits: RcloneLimits) -> RcloneTarget:
+        """What keeps the contract there."""
         from twist_dr.storage.rclone_target import RcloneTarget
 
-        return RcloneTarget(name, self, machine)
+        return RcloneTarget(name, self, machine, limits)

@@ -33,8 +33,10 @@ _START_SECONDS = 30.0
 #: A socket that nobody answers at is one of a killed process, unless it is being made right now.
 _STALE_SECONDS = 60.0
 _SOCKET = re.compile(r"\d+-[0-9a-f]{8}\.sock")
-#: Addresses of proxies, without which some networks have no way out.
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+#: The proxies without which some networks have no way out, and whom to trust where one of them ends TLS.
+_WAY_OUT = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
 
 #: ``inplace``: we have temporary names of our own. ``use-server-modtime``: when an object was stored, not when its source was written.
 #: ``server-write-timeout``: reading a large object takes as long as it does.
@@ -86,7 +88,7 @@ class RcloneProcess:
             # Empty: in memory only.
             "RCLONE_CONFIG": str(configuration or ""),
             "RCLONE_USE_JSON_LOG": "true",
-            **inherited(_PROXIES),
+            **inherited(_WAY_OUT),
         }
         self._child: Child | None = None
         self._failure: ProcessFailed | None = None

@@ -146,9 +146,12 @@ class RcloneSession:
                 )
         else:
             parameters = dict(backend.parameters)
+            access_token = None
             if self._tokens is not None:
-                parameters["token"], ends = _token(self._tokens())
+                access_token, ends = self._tokens()
+                parameters["token"] = _token(access_token, ends)
                 running.push_from(ends, self._tokens, backend.name)
+            parameters |= self._options.found(self._name, access_token)
             calls.call(
                 "config/create",
                 name=backend.name,
@@ -187,11 +190,11 @@ class _Running:
             until = ends
             while not self._ended.wait(_pause(until)) and self.process.running:
                 try:
-                    token, until = _token(fresh())
+                    access_token, until = fresh()
                     self.calls.call(
                         "config/update",
                         name=remote,
-                        parameters={"token": token},
+                        parameters={"token": _token(access_token, until)},
                         opt={"nonInteractive": True, "noObscure": True},
                     )
                 except (StorageError, RcloneFailed, RcloneGone):
@@ -204,11 +207,10 @@ class _Running:
         pass
 
 
-def _token(fresh: tuple[str, datetime]) -> tuple[str, datetime]:
+def _token(access_token: str, ends: datetime) -> str:
     """An access token as rclone reads it. It has no refresh token: rclone would rotate it, and could not tell us."""
-    token, ends = fresh
     expiry = ends.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
-    return json.dumps({"access_token": token, "token_type": "Bearer", "expiry": expiry}), ends
+    return json.dumps({"access_token": access_token, "token_type": "Bearer", "expiry": expiry})
 
 
 def _pause(ends: datetime) -> float:

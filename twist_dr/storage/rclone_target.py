@@ -43,6 +43,7 @@ from twist_dr.storage.listing import DEEPEST
 from twist_dr.storage.machine import Machine
 from twist_dr.storage.rclone_calls import Item, RcloneCalls, RcloneFailed, RcloneGone
 from twist_dr.storage.rclone_errors import full_instead
+from twist_dr.storage.rclone_hashes import Expected
 from twist_dr.storage.rclone_lock import PlaceLock
 from twist_dr.storage.rclone_options import RcloneOptions
 from twist_dr.storage.rclone_session import RcloneLimits, RcloneSession
@@ -88,15 +89,15 @@ class RcloneTarget(StorageTarget):
         self._parts(key)
         there = self._item(key)
         if there is not None:
-            self._require_same(key, digest, there, progress)
+            self._require_same(key, Expected.known(digest, self.traits.hash), there, progress)
             return
         self._require_fit(key, digest)
-        self._require_source(source, digest)
+        wanted = self._wanted(source, digest)
         try:
             if self.traits.staged:
-                self._put_staged(source, key, digest, progress)
+                self._put_staged(source, key, wanted, progress)
             else:
-                self._put_directly(source, key, digest, progress)
+                self._put_directly(source, key, wanted, progress)
         except StorageError as error:
             raise self._full_or(error, digest) from None
 
@@ -236,12 +237,12 @@ class RcloneTarget(StorageTarget):
 
     # -- the steps of put ----------------------------------------------------------------------------------------------
 
-    def _require_same(self, key: str, digest: Digest, there: Item, progress: OnBytes) -> None:
+    def _require_same(self, key: str, wanted: Expected, there: Item, progress: OnBytes) -> None:
         """Return if the object that is there has these bytes, as the target holds them; else ``ObjectExists``."""
         try:
-            if there.size != digest.size:
+            if there.size != wanted.digest.size:
                 raise ObjectCorrupt("other size")
-            self._check_stored(key, digest, progress)
+            self._check_stored(key, wanted, progress)
         except ObjectCorrupt:
             raise other_bytes(key, self.name) from None
 
@@ -261,10 +262,9 @@ class RcloneTarget(StorageTarget):
                 target=self.name,
             )
 
-    def _require_source(self, source: Path, digest: Digest) -> None:
+    def _wanted(self, source: Path, digest: Digest) -> Expected:
         try:
-            with source.open("rb") as stream:
-                compare(stream, f"nothing was stored: the file {source}", digest, target=self.name)
+            return Expected.of(source, digest, self.traits.hash, self.name)
         except OSError as error:
             raise ObjectCorrupt(
                 f"nothing was stored: the file {source} to be stored cannot be read ({error.strerror})",
@@ -272,23 +272,23 @@ class RcloneTarget(StorageTarget):
                 target=self.name,
             ) from error
 
-    def _put_staged(self, source: Path, key: str, digest: Digest, progress: OnBytes) -> None:
+    def _put_staged(self, source: Path, key: str, wanted: Expected, progress: OnBytes) -> None:
         temporary = f"{INCOMING}/{int(time.time())}-{uuid.uuid4().hex}"
         try:
-            self._send(source, temporary, digest, progress)
-            self._check_stored(temporary, digest, progress)
+            self._send(source, temporary, wanted.digest, progress)
+            self._check_stored(temporary, wanted, progress)
             taken = self._publish(temporary, key)
         except BaseException:
             self._discard(temporary)
             raise
         if taken is not None:  # another writer was first
             self._discard(temporary)
-            self._require_same(key, digest, taken, progress)
+            self._require_same(key, wanted, taken, progress)
 
-    def _put_directly(self, source: Path, key: str, digest: Digest, progress: OnBytes) -> None:
+    def _put_directly(self, source: Path, key: str, wanted: Expected, progress: OnBytes) -> None:
         try:
-            self._send(source, key, digest, progress)
-            self._check_stored(key, digest, progress)
+            self._send(source, key, wanted.digest, progress)
+            self._check_stored(key, wanted, progress)
         except BaseException:
             self._discard(key)
             raise
@@ -324,10 +324,20 @@ class RcloneTarget(StorageTarget):
             while not calls.ended(job) and time.monotonic() < end:
                 time.sleep(_FIRST_LOOK)
 
-    def _check_stored(self, key: str, digest: Digest, progress: OnBytes) -> None:
-        """Make sure that the target holds these bytes: by the provider's own hash where it is SHA-256, else by reading them."""
-        with self._open(key) as stream:
-            compare(stream, key, digest, progress, target=self.name)
+    def _check_stored(self, key: str, wanted: Expected, progress: OnBytes) -> None:
+        """Make sure that the target holds these bytes: by the hash that the provider computed over what it holds where there is one, else by reading them."""
+        digest = wanted.digest
+        found = self._item(key) if wanted.hash is not None else None
+        told = found.hashes.get(self.traits.hash or "") if found is not None else None
+        if found is None or not told:
+            with self._open(key) as stream:
+                compare(stream, key, digest, progress, target=self.name)
+        elif (found.size, told) != (digest.size, wanted.hash):
+            raise ObjectCorrupt(
+                f"{key} holds {found.size} bytes with another {self.traits.hash} than the {digest.size} bytes that were sent",
+                remedy="run again, and suspect the network",
+                target=self.name,
+            )
 
     def _open(self, remote: str) -> BinaryIO:
         def fetch(position: int) -> Answer:
@@ -339,17 +349,19 @@ class RcloneTarget(StorageTarget):
 
     def _publish(self, temporary: str, key: str) -> Item | None:
         """Move what was checked to its name; the object that is there already, if one is."""
-        fs = self.session.fs
         with self._lock.held():
             taken = self._item(key)
             if taken is None:
-                self.session.ask(
-                    f"store {key}",
-                    lambda calls: calls.call(
-                        "operations/movefile", srcFs=fs, srcRemote=temporary, dstFs=fs, dstRemote=key
-                    ),
-                )
+                self._move(temporary, key)
             return taken
+
+    def _move(self, temporary: str, key: str) -> None:
+        fs = self.session.fs
+
+        def question(calls: RcloneCalls) -> None:
+            calls.call("operations/movefile", srcFs=fs, srcRemote=temporary, dstFs=fs, dstRemote=key)
+
+        self.session.ask(f"store {key}", question)
 
     def _discard(self, remote: str) -> None:
         """Remove what is not wanted; why it is not matters more than that this fails, and a sweep comes later."""

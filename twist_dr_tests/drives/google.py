@@ -54,6 +54,7 @@ class File:
     trashed: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     modified: str = ""
+    created: str = ""
     #: When listings begin to have it, by ``time.monotonic``.
     listed_from: float = 0.0
 
@@ -65,6 +66,8 @@ class _Upload:
     file: File | None
     total: int
     content: bytearray = field(default_factory=bytearray)
+    #: What it became: whoever lost that answer and asks again gets it again.
+    answer: Answer | None = None
 
 
 def _now() -> str:
@@ -106,7 +109,8 @@ class GoogleDrive:
 
     def add(self, file: File) -> File:
         with self._lock:
-            file.modified = file.modified or _now()
+            file.created = file.created or _now()
+            file.modified = file.modified or file.created
             self.files[file.id] = file
         return file
 
@@ -174,7 +178,7 @@ class GoogleDrive:
         everywhere = query.get("includeItemsFromAllDrives") == "true"
         found = [
             file
-            for file in self.files.values()
+            for file in sorted(self.files.values(), key=lambda file: file.created if "orderBy" in query else "")
             if file.parent and file.listed_from <= now and self._sees(file, token) and (everywhere or not file.drive)
             if query.get("driveId") in (None, file.drive)
             if fits({"name": file.name, "mimeType": file.mime, "trashed": file.trashed, "parents": {file.parent}})
@@ -242,6 +246,8 @@ class GoogleDrive:
         upload = self._uploads.get(wanted)
         if upload is None:
             return google_error(404, "notFound", "no such upload")
+        if upload.answer is not None:
+            return upload.answer
         span = request.content_range
         if span is not None:
             first, end, total = span
@@ -252,8 +258,9 @@ class GoogleDrive:
         elif request.headers.get("content-range", "").startswith("bytes */0"):
             upload.total = 0
         if len(upload.content) == upload.total:
-            del self._uploads[wanted]
-            return self._finished(upload)
+            upload.answer = self._finished(upload)
+            upload.content.clear()
+            return upload.answer
         had = {"Range": f"bytes=0-{len(upload.content) - 1}"} if upload.content else {}
         return Answer(308, headers=had)
 
@@ -306,7 +313,7 @@ class GoogleDrive:
             "mimeType": file.mime,
             "trashed": file.trashed,
             "modifiedTime": file.modified,
-            "createdTime": file.modified,
+            "createdTime": file.created,
             "ownedByMe": not file.drive,
             "capabilities": {"canDownload": True},
         }

@@ -316,7 +316,9 @@ class MicrosoftGraph:
     def _drive_shown(self, drive: Drive) -> dict[str, Any]:
         used = _used(drive)
         quota = {"total": drive.quota, "used": used, "remaining": max(0, drive.quota - used), "deleted": 0}
-        return {"id": drive.id, "driveType": drive.kind, "quota": quota}
+        owner = min(drive.writers)
+        whose = {"user": {"email": owner, "displayName": owner}}
+        return {"id": drive.id, "driveType": drive.kind, "quota": quota, "owner": whose}
 
     def _shown(self, drive: Drive, item: Item) -> dict[str, Any]:
         times = {"createdDateTime": item.modified, "lastModifiedDateTime": item.modified}

@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,16 +20,17 @@ import pytest
 
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.local import LocalTarget
-from twist_dr.storage.machine import Machine
+from twist_dr.storage.machine import Grant, GrantsInMemory, Machine
 from twist_dr.storage.nas import NasTarget
+from twist_dr.storage.oauth import GOOGLE_ALL_FILES
 from twist_dr.storage.options import providers
 from twist_dr.storage.patience import patient
 from twist_dr.storage.rclone_options import RcloneOptions
 from twist_dr.storage.rclone_session import RcloneLimits
-from twist_dr.storage.rclone_target import RcloneTarget
 from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_connection import S3Limits
 from twist_dr.storage.s3_target import S3Target
+from twist_dr_tests.drives.cloud import GOOGLE_CLIENT, MICROSOFT_CLIENT, Cloud
 from twist_dr_tests.storage.proxy import Proxy, proxy_to
 from twist_dr_tests.storage.servers import S3Server, SftpServer, moto_server, rclone_server, rclone_sftp_server
 
@@ -41,9 +43,14 @@ def _s3(name: str, *, limits: dict[str, Any], notes: Path | None = None, **optio
     return S3Target(name, S3Options(type="s3", **options), S3Limits(**limits), notes=notes)
 
 
-def _by_rclone(name: str, *, machine: str, limits: dict[str, Any], **options: Any) -> StorageTarget:
+def _by_rclone(
+    name: str, *, machine: str, limits: dict[str, Any], access_token: str = "", **options: Any
+) -> StorageTarget:
     provider = cast(type[RcloneOptions], providers()[options["type"]])
-    return RcloneTarget(name, provider(**options), Machine(Path(machine)), RcloneLimits(**limits))
+    grants, now = GrantsInMemory(), datetime.now(timezone.utc)
+    with grants.held(name) as held:
+        held.commit(Grant("unused", now, access_token=access_token, expires=now + timedelta(hours=1), refreshed=now))
+    return provider(**options).target(name, Machine(Path(machine), grants), RcloneLimits(**limits))
 
 
 KINDS: dict[str, Callable[..., StorageTarget]] = {
@@ -59,13 +66,16 @@ class Place:
     """An empty place on one provider: ``kind`` and ``arguments`` suffice to make a target there in any process.
 
     Two facts about the servers at hand, not promises of ours: rclone keeps the empty folders of an upload that came to
-    nothing (``keeps_folders``); moto dates every unfinished upload 2010 (``dates_uploads`` is false).
+    nothing (``keeps_folders``); moto dates every unfinished upload 2010 (``dates_uploads`` is false). Drives keep what a killed upload had sent to
+    themselves, and forget it (``leaves_uploads`` is false). ``checksum``: what :class:`Capabilities` shall say.
     """
 
     kind: str
     arguments: dict[str, Any]
     keeps_folders: bool = False
     dates_uploads: bool = True
+    leaves_uploads: bool = True
+    checksum: str = "read-back"
     patience: float | None = None
 
     def target(self) -> StorageTarget:
@@ -175,7 +185,47 @@ def sftp_place(server: SftpServer, machine_folder: Path, **options: Any) -> Plac
     return rclone_place(machine_folder, "ssh", **{**usual, **options})
 
 
-@pytest.fixture(params=["local-linked", "local-patient", "local-copied", "nas", "s3-moto", "s3-rclone", "sftp"])
+def google_place(vendors: Cloud, machine_folder: Path, **options: Any) -> Place:
+    """A new folder in somebody's Google Drive."""
+    usual = {
+        "type": "google_drive",
+        "client_id": GOOGLE_CLIENT.id,
+        "client_secret": GOOGLE_CLIENT.secret,
+        "folder_id": vendors.google.folder(vendors.google_tokens.account).id,
+        "access_token": vendors.google_tokens.access(GOOGLE_CLIENT.id, GOOGLE_ALL_FILES),
+    }
+    return replace(
+        rclone_place(machine_folder, "drive", **{**usual, **options}), leaves_uploads=False, checksum="sha256"
+    )
+
+
+def microsoft_place(vendors: Cloud, machine_folder: Path, **options: Any) -> Place:
+    """A new folder in somebody's OneDrive."""
+    usual = {
+        "type": "onedrive",
+        "account": "business",
+        "client_id": MICROSOFT_CLIENT.id,
+        "path": f"dr/{uuid.uuid4().hex}",
+        "access_token": vendors.microsoft_tokens.access(MICROSOFT_CLIENT.id, "Files.ReadWrite"),
+    }
+    return replace(
+        rclone_place(machine_folder, "onedrive", **{**usual, **options}), leaves_uploads=False, checksum="quickxor"
+    )
+
+
+@pytest.fixture(
+    params=[
+        "local-linked",
+        "local-patient",
+        "local-copied",
+        "nas",
+        "s3-moto",
+        "s3-rclone",
+        "sftp",
+        "google_drive",
+        "onedrive",
+    ]
+)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty place on each provider in turn."""
     kind = request.param
@@ -191,6 +241,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return Place("nas", {"name": "nas", "path": str(folder / uuid.uuid4().hex), "mount_point": str(folder)})
     if kind == "sftp":
         return sftp_place(request.getfixturevalue("sftp_server"), request.getfixturevalue("machine_folder"))
+    if kind in ("google_drive", "onedrive"):
+        make = google_place if kind == "google_drive" else microsoft_place
+        return make(request.getfixturevalue("vendors"), request.getfixturevalue("machine_folder"))
     if kind == "s3-moto":
         return replace(s3_place(request.getfixturevalue("moto")), dates_uploads=False)
     return replace(s3_place(request.getfixturevalue("rclone")), keeps_folders=True)

@@ -176,7 +176,7 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_to_see_and_sweep_removes_t
     assert_holds_nothing(target, place.keeps_folders)
     if place.dates_uploads:
         assert target.sweep(timedelta(hours=1)) == 0, "what may still be under way must stay"
-    assert target.sweep(NOW) == 1
+    assert target.sweep(NOW) == (1 if place.leaves_uploads else 0)
     assert target.sweep(NOW) == 0
     target.put(source, KEY, digest)
     target.check(KEY, digest)
@@ -297,9 +297,9 @@ def test_progress_tells_every_byte_sent_and_read_back(target: StorageTarget, mak
     assert min(told) > 0
 
 
-def test_the_test_of_a_target_says_what_it_can_do_and_leaves_nothing(target: StorageTarget) -> None:
+def test_the_test_of_a_target_says_what_it_can_do_and_leaves_nothing(place: Place, target: StorageTarget) -> None:
     found = target.probe()
-    assert found.checksum == "read-back"
+    assert found.checksum == place.checksum
     assert found.clock_skew_seconds is not None
     assert abs(found.clock_skew_seconds) < 5
     assert_holds_nothing(target)

@@ -1,0 +1,111 @@
+"""A folder in OneDrive or in the document library of a SharePoint site as a storage target."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr, StringConstraints, model_validator
+
+from twist_dr.errors import CredentialsRefused, TargetRefused
+from twist_dr.storage.rclone_options import FreshToken, RcloneOptions, RcloneRemote, RemotePath, Traits
+
+if TYPE_CHECKING:
+    from twist_dr.storage.machine import Machine
+    from twist_dr.storage.oauth import OAuthClient
+
+_GRAPH = "https://graph.microsoft.com/v1.0"
+#: Who may sign in, by the kind of account: people's own accounts, or those of organisations.
+_TENANTS = {"personal": "consumers", "business": "organizations", "sharepoint": "organizations"}
+
+
+class OneDriveOptions(RcloneOptions):
+    """The folder ``path`` of a drive: of whoever authorises (``account: personal`` or ``business``), or of the SharePoint site ``site``.
+
+    ``client_id``: of an app registration of one's own; ``client_secret`` where it has one. ``drive_id``: another drive than the one that is found so.
+    """
+
+    asset_kind: ClassVar[str] = "onedrive"
+    consumer: ClassVar[bool] = True
+    noun: ClassVar[str] = "OneDrive"
+    credentials_remedy: ClassVar[str] = "authorise with an account that may write to that folder"
+    traits: ClassVar[Traits] = Traits(
+        hash="quickxor",
+        case_insensitive=True,
+        # support.microsoft.com, "Restrictions and limitations in OneDrive and SharePoint".
+        longest_path=400,
+        largest_object=250 << 30,
+        notes=("Microsoft 365 slows down whoever sends much: large backups take what it allows.",),
+    )
+
+    type: Literal["onedrive"]
+    account: Literal["personal", "business", "sharepoint"]
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr | None = None
+    tenant: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+$")] | None = None
+    site: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+(/[^/?#\s]+)*$")] | None = None
+    drive_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!_-]+$")] | None = None
+    path: Annotated[RemotePath, Field(min_length=1)] = "twist-dr"
+
+    @model_validator(mode="after")
+    def _one_drive(self) -> OneDriveOptions:
+        if self.account == "sharepoint" and self.site is None and self.drive_id is None:
+            raise ValueError("site or drive_id beside account: sharepoint")
+        if self.account != "sharepoint" and self.site is not None:
+            raise ValueError("account: sharepoint beside site")
+        return self
+
+    @property
+    def place(self) -> Hashable:
+        whose = self.drive_id or (self.site or self.client_id).lower()
+        return "onedrive", whose, self.path.strip("/").lower()
+
+    @property
+    def called(self) -> str:
+        return f"OneDrive: {self.site or self.drive_id or self.account}/{self.path.strip('/')}"
+
+    @property
+    def backend(self) -> RcloneRemote:
+        # What cleanup deleted is gone: a recycle bin that fills takes the space that it should have freed. Encrypted bytes look like anything: what was
+        # stored is read in the hour of need, whatever a scanner took it for.
+        return RcloneRemote("onedrive", {"hard_delete": "true", "av_override": "true"}, self.path.strip("/"))
+
+    @property
+    def oauth(self) -> OAuthClient:
+        from twist_dr.storage.oauth import OAuthClient, microsoft
+
+        secret = None if self.client_secret is None else self.client_secret.get_secret_value()
+        others = ("Files.ReadWrite.All", "Sites.Read.All") if self.account == "sharepoint" else ("Files.ReadWrite",)
+        provider = microsoft(self.tenant or _TENANTS[self.account])
+        return OAuthClient(provider, self.client_id, secret, (*others, "offline_access"), "device")
+
+    def access_tokens(self, name: str, machine: Machine) -> FreshToken:
+        from twist_dr.storage.oauth import AccessTokens
+
+        return AccessTokens(self.oauth, machine.grants, name).fresh
+
+    def found(self, name: str, access_token: str | None) -> Mapping[str, str]:
+        # rclone asks for neither itself: it wants both from whoever set it up.
+        if self.drive_id is not None:
+            drive = self._asked(name, f"/drives/{quote(self.drive_id)}", access_token)
+        elif self.site is not None:
+            host, _, path = self.site.partition("/")
+            site = self._asked(name, f"/sites/{host}:/{quote(path)}", access_token)
+            drive = self._asked(name, f"/sites/{quote(str(site['id']))}/drive", access_token)
+        else:
+            drive = self._asked(name, "/me/drive", access_token)
+        return {"drive_id": str(drive["id"]), "drive_type": str(drive["driveType"])}
+
+    def _asked(self, name: str, path: str, access_token: str | None) -> Mapping[str, Any]:
+        from twist_dr.storage.oauth_http import ask
+
+        answer = ask(name, f"{_GRAPH}{path}", bearer=access_token)
+        if answer.status == 200 and "id" in answer.document:
+            return answer.document
+        what = f"Microsoft does not show the drive (HTTP {answer.status})"
+        if answer.status == 401:
+            remedy = f"run: twist-dr targets authorize {name}"
+            raise CredentialsRefused(what, remedy=remedy, target=name)
+        remedy = f"correct site or drive_id of storage_targets.{name}, or allow the account to read it"
+        raise TargetRefused(what, remedy=remedy, target=name)
