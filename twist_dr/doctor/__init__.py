@@ -34,7 +34,7 @@ from twist_dr.doctor.restores import (
     check_restore_rights,
     check_restore_settings,
 )
-from twist_dr.doctor.targets import TargetPlace, check_places, check_strangers, check_targets
+from twist_dr.doctor.targets import TargetPlace, check_own_files, check_places, check_strangers, check_targets
 from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolation, check_verification
 from twist_dr.doctor.unattended import check_alerts, check_daemon, check_media_age, check_proof_time, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
@@ -255,6 +255,8 @@ class _Examination:
 
         targets = dict[str, StorageTarget]()
         for name, settings in self._settings.enabled_targets.items():
+            if not (yield from check_own_files(name, settings)):
+                continue
             try:
                 targets[name] = settings.build(name, self._settings.machine)
             except ValueError as error:  # what two settings say together, which the settings' own rules do not see

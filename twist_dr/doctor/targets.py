@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from twist_dr.doctor.findings import Check, from_error, ok, problem, warning
+from twist_dr.doctor.findings import Check, command, from_error, ok, problem, warning
 from twist_dr.errors import StorageError
 from twist_dr.repository.repository import Repository
 from twist_dr.retention.ground import strangers
 from twist_dr.storage.base import StorageTarget, told_of
-from twist_dr.storage.options import providers
+from twist_dr.storage.options import TargetOptions, providers
 from twist_dr.storage.trial import TargetTest, run_target_test
 from twist_dr.system.progress import human_bytes, human_seconds
 from twist_dr.system.space import nearest_folder
@@ -29,6 +31,34 @@ class TargetPlace:
     kind: str
     encrypted: bool
     folder: Path | None
+
+
+def check_own_files(name: str, settings: TargetOptions) -> Check[bool]:
+    """The files of this machine that a target reads: there, readable, and nobody else's to read or change. Returns whether it can be tried."""
+    check, usable = f"target {name}", True
+    for path in (*settings.secret_files, *settings.trusted_files):
+        if not path.is_file() or not os.access(path, os.R_OK):
+            usable = False
+            yield problem(
+                check,
+                f"there is no file {path} that this user may read",
+                f"put it there, or correct storage_targets.{name}",
+            )
+            continue
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if path in settings.secret_files and mode & 0o077:
+            yield problem(
+                check,
+                f"{path} holds a secret, and others may read it (mode {mode:04o})",
+                command(["chmod", "600", path]),
+            )
+        elif mode & 0o022:
+            yield problem(
+                check,
+                f"others may change {path} (mode {mode:04o}), and the target goes by it",
+                command(["chmod", "go-w", path]),
+            )
+    return usable
 
 
 def check_targets(targets: Mapping[str, StorageTarget], one_form_bytes: int) -> Check[list[StorageTarget]]:

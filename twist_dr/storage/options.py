@@ -93,6 +93,16 @@ class TargetOptions(Section):
         return None
 
     @property
+    def secret_files(self) -> tuple[Path, ...]:
+        """Files of this machine that it reads, and that hold a secret."""
+        return ()
+
+    @property
+    def trusted_files(self) -> tuple[Path, ...]:
+        """Files of this machine that it reads and goes by, without a secret."""
+        return ()
+
+    @property
     def called(self) -> str:
         """Where it is, for messages about a target that has no name."""
         return str(self.folder or self.type)

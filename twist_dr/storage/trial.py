@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from twist_dr.errors import ObjectCorrupt, StorageError
+from twist_dr.errors import ObjectCorrupt, StorageError, TwistDRError
 from twist_dr.storage.base import Capabilities, Digest, StorageTarget
 
 #: Enough that a wrong byte shows, small enough for every night. Bytes.
@@ -26,7 +26,7 @@ class TargetTest:
     location: str
     seconds: float
     capabilities: Capabilities | None
-    error: StorageError | None
+    error: TwistDRError | None
 
     @property
     def ok(self) -> bool:
@@ -34,15 +34,15 @@ class TargetTest:
 
 
 def run_target_test(target: StorageTarget) -> TargetTest:
-    """Try a target with a small object of random bytes. Never raises a storage error: it is the result."""
+    """Try a target with a small object of random bytes. Raises no error of ours: it is the result, also when the target's secrets cannot be read."""
     begun = time.monotonic()
     capabilities: Capabilities | None = None
-    error: StorageError | None = None
+    error: TwistDRError | None = None
     try:
         target.prepare()
         _write_read_delete(target)
         capabilities = target.probe()
-    except StorageError as failure:
+    except TwistDRError as failure:
         error = failure
     return TargetTest(target.name, target.location, round(time.monotonic() - begun, 3), capabilities, error)
 

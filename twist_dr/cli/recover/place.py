@@ -70,12 +70,12 @@ def machine_for_now(grant: Path | None, keyring: str | None) -> Iterator[Machine
 
 def open_target(place: str, machine: Machine) -> StorageTarget:
     """The target of ``--from-target``. Reads at most a description of it. Raises ``SettingsError``."""
-    scheme, separator, rest = place.partition("://")
     for kind, provider in providers().items():
-        if separator and provider.scheme == scheme:
+        if provider.scheme is not None and place.startswith(f"{provider.scheme}:"):
             return _target(
                 {"type": kind, **provider.of_url(place)}, place.partition("?")[0].rstrip("/"), Path.cwd(), machine
             )
+    scheme, separator, rest = place.partition("://")
     if separator and scheme != "file":
         raise SettingsError(
             f"--from-target takes a folder, {url_forms()}, or a YAML file that describes a storage target: this is none of them."
