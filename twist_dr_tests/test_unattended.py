@@ -137,7 +137,8 @@ def week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnClock]:
             for job in ("backup_full", "verify_backup", "backup_base"):
                 assert lived.run(job)
             # Only now: what is written down and has no daemon yet would have been missed.
-            site.set(schedules={"base_incremental": None, "drill": None})
+            # A test of targets would find that the clock of their disk is not that of this story.
+            site.set(schedules={"base_incremental": None, "drill": None, "test_targets": None})
             lived.read_settings()
             yield lived
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, model_validator
 
 from twist_dr.errors import SettingsError
 from twist_dr.storage.options import TargetOptions, WebAddress
+from twist_dr.storage.target_url import split_url
 
 if TYPE_CHECKING:
     from twist_dr.storage.machine import Machine
@@ -71,22 +72,11 @@ class S3Options(TargetOptions):
 
     @classmethod
     def of_url(cls, url: str) -> dict[str, Any]:
-        # Nothing of a URL that may hold a secret is shown.
-        try:
-            parts = urlsplit(url)
-            wanted = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        except ValueError:
-            raise SettingsError(
-                "--from-target is not a URL like s3://BUCKET/PREFIX?endpoint_url=...&region=...", remedy="correct it"
-            ) from None
-        parameters = dict(wanted)
-        if "@" in parts.netloc or "@" in urlsplit(parameters.get("endpoint_url", "")).netloc:
+        parts, parameters = split_url(
+            url, "s3://BUCKET/PREFIX?endpoint_url=...&region=...", _IN_URLS, _CREDENTIALS, user=False
+        )
+        if "@" in parameters.get("endpoint_url", ""):
             raise SettingsError("--from-target has a user or password in its URL", remedy=_CREDENTIALS)
-        if len(parameters) != len(wanted) or set(parameters) - set(_IN_URLS) or parts.fragment:
-            raise SettingsError(
-                "--from-target takes endpoint_url and region behind the question mark, each once",
-                remedy=f"{_CREDENTIALS}. For anything else of a target, describe it in a YAML file",
-            )
         return {"bucket": parts.netloc, "prefix": unquote(parts.path).strip("/"), **parameters}
 
     def build(self, name: str, machine: Machine) -> S3Target:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from twist_dr.backup.copies import copy_backup
 from twist_dr.errors import TargetUnavailable
 from twist_dr.operations import Config
 from twist_dr.operations.targets import test_storage_targets as try_targets
@@ -83,3 +84,19 @@ def test_what_was_stored_where_a_provider_limits_it_is_known_to_the_alerts(
     facts = gather(app, now)
     assert facts.uploaded == {"office": 940, "archive": 0}
     assert "upload_limit:office" in {each.cause for each in findings(facts, app.settings, now)}
+
+
+def test_a_copy_that_was_stored_counts_toward_what_its_provider_takes_a_day(
+    backed_up: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalOptions, "daily_upload_limit", 1)
+    app = backed_up.app()
+    (row,) = app.catalog.backups(application="erp")
+    for _ in copy_backup(app, row.backup_id, ["office"], own=False):
+        pass
+    now = datetime.now(timezone.utc)
+    (copy,) = (each for each in app.catalog.copies(row.backup_id) if each.target == "office")
+    assert app.catalog.uploaded("office", since=now - timedelta(hours=1)) == copy.stored_bytes
+    assert app.catalog.uploaded("archive", since=now - timedelta(hours=1)) == 0
+    (told,) = (each for each in findings(gather(app, now), app.settings, now) if each.cause == "upload_limit:office")
+    assert "its provider takes 1 B of one user within 24 hours" in told.message
