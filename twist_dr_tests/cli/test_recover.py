@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from twist_dr.cli.recover import database, server
-from twist_dr.cli.recover.place import choose_application, open_target
+from twist_dr.cli.recover.place import choose_application, open_target, target_settings
 from twist_dr.errors import RestoreFailed
 from twist_dr.postgres.cluster import Cluster
 from twist_dr.postgres.lsn import parse_lsn
@@ -340,7 +340,7 @@ def test_what_was_compared_stays_when_it_cannot_be_opened(
     """A role of the grants is renamed in the last moment."""
     keyring, repository = (
         lost.keyring,
-        choose_application(open_target(str(target), ThisMachine(target.parent / "machine")), "erp"),
+        choose_application(open_target(target_settings(str(target)), ThisMachine(target.parent / "machine")), "erp"),
     )
     manifest = lost.manifest()
     assert manifest.postgres is not None

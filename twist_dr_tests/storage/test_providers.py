@@ -51,7 +51,7 @@ twist_dr.storage.__path__.append(str(module))
 
 from twist_dr.storage.trial import run_target_test
 from twist_dr.errors import SettingsError
-from twist_dr.cli.recover.place import open_target
+from twist_dr.cli.recover.place import open_target, target_settings
 from twist_dr.settings.building import build_targets
 from twist_dr.storage.machine import Machine
 from twist_dr_tests.settings.test_settings import good, parsed
@@ -60,7 +60,7 @@ targets = {"box": {"type": "toy", "shelf": str(shelf), "encrypt": False, "accept
 settings = parsed(good(storage_targets=targets))
 assert settings.forms["box"].name == "zstd"
 assert run_target_test(build_targets(settings)["box"]).ok
-assert open_target(f"toy://{shelf}", Machine(shelf / "machine")).name == f"toy://{shelf}"
+assert open_target(target_settings(f"toy://{shelf}"), Machine(shelf / "machine")).name == f"toy://{shelf}"
 for wrong, said in (
     ({"again": {**targets["box"]}}, "storage_targets.again and storage_targets.box are one"),
     ({"box": {"type": "toy"}}, "storage_targets.box.shelf: expected"),
@@ -75,12 +75,13 @@ for wrong, said in (
     else:
         raise AssertionError(said)
 try:
-    open_target("ftp://nowhere", Machine(shelf / "machine"))
+    target_settings("ftp://nowhere")
 except SettingsError as error:
     assert "s3://BUCKET/PREFIX, toy://SHELF, or a YAML file" in str(error), error
-from twist_dr.cli.recover.commands import _REMEDIES
+from twist_dr.cli.recover.commands import remedy_of_this_day
 from twist_dr.errors import CredentialsRefused
-assert "give the toy back, or correct --from-target" in _REMEDIES[CredentialsRefused]
+toy = target_settings(f"toy://{shelf}")
+assert remedy_of_this_day(CredentialsRefused("x"), toy) == "give the toy back, or correct --from-target"
 """
 
 

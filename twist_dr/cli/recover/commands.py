@@ -27,7 +27,7 @@ from twist_dr.cli.recover.files import (
     recover_media,
 )
 from twist_dr.cli.recover.found import Found, choose_backup, find_backups, found_document, found_table, taken_at
-from twist_dr.cli.recover.place import choose_application, machine_for_now, open_keyring, open_target
+from twist_dr.cli.recover.place import choose_application, machine_for_now, open_keyring, open_target, target_settings
 from twist_dr.cli.recover.point import plan_point, recover_cluster
 from twist_dr.cli.recover.reach import Recoverable, base_table, find_reach, reach_document, reach_table
 from twist_dr.cli.recover.scratch import need_space_to_recover, scratch_base
@@ -55,7 +55,7 @@ from twist_dr.repository.kinds import BASE, CONFIGURATION
 from twist_dr.repository.manifest import kind_of
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sources import OneCopy
-from twist_dr.storage.options import providers
+from twist_dr.settings import AnyTarget
 from twist_dr.system.progress import Report, human_bytes, human_seconds
 from twist_dr.system.words import counted
 
@@ -63,12 +63,7 @@ from twist_dr.system.words import counted
 _REMEDIES: dict[type[TwistDRError], str] = {
     BaseBackupMissing: "leave --base out, restore a full backup with --backup, or see what there is with the same command without --to",
     ClientToolsMissing: "install PostgreSQL's programs of that version, or put their folder into PATH",
-    CredentialsRefused: ", or ".join(
-        [
-            *(each.credentials_remedy for each in providers().values() if each.credentials_remedy),
-            "correct --from-target",
-        ]
-    ),
+    CredentialsRefused: "correct --from-target",
     DatabaseError: "see the server's log for why, then run again",
     DatabaseGone: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
     DatabaseRefused: f"correct user, password and database name in {DATABASE_VARIABLE}, or pg_hba.conf",
@@ -86,9 +81,10 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     check_usage(parser, options)
     report = told_beside(options)
     now = machine_for_now(options.grant, options.keyring)
-    with _interrupted_by_signals(report), _remedies_of_this_day(), now as machine:
+    target = target_settings(options.from_target)
+    with _interrupted_by_signals(report), _remedies_of_this_day(target), now as machine:
         keyring = open_keyring(options.keyring)
-        repository = choose_application(open_target(options.from_target, machine), options.application)
+        repository = choose_application(open_target(target, machine), options.application)
         if options.to is not None:
             request = RecoveryRequest(options.to, options.base, options.timeline, options.accept_loss or "")
             if options.plan:
@@ -290,14 +286,21 @@ class _Recovery:
 
 
 @contextmanager
-def _remedies_of_this_day() -> Iterator[None]:
+def _remedies_of_this_day(target: AnyTarget) -> Iterator[None]:
     try:
         yield
     except TwistDRError as error:
-        remedy = _REMEDIES.get(type(error))
+        remedy = remedy_of_this_day(error, target)
         if remedy is None:
             raise
         raise type(error)(error.what, remedy=remedy, target=error.target) from error
+
+
+def remedy_of_this_day(error: TwistDRError, target: AnyTarget) -> str | None:
+    """What to do about an error whose own remedy speaks of what is not there; None where that is as good as ever."""
+    if type(error) is CredentialsRefused and target.credentials_remedy:
+        return f"{target.credentials_remedy}, or {_REMEDIES[CredentialsRefused]}"
+    return _REMEDIES.get(type(error))
 
 
 @contextmanager

@@ -68,13 +68,11 @@ def machine_for_now(grant: Path | None, keyring: str | None) -> Iterator[Machine
             remove_tree(folder)
 
 
-def open_target(place: str, machine: Machine) -> StorageTarget:
-    """The target of ``--from-target``. Reads at most a description of it. Raises ``SettingsError``."""
+def target_settings(place: str) -> AnyTarget:
+    """What ``--from-target`` says of the target. Reads at most a description of it. Raises ``SettingsError``."""
     for kind, provider in providers().items():
         if provider.scheme is not None and place.startswith(f"{provider.scheme}:"):
-            return _target(
-                {"type": kind, **provider.of_url(place)}, place.partition("?")[0].rstrip("/"), Path.cwd(), machine
-            )
+            return _target({"type": kind, **provider.of_url(place)}, place.partition("?")[0].rstrip("/"), Path.cwd())
     scheme, separator, rest = place.partition("://")
     if separator and scheme != "file":
         raise SettingsError(
@@ -82,13 +80,13 @@ def open_target(place: str, machine: Machine) -> StorageTarget:
         )
     path = Path(unquote(rest) if separator else place).absolute()
     if path.is_dir():
-        return _target({"type": "local", "path": str(path)}, str(path), path.parent, machine)
+        return _target({"type": "local", "path": str(path)}, str(path), path.parent)
     if path.is_file():
-        return _described_target(path, machine)
+        return _described_target(path)
     raise SettingsError(f"There is no {path}", remedy="mount its disk, or correct --from-target")
 
 
-def _described_target(path: Path, machine: Machine) -> StorageTarget:
+def _described_target(path: Path) -> AnyTarget:
     try:
         document = read_yaml(read_file(path, BY_HAND.size).decode())
     except YamlInvalid as error:
@@ -109,7 +107,7 @@ def _described_target(path: Path, machine: Machine) -> StorageTarget:
     filled = fill(document, os.environ, "", mistakes, _no_secret)
     if mistakes:
         raise SettingsError(f"{path} has mistakes:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
-    return _target(filled, str(path), path.parent, machine)
+    return _target(filled, str(path), path.parent)
 
 
 def _no_secret(name: str) -> str:
@@ -120,7 +118,7 @@ def _no_secret(name: str) -> str:
     )
 
 
-def _target(document: dict[str, Any], source: str, folder: Path, machine: Machine) -> StorageTarget:
+def _target(document: dict[str, Any], source: str, folder: Path) -> AnyTarget:
     whole = {"storage_targets": {"target": document}}
     try:
         target = _OneTarget.model_validate(whole, context={"folder": folder}).storage_targets["target"]
@@ -128,6 +126,11 @@ def _target(document: dict[str, Any], source: str, folder: Path, machine: Machin
         lines = [line.replace("storage_targets.target", "target", 1) for _, line in explain(error, whole)]
         raise SettingsError(f"{source} does not describe a storage target:\n  " + "\n  ".join(lines)) from None
     keep_settings(target, os.environ)
+    return target
+
+
+def open_target(target: AnyTarget, machine: Machine) -> StorageTarget:
+    """The target. The owner of a drive is asked when it is first used. No I/O."""
     if target.oauth is not None:
         machine = replace(machine, grants=AskedGrants(target.oauth, machine.grants))
     # Its messages call it by where it is: it has no name of its own here.
