@@ -6,6 +6,7 @@ and ``real_commands``.
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -96,6 +97,9 @@ def _run(work: Callable[[], int], environment: Mapping[str, str], folder: Path) 
             status = 1
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    if _children() - children:
+        # What a process leaves to its end: an error and what it holds, a storage target and its rclone among it.
+        gc.collect()
     # A command's children end with it at the latest; here, nobody would notice one that was left.
     assert not (left := _children() - children), f"processes {left} were left behind:\n{said.getvalue()[-6000:]}"
     return status, said.getvalue()

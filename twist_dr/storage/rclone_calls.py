@@ -101,7 +101,7 @@ class RcloneCalls:
         """Begin to copy a file of this machine; the job's number. ``group``: what its progress is asked by."""
         answer = self.call(
             "operations/copyfile",
-            srcFs=str(source.parent),
+            srcFs=str(source.absolute().parent),
             srcRemote=source.name,
             dstFs=fs,
             dstRemote=remote,

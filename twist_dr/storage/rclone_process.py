@@ -14,7 +14,6 @@ import secrets
 import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -26,8 +25,6 @@ from twist_dr.storage.machine import Machine
 from twist_dr.system.interrupts import begin
 from twist_dr.system.processes import Child, inherited
 
-#: sun_path of unix(7), without the NUL at its end.
-_LONGEST_SOCKET = 107
 #: It takes some 40 ms; a machine under load takes its time.
 _START_SECONDS = 30.0
 #: A socket that nobody answers at is one of a killed process, unless it is being made right now.
@@ -80,9 +77,14 @@ class RcloneProcess:
         self._target = target
         self._on_message = on_message
         program = rclone_program(machine, target)
-        self.socket = _new_socket(machine)
+        self._place = machine.private_folder()
+        self._folder = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY)
+        # By its descriptor, and named to rclone from there on: a path of any length would be too long for the kernel (unix(7), sun_path).
+        folder = Path(f"/proc/self/fd/{self._folder}")
+        _clear_stale(folder)
+        self.socket = folder / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         arguments = (
-            program, "rcd", "--rc-addr", f"unix://{self.socket}", *_ARGUMENTS, "--low-level-retries", str(low_level_retries),
+            program, "rcd", "--rc-addr", f"unix://{self.socket.name}", *_ARGUMENTS, "--low-level-retries", str(low_level_retries),
         )  # fmt: skip
         environment = {
             # Empty: in memory only.
@@ -111,11 +113,14 @@ class RcloneProcess:
         self._started.wait(_START_SECONDS)
         if self._child is not None:
             self._child.end()
-        self.socket.unlink(missing_ok=True)
+        if self._folder >= 0:
+            self.socket.unlink(missing_ok=True)
+            os.close(self._folder)
+            self._folder = -1
 
     def _live(self, arguments: tuple[str | Path, ...], environment: dict[str, str]) -> None:
         try:
-            child = Child(arguments, environment=environment, on_line=self._heard)
+            child = Child(arguments, environment=environment, folder=self._place, on_line=self._heard)
         except ProcessFailed as error:
             self._failure = error
             self._started.set()
@@ -161,16 +166,6 @@ def _answers(path: Path, pid: int | None) -> bool:
         # struct ucred of unix(7): of whoever called listen(2).
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int.from_bytes(peer[:4], sys.byteorder, signed=True) == pid
-
-
-def _new_socket(machine: Machine) -> Path:
-    """A name for a socket that nobody has. Where it would be too long for the kernel, it lies in a temporary folder of ours."""
-    folder = machine.private_folder()
-    _clear_stale(folder)
-    path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
-    if len(os.fsencode(path)) <= _LONGEST_SOCKET:
-        return path
-    return _new_socket(Machine(Path(tempfile.gettempdir()) / f"twist-dr-sockets-{os.geteuid()}"))
 
 
 def _clear_stale(folder: Path) -> None:

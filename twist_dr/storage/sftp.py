@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, model_validator
 
 from twist_dr.storage.options import SettingsPath
 from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath
+from twist_dr.storage.target_url import PASSWORD_VARIABLE, given_password, split_url, user_of
+
+_PORT = 22
 
 
 class SftpOptions(RcloneOptions):
@@ -17,11 +22,15 @@ class SftpOptions(RcloneOptions):
     Either ``password``, or ``key_file``, a private key, with ``key_passphrase`` where it has one. ``path`` from the user's home on, unless it begins with a slash.
     """
 
-    credentials_remedy: ClassVar[str] = "give the user's password or key_file, and allow him to read there"
+    scheme: ClassVar[str | None] = "sftp"
+    url_form: ClassVar[str] = "sftp://USER@HOST/PATH?key_file=...&known_hosts=..."
+    credentials_remedy: ClassVar[str] = (
+        f"put the user's password into {PASSWORD_VARIABLE} or name his key_file, and allow him to read there"
+    )
 
     type: Literal["sftp"]
     host: str = Field(min_length=1)
-    port: int = Field(22, ge=1, le=65535)
+    port: int = Field(_PORT, ge=1, le=65535)
     user: str = Field(min_length=1)
     password: SecretStr | None = None
     key_file: SettingsPath | None = None
@@ -43,7 +52,30 @@ class SftpOptions(RcloneOptions):
 
     @property
     def called(self) -> str:
-        return f"sftp://{self.user}@{self.host}:{self.port}/{self.path.lstrip('/')}"
+        return f"sftp://{self.user}@{self.host}:{self.port}/{self.path}"
+
+    @property
+    def secret_files(self) -> tuple[Path, ...]:
+        return () if self.key_file is None else (self.key_file,)
+
+    @property
+    def trusted_files(self) -> tuple[Path, ...]:
+        return (self.known_hosts,)
+
+    @classmethod
+    def of_url(cls, url: str) -> dict[str, Any]:
+        parts, given = split_url(url, cls.url_form, ("key_file", "known_hosts"))
+        password = "key_passphrase" if "key_file" in given else "password"
+        return {
+            "user": user_of(parts, cls.url_form),
+            "host": parts.hostname,
+            "port": parts.port or _PORT,
+            # As in restic's: behind the first slash stands a path from the user's home on, or another slash.
+            "path": unquote(parts.path[1:]),
+            "known_hosts": "~/.ssh/known_hosts",
+            password: given_password(),
+            **given,
+        }
 
     @property
     def backend(self) -> RcloneRemote:

@@ -43,7 +43,7 @@ from twist_dr_tests.in_process import run_alone
 from twist_dr_tests.recorded import RecordedLoad, Written, resident, wait_until_archived
 from twist_dr_tests.servers import PostgresServer, free_port
 from twist_dr_tests.site import Outcome, Site
-from twist_dr_tests.storage.servers import rclone_server
+from twist_dr_tests.storage.servers import rclone_server, rclone_sftp_server
 
 #: twist-dr where neither the orchestrator nor the catalog is installed.
 ALONE = """
@@ -294,6 +294,30 @@ def test_from_s3_with_credentials_of_the_environment(lost: Site, machine: Machin
         ]
 
 
+@pytest.mark.promise(6, 9)
+def test_from_an_ssh_server_with_the_password_of_the_environment(lost: Site, machine: Machine, tmp_path: Path) -> None:
+    shutil.copytree(lost.folder / "targets" / "office", tmp_path / "store" / "deep" / "below")
+    (tmp_path / "keys").mkdir()
+    with rclone_sftp_server(tmp_path / "store", tmp_path / "keys") as ssh:
+        url = f"sftp://{ssh.user}@127.0.0.1:{ssh.port}/deep/below?known_hosts={ssh.known_hosts}"
+        machine.variables["TWIST_DR_TARGET_PASSWORD"] = ssh.password
+        texts = [machine.recover("--from-target", url).expect(0).text]
+        assert "whole" in texts[0] and f"sftp://{ssh.user}@127.0.0.1:{ssh.port}/deep/below" in texts[0]
+        texts.append(machine.recover("--from-target", url, "--check", "latest").expect(0).text)
+        texts.append(machine.recover("--from-target", url, "--backup", "latest", "--media-to", "media").expect(0).text)
+        texts.append(machine.recover("--from-target", url, TWIST_DR_TARGET_PASSWORD="wrong").expect(1).text)
+        assert "put the user's password into TWIST_DR_TARGET_PASSWORD" in texts[-1]
+        elsewhere = machine.home / "known_hosts"
+        elsewhere.write_text("")
+        texts.append(
+            machine.recover("--from-target", f"{url.partition('?')[0]}?known_hosts={elsewhere}").expect(1).text
+        )
+        assert "the host key of the server is not known" in texts[-1]
+    assert tree(machine.home / "media" / "attachments") == tree(lost.media)
+    assert machine.left() == [], "the folder of the socket is gone"
+    assert not [text for text in texts if ssh.password in text]
+
+
 def test_only_the_dump_for_those_who_restore_by_hand(
     target: Path, machine: Machine, empty_server: PostgresServer
 ) -> None:
@@ -524,6 +548,10 @@ def test_of_several_applications_one_must_be_named(target: Path, machine: Machin
         ("s3://vault/x?endpoint_url=http://u:hidden@127.0.0.1:1", "has a user or password in its URL"),
         ("s3://vault/x?aws_secret_access_key=hidden", "put credentials into AWS_ACCESS_KEY_ID"),
         ("s3://v?region=eu", "bucket: expected"),
+        ("sftp://ada:hidden@host/x", "put it into the environment variable TWIST_DR_TARGET_PASSWORD"),
+        ("sftp://host/x", "name the user and the host in it"),
+        ("sftp://ada@host/x?password=hidden", "takes key_file and known_hosts behind the question mark"),
+        ("sftp://ada@host:hidden/x", "is not a URL like sftp://USER@HOST/PATH"),
         ("s3://vault/x?endpoint_url=hidden", "begins with http:// or https://"),
         ("https://u:hidden@example.org/x", "takes a folder, s3://"),
         ("/nowhere/at/all", "There is no /nowhere/at/all"),

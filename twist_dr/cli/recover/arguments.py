@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from twist_dr.cli.output import add_json, wants_json
+from twist_dr.storage.target_url import PASSWORD_VARIABLE
 
 DATABASE_VARIABLE = "TWIST_DR_DATABASE_URL"
 KEYRING_VARIABLE = "TWIST_DR_KEYRING"
@@ -15,7 +16,7 @@ _DESCRIPTION = f"""\
 Lists, checks and restores backups with a storage target and the keys alone. Without --check, --backup and --to, lists what is
 there: full backups (--backup restores one), configuration backups (--backup with --configuration-to), and base backups with the moments that they and the archived WAL lead to (--to).
 Credentials are never arguments: the database's URL is in {DATABASE_VARIABLE}, those of S3 where boto3 looks for them
-(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ~/.aws); those of other targets in the YAML file, as ${{NAME}} of the environment. The owner of a drive is asked."""
+(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ~/.aws); the password of another URL's user in {PASSWORD_VARIABLE}, others in the YAML file as ${{NAME}} of the environment. The owner of a drive is asked."""
 
 
 def _jobs(text: str) -> int:
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.add_argument(
         "--from-target", required=True, metavar="FILE_OR_URL",
-        help="a folder, s3://BUCKET/PREFIX?endpoint_url=...&region=..., or a YAML file with one entry of storage_targets",
+        help="a folder, s3://BUCKET/PREFIX?endpoint_url=...&region=..., sftp://USER@HOST/PATH, or a YAML file with one entry of storage_targets",
     )  # fmt: skip
     parser.add_argument(
         "--keyring", metavar="FILE", help=f"the keyring's file, or env:NAME (default: what {KEYRING_VARIABLE} names)"

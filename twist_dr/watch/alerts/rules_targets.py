@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from statistics import linear_regression
 
 from twist_dr.catalog import BackupRow, SpaceRow
-from twist_dr.errors import CredentialsRefused, TargetFull, TargetReauthorize
+from twist_dr.errors import CredentialsRefused, TargetDailyLimit, TargetFull, TargetReauthorize
 from twist_dr.repository.kinds import BACKUP_JOBS, DATA_KINDS, KINDS
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
@@ -120,6 +120,11 @@ def trouble(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding
             yield Finding(
                 f"capacity:{name}", "capacity", "error", f"{name} is full: {error}.",
                 f"Free some space there, raise its quota, or keep less (storage_targets.{name}.retention), then run: {command('backup_full')}", target=name,
+            )  # fmt: skip
+        elif last.code == TargetDailyLimit.code:
+            yield Finding(
+                f"upload_limit:{name}", "upload_limit", "warning", f"{name} {last.doing} failed: {error}.",
+                "Wait: the next backup from tomorrow on stores there, and scrub stores what lacks. If it recurs, make fewer backups a day for it (schedules with targets).", target=name,
             )  # fmt: skip
         else:
             yield Finding(

@@ -330,6 +330,11 @@ CASES = [
         ),
     ),
     Case(
+        "a target that takes no more today", "upload_limit:cloud", "warning",
+        lambda: failed_copy("Google Drive takes and gives no more bytes today", "target_daily_limit"),
+        lambda: failed_copy("Google Drive cannot be reached", "target_unavailable"), says="no more bytes today",
+    ),
+    Case(
         "a target that is full", "capacity:cloud", "error",
         lambda: failed_copy("no space left on /backups; free some space or raise the quota, then run again.", "target_full"),
         lambda: failed_copy("no space left on /backups"),
