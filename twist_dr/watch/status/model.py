@@ -93,7 +93,7 @@ class TargetWal:
 
 @dataclass(frozen=True)
 class TargetStatus:
-    """One storage target. ``objective``: how old its newest checked copy may be. ``oldest_checked_at``: the copy that was not read for longest.
+    """One storage target. ``objective``: how old its newest checked copy may be, None of an archive, which gets old ones. ``oldest_checked_at``: the copy that was not read for longest.
 
     ``state`` is what the last use of it tells: ``unknown`` where there was none.
     """
@@ -105,7 +105,7 @@ class TargetStatus:
     newest_backup_id: str | None
     newest_at: datetime | None
     age: float | None
-    objective: float
+    objective: float | None
     copies: int
     corrupt: int
     used_bytes: int
@@ -119,7 +119,7 @@ class TargetStatus:
     @property
     def late(self) -> bool:
         """Whether its newest checked copy is older than the objective, or there is none."""
-        return self.age is None or self.age > self.objective
+        return self.objective is not None and (self.age is None or self.age > self.objective)
 
 
 @dataclass(frozen=True)

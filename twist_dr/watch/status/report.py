@@ -120,7 +120,7 @@ def _tables(status: Status) -> Iterator[_Table]:
         for each in status.backups
     ]  # fmt: skip
     yield "Storage targets", ("target", "state", "newest copy", "objective", "copies", "corrupt", "used", "free", "full in", "log ends"), [
-        (each.name, each.state if each.enabled else "disabled", _ago(each.age), human_age(each.objective), str(each.copies), str(each.corrupt),
+        (each.name, each.state if each.enabled else "disabled", _ago(each.age), "-" if each.objective is None else human_age(each.objective), str(each.copies), str(each.corrupt),
          human_bytes(each.used_bytes), "-" if each.free is None else human_bytes(each.free),
          "-" if each.days_until_full is None else f"{each.days_until_full:.0f} days", _ago(each.wal.age) if each.wal else "-")
         for each in status.targets

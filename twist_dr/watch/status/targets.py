@@ -41,6 +41,7 @@ def _target(
     now: datetime,
 ) -> TargetStatus:
     target = app.settings.storage_targets[name]
+    objective = target.objective or app.settings.objectives.recovery_point
     newest = facts.checked.get(name)
     samples = app.catalog.space(name, since=now - _TREND)
     held = [counts[state] for state in ("stored", "checked") if state in counts]
@@ -63,7 +64,7 @@ def _target(
         newest_backup_id=newest.backup_id if newest else None,
         newest_at=newest.started_at if newest else None,
         age=max(0.0, (now - newest.started_at).total_seconds()) if newest else None,
-        objective=(target.objective or app.settings.objectives.recovery_point).total_seconds(),
+        objective=objective.total_seconds() if name in app.settings.backup_targets or not target.enabled else None,
         copies=sum(each.count for each in held),
         corrupt=counts["corrupt"].count if "corrupt" in counts else 0,
         used_bytes=latest.used_bytes if latest and latest.used_bytes is not None else used,

@@ -125,7 +125,7 @@ def _target_line(target: TargetStatus, wal: bool) -> list[str]:
         target.name,
         target.state if target.enabled else "disabled",
         "never" if target.age is None else f"{human_age(target.age)} ago",
-        human_age(target.objective),
+        "-" if target.objective is None else human_age(target.objective),
         str(target.copies),
         str(target.corrupt),
         human_bytes(target.used_bytes),
