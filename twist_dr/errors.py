@@ -381,6 +381,10 @@ class TargetRefused(StorageError):
     """The target refuses what is asked of it: read-only, locked, missing permission, something else where an object should be."""
 
 
+class ObjectArchived(StorageError):
+    """An object is in an archive storage class, and must be restored in the store before it can be read."""
+
+
 class ObjectTooLarge(TargetRefused):
     """An object is larger than the target takes. Nothing was sent."""
 

@@ -112,7 +112,7 @@ def pass_on(
     recorded, ``StagingFull`` and ``Cancelled``; then no manifest is there, and the next attempt goes on from what was stored.
     """
     begun = time.monotonic()
-    held = source.held(manifest)
+    held = source.readable(manifest)
     to.target.prepare()
     total = sum(stored.size for _, stored in held.values())
     with report.part(f"{source.target.name} to {to.target.name}", total) as advance:
@@ -140,7 +140,7 @@ def bring_back(
 
     Raises storage errors, ``ArtifactInvalid``, ``StagingFull`` and ``Cancelled``.
     """
-    held = repository.held(manifest)
+    held = repository.readable(manifest)
     total = sum(stored.size for _, stored in held.values())
     staging.clear_incomplete()
     staging.need(total)

@@ -6,9 +6,12 @@ Later versions may know more fields: what is unknown is left out, and what was n
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
+
+if TYPE_CHECKING:
+    from twist_dr.catalog.catalog import Catalog
 
 #: As ISO 8601, in UTC.
 Moment = Annotated[
@@ -88,6 +91,13 @@ class Scrubbed(Note):
     targets: dict[str, Moment] = {}
 
 
+class ArchivedCopies(Note):
+    """The copies on a storage target that must be restored in its store before they can be read: storage class by backup."""
+
+    mark: ClassVar[str] = "archived"
+    copies: dict[str, str] = {}
+
+
 class WalScrubbed(Note):
     """The rotation through a storage target's write-ahead log: the last key that was read, and why keys that are ``bad`` are."""
 
@@ -142,3 +152,8 @@ class HistorySize(Note):
     at: Moment
     bytes: int
     bytes_per_day: float | None = None
+
+
+def archived_copies(catalog: Catalog, application: str, target: str) -> dict[str, str]:
+    """The copies on a target that cannot be read at once, as last known: storage class by backup."""
+    return dict((catalog.note(application, ArchivedCopies, target) or ArchivedCopies()).copies)

@@ -134,6 +134,7 @@ def _clean_target(app: Application, config: CleanupConfig, name: str, retention:
         return nothing
     outcome = retention.carry_out(planned)
     moved = f", {len(outcome.moved)} moved" if outcome.moved else ""
+    moved += f", {len(outcome.reclassed)} in another storage class" if outcome.reclassed else ""
     app.report.info(
         f"{name}: {counted(len(outcome.deleted), 'backup')} deleted{moved}, {human_bytes(outcome.freed)} freed"
     )

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from twist_dr.errors import (
     ArtifactInvalid,
     BackupNotFound,
     ManifestInvalid,
+    ObjectArchived,
     ObjectCorrupt,
     ObjectMissing,
     TargetUnavailable,
@@ -37,7 +38,7 @@ from twist_dr.repository.manifest import (
     open_manifest,
 )
 from twist_dr.repository.streams import Form, write_new
-from twist_dr.storage.base import OnBytes, StorageTarget, no_progress
+from twist_dr.storage.base import OnBytes, StorageTarget, StoredObject, no_progress
 from twist_dr.storage.chunks import counted, hashed, prefetch, read_chunks
 
 #: Of what is held in memory whole (roles.sql, server.json), bytes: a hundred thousand roles.
@@ -146,8 +147,28 @@ class Repository:
 
     def held(self, manifest: Manifest) -> dict[str, tuple[Form, ArtifactForm]]:
         """By artifact, the form in which this target holds it. Raises ``ObjectMissing`` or ``ObjectCorrupt`` when it is not all here."""
-        prefix = self.key(manifest.backup_id, "")
-        sizes = {each.key.removeprefix(prefix): each.size for each in self.target.list(prefix.rstrip("/"))}
+        return self._held(manifest, self._listed(manifest.backup_id))
+
+    def readable(self, manifest: Manifest) -> dict[str, tuple[Form, ArtifactForm]]:
+        """The same where all of it can be read at once; raises also ``ObjectArchived``."""
+        listed = self._listed(manifest.backup_id)
+        held = self._held(manifest, listed)
+        for _, stored in held.values():
+            # A list does not tell what was restored for a while.
+            if listed[stored.name].archived and (now := self.target.stat(listed[stored.name].key)) and now.archived:
+                raise ObjectArchived(
+                    f"{manifest.backup_id}/{stored.name} is in the archive storage class {now.storage_class}",
+                    remedy="restore all of that backup there first, or use another target's copy",
+                    target=self.target.name,
+                )
+        return held
+
+    def _listed(self, backup_id: str) -> dict[str, StoredObject]:
+        prefix = self.key(backup_id, "")
+        return {each.key.removeprefix(prefix): each for each in self.target.list(prefix.rstrip("/"))}
+
+    def _held(self, manifest: Manifest, listed: Mapping[str, StoredObject]) -> dict[str, tuple[Form, ArtifactForm]]:
+        sizes = {name: each.size for name, each in listed.items()}
         return {artifact.name: self._held_form(manifest, artifact, sizes) for artifact in manifest.artifacts}
 
     def _held_form(self, manifest: Manifest, artifact: Artifact, sizes: dict[str, int]) -> tuple[Form, ArtifactForm]:

@@ -123,7 +123,7 @@ class Sources:
     def _look(self, repository: Repository) -> Manifest:
         """The manifest, when all that it names is there in the right size."""
         manifest = repository.manifest(self.backup_id, self._keyring)
-        repository.held(manifest)
+        repository.readable(manifest)
         self._seen.add(repository.target.name)
         return manifest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import THERE, BackupRow, RetentionRow
@@ -15,7 +15,7 @@ from twist_dr.repository.repository import Repository
 from twist_dr.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
 from twist_dr.retention.holds import HoldNotes, suspicious
 from twist_dr.retention.incomplete import IncompleteBackup, find_incomplete, id_time
-from twist_dr.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold, Moving
+from twist_dr.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold, Moving, Reclassing
 from twist_dr.retention.plan import good_ids
 from twist_dr.settings import Application
 from twist_dr.storage.base import StorageTarget, Stranger
@@ -56,7 +56,7 @@ class TargetFacts:
     #: What the catalog knows of those whose deletion was begun, by their authentic tombstones.
     begun: Mapping[str, RetentionRow] = field(default_factory=dict)
     #: When what is kept here moves to another target.
-    moving: Moving | None = None
+    moving: Moving | Reclassing | None = None
     #: What others put there.
     strangers: list[Stranger] = field(default_factory=list)
 
@@ -207,7 +207,7 @@ class Looking:
                 word = "it is not in the catalog" if row is None else "the catalog says that it was deleted"
                 in_use.setdefault(backup_id, f"{word}; run: twist-dr catalog rebuild --from {ground.target}")
             else:
-                backups.append(_known(row, size, bases))
+                backups.append(replace(_known(row, size, bases), storage_class=ground.folders[backup_id].storage_class))
             if backup_id in bases.unreadable:
                 in_use.setdefault(backup_id, f"its manifest cannot be read: {bases.unreadable[backup_id]}")
             if backup_id in staged:

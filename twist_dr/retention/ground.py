@@ -33,7 +33,7 @@ _TOMBSTONE = ".json"
 class BackupFolder:
     """What lies below a backup's id and is ours by its name: how many objects of how many bytes, the newest by the target's clock.
 
-    ``sealed``: a manifest is there.
+    ``sealed``: a manifest is there. ``classes``: the storage classes of all else; ``archived``: some of it must be restored in the store first.
     """
 
     backup_id: str
@@ -41,12 +41,27 @@ class BackupFolder:
     objects: int = 0
     size: int = 0
     sealed: bool = False
+    classes: set[str | None] = field(default_factory=set)
+    archived: bool = False
+
+    @property
+    def storage_class(self) -> str | None:
+        """The one that all artifacts are in."""
+        return next(iter(self.classes)) if len(self.classes) == 1 else None
+
+    def note_class(self, storage_class: str, *, archived: bool) -> None:
+        """All artifacts are in that class now."""
+        self.classes, self.archived = {storage_class}, archived
 
     def add(self, stored: StoredObject) -> None:
         self.objects += 1
         self.size += stored.size
         self.newest = max(self.newest, stored.modified)
-        self.sealed = self.sealed or stored.key.endswith(f"/{MANIFEST_NAME}")
+        if stored.key.endswith(f"/{MANIFEST_NAME}"):
+            self.sealed = True
+        else:
+            self.classes.add(stored.storage_class)
+            self.archived = self.archived or stored.archived
 
 
 @dataclass

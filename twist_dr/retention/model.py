@@ -25,6 +25,7 @@ class BackupFacts:
     ``chain`` are the ids from the full base to this one, itself included; of other kinds it is empty or the id alone. ``finished_at``
     is from when on a base can be used (its ``stopped_at``); ``taken_at`` where it is None. ``verified`` is the last verification's
     result, None without any. ``locked_until`` is the store's Object Lock. ``partial``: a full backup without some of what belongs to one.
+    ``storage_class``: that of all its artifacts, None where they differ or the target has none.
     """
 
     id: str
@@ -38,6 +39,7 @@ class BackupFacts:
     finished_at: datetime | None = None
     locked_until: datetime | None = None
     partial: bool = False
+    storage_class: str | None = None
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -84,10 +86,18 @@ class Moving:
     staying: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Reclassing:
+    """What is older than ``after``, and is kept for no other reason than that a policy keeps it, goes to another class of the same store."""
+
+    storage_class: str
+    after: timedelta
+
+
 class Decision(NamedTuple):
     """What becomes of one backup. ``reasons`` are half sentences, at least one; :attr:`reason` is all of them.
 
-    Of what does not stay, ``to`` is the target that it moves to; None: it is deleted.
+    Of what does not stay, ``to`` is the target that it moves to; None: it is deleted. Of what stays, ``storage_class`` is the one that it goes to; None: it stays in its own.
 
     A tuple, because a plan makes as many as there are backups.
     """
@@ -96,6 +106,7 @@ class Decision(NamedTuple):
     keep: bool
     reasons: tuple[str, ...]
     to: str | None = None
+    storage_class: str | None = None
 
     @property
     def reason(self) -> str:
@@ -125,6 +136,11 @@ class TargetPlan:
     def moved(self) -> tuple[Decision, ...]:
         """What goes to another target, the oldest first."""
         return tuple(each for each in reversed(self.decisions) if each.to is not None)
+
+    @property
+    def reclassed(self) -> tuple[Decision, ...]:
+        """What goes to another storage class, the oldest first."""
+        return tuple(each for each in reversed(self.decisions) if each.storage_class is not None)
 
     @property
     def leaving(self) -> tuple[Decision, ...]:

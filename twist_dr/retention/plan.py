@@ -1,7 +1,7 @@
 """Which backups of a storage target stay and which go. Nothing here looks at a clock, a catalog or a target.
 
 First what the policies want, then what stays whatever they want (promise 5), then the links that kept backups build upon, then what of
-the rest that stays moves to another target, and at last the doubts about all of it.
+the rest that stays moves to another target or storage class, and at last the doubts about all of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from operator import attrgetter
 from twist_dr.repository.kinds import BASE
 from twist_dr.repository.labels import BEFORE_A_CHANGE, OF_NIGHTS
 from twist_dr.retention.doubts import TOLERANCE, set_back, set_forward, too_much
-from twist_dr.retention.model import INTACT, BackupFacts, Decision, Doubt, Hold, Moving, TargetPlan
+from twist_dr.retention.model import INTACT, BackupFacts, Decision, Doubt, Hold, Moving, Reclassing, TargetPlan
 from twist_dr.retention.policy import local_days, span, verdicts
 from twist_dr.settings.policy import Policy, longest_window
 from twist_dr.system.collector import paused_collector
@@ -32,13 +32,13 @@ def plan_target(
     holds: Iterable[Hold] = (),
     in_use: Mapping[str, str] | None = None,
     window_bases: Mapping[str, str] | None = None,
-    moving: Moving | None = None,
+    moving: Moving | Reclassing | None = None,
     max_delete_fraction: float = 0.5,
 ) -> TargetPlan:
     """A decision for every backup that ``target`` holds. Deletes nothing.
 
     ``in_use`` are ids with what uses them (``restore r1 reads it``); ``window_bases`` are ids of bases that the WAL window needs, with why,
-    from :func:`wal_plan.bases_of_window`; ``moving``: when what is kept moves to another target. ``time_zone`` is that of calendar days. Copies in the state ``deleted`` are passed over.
+    from :func:`wal_plan.bases_of_window`; ``moving``: when what is kept moves to another target or storage class. ``time_zone`` is that of calendar days. Copies in the state ``deleted`` are passed over.
     """
     with paused_collector():
         return _plan(
@@ -64,7 +64,7 @@ def _plan(
     holds: Sequence[Hold],
     in_use: Mapping[str, str],
     window_bases: Mapping[str, str],
-    moving: Moving | None,
+    moving: Moving | Reclassing | None,
     most: float,
 ) -> TargetPlan:
     known = {backup.id: backup for backup in backups if backup.state != "deleted"}
@@ -279,13 +279,18 @@ def _keep_links(newest_first: Sequence[BackupFacts], known: Mapping[str, BackupF
             _tell(keep, link, (f"{backup.id} builds upon it",))
 
 
-def _is_due(backup: BackupFacts, moving: Moving, now: datetime) -> bool:
+def _is_due(backup: BackupFacts, moving: Moving | Reclassing, now: datetime) -> bool:
     """Whether its age says that it moves. A base backup is worth something only where its WAL is, so it stays with it as long as it is kept."""
     return backup.kind != BASE.kind and backup.state in INTACT and now - backup.taken_at > moving.after
 
 
-def _moved(decision: Decision, moving: Moving) -> Decision:
+def _moved(decision: Decision, moving: Moving | Reclassing) -> Decision:
     old = f"older than {span(moving.after)}"
+    if isinstance(moving, Reclassing):
+        if decision.backup.storage_class == moving.storage_class:
+            return decision
+        reasons = (*decision.reasons, f"{old}: it goes to the storage class {moving.storage_class}")
+        return decision._replace(reasons=reasons, storage_class=moving.storage_class)
     if (why := moving.staying.get(decision.backup.id)) is not None:
         return decision._replace(reasons=(*decision.reasons, f"{old}, and does not move to {moving.to}: {why}"))
     return Decision(decision.backup, False, (f"{old}: it moves to {moving.to}",), moving.to)
@@ -306,7 +311,7 @@ def _doubts(
     newest = decisions[0].backup
     found = set_back(newest.taken_at, now, f"the newest backup on {target}, {newest.id},")
     going = [each.backup for each in decisions if not each.keep and each.to is None]
-    moves = any(each.to is not None for each in decisions)
+    moves = any(each.to is not None or each.storage_class is not None for each in decisions)
     # WAL goes by age too. A hold that has run out has aged like the rest.
     over = {hold.backup_id for hold in holds if hold.until is not None and hold.until <= now}
     if (

@@ -54,6 +54,8 @@ class PlannedCleanup:
         incomplete = sum(not each.keep for each in self.facts.incomplete)
         told = f"{self.name}: {len(plan.deleted)} of {len(plan.decisions)} backups go"
         told += f", {len(plan.moved)} move to {plan.moved[0].to}" if plan.moved else ""
+        if plan.reclassed:
+            told += f", {len(plan.reclassed)} to the storage class {plan.reclassed[0].storage_class}"
         told += f", {counted(wal, 'object')} of WAL" if wal else ""
         told += f", {counted(incomplete, 'incomplete backup')}" if incomplete else ""
         return f"{told}; {human_bytes(self.going_bytes)} altogether"
@@ -102,6 +104,8 @@ def _wal_row(stretch: WalStretch) -> str:
 
 
 def _fate(decision: Decision) -> str:
+    if decision.storage_class:
+        return f"keep, **to {decision.storage_class}**"
     return f"**move to {decision.to}**" if decision.to else _decision(decision.keep)
 
 

@@ -23,6 +23,8 @@ class TargetOutcome:
     deleted: list[str] = field(default_factory=list)
     #: To another target.
     moved: list[str] = field(default_factory=list)
+    #: To another storage class.
+    reclassed: list[str] = field(default_factory=list)
     freed: int = 0
     wal_objects: int = 0
     incomplete: int = 0
@@ -71,6 +73,17 @@ class Telling:
         details = {"from": self._facts.name, "run": run_id, "bytes": copy.bytes}
         subject = f"{backup_id} on {copy.target}"
         audit.record(self._app, action="store moved copy", subject=subject, result="done", details=details)
+
+    def reclassed(self, backup_id: str, storage_class: str, size: int) -> None:
+        """The artifacts of a backup, read and checked just now, are in another storage class."""
+        name, catalog, report = self._facts.name, self._app.catalog, self._app.report
+        if (copy := catalog.copy(backup_id, name)) is not None:
+            catalog.record_copy(backup_id, name, state="checked", form=copy.form)
+        details = {"class": storage_class, "run": self._app.actor.run_id, "bytes": size}
+        subject = f"{backup_id} on {name}"
+        audit.record(self._app, action="change storage class", subject=subject, result="done", details=details)
+        self._outcome.reclassed.append(backup_id)
+        report.info(f"{name}: {backup_id} is in the storage class {storage_class} now, {human_bytes(size)}")
 
     def told(self, deleted: Deleted, to: str | None = None) -> None:
         """What became of a backup; :meth:`gone` was called before if it is none any more. ``to``: where it moved."""

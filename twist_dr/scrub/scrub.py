@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import CatalogUnavailable
-from twist_dr.catalog.notes import Scrubbed
+from twist_dr.catalog.notes import ArchivedCopies, Scrubbed, archived_copies
 from twist_dr.catalog.rows import THERE, RetentionRow
 from twist_dr.errors import (
     BackupError,
@@ -19,6 +19,7 @@ from twist_dr.errors import (
     EncryptionError,
     ManifestForeign,
     ManifestInvalid,
+    ObjectArchived,
     TwistDRError,
     clause_of,
 )
@@ -132,6 +133,11 @@ class Scrub:
             for row in rows
             if order.backup in (None, row.backup_id)
         ]
+        asleep = archived_copies(self._app.catalog, self._app.name, repository.target.name)
+        if any(copy.backup_id in asleep for copy in known):
+            told = counted(sum(copy.backup_id in asleep for copy in known), "copy")
+            self._report.info(f"{repository.target.name}: {told} in archive storage classes are not read")
+            known = [copy for copy in known if copy.backup_id not in asleep]
         whole = order.everything or order.backup is not None
         period = self._app.settings.scrub.period
         due = known if whole else copies_due(known, now=self._now, period=period, elapsed=elapsed)
@@ -156,6 +162,12 @@ class Scrub:
             )
         except Cancelled:
             raise
+        except ObjectArchived as error:
+            self._report.info(f"{copy.backup_id} on {name} is not read: {error.clause}")
+            asleep = archived_copies(self._app.catalog, self._app.name, name)
+            note = ArchivedCopies(copies={**asleep, copy.backup_id: "an archive class"})
+            self._app.catalog.leave_note(self._app.name, note, name)
+            return
         except (BackupError, EncryptionError) as error:
             self._unreadable(copy, name, error)
             return
@@ -223,7 +235,8 @@ class Scrub:
         ages = [
             now - (row.checked_at or row.started_at)
             for name in order.targets
+            for asleep in [archived_copies(self._app.catalog, self._app.name, name)]
             for row in self._app.catalog.retention_rows(self._app.name, name)
-            if row.state in THERE
+            if row.state in THERE and row.backup_id not in asleep
         ]
         return max(ages, default=None)

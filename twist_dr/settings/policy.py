@@ -48,12 +48,13 @@ class Policy:
 
 @dataclass(frozen=True)
 class ArchivePolicy:
-    """What is older than ``after`` and is kept moves to the target ``to``."""
+    """What is older than ``after`` and is kept moves to the target ``to``, or goes to another ``storage_class`` of the same: one of the two."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     after: Duration
-    to: Name
+    to: Name | None = None
+    storage_class: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
 
     def is_overtaken_by(self, policies: Iterable[Policy]) -> bool:
         """Whether the policies let everything go before it could move."""

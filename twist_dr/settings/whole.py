@@ -173,14 +173,20 @@ class Settings(Section):
             if target.archive is None:
                 continue
             place, to = f"storage_targets.{name}.archive", target.archive.to
+            if target.archive.is_overtaken_by(target.policies):
+                raise ValueError(f"a time in {place}.after that is over before max_age lets everything go")
+            if (to is None) == (target.archive.storage_class is None):
+                raise ValueError(f"either to or storage_class in {place}")
+            if to is None:
+                if not target.has_storage_classes:
+                    raise ValueError(f"to in {place}, since a target of type {target.type} has no storage classes")
+                continue
             if to == name or to not in self.enabled_targets:
                 raise ValueError(f"another enabled storage target in {place}.to, and {to} is none")
             if self.enabled_targets[to].encrypt and not target.encrypt:
                 raise ValueError(
                     f"encrypt: true for storage_targets.{name}, since {to} keeps what it gets from there encrypted"
                 )
-            if target.archive.is_overtaken_by(target.policies):
-                raise ValueError(f"a time in {place}.after that is over before max_age lets everything go")
         if not self.backup_targets:
             raise ValueError("an enabled storage target that backups are copied to, and each is an archive of another")
         return self

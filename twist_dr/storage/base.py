@@ -31,7 +31,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from twist_dr.errors import ObjectCorrupt, ObjectExists
+from twist_dr.errors import ObjectCorrupt, ObjectExists, TargetRefused
 from twist_dr.storage.limits import UNLIMITED
 from twist_dr.system.sizes import CHUNK
 
@@ -69,11 +69,17 @@ class Digest:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object as its target lists it. ``size`` in bytes; ``modified`` is the target's own clock, in UTC."""
+    """One object as its target lists it. ``size`` in bytes; ``modified`` is the target's own clock, in UTC.
+
+    ``storage_class``: the store's word, None where it has none. ``archived``: it must be restored in the store before it can be read; a list may say so of what
+    was, for a while, which ``stat`` knows.
+    """
 
     key: str
     size: int
     modified: datetime
+    storage_class: str | None = None
+    archived: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,6 +233,17 @@ class StorageTarget(ABC):
         ``datetime.max`` in UTC where there is no end (a legal hold).
         """
         return None
+
+    def change_class(self, key: str, digest: Digest, storage_class: str, progress: OnBytes = no_progress) -> None:
+        """Have the store keep the object in another of its storage classes, the same bytes under the same key, read before and checked after.
+
+        Success when it is there already. Raises ``ObjectMissing``, ``ObjectCorrupt``, and ``TargetRefused`` where the store has no such class.
+        """
+        raise TargetRefused(
+            f"it has no storage class {storage_class}",
+            remedy=f"drop storage_targets.{self.name}.archive",
+            target=self.name,
+        )
 
     def strangers(self, prefix: str) -> Iterator[Stranger | None]:
         """Links, named pipes, devices, mount points below ``prefix`` or in its place: no objects, and left alone.

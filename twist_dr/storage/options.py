@@ -63,6 +63,8 @@ class TargetOptions(Section):
 
     #: What its copies are drawn as on the lineage page.
     asset_kind: ClassVar[str] = "file"
+    #: Whether its store keeps objects in classes that can be changed.
+    has_storage_classes: ClassVar[bool] = False
     #: Of URLs that name such a target to ``twist-dr recover``; None where it has none.
     scheme: ClassVar[str | None] = None
     #: How such a URL looks.

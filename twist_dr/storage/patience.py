@@ -178,6 +178,9 @@ class PatientTarget(StorageTarget):
     def check(self, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         self._attended(lambda tell: self.plain.check(key, digest, tell), progress)
 
+    def change_class(self, key: str, digest: Digest, storage_class: str, progress: OnBytes = no_progress) -> None:
+        self._attended(lambda tell: self.plain.change_class(key, digest, storage_class, tell), progress)
+
     def _bounded(self, call: Callable[[], T]) -> T:
         return bounded(call, self._seconds, self.name)
 

@@ -28,6 +28,7 @@ class S3Options(TargetOptions):
     """
 
     asset_kind: ClassVar[str] = "s3"
+    has_storage_classes: ClassVar[bool] = True
     scheme: ClassVar[str | None] = "s3"
     url_form: ClassVar[str] = "s3://BUCKET/PREFIX"
     credentials_remedy: ClassVar[str] = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twist_dr.errors import (
     CredentialsRefused,
+    ObjectArchived,
     ObjectCorrupt,
     ObjectMissing,
     StorageError,
@@ -31,6 +32,7 @@ _RIGHTS = (
 _REGION = "correct storage_targets.{name}.region"
 _LOOK = "list the target to see what it holds"
 _RENEW = "renew it, or use credentials that last"
+_THAW = "restore it there first (aws s3api restore-object), then run again"
 _OPERATOR = "ask its operator"
 _LESS = "delete what is no longer needed"
 
@@ -63,11 +65,8 @@ _MEANINGS: dict[str, _Meaning] = {
     "AccessDenied": (CredentialsRefused, "access was denied", _RIGHTS),
     "AllAccessDisabled": (CredentialsRefused, "the store has disabled access", _OPERATOR),
     "AccountProblem": (CredentialsRefused, "the store has a problem with the account", _OPERATOR),
-    "InvalidObjectState": (
-        TargetRefused,
-        "the object is in an archive storage class",
-        "restore it there first, and choose another storage_class",
-    ),
+    "InvalidObjectState": (ObjectArchived, "the object is in an archive storage class", _THAW),
+    "ObjectNotInActiveTierError": (ObjectArchived, "the object is in an archive storage class", _THAW),
     "AuthorizationHeaderMalformed": (TargetRefused, "the region is wrong", _REGION),
     "PermanentRedirect": (TargetRefused, "the bucket is in another region", _REGION),
     "KMS.NotFoundException": (TargetRefused, "the KMS key does not exist", "correct storage_targets.{name}.kms_key_id"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +28,7 @@ from twist_dr.storage.base import (
 )
 from twist_dr.storage.resuming import Answer, ResumingReader
 from twist_dr.storage.s3 import S3Options
+from twist_dr.storage.s3_classes import S3Classes, is_archived
 from twist_dr.storage.s3_connection import S3Connection, S3Limits
 from twist_dr.storage.s3_errors import answer_code, may_not_ask, may_pass, status_of
 from twist_dr.storage.s3_resume import forget_notes
@@ -59,6 +60,7 @@ class S3Target(StorageTarget):
         self.part_size, self.max_attempts = options.part_size_mib << 20, limits.max_attempts
         self._connection = S3Connection(name, options, self.prefix, limits)
         self._uploader = S3Uploader(self._connection, sha256=self.checksum == "server", notes=notes)
+        self._classes = S3Classes(self, self._connection, self._uploader.attributes)
         self._notes = notes
         self._lock = threading.Lock()
         self._server_checks: bool | None = None
@@ -101,7 +103,7 @@ class S3Target(StorageTarget):
     def stat(self, key: str) -> StoredObject | None:
         with self._connection.errors(f"look up {key}"):
             head = self._head(key)
-        return StoredObject(key, int(head["ContentLength"]), _utc(head["LastModified"])) if head is not None else None
+        return _stored(key, head, int(head["ContentLength"])) if head is not None else None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         with self._connection.errors(f"list {prefix or 'the target'}"):
@@ -110,7 +112,7 @@ class S3Target(StorageTarget):
                 for entry in page.get("Contents", ()):
                     key = entry["Key"][len(self.prefix) :]
                     if _is_key(key):  # Others are not ours: the "folders" that some web consoles make, for example.
-                        yield StoredObject(key, int(entry["Size"]), _utc(entry["LastModified"]))
+                        yield _stored(key, entry, int(entry["Size"]))
 
     def children(self, prefix: str) -> builtins.list[str]:
         below = self._connection.below(prefix)
@@ -146,6 +148,10 @@ class S3Target(StorageTarget):
         with self._connection.errors(f"look up {key}"):
             head = self._head(key)
         return None if head is None else _locked_until(head)
+
+    def change_class(self, key: str, digest: Digest, storage_class: str, progress: OnBytes = no_progress) -> None:
+        with self._connection.errors(f"move {key} to the storage class {storage_class}"):
+            self._classes.change(key, digest, storage_class, progress)
 
     def sweep(self, older_than: timedelta) -> int:
         limit, removed = datetime.now(timezone.utc) - older_than, 0
@@ -284,6 +290,11 @@ class S3Target(StorageTarget):
             self._connection.client.delete_object(**self._connection.place(key), **which)
         except (BotoCoreError, ClientError, StorageError):
             return  # The reason why it is not wanted matters more; a later put checks what is there.
+
+
+def _stored(key: str, told: Mapping[str, Any], size: int) -> StoredObject:
+    """By what a list or a HEAD tells."""
+    return StoredObject(key, size, _utc(told["LastModified"]), told.get("StorageClass"), is_archived(told))
 
 
 def _recorded_sha256(head: dict[str, Any]) -> str | None:

@@ -35,7 +35,8 @@ class S3Uploader:
             "ServerSideEncryption": options.server_side_encryption,
             "SSEKMSKeyId": options.kms_key_id,
         }
-        self._attributes = {name: value for name, value in attributes.items() if value is not None}
+        #: Of each new object.
+        self.attributes = {name: value for name, value in attributes.items() if value is not None}
         self._lock_days, self._lock_mode = options.object_lock_days, options.object_lock_mode
         self._conditional = True
         self._lockable = False
@@ -150,7 +151,7 @@ class S3Uploader:
             "sha256": measured.digest.sha256,
             "parts": len(measured.parts),
             "part_size": measured.parts[0].size,
-            "attributes": self._attributes,
+            "attributes": self.attributes,
             # A lock's end is set by the beginning: an upload is gone on with on the same day only.
             "lock": [str(value)[:10] for value in self._lock_arguments().values()],
             "checksums": self._sha256,
@@ -202,7 +203,7 @@ class S3Uploader:
 
     def _object(self, key: str, measured: Measured) -> dict[str, Any]:
         metadata = {"sha256": measured.digest.sha256, "size": str(measured.digest.size)}
-        return {**self._connection.place(key), "Metadata": metadata, **self._attributes, **self._lock_arguments()}
+        return {**self._connection.place(key), "Metadata": metadata, **self.attributes, **self._lock_arguments()}
 
     def _lock_arguments(self) -> dict[str, Any]:
         if self._lock_days is None:

@@ -18,7 +18,7 @@ def prove(app: Application, copy: OneCopy) -> VerificationResult:
     """A full backup is restored, a base backup recovered to the point whose rows it counted, a configuration backup read whole."""
     settings, manifest = app.settings, copy.manifest
     if not KINDS[manifest.kind].brings_data:
-        copy.repository.held(manifest)
+        copy.repository.readable(manifest)
         return read_configuration(
             manifest, copy.read, copy.repository.target.name,
             scratch=settings.staging_dir, client_tools=settings.database.client_tools, report=app.report,

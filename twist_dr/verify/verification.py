@@ -98,7 +98,7 @@ def restore_and_compare(plan: VerificationPlan, copy: OneCopy, report: Report) -
     work = _Verification(plan, copy, report, result)
     with result.timed("total"):
         # All of it is there, before anything long begins.
-        copy.repository.held(manifest)
+        copy.repository.readable(manifest)
         for part in ("media", "configuration"):
             if manifest.artifact(f"{part}.tar") is not None:
                 work.read_files(part)

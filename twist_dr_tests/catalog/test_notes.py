@@ -33,6 +33,7 @@ _WRITTEN: dict[str, tuple[type[Note], dict[str, Any]]] = {
     "rebuilt": (notes.Rebuilt, {"at": _AT}),
     "wal window:office": (notes.WalWindow, {"seconds": None}),
     "scrub": (notes.Scrubbed, {"targets": {"office": _AT}}),
+    "archived:office": (notes.ArchivedCopies, {"copies": {"20251121T020000Z-full-3f9a": "GLACIER"}}),
     "scrub:wal:office": (notes.WalScrubbed, {"after": None, "bad": {"key": "why"}, "at": _AT}),
     "repairs": (notes.Repairs, {"repairs": [_REPAIR]}),
     "drill": (

@@ -162,7 +162,7 @@ def _clean_and_die(site: RetentionSite, killer: Killer) -> None:
     retention = site.retention()
     for name in ("office", "archive"):
         killer.around(site.targets[name], "put", "delete")
-    killer.around(retention._app.catalog, "record_copy", "append_audit")
+    killer.around(retention.app.catalog, "record_copy", "append_audit")
     retention.carry_out(retention.plan("office", NOW))
 
 

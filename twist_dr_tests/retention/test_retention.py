@@ -115,7 +115,7 @@ def _copy(site: RetentionSite, folder: Path) -> RetentionSite:
 def _clean_and_die(site: RetentionSite, killer: Killer, steps: Path) -> None:
     retention = site.retention()
     killer.around(site.targets["office"], "put", "delete")
-    killer.around(retention._app.catalog, "record_copy", "append_audit")
+    killer.around(retention.app.catalog, "record_copy", "append_audit")
     assert retention.carry_out(retention.plan("office", NOW)).problems == []
     steps.write_text(str(killer.count))
 

@@ -38,12 +38,16 @@ def test_an_archive_gets_what_is_old_and_nothing_else() -> None:
         (document({"archive": OLD, "encrypt": False}), "encrypt: true for storage_targets.office"),
         (document({"archive": OLD, "retention": {"max_age": "365 days"}}), "storage_targets.office.archive.after"),
         (document({"archive": OLD}, {"archive": {**OLD, "to": "office"}}), "each is an archive of another"),
+        (document({"archive": {**OLD, "storage_class": "GLACIER"}}), "either to or storage_class in storage_targets.office.archive"),
+        (document({"archive": {"after": "1 year"}}), "either to or storage_class in storage_targets.office.archive"),
+        (document({"archive": {"after": "1 year", "storage_class": "GLACIER"}}), "a target of type local has no storage classes"),
+        (document({"archive": {"after": "1 year", "storage_class": "cold!"}}), "storage_targets.office.archive.storage_class: expected"),
         (document({"archive": {"after": "soon", "to": "cold"}}), "storage_targets.office.archive.after: expected a time"),
         (document({"archive": {"to": "cold"}}), "storage_targets.office.archive.after: expected a value"),
         (document({"archive": OLD}, schedules={"full": [{"cron": "0 2 * * *", "targets": ["cold"]}]}), "schedules.full[0].targets, and cold is an archive"),
         (document({"archive": OLD}, wal={"required_targets": ["cold"]}), "wal.required_targets, and cold is none"),
     ],
-    ids=["unknown", "itself", "disabled", "opened", "too late", "circle", "no time", "no age", "scheduled", "required"],
+    ids=["unknown", "itself", "disabled", "opened", "too late", "circle", "both", "neither", "no classes", "no class", "no time", "no age", "scheduled", "required"],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(given: dict[str, Any], told: str) -> None:
     assert told in "\n".join(mistakes(given))
