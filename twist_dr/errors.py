@@ -367,6 +367,10 @@ class TargetUnavailable(StorageError):
     retryable = True
 
 
+class TargetBusy(TargetUnavailable):
+    """The target asks for fewer requests, or has a fault of its own. It was asked several times, with growing pauses."""
+
+
 class TargetDailyLimit(TargetUnavailable):
     """The target takes no more bytes today. Tomorrow's backup goes on with what lacks."""
 

@@ -36,6 +36,7 @@ class GoogleDriveOptions(RcloneOptions):
     traits: ClassVar[Traits] = Traits(
         hash="sha256",
         duplicates=True,
+        folder_ids=True,
         largest_object=5 << 40,
         notes=("Google takes 750 GiB a day of one user, and some objects a second.",),
     )

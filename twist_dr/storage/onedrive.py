@@ -33,6 +33,7 @@ class OneDriveOptions(RcloneOptions):
     traits: ClassVar[Traits] = Traits(
         hash="quickxor",
         case_insensitive=True,
+        folder_ids=True,
         # support.microsoft.com, "Restrictions and limitations in OneDrive and SharePoint".
         longest_path=400,
         largest_object=250 << 30,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from twist_dr.storage.rclone_log import RcloneLog
 
 #: rclone gives up a server that says nothing for five minutes (its option ``timeout``), and tries some calls again.
 _PATIENCE_SECONDS = 1800.0
@@ -67,8 +70,8 @@ class _Connection(http.client.HTTPConnection):
 class RcloneCalls:
     """Calls of one running rclone. For several threads. Raises ``RcloneFailed`` and ``RcloneGone``."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, log: RcloneLog) -> None:
+        self._path, self._log = path, log
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         connection = _Connection(self._path)
@@ -92,10 +95,18 @@ class RcloneCalls:
         return Item.of(found) if found is not None else None
 
     def list(self, fs: str, remote: str, hashes: tuple[str, ...] = ()) -> list[Item]:
-        """What lies in a folder, and not in those below it."""
+        """What lies in a folder, and not in those below it. All of it: that some is not shown is a failure."""
         options = {"showHash": True, "hashTypes": hashes} if hashes else {}
+        before = self._log.incomplete
         found = self.call("operations/list", fs=fs, remote=remote, opt={**options, "noMimeType": True})["list"]
+        if not self._log.heard_up_to(self._note) or self._log.incomplete != before:
+            raise RcloneFailed("the list is incomplete", 503)
         return [Item.of(each) for each in found or ()]
+
+    def _note(self, mark: str) -> None:
+        """Have it logged: this call fails, and rclone logs with what."""
+        with suppress(RcloneFailed):
+            self.call("rc/error", mark=mark)
 
     def begin_copy(self, source: Path, fs: str, remote: str, group: str) -> int:
         """Begin to copy a file of this machine; the job's number. ``group``: what its progress is asked by."""

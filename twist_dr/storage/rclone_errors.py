@@ -13,6 +13,7 @@ from twist_dr.errors import (
     ObjectCorrupt,
     ObjectMissing,
     StorageError,
+    TargetBusy,
     TargetDailyLimit,
     TargetFull,
     TargetReauthorize,
@@ -45,6 +46,7 @@ _MEANINGS: tuple[tuple[str, Meaning], ...] = (
         r"quotaExceeded|quotaLimitReached|insufficient_?(Storage|space|quota)|no space|not enough space|disk (is )?full|\b507\b|\b552\b|DISK_FULL|QUOTA_EXCEEDED|cap_exceeded",
         (TargetFull, "{noun} has no space left", _LESS),
     ),
+    (r"the list is incomplete", (TargetUnavailable, "{noun} does not show all that is there", "run again later")),
     (
         r"corrupted on transfer|hash(es)? differ|sizes differ|md5 .*mismatch|checksum mismatch",
         (ObjectCorrupt, "the bytes arrived altered, so nothing was stored", "run again, and suspect the network"),
@@ -79,7 +81,7 @@ _MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ),
     (
         r"\b429\b|too.?many.?requests|rate.?limit|slow ?down|activityLimitReached|throttl",
-        (TargetUnavailable, "{noun} asks for fewer requests", "run again later"),
+        (TargetBusy, "{noun} asks for fewer requests", "run again later"),
     ),
     (
         r"permission denied|access(.is)? ?denied|\b403\b|forbidden|insufficient|ACCESS_DENIED|read.only|not permitted",
@@ -97,7 +99,7 @@ _MEANINGS: tuple[tuple[str, Meaning], ...] = (
         r"no such host|connection (refused|reset|lost)|couldn't connect|timeout|timed out|deadline exceeded|no route|unreachable|broken pipe|\bEOF\b|closed network|dial ",
         (TargetUnavailable, "{noun} cannot be reached", _NETWORK),
     ),
-    (r"\b5\d\d\b|internal ?server ?error|service ?(un|not )available|bad gateway", (TargetUnavailable, "{noun} has a fault", "run again later")),
+    (r"\b5\d\d\b|internal ?server ?error|service ?(un|not )available|bad gateway", (TargetBusy, "{noun} has a fault", "run again later")),
 )  # fmt: skip
 _TABLE = tuple((re.compile(pattern, re.IGNORECASE), meaning) for pattern, meaning in _MEANINGS)
 
@@ -105,6 +107,7 @@ _TABLE = tuple((re.compile(pattern, re.IGNORECASE), meaning) for pattern, meanin
 _LONG = re.compile(r"[^\s/\"':,=<>()\[\]{}]{32,}")
 _ADDRESS = re.compile(r"\b(https?://[^/\s?#\"']+)[^\s\"']*", re.IGNORECASE)
 _USER = re.compile(r"//[^/\s@]*@")
+_RETRY_AFTER = re.compile(r"retry.?after\D{0,4}(\d{1,4})", re.IGNORECASE)
 #: Characters of rclone's words that a sentence shows.
 _SHOWN = 200
 
@@ -120,6 +123,12 @@ def rclone_error(name: str, noun: str, what: str, said: str, status: int = 500) 
         remedy=remedy.format(name=name, noun=noun),
         target=name,
     )
+
+
+def asked_to_wait(said: str) -> float:
+    """Seconds after which the provider wants to be asked again, where rclone's words tell."""
+    found = _RETRY_AFTER.search(said)
+    return float(found[1]) if found else 0.0
 
 
 def full_instead(error: StorageError, free: int, size: int) -> TargetFull:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from twist_dr.storage.rclone_session import RcloneLimits
     from twist_dr.storage.rclone_target import RcloneTarget
 
+#: The part of a bucket.
+BucketPrefix = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")]
 #: A folder on a remote. No bracket ends one: rclone's addresses of objects to read have the folder between brackets.
 RemotePath = Annotated[str, StringConstraints(pattern=r"^[^\[\]\x00-\x1f]*$")]
 #: A fresh access token and when it ends (UTC). Raises ``TargetReauthorize`` and ``TargetUnavailable``.
@@ -52,6 +54,8 @@ class Traits:
     case_insensitive: bool = False
     #: Two objects of one name may lie in one folder.
     duplicates: bool = False
+    #: Folders go by ids that outlive their names, and rclone keeps them.
+    folder_ids: bool = False
     #: Characters of a key with the target's own folder before it; bytes of an object.
     longest_path: int | None = None
     largest_object: int | None = None

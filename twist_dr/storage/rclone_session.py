@@ -8,14 +8,24 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import count
 from typing import TypeVar
 
-from twist_dr.errors import ObjectMissing, RcloneMissing, StorageError, TargetRefused, TargetUnavailable
+from twist_dr.errors import (
+    ObjectMissing,
+    RcloneMissing,
+    StorageError,
+    TargetBusy,
+    TargetRefused,
+    TargetUnavailable,
+)
 from twist_dr.storage.machine import Machine
 from twist_dr.storage.rclone_calls import RcloneCalls, RcloneFailed, RcloneGone
-from twist_dr.storage.rclone_errors import rclone_error
+from twist_dr.storage.rclone_errors import asked_to_wait, rclone_error
+from twist_dr.storage.rclone_log import RcloneLog
 from twist_dr.storage.rclone_options import RcloneOptions
 from twist_dr.storage.rclone_process import RcloneProcess
 from twist_dr.system.interrupts import begin
@@ -24,18 +34,19 @@ T = TypeVar("T")
 
 #: ``core/version`` of the oldest that the tests ran with.
 _OLDEST = (1, 70)
-#: Seconds before the second, third, ... try of what may succeed a little later.
-_DELAYS = (1.0, 4.0, 15.0)
+#: Seconds before the second, third, ... try where a provider is busy, unless it says how many; and the most of those.
+_DELAYS = (1.0, 4.0, 15.0, 30.0)
+_LONGEST_DELAY = 300.0
 #: Of a token's life before the next is pushed; never more often than that many seconds.
 _HALF, _LEAST_SECONDS = 0.5, 1.0
 
 
 @dataclass(frozen=True)
 class RcloneLimits:
-    """How patient one is. ``low_level_retries``: rclone's own, of each request; ``attempts``: ours, of each call."""
+    """How patient one is. ``low_level_retries``: rclone's own, of each request; ``attempts``: ours, where a provider is busy."""
 
     low_level_retries: int = 10
-    attempts: int = 3
+    attempts: int = 5
 
 
 class RcloneSession:
@@ -73,24 +84,31 @@ class RcloneSession:
         if self._running is not None:
             self.ask("limit the bandwidth", lambda calls: calls.call("core/bwlimit", rate=rate))
 
-    def ask(self, what: str, question: Callable[[RcloneCalls], T], *, attempts: int | None = None) -> T:
-        """What ``question`` returns. Tried again when that may help. Raises storage errors that say ``what`` was being done."""
-        most = attempts or self._limits.attempts
-        for attempt in range(most):
+    def ask(self, what: str, question: Callable[[RcloneCalls], T], attempts: int | None = None) -> T:
+        """What ``question`` returns. Raises storage errors that say ``what`` was being done; asks again before, where that may help."""
+        for attempt in count(1):
             calls = self.calls()
             try:
                 return question(calls)
             except (RcloneFailed, RcloneGone) as failure:
                 error = self.error(what, failure)
-                if attempt + 1 == most or not (error.retryable or isinstance(error, ObjectMissing)):
-                    raise error from None
-                if isinstance(error, ObjectMissing):
-                    if attempt:
-                        raise error from None
-                    self._forget_folders(calls)
-                elif isinstance(failure, RcloneFailed):
-                    time.sleep(_DELAYS[min(attempt, len(_DELAYS) - 1)])
-        raise AssertionError("there is at least one attempt")
+                self.again(error, failure, attempt, attempts)
+        raise AssertionError("it returns or raises")
+
+    def again(
+        self, error: StorageError, failure: RcloneFailed | RcloneGone, attempt: int, attempts: int | None = None
+    ) -> None:
+        """Return when it is time for another attempt; raise the error where none is worth it."""
+        busy = isinstance(error, TargetBusy)
+        most = attempts or (self._limits.attempts if busy else 2)
+        misled = isinstance(error, ObjectMissing) and self._options.traits.folder_ids
+        if attempt >= most or not (error.retryable or misled):
+            raise error from None
+        if misled:
+            self._forget_folders()
+        elif busy:
+            wanted = asked_to_wait(failure.said) if isinstance(failure, RcloneFailed) else 0.0
+            time.sleep(min(max(wanted, _DELAYS[min(attempt, len(_DELAYS)) - 1]), _LONGEST_DELAY))
 
     def error(self, what: str, failure: RcloneFailed | RcloneGone) -> StorageError:
         """What a failure means."""
@@ -102,12 +120,10 @@ class RcloneSession:
             target=self._name,
         )
 
-    def _forget_folders(self, calls: RcloneCalls) -> None:
+    def _forget_folders(self) -> None:
         """rclone keeps the ids of folders: after somebody removed and made one again, it looks in the old one."""
-        try:
-            calls.call("fscache/clear")
-        except (RcloneFailed, RcloneGone) as failure:
-            raise self.error("look again", failure) from None
+        with suppress(RcloneFailed, RcloneGone):
+            self.calls().call("fscache/clear")
 
     def _started(self) -> _Running:
         running = _Running(self._machine, self._name, self._options, self._limits)
@@ -145,11 +161,10 @@ class RcloneSession:
                     target=self._name,
                 )
         else:
-            parameters = dict(backend.parameters)
-            access_token = None
+            parameters, access_token = dict(backend.parameters), None
             if self._tokens is not None:
                 access_token, ends = self._tokens()
-                parameters["token"] = _token(access_token, ends)
+                parameters["token"] = _as_rclone_has_it(access_token, ends)
                 running.push_from(ends, self._tokens, backend.name)
             parameters |= self._options.found(self._name, access_token)
             calls.call(
@@ -168,15 +183,15 @@ class _Running:
 
     def __init__(self, machine: Machine, name: str, options: RcloneOptions, limits: RcloneLimits) -> None:
         self.owner = os.getpid()
-        self._ended = threading.Event()
+        self._ended, log = threading.Event(), RcloneLog()
         self.process = RcloneProcess(
             machine,
             name,
             low_level_retries=limits.low_level_retries,
             configuration=options.backend.configuration,
-            on_message=self._heard,
+            on_message=log.heard,
         )
-        self.calls = RcloneCalls(self.process.socket)
+        self.calls = RcloneCalls(self.process.socket, log)
 
     def end(self) -> None:
         self._ended.set()
@@ -194,7 +209,7 @@ class _Running:
                     self.calls.call(
                         "config/update",
                         name=remote,
-                        parameters={"token": _token(access_token, until)},
+                        parameters={"token": _as_rclone_has_it(access_token, until)},
                         opt={"nonInteractive": True, "noObscure": True},
                     )
                 except (StorageError, RcloneFailed, RcloneGone):
@@ -203,12 +218,9 @@ class _Running:
 
         begin(threading.Thread(target=push, name="rclone token", daemon=True))
 
-    def _heard(self, message: str) -> None:
-        pass
 
-
-def _token(access_token: str, ends: datetime) -> str:
-    """An access token as rclone reads it. It has no refresh token: rclone would rotate it, and could not tell us."""
+def _as_rclone_has_it(access_token: str, ends: datetime) -> str:
+    """It has no refresh token: rclone would use that, and could not tell us which one it got instead."""
     expiry = ends.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
     return json.dumps({"access_token": access_token, "token_type": "Bearer", "expiry": expiry})
 

@@ -16,10 +16,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 from twist_dr.errors import (
+    KeyClash,
     KeyTooLong,
     ObjectCorrupt,
     ObjectMissing,
@@ -52,6 +54,8 @@ from twist_dr.storage.resuming import Answer, ResumingReader
 from twist_dr.system.sizes import CHUNK
 
 INCOMING = ".incoming"
+#: How often in a row going on with a broken reading may bring nothing.
+_READ_ATTEMPTS = 5
 #: ``<begun, Unix seconds>-<random>``: the name tells the age.
 _TEMPORARY = re.compile(r"^(\d{1,12})-[0-9a-f]{32}\Z")
 _PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
@@ -59,6 +63,8 @@ _PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.2
 #: How long a transfer that was stopped may take to end, before what it sent is removed.
 _STOP_SECONDS = 15.0
+#: The server may still do what it was asked in the last request before the connection was cut.
+_LATE_SECONDS = 0.3
 
 
 class RcloneTarget(StorageTarget):
@@ -74,7 +80,7 @@ class RcloneTarget(StorageTarget):
         super().__init__(name)
         self.options, self.traits = options, options.traits
         self.session = RcloneSession(name, options, machine, limits)
-        self._attempts = limits.attempts
+        self._exact: set[str] = set()
         self._lock = PlaceLock(machine, options.place, name)
 
     @property
@@ -86,20 +92,21 @@ class RcloneTarget(StorageTarget):
         self._require_root()
 
     def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
-        self._parts(key)
+        parts = self._parts(key)
         there = self._item(key)
         if there is not None:
-            self._require_same(key, Expected.known(digest, self.traits.hash), there, progress)
+            self._require_exact(parts[:-1], parts[-1])
+            self._require_same(key, self._wanted_again(source, digest), there, progress)
             return
-        self._require_fit(key, digest)
+        self._require_fit(parts, digest)
         wanted = self._wanted(source, digest)
-        try:
-            if self.traits.staged:
-                self._put_staged(source, key, wanted, progress)
-            else:
-                self._put_directly(source, key, wanted, progress)
-        except StorageError as error:
-            raise self._full_or(error, digest) from None
+        put = self._put_staged if self.traits.staged else self._put_directly
+        for attempt in count(1):
+            try:
+                return put(source, key, wanted, progress)
+            except _NotSent as failed:
+                error = self._full_or(self.session.error(f"store {key}", failed.why), digest)
+                self.session.again(error, failed.why, attempt)
 
     def open(self, key: str) -> BinaryIO:
         self._parts(key)
@@ -148,15 +155,19 @@ class RcloneTarget(StorageTarget):
         return removed
 
     def space(self) -> Space:
-        try:
-            about = self.session.ask(
-                "ask for the space", lambda calls: calls.call("operations/about", fs=self.session.fs)
-            )
-        except StorageError as error:
-            if "doesn't support about" in error.what or "not support" in error.what:
-                return Space(None, None)
-            raise
-        return Space(about.get("free"), about.get("total"))
+        return self._about()
+
+    def _about(self, attempts: int | None = None) -> Space:
+        def question(calls: RcloneCalls) -> Space:
+            try:
+                about = calls.call("operations/about", fs=self.session.fs)
+            except RcloneFailed as failure:
+                if "doesn't support about" in failure.said:
+                    return Space(None, None)
+                raise
+            return Space(about.get("free"), about.get("total"))
+
+        return self.session.ask("ask for the space", question, attempts)
 
     def probe(self) -> Capabilities:
         from twist_dr.storage.rclone_probe import probe
@@ -176,20 +187,24 @@ class RcloneTarget(StorageTarget):
 
     def _item(self, key: str) -> Item | None:
         """The object under that key. A folder is none. Raises ``TargetUnavailable`` when the target's own folder is not there."""
+        found = self._look(key)
+        if found is None:
+            self._require_root()
+        return found if found is not None and not found.is_folder else None
+
+    def _look(self, remote: str) -> Item | None:
+        """What lies there, an object or a folder."""
         hashes = (self.traits.hash,) if self.traits.hash else ()
 
         def question(calls: RcloneCalls) -> Item | None:
             try:
-                return calls.stat(self.session.fs, key, hashes)
+                return calls.stat(self.session.fs, remote, hashes)
             except RcloneFailed as failure:
                 if failure.status == 404:
                     return None
                 raise
 
-        found = self.session.ask(f"look up {key}", question)
-        if found is None:
-            self._require_root()
-        return found if found is not None and not found.is_folder else None
+        return self.session.ask(f"look up {remote}", question)
 
     def _listed(self, folder: str) -> builtins.list[Item]:
         """All that lies in a folder; nothing where there positively is no such folder."""
@@ -246,9 +261,10 @@ class RcloneTarget(StorageTarget):
         except ObjectCorrupt:
             raise other_bytes(key, self.name) from None
 
-    def _require_fit(self, key: str, digest: Digest) -> None:
+    def _require_fit(self, parts: builtins.list[str], digest: Digest) -> None:
         """Raise what says why no such object can lie there."""
-        traits, whole = self.traits, f"{self.options.backend.path}/{key}".lstrip("/")
+        traits, key = self.traits, "/".join(parts)
+        whole = f"{self.options.backend.path}/{key}".lstrip("/")
         if traits.largest_object is not None and digest.size > traits.largest_object:
             raise ObjectTooLarge(
                 f"{key} has {digest.size} bytes, and {self.options.noun} takes {traits.largest_object} at most",
@@ -261,6 +277,23 @@ class RcloneTarget(StorageTarget):
                 remedy="use a folder nearer to the root, or a shorter name",
                 target=self.name,
             )
+        for depth, folder in enumerate(parts[:-1]):
+            self._require_exact(parts[:depth], folder)
+
+    def _require_exact(self, folders: builtins.list[str], name: str) -> None:
+        """Raise ``KeyClash`` where something of that name in other letters stands for it."""
+        whole = "/".join((*folders, name))
+        if not self.traits.case_insensitive or whole in self._exact:
+            return
+        names = {item.name for item in self._listed("/".join(folders))}
+        other = next((each for each in names if each.lower() == name.lower()), None)
+        if other is not None and name not in names:
+            raise KeyClash(
+                f"{whole} and {other} there differ in the case of letters only, and {self.options.noun} takes them for one",
+                remedy="use another name, or another folder",
+                target=self.name,
+            )
+        self._exact.add(whole)
 
     def _wanted(self, source: Path, digest: Digest) -> Expected:
         try:
@@ -271,6 +304,14 @@ class RcloneTarget(StorageTarget):
                 remedy="make it anew",
                 target=self.name,
             ) from error
+
+    def _wanted_again(self, source: Path, digest: Digest) -> Expected:
+        """The same where the object is there already: then the source is a help, and need not be there."""
+        known = Expected.known(digest, self.traits.hash)
+        if self.traits.hash is not None and known.hash is None:
+            with suppress(ObjectCorrupt):
+                return self._wanted(source, digest)
+        return known
 
     def _put_staged(self, source: Path, key: str, wanted: Expected, progress: OnBytes) -> None:
         temporary = f"{INCOMING}/{int(time.time())}-{uuid.uuid4().hex}"
@@ -296,7 +337,6 @@ class RcloneTarget(StorageTarget):
     def _send(self, source: Path, remote: str, digest: Digest, progress: OnBytes) -> None:
         """Copy the file there, and tell of each byte."""
         group, told, pause = uuid.uuid4().hex, 0, _FIRST_LOOK
-        what = f"store {remote}"
         calls = self.session.calls()
         try:
             job = calls.begin_copy(source, self.session.fs, remote, group)
@@ -314,7 +354,7 @@ class RcloneTarget(StorageTarget):
                 self._stop(calls, job)
                 raise
         except (RcloneFailed, RcloneGone) as failure:
-            raise self.session.error(what, failure) from None
+            raise _NotSent(failure) from None
 
     def _stop(self, calls: RcloneCalls, job: int) -> None:
         """End a transfer, so that it makes nothing any more."""
@@ -323,19 +363,19 @@ class RcloneTarget(StorageTarget):
             calls.stop(job)
             while not calls.ended(job) and time.monotonic() < end:
                 time.sleep(_FIRST_LOOK)
+        time.sleep(_LATE_SECONDS)
 
     def _check_stored(self, key: str, wanted: Expected, progress: OnBytes) -> None:
-        """Make sure that the target holds these bytes: by the hash that the provider computed over what it holds where there is one, else by reading them."""
-        digest = wanted.digest
-        found = self._item(key) if wanted.hash is not None else None
-        told = found.hashes.get(self.traits.hash or "") if found is not None else None
-        if found is None or not told:
+        """Make sure that the target holds these bytes: by the provider's own hash of them where it is believed and known, else by reading them."""
+        digest, stored = wanted.digest, self._item(key) if wanted.hash is not None else None
+        told = stored.hashes.get(self.traits.hash or "") if stored is not None else None
+        if stored is None or not told:
             with self._open(key) as stream:
-                compare(stream, key, digest, progress, target=self.name)
-        elif (found.size, told) != (digest.size, wanted.hash):
+                compare(stream, key, digest, progress, target=self.name, portion=self.bandwidth.portion)
+        elif (stored.size, told) != (digest.size, wanted.hash):
             raise ObjectCorrupt(
-                f"{key} holds {found.size} bytes with another {self.traits.hash} than the {digest.size} bytes that were sent",
-                remedy="run again, and suspect the network",
+                f"{key} has {stored.size} bytes with the {self.traits.hash} {told[:12]}… there, where {digest.size} with {str(wanted.hash)[:12]}… were sent",
+                remedy="take the backup from another target and store this copy anew",
                 target=self.name,
             )
 
@@ -345,23 +385,30 @@ class RcloneTarget(StorageTarget):
             return Answer(body, int(body.headers["Content-Length"]), body.headers["Content-Range"])
 
         broken = (OSError, http.client.HTTPException)
-        return io.BufferedReader(ResumingReader(remote, self.name, fetch, self._attempts, broken), CHUNK)
+        reader = ResumingReader(remote, self.name, fetch, _READ_ATTEMPTS, broken)
+        return io.BufferedReader(self.bandwidth.paced(reader), CHUNK)
 
     def _publish(self, temporary: str, key: str) -> Item | None:
         """Move what was checked to its name; the object that is there already, if one is."""
         with self._lock.held():
-            taken = self._item(key)
+            taken = self._look(key)
             if taken is None:
                 self._move(temporary, key)
             return taken
 
     def _move(self, temporary: str, key: str) -> None:
+        """The lock is held."""
         fs = self.session.fs
 
         def question(calls: RcloneCalls) -> None:
             calls.call("operations/movefile", srcFs=fs, srcRemote=temporary, dstFs=fs, dstRemote=key)
 
-        self.session.ask(f"store {key}", question)
+        try:
+            self.session.ask(f"store {key}", question)
+        except StorageError:
+            # Its answer may be all that got lost.
+            if self._look(temporary) is not None or self._look(key) is None:
+                raise
 
     def _discard(self, remote: str) -> None:
         """Remove what is not wanted; why it is not matters more than that this fails, and a sweep comes later."""
@@ -387,15 +434,24 @@ class RcloneTarget(StorageTarget):
         with self._lock.held(), suppress(StorageError):
             while folders and not self._listed("/".join(folders)):
                 self.session.ask("remove an empty folder", question, attempts=1)
+                self._exact.discard("/".join(folders))
                 folders = folders[:-1]
 
     def _full_or(self, error: StorageError, digest: Digest) -> StorageError:
-        """The same error, or ``TargetFull`` where there is less space than the object needs."""
+        """The same error, or ``TargetFull`` where there is less space than the object needs: servers name that badly."""
         with suppress(StorageError):
-            free = self.space().free
+            free = self._about(attempts=1).free
             if free is not None and free < digest.size:
                 return full_instead(error, free, digest.size)
         return error
+
+
+class _NotSent(Exception):
+    """A transfer failed."""
+
+    def __init__(self, why: RcloneFailed | RcloneGone) -> None:
+        super().__init__()
+        self.why = why
 
 
 def _stored(key: str, item: Item) -> StoredObject:
