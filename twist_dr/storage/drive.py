@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import SecretStr, StringConstraints, model_validator
@@ -31,6 +32,8 @@ class GoogleDriveOptions(RcloneOptions):
 
     asset_kind: ClassVar[str] = "googledrive"
     consumer: ClassVar[bool] = True
+    #: support.google.com/a/answer/172541: of one user, in all drives together.
+    daily_upload_limit: ClassVar[int | None] = 750 * 10**9
     noun: ClassVar[str] = "Google Drive"
     credentials_remedy: ClassVar[str] = "authorise with an account that may write to that folder"
     traits: ClassVar[Traits] = Traits(
@@ -66,6 +69,10 @@ class GoogleDriveOptions(RcloneOptions):
     def place(self) -> Hashable:
         whose = self.impersonate or self.client_id or str(self.service_account_file)
         return "google_drive", self.shared_drive or whose, self.folder_id, self._below
+
+    @property
+    def secret_files(self) -> tuple[Path, ...]:
+        return () if self.service_account_file is None else (self.service_account_file,)
 
     @property
     def called(self) -> str:
