@@ -266,7 +266,7 @@ def _summaries_kept(seen: WalSeen | None) -> timedelta | None:
 def check_positions(
     rows: Iterable[WalPositionRow], targets: Mapping[str, timedelta], warn_after: timedelta, now: datetime | None = None
 ) -> Check[None]:
-    """How far each enabled target's archive reaches, as shipping wrote it down last. ``targets``: how often each gets write-ahead log."""
+    """How far the archive of each target that gets write-ahead log reaches, as shipping wrote it down last. ``targets``: how often each gets it."""
     known, now = {row.target: row for row in rows}, now or datetime.now(timezone.utc)
     for name, every in targets.items():
         check, row = f"archived position {name}", known.get(name)

@@ -23,7 +23,7 @@ from twist_dr.system.progress import Lines, Report, human_bytes, human_seconds
 from twist_dr.system.tables import table
 from twist_dr.system.words import counted
 from twist_dr.wal.archived import ArchivedPosition, Known
-from twist_dr.wal.from_settings import archives, spool_warnings, wal_settings
+from twist_dr.wal.from_settings import archive_on, spool_warnings, wal_settings
 from twist_dr.wal.objects import WalArchive
 from twist_dr.wal.primary import Primary, Sample
 from twist_dr.wal.spool import Spool
@@ -42,6 +42,8 @@ class ArchiveStatus:
     position: ArchivedPosition | None = None
     row: WalPositionRow | None = None
     error: str | None = None
+    #: Whether WAL goes there; else what its base backups need, and nothing is missed.
+    gets_wal: bool = True
     bundle_seconds: float = 0.0
 
 
@@ -99,8 +101,12 @@ def wal_status(app: Application) -> WalStatus:
     spool = Spool(settings.wal_spool)
     state = spool.load_state()
     rows = _rows(app, status)
-    for name, archive in archives(app).items():
-        target = ArchiveStatus(name, position=state.position(name), row=rows.get(name))
+    for name in settings.backup_targets:
+        archive = archive_on(app, name)
+        if name in settings.wal_targets:
+            target = ArchiveStatus(name, position=state.position(name), row=rows.get(name))
+        else:
+            target = ArchiveStatus(name, gets_wal=False)
         target.bundle_seconds = settings.wal_every(name).total_seconds()
         repository = Repository(archive.target, app.name)
         _look_at_target(target, repository, archive, keyring, status, _wanted_since(settings, name, status.at))
@@ -144,6 +150,8 @@ def _look_at_target(
         archive.clusters()
         bases = find_bases([repository], keyring, report)
         groups = list(by_cluster(bases).values())
+        if not groups and not target.gets_wal:
+            return
         if not groups:
             target.error = "no base backup, so nothing can be recovered; launch the job backup_base"
             return
@@ -156,7 +164,8 @@ def _look_at_target(
             return
         target.ranges = recoverable(newest, held)
         target.vanished = _vanished(target, held)
-        target.gaps = [gap_words(*gap) for gap in gaps(newest, held, since=since)]
+        if target.gets_wal:
+            target.gaps = [gap_words(*gap) for gap in gaps(newest, held, since=since)]
         if not target.ranges:
             target.error = "no base backup has the WAL that it needs, so nothing can be recovered; see the gaps, and launch the job backup_base"
     except TwistDRError as error:
@@ -204,6 +213,8 @@ def _judge(target: ArchiveStatus, most_seconds: float, status: WalStatus) -> Non
     status.warnings += [f"{target.name}: {gap}" for gap in target.gaps]
     if target.vanished:
         status.warnings.append(f"{target.name}: {target.vanished}")
+    if not target.gets_wal:
+        return
     age = position_age(target, status.at)
     if age is None:
         status.warnings.append(f"{target.name}: until when can be recovered is not known")
@@ -258,7 +269,8 @@ def render_wal_status(status: WalStatus) -> str:
 
 def _table_rows(target: ArchiveStatus, age: float | None) -> Iterator[tuple[str, ...]]:
     """A row for each range; only the first says whose they are, and the archived position."""
-    name, position = target.name, format_lsn(target.position.lsn) if target.position else ""
+    name = target.name
+    position = format_lsn(target.position.lsn) if target.position else "" if target.gets_wal else "wal: false"
     old = human_seconds(age) if age is not None else ""
     if not target.ranges:
         yield name, "-", "-", "-", "-", position, old
@@ -277,6 +289,7 @@ def _target_document(target: ArchiveStatus) -> dict[str, Any]:
     position = target.position
     return {
         "name": target.name,
+        "wal": target.gets_wal,
         "error": target.error,
         "ranges": [
             {**each.document(), "until": known.isoformat() if (known := until_at(target, each)) else None}

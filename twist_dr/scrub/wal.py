@@ -134,8 +134,11 @@ class WalScrub:
     def _lost(
         self, archive: WalArchive, clusters: Sequence[ClusterWal], others: Sequence[Repository]
     ) -> list[Holdings]:
-        """By cluster, what this target has lost and another holds."""
-        name, reached = archive.target.name, self._reached(archive.target.name)
+        """By cluster, what this target has lost and another holds: nothing where it has to have no more than its bases need."""
+        name = archive.target.name
+        if not self._app.settings.storage_targets[name].wal:
+            return [Holdings(each.holdings.system_identifier, each.holdings.segment_size) for each in clusters]
+        reached = self._reached(name)
         if reached is not None and not clusters and not archive.clusters():
             anew = "take a new base backup, with which its archive begins anew"
             raise emptied(archive.target, self._app.name, held="write-ahead log", on_purpose=anew)

@@ -64,6 +64,8 @@ class TargetSettings(TargetOptions):
     limit_reading: bool = False
     #: In the place of ``wal.bundle_seconds``, for a target of any kind.
     wal_bundle_seconds: int | None = Field(None, ge=0)
+    #: Whether write-ahead log goes there. Without, base backups there have what of it they need to be restored to their own end, and no more.
+    wal: bool = True
     #: The fraction of space below which there is an alert.
     warn_free: float = Field(0.1, ge=0, lt=1)
 
@@ -74,6 +76,12 @@ class TargetSettings(TargetOptions):
                 f"encrypt: true, since whoever gets at that {self.type} account, or at a link to a folder of it, reads the whole database; or "
                 "accept_unencrypted: true beside encrypt: false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_window_without_wal(self) -> TargetSettings:
+        if not self.wal and any(policy.wal is not None for policy in self.policies):
+            raise ValueError("no wal in its retention beside wal: false, which keeps write-ahead log off it")
         return self
 
     @property

@@ -127,10 +127,11 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _required_targets_exist(self) -> Settings:
-        required = self.wal.required_targets if self.wal else None
-        if unknown := [name for name in required or () if name not in self.enabled_targets]:
-            raise ValueError(f"enabled storage targets in wal.required_targets, and {', '.join(unknown)} is none")
-        if unknown := [name for name in required or () if name not in self.wal_targets]:
+        if self.wal is None:
+            return self
+        if not self.wal_targets:
+            raise ValueError("a storage target without wal: false, where the section wal sends write-ahead log")
+        if unknown := [name for name in self.wal.required_targets or () if name not in self.wal_targets]:
             raise ValueError(
                 f"storage targets that WAL is shipped to in wal.required_targets, and {', '.join(unknown)} is none"
             )
@@ -142,7 +143,7 @@ class Settings(Section):
         if self.wal is None:
             return self
         most = min(self.wal.warn_after, self.objectives.wal)
-        for name in self.enabled_targets:
+        for name in self.wal_targets:
             if (every := self.wal_every(name)) >= most:
                 raise ValueError(
                     f"less than wal.warn_after and objectives.wal ({most.total_seconds():.0f} s) in wal.bundle_seconds, or wal_bundle_seconds of "
@@ -226,8 +227,8 @@ class Settings(Section):
 
     @property
     def wal_targets(self) -> dict[str, TargetSettings]:
-        """The targets that write-ahead log is shipped to."""
-        return self.backup_targets
+        """The targets that write-ahead log is shipped to, where the settings have it at all."""
+        return {name: target for name, target in self.backup_targets.items() if target.wal}
 
     def form(self, target: str) -> Form:
         """How a storage target keeps bytes."""

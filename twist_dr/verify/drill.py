@@ -127,7 +127,9 @@ class Drill:
                 verification_plan(self.settings, self._app.cluster),
             )
             patience = self.settings.restore.stall_seconds
-            return rehearse(plan, copy, self._report, patience=patience, to="latest", known=known)
+            # From a target that gets no WAL it leads to the backup's own end.
+            to = "latest" if repository.target.name in self.settings.wal_targets else None
+            return rehearse(plan, copy, self._report, patience=patience, to=to, known=known)
 
         base = repository.manifest(backup_id, self._app.keyring).base
         result = self._rehearsed(repository, backup_id, base.chain if base else [backup_id], work)

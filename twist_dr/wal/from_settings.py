@@ -30,11 +30,13 @@ from twist_dr.settings import Application, Settings, WalSettings
 from twist_dr.storage.base import StorageTarget
 from twist_dr.storage.patience import patient
 from twist_dr.system.progress import human_bytes, human_seconds
+from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.system.words import counted
 from twist_dr.wal.archived import Known, Shipped, gaps_after
 from twist_dr.wal.destinations import Destination
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import WalArchive
+from twist_dr.wal.own_wal import OwnWal, OwnWalCopy
 from twist_dr.wal.primary import Primary, Sample
 from twist_dr.wal.receiving import Receiver
 from twist_dr.wal.shipping import Shipper
@@ -55,6 +57,7 @@ _OTHERS_SECONDS = 60.0
 #: How long a base backup waits for its WAL, and how often it looks.
 _BASE_WAL_SECONDS = 300.0
 _ASK_AGAIN_SECONDS = 0.2
+_OWN_WAL = "own-wal-"
 
 
 def wal_settings(settings: Settings) -> WalSettings:
@@ -67,11 +70,14 @@ def wal_settings(settings: Settings) -> WalSettings:
     return settings.wal
 
 
+def archive_on(app: Application, name: str) -> WalArchive:
+    """What an enabled target has of WAL, whether any is shipped to it or not."""
+    return WalArchive(patient(app.targets[name], _PATIENCE_SECONDS), app.name)
+
+
 def archives(app: Application) -> dict[str, WalArchive]:
     """The archive of each target that WAL is shipped to, by name."""
-    return {
-        name: WalArchive(patient(app.targets[name], _PATIENCE_SECONDS), app.name) for name in app.settings.wal_targets
-    }
+    return {name: archive_on(app, name) for name in app.settings.wal_targets}
 
 
 class Shipping:
@@ -227,16 +233,23 @@ def _position_row(application: str, target: str, shipped: Shipped) -> WalPositio
 
 
 def known_reach(app: Application, target: str | None = None, source: str = "any") -> list[Known]:
-    """How far each target's archive (or that of one) was known to reach: by the catalog, and by what shipping remembers here.
+    """How far each target's archive (or that of one) was known to reach: by the catalog, and by what shipping remembers here. Not those that get no WAL any more.
 
     ``source``: the only target that a recovery reads, or ``any``. Recovering needs none of them: a catalog that does not answer is only said.
     """
     if app.settings.wal is None:
         return []
+    kept_off = {name for name, options in app.settings.storage_targets.items() if not options.wal}
     found = []
     try:
         for row in app.catalog.wal_positions(app.name):
-            if row.system_identifier and row.timeline and row.lsn and target in (None, row.target):
+            if (
+                row.system_identifier
+                and row.timeline
+                and row.lsn
+                and target in (None, row.target)
+                and row.target not in kept_off
+            ):
                 lsn = parse_lsn(row.lsn)
                 asked = source in ("any", row.target)
                 found.append(
@@ -246,7 +259,7 @@ def known_reach(app: Application, target: str | None = None, source: str = "any"
         app.report.warning(f"how far archives were known to reach is not known: {unavailable}")
     state = Spool(app.settings.wal_spool).load_state()
     for name in state.positions:
-        if target in (None, name) and (position := state.position(name)) is not None:
+        if target in (None, name) and name not in kept_off and (position := state.position(name)) is not None:
             by = f"by what was shipped {name}"
             asked = source in ("any", name)
             found.append(Known(by, position.system_identifier, position.timeline, position.lsn, position.at, asked))
@@ -311,12 +324,13 @@ class AwaitWal:
     """
 
     def __init__(self, app: Application, shipping: Shipping) -> None:
+        self._app = app
         self._settings = app.settings
         self._shipping = shipping
         self._report = app.report
 
     def __call__(self, target: StorageTarget, manifest: Manifest) -> None:
-        """Raises ``WalNotShipped`` when that takes too long, and storage errors."""
+        """Raises ``WalNotShipped`` when that takes too long, and storage errors. A target that gets no WAL is given this much of it, from one that has it."""
         base = manifest.base
         assert base is not None and manifest.postgres is not None
         last = parse_lsn(base.last_lsn)
@@ -325,7 +339,9 @@ class AwaitWal:
             self._finish_segment()
         Spool(self._settings.wal_spool).want(Wanted(identifier, last))
         deadline = time.monotonic() + _BASE_WAL_SECONDS
-        while not self._reaches(target.name, identifier, last):
+        gets_wal = target.name in self._settings.wal_targets
+        awaited = [target.name] if gets_wal else list(self._settings.wal_targets)
+        while not any(self._reaches(name, identifier, last) for name in awaited):
             if self._report.stop.is_set():
                 raise Cancelled("The wait for archived WAL was asked to stop.")
             if time.monotonic() > deadline:
@@ -337,10 +353,24 @@ class AwaitWal:
                 )
             with suppress(Busy):
                 self._shipping.once()
-            if not self._reaches(target.name, identifier, last):
+            if not any(self._reaches(name, identifier, last) for name in awaited):
                 time.sleep(_ASK_AGAIN_SECONDS)
         start = Segment.holding(base.timeline, parse_lsn(base.start_lsn), base.wal_segment_size)
+        if not gets_wal:
+            self._give(target, OwnWal(identifier, start, last))
         self._check_held(target, identifier, start, last)
+
+    def _give(self, target: StorageTarget, needed: OwnWal) -> None:
+        work = self._settings.work_dir
+        clear_left_over(work, _OWN_WAL)
+        # Those that have it first: shipping knows of each how far it is.
+        sources = sorted(
+            archives(self._app).values(),
+            key=lambda source: not self._reaches(source.target.name, needed.system_identifier, needed.until),
+        )
+        with ScratchFolder(work, _OWN_WAL) as folder:
+            to = archive_on(self._app, target.name)
+            OwnWalCopy(needed, sources, to, self._settings.form(target.name), self._app.keyring, folder).all()
 
     def _finish_segment(self) -> None:
         """Where the server archives whole segments only, it is asked to end the one that it is in."""

@@ -323,9 +323,14 @@ class WalArchive:
         return all(_same(iter(()), iter(chunks)) for chunks in left.values())
 
 
+def name_of(key: str) -> str:
+    """The name of an object of ours, without the ending of its form."""
+    return str(_without_ending(key.rpartition("/")[2]))
+
+
 def holds_several(key: str) -> bool:
     """Whether the object under ``key`` holds several segments."""
-    return is_bundle(str(_without_ending(key.rpartition("/")[2])))
+    return is_bundle(name_of(key))
 
 
 def _named(name: str, size: int, what: str) -> Segment:

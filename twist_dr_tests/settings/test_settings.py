@@ -348,6 +348,26 @@ encryption: {keyring: k}
     assert "storage_targets.two.path lies in storage_targets.three.path" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("disk", "wal", "said"),
+    [
+        (
+            {},
+            {"required_targets": ["disk"]},
+            "targets that WAL is shipped to in wal.required_targets, and disk is none",
+        ),
+        ({"retention": {"daily": 1, "wal": "7 days"}}, {}, "storage_targets.disk: expected no wal in its retention"),
+        (None, {}, "a storage target without wal: false"),
+    ],
+)
+def test_nothing_relies_on_wal_where_none_goes(disk: dict[str, Any] | None, wal: dict[str, Any], said: str) -> None:
+    kept_off = {"type": "local", "path": "/a", "wal": False, **(disk or {})}
+    other = {"type": "local", "path": "/b", "enabled": disk is not None}
+    document = good(storage_targets={"disk": kept_off, "office": other}, wal=wal)
+    assert any(said in line for line in mistakes(document))
+    assert parsed({**document, "storage_targets": {"disk": {**kept_off, "wal": True}, "office": other}}).wal_targets
+
+
 # -- secrets of the secrets file ---------------------------------------------------------------------------------------
 
 

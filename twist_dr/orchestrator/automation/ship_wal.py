@@ -57,7 +57,7 @@ def _told_by_the_resident(app: Application, cursor: str) -> dg.SensorResult:
     try:
         events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
         for row in app.catalog.wal_positions(app.name):
-            if row.lsn is None:
+            if row.lsn is None or row.target not in app.settings.wal_targets:
                 continue
             gaps = gaps_after_newest_base(app.catalog, row)
             if (mark := _mark(app.settings, row, gaps)) != told.get(row.target):
@@ -106,4 +106,5 @@ def _failed_last_time(app: Application) -> bool:
         rows = app.catalog.wal_positions(app.name)
     except CatalogUnavailable:
         return True
-    return any(row.error is not None or row.waiting for row in rows)
+    wanted = app.settings.wal_targets
+    return any(row.error is not None or row.waiting for row in rows if row.target in wanted)

@@ -209,7 +209,7 @@ def gather(app: Application, now: datetime) -> Facts:
         restores=[row for row in app.catalog.restores(application, limit=_RESTORES) if row.started_at <= now + SKEW],
         target_tests=app.catalog.target_tests(since=now - _TESTS_SINCE),
         uploaded=_uploaded(app, now),
-        positions={row.target: row for row in app.catalog.wal_positions(application)} if app.settings.wal else {},
+        positions=_positions(app),
         refused_wal=_refused(app.settings.wal_spool / "refused") if app.settings.wal else (),
         space={name: app.catalog.space(name, since=now - _SPACE_SINCE) for name in app.settings.enabled_targets},
         staging=_disk_space(app.settings.work_dir),
@@ -223,6 +223,14 @@ def gather(app: Application, now: datetime) -> Facts:
         catalog_lost=is_lost(app),
         note=None if known == noted else known,
     )
+
+
+def _positions(app: Application) -> dict[str, WalPositionRow]:
+    """Of the targets that get WAL now: what one reached that does not any more, says nothing."""
+    if app.settings.wal is None:
+        return {}
+    wanted = app.settings.wal_targets
+    return {row.target: row for row in app.catalog.wal_positions(app.name) if row.target in wanted}
 
 
 def _older_verified(

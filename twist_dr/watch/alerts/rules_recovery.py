@@ -159,7 +159,7 @@ def _from_the_future(row: WalPositionRow, at: datetime, most: timedelta, now: da
 def wal_integrity(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]:
     """Write-ahead log is missing for ever, is another server's, or is none."""
     for name, row in facts.positions.items():
-        if name not in settings.enabled_targets:
+        if name not in settings.wal_targets:
             continue
         gaps = [gap.sentence(name) for gap in gaps_after(row.gaps, _newest_base_start(facts, row))]
         if gaps:

@@ -73,7 +73,9 @@ def _target(
         bytes_per_day=rate,
         days_until_full=_days_until_full(free, rate),
         oldest_checked_at=min((each.oldest_checked_at for each in held if each.oldest_checked_at), default=None),
-        wal=_wal(position, now, app.settings.wal_every(name).total_seconds()) if app.settings.wal else None,
+        wal=_wal(position, now, app.settings.wal_every(name).total_seconds())
+        if app.settings.wal and target.wal
+        else None,
     )
 
 

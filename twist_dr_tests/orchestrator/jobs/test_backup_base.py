@@ -7,13 +7,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from twist_dr.catalog import SealedBackup
+from twist_dr.postgres.lsn import parse_lsn
+from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
+from twist_dr.recovery.status import wal_status
 from twist_dr.repository.manifest import BaseFacts
+from twist_dr.verify.backup import verify
+from twist_dr.wal.from_settings import Shipping
+from twist_dr.watch.alerts.facts import gather
+from twist_dr.watch.alerts.rules import findings
 from twist_dr_tests.conftest import TOOLS, make_site
 from twist_dr_tests.helpers import wait_until
 from twist_dr_tests.servers import PostgresServer
@@ -105,6 +113,52 @@ def test_a_base_backup_reaches_every_target_with_the_log_that_it_needs(site: Sit
     assert base.restore_point_lsn is not None and not row.manifest.warnings
     assert site.staged() == [], "staging is cleared once every target has its copy"
     assert row.backup_id in site.cli("list").expect(0).text
+
+
+def test_a_target_without_wal_has_what_its_base_backups_need_and_nobody_misses_more(
+    site: Site, source: PostgresServer
+) -> None:
+    targets = site.document["storage_targets"]
+    site.set(storage_targets={**targets, "archive": {**targets["archive"], "wal": False, "compression": "gzip"}})
+    back_up(site).expect(0)
+    row, base = latest(site)
+    assert {copy.target: copy.state for copy in row.copies} == {"office": "checked", "archive": "checked"}
+    with source.cluster().connect() as connection:
+        connection.execute("SELECT pg_switch_wal()")
+        connection.execute("CREATE TABLE later (words text)")
+    app = site.app()
+
+    def archived(target: str) -> set[str]:
+        return {each.key for each in app.targets[target].list("erp/wal")}
+
+    first = archived("archive")
+    with Shipping(app) as shipping:
+        wait_until(lambda: len(archived("office")) > 1 and shipping.once().errors == {}, "more WAL to be shipped")
+        shipped = shipping.once()
+    assert set(shipped.targets) == {"office"}
+    assert archived("archive") == first and len(archived("office")) > len(first)
+    start, last = parse_lsn(base.start_lsn), parse_lsn(base.last_lsn)
+    assert len(first) <= (last - start) // base.wal_segment_size + 2
+
+    proven = verify(app, row.backup_id, "archive")
+    assert (proven.result.target, proven.result.verified) == ("archive", True)
+    status = wal_status(app)
+    assert not [line for line in status.warnings if "archive" in line]
+    told = {each.name: each for each in status.targets}
+    assert (told["archive"].gets_wal, len(told["archive"].ranges)) == (False, 1)
+    now = datetime.now(timezone.utc) + timedelta(hours=2)
+    found = findings(gather(app, now), app.settings, now)
+    positions = {each.target for each in found if each.kind == "archived_position"}
+    assert positions == {"office"}
+    repositories = app.repositories()
+    plans = {
+        source: plan_recovery(
+            RecoveryRequest("latest"), [repositories[name] for name in names], app.keyring, [], site.folder, app.report,
+            now=datetime.now(timezone.utc),
+        ).plan
+        for source, names in {"archive alone": ["archive"], "both": ["archive", "office"]}.items()
+    }  # fmt: skip
+    assert plans["archive alone"].end_lsn < plans["both"].end_lsn
 
 
 def test_a_base_is_never_taken_for_a_full_backup(site: Site) -> None:
