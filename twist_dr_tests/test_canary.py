@@ -13,6 +13,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
+from twist_dr.repository.secrets_file import SecretsFile
 from twist_dr_tests.conftest import make_backed_up_site
 from twist_dr_tests.servers import PostgresServer, free_port
 from twist_dr_tests.site import Outcome, Site
@@ -33,6 +34,7 @@ SECRETS = {
     "channel token": "Ch4nnelT0kenAbCdEf0123",
     "heartbeat path": "4d3c9f12-be47-4a7a-9d1e",
     "argument of a command": "4rgument-pa55-3",
+    "value in the secrets file": "s3aled/V4lue+of:a=file",
 }
 #: What tells of its environment, and of its URL, before it fails.
 _TALKATIVE = """\
@@ -131,6 +133,8 @@ def canaries(newest_server: PostgresServer, tmp_path: Path) -> Iterator[Canaries
             "AWS_SECRET_ACCESS_KEY": SECRETS["session in the environment"],
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+        secrets = SecretsFile(tmp_path / "secrets.yaml", "erp", str(site.keyring_path))
+        secrets.set("SESSION", SECRETS["value in the secrets file"])
         hook_at = f"127.0.0.1:{hook.port}"
         site.set(
             storage_targets={
@@ -138,6 +142,7 @@ def canaries(newest_server: PostgresServer, tmp_path: Path) -> Iterator[Canaries
                 "cloud": {
                     "type": "s3", "bucket": "vault", "endpoint_url": store.endpoint, "region": "us-east-1",
                     "access_key_id": "AKIAEXAMPLE", "secret_access_key": "${SITE_SECRET_KEY}",
+                    "session_token": "${secret:SESSION}",
                 },
             },
             django={

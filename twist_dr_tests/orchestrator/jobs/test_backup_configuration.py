@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from twist_dr.catalog import RestoreRow, SealedBackup
+from twist_dr.repository.secrets_file import SecretsFile
 from twist_dr.system.processes import run
 from twist_dr_tests.helpers import python
 from twist_dr_tests.servers import PostgresServer
@@ -127,6 +128,7 @@ def test_it_is_encrypted_on_every_target_whatever_the_target_says(site: Site) ->
 def test_catalog_history_and_files_come_back_in_a_new_place(site: Site, tmp_path: Path) -> None:
     """The steps of docs/configuration-backup.md, with all lost but a target and the keyring."""
     (site.folder / "workspace.yaml").write_text("load_from: []\n")
+    site.settings().secrets_file.set("MAIL", "the-value-of-it")
     site.backup().expect(0)
     site.catalog().record_restore(restore_row(1))
     with recording(site):
@@ -143,6 +145,7 @@ def test_catalog_history_and_files_come_back_in_a_new_place(site: Site, tmp_path
     assert (files / "twist-dr.yaml").read_text() == (site.folder / "twist-dr.yaml").read_text()
     assert (files / "dagster" / "dagster.yaml").read_bytes() == (ROOT / "dagster.yaml").read_bytes()
     assert (files / "workspace.yaml").read_text() == "load_from: []\n"
+    assert SecretsFile(files / "secrets.yaml", "erp", str(site.keyring_path)).reader()("MAIL") == "the-value-of-it"
     assert not list(folder.rglob("keyring*")), "under its own lock it would be of no use"
 
     # The catalog: what happened until then is there, in one piece.
