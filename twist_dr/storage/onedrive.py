@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ _TENANTS = {"personal": "consumers", "business": "organizations", "sharepoint": 
 class OneDriveOptions(RcloneOptions):
     """The folder ``path`` of a drive: of whoever authorises (``account: personal`` or ``business``), or of the SharePoint site ``site``.
 
-    ``client_id``: of an app registration of one's own; ``client_secret`` where it has one. ``drive_id``: another drive than the one that is found so.
+    ``client_id``: of an app registration of one's own; ``client_secret`` where it has one, and ``client_secret_expires``, the day on which that ends. ``drive_id``: another drive than the one that is found so.
     """
 
     asset_kind: ClassVar[str] = "onedrive"
@@ -44,6 +45,7 @@ class OneDriveOptions(RcloneOptions):
     account: Literal["personal", "business", "sharepoint"]
     client_id: str = Field(min_length=1)
     client_secret: SecretStr | None = None
+    client_secret_expires: date | None = None
     tenant: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+$")] | None = None
     site: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+(/[^/?#\s]+)*$")] | None = None
     drive_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!_-]+$")] | None = None
@@ -79,7 +81,8 @@ class OneDriveOptions(RcloneOptions):
         secret = None if self.client_secret is None else self.client_secret.get_secret_value()
         others = ("Files.ReadWrite.All", "Sites.Read.All") if self.account == "sharepoint" else ("Files.ReadWrite",)
         provider = microsoft(self.tenant or _TENANTS[self.account])
-        return OAuthClient(provider, self.client_id, secret, (*others, "offline_access"), "device")
+        scopes = (*others, "offline_access")
+        return OAuthClient(provider, self.client_id, secret, scopes, "device", self.client_secret_expires)
 
     def access_tokens(self, name: str, machine: Machine) -> FreshToken:
         from twist_dr.storage.oauth import AccessTokens

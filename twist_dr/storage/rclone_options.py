@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 from pydantic import StringConstraints
 
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 BucketPrefix = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")]
 #: A folder on a remote. No bracket ends one: rclone's addresses of objects to read have the folder between brackets.
 RemotePath = Annotated[str, StringConstraints(pattern=r"^[^\[\]\x00-\x1f]*$")]
-#: A fresh access token and when it ends (UTC). Raises ``TargetReauthorize`` and ``TargetUnavailable``.
-FreshToken: TypeAlias = Callable[[], tuple[str, datetime]]
+
+
+class FreshToken(Protocol):
+    """Gives an access token and when it ends (UTC). ``refused``: one that the provider no longer takes. Raises ``TargetReauthorize`` and ``TargetUnavailable``."""
+
+    def __call__(self, refused: str | None = None) -> tuple[str, datetime]: ...
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 import weakref
@@ -15,6 +16,7 @@ from itertools import count
 from typing import TypeVar
 
 from twist_dr.errors import (
+    CredentialsRefused,
     ObjectMissing,
     RcloneMissing,
     StorageError,
@@ -26,7 +28,7 @@ from twist_dr.storage.machine import Machine
 from twist_dr.storage.rclone_calls import RcloneCalls, RcloneFailed, RcloneGone
 from twist_dr.storage.rclone_errors import asked_to_wait, rclone_error
 from twist_dr.storage.rclone_log import RcloneLog
-from twist_dr.storage.rclone_options import RcloneOptions
+from twist_dr.storage.rclone_options import FreshToken, RcloneOptions
 from twist_dr.storage.rclone_process import RcloneProcess
 from twist_dr.system.interrupts import begin
 
@@ -39,6 +41,12 @@ _DELAYS = (1.0, 4.0, 15.0, 30.0)
 _LONGEST_DELAY = 300.0
 #: Of a token's life before the next is pushed; never more often than that many seconds.
 _HALF, _LEAST_SECONDS = 0.5, 1.0
+#: Before a provider that gave none is asked again: one that is asked each second gives nothing to anybody.
+_AGAIN_SECONDS = 15.0
+#: Of rclone's words, those that are about the token itself and not about what it may do.
+_TOKEN_REFUSED = re.compile(
+    r"\b401\b|invalid_?credentials|InvalidAuthenticationToken|unauthenticated|token", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,30 @@ class RcloneSession:
     def error(self, what: str, failure: RcloneFailed | RcloneGone) -> StorageError:
         """What a failure means."""
         if isinstance(failure, RcloneFailed):
-            return rclone_error(self._name, self._options.noun, what, failure.said, failure.status)
+            error = rclone_error(self._name, self._options.noun, what, failure.said, failure.status)
+            refused = isinstance(error, CredentialsRefused) and _TOKEN_REFUSED.search(failure.said)
+            return self._after_renewal(what) or error if refused else error
         return TargetUnavailable(
             f"{what}: rclone ended in the middle of it",
             remedy="run again; if it recurs, see who ends it",
+            target=self._name,
+        )
+
+    def _after_renewal(self, what: str) -> StorageError | None:
+        """What to say of a refused access token, once for each rclone: that its owner ended the grant, or, with another token, to try again."""
+        running = self._running
+        if self._tokens is None or running is None or running.renewed:
+            return None
+        running.renewed = True
+        try:
+            running.push(self._tokens(running.token), self._backend.name)
+        except (RcloneFailed, RcloneGone):
+            return None
+        except StorageError as error:
+            return error
+        return TargetUnavailable(
+            f"{what}: {self._options.noun} refused an access token before its end, which is renewed now",
+            remedy="run again",
             target=self._name,
         )
 
@@ -161,12 +189,18 @@ class RcloneSession:
                     target=self._name,
                 )
         else:
-            parameters, access_token = dict(backend.parameters), None
-            if self._tokens is not None:
+            parameters = dict(backend.parameters)
+            if self._tokens is None:
+                parameters |= self._options.found(self._name, None)
+            else:
                 access_token, ends = self._tokens()
-                parameters["token"] = _as_rclone_has_it(access_token, ends)
-                running.push_from(ends, self._tokens, backend.name)
-            parameters |= self._options.found(self._name, access_token)
+                try:
+                    found = self._options.found(self._name, access_token)
+                except CredentialsRefused:
+                    access_token, ends = self._tokens(access_token)
+                    found = self._options.found(self._name, access_token)
+                parameters |= {**found, "token": _as_rclone_has_it(access_token, ends)}
+                running.push_from(access_token, ends, self._tokens, backend.name)
             calls.call(
                 "config/create",
                 name=backend.name,
@@ -192,29 +226,38 @@ class _Running:
             on_message=log.heard,
         )
         self.calls = RcloneCalls(self.process.socket, log)
+        #: What it was given last, and whether that was for a refused one.
+        self.token, self.renewed = "", False
 
     def end(self) -> None:
         self._ended.set()
         if self.owner == os.getpid():
             self.process.end()
 
-    def push_from(self, ends: datetime, fresh: Callable[[], tuple[str, datetime]], remote: str) -> None:
-        """Give rclone a new access token at half of each one's life, while transfers go on."""
+    def push(self, fresh: tuple[str, datetime], remote: str) -> None:
+        """Give rclone another access token. Raises ``RcloneFailed`` and ``RcloneGone``."""
+        self.calls.call(
+            "config/update",
+            name=remote,
+            parameters={"token": _as_rclone_has_it(*fresh)},
+            opt={"nonInteractive": True, "noObscure": True},
+        )
+        self.token = fresh[0]
+
+    def push_from(self, token: str, ends: datetime, fresh: FreshToken, remote: str) -> None:
+        """Give rclone a new access token at half of each one's life, while transfers go on. It was told the first."""
+        self.token = token
 
         def push() -> None:
-            until = ends
-            while not self._ended.wait(_pause(until)) and self.process.running:
+            pause = _pause(ends)
+            while not self._ended.wait(pause) and self.process.running:
                 try:
-                    access_token, until = fresh()
-                    self.calls.call(
-                        "config/update",
-                        name=remote,
-                        parameters={"token": _as_rclone_has_it(access_token, until)},
-                        opt={"nonInteractive": True, "noObscure": True},
-                    )
+                    another = fresh()
+                    self.push(another, remote)
+                    pause = _pause(another[1])
                 except (StorageError, RcloneFailed, RcloneGone):
                     # Whoever uses the target hears of it when the token has ended; until then a later try may succeed.
-                    until = datetime.now(timezone.utc)
+                    pause = _AGAIN_SECONDS
 
         begin(threading.Thread(target=push, name="rclone token", daemon=True))
 
