@@ -52,6 +52,10 @@ _MEANINGS: tuple[tuple[str, Meaning], ...] = (
         (ObjectCorrupt, "the bytes arrived altered, so nothing was stored", "run again, and suspect the network"),
     ),
     (
+        r"failed to read line|configuration password|decrypt configuration",
+        (TargetRefused, "the configuration of rclone is encrypted, with another password or without one here", "give it as config_password of storage_targets.{name}"),
+    ),
+    (
         r"source file is being updated",
         (ObjectCorrupt, "nothing was stored: the file changed while it was sent", "make it anew"),
     ),

@@ -47,7 +47,7 @@ from twist_dr.storage.rclone_calls import Item, RcloneCalls, RcloneFailed, Rclon
 from twist_dr.storage.rclone_errors import full_instead
 from twist_dr.storage.rclone_hashes import Expected
 from twist_dr.storage.rclone_lock import PlaceLock
-from twist_dr.storage.rclone_options import RcloneOptions
+from twist_dr.storage.rclone_options import RcloneOptions, Traits
 from twist_dr.storage.rclone_session import RcloneLimits, RcloneSession
 from twist_dr.storage.rclone_times import moment
 from twist_dr.storage.resuming import Answer, ResumingReader
@@ -78,7 +78,7 @@ class RcloneTarget(StorageTarget):
         limits: RcloneLimits = RcloneLimits(),  # noqa: B008
     ) -> None:
         super().__init__(name)
-        self.options, self.traits = options, options.traits
+        self.options = options
         self.session = RcloneSession(name, options, machine, limits)
         self._exact: set[str] = set()
         self._lock = PlaceLock(machine, options.place, name)
@@ -86,6 +86,11 @@ class RcloneTarget(StorageTarget):
     @property
     def location(self) -> str:
         return self.options.called
+
+    @property
+    def traits(self) -> Traits:
+        """What the place is like."""
+        return self.options.traits
 
     def prepare(self) -> None:
         self.session.ask("use the target", lambda calls: calls.call("operations/mkdir", fs=self.session.fs, remote=""))

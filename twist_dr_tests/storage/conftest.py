@@ -32,7 +32,15 @@ from twist_dr.storage.s3_connection import S3Limits
 from twist_dr.storage.s3_target import S3Target
 from twist_dr_tests.drives.cloud import GOOGLE_CLIENT, MICROSOFT_CLIENT, Cloud
 from twist_dr_tests.storage.proxy import Proxy, proxy_to
-from twist_dr_tests.storage.servers import S3Server, SftpServer, moto_server, rclone_server, rclone_sftp_server
+from twist_dr_tests.storage.servers import (
+    S3Server,
+    SftpServer,
+    WebdavServer,
+    moto_server,
+    rclone_server,
+    rclone_sftp_server,
+    rclone_webdav_server,
+)
 
 BUCKET = "backups"
 #: The smallest part that S3 allows, so that small files go in several parts.
@@ -161,6 +169,12 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer
 
 
 @pytest.fixture(scope="session")
+def webdav_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebdavServer]:
+    with rclone_webdav_server(tmp_path_factory.mktemp("webdav")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def machine_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For locks and sockets of all that rclone carries."""
     return tmp_path_factory.mktemp("machine")
@@ -183,6 +197,20 @@ def sftp_place(server: SftpServer, machine_folder: Path, **options: Any) -> Plac
         "path": f"dr/{uuid.uuid4().hex}",
     }
     return rclone_place(machine_folder, "ssh", **{**usual, **options})
+
+
+def webdav_place(server: WebdavServer, machine_folder: Path, **options: Any) -> Place:
+    login = {"url": server.url, "user": server.user, "password": server.password}
+    usual = {"type": "webdav", **login, "path": f"dr/{uuid.uuid4().hex}"}
+    return rclone_place(machine_folder, "cloud", **{**usual, **options})
+
+
+def own_remote_place(machine_folder: Path, folder: Path, **options: Any) -> Place:
+    """A remote of a configuration of one's own: an alias of a folder, as simple as one can be."""
+    config, stored = folder / "rclone.conf", folder / "remote"
+    config.write_text(f"[mine]\ntype = alias\nremote = {stored}\n")
+    usual = {"type": "rclone", "config_file": str(config), "remote": f"mine:{uuid.uuid4().hex}"}
+    return rclone_place(machine_folder, "own", **{**usual, **options})
 
 
 def google_place(vendors: Cloud, machine_folder: Path, **options: Any) -> Place:
@@ -222,6 +250,8 @@ def microsoft_place(vendors: Cloud, machine_folder: Path, **options: Any) -> Pla
         "s3-moto",
         "s3-rclone",
         "sftp",
+        "webdav",
+        "rclone",
         "google_drive",
         "onedrive",
     ]
@@ -241,6 +271,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return Place("nas", {"name": "nas", "path": str(folder / uuid.uuid4().hex), "mount_point": str(folder)})
     if kind == "sftp":
         return sftp_place(request.getfixturevalue("sftp_server"), request.getfixturevalue("machine_folder"))
+    if kind == "webdav":
+        return webdav_place(request.getfixturevalue("webdav_server"), request.getfixturevalue("machine_folder"))
+    if kind == "rclone":
+        return own_remote_place(request.getfixturevalue("machine_folder"), tmp_path)
     if kind in ("google_drive", "onedrive"):
         make = google_place if kind == "google_drive" else microsoft_place
         return make(request.getfixturevalue("vendors"), request.getfixturevalue("machine_folder"))

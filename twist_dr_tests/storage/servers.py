@@ -103,6 +103,24 @@ def rclone_sftp_server(folder: Path, beside: Path) -> Iterator[SftpServer]:
         yield SftpServer(port, "demo", "demo-password", known_hosts, pid)
 
 
+@dataclass(frozen=True)
+class WebdavServer:
+    url: str
+    user: str
+    password: str = field(repr=False)
+    pid: int
+
+
+@contextlib.contextmanager
+def rclone_webdav_server(folder: Path) -> Iterator[WebdavServer]:
+    """``rclone serve webdav`` over ``folder``. Ends with the block."""
+    port = free_port()
+    environment = {"RCLONE_USER": "demo", "RCLONE_PASS": "demo-password", "RCLONE_CONFIG": os.devnull}
+    options = ["--addr", f"127.0.0.1:{port}", "--dir-cache-time", "1s", "--inplace"]
+    with running([rclone_program(), "serve", "webdav", *options, str(folder)], port, environment) as pid:
+        yield WebdavServer(f"http://127.0.0.1:{port}", "demo", "demo-password", pid)
+
+
 def rclone_program() -> str:
     """The wheel's, or this machine's."""
     beside = Path(sys.executable).with_name("rclone")
