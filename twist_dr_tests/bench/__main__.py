@@ -17,6 +17,7 @@ from dataclasses import asdict
 
 from twist_dr.postgres.tools import choose_tools, find_tools
 from twist_dr_tests.bench.backups import bench_large, bench_small
+from twist_dr_tests.bench.carried import bench_carried
 from twist_dr_tests.bench.lists import bench_lists
 from twist_dr_tests.bench.measure import BENCH, Application, Row, fresh_folder
 from twist_dr_tests.bench.recoveries import bench_bases, bench_incremental
@@ -76,9 +77,15 @@ def bench_recoveries(megabytes: int, rounds: int) -> list[Row]:
 
 
 #: What can be measured by itself.
-PARTS = {"dumps": bench_dumps, "recoveries": bench_recoveries, "retention": bench_retention, "lists": bench_lists}
-#: Of these, what compares with nobody.
-ALONE = ("retention", "lists")
+PARTS = {
+    "dumps": bench_dumps,
+    "recoveries": bench_recoveries,
+    "carried": bench_carried,
+    "retention": bench_retention,
+    "lists": bench_lists,
+}
+#: Of these, what compares with nobody, or with what our own extra brings.
+ALONE = ("carried", "retention", "lists")
 
 
 def main() -> int:
