@@ -24,8 +24,9 @@ from twist_dr.repository.streams import write_new
 from twist_dr.storage.base import StorageTarget
 from twist_dr.system.progress import Report
 from twist_dr.wal.history import Ancestor, parse_history
+from twist_dr.wal.holdings import Holdings, Stored
 from twist_dr.wal.names import Segment, history_name
-from twist_dr.wal.objects import Holdings, Stored, WalArchive
+from twist_dr.wal.objects import WalArchive
 from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.segment_files import SegmentFiles

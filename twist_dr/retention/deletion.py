@@ -36,7 +36,8 @@ from twist_dr.repository.repository import Repository
 from twist_dr.retention.tombstones import Tombstone, has_genuine_tombstone, tombstone_key
 from twist_dr.storage.base import Digest
 from twist_dr.system.scratch_folder import ScratchFolder
-from twist_dr.wal.objects import Stored, WalArchive
+from twist_dr.wal.holdings import Stored
+from twist_dr.wal.objects import WalArchive
 
 #: What folders are called in which a tombstone is written; those of killed processes are for the caller to clear.
 SCRATCH = "tombstone-"

@@ -22,7 +22,8 @@ from twist_dr.retention.model import ClusterWal, WalBase
 from twist_dr.retention.tombstones import has_genuine_tombstone, tombstone_folder
 from twist_dr.storage.base import StoredObject, Stranger
 from twist_dr.wal.history import Ancestor
-from twist_dr.wal.objects import Holdings, WalArchive
+from twist_dr.wal.holdings import Holdings
+from twist_dr.wal.objects import WalArchive
 
 #: Enough to see what somebody did.
 _MOST_STRANGERS = 20

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from twist_dr.retention.model import ClusterWal, WalBase
 from twist_dr.wal.history import TimelineSpan, stretches_of
-from twist_dr.wal.objects import Stored
+from twist_dr.wal.holdings import Stored
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from twist_dr.backup.base.summary import PlannedBase
 from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.repository.manifest import Kind, Label
 from twist_dr.wal.history import Ancestor
-from twist_dr.wal.objects import Holdings, Stored
+from twist_dr.wal.holdings import Holdings, Stored
 
 CopyState = Literal["pending", "stored", "checked", "failed", "corrupt", "deleted"]
 #: States in which a target's bytes were found right when last looked at.

@@ -12,7 +12,7 @@ from twist_dr.retention.model import BackupFacts, Decision, Doubt, TargetPlan, W
 from twist_dr.settings import Settings
 from twist_dr.system.progress import human_bytes
 from twist_dr.system.words import counted, unmarked
-from twist_dr.wal.objects import Stored
+from twist_dr.wal.holdings import Stored
 
 #: Lines of a table that a page shows; a log line of 100,000 lines is read by nobody.
 _MOST_LINES = 200

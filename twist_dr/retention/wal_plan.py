@@ -23,8 +23,8 @@ from twist_dr.retention.lines import (
 )
 from twist_dr.retention.model import ClusterWal, Doubt, WalPlan, WalStretch
 from twist_dr.retention.policy import span
+from twist_dr.wal.holdings import Stored
 from twist_dr.wal.names import Segment
-from twist_dr.wal.objects import Stored
 
 #: Whether a segment's object stays, and why.
 WalFate = tuple[bool, str]

@@ -36,8 +36,9 @@ from twist_dr.scrub.wal_reading import (
 )
 from twist_dr.settings import Application
 from twist_dr.settings.policy import longest_window
+from twist_dr.wal.holdings import Holdings
 from twist_dr.wal.names import Segment
-from twist_dr.wal.objects import Holdings, WalArchive
+from twist_dr.wal.objects import WalArchive
 
 #: Objects between two notes of how far the rotation is.
 _NOTE_EVERY = 50

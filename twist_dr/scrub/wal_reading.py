@@ -35,8 +35,9 @@ from twist_dr.scrub.rotation import KeyedObject
 from twist_dr.storage.base import Digest, OnBytes, StorageTarget
 from twist_dr.wal.bundles import segments_of
 from twist_dr.wal.history import joined_history, parse_history
+from twist_dr.wal.holdings import Holdings
 from twist_dr.wal.names import Segment, history_name, kind_of, timeline_of
-from twist_dr.wal.objects import HISTORY_FORM, Holdings, WalArchive, associated_data, holds_several
+from twist_dr.wal.objects import HISTORY_FORM, WalArchive, associated_data, holds_several
 from twist_dr.wal.packing import pack, plain_object
 from twist_dr.wal.segment_files import SegmentFiles
 

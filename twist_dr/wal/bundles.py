@@ -24,7 +24,6 @@ MOST_BYTES = 256 << 20
 #: Segments in one that is read. Its name can be anybody's, and tells how many it has.
 _MOST_SEGMENTS = 4096
 _SUMS = "SHA256SUMS"
-_LONGEST_SUMS = _MOST_SEGMENTS * 128
 _BLOCK = 512
 _NAME = re.compile(r"([0-9A-F]{24})-([0-9A-F]{24})\.tar")
 
@@ -84,7 +83,7 @@ def unbundled(chunks: Iterable[bytes], what: str) -> Iterator[tuple[str, bytes]]
     stream = buffered(chunks)
     sums = ""
     while (member := _next(stream, what)).name != _SUMS:
-        if member.size > LARGEST_SEGMENT or member.size % _BLOCK:
+        if not 0 < member.size <= LARGEST_SEGMENT or member.size % _BLOCK:
             raise _invalid(what, f"{member.name} has {member.size} bytes")
         found, left = hashlib.sha256(), member.size
         while left:
@@ -95,7 +94,7 @@ def unbundled(chunks: Iterable[bytes], what: str) -> Iterator[tuple[str, bytes]]
             left -= len(chunk)
             yield member.name, chunk
         sums += f"{found.hexdigest()}  {member.name}\n"
-    if member.size > _LONGEST_SUMS or stream.read(member.size) != sums.encode():
+    if member.size != len(sums) or stream.read(len(sums)) != sums.encode():
         raise _invalid(what, f"its segments are not those of its {_SUMS}")
     read_out(stream)
 

@@ -23,8 +23,9 @@ from twist_dr.storage.base import Digest
 from twist_dr.system.progress import Report
 from twist_dr.system.words import few
 from twist_dr.wal.archived import ArchivedPosition, TargetShipped
+from twist_dr.wal.holdings import Holdings
 from twist_dr.wal.names import Segment, timeline_of
-from twist_dr.wal.objects import Holdings, WalArchive
+from twist_dr.wal.objects import WalArchive
 from twist_dr.wal.packing import file_chunks
 from twist_dr.wal.parcels import Parcel
 from twist_dr.wal.partial_segment import PartialSegment
@@ -37,6 +38,9 @@ Offered = Mapping[str, tuple[Path, int | None]]
 
 #: A target that took so long to fail is left out for ten times as long, so that the others wait a tenth of the time at most.
 _SLOW_SECONDS = 5.0
+#: How often a target that gets bundles is listed though nothing was left in doubt: another server may write the same timeline, and the names of its
+#: bundles are no others' names. A month of bundles is some forty pages of a drive's listing.
+_LIST_SECONDS = 3600.0
 
 
 def side_by_side(pool: ThreadPoolExecutor, call: Callable[[T], None], items: Iterable[T]) -> None:
@@ -89,6 +93,7 @@ class Destinations:
         self._down: dict[str, TwistDRError] = {}
         self._resting: dict[str, tuple[float, TwistDRError]] = {}
         self._told: dict[str, str] = {}
+        self._looked: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._destinations)
@@ -181,9 +186,14 @@ class Destinations:
             self.outcomes[name].stored_bytes += digest.size
 
     def recognise(self, name: str, files: Sequence[tuple[SpoolFile, Segment]]) -> None:
-        """Note which segments a target that gets bundles has already, in whatever objects: somebody may have been killed before he could,
-        or bundle them in another way. A target that has other bytes of one of them is out of the round, as is one that cannot be asked.
+        """Before something is sent to a target that gets bundles: note which segments it has already, in whatever objects, where that is in
+        doubt. Somebody may have been killed before he could, or bundle them in another way. A target that has other bytes of one of them is out
+        of the round, as is one that cannot be asked. :meth:`settle` ends what this begins.
         """
+        if not self.is_in_doubt(name):
+            self._looked[name] = self._spool.looked_at(name) or 0.0
+            self._spool.note_look(name, None)
+            return
         archive, held = self[name].archive, dict[tuple[str, int, int], Holdings]()
         there: dict[tuple[str, str], list[SpoolFile]] = {}
         with self.failures_of(name):
@@ -196,6 +206,18 @@ class Destinations:
                 self._compare(name, identifier, key, {file.name: (file.path, None) for file in lying})
             for file in dict.fromkeys(file for lying in there.values() for file in lying):
                 self._spool.note_stored(name, file)
+            self._looked[name] = time.time()
+
+    def is_in_doubt(self, name: str) -> bool:
+        """Whether a target that gets bundles has to be asked what it has: a sending was cut short, or it was not asked for long."""
+        looked = self._spool.looked_at(name)
+        return looked is None or not 0 <= time.time() - looked <= _LIST_SECONDS
+
+    def settle(self, name: str) -> None:
+        """All that was sent to a target that gets bundles arrived, and is noted; unless it failed meanwhile."""
+        looked = self._looked.pop(name, None)
+        if looked is not None and not self.is_down(name):
+            self._spool.note_look(name, looked)
 
     def _compare(self, name: str, system_identifier: str, key: str, offered: Offered) -> None:
         """Raise ``WalConflict`` unless the object under ``key`` holds just what is offered."""

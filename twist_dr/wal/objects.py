@@ -14,8 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -28,6 +27,7 @@ from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.chunks import read_chunks
 from twist_dr.wal.bundles import is_bundle, segments_of, unbundled
 from twist_dr.wal.history import Ancestor, joined_history, parse_history
+from twist_dr.wal.holdings import ArchivedObject, Holdings, Stored
 from twist_dr.wal.names import SEGMENT_NAME, Segment, history_name, kind_of, timeline_of
 from twist_dr.wal.opening import opened
 from twist_dr.wal.pages import PageCheck, read_first_page
@@ -45,70 +45,6 @@ HISTORY_FORM = Form("none", True)
 def associated_data(application: str, system_identifier: str, name: str) -> bytes:
     """What binds an object to its place. The three hold no newline, so no two places give the same bytes."""
     return "\n".join(("twist-dr wal 1", application, system_identifier, name)).encode()
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An object as its target lists it. ``size`` in bytes as stored; ``modified`` by the target's clock."""
-
-    key: str
-    size: int
-    modified: datetime
-
-
-@dataclass(frozen=True)
-class ArchivedObject:
-    """An object with whole segments, or a history. ``name``: without the ending of its form."""
-
-    key: str
-    size: int
-    system_identifier: str
-    name: str
-    form: Form
-
-
-@dataclass
-class Holdings:
-    """What a target has of one cluster's WAL. ``histories`` are timelines whose history file is there.
-
-    An object may hold several segments, and a segment may lie in several objects: ``segments`` names one, ``again`` the others.
-    """
-
-    system_identifier: str
-    segment_size: int
-    segments: dict[Segment, Stored] = field(default_factory=dict)
-    partials: dict[PartialSegment, Stored] = field(default_factory=dict)
-    histories: set[int] = field(default_factory=set)
-    again: list[tuple[Segment, Stored]] = field(default_factory=list)
-
-    def add(self, segment: Segment, stored: Stored) -> None:
-        """One more object that holds a whole segment."""
-        if segment in self.segments:
-            self.again.append((segment, stored))
-        else:
-            self.segments[segment] = stored
-
-    def whole(self) -> Iterator[tuple[Segment, Stored]]:
-        """Every whole segment with every object that holds it."""
-        yield from self.segments.items()
-        yield from self.again
-
-    def objects(self) -> Iterator[tuple[Segment, Stored]]:
-        """The same, and partial segments, each with its segment."""
-        yield from self.whole()
-        yield from ((partial.segment, stored) for partial, stored in self.partials.items())
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of all segments and partial segments as stored."""
-        return sum({stored.key: stored.size for _, stored in self.objects()}.values())
-
-    @property
-    def timelines(self) -> list[int]:
-        found = {segment.timeline for segment in self.segments} | {
-            partial.segment.timeline for partial in self.partials
-        }
-        return sorted(found | self.histories)
 
 
 @dataclass(frozen=True)
@@ -242,13 +178,12 @@ class WalArchive:
 
     def contents(self, system_identifier: str, key: str, keyring: Keyring) -> Iterator[tuple[str, bytes]]:
         """The same bytes, each chunk with the name of what it is of: the object's own, or of each segment in a bundle. Raises what :meth:`read` raises."""
-        base = _without_ending(key.rpartition("/")[2])
-        chunks = self.read(system_identifier, key, keyring)
-        if base is not None and is_bundle(base):
+        base, chunks = name_of(key), self.read(system_identifier, key, keyring)
+        if is_bundle(base):
             with about(self.target.name):
                 yield from unbundled(chunks, key)
         else:
-            yield from ((str(base), chunk) for chunk in chunks)
+            yield from ((base, chunk) for chunk in chunks)
 
     def segments(self, system_identifier: str, key: str, keyring: Keyring) -> Iterator[tuple[Segment, bytes]]:
         """The chunks of all whole segments in an object, every page looked at: just those that its name says.
@@ -267,8 +202,7 @@ class WalArchive:
                     yield found[-1], chunk
                 if check is not None:
                     check.finish()
-            base = _without_ending(key.rpartition("/")[2])
-            if not found or found != segments_of(str(base), found[0].size):
+            if not found or found != segments_of(name_of(key), found[0].size):
                 raise WalInvalid(
                     f"{key} does not hold the segments that its name says", remedy="take it from another storage target"
                 )

@@ -15,8 +15,9 @@ from twist_dr.repository.first_good import first_good, told_by_all
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form
 from twist_dr.storage.base import Digest
+from twist_dr.wal.holdings import Holdings
 from twist_dr.wal.names import Segment
-from twist_dr.wal.objects import HISTORY_FORM, Holdings, WalArchive, associated_data, name_of
+from twist_dr.wal.objects import HISTORY_FORM, WalArchive, associated_data, name_of
 from twist_dr.wal.packing import pack
 
 

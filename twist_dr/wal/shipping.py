@@ -135,11 +135,14 @@ class Shipper:
         ]
 
     def _look_back(self, reach: Reach, name: str) -> None:
-        now = time.monotonic()
-        if not self._destinations.is_down(name) and now - self._looked_back_at[name] > _LOOK_BACK_SECONDS:
-            self._looked_back_at[name] = now
-            with self._destinations.failures_of(name):
-                reach.look_back(name)
+        """Now and then, a request; a target that gets bundles has to be listed for it, which is done as seldom as for them."""
+        now, destinations = time.monotonic(), self._destinations
+        wait = now - self._looked_back_at[name] <= _LOOK_BACK_SECONDS
+        if destinations.is_down(name) or wait or (destinations[name].every and not destinations.is_in_doubt(name)):
+            return
+        self._looked_back_at[name] = now
+        with destinations.failures_of(name):
+            reach.look_back(name)
 
     def _shipped(self, reach: Reach, admission: Admission, state: ShippingState, seconds: float) -> Shipped:
         waiting = self._spool.waiting()
@@ -167,7 +170,13 @@ class Shipper:
                 if (without := [name for name in names if not self._spool.is_stored(name, file)])
             },
         )
-        bundling = [name for name in names if self._destinations[name].every and not self._destinations.is_down(name)]
+        bundling = [
+            name
+            for name in names
+            if self._destinations[name].every
+            and not self._destinations.is_down(name)
+            and self._lacking(name, admission)
+        ]
         self._destinations.each(
             lambda name: self._destinations.recognise(name, self._lacking(name, admission)), bundling
         )
@@ -178,6 +187,8 @@ class Shipper:
             for parcel in parcels(lacking, form, together=bool(destination.every)):
                 waiting.setdefault(parcel, []).append(name)
         self._ship_parcels(admission, waiting)
+        for name in bundling:
+            self._destinations.settle(name)
 
     def _lacking(self, name: str, admission: Admission) -> list[tuple[SpoolFile, Segment]]:
         """Whole segments that a target is not known to have, in their order."""

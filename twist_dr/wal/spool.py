@@ -5,6 +5,7 @@
            /refused/                         what is not the WAL that its name says, for a person to look at
            /packed/                          files on their way to a target; cleared at every start
            /stored/<target>/<name>           that target has it; size and time of the file that was meant
+                           /.looked          since when there is no doubt about what that target has, if it gets bundles
            /state.json                       what was last known of the cluster and of each target's archived position
            /wanted                           cluster and LSN that somebody waits for, so that no target lets it wait for a bundle
 
@@ -38,6 +39,8 @@ _WANTED = "wanted"
 _LIMITS = Limits(size=16 << 20, values=500_000)
 #: In the place of a target's name, and none: those do not begin with a dot.
 _KEPT = ".kept"
+#: In the place of a file's name.
+_LOOKED = ".looked"
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,23 @@ class Spool:
         with suppress(OSError):
             mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             mark.write_text(_likeness(file))
+
+    def looked_at(self, target: str) -> float | None:
+        """When it was last looked what a target has (seconds since 1970); None when what was sent there since may have arrived or not."""
+        try:
+            return float((self.root / "stored" / target / _LOOKED).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def note_look(self, target: str, at: float | None) -> None:
+        """None before something is sent whose arrival is noted later."""
+        mark = self.root / "stored" / target / _LOOKED
+        if at is None:
+            mark.unlink(missing_ok=True)
+            return
+        with suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            mark.write_text(repr(at))
 
     def kept(self, file: SpoolFile) -> bool:
         """Whether it only stays so that pg_receivewal knows where to go on."""

@@ -49,6 +49,7 @@ from twist_dr.storage.chunks import hashed
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.documents import NOTE, DocumentInvalid, read_json, read_yaml
 from twist_dr.system.lock import FileLocks
+from twist_dr.wal.bundles import PackedSegment, bundled, segments_of, unbundled
 from twist_dr.wal.history import parse_history
 from twist_dr.wal.names import Segment
 from twist_dr.wal.pages import PageCheck, pages_written
@@ -310,10 +311,19 @@ def read_segment(data: bytes) -> object:
     return check.finish()
 
 
+def _bundle() -> bytes:
+    return b"".join(bundled(PackedSegment(each.name, 4096, [b"x" * 4096]) for each in (SEGMENT, SEGMENT.next)))
+
+
+def read_bundle(data: bytes) -> object:
+    return sum(len(chunk) for _, chunk in unbundled(chunked(data), "it"))
+
+
 def read_names(data: bytes) -> object:
     for line in data.decode(errors="surrogateescape").split("\n"):
         PartialSegment.named(line, 1 << 20)
         PartialSegment.claim_of(line)
+        segments_of(line, 1 << 20)
         for parse in (lambda text: Segment.named(text, 1 << 20), parse_lsn):
             with suppress(ValueError):
                 parse(line)
@@ -386,6 +396,7 @@ READERS: dict[str, Reader] = {
     "tombstone": Reader(in_folder(read_tombstone), [TOMBSTONE], inputs=[documents([TOMBSTONE]), documents([TOMBSTONE], partial(sealed_as, "tombstone"))]),
     "unpacked media": Reader(in_folder(read_unpacked), [MEDIA], inputs=[changed([MEDIA], with_checksums)]),
     "use of a backup": Reader(in_folder(read_use), [b'{"backups": ["a"], "what": "it is read"}'], inputs=[documents([b'{"backups": ["a"], "what": "b"}'])]),
+    "WAL bundle": Reader(read_bundle, [_bundle()], inputs=[changed([_bundle()], with_checksums)]),
     "WAL segment": Reader(read_segment, [_segment()]),
     "YAML": Reader(lambda data: read_yaml(data.decode(errors="replace")), [KEYRING_TEXT, b"a: &a [x]\nb: *a\nc: {<<: {d: 1}}\n"], (DocumentInvalid,)),
     "zstd": Reader(read_packed("zstd"), [packed("zstd")]),

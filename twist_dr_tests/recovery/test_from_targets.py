@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from twist_dr_tests.recovery.world import archives_of, rows
 
 
 class Stored:
-    """A base and all WAL on the targets ``office`` and ``cellar``, and how many rows there were at ``here``."""
+    """A base and all WAL on the targets ``office`` and, in bundles, ``cellar``; and how many rows there were at ``here``."""
 
     def __init__(self, major: int, folder: Path) -> None:
         self.folder = folder
@@ -39,14 +39,22 @@ class Stored:
         self.primary.archived()
         self.rows = int(self.primary.one("SELECT count(*) FROM log"))
         identifier = archives_of(self.primary).identifier
-        Material(folder, self.primary.tools, identifier, MB, []).ship(self.primary.archive)
         shutil.copytree(folder / "office", folder / "cellar", dirs_exist_ok=True)
+        material = Material(folder, self.primary.tools, identifier, MB, [])
+        material.ship(self.primary.archive)
+        material.ship_bundled(self.primary.archive, "cellar")
 
     def recovered(
-        self, to: str, folder: Path, scratch: Path, report: Report, then: Callable[[], None] = lambda: None
+        self,
+        to: str,
+        folder: Path,
+        scratch: Path,
+        report: Report,
+        then: Callable[[], None] = lambda: None,
+        targets: Sequence[str] = ("office", "cellar"),
     ) -> int:
         """How many rows a recovery has. ``then``: what happens between the plan and its execution."""
-        repositories = [Repository(LocalTarget(name, folder / name), "erp") for name in ("office", "cellar")]
+        repositories = [Repository(LocalTarget(name, folder / name), "erp") for name in targets]
         work = scratch / "work"
         work.mkdir(exist_ok=True)
         request = RecoveryRequest(to=to)
@@ -78,7 +86,8 @@ def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_latest_and_a_named_point_come_back_with_just_their_rows(stored: Stored, open_folder: Path) -> None:
     assert stored.recovered("latest", stored.folder, open_folder, Report()) == stored.rows
-    assert stored.recovered("name:here", stored.folder, open_folder, Report()) == stored.here.rows
+    rows = stored.recovered("name:here", stored.folder, open_folder, Report(), targets=["cellar"])
+    assert rows == stored.here.rows, "from bundles alone"
 
 
 def test_a_target_with_damaged_objects_is_passed_over_and_said(stored: Stored, open_folder: Path) -> None:
@@ -100,7 +109,10 @@ def test_a_segment_that_goes_bad_everywhere_after_the_plan_is_named(stored: Stor
     segment = sorted((folder / "office").rglob("0000*.zst.enc"))[-3].name
 
     def truncate() -> None:
-        for path in list(folder.rglob(segment)):
+        bundles = (path for path in folder.rglob("0*-0*.tar.zst.enc"))
+        within = [path for path in bundles if path.name[:24] <= segment[:24] <= path.name[25:49]]
+        assert within
+        for path in [*folder.rglob(segment), *within]:
             data = path.read_bytes()
             path.unlink()
             path.write_bytes(data[: len(data) // 2])

@@ -11,8 +11,8 @@ from twist_dr.recovery.archives import Archives
 from twist_dr.recovery.lineage import Lineage
 from twist_dr.retention.model import ClusterWal, WalBase
 from twist_dr.wal.history import Ancestor
+from twist_dr.wal.holdings import Holdings, Stored
 from twist_dr.wal.names import Segment
-from twist_dr.wal.objects import Holdings, Stored
 from twist_dr.wal.partial_segment import PartialSegment
 
 SIZE = 1 << 20

@@ -19,8 +19,9 @@ from twist_dr.storage.patience import patient
 from twist_dr.system.progress import Lines, Report
 from twist_dr.wal.archived import Shipped
 from twist_dr.wal.destinations import Destination
+from twist_dr.wal.holdings import Holdings
 from twist_dr.wal.names import Segment
-from twist_dr.wal.objects import Holdings, WalArchive
+from twist_dr.wal.objects import WalArchive
 from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.primary import Sample, Slot
 from twist_dr.wal.shipping import Shipper
