@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import SecretStr, StringConstraints, model_validator
 
 from twist_dr.storage.options import SettingsPath
-from twist_dr.storage.rclone_options import FreshToken, RcloneOptions, RcloneRemote, RemotePath, Traits
+from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath, Traits
 
 if TYPE_CHECKING:
     from twist_dr.storage.machine import Machine
@@ -38,7 +38,6 @@ class GoogleDriveOptions(RcloneOptions):
     credentials_remedy: ClassVar[str] = "authorise with an account that may write to that folder"
     traits: ClassVar[Traits] = Traits(
         hash="sha256",
-        duplicates=True,
         folder_ids=True,
         largest_object=5 << 40,
         notes=("Google takes 750 GiB a day of one user, and some objects a second.",),
@@ -114,12 +113,6 @@ class GoogleDriveOptions(RcloneOptions):
             # Google gives devices the right to files of our own alone.
             return OAuthClient(GOOGLE, self.client_id, secret, (GOOGLE_ALL_FILES,), "address")
         return OAuthClient(GOOGLE, self.client_id, secret, (GOOGLE_OWN_FILES,), "device")
-
-    def access_tokens(self, name: str, machine: Machine) -> FreshToken | None:
-        from twist_dr.storage.oauth import AccessTokens
-
-        client = self.oauth
-        return None if client is None else AccessTokens(client, machine.grants, name).fresh
 
     @property
     def root_id(self) -> str:

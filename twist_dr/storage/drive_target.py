@@ -66,7 +66,7 @@ class GoogleDriveTarget(RcloneTarget):
         return super()._publish(temporary, key)
 
     def _check_stored(self, key: str, wanted: Expected, progress: OnBytes) -> None:
-        self._until_shown(key, lambda: self._item(key))
+        self._until_shown(key, lambda: self._look(key))
         super()._check_stored(key, wanted, progress)
 
     def _move(self, temporary: str, key: str) -> None:
@@ -81,7 +81,7 @@ class GoogleDriveTarget(RcloneTarget):
     def _remove(self, remote: str) -> None:
         super()._remove(remote)
         for _ in range(_MOST):
-            if self._item(remote) is None:
+            if self._look(remote) is None:
                 return
             super()._remove(remote)
 

@@ -10,10 +10,9 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from twist_dr.errors import CredentialsRefused, TargetRefused
-from twist_dr.storage.rclone_options import FreshToken, RcloneOptions, RcloneRemote, RemotePath, Traits
+from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath, Traits
 
 if TYPE_CHECKING:
-    from twist_dr.storage.machine import Machine
     from twist_dr.storage.oauth import OAuthClient
 
 _GRAPH = "https://graph.microsoft.com/v1.0"
@@ -83,11 +82,6 @@ class OneDriveOptions(RcloneOptions):
         provider = microsoft(self.tenant or _TENANTS[self.account])
         scopes = (*others, "offline_access")
         return OAuthClient(provider, self.client_id, secret, scopes, "device", self.client_secret_expires)
-
-    def access_tokens(self, name: str, machine: Machine) -> FreshToken:
-        from twist_dr.storage.oauth import AccessTokens
-
-        return AccessTokens(self.oauth, machine.grants, name).fresh
 
     def found(self, name: str, access_token: str | None) -> Mapping[str, str]:
         # rclone asks for neither itself: it wants both from whoever set it up.

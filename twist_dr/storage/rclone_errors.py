@@ -39,11 +39,12 @@ _MEANINGS: tuple[tuple[str, Meaning], ...] = (
         (TargetReauthorize, "the grant has ended, was revoked or was never given", _AUTHORIZE),
     ),
     (
-        r"userRateLimitExceeded|dailyLimitExceeded|downloadQuotaExceeded|uploadLimitExceeded",
+        # Of a moment's limit Google says "User Rate Limit Exceeded. Rate of requests ...", with the same reason.
+        r"(?-i:User rate limit exceeded\.)|dailyLimitExceeded|downloadQuotaExceeded|uploadLimitExceeded",
         (TargetDailyLimit, "{noun} takes and gives no more bytes today", "run again tomorrow, or let less be stored there"),
     ),
     (
-        r"quotaExceeded|quotaLimitReached|insufficient_?(Storage|space|quota)|no space|not enough space|disk (is )?full|\b507\b|\b552\b|DISK_FULL|QUOTA_EXCEEDED|cap_exceeded",
+        r"quotaExceeded|quotaLimitReached|(DriveFile|InNonRoot|ItemCreation)LimitExceeded|insufficient_?(Storage|space|quota)|no space|not enough space|disk (is )?full|\b507\b|\b552\b|DISK_FULL|QUOTA_EXCEEDED|cap_exceeded",
         (TargetFull, "{noun} has no space left", _LESS),
     ),
     (r"the list is incomplete", (TargetUnavailable, "{noun} does not show all that is there", "run again later")),

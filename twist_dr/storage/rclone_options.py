@@ -56,8 +56,6 @@ class Traits:
     hash: str | None = None
     #: Names that differ in the case of letters only are one.
     case_insensitive: bool = False
-    #: Two objects of one name may lie in one folder.
-    duplicates: bool = False
     #: Folders go by ids that outlive their names, and rclone keeps them.
     folder_ids: bool = False
     #: Characters of a key with the target's own folder before it; bytes of an object.
@@ -87,7 +85,10 @@ class RcloneOptions(TargetOptions):
 
     def access_tokens(self, name: str, machine: Machine) -> FreshToken | None:
         """Where its access tokens come from; None where it has none, or keeps them itself."""
-        return None
+        from twist_dr.storage.oauth import AccessTokens
+
+        client = self.oauth
+        return None if client is None else AccessTokens(client, machine.grants, name).fresh
 
     def found(self, name: str, access_token: str | None) -> Mapping[str, str]:
         """Parameters that only the provider knows, asked for once, when rclone is told. Raises storage errors."""

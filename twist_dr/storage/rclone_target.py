@@ -321,7 +321,12 @@ class RcloneTarget(StorageTarget):
     def _put_staged(self, source: Path, key: str, wanted: Expected, progress: OnBytes) -> None:
         temporary = f"{INCOMING}/{int(time.time())}-{uuid.uuid4().hex}"
         try:
-            self._send(source, temporary, wanted.digest, progress)
+            try:
+                self._send(source, temporary, wanted.digest, progress)
+            except _NotSent:
+                # The answer to the last bytes may be all that got lost.
+                if wanted.hash is None or self._look(temporary) is None:
+                    raise
             self._check_stored(temporary, wanted, progress)
             taken = self._publish(temporary, key)
         except BaseException:

@@ -10,6 +10,7 @@ import email.policy
 import hashlib
 import itertools
 import json
+import re
 import threading
 import time
 import uuid
@@ -174,6 +175,9 @@ class GoogleDrive:
         query, now = request.query, time.monotonic()
         skip = int(query.get("pageToken", 0))
         fits = matching(query.get("q", "trashed=false").replace("'root'", f"'{self.root(token.account).id}'"))
+        for parent in re.findall(r"'([^']*)' in parents", query.get("q", "")):
+            if parent != "root" and (parent not in self.files or not self._sees(self.files[parent], token)):
+                return google_error(404, "notFound", "File not found: .")
         # A shared drive is searched by whoever names it, or asks for all drives.
         everywhere = query.get("includeItemsFromAllDrives") == "true"
         found = [
@@ -296,7 +300,9 @@ class GoogleDrive:
 
     def _found(self, wanted: str, token: Token, request: Request | None) -> File:
         file = self.root(token.account) if wanted == "root" else self.files.get(wanted)
-        blind = request is not None and request.query.get("supportsAllDrives") != "true"
+        # Bytes are given to whoever has the id.
+        asked = request.query if request is not None else {"supportsAllDrives": "true"}
+        blind = asked.get("supportsAllDrives") != "true" and asked.get("alt") != "media"
         if file is None or not self._sees(file, token) or (file.drive and blind):
             raise Refused(google_error(404, "notFound", f"File not found: {wanted}."))
         return file
