@@ -150,6 +150,17 @@ class Bandwidth:
                 alive(0)
             self._clock.sleep(min(rest, _SIGN_SECONDS))
 
+    def share(self, sent: int) -> float | None:
+        """Bytes per second that a program of ours may send from now on, which has sent so many since this was asked last; None: as fast as it can.
+
+        Where others send as well, what all have asked for runs ahead of the clock; each then slows down by how far, until they go at the rate together.
+        """
+        rate = self.rate()
+        if rate is None:
+            return None
+        ahead = self._turn(sent) - self._clock.monotonic() - 2 * _STEP_SECONDS
+        return rate / (1 + max(0.0, ahead))
+
     def paced(self, raw: io.RawIOBase) -> io.RawIOBase:
         """The same stream, slowed if reading is."""
         return _Paced(raw, self) if self.limit_reading else raw

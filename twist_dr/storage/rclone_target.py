@@ -63,6 +63,8 @@ _PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.2
 #: How long a transfer that was stopped may take to end, before what it sent is removed.
 _STOP_SECONDS = 15.0
+#: Bytes that rclone may hold before it sends them, without a word meanwhile: a part of an upload.
+_HELD_BYTES = 16 << 20
 #: The server may still do what it was asked in the last request before the connection was cut.
 _LATE_SECONDS = 0.3
 
@@ -81,6 +83,8 @@ class RcloneTarget(StorageTarget):
         self.options = options
         self.session = RcloneSession(name, options, machine, limits)
         self._exact: set[str] = set()
+        #: Bytes per second that rclone was told to keep within.
+        self._told_rate: float | None = None
         self._lock = PlaceLock(machine, options.place, name)
 
     @property
@@ -148,7 +152,8 @@ class RcloneTarget(StorageTarget):
         removed = 0
         for item in self._listed(INCOMING):
             begun = _TEMPORARY.match(item.name)
-            if begun and not item.is_folder and int(begun[1]) <= limit.timestamp():
+            # Within a bandwidth sending may take days: what was written to since then is under way.
+            if begun and not item.is_folder and int(begun[1]) <= limit.timestamp() and moment(item.modified) <= limit:
                 self._remove(f"{INCOMING}/{item.name}")
                 removed += 1
         for item in self._entries(""):
@@ -347,7 +352,8 @@ class RcloneTarget(StorageTarget):
     def _send(self, source: Path, remote: str, digest: Digest, progress: OnBytes) -> None:
         """Copy the file there, and tell of each byte."""
         group, told, pause = uuid.uuid4().hex, 0, _FIRST_LOOK
-        calls = self.session.calls()
+        calls, heard = self.session.calls(), time.monotonic()
+        self._keep_within(0)
         try:
             job = calls.begin_copy(source, self.session.fs, remote, group)
             try:
@@ -357,14 +363,26 @@ class RcloneTarget(StorageTarget):
                     pause = min(pause * 1.3, _LAST_LOOK)
                     ended = calls.ended(job)
                     sent = digest.size if ended else min(calls.sent(group), digest.size)
+                    rate = self._keep_within(max(0, sent - told))
                     if sent > told:
                         progress(sent - told)
-                        told = sent
+                        told, heard = sent, time.monotonic()
+                    elif rate is not None and time.monotonic() - heard < _HELD_BYTES / rate:
+                        progress(0)  # it is silent because it was told to be slow
             except BaseException:
                 self._stop(calls, job)
                 raise
         except (RcloneFailed, RcloneGone) as failure:
             raise _NotSent(failure) from None
+
+    def _keep_within(self, sent: int) -> float | None:
+        """Have rclone keep within the target's bandwidth, which may change with the hour and with who else sends; ``sent``: bytes since the last time."""
+        rate = self.bandwidth.share(sent)
+        before = self._told_rate
+        if (rate is None) != (before is None) or (rate and before and not 0.9 < rate / before < 1.1):
+            self.session.limit("off" if rate is None else f"{max(1, int(rate))}B:off")
+            self._told_rate = rate
+        return rate
 
     def _stop(self, calls: RcloneCalls, job: int) -> None:
         """End a transfer, so that it makes nothing any more."""

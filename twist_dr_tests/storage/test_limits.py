@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,9 @@ from twist_dr.storage.limits import Bandwidth, Clock, Rate, Rates
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import patient
 from twist_dr_tests.settings.test_settings import good, mistakes, parsed
-from twist_dr_tests.storage.conftest import PART, MakeFile, s3_place
+from twist_dr_tests.storage.conftest import PART, MakeFile, s3_place, sftp_place
 from twist_dr_tests.storage.proxy import Proxy
-from twist_dr_tests.storage.servers import S3Server
+from twist_dr_tests.storage.servers import S3Server, SftpServer
 
 MIB = 1 << 20
 KEY = "erp/backups/x/database.dump"
@@ -129,6 +132,88 @@ def test_what_arrives_at_a_store_from_several_connections_and_two_processes_keep
         # A quarter of a second is caught up, another one asked for at once by each of the two.
         assert total <= 10 * MIB * (moment - begun + 0.75) + 4 * (64 << 10)
     assert total >= 4 * PART
+
+
+@contextmanager
+def counting_relay(port: int) -> Iterator[tuple[int, list[tuple[float, int]]]]:
+    """A port that leads to another one of this machine; when how many bytes arrived there to be sent on."""
+    arrived: list[tuple[float, int]] = []
+
+    def pass_on(from_: socket.socket, to: socket.socket, note: bool) -> None:
+        with suppress(OSError):
+            while data := from_.recv(64 << 10):
+                if note:
+                    arrived.append((time.monotonic(), len(data)))
+                to.sendall(data)
+        with suppress(OSError):
+            to.shutdown(socket.SHUT_WR)
+
+    def serve_one(here: socket.socket) -> None:
+        with here, socket.create_connection(("127.0.0.1", port)) as there:
+            back = threading.Thread(target=pass_on, args=(there, here, False), daemon=True)
+            back.start()
+            pass_on(here, there, True)
+            back.join()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve_one, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1], arrived
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_rclone_keeps_within_a_rate_that_changes_while_it_sends(
+    sftp_server: SftpServer, machine_folder: Path, make_file: MakeFile, tmp_path: Path
+) -> None:
+    """Twice as fast once half is there. Reading it back is as fast as it goes, by another way."""
+    source, digest = make_file(12 * MIB)
+    with counting_relay(sftp_server.port) as (port, arrived):
+        known = tmp_path / "known_hosts"
+        known.write_text(sftp_server.known_hosts.read_text().replace(str(sftp_server.port), str(port)))
+        target = sftp_place(sftp_server, machine_folder, port=port, known_hosts=str(known)).target()
+        target.prepare()
+        target.bandwidth = Bandwidth(rates(4))
+        changed: list[float] = []
+        sent = 0
+
+        def change(count: int) -> None:
+            nonlocal sent
+            sent += count
+            if sent >= 6 * MIB and not changed:
+                changed.append(time.monotonic())
+                target.bandwidth = Bandwidth(rates(8))
+
+        arrived.clear()
+        begun = time.monotonic()
+        target.put(source, KEY, digest, change)
+    total = 0
+    for moment, count in arrived:
+        total += count
+        fast = max(0.0, moment - changed[0])
+        # rclone lets 4 MiB through at once after a pause.
+        assert total <= 4 * MIB * (moment - begun) + 4 * MIB * fast + 5 * MIB
+    assert total >= 12 * MIB
+
+
+def test_two_that_send_by_programs_of_their_own_come_to_the_rate_together(tmp_path: Path) -> None:
+    hands = Hands()
+    both = [Bandwidth(rates(10), shared=tmp_path / "x.bandwidth", clock=hands.clock) for _ in range(2)]
+    allowed, sent = [10.0 * MIB, 10.0 * MIB], [0, 0]
+    for _ in range(200):
+        hands.passed += 0.2
+        for number, each in enumerate(both):
+            count = int(allowed[number] * 0.2)
+            sent[number] += count
+            allowed[number] = each.share(count) or 0.0
+    assert sum(sent) == pytest.approx(400 * MIB, rel=0.1)
+    assert sent[0] == pytest.approx(sent[1], rel=0.1)
+    alone = Bandwidth(rates(10), clock=hands.clock)
+    hands.passed += 0.2
+    assert alone.share(2 * MIB) == 10 * MIB
 
 
 def test_a_slowed_transfer_is_not_taken_for_a_dead_one_and_can_be_stopped(
