@@ -234,13 +234,20 @@ def _settle(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
+    from twist_dr.catalog.notes import archived_copies
     from twist_dr.cli import listing
     from twist_dr.settings import open_application
 
     app = open_application()
     row = app.catalog.meant(app.name, options.backup)
     verifications = app.catalog.verifications(row.backup_id)
-    show(options, lambda: listing.full_document(row, verifications), lambda: listing.backup_page(row, verifications))
+    noted = {copy.target: archived_copies(app.catalog, app.name, copy.target) for copy in row.copies}
+    archived = {name: copies[row.backup_id] for name, copies in noted.items() if row.backup_id in copies}
+    show(
+        options,
+        lambda: listing.full_document(row, verifications, archived),
+        lambda: listing.backup_page(row, verifications, archived),
+    )
 
 
 def _rebuild(options: argparse.Namespace) -> int:

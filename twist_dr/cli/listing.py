@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,8 +39,8 @@ def backup_table(rows: Iterable[BackupRow]) -> str:
     )
 
 
-def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> str:
-    """Everything about one backup."""
+def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow], archived: Mapping[str, str]) -> str:
+    """Everything about one backup. ``archived``: by target, the storage class from which its copy must be restored before it can be read."""
     manifest = row.manifest
     lines = [f"{row.backup_id}  {row.kind}, {row.label}" + (f", {one_line(row.reason)}" if row.reason else "")]
     lines.append(
@@ -69,7 +69,10 @@ def backup_page(row: SealedBackup, verifications: Sequence[VerificationRow]) -> 
     ])]  # fmt: skip
     lines += [
         "",
-        table(("TARGET", "STATE", "FORM", "STORED", "SINCE (UTC)", "ERROR"), [_copy_line(copy) for copy in row.copies]),
+        table(
+            ("TARGET", "STATE", "FORM", "STORED", "SINCE (UTC)", "ERROR"),
+            [_copy_line(copy, archived.get(copy.target)) for copy in row.copies],
+        ),
     ]
     lines += [
         "",
@@ -99,11 +102,14 @@ def backup_document(row: BackupRow) -> dict[str, Any]:
     }
 
 
-def full_document(row: SealedBackup, verifications: Sequence[VerificationRow]) -> dict[str, Any]:
+def full_document(
+    row: SealedBackup, verifications: Sequence[VerificationRow], archived: Mapping[str, str]
+) -> dict[str, Any]:
     """One backup for ``show --json``, with its manifest and all verifications."""
     return {
         **backup_document(row),
         "verifications": verifications,
+        "archived": archived,
         "manifest": row.manifest.model_dump(mode="json"),
     }
 
@@ -248,8 +254,9 @@ def _by(verification: VerificationRow) -> str:
     return f", by {verification.proved}" if verification.tables else ""
 
 
-def _copy_line(copy: CopyRow) -> tuple[str, ...]:
-    return (copy.target, copy.state, copy.form, _size(copy.stored_bytes), _minute(copy.updated_at), copy.error or "")
+def _copy_line(copy: CopyRow, archived: str | None) -> tuple[str, ...]:
+    state = f"{copy.state}, in {archived}" if archived else copy.state
+    return (copy.target, state, copy.form, _size(copy.stored_bytes), _minute(copy.updated_at), copy.error or "")
 
 
 def _compared(verification: VerificationRow) -> str:

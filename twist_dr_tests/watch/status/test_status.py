@@ -70,6 +70,13 @@ def target_asks_for_more_than_is_made(story: Story) -> None:
     story.site.set()
 
 
+def archive_gets_old_ones_alone(story: Story) -> None:
+    story.site.document["storage_targets"]["office"]["archive"] = {"after": "1 year", "to": "archive"}
+    story.site.set()
+    story.backup(2, copies={"office": "checked"})
+    story.backup(24 * 400, copies={"office": "deleted", "archive": "checked"})
+
+
 def target_is_new(story: Story) -> None:
     healthy(story)
     story.site.document["storage_targets"]["attic"] = {"type": "local", "path": "targets/attic"}
@@ -124,6 +131,7 @@ SITUATIONS: list[tuple[Callable[[Story], None], int, str]] = [
     (clock_was_ahead, 2, "clock"),
     (target_beyond_its_objective, 1, "archive"),
     (target_asks_for_more_than_is_made, 1, "office: its newest checked copy is 2 h 00 min old"),
+    (archive_gets_old_ones_alone, 0, "a verified recovery point is 2 h 00 min old, on office"),
     (target_is_new, 1, "attic holds no checked copy of a full or base backup yet"),
     (newest_was_deleted, 1, "the newest configuration backup, is on no storage target"),
     (newest_is_nowhere, 1, "the newest configuration backup, is on no storage target"),
