@@ -209,11 +209,10 @@ class SecretsFile:
         with self._lock("Changing the secrets file", "", _WRITTEN_SECONDS):
             content = self._read()
             yield content
-            owner = self.path.stat() if self.path.exists() else None
             try:
+                owner = (self.path if self.path.exists() else self.path.parent).stat()
                 replace_file(self.path, self._text(content).encode())
-                if owner is not None and os.geteuid() == 0:
-                    os.chown(self.path, owner.st_uid, owner.st_gid)  # or the service could not read it any more
+                _give_to(owner, self.path)
                 fsync_folder(self.path.parent)
             except OSError as error:
                 raise self._not_written(error) from None
@@ -226,6 +225,7 @@ class SecretsFile:
         except OSError as error:
             raise self._not_written(error) from None
         try:
+            _give_to(self.path.parent.stat(), self.path.with_name(f".{self.path.name}{scope and f'.{scope}'}.lock"))
             yield
         finally:
             lock.__exit__(None, None, None)
@@ -283,6 +283,12 @@ class SecretsFile:
                 told = f'{{set: "{value.set_at.isoformat()}", key: "{value.key_id}", check: "{value.check_value}", value: "{base64.b64encode(value.sealed).decode()}"}}'
                 lines.append(f'  "{name}": {told}')
         return "\n".join(lines) + "\n"
+
+
+def _give_to(owner: os.stat_result, path: Path) -> None:
+    """What root made in somebody's folder is his: the service could not use it otherwise."""
+    if os.geteuid() == 0:
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _value(document: Any) -> SealedValue:

@@ -131,13 +131,14 @@ class RcloneSession:
         )
 
     def _after_renewal(self, what: str) -> StorageError | None:
-        """What to say of a refused access token, once for each rclone: that its owner ended the grant, or, with another token, to try again."""
+        """What to say of a refused access token: that its owner ended the grant, or, with another token, to try again. Nothing of one that was had so."""
         running = self._running
-        if self._tokens is None or running is None or running.renewed:
+        if self._tokens is None or running is None or running.token == running.renewed:
             return None
-        running.renewed = True
         try:
-            running.push(self._tokens(running.token), self._backend.name)
+            another = self._tokens(running.token)
+            running.push(another, self._backend.name)
+            running.renewed = another[0]
         except (RcloneFailed, RcloneGone):
             return None
         except StorageError as error:
@@ -226,8 +227,9 @@ class _Running:
             on_message=log.heard,
         )
         self.calls = RcloneCalls(self.process.socket, log)
-        #: What it was given last, and whether that was for a refused one.
-        self.token, self.renewed = "", False
+        #: The access token that it was given last, and the one that it got for a refused one.
+        self.token = ""
+        self.renewed: str | None = None
 
     def end(self) -> None:
         self._ended.set()

@@ -15,6 +15,7 @@ from twist_dr.redaction import leaving
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.secrets_file import SecretsFile
 from twist_dr.storage.machine import Grant
+from twist_dr_tests.helpers import NOBODY
 
 VALUE = "pass:word with äöü and \udcff"
 
@@ -141,3 +142,13 @@ def test_processes_that_set_secrets_at_once_lose_none(file: SecretsFile) -> None
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
     assert list(file.listed()["secret"]) == [f"S{number}" for number in range(6)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_what_root_keeps_in_the_services_folder_is_the_services(file: SecretsFile, tmp_path: Path) -> None:
+    os.chown(tmp_path, NOBODY, NOBODY)
+    file.set("A", "of the name A")
+    with file.held("drive"):
+        pass
+    made = [path for path in tmp_path.iterdir() if path.name != "keyring.yaml"]
+    assert len(made) == 3 and {path.stat().st_uid for path in made} == {NOBODY}, made

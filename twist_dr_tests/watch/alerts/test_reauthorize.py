@@ -12,10 +12,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+import yaml
 
 from twist_dr.__main__ import main
 from twist_dr.catalog import CopyRow
-from twist_dr.errors import CopyFailed
+from twist_dr.errors import CopyFailed, TargetReauthorize
 from twist_dr.operations.table import BACKUP_FULL
 from twist_dr.watch.alerts.facts import gather
 from twist_dr.watch.alerts.rules import findings
@@ -79,7 +80,13 @@ def test_revoked_told_authorized_and_whole_again(
     assert [copy.state for copy in taken(site)] == ["checked", "checked"]
     assert not [each for each in wrong(site) if each.kind == "reauthorize"]
 
+    # What runs on for days, such as the shipping of write-ahead log.
+    lasting = site.app().targets["drive"]
+    assert lasting.stat("erp/nothing") is None
     tokens.revoke()
+    for _ in range(2):
+        with pytest.raises(TargetReauthorize, match="twist-dr targets authorize drive"):
+            lasting.stat("erp/nothing")
     (bad,) = [copy for copy in taken(site, whole=False) if copy.state != "checked"]
     assert (bad.target, bad.error_code) == ("drive", "target_reauthorize")
     (told,) = [each for each in wrong(site) if each.kind == "reauthorize"]
@@ -94,8 +101,36 @@ def test_revoked_told_authorized_and_whole_again(
     said = capsys.readouterr().out
     assert "the account owner@example.com" in said and re.search(r"On any device, open https://\S+ and type: \w+", said)
     assert not [each for each in wrong(site) if each.kind == "reauthorize"]
+    assert lasting.stat("erp/nothing") is None
     assert [copy.state for copy in taken(site)] == ["checked", "checked"]
     assert not wrong(site)
+
+    # With a clean machine, the keyring and the entry: the owner is asked anew, once.
+    entry = {
+        **site.document["storage_targets"]["drive"],
+        **({"client_secret": "${DRIVE}"} if kind == "google_drive" else {}),
+    }
+    (site.folder / "entry.yaml").write_text(yaml.safe_dump(entry))
+    monkeypatch.setenv("DRIVE", str(GOOGLE_CLIENT.secret))
+    grant = site.folder / "grant.yaml"
+    words = [
+        "recover",
+        "--from-target",
+        str(site.folder / "entry.yaml"),
+        "--keyring",
+        str(site.keyring_path),
+        "--grant",
+        str(grant),
+    ]
+    with owner(tokens):
+        assert main([*words, "--json"]) == 0
+    said = capsys.readouterr()
+    assert site.latest().backup_id in {each["backup_id"] for each in json.loads(said.out)["backups"]}
+    assert "On any device, open" in said.err
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert site.latest().backup_id in said.out and "On any device" not in said.err
+    assert "refresh" not in grant.read_text() and grant.stat().st_mode & 0o777 == 0o600
 
 
 def taken(site: Site, *, whole: bool = True) -> list[CopyRow]:
