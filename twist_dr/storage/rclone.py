@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
@@ -22,6 +24,8 @@ class OwnRemoteOptions(RcloneOptions):
     Tokens in that file are rclone's to renew: use it for nothing else. What was stored is read back.
     """
 
+    scheme: ClassVar[str | None] = "rclone"
+    url_form: ClassVar[str] = "rclone:REMOTE:PATH"
     noun: ClassVar[str] = "the remote"
     credentials_remedy: ClassVar[str] = "set up the remote anew, with: rclone config"
 
@@ -38,6 +42,17 @@ class OwnRemoteOptions(RcloneOptions):
     @property
     def called(self) -> str:
         return self.remote
+
+    @property
+    def secret_files(self) -> tuple[Path, ...]:
+        return (self.config_file,)
+
+    @classmethod
+    def of_url(cls, url: str) -> dict[str, Any]:
+        # Where rclone itself looks for both.
+        configuration = os.environ.get("RCLONE_CONFIG") or "~/.config/rclone/rclone.conf"
+        password = os.environ.get("RCLONE_CONFIG_PASS") or None
+        return {"remote": url.partition(":")[2], "config_file": configuration, "config_password": password}
 
     @property
     def backend(self) -> RcloneRemote:

@@ -65,7 +65,7 @@ class SftpOptions(RcloneOptions):
     @classmethod
     def of_url(cls, url: str) -> dict[str, Any]:
         parts, given = split_url(url, cls.url_form, ("key_file", "known_hosts"))
-        password = "key_passphrase" if "key_file" in given else "password"
+        by_key = "key_file" in given
         return {
             "user": user_of(parts, cls.url_form),
             "host": parts.hostname,
@@ -73,7 +73,7 @@ class SftpOptions(RcloneOptions):
             # As in restic's: behind the first slash stands a path from the user's home on, or another slash.
             "path": unquote(parts.path[1:]),
             "known_hosts": "~/.ssh/known_hosts",
-            password: given_password(),
+            "key_passphrase" if by_key else "password": given_password(needed=not by_key),
             **given,
         }
 

@@ -51,5 +51,9 @@ def user_of(parts: SplitResult, form: str) -> str:
     return unquote(parts.username)
 
 
-def given_password() -> str | None:
-    return os.environ.get(PASSWORD_VARIABLE) or None
+def given_password(*, needed: bool = True) -> str | None:
+    """What :data:`PASSWORD_VARIABLE` holds. Raises ``SettingsError`` where it is ``needed`` and not set."""
+    password = os.environ.get(PASSWORD_VARIABLE) or None
+    if password is None and needed:
+        raise SettingsError("--from-target names a user, and no password is given", remedy=PASSWORD_REMEDY)
+    return password

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr
 
 from twist_dr.storage.options import WebAddress
 from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath
+from twist_dr.storage.target_url import PASSWORD_VARIABLE, given_password, split_url, user_of
 
 
 class WebdavOptions(RcloneOptions):
@@ -18,8 +20,10 @@ class WebdavOptions(RcloneOptions):
     """
 
     noun: ClassVar[str] = "the WebDAV server"
+    scheme: ClassVar[str | None] = "webdav"
+    url_form: ClassVar[str] = "webdav:https://USER@HOST/PATH"
     credentials_remedy: ClassVar[str] = (
-        "give user and password (of Nextcloud an app password), and allow him to read there"
+        f"put the user's password (of Nextcloud an app password) into {PASSWORD_VARIABLE}, and allow him to read there"
     )
 
     type: Literal["webdav"]
@@ -36,6 +40,15 @@ class WebdavOptions(RcloneOptions):
     @property
     def called(self) -> str:
         return f"{self.url.rstrip('/')}/{self.path.strip('/')}"
+
+    @classmethod
+    def of_url(cls, url: str) -> dict[str, Any]:
+        parts, _ = split_url(url.partition(":")[2], cls.url_form, ())
+        user, host = user_of(parts, cls.url_form), parts.netloc.rpartition("@")[2]
+        # The folder lies somewhere below the server's own address for WebDAV: whichever that is, the one above the folder will do.
+        above, _, folder = parts.path.rstrip("/").rpartition("/")
+        address = f"{parts.scheme}://{host}{above}"
+        return {"url": address, "user": user, "password": given_password(), "path": unquote(folder)}
 
     @property
     def backend(self) -> RcloneRemote:

@@ -23,7 +23,7 @@ from twist_dr.storage.rclone_process import rclone_program
 from twist_dr.storage.rclone_target import RcloneTarget
 from twist_dr.system.sizes import CHUNK
 from twist_dr_tests.bench.measure import BENCH, Row, fresh_folder, median_of
-from twist_dr_tests.storage.servers import rclone_sftp_server
+from twist_dr_tests.storage.servers import rclone_sftp_server, rclone_webdav_server
 
 #: Small objects at a time: enough that one slow one does not count.
 _SMALL = 20
@@ -51,7 +51,7 @@ def bench_carried(megabytes: int, rounds: int) -> list[Row]:
     """Small objects and a large one, on servers of this machine."""
     source = BENCH / "object"
     with ExitStack() as stack:
-        places = [_sftp(stack)]
+        places = [_sftp(stack), _webdav(stack)]
         rows = [row for place in places for row in _small(place, source, rounds)]
         with source.open("wb") as file:
             for _ in range(megabytes):
@@ -65,6 +65,15 @@ def _sftp(stack: ExitStack) -> Place:
     told = {**options, "pass": _obscured(ssh.password), "type": "sftp", "known_hosts_file": options["known_hosts"]}
     return Place(
         "sftp", {**options, "password": ssh.password, "path": "backups"}, "bench:backups", _as_environment(told)
+    )
+
+
+def _webdav(stack: ExitStack) -> Place:
+    web = stack.enter_context(rclone_webdav_server(fresh_folder(BENCH / "webdav")))
+    options = {"url": web.url, "user": web.user}
+    told = {**options, "pass": _obscured(web.password), "type": "webdav", "vendor": "other"}
+    return Place(
+        "webdav", {**options, "password": web.password, "path": "backups"}, "bench:backups", _as_environment(told)
     )
 
 

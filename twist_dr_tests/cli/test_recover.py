@@ -43,7 +43,7 @@ from twist_dr_tests.in_process import run_alone
 from twist_dr_tests.recorded import RecordedLoad, Written, resident, wait_until_archived
 from twist_dr_tests.servers import PostgresServer, free_port
 from twist_dr_tests.site import Outcome, Site
-from twist_dr_tests.storage.servers import rclone_server, rclone_sftp_server
+from twist_dr_tests.storage.servers import rclone_server, rclone_sftp_server, rclone_webdav_server
 
 #: twist-dr where neither the orchestrator nor the catalog is installed.
 ALONE = """
@@ -318,6 +318,26 @@ def test_from_an_ssh_server_with_the_password_of_the_environment(lost: Site, mac
     assert not [text for text in texts if ssh.password in text]
 
 
+@pytest.mark.promise(6, 9)
+def test_from_a_webdav_server_and_from_a_remote_of_rclone(lost: Site, machine: Machine, tmp_path: Path) -> None:
+    shutil.copytree(lost.folder / "targets" / "office", tmp_path / "store" / "deep" / "below")
+    with rclone_webdav_server(tmp_path / "store") as web:
+        url = f"webdav:{web.url.replace('//', f'//{web.user}@')}/deep/below"
+        given = {"TWIST_DR_TARGET_PASSWORD": web.password}
+        texts = [machine.recover("--from-target", url, **given).expect(0).text]
+        assert "whole" in texts[0]
+        texts.append(machine.recover("--from-target", url, "--check", "latest", **given).expect(0).text)
+        texts.append(machine.recover("--from-target", url).expect(1).text)
+        assert "no password is given; put it into the environment variable TWIST_DR_TARGET_PASSWORD" in texts[-1]
+        assert not [text for text in texts if web.password in text]
+    (machine.home / "rclone.conf").write_text(f"[old]\ntype = alias\nremote = {tmp_path / 'store' / 'deep'}\n")
+    given = {"RCLONE_CONFIG": str(machine.home / "rclone.conf")}
+    assert "whole" in machine.recover("--from-target", "rclone:old:below", **given).expect(0).text
+    said = machine.recover("--from-target", "rclone:new:below", **given).expect(1).text
+    assert "correct --from-target" in said and "Traceback" not in said
+    assert machine.left() == []
+
+
 def test_only_the_dump_for_those_who_restore_by_hand(
     target: Path, machine: Machine, empty_server: PostgresServer
 ) -> None:
@@ -549,11 +569,14 @@ def test_of_several_applications_one_must_be_named(target: Path, machine: Machin
         ("s3://vault/x?aws_secret_access_key=hidden", "put credentials into AWS_ACCESS_KEY_ID"),
         ("s3://v?region=eu", "bucket: expected"),
         ("sftp://ada:hidden@host/x", "put it into the environment variable TWIST_DR_TARGET_PASSWORD"),
+        ("webdav:https://ada:hidden@host/x", "has a password in its URL"),
+        ("webdav:https://ada@host/x", "no password is given"),
+        ("rclone:nothing", "remote: expected"),
         ("sftp://host/x", "name the user and the host in it"),
         ("sftp://ada@host/x?password=hidden", "takes key_file and known_hosts behind the question mark"),
         ("sftp://ada@host:hidden/x", "is not a URL like sftp://USER@HOST/PATH"),
         ("s3://vault/x?endpoint_url=hidden", "begins with http:// or https://"),
-        ("https://u:hidden@example.org/x", "takes a folder, s3://"),
+        ("https://u:hidden@example.org/x", "takes a folder, "),
         ("/nowhere/at/all", "There is no /nowhere/at/all"),
         ("file:///nowhere", "There is no /nowhere"),
     ],
