@@ -35,6 +35,14 @@ _MISSING: Meaning = (ObjectMissing, "there is no such object", _LOOK)
 #: The first that is found in rclone's words says what they mean: the particular stands before the general.
 _MEANINGS: tuple[tuple[str, Meaning], ...] = (
     (
+        r"iat and exp|date header too old",
+        (TargetRefused, "this machine's clock and the one of {noun} differ too much", "set this clock (timedatectl, chronyc)"),
+    ),
+    (
+        r"invalid jwt|account not found|service.?account|processing credentials|default credentials",
+        (CredentialsRefused, "the key of the service account is missing, cannot be read or is refused", "correct service_account_file of storage_targets.{name}"),
+    ),
+    (
         r"invalid_grant|there's no refresh token|empty token found|no token|token has been (expired|revoked)",
         (TargetReauthorize, "the grant has ended, was revoked or was never given", _AUTHORIZE),
     ),
@@ -44,7 +52,7 @@ _MEANINGS: tuple[tuple[str, Meaning], ...] = (
         (TargetDailyLimit, "{noun} takes and gives no more bytes today", "run again tomorrow, or let less be stored there"),
     ),
     (
-        r"quotaExceeded|quotaLimitReached|(DriveFile|InNonRoot|ItemCreation)LimitExceeded|insufficient_?(Storage|space|quota)|no space|not enough space|disk (is )?full|\b507\b|\b552\b|DISK_FULL|QUOTA_EXCEEDED|cap_exceeded",
+        r"quotaExceeded|quotaLimitReached|(DriveFile|InNonRoot|ItemCreation)LimitExceeded|insufficient_?(Storage|space|quota)|no space|not enough space|disk (is |was )?full|\b507\b|\b552\b|DISK_FULL|QUOTA_EXCEEDED|cap_exceeded",
         (TargetFull, "{noun} has no space left", _LESS),
     ),
     (r"the list is incomplete", (TargetUnavailable, "{noun} does not show all that is there", "run again later")),
@@ -81,7 +89,12 @@ _MEANINGS: tuple[tuple[str, Meaning], ...] = (
         (TargetRefused, "there is no trusted TLS connection", "install its CA certificate on this machine, or correct the address"),
     ),
     (
-        r"unable to authenticate|logon is invalid|LOGON_FAILURE|bad (user|password)|login incorrect|\b530\b|\b401\b|unauthenticated|invalid_?credentials|InvalidAuthenticationToken|AuthenticationFailed|AuthorizationFailure|expired_access_token|invalid_access_token|invalid_client|unauthorized",
+        r"specified share name|bad network name",
+        (TargetUnavailable, "{noun} has no such share", "create it, or correct share of storage_targets.{name}"),
+    ),
+    (
+        # 51 is SSH_MSG_USERAUTH_FAILURE (RFC 4252), where a server has done with asking for passwords.
+        r"unexpected message type 51|illegal base64|unable to authenticate|logon is invalid|LOGON_FAILURE|bad (user|password)|login incorrect|\b530\b|\b401\b|unauthenticated|invalid_?credentials|InvalidAuthenticationToken|AuthenticationFailed|AuthorizationFailure|expired_access_token|invalid_access_token|invalid_client|unauthorized",
         (CredentialsRefused, "the credentials were refused", _CREDENTIALS),
     ),
     (
@@ -111,6 +124,8 @@ _TABLE = tuple((re.compile(pattern, re.IGNORECASE), meaning) for pattern, meanin
 #: What may be a token, a key, or an address that is one: no word of a sentence is that long.
 _LONG = re.compile(r"[^\s/\"':,=<>()\[\]{}]{32,}")
 _ADDRESS = re.compile(r"\b(https?://[^/\s?#\"']+)[^\s\"']*", re.IGNORECASE)
+#: Azure's answers are drawn with lines.
+_RULE = re.compile(r"-{8,}")
 _USER = re.compile(r"//[^/\s@]*@")
 _RETRY_AFTER = re.compile(r"retry.?after\D{0,4}(\d{1,4})", re.IGNORECASE)
 #: Characters of rclone's words that a sentence shows.
@@ -143,5 +158,6 @@ def full_instead(error: StorageError, free: int, size: int) -> TargetFull:
 
 def shown(said: str) -> str:
     """rclone's words without what may be a secret."""
-    plain = _LONG.sub("…", _ADDRESS.sub(r"\1/…", _USER.sub("//", said)))
+    plain = " ".join(_RULE.sub(" ", said).split())
+    plain = _LONG.sub("…", _ADDRESS.sub(r"\1/…", _USER.sub("//", plain)))
     return plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}…"

@@ -1,4 +1,4 @@
-"""The lock under which objects are moved to their names on a place: of all processes of this machine that use it."""
+"""The lock under which objects are moved to their names on a place, or sent under one: of all processes of this machine that use it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hashlib
 import os
 import time
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from twist_dr.errors import TargetUnavailable
 from twist_dr.storage.machine import Machine
 from twist_dr.system.lock import try_lock
 
 _AGAIN_SECONDS = 0.01
-#: Whoever holds it looks and moves: seconds, or minutes of retries where a provider is throttled.
+#: Whoever holds it looks and moves: seconds, or minutes of retries where a provider is throttled. Or he sends the same object, for so long as that takes.
 _PATIENCE_SECONDS = 600.0
 
 
@@ -27,17 +28,29 @@ class PlaceLock:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Raises ``TargetUnavailable`` when somebody has it for minutes."""
-        descriptor = os.open(self._machine.private_folder() / self._name, os.O_RDWR | os.O_CREAT, 0o600)
+        path = self._machine.private_folder() / self._name
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while (descriptor := _try(path)) is None:
+            if time.monotonic() > end:
+                raise TargetUnavailable(
+                    "another process of this machine has been storing an object there for minutes",
+                    remedy="see what keeps it, then run again",
+                    target=self._target,
+                )
+            time.sleep(_AGAIN_SECONDS)
         try:
-            end = time.monotonic() + _PATIENCE_SECONDS
-            while not try_lock(descriptor):
-                if time.monotonic() > end:
-                    raise TargetUnavailable(
-                        "another process of this machine has been storing an object there for minutes",
-                        remedy="see what keeps it, then run again",
-                        target=self._target,
-                    )
-                time.sleep(_AGAIN_SECONDS)
             yield
         finally:
+            # While it is held: whoever opened it meanwhile sees that it is no more the one of that name.
+            path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def _try(path: Path) -> int | None:
+    """The file of that name, open and locked; None while somebody else has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with suppress(FileNotFoundError):
+        if try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    os.close(descriptor)
+    return None

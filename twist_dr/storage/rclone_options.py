@@ -61,6 +61,8 @@ class Traits:
     #: Characters of a key with the target's own folder before it; bytes of an object.
     longest_path: int | None = None
     largest_object: int | None = None
+    #: What rclone has of the provider itself tries each request again, for some ten seconds.
+    retries: bool = False
     #: What a person should know of it, as sentences.
     notes: tuple[str, ...] = ()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SIZE = 1 << 10
 #: A time further off is none: some servers tell none of folders, and rclone then says year 1.
 _NO_TIME = timedelta(days=3650)
+_NO_CLOCK = "How far its clock and this machine's are apart is not known."
 _NOTE = "Nothing there refuses to overwrite: let the processes of one machine write to it, and no other."
 
 
@@ -36,7 +37,9 @@ def probe(target: RcloneTarget) -> Capabilities:
         finally:
             with suppress(StorageError):
                 target.delete(key)
-    return Capabilities(False, target.traits.hash or "read-back", _skew(target, key), (_NOTE, *target.traits.notes))
+    # A bucket has no folders, and objects there bear the times of their sources, as rclone sends them.
+    skew, notes = (_skew(target, key), (_NOTE,)) if target.traits.staged else (None, (_NOTE, _NO_CLOCK))
+    return Capabilities(False, target.traits.hash or "read-back", skew, (*notes, *target.traits.notes))
 
 
 def _skew(target: RcloneTarget, name: str) -> float | None:

@@ -222,7 +222,7 @@ class _Running:
         self.process = RcloneProcess(
             machine,
             name,
-            low_level_retries=limits.low_level_retries,
+            low_level_retries=1 if options.traits.retries else limits.low_level_retries,
             configuration=options.backend.configuration,
             on_message=log.heard,
         )

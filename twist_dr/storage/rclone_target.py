@@ -2,7 +2,8 @@
 
 Where the place has folders, an object is sent under a temporary name in ``.incoming``, checked there, and moved to its own name. Moving overwrites
 without a word, so looking whether the name is free and moving go under a lock that all processes of this machine see; several machines
-have none in common, hence ``write_once=False``. In a bucket an object appears at once and whole, so it is sent under its own name, and deleted if it fails the check.
+have none in common, hence ``write_once=False``. In a bucket an object appears at once and whole, so it is sent under its own name, and deleted if it fails the check,
+under a lock of that name.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class RcloneTarget(StorageTarget):
         self._exact: set[str] = set()
         #: Bytes per second that rclone was told to keep within.
         self._told_rate: float | None = None
+        self._machine = machine
         self._lock = PlaceLock(machine, options.place, name)
 
     @property
@@ -102,6 +104,14 @@ class RcloneTarget(StorageTarget):
 
     def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         parts = self._parts(key)
+        if self.traits.staged:
+            self._put(source, key, parts, digest, progress)
+            return
+        # One at a time: who fails deletes what lies under the key, and nobody else shall have stored that, or found it good.
+        with PlaceLock(self._machine, (self.options.place, key), self.name).held():
+            self._put(source, key, parts, digest, progress)
+
+    def _put(self, source: Path, key: str, parts: builtins.list[str], digest: Digest, progress: OnBytes) -> None:
         there = self._item(key)
         if there is not None:
             self._require_exact(parts[:-1], parts[-1])

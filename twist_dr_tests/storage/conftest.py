@@ -31,6 +31,7 @@ from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_connection import S3Limits
 from twist_dr.storage.s3_target import S3Target
 from twist_dr_tests.drives.cloud import GOOGLE_CLIENT, MICROSOFT_CLIENT, Cloud
+from twist_dr_tests.storage.far_places import SERVED, azurite, far_options, gcs, samba, sshd  # noqa: F401
 from twist_dr_tests.storage.proxy import Proxy, proxy_to
 from twist_dr_tests.storage.servers import (
     S3Server,
@@ -75,7 +76,8 @@ class Place:
 
     Two facts about the servers at hand, not promises of ours: rclone keeps the empty folders of an upload that came to
     nothing (``keeps_folders``); moto dates every unfinished upload 2010 (``dates_uploads`` is false). Drives keep what a killed upload had sent to
-    themselves, and forget it (``leaves_uploads`` is false). ``checksum``: what :class:`Capabilities` shall say.
+    themselves, and forget it (``leaves_uploads`` is false). Through rclone nothing in a bucket is sure to bear its server's time
+    (``tells_time`` is false). ``checksum``: what :class:`Capabilities` shall say.
     """
 
     kind: str
@@ -83,6 +85,7 @@ class Place:
     keeps_folders: bool = False
     dates_uploads: bool = True
     leaves_uploads: bool = True
+    tells_time: bool = True
     checksum: str = "read-back"
     patience: float | None = None
 
@@ -241,6 +244,15 @@ def microsoft_place(vendors: Cloud, machine_folder: Path, **options: Any) -> Pla
     )
 
 
+def far_place(request: pytest.FixtureRequest, kind: str, **options: Any) -> Place:
+    """An empty place on the server of that kind; ``options`` add to those of the target or replace them."""
+    usual = far_options(kind, request.getfixturevalue(SERVED[kind]))
+    made = rclone_place(request.getfixturevalue("machine_folder"), kind, **{**usual, **options})
+    if kind in ("sftp", "smb"):
+        return made
+    return replace(made, leaves_uploads=False, tells_time=False, checksum="md5" if kind == "gcs" else "read-back")
+
+
 @pytest.fixture(
     params=[
         "local-linked",
@@ -254,6 +266,7 @@ def microsoft_place(vendors: Cloud, machine_folder: Path, **options: Any) -> Pla
         "rclone",
         "google_drive",
         "onedrive",
+        *(f"far-{kind}" for kind in SERVED),
     ]
 )
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
@@ -278,6 +291,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if kind in ("google_drive", "onedrive"):
         make = google_place if kind == "google_drive" else microsoft_place
         return make(request.getfixturevalue("vendors"), request.getfixturevalue("machine_folder"))
+    if kind.startswith("far-"):
+        return far_place(request, kind[4:])
     if kind == "s3-moto":
         return replace(s3_place(request.getfixturevalue("moto")), dates_uploads=False)
     return replace(s3_place(request.getfixturevalue("rclone")), keeps_folders=True)

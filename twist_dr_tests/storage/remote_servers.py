@@ -31,6 +31,8 @@ USER, READER = "twist-dr-user", "twist-dr-reader"
 PASSWORD = "far-end password 1"
 #: crypt(3) of it, as ``openssl passwd -6 -salt twistdr`` makes it.
 _CRYPTED = "$6$twistdr$jTUVOfrbCh0F2gm4jti3gPfTdr79HRwVLG/qwbEtReVhdnIFS1CS113fCq2Xzux9G5cZrt5a8r4rB6Tai6l2M/"
+#: Bytes of the file system at ``small`` of each server of folders: soon full.
+SMALL = 8 << 20
 #: Above what Debian gives to people and to services.
 _UID = 64321
 
@@ -61,7 +63,8 @@ def _apart(folder: Path, command: Sequence[str], port: int, prepare: str = "true
     )
     (folder / "shadow").chmod(0o600)
     mounts = f"mount --bind '{folder}/passwd' /etc/passwd && mount --bind '{folder}/shadow' /etc/shadow"
-    script = f'{mounts} && {prepare} && exec "$@"'
+    small = f"mount -t tmpfs -o size={SMALL},mode=777 tmpfs '{folder}/files/small'"
+    script = f'{mounts} && {small} && {prepare} && exec "$@"'
     apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"]
     with running([*apart, *command], port, {}, gently=False) as pid:
         yield pid
@@ -78,19 +81,10 @@ class FarFolder:
     key_file: Path = Path()
     known_hosts: Path = Path()
 
-    def place(self, name: str) -> Path:
-        """A new folder that the user may fill."""
-        made = self.folder / name
-        made.mkdir()
-        os.chown(made, _UID, _UID)
-        return made
 
-
-def _far_folder(folder: Path, name: str) -> Path:
-    share = folder / name
-    share.mkdir()
-    os.chown(share, _UID, _UID)
-    return share
+def _make_files(folder: Path) -> None:
+    (folder / "files" / "small").mkdir(parents=True)
+    os.chown(folder / "files", _UID, _UID)
 
 
 @contextlib.contextmanager
@@ -100,7 +94,7 @@ def sshd_server(folder: Path, port: int = 0) -> Iterator[FarFolder]:
     needed(sshd, "OpenSSH server")
     port = port or free_port()
     if not (folder / "host").exists():
-        _far_folder(folder, "files")
+        _make_files(folder)
         for name in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     kind, key = (folder / "host.pub").read_text().split()[:2]
@@ -118,14 +112,13 @@ def sshd_server(folder: Path, port: int = 0) -> Iterator[FarFolder]:
 
 @contextlib.contextmanager
 def samba_server(folder: Path, port: int = 0) -> Iterator[FarFolder]:
-    """Samba with the shares ``files``, ``readonly`` (the same files) and ``small`` (a folder where a test may mount something)."""
+    """Samba with the shares ``files``, ``readonly`` (the same files) and ``small``."""
     smbd = _program("smbd")
     needed(smbd, "Samba server")
     port = port or free_port()
     own = folder / "own"
     if not own.exists():
-        for name in ("files", "small"):
-            _far_folder(folder, name)
+        _make_files(folder)
         own.mkdir(mode=0o700)
     folders = ("private dir", "lock directory", "state directory", "cache directory", "pid directory", "ncalrpc dir")
     (folder / "smb.conf").write_text(
@@ -134,7 +127,7 @@ def samba_server(folder: Path, port: int = 0) -> Iterator[FarFolder]:
         + "".join(f"{name} = {own}\n" for name in folders)
         + "".join(
             f"[{share}]\npath = {folder}/{path}\nread only = {'yes' if share == 'readonly' else 'no'}\nvalid users = {USER}\n"
-            for share, path in (("files", "files"), ("readonly", "files"), ("small", "small"))
+            for share, path in (("files", "files"), ("readonly", "files"), ("small", "files/small"))
         )
     )
     (folder / "answers").write_text(f"{PASSWORD}\n{PASSWORD}\n")
@@ -155,14 +148,14 @@ class AzureServer:
 
 
 @contextlib.contextmanager
-def azurite_server(folder: Path) -> Iterator[AzureServer]:
-    """Azurite over ``folder``, with one empty container."""
+def azurite_server(_: Path) -> Iterator[AzureServer]:
+    """Azurite with one empty container, in memory: over a folder it writes to files that it closed, and then into connections, after an upload was cut off."""
     from twist_dr_tests.storage.servers import rclone_program
 
     needed(_AZURITE.exists() and shutil.which("node"), "Azurite")
     port, account, key = free_port(), "twistdr", base64.b64encode(os.urandom(32)).decode()
     # Its API is older than the requests of today's clients, which use nothing of what came since.
-    command = [str(_AZURITE), "--location", str(folder), "--blobPort", str(port), "--skipApiVersionCheck", "--silent"]
+    command = [str(_AZURITE), "--inMemoryPersistence", "--blobPort", str(port), "--skipApiVersionCheck", "--silent"]
     with running(command, port, {"AZURITE_ACCOUNTS": f"{account}:{key}"}):
         server = AzureServer(f"http://127.0.0.1:{port}/{account}", account, key)
         with_key = {"RCLONE_AZUREBLOB_ACCOUNT": account, "RCLONE_AZUREBLOB_KEY": key, "RCLONE_CONFIG": os.devnull}
