@@ -25,6 +25,7 @@ from twist_dr.cli.launching import add_commands as add_launching_commands
 from twist_dr.cli.output import add_json, report, say, show, show_error, wants_json
 from twist_dr.cli.recover.arguments import add_arguments
 from twist_dr.cli.secrets import add_commands as add_secrets_commands
+from twist_dr.cli.secrets import opened_for_keys
 from twist_dr.cli.status import add_commands as add_status_commands
 from twist_dr.cli.targets import add_commands as add_target_commands
 from twist_dr.cli.wal import add_commands as add_wal_commands
@@ -276,9 +277,7 @@ def _recover(options: argparse.Namespace) -> int:
 
 
 def _keys_list(options: argparse.Namespace) -> None:
-    from twist_dr.settings import open_application
-
-    keyring = open_application().keyring
+    keyring = opened_for_keys(options).keyring
     rows = [
         {"id": key.id, "check_value": key.check_value, "primary": key.id == keyring.primary_id}
         for key in keyring.keys.values()
@@ -289,12 +288,12 @@ def _keys_list(options: argparse.Namespace) -> None:
 
 def _keys_new(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import ADD_KEY
-    from twist_dr.settings import open_application
 
-    app = open_application(report(options))
+    app = opened_for_keys(options)
     key = ADD_KEY(app, ADD_KEY.config(id=options.id or ""))
     said = (
         f"{key.id} (check value {key.check_value}) is the primary key of {app.settings.encryption.keyring} now; "
         "keep a new copy of that file elsewhere."
+        + (" Encrypt the secrets with it, too: twist-dr secrets rotate" if app.settings.secrets.exists() else "")
     )
     show(options, lambda: key, lambda: said)

@@ -22,6 +22,8 @@ def add_commands(commands: Any) -> None:
     )
     new = secrets.add_parser("set", help="keep a secret; its value is read from standard input, or asked for")
     new.add_argument("name", metavar="NAME", help="as in ${secret:NAME}")
+    # Taken, so that nothing quotes it.
+    new.add_argument("value", nargs="*", help=argparse.SUPPRESS)
     add_json(new)
     new.set_defaults(run=_set)
     listed = secrets.add_parser("list", help="names, when each was set, and the key that it is encrypted with")
@@ -47,7 +49,8 @@ def asked_for(what: str) -> str:
     return text
 
 
-def _app(options: argparse.Namespace) -> Application:
+def opened_for_keys(options: argparse.Namespace) -> Application:
+    """For what must work before the settings can be read whole, as secrets or the keyring that opens them are not there. Raises ``SettingsError``."""
     from twist_dr.settings import Application, settings_for_secrets, user_of_this_machine
 
     return Application(settings_for_secrets(), user_of_this_machine(), report(options))
@@ -56,14 +59,19 @@ def _app(options: argparse.Namespace) -> Application:
 def _set(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import SET_SECRET
 
-    app = _app(options)
+    if options.value:
+        raise SettingsError(
+            "A secret is never an argument, which all users of this machine may read",
+            remedy=f"take it for known, choose another, and give that on standard input or at the prompt: twist-dr secrets set {options.name}",
+        )
+    app = opened_for_keys(options)
     done = SET_SECRET(app, SET_SECRET.config(name=options.name, value=asked_for(f"The value of {options.name}")))
     said = f"{done.name} is kept in {app.settings.secrets}, encrypted with {done.key_id}; in the settings it is ${{secret:{done.name}}}"
     show(options, lambda: done, lambda: said)
 
 
 def _list(options: argparse.Namespace) -> None:
-    file = _app(options).settings.secrets_file
+    file = opened_for_keys(options).settings.secrets_file
     rows = [
         {"name": name, "kind": kind, "set_at": value.set_at, "key_id": value.key_id}
         for kind, values in file.listed().items()
@@ -78,7 +86,7 @@ def _list(options: argparse.Namespace) -> None:
 def _rotate(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import ROTATE_SECRETS
 
-    done = ROTATE_SECRETS(_app(options), ROTATE_SECRETS.config())
+    done = ROTATE_SECRETS(opened_for_keys(options), ROTATE_SECRETS.config())
     changed = ", ".join(done.names) or "nothing, for it was all before"
     show(options, lambda: done, lambda: f"encrypted with {done.key_id} now: {changed}")
 
@@ -86,5 +94,5 @@ def _rotate(options: argparse.Namespace) -> None:
 def _remove(options: argparse.Namespace) -> None:
     from twist_dr.operations.table import REMOVE_SECRET
 
-    done = REMOVE_SECRET(_app(options), REMOVE_SECRET.config(name=options.name))
+    done = REMOVE_SECRET(opened_for_keys(options), REMOVE_SECRET.config(name=options.name))
     show(options, lambda: done, lambda: f"{done.name} is kept no more")

@@ -77,3 +77,24 @@ def test_nothing_is_no_secret(
     assert typed(monkeypatch, "secrets remove DB") == 1
     assert "There is no" in capsys.readouterr().err
     assert not (site.folder / "secrets.yaml").exists()
+
+
+def test_a_value_among_the_arguments_is_refused_and_not_repeated(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(monkeypatch, f"secrets set DB {VALUE}") == 1
+    said = capsys.readouterr()
+    assert "never an argument" in said.err and VALUE not in said.err + said.out
+    assert not (site.folder / "secrets.yaml").exists()
+
+
+def test_a_new_keyring_can_be_made_while_secrets_are_missing(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both say to run this, so it must not ask for either."""
+    site.set(database={"url": "${secret:DB}"})
+    site.keyring_path.unlink()
+    assert main(["keys", "new", "--id", "k9"]) == 0
+    assert main(["keys", "list"]) == 0
+    assert typed(monkeypatch, "secrets set DB", "postgresql://erp@db/erp") == 0
+    assert site.settings().database.url.get_secret_value() == "postgresql://erp@db/erp"
