@@ -34,7 +34,14 @@ from twist_dr.doctor.restores import (
     check_restore_rights,
     check_restore_settings,
 )
-from twist_dr.doctor.targets import TargetPlace, check_own_files, check_places, check_strangers, check_targets
+from twist_dr.doctor.targets import (
+    TargetPlace,
+    check_bandwidth,
+    check_own_files,
+    check_places,
+    check_strangers,
+    check_targets,
+)
 from twist_dr.doctor.tools import check_client_tools, check_dumps, check_isolation, check_verification
 from twist_dr.doctor.unattended import check_alerts, check_daemon, check_media_age, check_proof_time, check_schedules
 from twist_dr.doctor.wal import WalSeen, check_wal_server
@@ -237,6 +244,8 @@ class _Examination:
         targets = yield from self._built_targets()
         # Half a guess where the database could not be asked.
         one_form = first_backup_space(self._seen.size if self._seen else 0, self._media.bytes, 1)
+        rates = {name: target.max_mib_per_second for name, target in settings.enabled_targets.items()}
+        yield from guarded("bandwidth", check_bandwidth(rates, one_form))
         working = (yield from guarded("targets", check_targets(targets, one_form))) or []
         repositories = [Repository(target, settings.application) for target in working]
         yield from guarded("targets", check_strangers(repositories))

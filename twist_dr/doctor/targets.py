@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from twist_dr.errors import StorageError
 from twist_dr.repository.repository import Repository
 from twist_dr.retention.ground import strangers
 from twist_dr.storage.base import StorageTarget, told_of
+from twist_dr.storage.limits import Rate, bytes_per_day
 from twist_dr.storage.options import TargetOptions, providers
 from twist_dr.storage.trial import TargetTest, run_target_test
 from twist_dr.system.progress import human_bytes, human_seconds
@@ -59,6 +60,19 @@ def check_own_files(name: str, settings: TargetOptions) -> Check[bool]:
                 command(["chmod", "go-w", path]),
             )
     return usable
+
+
+def check_bandwidth(targets: Mapping[str, Sequence[Rate]], one_form_bytes: int) -> Check[None]:
+    """Whether a full backup, of about so many bytes on a target, gets there within a day at ``max_mib_per_second``."""
+    for name, rates in targets.items():
+        per_day = bytes_per_day(rates)
+        if per_day is not None and one_form_bytes > per_day:
+            yield warning(
+                f"bandwidth {name}",
+                f"its max_mib_per_second lets {human_bytes(per_day)} through in a day, and a full backup has about {human_bytes(one_form_bytes)}: a copy "
+                f"takes {human_seconds(one_form_bytes / per_day * 86400)}",
+                f"raise storage_targets.{name}.max_mib_per_second, at night perhaps, or make full backups for it less often (schedules.full, targets)",
+            )
 
 
 def check_targets(targets: Mapping[str, StorageTarget], one_form_bytes: int) -> Check[list[StorageTarget]]:

@@ -89,6 +89,13 @@ def _as_rates(given: Any) -> Any:
 Rates = Annotated[tuple[Rate, ...], BeforeValidator(_as_rates)]
 
 
+def bytes_per_day(rates: Sequence[Rate]) -> float | None:
+    """How much goes through in a day; None without a bound."""
+    minutes = (next((each.rate for each in rates if each.covers(minute)), math.inf) for minute in range(24 * 60))
+    found = sum(minutes) * 60 * (1 << 20)
+    return found if math.isfinite(found) else None
+
+
 @dataclass(frozen=True)
 class Clock:
     """``monotonic`` in seconds, the same for all processes since the machine started; ``now`` in UTC; ``sleep`` takes seconds."""

@@ -121,14 +121,15 @@ class Drill:
             self._say(f"{repository.target.name} holds no base backup, so no recovery to a point in time is rehearsed")
             return
 
+        # From a target that gets no WAL it leads to the backup's own end, whose rows were counted.
+        to = "latest" if repository.target.name in self.settings.wal_targets else None
+
         def work(copy: OneCopy) -> VerificationResult:
             known, plan = (
                 known_reach(self._app, repository.target.name),
                 verification_plan(self.settings, self._app.cluster),
             )
             patience = self.settings.restore.stall_seconds
-            # From a target that gets no WAL it leads to the backup's own end.
-            to = "latest" if repository.target.name in self.settings.wal_targets else None
             return rehearse(plan, copy, self._report, patience=patience, to=to, known=known)
 
         base = repository.manifest(backup_id, self._app.keyring).base
@@ -136,7 +137,7 @@ class Drill:
         last = self._app.catalog.verifications(result.backup_id)[:1]
         if result.unproven and not result.differences:
             self._say(f"{result.backup_id}: {result.unproven}; it is not verified by this")
-        elif result.verified and last and not last[0].verified:
+        elif to is not None and result.verified and last and not last[0].verified:
             # No rows are compared at the latest point: what was found by comparing them is not taken back by this.
             self._say(
                 f"{result.backup_id} could be recovered, but its last verification found it bad, and that compares more: launch the job verify_backup with "

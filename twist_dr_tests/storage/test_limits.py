@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
+from twist_dr.doctor.targets import check_bandwidth
 from twist_dr.errors import Cancelled
 from twist_dr.settings.building import build_targets
 from twist_dr.storage.limits import Bandwidth, Clock, Rate, Rates
@@ -306,6 +308,17 @@ storage_targets:
     one.bandwidth.wait_for(1)
     build_targets(settings)["one"].bandwidth.wait_for(1)
     assert len(list((tmp_path / "targets").iterdir())) == 1
+
+
+def test_the_doctor_says_that_a_full_backup_cannot_get_there_within_a_day() -> None:
+    night = [{"from": "20:00", "to": "06:00", "rate": 20}, {"rate": 0.5}]
+    given = {"slow": rates(0.5), "night": rates(night), "open": rates(night[:1]), "free": ()}
+    check = partial(check_bandwidth, given)
+    assert [each.check for each in check(100 << 30)] == ["bandwidth slow"]
+    assert [each.check for each in check(1000 << 30)] == ["bandwidth slow", "bandwidth night"]
+    (found,) = check(100 << 30)
+    assert "lets 45.3 GB through in a day" in found.found and "takes 56 h 53 min" in found.found
+    assert "storage_targets.slow.max_mib_per_second" in str(found.remedy)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from twist_dr.errors import Cancelled, TargetUnavailable
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.s3_target import S3Target
 from twist_dr_tests.storage.conftest import BUCKET, PART, MakeFile, Place, s3_place
-from twist_dr_tests.storage.proxy import Fault, Proxy, Request, proxy_to
+from twist_dr_tests.storage.proxy import Fault, Proxy, Request, proxy_to, refuse_wrong_sha256
 from twist_dr_tests.storage.servers import S3Server
 from twist_dr_tests.storage.test_contract import KEY, kill_a_writer_in_the_middle, read
 
@@ -88,11 +88,14 @@ def test_what_a_killed_writer_had_sent_is_not_sent_again(
     assert uploads(server, target) == [] and list((tmp_path / "uploads").iterdir()) == []
 
 
+@pytest.mark.parametrize("checksum", ["read-back", "server"])
 def test_an_upload_that_lost_its_network_goes_on_when_it_is_back(
-    place: Place, moto_proxy: Proxy, make_file: MakeFile
+    place: Place, moto_proxy: Proxy, make_file: MakeFile, checksum: str
 ) -> None:
+    place.arguments["checksum"] = checksum
     source, digest = make_file(5 * PART + 1)
     cut_off(place, moto_proxy, source, digest, after=3)
+    moto_proxy.fault = refuse_wrong_sha256
     place.target().put(source, KEY, digest)
     assert parts(moto_proxy) == [4, 5, 6]
     assert read(place.target(), KEY) == source.read_bytes()

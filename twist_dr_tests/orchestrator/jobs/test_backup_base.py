@@ -6,6 +6,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -18,6 +19,9 @@ from twist_dr.postgres.lsn import parse_lsn
 from twist_dr.recovery.planning import RecoveryRequest, plan_recovery
 from twist_dr.recovery.status import wal_status
 from twist_dr.repository.manifest import BaseFacts
+from twist_dr.scrub.found import ScrubFinding
+from twist_dr.scrub.wal import WalScrub
+from twist_dr.scrub.wal_reading import WalObject
 from twist_dr.verify.backup import verify
 from twist_dr.wal.from_settings import Shipping
 from twist_dr.watch.alerts.facts import gather
@@ -159,6 +163,20 @@ def test_a_target_without_wal_has_what_its_base_backups_need_and_nobody_misses_m
         for source, names in {"archive alone": ["archive"], "both": ["archive", "office"]}.items()
     }  # fmt: skip
     assert plans["archive alone"].end_lsn < plans["both"].end_lsn
+    asked: list[str] = []
+
+    def repair(each: WalObject, *_: object) -> Future[ScrubFinding]:
+        asked.append(each.name)
+        return Future()
+
+    office, archive = (app.repositories()[name] for name in ("office", "archive"))
+    scrub = WalScrub(app, {}, repair)
+    scrub.find_missing(archive, [office])
+    assert asked == []
+    gone = min(first)
+    app.targets["archive"].delete(gone)
+    scrub.find_missing(archive, [office])
+    assert asked == [Path(gone).name[:24]], "what a base there needs is missed"
 
 
 def test_a_base_is_never_taken_for_a_full_backup(site: Site) -> None:

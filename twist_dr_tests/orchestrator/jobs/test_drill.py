@@ -134,3 +134,10 @@ def test_with_wal_the_newest_base_is_recovered_to_the_latest_point_too(with_wal:
     assert again.error == "" and "its last verification found it bad" in again.shown["notes"]
     assert not catalog.verifications(way["backup_id"])[0].verified, "what compares less took back what compares rows"
     assert "recovery" not in (drill(with_wal, recovery=False) and note(with_wal)["ways"])
+    targets = with_wal.document["storage_targets"]
+    with_wal.set(storage_targets={**targets, "office": {**targets["office"], "wal": False}})
+    assert drill(with_wal, target="office").error == ""
+    newest = catalog.verifications(way["backup_id"])[0]
+    assert newest.verified and not any("none are compared" in line for line in newest.notes), (
+        "to its own end, by its rows"
+    )
