@@ -1,0 +1,123 @@
+"""A night with a Google Drive and a OneDrive: tokens that rotate, a storm of refusals, a kill; and the night after a grant was taken back."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from twist_dr.storage.machine import Grant
+from twist_dr.storage.oauth import GOOGLE_ALL_FILES
+from twist_dr_tests.drives.cloud import GOOGLE_CLIENT, MICROSOFT_CLIENT, Cloud
+from twist_dr_tests.drives.gateway import Fault, Request
+from twist_dr_tests.drives.google import google_error
+from twist_dr_tests.drives.graph import graph_error
+from twist_dr_tests.site import Site
+
+TARGETS = ("drive", "onedrive")
+
+
+def authorized(site: Site, vendors: Cloud, target: str) -> str:
+    """The owner lets us use the account; the refresh token. No access token is known yet."""
+    if target == "drive":
+        refresh = vendors.google_tokens.grant(GOOGLE_CLIENT.id, GOOGLE_ALL_FILES)
+    else:
+        refresh = vendors.microsoft_tokens.grant(MICROSOFT_CLIENT.id, "Files.ReadWrite", "offline_access")
+    with site.settings().machine.grants.held(target) as held:
+        held.commit(Grant(refresh, datetime.now(timezone.utc) - timedelta(days=1)))
+    return refresh
+
+
+@pytest.fixture
+def drives(site: Site, vendors: Cloud) -> Site:
+    """Full backups go to a drive of each provider, and nowhere else."""
+    site.variables["GOOGLE_CLIENT_SECRET"] = str(GOOGLE_CLIENT.secret)
+    site.set(
+        storage_targets={
+            "drive": {
+                "type": "google_drive",
+                "folder_id": vendors.google.folder(vendors.google_tokens.account).id,
+                "client_id": GOOGLE_CLIENT.id,
+                "client_secret": "${GOOGLE_CLIENT_SECRET}",
+            },
+            "onedrive": {
+                "type": "onedrive",
+                "account": "business",
+                "client_id": MICROSOFT_CLIENT.id,
+                "path": f"Backups/{site.folder.name}-{id(site)}",
+            },
+        }
+    )
+    return site
+
+
+def programs_of(folder: Path) -> list[str]:
+    """Programs that run with something of that folder in their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"rclone") and any(str(folder).encode() in word for word in words):
+            found.append(path.parent.name)
+    return found
+
+
+def manifest_put(request: Request) -> bool:
+    return request.ends_an_upload
+
+
+def test_a_night_of_rotating_tokens_refusals_and_a_kill_is_whole_on_both_and_a_grant_taken_back_is_said_to_be_that(
+    drives: Site, vendors: Cloud
+) -> None:
+    first = {target: authorized(drives, vendors, target) for target in TARGETS}
+
+    # Killed while it sends.
+    gateway = vendors.gateway
+    held = gateway.add(Fault(manifest_put, delay=3.0, times=2))
+    killed = drives.start("backup_full")
+    while not held.happened:
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate()
+    end = time.monotonic() + 10
+    while programs_of(drives.folder) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert programs_of(drives.folder) == [], "rclone outlived its owner"
+    gateway.clear()
+    assert [drives.held(target) for target in TARGETS] == [[], []]
+
+    # Both providers refuse for a while, and end all access tokens in the middle.
+    def end_tokens(request: Request) -> None:
+        vendors.google_tokens.expire_access()
+        vendors.microsoft_tokens.expire_access()
+
+    for host, answer in (
+        ("www.googleapis.com", google_error(429, "rateLimitExceeded")),
+        ("graph.microsoft.com", graph_error(429, "activityLimitReached", Retry_After="0")),
+    ):
+        gateway.add(Fault(lambda request, host=host: request.host == host, answer, times=4))  # type: ignore[misc]
+    gateway.add(Fault(lambda request: request.path.startswith("/up/"), then=end_tokens))
+    drives.backup().expect(0)
+    assert programs_of(drives.folder) == []
+    for target in TARGETS:
+        assert len(drives.held(target)) == 1
+        drives.verify(target=target).expect(0)
+        with drives.settings().machine.grants.held(target) as kept:
+            assert kept.grant is not None
+            assert (kept.grant.refresh_token == first[target]) == (target == "drive"), "Microsoft's rotates"
+    assert vendors.microsoft_tokens.refreshes >= 2
+
+    # Taken back by its owner: the other target has the night's copy, and it is said what to do.
+    gateway.clear()
+    vendors.google_tokens.revoke()
+    night = drives.backup().expect(1)
+    assert "targets authorize drive" in night.text
+    assert len(drives.held("onedrive")) == 2
+    authorized(drives, vendors, "drive")
+    drives.backup().expect(0)
+    assert len(drives.held("drive")) == 2
