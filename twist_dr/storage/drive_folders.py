@@ -67,10 +67,16 @@ class DriveFolders:
                     remedy="see in Google Drive who made them, and delete the wrong one",
                     target=self._target,
                 )
-        # Deleting a folder deletes what is in it, and a listing may not show everything yet. Empty, it takes no space in the trash.
-        self._ask("PATCH", other, {}, {"trashed": True})
+        self.trash(other)
 
-    def _children(self, folder: str) -> Iterator[_Entry]:
+    def trash(self, folder: str) -> None:
+        """Deleting one deletes what is in it, and a listing may not show everything yet. Empty, it takes no space in the trash."""
+        self._ask("PATCH", folder, {}, {"trashed": True})
+
+    def _children(self, folder: str) -> list[_Entry]:
+        return list(self._pages(folder))  # all of them, before any is moved
+
+    def _pages(self, folder: str) -> Iterator[_Entry]:
         query = {
             "q": f"'{folder}' in parents and trashed = false",
             "fields": f"nextPageToken,files({_FIELDS})",

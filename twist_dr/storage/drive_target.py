@@ -3,7 +3,7 @@
 A lost answer makes an object a second time. Two processes, of which one is not shown yet what the other made, make a folder twice, and what lies in one of the
 two cannot be reached by its path. So folders are made under the lock, which is held until Google shows them, and an object counts as stored when Google
 shows it, once. What is there twice all the same is settled: of two objects with the same bytes one goes, two folders become one; two objects with
-different bytes are told, and left.
+different bytes are told, and left. No folder is deleted, for that deletes what is in it: an empty one goes to the trash.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twist_dr.errors import ObjectCorrupt, StorageError, TargetRefused, TargetUnavailable
+from twist_dr.errors import ObjectCorrupt, ObjectMissing, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import OnBytes
 from twist_dr.storage.drive import GoogleDriveOptions
 from twist_dr.storage.drive_folders import FOLDER, DriveFolders
@@ -53,6 +53,14 @@ class GoogleDriveTarget(RcloneTarget):
         self._ids: dict[str, str] = {}
 
     def prepare(self) -> None:
+        try:
+            self._named(self._top, INCOMING, "=")
+        except ObjectMissing:
+            raise TargetRefused(
+                f"the folder {self._top} does not exist, or is not shared with the account that authorised",
+                remedy=f"correct folder_id or shared_drive of storage_targets.{self.name}, or share it with that account",
+                target=self.name,
+            ) from None
         self._make_folder("")
         super().prepare()
 
@@ -85,9 +93,14 @@ class GoogleDriveTarget(RcloneTarget):
                 return
             super()._remove(remote)
 
-    def _remove_empty(self, folders: list[str]) -> None:
-        super()._remove_empty(folders)
-        self._ids.clear()
+    def _remove_folder(self, path: str) -> None:
+        # Deleted, it would take with it what another machine just put there, and is not shown yet. Empty, it takes no space in the trash.
+        if self._by_id is not None and (found := self._id(path)):
+            self._by_id.trash(found)
+            self._forget_folders()
+        else:
+            super()._remove_folder(path)
+            self._ids.clear()
 
     def _entries(self, folder: str) -> list[Item]:
         found = super()._entries(folder)
@@ -164,6 +177,9 @@ class GoogleDriveTarget(RcloneTarget):
                 target=self.name,
             )
         self._by_id.merge([str(each["id"]) for each in found], path)
+        self._forget_folders()
+
+    def _forget_folders(self) -> None:
         self.session.ask("forget the folders", lambda calls: calls.call("fscache/clear"))
         self._ids.clear()
 

@@ -465,15 +465,19 @@ class RcloneTarget(StorageTarget):
 
     def _remove_empty(self, folders: builtins.list[str]) -> None:
         """Remove the folders that a deletion left empty; one that stays does no harm."""
-
-        def question(calls: RcloneCalls) -> None:
-            calls.call("operations/rmdir", fs=self.session.fs, remote="/".join(folders))
-
         with self._lock.held(), suppress(StorageError):
             while folders and not self._listed("/".join(folders)):
-                self.session.ask("remove an empty folder", question, attempts=1)
+                self._remove_folder("/".join(folders))
                 self._exact.discard("/".join(folders))
                 folders = folders[:-1]
+
+    def _remove_folder(self, path: str) -> None:
+        """One that is shown as empty. The lock is held."""
+
+        def question(calls: RcloneCalls) -> None:
+            calls.call("operations/rmdir", fs=self.session.fs, remote=path)
+
+        self.session.ask("remove an empty folder", question, attempts=1)
 
     def _full_or(self, error: StorageError, digest: Digest) -> StorageError:
         """The same error, or ``TargetFull`` where there is less space than the object needs: servers name that badly."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import uuid
 from dataclasses import replace
@@ -19,7 +20,6 @@ from twist_dr.errors import (
     KeyTooLong,
     ObjectCorrupt,
     ObjectTooLarge,
-    StorageError,
     TargetDailyLimit,
     TargetFull,
     TargetReauthorize,
@@ -192,7 +192,7 @@ def test_a_folder_of_somebody_elses_is_said_to_be_out_of_reach(
 ) -> None:
     source, digest = make_file()
     foreign = vendors.google.folder("somebody.else@example.com")
-    with pytest.raises(StorageError, match="drive"):
+    with pytest.raises(TargetRefused, match=f"the folder {foreign.id} does not exist, or is not shared"):
         google_place(vendors, machine_folder, folder_id=foreign.id).target().prepare()
     foreign.readers.add(vendors.google_tokens.account)
     with pytest.raises(CredentialsRefused):
@@ -309,6 +309,30 @@ def test_microsoft_may_ask_to_be_asked_less_and_is_waited_for(
 
 
 # -- what is there twice, late or not yet ---------------------------------------------------------------------------------
+
+
+def test_an_emptied_folder_takes_nothing_with_it_that_is_not_shown_yet(
+    vendors: Cloud, google: Place, make_file: MakeFile
+) -> None:
+    source, digest = make_file()
+    target = ready(google)
+    target.put(source, KEY, digest)
+    folder = next(each for each in vendors.google.below(google.arguments["folder_id"]) if each.name == "1")
+    hidden = File("manifest.json", folder.id, folder.owner, content=b"of another machine", listed_from=math.inf)
+    vendors.google.add(hidden)
+    target.delete(KEY)
+    assert target.children("erp") == []
+    assert hidden.id in vendors.google.files
+
+
+def test_a_listing_of_many_pages_is_whole(vendors: Cloud, place: Place, make_file: MakeFile) -> None:
+    source, digest = make_file()
+    target = ready(place)
+    keys = [f"erp/wal/{number}" for number in range(5)]
+    for key in keys:
+        target.put(source, key, digest)
+    vendors.google.page_size = vendors.microsoft.page_size = 2
+    assert [each.key for each in target.list("")] == keys
 
 
 @pytest.mark.parametrize("size", [10, 9 * MIB])
