@@ -21,7 +21,7 @@ from twist_dr.settings.targets import AnyTarget, TargetSettings
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.progress import Report
 from twist_dr.wal.objects import WalArchive
-from twist_dr.wal.packing import pack
+from twist_dr.wal.packing import file_chunks, pack
 from twist_dr_tests.helpers import KEY, KEYRING
 
 #: As the settings have them, by target.
@@ -53,7 +53,9 @@ def test_targets_of_one_level_share_the_bytes_and_no_level_changes_another_targe
     forms = {name: target_of(compression).form_beside(3) for name, compression in WANTED.items()}
     manifest, staging = taken(tmp_path, forms)
     folder = staging.folder(manifest.backup_id)
-    stored = {name: manifest.artifacts[0].in_form(form) for name, form in forms.items()}
+    tar = manifest.artifact("media.tar")
+    assert tar is not None
+    stored = {name: tar.in_form(form) for name, form in forms.items()}
     assert stored["cold"] == stored["colder"] != stored["office"]
     assert len({each.name for each in stored.values() if each}) == 3, "two forms lie in one file"
     assert len(list(folder.glob("media.tar*"))) == 3
@@ -145,7 +147,9 @@ def test_a_level_that_there_is_not_is_refused(wrong: object) -> None:
 def test_write_ahead_log_is_packed_at_the_targets_level_under_the_name_it_always_had(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text(" ".join(f"{number:x}" for number in random.Random(3).choices(range(500), k=100_000)))
-    fast, hard = (pack(source, tmp_path / f"{level}", Form("zstd", True, level), KEY, b"place") for level in (1, 19))
+    fast, hard = (
+        pack(file_chunks(source), tmp_path / f"{level}", Form("zstd", True, level), KEY, b"place") for level in (1, 19)
+    )
     assert hard.size < fast.size
     archive = WalArchive(LocalTarget("office", tmp_path), "erp")
     keys = {archive.key("1", 1, "0" * 24, Form("zstd", True, level)) for level in (0, 1, 19)}

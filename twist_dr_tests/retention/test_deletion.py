@@ -32,14 +32,17 @@ from twist_dr_tests.helpers import KEYRING, next_line, python, wait_until
 from twist_dr_tests.retention_site import NOW, Killer, child, made_up, store
 from twist_dr_tests.storage.conftest import (  # noqa: F401  # noqa: F401
     Place,
+    machine_folder,
     moto,
     other_file_system,
     place,
     rclone,
     rclone_folder,
     s3_place,
+    sftp_server,
     share,
     target,
+    webdav_server,
 )
 from twist_dr_tests.storage.servers import S3Server
 
