@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
 from twist_dr.catalog import THERE, BackupRow, RetentionRow
@@ -12,7 +12,7 @@ from twist_dr.errors import TwistDRError
 from twist_dr.repository.kinds import DATA_KINDS, KINDS, bases_of
 from twist_dr.repository.manifest import MANIFEST_NAME, Kind, Manifest, kind_of, open_manifest
 from twist_dr.repository.repository import Repository
-from twist_dr.retention.ground import Bases, Survey, read_bases, strangers, survey, survey_wal
+from twist_dr.retention.ground import BackupFolder, Bases, Survey, read_bases, strangers, survey, survey_wal
 from twist_dr.retention.holds import HoldNotes, suspicious
 from twist_dr.retention.incomplete import IncompleteBackup, find_incomplete, id_time
 from twist_dr.retention.model import INTACT, BackupFacts, ClusterWal, CopyState, Hold, Moving, Reclassing
@@ -109,7 +109,7 @@ class Looking:
         """A backup whose deletion was begun as though it was whole: so it is decided again whether it goes."""
         row = facts.begun[backup_id]
         folder = facts.ground.folders.get(backup_id)
-        return _known(row, folder.size if folder else 0, facts.bases)
+        return _known(row, folder, facts.bases)
 
     def again(self, facts: TargetFacts) -> tuple[list[BackupFacts], dict[str, str]]:
         """The same target's backups and their use, by what catalog and this machine say now."""
@@ -207,7 +207,7 @@ class Looking:
                 word = "it is not in the catalog" if row is None else "the catalog says that it was deleted"
                 in_use.setdefault(backup_id, f"{word}; run: twist-dr catalog rebuild --from {ground.target}")
             else:
-                backups.append(replace(_known(row, size, bases), storage_class=ground.folders[backup_id].storage_class))
+                backups.append(_known(row, ground.folders[backup_id], bases))
             if backup_id in bases.unreadable:
                 in_use.setdefault(backup_id, f"its manifest cannot be read: {bases.unreadable[backup_id]}")
             if backup_id in staged:
@@ -255,13 +255,14 @@ def _verified_since(row: BackupRow, moment: datetime) -> bool:
     return last is not None and last.verified and last.started_at > moment
 
 
-def _known(row: RetentionRow, size: int, bases: Bases) -> BackupFacts:
+def _known(row: RetentionRow, folder: BackupFolder | None, bases: Bases) -> BackupFacts:
     """What the catalog knows; but one whose manifest is not authentic is none to rely on, whatever was known of it."""
     state: CopyState = "corrupt" if row.backup_id in bases.unreadable and row.state in INTACT else row.state
     base = bases.known[row.backup_id].base if row.backup_id in bases.known else None
     return BackupFacts(
-        row.backup_id, row.kind, row.label, row.started_at, state, row.verified, size,
+        row.backup_id, row.kind, row.label, row.started_at, state, row.verified, folder.size if folder else 0,
         tuple(base.chain) if base else row.chain, base.stopped_at if base else None, partial=row.partial,
+        storage_class=folder.storage_class if folder else None, archived=folder is not None and folder.asleep,
     )  # fmt: skip
 
 

@@ -34,7 +34,8 @@ _TOMBSTONE = ".json"
 class BackupFolder:
     """What lies below a backup's id and is ours by its name: how many objects of how many bytes, the newest by the target's clock.
 
-    ``sealed``: a manifest is there. ``classes``: the storage classes of all else; ``archived``: some of it must be restored in the store first.
+    ``sealed``: a manifest is there. ``classes``: the storage classes of all else; ``archived``: some of it must be restored in the store first, and ``readable``
+    objects of it need not.
     """
 
     backup_id: str
@@ -44,15 +45,21 @@ class BackupFolder:
     sealed: bool = False
     classes: set[str | None] = field(default_factory=set)
     archived: bool = False
+    readable: int = 0
 
     @property
     def storage_class(self) -> str | None:
         """The one that all artifacts are in."""
         return next(iter(self.classes)) if len(self.classes) == 1 else None
 
+    @property
+    def asleep(self) -> bool:
+        """Whether no artifact can be read before it was restored in the store."""
+        return self.archived and not self.readable
+
     def note_class(self, storage_class: str, *, archived: bool) -> None:
         """All artifacts are in that class now."""
-        self.classes, self.archived = {storage_class}, archived
+        self.classes, self.archived, self.readable = {storage_class}, archived, 0
 
     def add(self, stored: StoredObject) -> None:
         self.objects += 1
@@ -63,6 +70,7 @@ class BackupFolder:
         else:
             self.classes.add(stored.storage_class)
             self.archived = self.archived or stored.archived
+            self.readable += not stored.archived
 
 
 @dataclass

@@ -25,7 +25,7 @@ class BackupFacts:
     ``chain`` are the ids from the full base to this one, itself included; of other kinds it is empty or the id alone. ``finished_at``
     is from when on a base can be used (its ``stopped_at``); ``taken_at`` where it is None. ``verified`` is the last verification's
     result, None without any. ``locked_until`` is the store's Object Lock. ``partial``: a full backup without some of what belongs to one.
-    ``storage_class``: that of all its artifacts, None where they differ or the target has none.
+    ``storage_class``: that of all its artifacts, None where they differ or the target has none; ``archived``: all must be restored in the store before they can be read.
     """
 
     id: str
@@ -40,6 +40,7 @@ class BackupFacts:
     locked_until: datetime | None = None
     partial: bool = False
     storage_class: str | None = None
+    archived: bool = False
 
     @property
     def links(self) -> tuple[str, ...]:

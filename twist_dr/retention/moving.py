@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from twist_dr.backup.storing import StoredCopy, pass_on
 from twist_dr.catalog.notes import ArchivedCopies, archived_copies
-from twist_dr.errors import BackupError, CopyFailed, EncryptionError, StorageError, TwistDRError
+from twist_dr.errors import BackupError, CopyFailed, EncryptionError, ObjectArchived, StorageError, TwistDRError
 from twist_dr.repository.first_good import CORRUPT
 from twist_dr.repository.repository import Repository
 from twist_dr.retention.ground import Survey
@@ -42,7 +42,7 @@ def move(app: Application, source: Repository, backup_id: str, to: str) -> Store
         )
         with ScratchFolder(app.settings.work_dir, SCRATCH) as folder:
             return pass_on(manifest, sealed, source, destination, folder, app.report)
-    except CORRUPT as error:
+    except (*CORRUPT, ObjectArchived) as error:
         _note_bad(app, backup_id, name, error)
         raise CopyFailed(
             f"{backup_id} stays, as it could not be moved to {to}: {error.clause}", remedy=error.remedy
@@ -89,7 +89,7 @@ def note_archived(app: Application, name: str, ground: Survey) -> None:
 
 def _note_bad(app: Application, backup_id: str, name: str, error: TwistDRError) -> None:
     row = app.catalog.copy(backup_id, name)
-    if error.target in (None, name) and row is not None:
+    if isinstance(error, CORRUPT) and error.target in (None, name) and row is not None:
         app.catalog.record_copy(backup_id, name, state="corrupt", form=row.form, error=error)
 
 

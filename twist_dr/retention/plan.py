@@ -280,8 +280,13 @@ def _keep_links(newest_first: Sequence[BackupFacts], known: Mapping[str, BackupF
 
 
 def _is_due(backup: BackupFacts, moving: Moving | Reclassing, now: datetime) -> bool:
-    """Whether its age says that it moves. A base backup is worth something only where its WAL is, so it stays with it as long as it is kept."""
-    return backup.kind != BASE.kind and backup.state in INTACT and now - backup.taken_at > moving.after
+    """Whether its age says that it moves. A base backup is worth something only where its WAL is, so it stays with it as long as it is kept; what is in an archive class already cannot be read."""
+    return (
+        backup.kind != BASE.kind
+        and backup.state in INTACT
+        and not backup.archived
+        and now - backup.taken_at > moving.after
+    )
 
 
 def _moved(decision: Decision, moving: Moving | Reclassing) -> Decision:

@@ -62,7 +62,8 @@ class S3Classes:
     def change(self, key: str, digest: Digest, storage_class: str, progress: OnBytes) -> None:
         """Raises botocore's errors, ``ObjectCorrupt`` and ``TargetRefused``."""
         head = self._connection.head(key)
-        if head is None or head.get("StorageClass", "STANDARD") == storage_class:
+        # What sleeps in another archive class could not be read, and has arrived, too.
+        if head is None or head.get("StorageClass", "STANDARD") == storage_class or is_archived(head):
             if head is None or int(head["ContentLength"]) != digest.size:
                 self._target.check(key, digest, progress)  # which says what is wrong
             return

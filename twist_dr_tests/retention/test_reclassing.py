@@ -36,7 +36,11 @@ def server() -> Iterator[S3Server]:
 
 
 def test_what_is_old_and_kept_by_a_policy_alone_changes_its_class_and_stays() -> None:
-    there = [backup("done", 20, storage_class="GLACIER"), backup("half", 21, storage_class=None)]
+    there = [
+        backup("done", 20, storage_class="GLACIER"),
+        backup("half", 21, storage_class=None),
+        backup("deeper", 22, storage_class="DEEP_ARCHIVE", archived=True),
+    ]
     plan = planned([*nights(10), *there, *chain("f", age=30)], holds=[Hold("d9", "ops", "an audit")], moving=COLD)
     assert [each.backup.id for each in plan.reclassed] == ["half", "d8"]
     assert plan.leaving == () and {each.storage_class for each in plan.reclassed} == {"GLACIER"}
@@ -111,6 +115,27 @@ def test_a_scrub_does_not_read_what_must_be_thawed_whoever_put_it_there(tmp_path
     assert [line for line in said if ids[2] in line and "is not read" in line]
     assert [site.state(each) for each in ids] == ["checked"] * 4
     assert archived_copies(site.catalog, "erp", "office").keys() == set(ids[:3])
+
+
+def test_what_a_rule_of_the_bucket_archived_meanwhile_is_in_nobodys_way(tmp_path: Path, server: S3Server) -> None:
+    site = site_of(tmp_path, server)
+    ids = site.listed()
+    prefix = site.site.document["storage_targets"]["office"]["prefix"]
+    for each in list(site.targets["office"].list(f"erp/backups/{ids[0]}")):
+        if "manifest" not in each.key:
+            place = {"Bucket": BUCKET, "Key": f"{prefix}/{each.key}"}
+            server.client().copy_object(**place, CopySource=place, StorageClass="DEEP_ARCHIVE")
+            break  # the other one goes to the class of the settings
+    assert [site.clean().reclassed, site.clean().reclassed] == [ids[:2], []]
+    assert sorted(map(str, classes(site, ids[0]).values())) == ["DEEP_ARCHIVE", "GLACIER", "STANDARD"]
+    # None of them can move to another target before it is restored there; all else goes on, and they can be deleted.
+    site.site.document["storage_targets"]["office"]["archive"] = {"after": "2 days", "to": "archive"}
+    site.site.save()
+    outcome = site.clean()
+    assert (outcome.problems, outcome.moved, site.listed("archive")) == ([], [ids[2]], [ids[2]])
+    site.site.document["storage_targets"]["office"]["retention"] = {"max_count": 1}
+    site.site.set(cleanup={"max_delete_fraction": 0.9})
+    assert sorted(site.clean().deleted) == ids[:2]
 
 
 @pytest.mark.sweep
