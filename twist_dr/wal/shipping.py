@@ -170,21 +170,14 @@ class Shipper:
                 if (without := [name for name in names if not self._spool.is_stored(name, file)])
             },
         )
-        bundling = [
-            name
-            for name in names
-            if self._destinations[name].every
-            and not self._destinations.is_down(name)
-            and self._lacking(name, admission)
-        ]
-        self._destinations.each(
-            lambda name: self._destinations.recognise(name, self._lacking(name, admission)), bundling
-        )
+        lacking = {name: self._lacking(name, admission) for name in names if not self._destinations.is_down(name)}
+        bundling = [name for name, files in lacking.items() if files and self._destinations[name].every]
+        self._destinations.each(lambda name: self._destinations.recognise(name, lacking[name]), bundling)
+        lacking |= {name: self._lacking(name, admission) for name in bundling}
         waiting: dict[Parcel, list[str]] = {}
-        for name in names:
+        for name, files in lacking.items():
             destination = self._destinations[name]
-            lacking, form = self._lacking(name, admission), destination.form.confidential
-            for parcel in parcels(lacking, form, together=bool(destination.every)):
+            for parcel in parcels(files, destination.form.confidential, together=bool(destination.every)):
                 waiting.setdefault(parcel, []).append(name)
         self._ship_parcels(admission, waiting)
         for name in bundling:

@@ -27,11 +27,15 @@ from twist_dr.wal.objects import WalArchive, associated_data
 from twist_dr.wal.packing import pack
 from twist_dr.wal.parcels import parcels as made_parcels
 from twist_dr.wal.spool import Wanted
+from twist_dr_tests.drives.cloud import Cloud
 from twist_dr_tests.helpers import KEYRING, python
 from twist_dr_tests.repository.test_encryption import tink_primitive
+from twist_dr_tests.storage.conftest import google_place, machine_folder
 from twist_dr_tests.sweep import instants
 from twist_dr_tests.wal.test_shipping import PAGE, names
 from twist_dr_tests.wal.wal_files import MB, NOON, ZSTD, Round, Wal, changed, holdings, said
+
+__all__ = ["machine_folder"]
 
 FIVE_MINUTES = timedelta(minutes=5)
 
@@ -402,3 +406,29 @@ def test_only_what_follows_each_other_is_one_bundle(round_: Round, wal: Wal) -> 
     lacking = [(files[wal.paths[place].name], wal.segment(place)) for place in (0, 1, 3, 4, 5)]
     together = [[each.name for each in parcel.files] for parcel in made_parcels(lacking, ZSTD, together=True)]
     assert together == [names(wal, 0, 1), names(wal, 3, 4, 5)]
+
+
+# -- on a drive ----------------------------------------------------------------------------------------------------------------
+
+
+def test_five_minutes_of_log_are_one_upload_to_google_drive(
+    tmp_path: Path, wal: Wal, vendors: Cloud, machine_folder: Path
+) -> None:
+    drive = google_place(vendors, machine_folder).target()
+    round_ = Round(tmp_path, {"drive": drive}, patience=60, every={"drive": FIVE_MINUTES})
+    round_.archive(wal.paths[0])
+    round_.ship()
+    before = _uploads(vendors)
+    round_.archive(*wal.paths[1:5], age=301)
+    shipped = round_.ship()
+    assert not shipped.errors and round_.spooled() == [] and _uploads(vendors) == before + 1
+    assert [each.key.rpartition("/")[2] for each in drive.list("erp/wal")] == [
+        f"{wal.paths[0].name}.zst.enc",
+        f"{bundle_of(wal, 1, 4)}.zst.enc",
+    ]
+    same_bytes(round_, wal, "drive")
+    round_.restart()
+
+
+def _uploads(vendors: Cloud) -> int:
+    return sum(request.method == "POST" and "/upload/" in request.path for request in vendors.gateway.requests)
