@@ -366,7 +366,13 @@ class Archives:
     ) -> None:
         """Work with the first place that will do. Work that failed must have left nothing. ``silent``: errors that are no fault of a target."""
         with self._lock:
-            ordered = sorted(places, key=lambda place: place.target.name in self.passed_over)
+            # What was bad for one segment of an object is so for the others.
+            ordered = sorted(
+                places,
+                key=lambda place: (
+                    place.target.name in self.passed_over or (place.target.name, place.stored.key) in self.corrupt
+                ),
+            )
         failed = []
 
         def pass_over(place: ArchivePlace, error: TwistDRError) -> None:
