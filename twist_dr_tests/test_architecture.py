@@ -80,6 +80,8 @@ def test_dagster_stays_in_its_rooms(path: Path) -> None:
 def test_loading_the_definitions_imports_no_client_library(site: Site) -> None:
     """``dagster job execute`` starts in about a second; each of these would add a good part of one."""
     heavy = [
+        "twist_dr.storage.rclone_target",
+        "twist_dr.storage.rclone_process",
         "boto3",
         "botocore",
         "psycopg",

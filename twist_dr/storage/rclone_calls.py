@@ -72,6 +72,8 @@ class RcloneCalls:
 
     def __init__(self, path: Path, log: RcloneLog) -> None:
         self._path, self._log = path, log
+        #: Once it was so, it is not asked again.
+        self.gone = False
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         connection = _Connection(self._path)
@@ -80,6 +82,7 @@ class RcloneCalls:
             response = connection.getresponse()
             text = response.read(_LARGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
+            self.gone = True
             raise RcloneGone(str(error)) from None
         finally:
             connection.close()
@@ -149,6 +152,7 @@ class RcloneCalls:
                 raise RcloneFailed(str(_document(response.read(_LARGEST_ANSWER)).get("error", "")), response.status)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            self.gone = True
             raise RcloneGone(str(error)) from None
         except BaseException:
             connection.close()

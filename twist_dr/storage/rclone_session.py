@@ -79,9 +79,9 @@ class RcloneSession:
         """Those of an rclone that runs and knows the remote. Raises storage errors."""
         with self._lock:
             running = self._running
-            if running is not None and running.owner == os.getpid() and running.process.running:
+            if running is not None and running.answers:
                 return running.calls
-            if running is not None and running.owner == os.getpid():
+            if running is not None:
                 running.end()
             self._running = running = self._started()
             return running.calls
@@ -99,8 +99,7 @@ class RcloneSession:
             try:
                 return question(calls)
             except (RcloneFailed, RcloneGone) as failure:
-                error = self.error(what, failure)
-                self.again(error, failure, attempt, attempts)
+                self.again(self.error(what, failure), failure, attempt, attempts)
         raise AssertionError("it returns or raises")
 
     def again(
@@ -230,6 +229,11 @@ class _Running:
         #: The access token that it was given last, and the one that it got for a refused one.
         self.token = ""
         self.renewed: str | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is ours, lives, and was not found dead by a call: a killed process takes its time to end."""
+        return self.owner == os.getpid() and not self.calls.gone and self.process.running
 
     def end(self) -> None:
         self._ended.set()

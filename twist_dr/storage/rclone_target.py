@@ -28,6 +28,7 @@ from twist_dr.errors import (
     ObjectMissing,
     ObjectTooLarge,
     StorageError,
+    TargetBusy,
     TargetUnavailable,
 )
 from twist_dr.storage.base import (
@@ -125,7 +126,8 @@ class RcloneTarget(StorageTarget):
                 return put(source, key, wanted, progress)
             except _NotSent as failed:
                 error = self._full_or(self.session.error(f"store {key}", failed.why), digest)
-                self.session.again(error, failed.why, attempt)
+                # What went wrong otherwise may go wrong again, after as many bytes: whoever runs the backup decides.
+                self.session.again(error, failed.why, attempt, None if isinstance(error, TargetBusy) else 1)
 
     def open(self, key: str) -> BinaryIO:
         self._parts(key)
