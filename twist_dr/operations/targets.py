@@ -35,6 +35,9 @@ def test_storage_targets(app: Application, config: Config) -> list[TargetTest]:
     return tests
 
 
+_CHECKED = {"server": "checks what it receives", "read-back": "is read back after each write"}
+
+
 def in_a_line(test: TargetTest) -> str:
     if test.capabilities is None:
         why = test.error.clause if test.error else "not tried"
@@ -42,7 +45,7 @@ def in_a_line(test: TargetTest) -> str:
     can = test.capabilities
     facts = [
         "refuses to overwrite by itself" if can.write_once else "does not refuse overwriting by itself",
-        "checks what it receives" if can.checksum == "server" else "is read back after each write",
+        _CHECKED.get(can.checksum, f"computes {can.checksum} of what it holds, which is compared after each write"),
         *([f"its clock differs by {human_seconds(abs(can.clock_skew_seconds))}"] if can.clock_skew_seconds else []),
         *can.notes,
     ]

@@ -70,6 +70,7 @@ class Telling:
             backup_id, copy.target, state="checked", form=form,
             stored_bytes=copy.bytes, seconds=copy.seconds, run_id=run_id,
         )  # fmt: skip
+        self._app.count_upload(copy.target, copy.bytes)
         details = {"from": self._facts.name, "run": run_id, "bytes": copy.bytes}
         subject = f"{backup_id} on {copy.target}"
         audit.record(self._app, action="store moved copy", subject=subject, result="done", details=details)

@@ -12,8 +12,11 @@ import pytest
 from twist_dr.backup.copies import copy_backup
 from twist_dr.errors import TargetUnavailable
 from twist_dr.operations import Config
+from twist_dr.operations.targets import in_a_line
 from twist_dr.operations.targets import test_storage_targets as try_targets
+from twist_dr.storage.base import Capabilities
 from twist_dr.storage.local import LocalOptions
+from twist_dr.storage.trial import TargetTest
 from twist_dr.watch.alerts.facts import gather
 from twist_dr.watch.alerts.rules import findings
 from twist_dr_tests.site import Site
@@ -100,3 +103,16 @@ def test_a_copy_that_was_stored_counts_toward_what_its_provider_takes_a_day(
     assert app.catalog.uploaded("archive", since=now - timedelta(hours=1)) == 0
     (told,) = (each for each in findings(gather(app, now), app.settings, now) if each.cause == "upload_limit:office")
     assert "its provider takes 1 B of one user within 24 hours" in told.message
+
+
+@pytest.mark.parametrize(
+    ("checksum", "told"),
+    [
+        ("server", "checks what it receives"),
+        ("read-back", "is read back"),
+        ("quickxor", "computes quickxor of what it holds"),
+    ],
+)
+def test_how_each_target_is_checked_is_said_as_it_is(checksum: str, told: str) -> None:
+    can = Capabilities(False, checksum, 0.0)
+    assert told in in_a_line(TargetTest("drive", "OneDrive: business/backups", 1.0, can, None))
