@@ -52,8 +52,9 @@ def ending(facts: Facts, settings: Settings, now: datetime) -> Iterator[Finding]
         if grant.ends is not None and now < grant.ends <= now + _SOON:
             yield Finding(
                 f"grant_ends:{name}", "grant_ends", _severity(grant.ends, now),
-                f"The grant of {name} ends in {human(grant.ends - now)}: {provider.name} ends those of a client that is in testing.",
-                f"Publish the client at {provider.name} (docs/authorize.md), then run: twist-dr targets authorize {name}", target=name,
+                f"The grant of {name} ends in {human(grant.ends - now)}, as {provider.name} said when it was given: so do those of a client in testing.",
+                f"Publish the client at {provider.name} (docs/authorize.md), or the next one ends as soon; then run: twist-dr targets authorize {name}",
+                target=name,
             )  # fmt: skip
         elif idle_end is not None and now < idle_end <= now + _SOON:
             yield Finding(

@@ -15,7 +15,7 @@ from twist_dr.storage.machine import Grant
 from twist_dr.storage.oauth import GOOGLE, GOOGLE_OWN_FILES, OAuthClient, microsoft
 from twist_dr.watch.alerts.facts import Facts, KeptGrant
 from twist_dr.watch.alerts.rules_common import Finding
-from twist_dr_tests.watch.alerts.scenes import DAY, HOUR, NOW, found, healthy, nights, settings, with_copy
+from twist_dr_tests.watch.alerts.scenes import DAY, HOUR, NOW, found, healthy, nights, position, settings, with_copy
 
 CLIENT = OAuthClient(GOOGLE, "client", "secret", (GOOGLE_OWN_FILES,))
 ENDED = "cloud: Google has ended the grant of ada@example.org, given on 2026-01-01 (invalid_grant); renew it with: twist-dr targets authorize cloud"
@@ -68,6 +68,9 @@ def test_a_test_and_write_ahead_log_that_were_refused_are_told_so_too(of: Any) -
     test = TargetTestRow(1, "cloud", NOW - HOUR, False, "drive", None, ENDED, 1.0, "target_reauthorize")
     finding = only(replace(granted(), target_tests=[test]), here)
     assert finding is not None and finding.message.startswith("Google Drive test failed: reauthorize cloud")
+    refused = position("cloud", error=ENDED, error_code="target_reauthorize")
+    finding = only(replace(granted(), positions={"cloud": refused}), here)
+    assert finding is not None and finding.message.startswith("Google Drive write-ahead log failed: reauthorize cloud")
 
 
 def test_what_is_not_kept_or_cannot_be_read_is_told_before_a_backup_fails(of: Any) -> None:
@@ -82,7 +85,7 @@ def test_what_is_not_kept_or_cannot_be_read_is_told_before_a_backup_fails(of: An
 @pytest.mark.parametrize(
     ("client", "changes", "severity", "words"),
     [
-        (CLIENT, {"ends": NOW + 6 * DAY}, "warning", "ends in 6 days: Google ends those of a client that is in testing"),
+        (CLIENT, {"ends": NOW + 6 * DAY}, "warning", "ends in 6 days, as Google said when it was given"),
         (CLIENT, {"ends": NOW + 2 * DAY}, "error", "ends in 2 days"),
         (CLIENT, {"ends": NOW - HOUR}, "error", "ended at 2026-11-21 04:00 UTC"),
         (CLIENT, {"refreshed": NOW - 149 * DAY}, None, ""),
