@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from twist_dr.storage.rclone_target import RcloneTarget
 
 #: The part of a bucket.
-BucketPrefix = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")]
+BucketPrefix = Annotated[
+    str, StringConstraints(pattern=r"^(\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
+]
 #: A folder on a remote. No bracket ends one: rclone's addresses of objects to read have the folder between brackets.
 RemotePath = Annotated[str, StringConstraints(pattern=r"^[^\[\]\x00-\x1f]*$")]
 

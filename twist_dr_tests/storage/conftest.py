@@ -266,7 +266,6 @@ def far_place(request: pytest.FixtureRequest, kind: str, **options: Any) -> Plac
         "rclone",
         "google_drive",
         "onedrive",
-        *(f"far-{kind}" for kind in SERVED),
     ]
 )
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
@@ -291,8 +290,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if kind in ("google_drive", "onedrive"):
         make = google_place if kind == "google_drive" else microsoft_place
         return make(request.getfixturevalue("vendors"), request.getfixturevalue("machine_folder"))
-    if kind.startswith("far-"):
-        return far_place(request, kind[4:])
     if kind == "s3-moto":
         return replace(s3_place(request.getfixturevalue("moto")), dates_uploads=False)
     return replace(s3_place(request.getfixturevalue("rclone")), keeps_folders=True)

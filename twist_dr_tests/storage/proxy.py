@@ -133,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._pass_on(fault, headers, body)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle
+    do_PROPFIND = do_MKCOL = _handle
 
     def _pass_on(self, fault: Fault, headers: dict[str, str], body: bytes) -> None:
         headers.pop("expect", None)

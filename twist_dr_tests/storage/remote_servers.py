@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hmac
 import http.server
 import json
 import os
 import shutil
 import subprocess
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -146,6 +148,15 @@ class AzureServer:
     key: str = field(repr=False)
     container: str = "backups"
 
+    def sas(self, rights: str) -> str:
+        """A shared access signature of the container ("Create a service SAS" in the REST API's reference), for an hour."""
+        version, ends = "2020-12-06", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+        resource = f"/blob/{self.account}/{self.container}"
+        fields = [rights, "", ends, resource, "", "", "", version, "c", "", "", "", "", "", "", ""]
+        made = hmac.digest(base64.b64decode(self.key), "\n".join(fields).encode(), "sha256")
+        given = {"sp": rights, "se": ends, "sv": version, "sr": "c", "sig": base64.b64encode(made).decode()}
+        return urllib.parse.urlencode(given)
+
 
 @contextlib.contextmanager
 def azurite_server(_: Path) -> Iterator[AzureServer]:
@@ -165,6 +176,13 @@ def azurite_server(_: Path) -> Iterator[AzureServer]:
         yield server
 
 
+#: What Google says of times that it takes for none.
+_CLOCK = (
+    "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
+    "Check your iat and exp values in the JWT claim."
+)
+
+
 class TokenServer:
     """Where a service account's signed request becomes an access token, as Google's does it (RFC 7523): refused unless ``public_key`` verifies it."""
 
@@ -173,6 +191,8 @@ class TokenServer:
 
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.asked: list[bool] = []
+        #: Seconds by which its clock is ahead of this machine's.
+        self.ahead = 0
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -181,9 +201,9 @@ class TokenServer:
                 good = outer._genuine(form["assertion"][0])
                 outer.asked.append(good)
                 answer = {"access_token": "of-the-tests", "token_type": "Bearer", "expires_in": 3600}
-                refused = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
-                body = json.dumps(answer if good else refused).encode()
-                self.send_response(200 if good else 400)
+                said = _CLOCK if abs(outer.ahead) > 300 else None if good else "Invalid JWT Signature."
+                body = json.dumps({"error": "invalid_grant", "error_description": said} if said else answer).encode()
+                self.send_response(400 if said else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
