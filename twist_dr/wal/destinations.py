@@ -208,6 +208,10 @@ class Destinations:
                 self._spool.note_stored(name, file)
             self._looked[name] = time.time()
 
+    def has_bundles(self, name: str) -> bool:
+        """Whether a target gets bundles, or got some from here before the settings were changed."""
+        return bool(self[name].every) or self._spool.has_sent_bundles(name)
+
     def is_in_doubt(self, name: str) -> bool:
         """Whether a target that gets bundles has to be asked what it has: a sending was cut short, or it was not asked for long."""
         looked = self._spool.looked_at(name)

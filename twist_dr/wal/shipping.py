@@ -171,7 +171,7 @@ class Shipper:
             },
         )
         lacking = {name: self._lacking(name, admission) for name in names if not self._destinations.is_down(name)}
-        bundling = [name for name, files in lacking.items() if files and self._destinations[name].every]
+        bundling = [name for name, files in lacking.items() if files and self._destinations.has_bundles(name)]
         self._destinations.each(lambda name: self._destinations.recognise(name, lacking[name]), bundling)
         lacking |= {name: self._lacking(name, admission) for name in bundling}
         waiting: dict[Parcel, list[str]] = {}

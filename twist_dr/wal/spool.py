@@ -170,12 +170,13 @@ class Spool:
     def note_look(self, target: str, at: float | None) -> None:
         """None before something is sent whose arrival is noted later."""
         mark = self.root / "stored" / target / _LOOKED
-        if at is None:
-            mark.unlink(missing_ok=True)
-            return
-        with suppress(OSError):
+        with suppress(OSError):  # on a full disk, an older one is emptied at least
             mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            mark.write_text(repr(at))
+            mark.write_text("" if at is None else repr(at))
+
+    def has_sent_bundles(self, target: str) -> bool:
+        """Whether bundles went to that target from here, whatever the settings say now."""
+        return (self.root / "stored" / target / _LOOKED).exists()
 
     def kept(self, file: SpoolFile) -> bool:
         """Whether it only stays so that pg_receivewal knows where to go on."""

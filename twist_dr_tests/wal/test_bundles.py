@@ -23,9 +23,11 @@ from twist_dr.recovery.status import ArchiveStatus, WalStatus, render_wal_status
 from twist_dr.storage.local import LocalTarget
 from twist_dr.wal import parcels
 from twist_dr.wal.bundles import PackedSegment, bundled, segments_of
+from twist_dr.wal.names import Segment, kind_of
 from twist_dr.wal.objects import WalArchive, associated_data
 from twist_dr.wal.packing import pack
 from twist_dr.wal.parcels import parcels as made_parcels
+from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr.wal.spool import Wanted
 from twist_dr_tests.drives.cloud import Cloud
 from twist_dr_tests.helpers import KEYRING, python
@@ -202,6 +204,29 @@ def test_bundled_in_another_way_the_same_bytes_are_recognised_and_others_refused
     assert bundle_of(wal, 1, 3) in str(shipped.errors["drive"])
     assert round_.spooled() == names(wal, 2) and objects(round_, "drive") == [*stored, wal.paths[4].name]
     same_bytes(round_, wal, "drive")
+
+
+def test_what_was_bundled_before_the_settings_changed_is_recognised_segment_by_segment(round_: Round, wal: Wal) -> None:
+    begun(round_, wal)
+    round_.archive(*wal.paths[1:4])
+    round_.ship(said(wal.identifier, wal.segment(3).end, minutes=6))
+    stored = objects(round_, "drive")
+    # Killed when it was stored, and before anything was noted of it.
+    round_.restart()
+    round_.archive(*wal.paths[1:4])
+    round_.spool.note_look("drive", None)
+    round_.every = {}
+    round_.archive(wal.paths[4])
+    shipped = round_.ship(said(wal.identifier, wal.segment(4).end, minutes=7))
+    assert not shipped.errors and not shipped.gaps and round_.spooled() == []
+    assert objects(round_, "drive") == [*stored, wal.paths[4].name]
+
+
+def test_earlier_versions_take_a_bundle_for_no_segment(wal: Wal) -> None:
+    name = bundle_of(wal, 0, 2)
+    assert kind_of(name) is None and PartialSegment.named(name, MB) is None
+    with pytest.raises(ValueError, match="not the name of a WAL segment"):
+        Segment.named(name, MB)
 
 
 def test_two_that_bundle_at_once_leave_overlapping_bundles_of_which_each_is_good(round_: Round, wal: Wal) -> None:
