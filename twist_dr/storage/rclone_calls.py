@@ -91,10 +91,11 @@ class RcloneCalls:
             raise RcloneFailed(str(answer.get("error", "")), response.status)
         return answer
 
-    def stat(self, fs: str, remote: str, hashes: tuple[str, ...] = ()) -> Item | None:
-        """What lies there; None when there positively is nothing."""
+    def stat(self, fs: str, remote: str, hashes: tuple[str, ...] = (), *, no_folder: bool = False) -> Item | None:
+        """What lies there; None when there positively is nothing. ``no_folder``: a folder is none, which spares looking for one in a list of all that lies beside it."""
         options = {"showHash": True, "hashTypes": hashes} if hashes else {}
-        found = self.call("operations/stat", fs=fs, remote=remote, opt={**options, "noMimeType": True})["item"]
+        options |= {"noMimeType": True, "filesOnly": no_folder}
+        found = self.call("operations/stat", fs=fs, remote=remote, opt=options)["item"]
         return Item.of(found) if found is not None else None
 
     def list(self, fs: str, remote: str, hashes: tuple[str, ...] = ()) -> list[Item]:

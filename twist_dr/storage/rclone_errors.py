@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from twist_dr.errors import (
     CredentialsRefused,
+    KeyTooLong,
     ObjectCorrupt,
     ObjectMissing,
     StorageError,
@@ -56,6 +57,10 @@ _MEANINGS: tuple[tuple[str, Meaning], ...] = (
         (TargetFull, "{noun} has no space left", _LESS),
     ),
     (r"the list is incomplete", (TargetUnavailable, "{noun} does not show all that is there", "run again later")),
+    (
+        r"pathIsTooLong|(file ?)?name ?too ?long",
+        (KeyTooLong, "{noun} takes no path that long", "use a folder nearer to the root, or a shorter name"),
+    ),
     (
         r"corrupted on transfer|hash(es)? differ|sizes differ|md5 .*mismatch|checksum mismatch",
         (ObjectCorrupt, "the bytes arrived altered, so nothing was stored", "run again, and suspect the network"),

@@ -105,6 +105,7 @@ class RcloneTarget(StorageTarget):
 
     def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         parts = self._parts(key)
+        self._require_fit(key, digest)
         if self.traits.staged:
             self._put(source, key, parts, digest, progress)
             return
@@ -118,7 +119,8 @@ class RcloneTarget(StorageTarget):
             self._require_exact(parts[:-1], parts[-1])
             self._require_same(key, self._wanted_again(source, digest), there, progress)
             return
-        self._require_fit(parts, digest)
+        for depth, folder in enumerate(parts[:-1]):
+            self._require_exact(parts[:depth], folder)
         wanted = self._wanted(source, digest)
         put = self._put_staged if self.traits.staged else self._put_directly
         for attempt in count(1):
@@ -209,18 +211,19 @@ class RcloneTarget(StorageTarget):
 
     def _item(self, key: str) -> Item | None:
         """The object under that key. A folder is none. Raises ``TargetUnavailable`` when the target's own folder is not there."""
-        found = self._look(key)
+        found = self._look(key, no_folder=True)
         if found is None:
             self._require_root()
         return found if found is not None and not found.is_folder else None
 
-    def _look(self, remote: str) -> Item | None:
-        """What lies there, an object or a folder."""
+    def _look(self, remote: str, *, no_folder: bool = False) -> Item | None:
+        """What lies there: an object or a folder. A folder is not looked for where no move could replace one."""
+        no_folder = no_folder or self.traits.folder_ids
         hashes = (self.traits.hash,) if self.traits.hash else ()
 
         def question(calls: RcloneCalls) -> Item | None:
             try:
-                return calls.stat(self.session.fs, remote, hashes)
+                return calls.stat(self.session.fs, remote, hashes, no_folder=no_folder)
             except RcloneFailed as failure:
                 if failure.status == 404:
                     return None
@@ -283,9 +286,9 @@ class RcloneTarget(StorageTarget):
         except ObjectCorrupt:
             raise other_bytes(key, self.name) from None
 
-    def _require_fit(self, parts: builtins.list[str], digest: Digest) -> None:
+    def _require_fit(self, key: str, digest: Digest) -> None:
         """Raise what says why no such object can lie there."""
-        traits, key = self.traits, "/".join(parts)
+        traits = self.traits
         whole = f"{self.options.backend.path}/{key}".lstrip("/")
         if traits.largest_object is not None and digest.size > traits.largest_object:
             raise ObjectTooLarge(
@@ -299,8 +302,6 @@ class RcloneTarget(StorageTarget):
                 remedy="use a folder nearer to the root, or a shorter name",
                 target=self.name,
             )
-        for depth, folder in enumerate(parts[:-1]):
-            self._require_exact(parts[:depth], folder)
 
     def _require_exact(self, folders: builtins.list[str], name: str) -> None:
         """Raise ``KeyClash`` where something of that name in other letters stands for it."""
