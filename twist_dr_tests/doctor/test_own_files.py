@@ -7,7 +7,7 @@ from typing import Literal
 
 from twist_dr.doctor.findings import DoctorFinding
 from twist_dr.doctor.targets import check_own_files
-from twist_dr.storage.options import TargetOptions
+from twist_dr.storage.options import TargetOptions, providers
 
 
 class KeyOptions(TargetOptions):
@@ -57,3 +57,16 @@ def test_a_file_that_is_not_there_is_told_by_its_path_and_the_target_is_not_trie
     (known,), usable = examine(tmp_path)
     assert not usable
     assert known.found == f"there is no file {tmp_path / 'known_hosts'} that this user may read"
+
+
+def test_every_file_that_a_kind_of_target_reads_is_looked_at() -> None:
+    for kind, provider in providers().items():
+        # The folders are the target itself.
+        files = {
+            name: Path(f"/{kind}/{name}")
+            for name, field in provider.model_fields.items()
+            if "Path" in f"{field.annotation}{field.metadata}" and name not in ("path", "mount_point")
+        }
+        options = provider.model_construct(type=kind, **files)
+        looked_at = {*options.secret_files, *options.trusted_files}
+        assert looked_at == set(files.values()), f"{kind} reads {files}"
