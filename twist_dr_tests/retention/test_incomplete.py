@@ -90,5 +90,7 @@ def test_unfinished_uploads_of_earlier_days_go_and_those_of_today_stay(site: Ret
     new = incoming / f"{int(NOW.timestamp())}-{'1' * 32}"
     for path in (old, new):
         path.write_bytes(b"half of something")
+    # Nothing came to it since.
+    os.utime(old, (time := (NOW - timedelta(days=3)).timestamp(), time))
     site.clean()
     assert not old.exists() and new.exists()
