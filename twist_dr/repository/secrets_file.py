@@ -16,7 +16,6 @@ none can be put in another's place. Changes are made under a lock of all process
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import re
@@ -39,6 +38,7 @@ from twist_dr.system.lock import FileLocks
 _FORMAT = 1
 #: Names of secrets stand in settings and in YAML.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_WORDS = "at most 64 letters, digits, '_', '.' and '-', a letter first"
 #: Far longer than any password, key or token; many of them fit into what is read of a file.
 MOST_CHARACTERS = 16_384
@@ -263,8 +263,8 @@ class SecretsFile:
             )
         try:
             for kind, values in content.items():
-                values.update({str(name): _value(each) for name, each in (document.get(kind) or {}).items()})
-        except (AttributeError, LookupError, TypeError, ValueError, binascii.Error):
+                values.update({_word(name): _value(each) for name, each in (document.get(kind) or {}).items()})
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
             raise self._damaged() from None
         return content
 
@@ -293,7 +293,15 @@ def _give_to(owner: os.stat_result, path: Path) -> None:
 
 def _value(document: Any) -> SealedValue:
     sealed = base64.b64decode(document["value"], validate=True)
-    return SealedValue(datetime.fromisoformat(document["set"]), str(document["key"]), str(document["check"]), sealed)
+    set_at = datetime.fromisoformat(document["set"]).astimezone(timezone.utc)
+    return SealedValue(set_at, _word(document["key"]), _word(document["check"]), sealed)
+
+
+def _word(text: object) -> str:
+    """What is written again as it was read must mean the same to YAML then. Raises ``ValueError``."""
+    if not isinstance(text, str) or not _WORD.fullmatch(text):
+        raise ValueError
+    return text
 
 
 def _grant_of(document: dict[str, Any]) -> Grant:

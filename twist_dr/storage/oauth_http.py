@@ -20,6 +20,8 @@ from twist_dr.system.http import reason_of, web_opener
 #: A token endpoint answers within a second; one that takes this long is not there.
 _SECONDS = 30.0
 _MOST_BYTES = 1 << 18
+#: Ten years: what a provider says lasts longer is none that we could reckon with.
+_MOST_SECONDS = 10 * 366 * 86400.0
 _CODE = re.compile(r"[a-z_]{1,40}")
 #: Of Microsoft's sentences, the number by which it documents them.
 _NUMBER = re.compile(r"\bAADSTS[0-9]{4,9}\b")
@@ -53,9 +55,10 @@ class OAuthAnswer:
     def seconds(self, name: str) -> float | None:
         """Of Microsoft's older endpoints a number is a text."""
         try:
-            return float(self.document[name])
-        except (KeyError, TypeError, ValueError):
+            found = float(self.document[name])
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
+        return found if 0 <= found <= _MOST_SECONDS else None
 
 
 def ask(

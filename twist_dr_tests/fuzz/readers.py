@@ -38,6 +38,7 @@ from twist_dr.repository.keys import Keyring, parse_keyring
 from twist_dr.repository.manifest import Manifest, open_manifest
 from twist_dr.repository.repository import Repository
 from twist_dr.repository.sealing import mac_of
+from twist_dr.repository.secrets_file import SecretsFile
 from twist_dr.repository.unpack import unpack
 from twist_dr.restore.journal import FileJournals, Journal
 from twist_dr.retention.holds import HoldNote, HoldNotes
@@ -47,6 +48,9 @@ from twist_dr.settings.reading import parse_settings
 from twist_dr.storage.base import Digest
 from twist_dr.storage.chunks import hashed
 from twist_dr.storage.local import LocalTarget
+from twist_dr.storage.machine import Grant
+from twist_dr.storage.oauth import GOOGLE, OAuthClient, granted_by
+from twist_dr.storage.oauth_http import OAuthAnswer
 from twist_dr.system.documents import NOTE, DocumentInvalid, read_json, read_yaml
 from twist_dr.system.lock import FileLocks
 from twist_dr.wal.bundles import PackedSegment, bundled, segments_of, unbundled
@@ -169,6 +173,37 @@ def read_use(folder: Path, data: bytes) -> object:
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
         return FileLocks(folder, "erp").used_now()
+
+
+def _secrets(folder: Path) -> SecretsFile:
+    (folder / "keyring.yaml").write_bytes(KEYRING_TEXT)
+    return SecretsFile(folder / "secrets.yaml", "erp", str(folder / "keyring.yaml"))
+
+
+def _secrets_text() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = _secrets(Path(folder))
+        file.set("A", "the value of it")
+        with file.held("drive") as held:
+            held.commit(Grant("refresh", NOON, ("files",), "ada@example.org"))
+        return file.path.read_bytes()
+
+
+def read_secrets(folder: Path, data: bytes) -> object:
+    """What is read is written again, too."""
+    file = _secrets(folder)
+    file.path.touch(0o600)
+    file.path.write_bytes(data)
+    file.check()
+    file.set("B", "another")
+    return file.check()
+
+
+def read_token(data: bytes) -> object:
+    """What a provider answers to who asks for a token."""
+    document = json.loads(data)
+    answer = OAuthAnswer(200, document if isinstance(document, dict) else {})
+    return granted_by(answer, OAuthClient(GOOGLE, "client", None, ("files",)), "drive", NOON)
 
 
 def read_settings(data: bytes) -> object:
@@ -372,6 +407,9 @@ LINES = "\n".join(
 ).encode()
 ROLES = b"CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nCOMMENT ON ROLE a IS 'x\ny';\nDO $a$ BEGIN; END $a$;\n/* c /* d */ */ SELECT 1;"
 
+SECRETS = _secrets_text()
+TOKEN = b'{"access_token": "a", "expires_in": 3599, "refresh_token": "r", "scope": "files", "refresh_token_expires_in": "604799"}'
+
 READERS: dict[str, Reader] = {
     "archive index": Reader(lambda data: list(read_index(io.BytesIO(data))), [INDEX], inputs=[documents([INDEX.split(b"\n")[0]])]),
     "backup_label": Reader(read_label, [LABEL]),
@@ -390,9 +428,11 @@ READERS: dict[str, Reader] = {
     "names of WAL": Reader(read_names, [LINES]),
     "restore journal": Reader(in_folder(read_journal), [JOURNAL], inputs=[documents([JOURNAL])]),
     "roles.sql": Reader(lambda data: list(statements(data)), [ROLES]),
+    "secrets file": Reader(in_folder(read_secrets), [SECRETS]),
     "settings": Reader(read_settings, [_settings_text("erp").encode()]),
     "state of the spool": Reader(in_folder(read_state), [STATE], inputs=[documents([STATE])]),
     "timeline history": Reader(lambda data: parse_history(data, 3, "it"), [HISTORY]),
+    "token of a provider": Reader(read_token, [TOKEN], (ValueError, RecursionError), inputs=[documents([TOKEN])]),
     "tombstone": Reader(in_folder(read_tombstone), [TOMBSTONE], inputs=[documents([TOMBSTONE]), documents([TOMBSTONE], partial(sealed_as, "tombstone"))]),
     "unpacked media": Reader(in_folder(read_unpacked), [MEDIA], inputs=[changed([MEDIA], with_checksums)]),
     "use of a backup": Reader(in_folder(read_use), [b'{"backups": ["a"], "what": "it is read"}'], inputs=[documents([b'{"backups": ["a"], "what": "b"}'])]),

@@ -17,7 +17,8 @@ from twist_dr.errors import CredentialsRefused, TargetReauthorize, TargetUnavail
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.secrets_file import SecretsFile
 from twist_dr.storage.machine import Grant, Grants, HeldGrant
-from twist_dr.storage.oauth import AccessTokens, in_first_half
+from twist_dr.storage.oauth import AccessTokens, OAuthClient, in_first_half, microsoft
+from twist_dr_tests.drives.cloud import MICROSOFT_CLIENT, Cloud
 from twist_dr_tests.storage.oauth_server import CLIENT_SECRET, OAuthServer, oauth_server
 
 TARGET = "drive"
@@ -92,6 +93,18 @@ def test_eight_processes_renew_a_rotating_token_once_and_all_go_on(
         with file.held(TARGET) as held:
             old = kept.expires and kept.expires - timedelta(hours=2)
             held.commit(replace(kept, expires=old, refreshed=old))
+
+
+def test_microsofts_rotating_token_survives_eight_processes(vendors: Cloud, file: SecretsFile) -> None:
+    """By its proxy and its certificates, as in a company's network."""
+    refresh = vendors.microsoft_tokens.grant(MICROSOFT_CLIENT.id, "Files.ReadWrite", "offline_access")
+    client = OAuthClient(microsoft("organizations"), MICROSOFT_CLIENT.id, None, ("Files.ReadWrite", "offline_access"))
+    with file.held(TARGET) as held:
+        held.commit(Grant(refresh, datetime.now(timezone.utc), client.scopes))
+    assert in_processes(8, lambda: print(AccessTokens(client, file, TARGET).fresh()[1])) == [0] * 8
+    assert vendors.microsoft_tokens.refreshes == 1
+    kept = file.grant(TARGET)
+    assert kept is not None and kept.refresh_token != refresh
 
 
 class KilledBeforeItIsKept:
@@ -186,6 +199,7 @@ def test_while_the_provider_is_away_what_is_left_of_a_token_is_used(server: OAut
         ((502, "<html>"), TargetUnavailable, "cannot answer just now"),
         ((200, "<html>log in to the hotel's network</html>"), TargetUnavailable, "something else than JSON"),
         ((200, '{"access_token": "", "expires_in": 3600}'), TargetUnavailable, "without a token"),
+        ((200, '{"access_token": "a", "expires_in": 1e300}'), TargetUnavailable, "without a token"),
         ((302, '{"access_token": "stolen-access-token"}'), TargetUnavailable, "without a token"),
     ],
 )  # fmt: skip
