@@ -42,7 +42,7 @@ def ship_wal_sensor(app: Application, job: dg.UnresolvedAssetJobDefinition) -> d
         mark = ";".join([*(f"{file.name} {file.modified}" for file in files[-2:]), idle])
         if not files:
             return dg.SkipReason("the spool is empty")
-        if mark == context.cursor and not _failed_last_time(app):
+        if mark == context.cursor and not _is_owed_more(app, max(file.modified for file in files)):
             return dg.SkipReason("nothing was written since the last round")
         context.update_cursor(mark)
         return dg.RunRequest()
@@ -101,10 +101,20 @@ def _events(row: WalPositionRow, gaps: Sequence[Gap]) -> Iterator[dg.AssetMateri
     )
 
 
-def _failed_last_time(app: Application) -> bool:
+def _is_owed_more(app: Application, written_at: float) -> bool:
+    """Whether a target lacks something of what was there in the last round: it failed, something waits, or it was not its turn to get the open segment.
+
+    ``written_at``: when the spool was last written to, seconds since 1970.
+    """
     try:
         rows = app.catalog.wal_positions(app.name)
     except CatalogUnavailable:
         return True
     wanted = app.settings.wal_targets
-    return any(row.error is not None or row.waiting for row in rows if row.target in wanted)
+    return any(
+        row.error is not None
+        or row.waiting
+        or (app.settings.wal_every(row.target) and (row.at is None or row.at.timestamp() < written_at))
+        for row in rows
+        if row.target in wanted
+    )

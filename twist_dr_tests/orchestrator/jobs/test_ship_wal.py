@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -353,6 +354,17 @@ def test_the_sensor_asks_for_a_run_only_when_there_is_something_to_ship(
     site.site.cli("wal", "ship").expect(0)
     # An idle server is looked at every few minutes only; the clock may have passed such a mark just now.
     assert any(isinstance(evaluated(), dg.SkipReason) for _ in range(2))
+    # It may not have been the turn of a target that gets bundles: what was written last is owed to it.
+    targets = site.site.document["storage_targets"]
+    site.site.set(storage_targets={**targets, "archive": {**targets["archive"], "wal_bundle_seconds": 300}})
+    sensor = build_definitions(site.site.app()).resolve_sensor_def("ship_wal_sensor")
+    catalog = site.site.catalog()
+    (row,) = (row for row in catalog.wal_positions("erp") if row.target == "archive")
+    now = datetime.now(timezone.utc)
+    catalog.record_wal_position(replace(row, at=now))
+    assert any(isinstance(evaluated(), dg.SkipReason) for _ in range(2))
+    catalog.record_wal_position(replace(row, at=now - timedelta(hours=1)))
+    assert all(isinstance(evaluated(), dg.RunRequest) for _ in range(2))
     with following(site):
         lock = site.site.settings().lock_dir / "erp.wal.lock"
         wait_until(lambda: "Shipping WAL" in lock.read_text(), "the resident process", 30)
