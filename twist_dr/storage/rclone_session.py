@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -177,12 +177,20 @@ class RcloneSession:
                 target=self._name,
             )
 
+    def _remotes(self, calls: RcloneCalls) -> Sequence[str]:
+        """Those of a configuration of one's own."""
+        try:
+            return calls.call("config/listremotes").get("remotes") or ()
+        except RcloneGone:
+            # Where it would ask for the password, an older rclone ends.
+            raise RcloneFailed("failed to read line", 500) from None
+
     def _tell(self, running: _Running) -> None:
         backend, calls = self._backend, running.calls
         if backend.configuration is not None:
             if backend.configuration_password is not None:
                 calls.call("config/unlock", configPassword=backend.configuration_password)
-            if backend.name not in (calls.call("config/listremotes").get("remotes") or ()):
+            if backend.name not in self._remotes(calls):
                 raise TargetRefused(
                     f"{backend.configuration} has no remote {backend.name}",
                     remedy=f"correct remote or config_file of storage_targets.{self._name}",

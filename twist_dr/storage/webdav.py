@@ -57,6 +57,8 @@ class WebdavOptions(RcloneOptions):
             "vendor": self.vendor,
             "user": self.user,
             "pass": self.password.get_secret_value(),
+            # rclone's own 10 ms between two requests are for servers of strangers; a small object takes ten of them.
+            "pacer_min_sleep": "1ms",
             # The owner's folder alone, where an administrator has mounted others into it.
             "owncloud_exclude_mounts": "true",
         }

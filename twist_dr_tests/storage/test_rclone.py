@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, cast
@@ -23,6 +24,7 @@ from twist_dr.errors import (
     KeyTooLong,
     ObjectTooLarge,
     RcloneMissing,
+    TargetFull,
     TargetRefused,
     TargetUnavailable,
 )
@@ -31,9 +33,25 @@ from twist_dr.storage.rclone_options import RcloneOptions, Traits
 from twist_dr.storage.rclone_session import RcloneLimits
 from twist_dr.storage.rclone_target import RcloneTarget
 from twist_dr.storage.sftp import SftpOptions
+from twist_dr_tests.drives.cloud import Cloud
+from twist_dr_tests.drives.gateway import Fault, json_answer
 from twist_dr_tests.site import ROOT
-from twist_dr_tests.storage.conftest import MakeFile, Place, own_remote_place, sftp_place
-from twist_dr_tests.storage.servers import SftpServer, free_port, rclone_program, rclone_sftp_server
+from twist_dr_tests.storage.conftest import (
+    MakeFile,
+    Place,
+    google_place,
+    mounted_tmpfs,
+    own_remote_place,
+    sftp_place,
+    webdav_place,
+)
+from twist_dr_tests.storage.servers import (
+    SftpServer,
+    free_port,
+    rclone_program,
+    rclone_sftp_server,
+    rclone_webdav_server,
+)
 from twist_dr_tests.storage.test_contract import KEY, read
 
 BIG = 60 << 20
@@ -296,6 +314,40 @@ def test_a_folder_that_went_away_never_looks_like_an_empty_one(
             ask()
     (tmp_path / "away").rename(tmp_path / "remote")
     assert read(target, KEY) == source.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["sftp", "webdav"])
+def test_a_disk_that_fills_at_the_far_end_is_said_to_be_full_and_nothing_is_half_made(
+    kind: str, tmp_path: Path, machine_folder: Path, make_file: MakeFile
+) -> None:
+    (tmp_path / "keys").mkdir()
+    with ExitStack() as stack:
+        small = stack.enter_context(mounted_tmpfs(tmp_path / "small", "size=3m"))
+        if kind == "sftp":
+            server = stack.enter_context(rclone_sftp_server(small, tmp_path / "keys"))
+            place = sftp_place(server, machine_folder)
+        else:
+            place = webdav_place(stack.enter_context(rclone_webdav_server(small)), machine_folder)
+        target, (source, digest), (little, its) = opened(place), make_file(4 << 20), make_file()
+        # This WebDAV server calls it 405 Method Not Allowed, and does not tell how much space it has.
+        error, said = (TargetFull, "add space, or delete") if kind == "sftp" else (TargetUnavailable, "has space left")
+        with pytest.raises(error, match=said):
+            target.put(source, KEY, digest)
+        assert list(target.list("")) == []
+        target.put(little, KEY, its)
+
+
+def test_a_list_that_is_not_whole_is_none_although_the_provider_gave_it(
+    vendors: Cloud, machine_folder: Path, make_file: MakeFile
+) -> None:
+    target, (source, digest) = opened(google_place(vendors, machine_folder)), make_file()
+    target.put(source, KEY, digest)
+    some = json_answer({"files": [], "incompleteSearch": True})
+    vendors.gateway.add(Fault(lambda request: request.path == "/drive/v3/files", some, times=None))
+    with pytest.raises(TargetUnavailable, match=r"drive: .*does not show all that is there"):
+        list(target.list("erp"))
+    vendors.gateway.clear()
+    assert [each.key for each in target.list("erp")] == [KEY]
 
 
 # -- a configuration of one's own ----------------------------------------------------------------------------------------------
