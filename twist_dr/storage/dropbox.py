@@ -21,7 +21,7 @@ class DropboxOptions(RcloneOptions):
     """A folder in a Dropbox. ``client_id`` and ``client_secret``: the key and the secret of an app of one's own, made in Dropbox's App Console; ``path``:
     the folder in what this app may see.
 
-    Every object is read back. Names that differ in the case of letters only are one there. Dropbox keeps what was deleted for 30 days or more, as
+    Objects are checked by the content hash that Dropbox computes. Names that differ in the case of letters only are one there. Dropbox keeps what was deleted for 30 days or more, as
     the account's plan says, and does not count it. No server of this kind was at hand to test with.
     """
 
@@ -29,7 +29,7 @@ class DropboxOptions(RcloneOptions):
     credentials_remedy: ClassVar[str] = "authorise with the account whose Dropbox it is"
     noun: ClassVar[str] = "Dropbox"
     traits: ClassVar[Traits] = Traits(
-        case_insensitive=True, notes=("Dropbox keeps what was deleted for 30 days or more.",)
+        hash="dropbox", case_insensitive=True, notes=("Dropbox keeps what was deleted for 30 days or more.",)
     )
 
     type: Literal["dropbox"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from twist_dr.storage.base import Digest, compare
+from twist_dr.storage.dropbox_hash import DropboxHash
 from twist_dr.storage.quickxor import QuickXor
 
 
@@ -21,6 +22,7 @@ class _Hash(Protocol):
 _HASHES: Mapping[str, Callable[[], _Hash]] = {
     "md5": lambda: hashlib.md5(usedforsecurity=False),
     "quickxor": QuickXor,
+    "dropbox": DropboxHash,
 }
 
 

@@ -121,6 +121,24 @@ def rclone_webdav_server(folder: Path) -> Iterator[WebdavServer]:
         yield WebdavServer(f"http://127.0.0.1:{port}", "demo", "demo-password", pid)
 
 
+@contextlib.contextmanager
+def rclone_ftp_server(folder: Path, password: str) -> Iterator[int]:
+    """The port of ``rclone serve ftp`` over ``folder`` for the user ``demo``. Ends with the block."""
+    port, first = free_port(), free_port()
+    environment = {"RCLONE_USER": "demo", "RCLONE_PASS": password, "RCLONE_CONFIG": os.devnull}
+    options = [
+        "--addr",
+        f"127.0.0.1:{port}",
+        "--passive-port",
+        f"{first}-{first + 50}",
+        "--dir-cache-time",
+        "1s",
+        "--inplace",
+    ]
+    with running([rclone_program(), "serve", "ftp", *options, str(folder)], port, environment):
+        yield port
+
+
 def rclone_program() -> str:
     """The wheel's, or this machine's."""
     beside = Path(sys.executable).with_name("rclone")

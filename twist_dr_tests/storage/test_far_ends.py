@@ -21,6 +21,7 @@ from twist_dr.errors import (
     Cancelled,
     CredentialsRefused,
     KeyClash,
+    ObjectExists,
     StorageError,
     TargetFull,
     TargetRefused,
@@ -43,7 +44,7 @@ from twist_dr_tests.storage.remote_servers import (
     samba_server,
     sshd_server,
 )
-from twist_dr_tests.storage.servers import WebdavServer
+from twist_dr_tests.storage.servers import WebdavServer, rclone_ftp_server, rclone_program
 
 NOW = timedelta(0)
 KEY = "erp/backups/1/database.dump"
@@ -383,3 +384,32 @@ def test_a_share_and_a_bucket_can_be_named_by_a_url(monkeypatch: pytest.MonkeyPa
         options = provider(type=get_args(provider.model_fields["type"].annotation)[0], **provider.of_url(url))
         assert options.called == called
         assert "hidden" not in f"{options!r} {options.called}"
+
+
+def test_an_ftp_server_is_a_target_by_a_remote_of_ones_own(
+    machine_folder: Path, make_file: MakeFile, tmp_path: Path
+) -> None:
+    served, config = tmp_path / "served", tmp_path / "rclone.conf"
+    served.mkdir()
+    with rclone_ftp_server(served, "ftp password") as port:
+
+        def named(password: str) -> StorageTarget:
+            hidden = subprocess.run([rclone_program(), "obscure", password], capture_output=True, text=True, check=True)
+            login = f"host = 127.0.0.1\nport = {port}\nuser = demo\npass = {hidden.stdout}"
+            config.write_text(f"[old]\ntype = ftp\n{login}")
+            given = {"type": "rclone", "config_file": str(config), "remote": "old:backups"}
+            limits = {"low_level_retries": 1, "attempts": 1}
+            return Place("rclone", {"name": "ftp", "machine": str(machine_folder), "limits": limits, **given}).target()
+
+        target = named("ftp password")
+        target.prepare()
+        source, digest = make_file(3 << 20)
+        target.put(source, KEY, digest)
+        target.check(KEY, digest)
+        assert [each.key for each in target.list("")] == [KEY]
+        other, other_digest = make_file(b"other")
+        with pytest.raises(ObjectExists):
+            target.put(other, KEY, other_digest)
+        target.delete(KEY)
+        assert target.stat(KEY) is None
+        refused(named("not this one"), make_file, CredentialsRefused, "credentials were refused")
