@@ -40,7 +40,7 @@ class GoogleDriveOptions(RcloneOptions):
         hash="sha256",
         folder_ids=True,
         largest_object=5 << 40,
-        notes=("Google takes 750 GiB a day of one user, and some objects a second.",),
+        notes=("Google takes 750 GB a day of one user, and some objects a second.",),
     )
 
     type: Literal["google_drive"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -9,12 +10,14 @@ from urllib.parse import quote
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from twist_dr.errors import CredentialsRefused, TargetRefused
+from twist_dr.errors import CredentialsRefused, TargetRefused, TargetUnavailable
 from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath, Traits
 
 if TYPE_CHECKING:
     from twist_dr.storage.oauth import OAuthClient
 
+#: Seconds before the second, third, ... try of a provider that asks for fewer requests.
+_PAUSES = (1.0, 4.0, 15.0)
 _GRAPH = "https://graph.microsoft.com/v1.0"
 #: Who may sign in, by the kind of account: people's own accounts, or those of organisations.
 _TENANTS = {"personal": "consumers", "business": "organizations", "sharepoint": "organizations"}
@@ -98,7 +101,14 @@ class OneDriveOptions(RcloneOptions):
     def _asked(self, name: str, path: str, access_token: str | None) -> Mapping[str, Any]:
         from twist_dr.storage.oauth_http import ask
 
-        answer = ask(name, f"{_GRAPH}{path}", bearer=access_token)
+        for pause in (*_PAUSES, None):
+            try:
+                answer = ask(name, f"{_GRAPH}{path}", bearer=access_token)
+                break
+            except TargetUnavailable:
+                if pause is None:
+                    raise
+                time.sleep(pause)
         if answer.status == 200 and "id" in answer.document:
             return answer.document
         what = f"Microsoft does not show the drive (HTTP {answer.status})"

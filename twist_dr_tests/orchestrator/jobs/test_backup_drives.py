@@ -96,14 +96,17 @@ def test_a_night_of_rotating_tokens_refusals_and_a_kill_is_whole_on_both_and_a_g
         vendors.google_tokens.expire_access()
         vendors.microsoft_tokens.expire_access()
 
-    for host, answer in (
-        ("www.googleapis.com", google_error(429, "rateLimitExceeded")),
-        ("graph.microsoft.com", graph_error(429, "activityLimitReached", Retry_After="0")),
+    storms = []
+    for path, answer in (
+        ("/drive/v3/files", google_error(429, "rateLimitExceeded")),
+        ("/v1.0/drives/", graph_error(429, "activityLimitReached", Retry_After="0")),
     ):
-        gateway.add(Fault(lambda request, host=host: request.host == host, answer, times=4))  # type: ignore[misc]
+        storm = Fault(lambda request, path=path: request.path.startswith(path), answer, times=4)  # type: ignore[misc]
+        storms.append(gateway.add(storm))
     gateway.add(Fault(lambda request: request.path.startswith("/up/"), then=end_tokens))
     drives.backup().expect(0)
     assert programs_of(drives.folder) == []
+    assert [storm.happened for storm in storms] == [4, 4]
     for target in TARGETS:
         assert len(drives.held(target)) == 1
         drives.verify(target=target).expect(0)
