@@ -62,7 +62,7 @@ def _ship(options: argparse.Namespace) -> None:
             # A round that is going on ends at its next file.
             shipping.follow(_stopped_by_signals(told))
             return
-        shipped = shipping.once()
+        shipped = shipping.once(everything=True)
     for sentence in spool_warnings(shipped.oldest_seconds, shipped.spool_bytes, wal):
         told.warning(sentence)
     for name, outcome in shipped.targets.items():

@@ -114,10 +114,10 @@ class Shipping:
         self._shipper.close()
         self._primary.close()
 
-    def once(self) -> Shipped:
-        """One round under the lock. Raises ``Busy`` when another process ships."""
+    def once(self, *, everything: bool = False) -> Shipped:
+        """One round under the lock; with ``everything`` to all targets, whose turn it is or not. Raises ``Busy`` when another process ships."""
         with self._app.locks.hold("Shipping WAL", scope=LOCK_SCOPE):
-            return self._round()
+            return self._round(everything=everything)
 
     def follow(self, stop: threading.Event) -> None:
         """Rounds for ever, until ``stop`` is set. What goes wrong is said, and tried again in the next."""
@@ -147,8 +147,8 @@ class Shipping:
                         )
                 stop.wait(max(0.0, self._wal.follow_seconds - (time.monotonic() - begun)))
 
-    def _round(self) -> Shipped:
-        shipped = self._shipper.ship(self._sample())
+    def _round(self, *, everything: bool = False) -> Shipped:
+        shipped = self._shipper.ship(self._sample(), everything=everything)
         for name, outcome in shipped.targets.items():
             self._app.count_upload(name, outcome.stored_bytes)
         due = time.monotonic() - self._recorded_at > _RECORD_SECONDS

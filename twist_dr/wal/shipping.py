@@ -77,8 +77,10 @@ class Shipper:
         self._packers.shutdown(cancel_futures=True)
         self._destinations.close()
 
-    def ship(self, sample: Sample | None) -> Shipped:
+    def ship(self, sample: Sample | None, *, everything: bool = False) -> Shipped:
         """Ship all that waits, then the open segment. ``sample`` is what the primary just said, or None when it gave no answer.
+
+        ``everything``: also to targets that get bundles and whose turn it is not.
 
         One target's failure is in its outcome and stops no other. Raises ``Cancelled``, ``StagingFull``, ``WalError``, ``OSError``.
         """
@@ -97,7 +99,7 @@ class Shipper:
             lambda name: self._destinations.prepare(name, reach.positions[name]), self._destinations
         )
         admission = Admission(self._spool, state, self._report)
-        for names in self._turns(admission, reach, sample):
+        for names in self._turns(admission, reach, sample, everything):
             self._destinations.each(partial(self._look_back, reach), names)
             self._ship_whole(admission, names)
             for name in names:
@@ -117,7 +119,9 @@ class Shipper:
             self._spool.save_state(state)
         return self._shipped(reach, admission, state, time.monotonic() - begun)
 
-    def _turns(self, admission: Admission, reach: Reach, sample: Sample | None) -> Iterator[list[str]]:
+    def _turns(
+        self, admission: Admission, reach: Reach, sample: Sample | None, everything: bool
+    ) -> Iterator[list[str]]:
         """Targets that get everything at once; when they have it, those that get bundles and whose turn it is. One that sends for a minute holds up no other."""
         bundling = [name for name in self._destinations if self._destinations[name].every]
         yield [name for name in self._destinations if name not in bundling]
@@ -125,7 +129,8 @@ class Shipper:
         yield [
             name
             for name in bundling
-            if is_due(
+            if everything
+            or is_due(
                 self._destinations[name].every,
                 [file for file, _ in self._lacking(name, admission)],
                 reach.positions[name],

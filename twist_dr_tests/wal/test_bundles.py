@@ -135,16 +135,18 @@ def test_a_bundle_that_is_full_goes_at_once_and_none_is_larger(
     assert objects(round_, "drive") == [wal.paths[0].name, bundle_of(wal, 1, 2), bundle_of(wal, 3, 4), *names(wal, 5)]
 
 
-def test_a_base_backup_waits_for_no_bundle(round_: Round, wal: Wal) -> None:
+def test_a_base_backup_and_a_person_wait_for_no_bundle(round_: Round, wal: Wal) -> None:
     begun(round_, wal)
     round_.archive(*wal.paths[1:3], age=1)
     round_.spool.want(Wanted(wal.identifier, wal.segment(2).end - 8))
     round_.ship(said(wal.identifier, wal.segment(2).end, minutes=1))
     assert objects(round_, "drive") == [wal.paths[0].name, bundle_of(wal, 1, 2)]
-    # What was wanted is there: the next one takes its time again.
+    # What was wanted is there: the next one takes its time again, unless a person asks.
     round_.archive(wal.paths[3], age=1)
     round_.ship(said(wal.identifier, wal.segment(3).end, minutes=2))
     assert round_.held("drive", wal.identifier) == names(wal, 0, 1, 2)
+    round_.ship(said(wal.identifier, wal.segment(3).end, minutes=2), everything=True)
+    assert round_.held("drive", wal.identifier) == names(wal, 0, 1, 2, 3)
 
 
 def test_a_hole_parts_bundles_and_is_a_gap(round_: Round, wal: Wal) -> None:

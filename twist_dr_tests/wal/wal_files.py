@@ -100,7 +100,7 @@ class Round:
         self.spool = Spool(self.folder / "spool")
         self.spool.prepare()
 
-    def ship(self, sample: Sample | None = None, *, heartbeat: float = 60.0) -> Shipped:
+    def ship(self, sample: Sample | None = None, *, heartbeat: float = 60.0, everything: bool = False) -> Shipped:
         """One round of the process that runs; the first begins it."""
         if self.shipper is None:
             self.shipper = Shipper(
@@ -117,7 +117,7 @@ class Round:
                 required=self.required,
                 heartbeat_seconds=heartbeat,
             )
-        return self.shipper.ship(sample)
+        return self.shipper.ship(sample, everything=everything)
 
     def restart(self) -> None:
         """As if the process had ended; nothing is told to anybody."""
