@@ -96,6 +96,9 @@ def test_loading_the_definitions_imports_no_client_library(site: Site) -> None:
         "matplotlib",
         "numpy",
         "prometheus_client",
+        "cryptography",
+        "twist_dr.repository.secrets_file",
+        "twist_dr.storage.oauth_http",
     ]
     program = (
         f"import json, sys, twist_dr.definitions; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
