@@ -22,8 +22,9 @@ from twist_dr.storage.drive_folders import FOLDER, DriveFolders
 from twist_dr.storage.machine import Machine
 from twist_dr.storage.rclone_calls import Item, RcloneCalls
 from twist_dr.storage.rclone_hashes import Expected
+from twist_dr.storage.rclone_place import INCOMING
 from twist_dr.storage.rclone_session import RcloneLimits
-from twist_dr.storage.rclone_target import INCOMING, RcloneTarget
+from twist_dr.storage.rclone_target import RcloneTarget
 
 T = TypeVar("T")
 

@@ -9,58 +9,37 @@ under a lock of that name.
 from __future__ import annotations
 
 import builtins
-import http.client
-import io
-import re
 import time
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
 
 from twist_dr.errors import (
     KeyClash,
     KeyTooLong,
     ObjectCorrupt,
-    ObjectMissing,
     ObjectTooLarge,
     StorageError,
     TargetBusy,
-    TargetUnavailable,
 )
 from twist_dr.storage.base import (
     Capabilities,
     Digest,
     OnBytes,
-    Space,
-    StorageTarget,
-    StoredObject,
     compare,
     no_progress,
     other_bytes,
-    valid_key,
 )
-from twist_dr.storage.listing import DEEPEST
 from twist_dr.storage.machine import Machine
 from twist_dr.storage.rclone_calls import Item, RcloneCalls, RcloneFailed, RcloneGone
 from twist_dr.storage.rclone_errors import full_instead
 from twist_dr.storage.rclone_hashes import Expected
 from twist_dr.storage.rclone_lock import PlaceLock
-from twist_dr.storage.rclone_options import RcloneOptions, Traits
-from twist_dr.storage.rclone_session import RcloneLimits, RcloneSession
-from twist_dr.storage.rclone_times import moment
-from twist_dr.storage.resuming import Answer, ResumingReader
-from twist_dr.system.sizes import CHUNK
+from twist_dr.storage.rclone_options import RcloneOptions
+from twist_dr.storage.rclone_place import INCOMING, RclonePlace
+from twist_dr.storage.rclone_session import RcloneLimits
 
-INCOMING = ".incoming"
-#: How often in a row going on with a broken reading may bring nothing.
-_READ_ATTEMPTS = 5
-#: ``<begun, Unix seconds>-<random>``: the name tells the age.
-_TEMPORARY = re.compile(r"^(\d{1,12})-[0-9a-f]{32}\Z")
-_PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
 #: Seconds between two looks at a transfer: the first soon, for small objects; never rarer than the last.
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.2
 #: How long a transfer that was stopped may take to end, before what it sent is removed.
@@ -71,7 +50,7 @@ _HELD_BYTES = 16 << 20
 _LATE_SECONDS = 0.3
 
 
-class RcloneTarget(StorageTarget):
+class RcloneTarget(RclonePlace):
     """The place that ``options`` say."""
 
     def __init__(
@@ -81,27 +60,10 @@ class RcloneTarget(StorageTarget):
         machine: Machine,
         limits: RcloneLimits = RcloneLimits(),  # noqa: B008
     ) -> None:
-        super().__init__(name)
-        self.options = options
-        self.session = RcloneSession(name, options, machine, limits)
-        self._exact: set[str] = set()
+        super().__init__(name, options, machine, limits)
         #: Bytes per second that rclone was told to keep within.
         self._told_rate: float | None = None
         self._machine = machine
-        self._lock = PlaceLock(machine, options.place, name)
-
-    @property
-    def location(self) -> str:
-        return self.options.called
-
-    @property
-    def traits(self) -> Traits:
-        """What the place is like."""
-        return self.options.traits
-
-    def prepare(self) -> None:
-        self.session.ask("use the target", lambda calls: calls.call("operations/mkdir", fs=self.session.fs, remote=""))
-        self._require_root()
 
     def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         parts = self._parts(key)
@@ -131,149 +93,11 @@ class RcloneTarget(StorageTarget):
                 # What went wrong otherwise may go wrong again, after as many bytes: whoever runs the backup decides.
                 self.session.again(error, failed.why, attempt, None if isinstance(error, TargetBusy) else 1)
 
-    def open(self, key: str) -> BinaryIO:
-        self._parts(key)
-        return self._open(key)
-
-    def stat(self, key: str) -> StoredObject | None:
-        self._parts(key)
-        found = self._item(key)
-        return _stored(key, found) if found is not None else None
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        parts = self._parts(prefix) if prefix else []
-        yield from self._walk(prefix, len(parts))
-
-    def children(self, prefix: str) -> builtins.list[str]:
-        if prefix:
-            self._parts(prefix)
-        return sorted(item.name for item in self._entries(prefix))
-
-    def delete(self, key: str) -> None:
-        *folders, _ = self._parts(key)
-        if self._item(key) is None:
-            return
-        self._remove(key)
-        if self._item(key) is not None:
-            raise TargetUnavailable(
-                f"{key} is still there after it was deleted", remedy="run again later", target=self.name
-            )
-        if self.traits.staged:
-            self._remove_empty(folders)
-
-    def sweep(self, older_than: timedelta) -> int:
-        limit = datetime.now(timezone.utc) - older_than
-        removed = 0
-        for item in self._listed(INCOMING):
-            begun = _TEMPORARY.match(item.name)
-            # Within a bandwidth sending may take days: what was written to since then is under way.
-            if begun and not item.is_folder and int(begun[1]) <= limit.timestamp() and moment(item.modified) <= limit:
-                self._remove(f"{INCOMING}/{item.name}")
-                removed += 1
-        for item in self._entries(""):
-            if item.name.startswith(".probe-"):
-                below = self._walk(item.name, 1) if item.is_folder else iter([_stored(item.name, item)])
-                for each in builtins.list(below):
-                    if each.modified <= limit:
-                        self.delete(each.key)
-        return removed
-
-    def space(self) -> Space:
-        return self._about()
-
-    def _about(self, attempts: int | None = None) -> Space:
-        def question(calls: RcloneCalls) -> Space:
-            try:
-                about = calls.call("operations/about", fs=self.session.fs)
-            except RcloneFailed as failure:
-                if "doesn't support about" in failure.said:
-                    return Space(None, None)
-                raise
-            return Space(about.get("free"), about.get("total"))
-
-        return self.session.ask("ask for the space", question, attempts)
-
     def probe(self) -> Capabilities:
         from twist_dr.storage.rclone_probe import probe
 
         self.prepare()
         return probe(self)
-
-    # -- looking -------------------------------------------------------------------------------------------------------
-
-    def _parts(self, key: str) -> builtins.list[str]:
-        parts = valid_key(key).split("/")
-        if parts[0] == INCOMING:
-            raise ValueError(f"reserved for unfinished uploads: {key!r}")
-        if len(parts) > DEEPEST:
-            raise ValueError(f"not a storage key, for its parts are too many: {key!r}")
-        return parts
-
-    def _item(self, key: str) -> Item | None:
-        """The object under that key. A folder is none. Raises ``TargetUnavailable`` when the target's own folder is not there."""
-        found = self._look(key, no_folder=True)
-        if found is None:
-            self._require_root()
-        return found if found is not None and not found.is_folder else None
-
-    def _look(self, remote: str, *, no_folder: bool = False) -> Item | None:
-        """What lies there: an object or a folder. A folder is not looked for where no move could replace one."""
-        no_folder = no_folder or self.traits.folder_ids
-        hashes = (self.traits.hash,) if self.traits.hash else ()
-
-        def question(calls: RcloneCalls) -> Item | None:
-            try:
-                return calls.stat(self.session.fs, remote, hashes, no_folder=no_folder)
-            except RcloneFailed as failure:
-                if failure.status == 404:
-                    return None
-                raise
-
-        return self.session.ask(f"look up {remote}", question)
-
-    def _listed(self, folder: str) -> builtins.list[Item]:
-        """All that lies in a folder; nothing where there positively is no such folder."""
-
-        def question(calls: RcloneCalls) -> builtins.list[Item] | None:
-            try:
-                return calls.list(self.session.fs, folder)
-            except RcloneFailed as failure:
-                if failure.status == 404:
-                    return None
-                raise
-
-        found = self.session.ask(f"list {folder or 'the target'}", question)
-        if found is None:
-            self._require_root()
-        return found or []
-
-    def _require_root(self) -> None:
-        """Raise ``TargetUnavailable`` unless the target's own folder is there: one that is away must never look like an empty one."""
-        try:
-            self.session.ask("look at the target's folder", lambda calls: calls.list(self.session.fs, ""))
-        except ObjectMissing:
-            raise TargetUnavailable(
-                f"the folder {self.location} does not exist",
-                remedy=f"create it, see what became of it, or correct storage_targets.{self.name}",
-                target=self.name,
-            ) from None
-
-    def _entries(self, folder: str) -> builtins.list[Item]:
-        """Objects and folders of a folder whose names can be parts of a key, in key order."""
-        found = [
-            item
-            for item in self._listed(folder)
-            if _PART.match(item.name) and (folder or item.name != INCOMING) and (item.is_folder or item.size >= 0)
-        ]
-        return sorted(found, key=lambda item: f"{item.name}/" if item.is_folder else item.name)
-
-    def _walk(self, folder: str, depth: int) -> Iterator[StoredObject]:
-        for item in self._entries(folder):
-            key = f"{folder}/{item.name}" if folder else item.name
-            if not item.is_folder:
-                yield _stored(key, item)
-            elif depth + 1 < DEEPEST:
-                yield from self._walk(key, depth + 1)
 
     # -- the steps of put ----------------------------------------------------------------------------------------------
 
@@ -420,15 +244,6 @@ class RcloneTarget(StorageTarget):
                 target=self.name,
             )
 
-    def _open(self, remote: str) -> BinaryIO:
-        def fetch(position: int) -> Answer:
-            body = self.session.ask(f"read {remote}", lambda calls: calls.open(self.session.fs, remote, position))
-            return Answer(body, int(body.headers["Content-Length"]), body.headers["Content-Range"])
-
-        broken = (OSError, http.client.HTTPException)
-        reader = ResumingReader(remote, self.name, fetch, _READ_ATTEMPTS, broken)
-        return io.BufferedReader(self.bandwidth.paced(reader), CHUNK)
-
     def _publish(self, temporary: str, key: str) -> Item | None:
         """Move what was checked to its name; the object that is there already, if one is."""
         with self._lock.held():
@@ -456,32 +271,6 @@ class RcloneTarget(StorageTarget):
         with suppress(StorageError):
             self._remove(remote)
 
-    def _remove(self, remote: str) -> None:
-        def question(calls: RcloneCalls) -> None:
-            try:
-                calls.call("operations/deletefile", fs=self.session.fs, remote=remote)
-            except RcloneFailed as failure:
-                if failure.status != 404:
-                    raise
-
-        self.session.ask(f"delete {remote}", question)
-
-    def _remove_empty(self, folders: builtins.list[str]) -> None:
-        """Remove the folders that a deletion left empty; one that stays does no harm."""
-        with self._lock.held(), suppress(StorageError):
-            while folders and not self._listed("/".join(folders)):
-                self._remove_folder("/".join(folders))
-                self._exact.discard("/".join(folders))
-                folders = folders[:-1]
-
-    def _remove_folder(self, path: str) -> None:
-        """One that is shown as empty. The lock is held."""
-
-        def question(calls: RcloneCalls) -> None:
-            calls.call("operations/rmdir", fs=self.session.fs, remote=path)
-
-        self.session.ask("remove an empty folder", question, attempts=1)
-
     def _full_or(self, error: StorageError, digest: Digest) -> StorageError:
         """The same error, or ``TargetFull`` where there is less space than the object needs: servers name that badly."""
         with suppress(StorageError):
@@ -497,7 +286,3 @@ class _NotSent(Exception):
     def __init__(self, why: RcloneFailed | RcloneGone) -> None:
         super().__init__()
         self.why = why
-
-
-def _stored(key: str, item: Item) -> StoredObject:
-    return StoredObject(key, item.size, moment(item.modified))
