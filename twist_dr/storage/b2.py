@@ -19,7 +19,12 @@ class B2Options(RcloneOptions):
 
     credentials_remedy: ClassVar[str] = "give key_id and application_key of a key that may list and read files there"
     noun: ClassVar[str] = "Backblaze B2"
-    traits: ClassVar[Traits] = Traits(staged=False)
+    traits: ClassVar[Traits] = Traits(
+        staged=False,
+        notes=(
+            "What an upload in parts left that was killed is paid for until a lifecycle rule of the bucket ends it.",
+        ),
+    )
 
     type: Literal["b2"]
     bucket: str = Field(pattern=r"^[A-Za-z0-9-]{6,63}$")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
-from twist_dr.storage.rclone_options import FreshToken, RcloneOptions, RcloneRemote, RemotePath, Traits
+from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath, Traits
 
 if TYPE_CHECKING:
-    from twist_dr.storage.machine import Machine
     from twist_dr.storage.oauth import OAuthClient
 
 #: All that we do there: files, the folders that they lie in, how much space is left.
@@ -55,8 +54,3 @@ class DropboxOptions(RcloneOptions):
         from twist_dr.storage.oauth import DROPBOX, OAuthClient
 
         return OAuthClient(DROPBOX, self.client_id, self.client_secret.get_secret_value(), _SCOPES, "code")
-
-    def access_tokens(self, name: str, machine: Machine) -> FreshToken:
-        from twist_dr.storage.oauth import AccessTokens
-
-        return AccessTokens(self.oauth, machine.grants, name).fresh
