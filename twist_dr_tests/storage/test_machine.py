@@ -42,7 +42,7 @@ def test_a_recovery_has_one_with_a_name_that_nobody_can_take_before_it_and_remov
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with machine_for_now() as first, machine_for_now() as second:
+    with machine_for_now(None, None) as first, machine_for_now(None, None) as second:
         assert first.folder != second.folder
         assert list(tmp_path.iterdir()) == [], "where no target needs one, none is made"
         (first.private_folder() / "lock").write_text("")
