@@ -137,7 +137,7 @@ class RcloneProcess:
         end = time.monotonic() + _START_SECONDS
         try:
             while self._started.wait(_START_SECONDS) and self.running and time.monotonic() < end:
-                if _answers(self.socket, self.pid):
+                if answers(self.socket, self.pid):
                     return
                 time.sleep(0.005)
             if self._failure is not None or not self.running:
@@ -156,7 +156,7 @@ class RcloneProcess:
             raise
 
 
-def _answers(path: Path, pid: int | None) -> bool:
+def answers(path: Path, pid: int | None) -> bool:
     """Whether that process listens there."""
     with socket.socket(socket.AF_UNIX) as connection:
         try:

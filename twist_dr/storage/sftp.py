@@ -87,6 +87,8 @@ class SftpOptions(RcloneOptions):
             # An agent of whoever runs this, or commands on the server, are nothing that the settings say.
             "key_use_agent": "false",
             "shell_type": "none",
+            # Links that others put there lead elsewhere.
+            "skip_links": "true",
             # The server's clock, and one request less.
             "set_modtime": "false",
         }

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,8 +31,10 @@ from twist_dr.errors import (
 )
 from twist_dr.storage.machine import Machine
 from twist_dr.storage.rclone_options import RcloneOptions, Traits
+from twist_dr.storage.rclone_process import answers
 from twist_dr.storage.rclone_session import RcloneLimits
 from twist_dr.storage.rclone_target import RcloneTarget
+from twist_dr.storage.rclone_times import moment
 from twist_dr.storage.sftp import SftpOptions
 from twist_dr_tests.drives.cloud import Cloud
 from twist_dr_tests.drives.gateway import Fault, json_answer
@@ -42,9 +45,12 @@ from twist_dr_tests.storage.conftest import (
     google_place,
     mounted_tmpfs,
     own_remote_place,
+    rclone_place,
     sftp_place,
     webdav_place,
 )
+from twist_dr_tests.storage.far_places import far_options
+from twist_dr_tests.storage.remote_servers import FarFolder
 from twist_dr_tests.storage.servers import (
     SftpServer,
     free_port,
@@ -190,6 +196,16 @@ def test_a_folder_whose_name_is_too_long_for_a_socket_is_no_obstacle(
     assert read(target, KEY) == source.read_bytes()
 
 
+def test_who_listens_in_the_place_of_our_rclone_is_not_spoken_to(tmp_path: Path) -> None:
+    path = tmp_path / "taken.sock"
+    with socket.socket(socket.AF_UNIX) as somebody:
+        somebody.bind(str(path))
+        somebody.listen()
+        assert answers(path, os.getpid())
+        assert not answers(path, os.getpid() + 1)
+    assert not answers(path, os.getpid())
+
+
 def test_sockets_of_killed_processes_do_not_gather(sftp_server: SftpServer, tmp_path: Path) -> None:
     place = sftp_place(sftp_server, tmp_path / "machine")
     first = opened(place)
@@ -314,6 +330,34 @@ def test_a_folder_that_went_away_never_looks_like_an_empty_one(
             ask()
     (tmp_path / "away").rename(tmp_path / "remote")
     assert read(target, KEY) == source.read_bytes()
+
+
+def test_links_that_somebody_put_on_an_ssh_server_are_no_objects_and_lead_nowhere(
+    sshd: FarFolder, machine_folder: Path, make_file: MakeFile
+) -> None:
+    options = far_options("sftp", sshd)
+    target, (source, digest) = opened(rclone_place(machine_folder, "ssh", **options)), make_file()
+    target.put(source, "erp/kept", digest)
+    folder = Path(options["path"])
+    (folder / "erp" / "link").symlink_to(folder / "erp" / "kept")
+    (folder / "erp" / "round").symlink_to(folder)
+    (folder / "elsewhere").symlink_to("/etc")
+    assert [each.key for each in target.list("")] == ["erp/kept"]
+    assert target.children("") == ["erp"] and target.children("erp") == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("text", "year"),
+    [
+        ("2026-11-30T15:06:45.123456789Z", 2026),
+        ("0001-01-01T00:00:00Z", 1),
+        ("9999-12-31T23:59:59-05:00", 9999),
+        ("12026-01-01T00:00:00Z", 9999),
+        ("-001-01-01T00:00:00Z", 1),
+    ],
+)
+def test_a_time_that_no_calendar_has_is_the_nearest_one(text: str, year: int) -> None:
+    assert moment(text).year == year
 
 
 @pytest.mark.parametrize("kind", ["sftp", "webdav"])
