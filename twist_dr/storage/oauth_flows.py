@@ -32,7 +32,7 @@ ChosenFlow = Literal["device", "address", "token"]
 _ADDRESS = "http://127.0.0.1:53682/"
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 #: Seconds between two questions where the provider does not say, and how many more when it finds that too often (RFC 8628, 3.2 and 3.5).
-_INTERVAL, _LONGEST_INTERVAL = 5.0, 60.0
+_INTERVAL, _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 5.0, 1.0, 60.0
 _TRIES = 3
 #: Scopes that say who somebody is, or how long: no right to files, and not always named in the answer.
 _NO_RIGHT = frozenset(("offline_access", "openid", "email", "profile", "user.read", "account_info.read"))
@@ -100,11 +100,19 @@ def _by_device(client: OAuthClient, target: str, talk: Talk) -> OAuthAnswer:
     talk.say(f"On any device, open {page} and type: {shown}")
     talk.say("Waiting until that is done ...")
     end = time.monotonic() + (begun.seconds("expires_in") or 900.0)
-    interval = _INTERVAL if (said := begun.seconds("interval")) is None else min(said, _LONGEST_INTERVAL)
+    said = begun.seconds("interval")
+    interval = _INTERVAL if said is None else max(_SHORTEST_INTERVAL, min(said, _LONGEST_INTERVAL))
+    away: TargetUnavailable | None = None
     form = {"grant_type": _DEVICE_GRANT, "device_code": code, **client.login}
     while time.monotonic() < end:
         talk.wait(interval)
-        answer = ask(target, provider.token_url, form)
+        try:
+            answer = ask(target, provider.token_url, form)
+        except TargetUnavailable as error:
+            # The owner may have typed it by now: what is away is asked again, and less often (RFC 8628, 3.5).
+            interval, away = min(interval + _INTERVAL, _LONGEST_INTERVAL), error
+            continue
+        away = None
         if answer.error == "slow_down":
             interval += _INTERVAL
         elif answer.error in ("access_denied", "authorization_declined"):
@@ -113,7 +121,7 @@ def _by_device(client: OAuthClient, target: str, talk: Talk) -> OAuthAnswer:
             break
         elif answer.error != "authorization_pending":
             return answer
-    raise _not_given(target, "the code was not typed in time")
+    raise away or _not_given(target, "the code was not typed in time")
 
 
 def _by_page(client: OAuthClient, target: str, talk: Talk, flow: Flow) -> OAuthAnswer:

@@ -75,13 +75,15 @@ def _follows(file: SpoolFile, segment: Segment, run: Sequence[tuple[SpoolFile, S
 def is_due(
     every: timedelta,
     lacking: Sequence[SpoolFile],
+    opened: Iterable[SpoolFile],
     position: ArchivedPosition | None,
     sample: Sample | None,
     wanted: Wanted | None,
 ) -> bool:
-    """Whether a target that gets write-ahead log ``every`` so often gets some now: what it is ``lacking``, and of the open segment.
+    """Whether a target that gets write-ahead log ``every`` so often gets some now: what it is ``lacking``, and of the open segment, whose files are ``opened``.
 
-    So that what was committed longer ago is there: by the primary's clock, and by the age of what waits, since the primary may not answer.
+    So that what was committed longer ago is there: by the primary's clock, and by the age of what waits, since the primary may not answer. Then the
+    open segment, too, is as old as its last write: while it answers, its clock tells.
     Sooner when a bundle is full, or a base backup waits for its log.
     """
     if position is None:
@@ -90,5 +92,6 @@ def is_due(
         return True
     if wanted is not None and wanted.system_identifier == position.system_identifier and wanted.lsn > position.lsn:
         return True
-    oldest = max((file.age_seconds for file in lacking), default=0.0)
+    waiting = lacking if sample is not None else [*lacking, *opened]
+    oldest = max((file.age_seconds for file in waiting), default=0.0)
     return oldest >= every.total_seconds() or sum(file.size for file in lacking) >= MOST_BYTES

@@ -126,6 +126,7 @@ class Shipper:
         bundling = [name for name in self._destinations if self._destinations[name].every]
         yield [name for name in self._destinations if name not in bundling]
         wanted = self._spool.wanted()
+        opened = [file for file in admission.files if file.kind == "partial"]
         yield [
             name
             for name in bundling
@@ -133,6 +134,7 @@ class Shipper:
             or is_due(
                 self._destinations[name].every,
                 [file for file, _ in self._lacking(name, admission)],
+                opened,
                 reach.positions[name],
                 sample,
                 wanted,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
-from twist_dr.errors import CredentialsRefused, TargetReauthorize, TwistDRError
+from twist_dr.errors import CredentialsRefused, TargetReauthorize, TargetUnavailable, TwistDRError
+from twist_dr.storage import oauth_flows, oauth_http
 from twist_dr.storage.machine import Grant, GrantsInMemory
 from twist_dr.storage.oauth import (
     DROPBOX,
@@ -22,6 +24,7 @@ from twist_dr.storage.oauth import (
     microsoft,
 )
 from twist_dr.storage.oauth_flows import Talk, authorize
+from twist_dr.storage.oauth_http import OAuthAnswer
 from twist_dr_tests.drives.cloud import GOOGLE_CLIENT, MICROSOFT_CLIENT, Cloud
 from twist_dr_tests.storage.oauth_server import oauth_server
 
@@ -70,6 +73,22 @@ def test_a_code_is_typed_on_another_device(vendors: Cloud, client: OAuthClient) 
     assert "asked for: " in owner.said[0] and client.scopes[0] in owner.said[0]
     assert allowed(client, grant)
     assert not [token for token in (grant.refresh_token, grant.access_token or "") if token in " ".join(owner.said)]
+
+
+def test_a_network_that_is_away_for_a_moment_does_not_end_the_wait_for_the_owner(
+    vendors: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, waits = [TargetUnavailable("it did not answer")] * 2, list[float]()
+
+    def ask(target: str, url: str, form: Mapping[str, str] | None = None, **more: Any) -> OAuthAnswer:
+        if form and "device_code" in form and answers:
+            raise answers.pop()
+        return oauth_http.ask(target, url, form, **more)
+
+    monkeypatch.setattr(oauth_flows, "ask", ask)
+    owner = Owner(types=vendors.microsoft_tokens.approve)
+    assert authorize(ONEDRIVE, "drive", replace(owner.talk, wait=waits.append)).account == "owner@example.com"
+    assert len(waits) == 3 and waits == sorted(set(waits)), "each time it waits longer"
 
 
 def test_an_address_is_pasted_and_is_worth_nothing_from_another_attempt(vendors: Cloud) -> None:

@@ -122,6 +122,16 @@ def test_it_is_a_drives_turn_by_the_age_of_what_waits_when_the_server_does_not_a
     assert objects(round_, "drive") == [wal.paths[0].name, bundle_of(wal, 1, 2)]
 
 
+def test_the_end_of_the_log_reaches_a_drive_though_the_server_never_answers_again(round_: Round, wal: Wal) -> None:
+    begun(round_, wal)
+    end = round_.receive(wal.identifier, f"{wal.paths[1].name}.partial", wal.paths[1].read_bytes()[: 3 * PAGE])
+    round_.ship()
+    assert round_.partials("drive", wal.identifier) != round_.partials("office", wal.identifier)
+    os.utime(end, (time.time() - 301,) * 2)
+    assert round_.ship().targets["drive"].position == round_.ship().targets["office"].position
+    assert round_.partials("drive", wal.identifier) == round_.partials("office", wal.identifier)
+
+
 def test_a_bundle_that_is_full_goes_at_once_and_none_is_larger(
     round_: Round, wal: Wal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
