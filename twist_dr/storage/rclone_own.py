@@ -12,6 +12,11 @@ from twist_dr.storage.rclone_target import RcloneTarget
 class OwnRemoteTarget(RcloneTarget):
     """The remote that ``options`` say."""
 
+    def prepare(self) -> None:
+        # What cannot be used is refused before anything is made there.
+        _ = self.traits
+        super().prepare()
+
     @cached_property
     def traits(self) -> Traits:
         """Raises ``TargetRefused`` where an object could be seen before all of it is there."""

@@ -53,6 +53,7 @@ from twist_dr_tests.storage.far_places import far_options
 from twist_dr_tests.storage.remote_servers import FarFolder
 from twist_dr_tests.storage.servers import (
     SftpServer,
+    WebdavServer,
     free_port,
     rclone_program,
     rclone_sftp_server,
@@ -431,3 +432,12 @@ def test_making_a_target_starts_no_rclone_and_imports_nothing_of_other_kinds(tmp
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_remote_on_which_half_of_an_object_would_look_like_one_is_refused(
+    tmp_path: Path, machine_folder: Path, webdav_server: WebdavServer
+) -> None:
+    place = own_remote_place(machine_folder, tmp_path, remote="web:backups")
+    Path(place.arguments["config_file"]).write_text(f"[web]\ntype = http\nurl = {webdav_server.url}\n")
+    with pytest.raises(TargetRefused, match="can neither rename nor copy what was sent"):
+        opened(place)
