@@ -20,9 +20,8 @@ class OwnRemoteTarget(RcloneTarget):
     @cached_property
     def traits(self) -> Traits:
         """Raises ``TargetRefused`` where an object could be seen before all of it is there."""
-        answer = self.session.ask(
-            "ask what the remote can do", lambda calls: calls.call("operations/fsinfo", fs=self.session.fs)
-        )
+        whole = f"{self.options.backend.name}:"  # its folder need not be there yet
+        answer = self.session.ask("ask what the remote can do", lambda calls: calls.call("operations/fsinfo", fs=whole))
         can = answer["Features"]
         if not can["BucketBased"] and not can["Move"] and not can["Copy"]:
             raise TargetRefused(
