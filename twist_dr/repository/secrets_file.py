@@ -40,8 +40,10 @@ _FORMAT = 1
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_WORDS = "at most 64 letters, digits, '_', '.' and '-', a letter first"
-#: Far longer than any password, key or token; many of them fit into what is read of a file.
+#: Far longer than any password, key or token.
 MOST_CHARACTERS = 16_384
+#: Characters of the file that secrets may take, half of what is read of it: grants grow with each renewal, and must find room then.
+_MOST_WITH_SECRETS = BY_HAND.size // 2
 #: One write of a small file.
 _WRITTEN_SECONDS = 30.0
 #: Whoever renews a grant waits for its provider this long at most, with what lies before and after it (``oauth_http.py``).
@@ -163,6 +165,11 @@ class SecretsFile:
         sealed = self._sealed(load_keyring(self._keyring), kind, name, text)
         with self._changing() as content:
             content[kind][name] = sealed
+            if kind == "secrets" and len(self._text(content)) > _MOST_WITH_SECRETS:
+                raise SecretsInvalid(
+                    f"{self.path} has no space for {name} beside what it holds",
+                    remedy="remove what nothing needs: twist-dr secrets remove NAME",
+                )
         return sealed
 
     def _sealed(self, keyring: Keyring, kind: SecretKind, name: str, text: str) -> SealedValue:
@@ -263,7 +270,8 @@ class SecretsFile:
             )
         try:
             for kind, values in content.items():
-                values.update({_word(name): _value(each) for name, each in (document.get(kind) or {}).items()})
+                # Both are always written: of a file that was cut off between two lines the rest would pass for all.
+                values.update({_word(name): _value(each) for name, each in (document[kind] or {}).items()})
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
             raise self._damaged() from None
         return content

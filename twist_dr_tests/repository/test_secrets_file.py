@@ -13,7 +13,7 @@ import pytest
 from twist_dr.errors import KeyMissing, SecretMissing, SecretsInvalid, WrongKey
 from twist_dr.redaction import leaving
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
-from twist_dr.repository.secrets_file import SecretsFile
+from twist_dr.repository.secrets_file import MOST_CHARACTERS, SecretsFile
 from twist_dr.storage.machine import Grant
 from twist_dr_tests.helpers import NOBODY
 
@@ -94,6 +94,7 @@ def test_a_value_in_anothers_place_or_of_another_application_does_not_open(file:
         lambda text: re.sub(r"value: \"...", 'value: "%%%', text),
         lambda text: text.replace("set: ", "sat: "),
         lambda text: "[]",
+        lambda text: text.replace("grants:\n", ""),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_named_and_left_as_it_is(file: SecretsFile, spoil: object) -> None:
@@ -104,6 +105,17 @@ def test_a_damaged_file_is_named_and_left_as_it_is(file: SecretsFile, spoil: obj
     with pytest.raises(SecretsInvalid, match=r"is no secrets file.*configuration backup"):
         file.set("B", "of the name B")
     assert file.path.read_text() == before
+
+
+def test_more_than_is_read_of_a_file_is_not_kept_and_grants_have_room_beside_it(file: SecretsFile) -> None:
+    with pytest.raises(SecretsInvalid, match=r"no space for S[0-9]+.*twist-dr secrets remove"):
+        for number in range(100):
+            file.set(f"S{number}", "ä" * MOST_CHARACTERS)
+    assert number > 1 and file.reader()("S0") == "ä" * MOST_CHARACTERS
+    for target in map(str, range(8)):
+        with file.held(target) as held:
+            held.commit(Grant("r" * 4096, datetime(2026, 1, 2, tzinfo=timezone.utc), ("files",), "ada", "a" * 4096))
+    assert file.check() == 0
 
 
 def test_a_file_that_others_may_read_is_refused(file: SecretsFile) -> None:
