@@ -15,11 +15,11 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 
-from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, WalInvalid, about
+from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectCorrupt, ObjectMissing, WalInvalid, about
 from twist_dr.repository.compression import SUFFIXES, Compression, decompress
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form
@@ -38,6 +38,8 @@ _IDENTIFIER = re.compile(r"[0-9]{1,20}")
 _ENDINGS: dict[str, Compression] = {
     f"{suffix}.enc": compression for compression, suffix in sorted(SUFFIXES.items(), key=lambda each: -len(each[1]))
 }
+#: Objects that are asked how large segments are: where so many are bad, so are the others, or the key is another one.
+_MOST_ASKED = 16
 #: History files are a few lines; the design stores them as they are.
 HISTORY_FORM = Form("none", True)
 
@@ -96,11 +98,15 @@ class WalArchive:
                 yield ArchivedObject(stored.key, stored.size, parts[2], base, form)
 
     def segment_size(self, system_identifier: str, keyring: Keyring) -> int | None:
-        """Bytes of a cluster's segments, from the first object that says so; ``None`` without any. Raises what reading raises."""
-        for base, stored in self._listed(self.folder(system_identifier)):
-            if not SEGMENT_NAME.match(base) or ".00000000." in base:
-                continue
-            with suppress(WalInvalid):  # a partial segment of a few bytes
+        """Bytes of a cluster's segments, from the first good object that says so; ``None`` without any. Raises storage errors."""
+        mine = (
+            stored
+            for base, stored in self._listed(self.folder(system_identifier))
+            if SEGMENT_NAME.match(base) and ".00000000." not in base
+        )
+        for stored in islice(mine, _MOST_ASKED):
+            # A partial segment of a few bytes says nothing; what is bad, or gone by now, keeps no other from saying it.
+            with suppress(WalInvalid, AuthenticationFailed, ArtifactInvalid, ObjectCorrupt, ObjectMissing):
                 for _, chunk in self.contents(system_identifier, stored.key, keyring):
                     return read_first_page(chunk, f"{self.target.name}: {stored.key}").segment_size
         return None

@@ -17,6 +17,7 @@ from twist_dr.postgres.lsn import format_lsn, parse_lsn
 from twist_dr.repository.streams import Form
 from twist_dr.scrub.found import ScrubResult, raise_bad
 from twist_dr.scrub.repairer import repairs
+from twist_dr.scrub.wal_reading import fetch_good_wal, wal_objects
 from twist_dr.storage.base import StoredObject
 from twist_dr.storage.local import LocalTarget
 from twist_dr.system.lock import FileLocks
@@ -133,6 +134,20 @@ def test_targets_that_bundle_and_such_that_do_not_repair_each_other(site: Site, 
     for place in (3, 4):
         assert plain(site, wal, "office", office[place]) == wal.paths[place].read_bytes()
     assert scrub(site).found == []
+
+
+def test_one_bad_segment_elsewhere_keeps_no_bundle_from_being_repaired(site: Site, wal: Wal) -> None:
+    office = [store(site, wal, "office", path) for path in wal.paths]
+    bad = bundle(site, wal, "archive", 3, 5)
+    good, key = plain(site, wal, "archive", bad), str(bad.relative_to(site.folder / "targets" / "archive"))
+    # The one that would be asked for how large the cluster's segments are.
+    office[0].write_bytes(bytes(100) + office[0].read_bytes()[100:])
+    each = next(each for each in wal_objects(archive(site, "archive")) if each.key == key)
+    folder = site.folder / "fetched"
+    folder.mkdir()
+    packed = fetch_good_wal(each, [archive(site, "office")], site.keyring, folder, {"office": lambda count: None})
+    bad.write_bytes(packed.path.read_bytes())
+    assert plain(site, wal, "archive", bad) == good
 
 
 def test_all_of_it_is_read_and_what_is_good_is_left_alone(site: Site, stored: dict[str, list[Path]]) -> None:
