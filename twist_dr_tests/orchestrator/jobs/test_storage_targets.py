@@ -74,6 +74,20 @@ def test_a_target_whose_test_failed_is_an_alert_before_a_backup_needs_it(site: S
     assert (found.cause, found.severity) == ("unreachable:disk", "error")
 
 
+def test_a_disk_that_is_not_mounted_is_no_new_target_that_is_well(backed_up: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "targets" / "office"
+    folder.rename(tmp_path / "away")
+    for _ in range(2):  # the first try must not make what the next one finds
+        with pytest.raises(TargetUnavailable, match=r"1 of 2 storage targets cannot be used\. office: it held backups"):
+            try_targets(backed_up.app(), Config())
+    assert not folder.exists()
+    now = datetime.now(timezone.utc)
+    told = {each.cause for each in findings(gather(backed_up.app(), now), backed_up.settings(), now)}
+    assert "unreachable:office" in told and "unreachable:archive" not in told
+    (tmp_path / "away").rename(folder)
+    assert all(test.ok for test in try_targets(backed_up.app(), Config()))
+
+
 def test_what_was_stored_where_a_provider_limits_it_is_known_to_the_alerts(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
