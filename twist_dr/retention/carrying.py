@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -121,8 +122,10 @@ class Carrying:
 
     def _move_backups(self) -> None:
         """Each is stored on the other target and checked there before it goes from this one: a kill in between leaves both, and the next cleanup ends it."""
-        for decision in self._planned.plan.moved:
+        for number, decision in enumerate(self._planned.plan.moved):
             self._stop_if_asked()
+            if number and self._is_late(len(self._planned.plan.moved) - number):
+                return
             assert decision.to is not None
             try:
                 self._telling.stored(
@@ -140,8 +143,10 @@ class Carrying:
     def _reclass_backups(self) -> None:
         """Each stays where it is. A kill in between leaves some of its artifacts in the old class, and the next cleanup ends it."""
         repository = self._app.repositories()[self._planned.name]
-        for decision in self._planned.plan.reclassed:
+        for number, decision in enumerate(self._planned.plan.reclassed):
             self._stop_if_asked()
+            if number and self._is_late(len(self._planned.plan.reclassed) - number):
+                return
             backup_id, storage_class = decision.backup.id, decision.storage_class
             now = next((each for each in self._recheck.plan().decisions if each.backup.id == backup_id), None)
             if storage_class is None or now is None or now.storage_class != storage_class:
@@ -155,6 +160,13 @@ class Carrying:
                 return
             except (BackupError, EncryptionError) as error:
                 self._outcome.add_problem(error.clause)
+
+    def _is_late(self, left: int) -> bool:
+        """Whether what is left after the first that moved waits for the next cleanup, so that nothing misses its time by this one."""
+        late = time.monotonic() > self._retention.moving_until
+        if late:
+            self._report.info(f"{self._planned.name}: {counted(left, 'backup')} more will move with the next cleanup")
+        return late
 
     def _delete_incomplete(self) -> None:
         for incomplete in self._facts.incomplete:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -27,6 +28,8 @@ from twist_dr.retention.wal_plan import bases_of_window, plan_wal
 from twist_dr.settings import Application
 from twist_dr.settings.policy import longest_window
 
+#: How long other operations wait for a cleanup where the settings have no schedules, which say it.
+_PATIENCE = timedelta(hours=6)
 #: How a person allows what a plan doubts, in the words of the run config.
 _ALLOWING = {"clock": "allow_clock: true", "fraction": "allow_delete_fraction: 1", "rebuilt": "allow_rebuilt: true"}
 
@@ -52,6 +55,9 @@ class Retention:
         self._allow_rebuilt = allow_rebuilt
         self.looking = Looking(app)
         self.windows = Windows(app)
+        schedules = app.settings.schedules
+        # Deleting is soon done, and a year of backups is sent for days. The night's backup waits for a cleanup; half of its patience is for moves.
+        self.moving_until = time.monotonic() + (schedules.patience if schedules else _PATIENCE).total_seconds() / 2
 
     # -- planning ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from twist_dr.backup.from_settings import chosen_targets
 from twist_dr.errors import LaunchRefused, TargetFull
 from twist_dr.operations.cleanup import CleanupConfig, cleanup
 from twist_dr.repository.streams import Form
+from twist_dr.retention import carrying
+from twist_dr.retention import cleanup as retention_cleanup
 from twist_dr.retention.model import Hold, Moving
 from twist_dr.retention.planned import PlannedCleanup
 from twist_dr.settings.policy import Policy
@@ -173,6 +177,19 @@ def test_what_the_other_targets_retention_would_end_at_once_stays_here(tmp_path:
     assert site.listed("archive") == [ids[1]] and site.listed() == [ids[0], *ids[2:]]
     decisions = site.retention().plan("office", NOW).plan.decisions
     assert "the retention there would not keep it" in decisions[-1].reason
+
+
+def test_a_night_does_not_wait_for_all_that_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = site_of(tmp_path)
+    ids = site.listed()
+    now = count(0, 4 * 3600)
+    for module in (carrying, retention_cleanup):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    site.clean()
+    assert (site.listed("archive"), site.listed()) == (ids[:1], ids[1:])
+    assert any("office: 1 backup more will move with the next cleanup" in line for line in site.said)
+    site.clean()
+    assert (site.listed("archive"), site.listed()) == (ids[:2], ids[2:])
 
 
 class Full(LocalTarget):
