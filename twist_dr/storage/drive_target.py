@@ -31,8 +31,6 @@ T = TypeVar("T")
 #: Seconds that a listing may lag: 15 were seen, and Google promises nothing.
 _LAG_SECONDS = 90.0
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 3.0
-#: Objects of one name that go at once.
-_MOST = 20
 
 
 class GoogleDriveTarget(RcloneTarget):
@@ -89,10 +87,12 @@ class GoogleDriveTarget(RcloneTarget):
 
     def _remove(self, remote: str) -> None:
         super()._remove(remote)
-        for _ in range(_MOST):
-            if self._look(remote) is None:
-                return
+        # It may be there twice, or be shown for a while after it went.
+        end, pause = time.monotonic() + _LAG_SECONDS, _FIRST_PAUSE
+        while self._look(remote) is not None and time.monotonic() < end:
             super()._remove(remote)
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_PAUSE)
 
     def _remove_folder(self, path: str) -> None:
         # Deleted, it would take with it what another machine just put there, and is not shown yet. Empty, it takes no space in the trash.
@@ -201,7 +201,9 @@ class GoogleDriveTarget(RcloneTarget):
         """All of that name there, the oldest first; folders (``=``) or none (``!=``)."""
         if not folder:
             return []
-        query = f"'{folder}' in parents and name = '{name}' and mimeType {is_folder} '{FOLDER}' and trashed = false"
+        # A folder of the settings may have any name: "Search query terms and operators", Drive API reference.
+        quoted = name.replace("\\", "\\\\").replace("'", "\\'")
+        query = f"'{folder}' in parents and name = '{quoted}' and mimeType {is_folder} '{FOLDER}' and trashed = false"
 
         def question(calls: RcloneCalls) -> list[dict[str, Any]]:
             fs = f"{self.options.backend.name}:"

@@ -88,7 +88,11 @@ class RcloneCalls:
             connection.close()
         answer = _document(text)
         if response.status != 200:
-            raise RcloneFailed(str(answer.get("error", "")), response.status)
+            raise RcloneFailed(_reason(text), response.status)
+        if answer is None:
+            # A document that is cut short is no answer.
+            self.gone = True
+            raise RcloneGone("an answer was cut short")
         return answer
 
     def stat(self, fs: str, remote: str, hashes: tuple[str, ...] = (), *, no_folder: bool = False) -> Item | None:
@@ -150,7 +154,7 @@ class RcloneCalls:
             connection.request("GET", f"/[{quote(place)}]/{quote(name)}", headers=headers)
             response = connection.getresponse()
             if response.status not in (200, 206):
-                raise RcloneFailed(str(_document(response.read(_LARGEST_ANSWER)).get("error", "")), response.status)
+                raise RcloneFailed(_reason(response.read(_LARGEST_ANSWER)), response.status)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             self.gone = True
@@ -161,9 +165,14 @@ class RcloneCalls:
         return response
 
 
-def _document(text: bytes) -> dict[str, Any]:
+def _document(text: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"error": text[:200].decode(errors="replace")}
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _reason(text: bytes) -> str:
+    answer = _document(text)
+    return text[:200].decode(errors="replace") if answer is None else str(answer.get("error", ""))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import BinaryIO
 
-from twist_dr.errors import ObjectMissing, StorageError, TargetUnavailable
+from twist_dr.errors import ObjectCorrupt, ObjectMissing, StorageError, TargetUnavailable
 from twist_dr.storage.base import Space, StorageTarget, StoredObject, valid_key
 from twist_dr.storage.listing import DEEPEST
 from twist_dr.storage.machine import Machine
@@ -91,7 +91,8 @@ class RclonePlace(StorageTarget):
         for item in self._listed(INCOMING):
             begun = _TEMPORARY.match(item.name)
             # Within a bandwidth sending may take days: what was written to since then is under way.
-            if begun and not item.is_folder and int(begun[1]) <= limit.timestamp() and moment(item.modified) <= limit:
+            written = moment(item.modified) or limit
+            if begun and not item.is_folder and int(begun[1]) <= limit.timestamp() and written <= limit:
                 self._remove(f"{INCOMING}/{item.name}")
                 removed += 1
         for item in self._entries(""):
@@ -196,7 +197,15 @@ class RclonePlace(StorageTarget):
     def _open(self, remote: str) -> BinaryIO:
         def fetch(position: int) -> Answer:
             body = self.session.ask(f"read {remote}", lambda calls: calls.open(self.session.fs, remote, position))
-            return Answer(body, int(body.headers["Content-Length"]), body.headers["Content-Range"])
+            size = body.headers["Content-Length"]
+            if size is None:
+                body.close()
+                raise ObjectCorrupt(
+                    f"{remote}: {self.options.noun} does not tell how many bytes it has",
+                    remedy="take the backup from another storage target",
+                    target=self.name,
+                )
+            return Answer(body, int(size), body.headers["Content-Range"])
 
         broken = (OSError, http.client.HTTPException)
         reader = ResumingReader(remote, self.name, fetch, _READ_ATTEMPTS, broken)
@@ -212,11 +221,13 @@ class RclonePlace(StorageTarget):
                 if failure.status != 404:
                     raise
 
-        self.session.ask(f"delete {remote}", question)
+        # What is shown for a while after it went is missing only when it is asked for by its id. Whoever must know whether it is gone looks.
+        with suppress(ObjectMissing):
+            self.session.ask(f"delete {remote}", question)
 
     def _remove_empty(self, folders: builtins.list[str]) -> None:
         """Remove the folders that a deletion left empty; one that stays does no harm."""
-        with self._lock.held(), suppress(StorageError):
+        with suppress(StorageError), self._lock.held():
             while folders and not self._listed("/".join(folders)):
                 self._remove_folder("/".join(folders))
                 self._exact.discard("/".join(folders))
@@ -232,4 +243,5 @@ class RclonePlace(StorageTarget):
 
 
 def _stored(key: str, item: Item) -> StoredObject:
-    return StoredObject(key, item.size, moment(item.modified))
+    # Of what has no time nobody knows that it is old: it counts as new, which keeps retention from it.
+    return StoredObject(key, item.size, moment(item.modified) or datetime.now(timezone.utc))

@@ -51,8 +51,9 @@ def _skew(target: RcloneTarget, name: str) -> float | None:
         made = target.session.ask("look at a folder", lambda calls: calls.stat(fs, name))
     finally:
         target.session.ask("remove a folder", lambda calls: calls.call("operations/rmdir", fs=fs, remote=name))
-    if made is None or abs(moment(made.modified) - after) > _NO_TIME:
+    shown = moment(made.modified) if made is not None else None
+    if shown is None or abs(shown - after) > _NO_TIME:
         return None
     # Servers tell whole seconds as a rule.
-    nearest = min(max(moment(made.modified), before - timedelta(seconds=1)), after)
-    return round((moment(made.modified) - nearest).total_seconds(), 1)
+    nearest = min(max(shown, before - timedelta(seconds=1)), after)
+    return round((shown - nearest).total_seconds(), 1)

@@ -39,6 +39,7 @@ from twist_dr.storage.rclone_lock import PlaceLock
 from twist_dr.storage.rclone_options import RcloneOptions
 from twist_dr.storage.rclone_place import INCOMING, RclonePlace
 from twist_dr.storage.rclone_session import RcloneLimits
+from twist_dr.system.interrupts import uninterrupted
 
 #: Seconds between two looks at a transfer: the first soon, for small objects; never rarer than the last.
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.2
@@ -192,8 +193,11 @@ class RcloneTarget(RclonePlace):
         calls, heard = self.session.calls(), time.monotonic()
         self._keep_within(0)
         try:
-            job = calls.begin_copy(source, self.session.fs, remote, group)
+            job: int | None = None
             try:
+                # A transfer that nobody knows of could not be stopped.
+                with uninterrupted():
+                    job = calls.begin_copy(source, self.session.fs, remote, group)
                 ended = False
                 while not ended:
                     time.sleep(pause)
@@ -207,7 +211,8 @@ class RcloneTarget(RclonePlace):
                     elif rate is not None and time.monotonic() - heard < _HELD_BYTES / rate:
                         progress(0)  # it is silent because it was told to be slow
             except BaseException:
-                self._stop(calls, job)
+                if job is not None:
+                    self._stop(calls, job)
                 raise
         except (RcloneFailed, RcloneGone) as failure:
             raise _NotSent(failure) from None

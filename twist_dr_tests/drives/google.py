@@ -76,7 +76,7 @@ def _now() -> str:
 
 
 class GoogleDrive:
-    """``quota``: bytes that an account may store. ``lag``: seconds until a listing has what was made, moved or renamed.
+    """``quota``: bytes that an account may store. ``lag``: seconds until a listing has what was made, moved or renamed, and lacks what was deleted.
 
     ``daily_limit``: bytes after which uploads are refused as over the daily limit. ``stored``: what becomes of bytes on their way to the disks.
     """
@@ -84,6 +84,7 @@ class GoogleDrive:
     def __init__(self, tokens: TokenServer) -> None:
         self.tokens = tokens
         self.files: dict[str, File] = {}
+        self.deleted: dict[str, tuple[File, float]] = {}
         self.drives: dict[str, str] = {}
         self._uploads: dict[str, _Upload] = {}
         self._lock = threading.RLock()
@@ -179,10 +180,13 @@ class GoogleDrive:
             if parent != "root" and (parent not in self.files or not self._sees(self.files[parent], token)):
                 return google_error(404, "notFound", "File not found: .")
         # A shared drive is searched by whoever names it, or asks for all drives.
+        late = [file for file, shown_until in self.deleted.values() if shown_until > now]
         everywhere = query.get("includeItemsFromAllDrives") == "true"
         found = [
             file
-            for file in sorted(self.files.values(), key=lambda file: file.created if "orderBy" in query else "")
+            for file in sorted(
+                [*self.files.values(), *late], key=lambda file: file.created if "orderBy" in query else ""
+            )
             if file.parent and file.listed_from <= now and self._sees(file, token) and (everywhere or not file.drive)
             if query.get("driveId") in (None, file.drive)
             if fits({"name": file.name, "mimeType": file.mime, "trashed": file.trashed, "parents": {file.parent}})
@@ -201,7 +205,7 @@ class GoogleDrive:
         self._writable(file, token)
         if request.method == "DELETE":
             for each in [*self.below(file.id), file]:
-                del self.files[each.id]
+                self.deleted[each.id] = self.files.pop(each.id), time.monotonic() + self.lag
             return Answer(204)
         self._change(file, request.json, token, request)
         return json_answer(self._shown(file))

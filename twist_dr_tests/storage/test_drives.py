@@ -187,6 +187,14 @@ def test_a_token_that_ends_in_the_middle_of_an_upload_is_followed_by_the_next(
     assert_read(target, source)
 
 
+def test_a_folder_may_have_any_name(vendors: Cloud, machine_folder: Path, make_file: MakeFile) -> None:
+    source, digest = make_file()
+    target = ready(google_place(vendors, machine_folder, path="Bob's backups/the firm's"))
+    target.put(source, KEY, digest)
+    assert [each.key for each in target.list("")] == [KEY]
+    assert_read(target, source)
+
+
 def test_a_folder_of_somebody_elses_is_said_to_be_out_of_reach(
     vendors: Cloud, machine_folder: Path, make_file: MakeFile
 ) -> None:
@@ -375,6 +383,16 @@ def test_a_listing_that_lags_is_waited_for_by_whoever_stored(
     other = ready(google)
     assert other.stat(KEY) is not None
     assert [each.key for each in other.list("erp")] == [KEY]
+
+
+def test_what_was_just_deleted_may_be_shown_for_a_while(vendors: Cloud, google: Place, make_file: MakeFile) -> None:
+    source, digest = make_file()
+    target = ready(google)
+    target.put(source, KEY, digest)
+    vendors.google.lag = 0.5
+    target.delete(KEY)
+    assert target.stat(KEY) is None
+    assert files_of(vendors, google) == []
 
 
 def test_what_was_just_made_may_not_be_found_at_first(vendors: Cloud, place: Place, make_file: MakeFile) -> None:
