@@ -144,7 +144,7 @@ class Settings(Section):
             return self
         most = min(self.wal.warn_after, self.objectives.wal)
         for name in self.wal_targets:
-            if (every := self.wal_every(name)) >= most:
+            if (every := self.wal_every(name)) and every >= most:
                 raise ValueError(
                     f"less than wal.warn_after and objectives.wal ({most.total_seconds():.0f} s) in wal.bundle_seconds, or wal_bundle_seconds of "
                     f"{name}: with {every.total_seconds():.0f} s what is archived there would always be too old"

@@ -272,6 +272,8 @@ def test_bundles_are_for_drives_and_sooner_than_what_alarms(monkeypatch: pytest.
         assert "less than wal.warn_after and objectives.wal" in told and "of drive" in told
     targets["drive"]["wal_bundle_seconds"] = 0  # type: ignore[assignment]
     assert parsed(good(storage_targets=targets, wal={}, objectives={"wal": "1 minute"}))
+    # Who is told of every segment that waits had a valid file before there were bundles.
+    assert parsed(good(storage_targets=targets, wal={"warn_after": "0 minutes"}))
 
 
 @pytest.mark.parametrize(
