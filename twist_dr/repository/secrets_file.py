@@ -110,7 +110,7 @@ class SecretsFile:
         """Raises ``SecretMissing``, ``SecretsInvalid``."""
         with self._changing() as content:
             if content["secrets"].pop(name, None) is None:
-                raise self._missing(name)
+                raise self._missing(name, "see those that are there: twist-dr secrets list")
 
     def check(self) -> int:
         """Open all that it holds; returns how much is not encrypted with the primary key. Raises as :meth:`reader`."""
@@ -203,10 +203,10 @@ class SecretsFile:
             remedy=f"bring the file back from a configuration backup, or renew it: {anew} {name}",
         )
 
-    def _missing(self, name: str) -> SecretMissing:
+    def _missing(self, name: str, remedy: str | None = None) -> SecretMissing:
         where = f"{self.path} has no secret {name}" if self.path.exists() else f"There is no {self.path}"
         return SecretMissing(
-            where, remedy=f"bring it back from a configuration backup, or set it: twist-dr secrets set {name}"
+            where, remedy=remedy or f"bring it back from a configuration backup, or set it: twist-dr secrets set {name}"
         )
 
     # -- the file ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from twist_dr.repository.labels import GRACE
 from twist_dr.repository.manifest import Kind, Label
 from twist_dr.settings.values import Name
+from twist_dr.storage.options import spelled
 from twist_dr.system.durations import Duration
 
 _Count = Annotated[int, Field(ge=0)]
@@ -54,7 +55,7 @@ class ArchivePolicy:
 
     after: Duration
     to: Name | None = None
-    storage_class: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
+    storage_class: Annotated[str, spelled(r"[A-Z][A-Z0-9_]*", "a class as S3 calls it, such as GLACIER")] | None = None
 
     def is_overtaken_by(self, policies: Iterable[Policy]) -> bool:
         """Whether the policies let everything go before it could move."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from twist_dr.settings.values import PostgresUrl, TableText
-from twist_dr.storage.options import Section, SettingsPath, WebAddress, absolute
+from twist_dr.storage.options import Section, SettingsPath, WebAddress, absolute, spelled
 from twist_dr.system.durations import Duration
 
 
@@ -163,7 +163,7 @@ class WalSettings(Section):
     #: A role with REPLICATION, where that of ``database.url`` has it not.
     replication_url: PostgresUrl | None = None
     #: The replication slot that keeps WAL on the server until it was received.
-    slot: str | None = Field(None, pattern=r"^[a-z0-9_]{1,63}$")
+    slot: Annotated[str, spelled(r"[a-z0-9_]{1,63}", "1 to 63 lower-case letters, digits and '_'")] | None = None
     #: Where it lies until the targets have it.
     spool: SettingsPath | None = None
     #: Those that must have a segment before it leaves the spool; all enabled ones unless given.

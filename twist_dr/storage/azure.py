@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import SecretStr, model_validator
 
-from twist_dr.storage.options import WebAddress
+from twist_dr.storage.options import WebAddress, spelled
 from twist_dr.storage.rclone_options import BucketPrefix, RcloneOptions, RcloneRemote, Traits
 
 
@@ -27,8 +27,10 @@ class AzureOptions(RcloneOptions):
     traits: ClassVar[Traits] = Traits(staged=False, retries=True)
 
     type: Literal["azure"]
-    account: str = Field(pattern=r"^[a-z0-9]{3,24}$")
-    container: str = Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")
+    account: Annotated[str, spelled(r"[a-z0-9]{3,24}", "a name of 3 to 24 lower-case letters and digits")]
+    container: Annotated[
+        str, spelled(r"[a-z0-9](-?[a-z0-9]){2,62}", "a name of at least 3 lower-case letters, digits and '-'")
+    ]
     prefix: BucketPrefix = ""
     account_key: SecretStr | None = None
     sas_token: SecretStr | None = None

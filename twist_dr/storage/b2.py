@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
+from twist_dr.storage.options import spelled
 from twist_dr.storage.rclone_options import BucketPrefix, RcloneOptions, RcloneRemote, Traits
 
 
@@ -27,7 +28,7 @@ class B2Options(RcloneOptions):
     )
 
     type: Literal["b2"]
-    bucket: str = Field(pattern=r"^[A-Za-z0-9-]{6,63}$")
+    bucket: Annotated[str, spelled(r"[A-Za-z0-9-]{6,63}", "a name of 6 to 63 letters, digits and '-'")]
     prefix: BucketPrefix = ""
     key_id: str = Field(min_length=1)
     application_key: SecretStr

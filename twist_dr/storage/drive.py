@@ -6,9 +6,9 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import SecretStr, StringConstraints, model_validator
+from pydantic import SecretStr, model_validator
 
-from twist_dr.storage.options import SettingsPath
+from twist_dr.storage.options import SettingsPath, spelled
 from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath, Traits
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from twist_dr.storage.rclone_target import RcloneTarget
 
 #: As the address of a folder or of a shared drive ends.
-DriveId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+DriveId = Annotated[
+    str, spelled(r"[A-Za-z0-9_-]+", "an id, which is the end of the address of the folder or shared drive")
+]
 #: Where a folder of our own lies, unless the settings say.
 _FOLDER = "twist-dr"
 

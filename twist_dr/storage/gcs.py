@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import unquote
 
-from pydantic import Field
-
-from twist_dr.storage.options import SettingsPath, WebAddress
+from twist_dr.storage.options import SettingsPath, WebAddress, spelled
 from twist_dr.storage.rclone_options import BucketPrefix, RcloneOptions, RcloneRemote, Traits
 from twist_dr.storage.target_url import split_url
 
@@ -31,7 +29,12 @@ class GcsOptions(RcloneOptions):
     traits: ClassVar[Traits] = Traits(staged=False, hash="md5")
 
     type: Literal["gcs"]
-    bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")
+    bucket: Annotated[
+        str,
+        spelled(
+            r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", "the name of a bucket: lower-case letters, digits, '.', '_', '-'"
+        ),
+    ]
     prefix: BucketPrefix = ""
     service_account_file: SettingsPath | None = None
     endpoint: WebAddress | None = None

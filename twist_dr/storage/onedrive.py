@@ -8,9 +8,10 @@ from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from twist_dr.errors import CredentialsRefused, TargetRefused, TargetUnavailable
+from twist_dr.storage.options import spelled
 from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath, Traits
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ class OneDriveOptions(RcloneOptions):
     client_id: str = Field(min_length=1)
     client_secret: SecretStr | None = None
     client_secret_expires: date | None = None
-    tenant: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+$")] | None = None
-    site: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+(/[^/?#\s]+)*$")] | None = None
-    drive_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!_-]+$")] | None = None
+    tenant: Annotated[str, spelled(r"[A-Za-z0-9.-]+", "the id or the domain of an organisation")] | None = None
+    site: Annotated[str, spelled(r"[A-Za-z0-9.-]+(/[^/?#\s]+)*", "HOST/sites/NAME, without https://")] | None = None
+    drive_id: Annotated[str, spelled(r"[A-Za-z0-9!_-]+", "an id of letters, digits, '!', '_' and '-'")] | None = None
     path: Annotated[RemotePath, Field(min_length=1)] = "twist-dr"
 
     @model_validator(mode="after")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Hashable, Iterator
+import re
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from twist_dr.storage.oauth import OAuthClient
 
 HTTP_PATTERN = r"^https?://"
+PREFIX_WORDS = "folders of letters, digits, '.', '_' and '-', with a slash between two and at no end"
 
 
 class Section(BaseModel):
@@ -50,6 +52,17 @@ def _web_address(url: str) -> str:
     return url
 
 
+def spelled(pattern: str, words: str) -> AfterValidator:
+    """That all of a text is like ``pattern``, which ``words`` say to people."""
+
+    def look(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(words)
+        return text
+
+    return AfterValidator(look)
+
+
 SettingsPath = Annotated[Path, AfterValidator(absolute)]
 #: An address that is called without a login.
 WebAddress = Annotated[str, Field(pattern=HTTP_PATTERN), AfterValidator(_web_address)]
@@ -69,6 +82,8 @@ class TargetOptions(Section):
     scheme: ClassVar[str | None] = None
     #: How such a URL looks.
     url_form: ClassVar[str] = ""
+    #: Settings that such a URL leaves to variables of the environment, by their names.
+    url_variables: ClassVar[Mapping[str, str]] = {}
     #: What somebody does whose credentials are refused, and who has no settings to put them in.
     credentials_remedy: ClassVar[str] = ""
     #: Bytes that the provider takes of one user within 24 hours; None where it sets no such limit.

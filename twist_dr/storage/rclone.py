@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import SecretStr
 
-from twist_dr.storage.options import SettingsPath
+from twist_dr.storage.options import SettingsPath, spelled
 from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote
 
 if TYPE_CHECKING:
@@ -26,13 +26,19 @@ class OwnRemoteOptions(RcloneOptions):
 
     scheme: ClassVar[str | None] = "rclone"
     url_form: ClassVar[str] = "rclone:REMOTE:PATH"
+    url_variables: ClassVar[Mapping[str, str]] = {
+        "config_file": "RCLONE_CONFIG",
+        "config_password": "RCLONE_CONFIG_PASS",
+    }
     noun: ClassVar[str] = "the remote"
     credentials_remedy: ClassVar[str] = "set up the remote anew, with: rclone config"
 
     type: Literal["rclone"]
     config_file: SettingsPath
     # No bracket ends a folder: rclone's addresses of objects to read have it between brackets.
-    remote: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+@ -]*:[^\[\]\x00-\x1f]*$")
+    remote: Annotated[
+        str, spelled(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]*:[^\[\]\x00-\x1f]*", "REMOTE:FOLDER, without brackets")
+    ]
     config_password: SecretStr | None = None
 
     @property

@@ -8,9 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-from pydantic import StringConstraints
-
-from twist_dr.storage.options import TargetOptions
+from twist_dr.storage.options import PREFIX_WORDS, TargetOptions, spelled
 
 if TYPE_CHECKING:
     from twist_dr.storage.machine import Machine
@@ -19,10 +17,10 @@ if TYPE_CHECKING:
 
 #: The part of a bucket.
 BucketPrefix = Annotated[
-    str, StringConstraints(pattern=r"^(\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
+    str, spelled(r"(\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?", PREFIX_WORDS)
 ]
 #: A folder on a remote. No bracket ends one: rclone's addresses of objects to read have the folder between brackets.
-RemotePath = Annotated[str, StringConstraints(pattern=r"^[^\[\]\x00-\x1f]*$")]
+RemotePath = Annotated[str, spelled(r"[^\[\]\x00-\x1f]*", "a folder, without brackets and line ends")]
 
 
 class FreshToken(Protocol):

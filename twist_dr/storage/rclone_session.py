@@ -188,6 +188,12 @@ class RcloneSession:
     def _tell(self, running: _Running) -> None:
         backend, calls = self._backend, running.calls
         if backend.configuration is not None:
+            if not os.access(backend.configuration, os.R_OK):
+                raise TargetRefused(
+                    f"{backend.configuration} is not there, or may not be read",
+                    remedy=f"correct config_file of storage_targets.{self._name}",
+                    target=self._name,
+                )
             if backend.configuration_password is not None:
                 calls.call("config/unlock", configPassword=backend.configuration_password)
             if backend.name not in self._remotes(calls):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, model_validator
 
 from twist_dr.errors import SettingsError
-from twist_dr.storage.options import TargetOptions, WebAddress
+from twist_dr.storage.options import PREFIX_WORDS, TargetOptions, WebAddress, spelled
 from twist_dr.storage.target_url import split_url
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class S3Options(TargetOptions):
 
     type: Literal["s3"]
     bucket: str = Field(min_length=3)
-    prefix: str = Field("", pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
+    prefix: Annotated[str, spelled(r"([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?", PREFIX_WORDS)] = ""
     endpoint_url: WebAddress | None = None
     region: str | None = None
     access_key_id: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import unquote
@@ -23,7 +23,8 @@ class SftpOptions(RcloneOptions):
     """
 
     scheme: ClassVar[str | None] = "sftp"
-    url_form: ClassVar[str] = "sftp://USER@HOST/PATH?key_file=...&known_hosts=..."
+    url_form: ClassVar[str] = "sftp://USER@HOST/PATH?key_file=FILE&known_hosts=FILE"
+    url_variables: ClassVar[Mapping[str, str]] = {"key_passphrase": PASSWORD_VARIABLE}
     credentials_remedy: ClassVar[str] = (
         f"put the user's password into {PASSWORD_VARIABLE} or name his key_file, and allow him to read there"
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import unquote
 
 from pydantic import Field, SecretStr
 
+from twist_dr.storage.options import spelled
 from twist_dr.storage.rclone_options import RcloneOptions, RcloneRemote, RemotePath, Traits
 from twist_dr.storage.target_url import PASSWORD_VARIABLE, given_password, split_url, user_of
 
@@ -32,7 +33,7 @@ class SmbOptions(RcloneOptions):
     type: Literal["smb"]
     host: str = Field(min_length=1)
     port: int = Field(_PORT, ge=1, le=65535)
-    share: str = Field(min_length=1, pattern=r"^[^\[\]/\\\x00-\x1f]+$")
+    share: Annotated[str, spelled(r"[^\[\]/\\\x00-\x1f]+", "the name of a share, without slashes and brackets")]
     user: str = Field(min_length=1)
     password: SecretStr
     domain: str = "WORKGROUP"

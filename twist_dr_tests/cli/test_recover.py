@@ -313,6 +313,7 @@ def test_from_an_ssh_server_with_the_password_of_the_environment(lost: Site, mac
             machine.recover("--from-target", f"{url.partition('?')[0]}?known_hosts={elsewhere}").expect(1).text
         )
         assert "the host key of the server is not known" in texts[-1]
+        assert "add it to known_hosts of --from-target, with: ssh-keyscan -p PORT HOST" in texts[-1]
     assert tree(machine.home / "media" / "attachments") == tree(lost.media)
     assert machine.left() == [], "the folder of the socket is gone"
     assert not [text for text in texts if ssh.password in text]
@@ -334,7 +335,7 @@ def test_from_a_webdav_server_and_from_a_remote_of_rclone(lost: Site, machine: M
     given = {"RCLONE_CONFIG": str(machine.home / "rclone.conf")}
     assert "whole" in machine.recover("--from-target", "rclone:old:below", **given).expect(0).text
     said = machine.recover("--from-target", "rclone:new:below", **given).expect(1).text
-    assert "correct --from-target" in said and "Traceback" not in said
+    assert "correct remote or config_file (with a URL: RCLONE_CONFIG) of --from-target" in said
     assert machine.left() == []
 
 

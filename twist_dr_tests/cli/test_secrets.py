@@ -55,6 +55,8 @@ def test_secrets_are_set_one_by_one_before_the_settings_can_be_read(
         ("rotate secrets", "secrets.yaml", "done"), ("remove secret", "OTHER", "done"),
     ]  # fmt: skip
     assert VALUE not in said.out + said.err + repr(log)
+    assert typed(monkeypatch, "secrets remove OTHER") == 1
+    assert "has no secret OTHER; see those that are there: twist-dr secrets list" in capsys.readouterr().err
 
 
 def test_where_the_catalogs_own_url_is_still_to_be_set_the_audit_line_waits_for_it(

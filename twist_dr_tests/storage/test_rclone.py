@@ -420,6 +420,10 @@ def test_an_encrypted_configuration_needs_its_password(encrypted: Place, make_fi
 def test_a_remote_that_the_configuration_lacks_is_named(tmp_path: Path, machine_folder: Path) -> None:
     with pytest.raises(TargetRefused, match=r"rclone.conf has no remote yours; correct remote or config_file"):
         opened(own_remote_place(machine_folder, tmp_path, remote="yours:backups"))
+    place = own_remote_place(machine_folder, tmp_path)
+    gone = {"config_file": str(tmp_path / "gone.conf"), "config_password": "of-one-that-is-gone"}
+    with pytest.raises(TargetRefused, match=r"gone.conf is not there, or may not be read; correct config_file of"):
+        opened(replace(place, arguments={**place.arguments, **gone}))
 
 
 def test_making_a_target_starts_no_rclone_and_imports_nothing_of_other_kinds(tmp_path: Path) -> None:

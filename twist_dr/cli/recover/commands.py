@@ -298,8 +298,16 @@ def _remedies_of_this_day(target: AnyTarget) -> Iterator[None]:
 
 def remedy_of_this_day(error: TwistDRError, target: AnyTarget) -> str | None:
     """What to do about an error whose own remedy speaks of what is not there; None where that is as good as ever."""
+    setting = f" of storage_targets.{error.target}"
+    remedy = error.remedy or ""
+    if setting in remedy and f"the credentials{setting}" not in remedy:
+        for name, variable in target.url_variables.items():
+            remedy = remedy.replace(name, f"{name} (with a URL: {variable})")
+        return remedy.replace(setting, " of --from-target")
     if type(error) is CredentialsRefused and target.credentials_remedy:
         return f"{target.credentials_remedy}, or {_REMEDIES[CredentialsRefused]}"
+    if type(error) is TargetUnavailable and target.folder is None:
+        return "see that it can be reached from here, or correct --from-target"
     return _REMEDIES.get(type(error))
 
 
