@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from twist_dr.errors import KeyMissing, SecretMissing, SecretsInvalid, WrongKey
-from twist_dr.redaction import leaving
+from twist_dr.redaction import forget, leaving
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.repository.secrets_file import MOST_CHARACTERS, SecretsFile
 from twist_dr.storage.machine import Grant
@@ -45,6 +45,15 @@ def test_a_secret_comes_back_and_the_file_shows_its_name_alone(file: SecretsFile
     file.remove("S3_SECRET")
     with pytest.raises(SecretMissing, match="twist-dr secrets set S3_SECRET"):
         file.reader()("S3_SECRET")
+
+
+@pytest.mark.promise(6)
+def test_what_was_read_leaves_us_no_more_whatever_the_settings_do_with_it(file: SecretsFile) -> None:
+    file.set("A", "it-opens-99")
+    forget()
+    assert "it-opens-99" in leaving("sh -c 'login it-opens-99'")
+    file.reader()("A")
+    assert "it-opens-99" not in leaving("sh -c 'login it-opens-99'")
 
 
 def test_rotation_encrypts_all_anew_and_keeps_when_each_was_set(file: SecretsFile, tmp_path: Path) -> None:

@@ -213,6 +213,26 @@ def test_while_the_other_target_takes_nothing_all_stays_and_the_rest_of_the_clea
     assert site.clean().moved == [ids[1]]
 
 
+class Losing(LocalTarget):
+    """Says that it has what it was given, and has it no more."""
+
+    def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
+        super().put(source, key, digest, progress)
+        if key.endswith("/manifest.json"):
+            self.delete(next(each.key for each in self.list(key.rpartition("/")[0]) if each.key != key))
+
+
+@pytest.mark.promise(5)
+def test_what_the_other_target_lost_right_after_it_was_stored_stays_here(tmp_path: Path) -> None:
+    site = site_of(tmp_path)
+    ids = site.listed()
+    outcome = site.clean(targets={**site.targets, "archive": Losing("archive", site.folder / "targets/archive")})
+    assert (outcome.moved, outcome.deleted, site.listed()) == ([], [], ids)
+    for backup_id in ids:
+        site.require_whole(backup_id, "office")
+    assert any("archive does not hold all of it" in line for line in site.said)
+
+
 @pytest.mark.promise(4)
 def test_a_damaged_copy_does_not_move_is_known_as_bad_and_keeps_no_other_from_moving(tmp_path: Path) -> None:
     site = site_of(tmp_path)
