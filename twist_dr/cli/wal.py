@@ -20,7 +20,7 @@ def add_commands(commands: Any) -> None:
     )
     receive = wal.add_parser("receive", help="stream WAL from the server into the spool, until it is stopped")
     receive.set_defaults(run=_receive)
-    ship = wal.add_parser("ship", help="ship what lies in the spool to every storage target")
+    ship = wal.add_parser("ship", help="ship what lies in the spool to every storage target that gets it")
     ship.add_argument("--follow", action="store_true", help="stay, and ship every second (wal.follow_seconds)")
     ship.set_defaults(run=_ship)
     status = wal.add_parser(

@@ -41,7 +41,7 @@ BACKUP_CONFIGURATION = Operation(
 )  # fmt: skip
 SHIP_WAL = Operation(
     "ship_wal", "system_run_backup", Config, ship_wal,
-    does="Ship what lies in the spool to every storage target: write-ahead log, with which every second can be recovered.",
+    does="Ship what lies in the spool to every storage target that gets it: write-ahead log, with which every second can be recovered.",
 )  # fmt: skip
 VERIFY_BACKUP = Operation(
     "verify_backup", "system_run_backup", VerifyBackupConfig, verify_backup,
@@ -59,7 +59,7 @@ SCRUB = Operation(
 )  # fmt: skip
 CLEANUP = Operation(
     "cleanup", "system_run_backup", CleanupConfig, cleanup, plan={"dry_run": True},
-    does="Remove what has had its time: copies, WAL and incomplete backups by each storage target's retention, databases and media that "
+    does="Remove what has had its time: copies, WAL and incomplete backups by each storage target's retention, or move what its archive says; databases and media that "
     "restores replaced, Dagster's history. It shows its plan first; dry_run only shows it.",
 )  # fmt: skip
 STATUS = Operation(

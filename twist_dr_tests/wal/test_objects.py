@@ -9,10 +9,12 @@ import pytest
 
 from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, WalInvalid
 from twist_dr.repository.keys import Keyring, new_key
+from twist_dr.repository.streams import Form
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import patient
 from twist_dr.wal.names import Segment
-from twist_dr.wal.objects import WalArchive, associated_data
+from twist_dr.wal.objects import HISTORY_FORM, WalArchive, associated_data
+from twist_dr.wal.own_wal import OwnWal, OwnWalCopy
 from twist_dr.wal.packing import file_chunks, pack
 from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.partial_segment import PartialSegment
@@ -142,3 +144,24 @@ def test_what_is_not_the_segment_leaves_nothing_packed(wal: Wal, tmp_path: Path)
     with pytest.raises(WalInvalid):
         pack(check.looked_at(file_chunks(wal.paths[0])), tmp_path / "packed", ZSTD, KEYRING.primary, b"")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_target_without_wal_is_given_the_history_that_leads_to_its_base_backup(
+    archive: WalArchive, wal: Wal, tmp_path: Path
+) -> None:
+    first, history = Segment(2, wal.segment(0).number, MB), b"1\t0/5000000\tno recovery target specified\n"
+    contents = {first.name: wal.paths[0].read_bytes(), "00000002.history": history}
+    for name, content in contents.items():
+        form = ZSTD if name == first.name else HISTORY_FORM
+        key = archive.key(wal.identifier, 2, name, form) if form == ZSTD else archive.history_key(wal.identifier, 2)
+        data = associated_data("erp", wal.identifier, name)
+        archive.put(tmp_path / name, key, pack([content], tmp_path / name, form, KEYRING.primary, data))
+    bare = WalArchive(LocalTarget("bare", tmp_path / "bare"), "erp")
+    bare.prepare()
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    needed = OwnWal(wal.identifier, first, first.start + 100)
+    OwnWalCopy(needed, [archive], bare, Form("gzip", True), KEYRING, folder).all()
+    assert bare.history_bytes(wal.identifier, 2, KEYRING) == history
+    assert list(bare.holdings(wal.identifier, MB).segments) == [first]
+    assert bare.lacks(wal.identifier, first, needed.until, Form("gzip", True)) is None

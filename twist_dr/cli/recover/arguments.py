@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.add_argument(
         "--from-target", required=True, metavar="FILE_OR_URL",
-        help="a folder, s3://BUCKET/PREFIX?endpoint_url=...&region=..., sftp://USER@HOST/PATH, or a YAML file with one entry of storage_targets",
+        help="a folder, s3://BUCKET/PREFIX?endpoint_url=...&region=..., sftp://USER@HOST/PATH, webdav:https://USER@HOST/PATH, rclone:REMOTE:PATH, or a YAML file with one entry of storage_targets",
     )  # fmt: skip
     parser.add_argument(
         "--keyring", metavar="FILE", help=f"the keyring's file, or env:NAME (default: what {KEYRING_VARIABLE} names)"
