@@ -85,7 +85,11 @@ class DriveFolders:
         }
         page = self._ask("GET", "", query)
         while True:
-            yield from map(_Entry.of, page.get("files", ()))
+            try:
+                found = [_Entry.of(each) for each in page.get("files", ())]
+            except (KeyError, TypeError, AttributeError):
+                raise no_answer(self._target) from None
+            yield from found
             if "nextPageToken" not in page:
                 return
             page = self._ask("GET", "", {**query, "pageToken": str(page["nextPageToken"])})
@@ -109,4 +113,19 @@ class DriveFolders:
         except (OSError, http.client.HTTPException) as error:
             what = f"Google Drive cannot be reached ({reason_of(error)})"
             raise TargetUnavailable(what, remedy="check the network, then run again", target=self._target) from None
-        return dict(json.loads(text)) if text else {}
+        try:
+            said = json.loads(text) if text else {}
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise no_answer(self._target)
+        return said
+
+
+def no_answer(target: str) -> TargetUnavailable:
+    """What something that answers in the place of Google Drive gives: the page of a network that wants a login, for one."""
+    return TargetUnavailable(
+        "what answers as Google Drive does not answer what it was asked",
+        remedy="see what stands between this machine and Google, then run again",
+        target=target,
+    )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from twist_dr.errors import ObjectCorrupt, ObjectMissing, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import OnBytes
 from twist_dr.storage.drive import GoogleDriveOptions
-from twist_dr.storage.drive_folders import FOLDER, DriveFolders
+from twist_dr.storage.drive_folders import FOLDER, DriveFolders, no_answer
 from twist_dr.storage.machine import Machine
 from twist_dr.storage.rclone_calls import Item, RcloneCalls
 from twist_dr.storage.rclone_hashes import Expected
@@ -210,6 +210,8 @@ class GoogleDriveTarget(RcloneTarget):
             return list(calls.call("backend/command", command="query", fs=fs, arg=[query])["result"] or ())
 
         found = self.session.ask(f"look for {name}", question)
+        if not all(each.get("createdTime") and each.get("id") for each in found):
+            raise no_answer(self.name)
         return sorted(found, key=lambda each: (str(each["createdTime"]), str(each["id"])))
 
 

@@ -97,6 +97,10 @@ class OneDriveOptions(RcloneOptions):
             drive = self._asked(name, f"/sites/{quote(str(site['id']))}/drive", access_token)
         else:
             drive = self._asked(name, "/me/drive", access_token)
+        if not isinstance(drive.get("driveType"), str):
+            what = "what answers as Microsoft Graph does not say which kind of drive there is"
+            remedy = "see what stands between this machine and Microsoft, then run again"
+            raise TargetUnavailable(what, remedy=remedy, target=name)
         return {"drive_id": str(drive["id"]), "drive_type": str(drive["driveType"])}
 
     def _asked(self, name: str, path: str, access_token: str | None) -> Mapping[str, Any]:

@@ -13,8 +13,6 @@ from urllib.parse import quote
 
 from twist_dr.storage.rclone_log import RcloneLog
 
-#: rclone gives up a server that says nothing for five minutes (its option ``timeout``), and tries some calls again.
-_PATIENCE_SECONDS = 1800.0
 #: An answer is a document, of a folder with 100,000 objects one of 25 MB. Bytes.
 _LARGEST_ANSWER = 512 << 20
 
@@ -29,6 +27,10 @@ class RcloneFailed(Exception):
 
 class RcloneGone(Exception):
     """The connection to rclone itself broke: it died or was killed."""
+
+
+class RcloneSilent(RcloneGone):
+    """It waits for its provider, and does so for longer than anybody waits for it."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Item:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("rclone", timeout=_PATIENCE_SECONDS)
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("rclone", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:
@@ -68,22 +70,21 @@ class _Connection(http.client.HTTPConnection):
 
 
 class RcloneCalls:
-    """Calls of one running rclone. For several threads. Raises ``RcloneFailed`` and ``RcloneGone``."""
+    """Calls of one running rclone. For several threads. Raises ``RcloneFailed`` and ``RcloneGone``; ``RcloneSilent`` where none of the answer comes for so many ``seconds``."""
 
-    def __init__(self, path: Path, log: RcloneLog) -> None:
-        self._path, self._log = path, log
+    def __init__(self, path: Path, log: RcloneLog, seconds: float) -> None:
+        self._path, self._log, self._seconds = path, log, seconds
         #: Once it was so, it is not asked again.
         self.gone = False
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, self._seconds)
         try:
             connection.request("POST", f"/{method}", json.dumps(parameters), {"Content-Type": "application/json"})
             response = connection.getresponse()
             text = response.read(_LARGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
-            self.gone = True
-            raise RcloneGone(str(error)) from None
+            raise self._gone(error) from None
         finally:
             connection.close()
         answer = _document(text)
@@ -147,7 +148,7 @@ class RcloneCalls:
         """The bytes of an object from ``position`` on. The caller closes it."""
         folder, _, name = remote.rpartition("/")
         place = f"{fs.rstrip('/')}/{folder}" if folder and not fs.endswith(":") else f"{fs}{folder}"
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, self._seconds)
         try:
             since = {"Range": f"bytes={position}-"} if position else {}
             headers = {"Connection": "close", **since}
@@ -157,12 +158,15 @@ class RcloneCalls:
                 raise RcloneFailed(_reason(response.read(_LARGEST_ANSWER)), response.status)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            self.gone = True
-            raise RcloneGone(str(error)) from None
+            raise self._gone(error) from None
         except BaseException:
             connection.close()
             raise
         return response
+
+    def _gone(self, error: Exception) -> RcloneGone:
+        self.gone = True
+        return RcloneSilent() if isinstance(error, TimeoutError) else RcloneGone(str(error))
 
 
 def _document(text: bytes) -> dict[str, Any] | None:

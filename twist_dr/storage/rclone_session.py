@@ -25,12 +25,13 @@ from twist_dr.errors import (
     TargetUnavailable,
 )
 from twist_dr.storage.machine import Machine
-from twist_dr.storage.rclone_calls import RcloneCalls, RcloneFailed, RcloneGone
+from twist_dr.storage.rclone_calls import RcloneCalls, RcloneFailed, RcloneGone, RcloneSilent
 from twist_dr.storage.rclone_errors import asked_to_wait, rclone_error
 from twist_dr.storage.rclone_log import RcloneLog
 from twist_dr.storage.rclone_options import FreshToken, RcloneOptions
 from twist_dr.storage.rclone_process import RcloneProcess
 from twist_dr.system.interrupts import begin
+from twist_dr.system.progress import human_seconds
 
 T = TypeVar("T")
 
@@ -51,10 +52,15 @@ _TOKEN_REFUSED = re.compile(
 
 @dataclass(frozen=True)
 class RcloneLimits:
-    """How patient one is. ``low_level_retries``: rclone's own, of each request; ``attempts``: ours, where a provider is busy."""
+    """How patient one is. ``low_level_retries``: rclone's own, of each request; ``attempts``: ours, where a provider is busy.
+
+    ``silent_seconds``: how long one waits for rclone while nothing comes, and nothing goes. It gives up a connection that says nothing for five minutes, and then
+    tries again, or waits as long as a provider wants it to; and before a slow line it holds many MB.
+    """
 
     low_level_retries: int = 10
     attempts: int = 5
+    silent_seconds: float = 1800.0
 
 
 class RcloneSession:
@@ -66,6 +72,8 @@ class RcloneSession:
         self._tokens = options.access_tokens(name, machine)
         self._lock = threading.Lock()
         self._running: _Running | None = None
+        #: Its rclone was ended because nothing came, and none was started since.
+        self.silent = False
         self._bandwidth = "off"
         self.fs = f"{self._backend.name}:{self._backend.path}"
 
@@ -84,7 +92,16 @@ class RcloneSession:
             if running is not None:
                 running.end()
             self._running = running = self._started()
+            self.silent = False
             return running.calls
+
+    def give_up(self) -> None:
+        """End an rclone that waits for a provider which says nothing: what it was asked to do shall not be done later."""
+        self.silent = True
+        running = self._running
+        if running is not None:
+            running.calls.gone = True
+            running.end()
 
     def limit(self, rate: str) -> None:
         """Bandwidth of all transfers of this target from now on, as rclone writes it: ``8Mi``, ``1Mi:off`` (up:down), ``off``."""
@@ -109,7 +126,7 @@ class RcloneSession:
         busy = isinstance(error, TargetBusy)
         most = attempts or (self._limits.attempts if busy else 2)
         misled = isinstance(error, ObjectMissing) and self._options.traits.folder_ids
-        if attempt >= most or not (error.retryable or misled):
+        if isinstance(failure, RcloneSilent) or attempt >= most or not (error.retryable or misled):
             raise error from None
         if misled:
             self._forget_folders()
@@ -123,6 +140,13 @@ class RcloneSession:
             error = rclone_error(self._name, self._options.noun, what, failure.said, failure.status)
             refused = isinstance(error, CredentialsRefused) and _TOKEN_REFUSED.search(failure.said)
             return self._after_renewal(what) or error if refused else error
+        if isinstance(failure, RcloneSilent):
+            self.give_up()
+            return TargetUnavailable(
+                f"{what}: nothing came from {self._options.noun} for {human_seconds(self._limits.silent_seconds)}",
+                remedy="see what it waits for, then run again",
+                target=self._name,
+            )
         return TargetUnavailable(
             f"{what}: rclone ended in the middle of it",
             remedy="run again; if it recurs, see who ends it",
@@ -239,7 +263,7 @@ class _Running:
             configuration=options.backend.configuration,
             on_message=log.heard,
         )
-        self.calls = RcloneCalls(self.process.socket, log)
+        self.calls = RcloneCalls(self.process.socket, log, limits.silent_seconds)
         #: The access token that it was given last, and the one that it got for a refused one.
         self.token = ""
         self.renewed: str | None = None

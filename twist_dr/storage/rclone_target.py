@@ -32,7 +32,7 @@ from twist_dr.storage.base import (
     other_bytes,
 )
 from twist_dr.storage.machine import Machine
-from twist_dr.storage.rclone_calls import Item, RcloneCalls, RcloneFailed, RcloneGone
+from twist_dr.storage.rclone_calls import Item, RcloneCalls, RcloneFailed, RcloneGone, RcloneSilent
 from twist_dr.storage.rclone_errors import full_instead
 from twist_dr.storage.rclone_hashes import Expected
 from twist_dr.storage.rclone_lock import PlaceLock
@@ -64,7 +64,7 @@ class RcloneTarget(RclonePlace):
         super().__init__(name, options, machine, limits)
         #: Bytes per second that rclone was told to keep within.
         self._told_rate: float | None = None
-        self._machine = machine
+        self._machine, self._limits = machine, limits
 
     def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
         parts = self._parts(key)
@@ -168,7 +168,7 @@ class RcloneTarget(RclonePlace):
                 self._send(source, temporary, wanted.digest, progress)
             except _NotSent:
                 # The answer to the last bytes may be all that got lost.
-                if wanted.hash is None or self._look(temporary) is None:
+                if self.session.silent or wanted.hash is None or self._look(temporary) is None:
                     raise
             self._check_stored(temporary, wanted, progress)
             taken = self._publish(temporary, key)
@@ -188,8 +188,8 @@ class RcloneTarget(RclonePlace):
             raise
 
     def _send(self, source: Path, remote: str, digest: Digest, progress: OnBytes) -> None:
-        """Copy the file there, and tell of each byte."""
-        group, told, pause = uuid.uuid4().hex, 0, _FIRST_LOOK
+        """Copy the file there, and tell of each byte. Given up when none goes for the seconds of the limits."""
+        group, told, pause, before = uuid.uuid4().hex, 0, _FIRST_LOOK, 0
         calls, heard = self.session.calls(), time.monotonic()
         self._keep_within(0)
         try:
@@ -205,11 +205,18 @@ class RcloneTarget(RclonePlace):
                     ended = calls.ended(job)
                     sent = digest.size if ended else min(calls.sent(group), digest.size)
                     rate = self._keep_within(max(0, sent - told))
+                    if sent != before:  # fewer: it begins anew
+                        before, heard = sent, time.monotonic()
+                    held = _HELD_BYTES / rate if rate is not None else 0.0
+                    silence = time.monotonic() - heard
                     if sent > told:
                         progress(sent - told)
-                        told, heard = sent, time.monotonic()
-                    elif rate is not None and time.monotonic() - heard < _HELD_BYTES / rate:
+                        told = sent
+                    elif silence < held:
                         progress(0)  # it is silent because it was told to be slow
+                    if not ended and silence > self._limits.silent_seconds + held:
+                        self.session.give_up()
+                        raise RcloneSilent
             except BaseException:
                 if job is not None:
                     self._stop(calls, job)
@@ -272,12 +279,15 @@ class RcloneTarget(RclonePlace):
                 raise
 
     def _discard(self, remote: str) -> None:
-        """Remove what is not wanted; why it is not matters more than that this fails, and a sweep comes later."""
-        with suppress(StorageError):
-            self._remove(remote)
+        """Remove what is not wanted; why it is not matters more than that this fails, and a sweep comes later. Of a provider that says nothing, nothing is asked."""
+        if not self.session.silent:
+            with suppress(StorageError):
+                self._remove(remote)
 
     def _full_or(self, error: StorageError, digest: Digest) -> StorageError:
         """The same error, or ``TargetFull`` where there is less space than the object needs: servers name that badly."""
+        if self.session.silent:
+            return error
         with suppress(StorageError):
             free = self._about(attempts=1).free
             if free is not None and free < digest.size:

@@ -24,6 +24,7 @@ from twist_dr.errors import (
     TargetFull,
     TargetReauthorize,
     TargetRefused,
+    TargetUnavailable,
 )
 from twist_dr.storage import oauth, rclone_session
 from twist_dr.storage.base import Digest, StorageTarget
@@ -581,3 +582,28 @@ def test_rights_are_asked_for_no_more_than_is_needed() -> None:
     assert [scope.rpartition("/")[2] for scope in (*asked({}), *asked({"folder_id": "abc"}))] == ["drive.file", "drive"]
     own_drive = OneDriveOptions.model_validate({"type": "onedrive", "account": "personal", "client_id": "id"})
     assert own_drive.oauth.scopes == ("Files.ReadWrite", "offline_access")
+
+
+@pytest.mark.parametrize("body", [b"<!doctype html><title>Sign in to this network</title>", b'{"files": [{}]}'])
+def test_what_answers_in_the_place_of_google_is_a_named_error(
+    vendors: Cloud, google: Place, make_file: MakeFile, body: bytes
+) -> None:
+    target, (source, digest) = ready(google), make_file(100)
+    target.put(source, KEY, digest)
+    erp = next(each for each in vendors.google.below(google.arguments["folder_id"]) if each.name == "erp")
+    vendors.google.add(File("erp", erp.parent, erp.owner, FOLDER))
+    # Folders of one name are asked for without rclone.
+    vendors.gateway.add(Fault(lambda request: request.query.get("orderBy") == "createdTime", Answer(200, body)))
+    with pytest.raises(TargetUnavailable, match="what answers as Google Drive"):
+        ready(google).put(source, "erp/backups/2/database.dump", digest)
+    vendors.gateway.add(Fault(lambda request: request.method == "GET", Answer(200, body), times=None))
+    with pytest.raises(TargetUnavailable):
+        google.target().prepare()
+    vendors.gateway.clear()
+    assert files_of(vendors, google) == ["database.dump"]
+
+
+def test_what_answers_in_the_place_of_microsoft_is_a_named_error(vendors: Cloud, microsoft: Place) -> None:
+    vendors.gateway.add(Fault(requests, Answer(200, b'{"id": "x"}'), times=None))
+    with pytest.raises(TargetUnavailable, match="what answers as Microsoft Graph"):
+        microsoft.target().prepare()

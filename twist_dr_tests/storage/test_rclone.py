@@ -145,6 +145,26 @@ def test_its_end_in_the_middle_of_a_transfer_is_an_error_of_that_transfer_alone(
     assert pid_of(target) != first
 
 
+def test_a_server_that_hangs_is_given_up_and_what_was_sent_to_it_is_not_asked_for_again(
+    sftp: Place, sftp_server: SftpServer, make_file: MakeFile
+) -> None:
+    whole, (source, digest) = opened(sftp), make_file(BIG)
+    limits = {**sftp.arguments["limits"], "silent_seconds": 2.0}
+    target = replace(sftp, arguments={**sftp.arguments, "limits": limits}).target()
+    assert target.stat("erp/big") is None
+    try:
+        with pytest.raises(
+            TargetUnavailable, match=r"ssh: store erp/big: nothing came from the server for 2\.0 s; see"
+        ):
+            target.put(source, "erp/big", digest, lambda count: os.kill(sftp_server.pid, signal.SIGSTOP))
+        with pytest.raises(TargetUnavailable, match=r"ssh: look up erp/big: nothing came from the server"):
+            target.stat("erp/big")
+    finally:
+        os.kill(sftp_server.pid, signal.SIGCONT)
+    assert list(whole.list("")) == []
+    target.put(source, "erp/big", digest)
+
+
 def test_reading_goes_on_where_it_was_when_rclone_is_killed(sftp: Place, make_file: MakeFile) -> None:
     target, (source, digest) = opened(sftp), make_file(BIG)
     target.put(source, KEY, digest)
