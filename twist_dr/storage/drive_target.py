@@ -3,17 +3,19 @@
 A lost answer makes an object a second time. Two processes, of which one is not shown yet what the other made, make a folder twice, and what lies in one of the
 two cannot be reached by its path. So folders are made under the lock, which is held until Google shows them, and an object counts as stored when Google
 shows it, once. What is there twice all the same is settled: of two objects with the same bytes one goes, two folders become one; two objects with
-different bytes are told, and left. No folder is deleted, for that deletes what is in it: an empty one goes to the trash.
+different bytes are told, and left. No folder is deleted, for that deletes what is in it: an empty one goes to the trash. Its id, which other processes keep,
+leads there from then on, and what they store would follow it: so whoever takes a folder away notes it on this machine, and the others forget theirs.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from twist_dr.errors import ObjectCorrupt, ObjectMissing, StorageError, TargetRefused, TargetUnavailable
 from twist_dr.storage.base import OnBytes
@@ -22,6 +24,7 @@ from twist_dr.storage.drive_folders import FOLDER, DriveFolders, no_answer
 from twist_dr.storage.machine import Machine
 from twist_dr.storage.rclone_calls import Item, RcloneCalls
 from twist_dr.storage.rclone_hashes import Expected
+from twist_dr.storage.rclone_lock import place_name
 from twist_dr.storage.rclone_place import INCOMING
 from twist_dr.storage.rclone_session import RcloneLimits
 from twist_dr.storage.rclone_target import RcloneTarget
@@ -50,6 +53,9 @@ class GoogleDriveTarget(RcloneTarget):
         self._above = tuple(part for part in options.backend.path.split("/") if part)
         #: Folders that are there once, by their paths from the top on.
         self._ids: dict[str, str] = {}
+        #: A byte for each folder that was taken away by a process of this machine, and how many were seen here.
+        self._taken_away = machine.folder / f"{place_name(options.place)}.folders"
+        self._seen: int | None = None
 
     def prepare(self) -> None:
         try:
@@ -67,16 +73,13 @@ class GoogleDriveTarget(RcloneTarget):
         self._make_folder(INCOMING)
         super()._put_staged(source, key, wanted, progress)
 
-    def _publish(self, temporary: str, key: str) -> Item | None:
-        # Not before: what was called off shall leave no folder.
-        self._make_folder(_folder_of(key))
-        return super()._publish(temporary, key)
-
     def _check_stored(self, key: str, wanted: Expected, progress: OnBytes) -> None:
         self._until_shown(key, lambda: self._look(key))
         super()._check_stored(key, wanted, progress)
 
     def _move(self, temporary: str, key: str) -> None:
+        # Not before: what was called off shall leave no folder, and while the lock is held nobody takes it away.
+        self._make_locked(_folder_of(key))
         super()._move(temporary, key)
         self._settle(key)
 
@@ -98,10 +101,9 @@ class GoogleDriveTarget(RcloneTarget):
         # Deleted, it would take with it what another machine just put there, and is not shown yet. Empty, it takes no space in the trash.
         if self._by_id is not None and (found := self._id(path)):
             self._by_id.trash(found)
-            self._forget_folders()
         else:
             super()._remove_folder(path)
-            self._ids.clear()
+        self._note_taken_away()
 
     def _entries(self, folder: str) -> list[Item]:
         found = super()._entries(folder)
@@ -114,6 +116,18 @@ class GoogleDriveTarget(RcloneTarget):
                     self._unite(path, self._named(self._id(folder), name, "="))
             found = super()._entries(folder)
         return list({item.name: item for item in found}.values())
+
+    def _look(self, remote: str, *, no_folder: bool = False) -> Item | None:
+        self._notice()
+        return super()._look(remote, no_folder=no_folder)
+
+    def _listed(self, folder: str) -> list[Item]:
+        self._notice()
+        return super()._listed(folder)
+
+    def _open(self, remote: str) -> BinaryIO:
+        self._notice()
+        return super()._open(remote)
 
     # -- objects ---------------------------------------------------------------------------------------------------------
 
@@ -134,6 +148,8 @@ class GoogleDriveTarget(RcloneTarget):
         end, pause = time.monotonic() + _LAG_SECONDS, _FIRST_PAUSE
         while not (found := look()):
             if time.monotonic() > end:
+                # A folder that another machine took away shows nothing any more.
+                self._forget_folders()
                 raise TargetUnavailable(
                     f"Google Drive took {what}, and does not show it after {_LAG_SECONDS:.0f} s",
                     remedy="run again later",
@@ -147,14 +163,19 @@ class GoogleDriveTarget(RcloneTarget):
 
     def _make_folder(self, path: str) -> None:
         """Make sure that the folder is there, once, and so are those above it."""
+        self._notice()
+        if "/".join((*self._above, *filter(None, path.split("/")))) not in self._ids:
+            with self._lock.held():
+                self._make_locked(path)
+
+    def _make_locked(self, path: str) -> None:
+        """The same. The lock is held."""
         parts = (*self._above, *filter(None, path.split("/")))
         above = self._top
         for depth, name in enumerate(parts, 1):
             here = "/".join(parts[:depth])
-            if here not in self._ids:
-                with self._lock.held():
-                    self._ids[here] = self._one_folder(above, name, here)
-            above = self._ids[here]
+            above = self._ids.get(here) or self._one_folder(above, name, here)
+            self._ids[here] = above
 
     def _one_folder(self, above: str, name: str, whole: str) -> str:
         def look() -> list[dict[str, Any]]:
@@ -178,7 +199,26 @@ class GoogleDriveTarget(RcloneTarget):
                 target=self.name,
             )
         self._by_id.merge([str(each["id"]) for each in found], path)
-        self._forget_folders()
+        self._note_taken_away()
+
+    def _note_taken_away(self) -> None:
+        """A folder is in the trash. The lock is held."""
+        descriptor = os.open(self._taken_away, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, b".")
+        finally:
+            os.close(descriptor)
+        self._notice()
+
+    def _notice(self) -> None:
+        """Forget the ids of folders once one was taken away."""
+        try:
+            taken_away = self._taken_away.stat().st_size
+        except FileNotFoundError:
+            taken_away = 0
+        if taken_away != self._seen:
+            self._forget_folders()
+            self._seen = taken_away
 
     def _forget_folders(self) -> None:
         self.session.ask("forget the folders", lambda calls: calls.call("fscache/clear"))

@@ -18,12 +18,17 @@ _AGAIN_SECONDS = 0.01
 _PATIENCE_SECONDS = 600.0
 
 
+def place_name(place: Hashable) -> str:
+    """The beginning of the names of files of this machine that are about that place."""
+    return hashlib.sha256(repr(place).encode()).hexdigest()[:32]
+
+
 class PlaceLock:
     """No I/O when it is made. A context manager at a time for each thread: ``with lock.held():``."""
 
     def __init__(self, machine: Machine, place: Hashable, target: str) -> None:
         self._machine, self._target = machine, target
-        self._name = f"{hashlib.sha256(repr(place).encode()).hexdigest()[:32]}.lock"
+        self._name = f"{place_name(place)}.lock"
 
     @contextmanager
     def held(self) -> Iterator[None]:

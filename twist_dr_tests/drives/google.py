@@ -189,12 +189,19 @@ class GoogleDrive:
             )
             if file.parent and file.listed_from <= now and self._sees(file, token) and (everywhere or not file.drive)
             if query.get("driveId") in (None, file.drive)
-            if fits({"name": file.name, "mimeType": file.mime, "trashed": file.trashed, "parents": {file.parent}})
+            if fits(
+                {"name": file.name, "mimeType": file.mime, "trashed": self._trashed(file), "parents": {file.parent}}
+            )
         ]
         size = min(self.page_size, int(query.get("pageSize", 100)))
         page = list(itertools.islice(found, skip, skip + size))
         more = {"nextPageToken": str(skip + size)} if skip + size < len(found) else {}
         return json_answer({"files": [self._shown(file) for file in page], "incompleteSearch": False, **more})
+
+    def _trashed(self, file: File) -> bool:
+        """Explicitly, or with a folder above it (the field ``trashed`` in the Drive API's reference)."""
+        above = self.files.get(file.parent)
+        return file.trashed or (above is not None and self._trashed(above))
 
     def _one(self, request: Request, wanted: str, token: Token) -> Answer:
         file = self._found(wanted, token, request)

@@ -26,7 +26,7 @@ from twist_dr.errors import (
     TargetRefused,
     TargetUnavailable,
 )
-from twist_dr.storage import oauth, rclone_session
+from twist_dr.storage import drive_target, oauth, rclone_session
 from twist_dr.storage.base import Digest, StorageTarget
 from twist_dr.storage.drive import GoogleDriveOptions
 from twist_dr.storage.machine import Grant, GrantsInMemory, Machine
@@ -336,6 +336,24 @@ def test_an_emptied_folder_takes_nothing_with_it_that_is_not_shown_yet(
     target.delete(KEY)
     assert target.children("erp") == []
     assert hidden.id in vendors.google.files
+
+
+def test_what_is_stored_where_another_process_took_the_emptied_folder_away_is_not_lost(
+    place: Place, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drive_target, "_LAG_SECONDS", 2.0)
+    source, digest = make_file()
+    one, other = ready(place), ready(place)
+    one.put(source, "erp/wal/1", digest)
+    other.delete("erp/wal/1")
+    one.put(source, "erp/wal/2", digest)
+    for target in (one, other, ready(place)):
+        assert [each.key for each in target.list("")] == ["erp/wal/2"]
+    other.delete("erp/wal/2")
+    other.put(source, "erp/wal/3", digest)
+    assert one.stat("erp/wal/3") is not None
+    assert [each.key for each in one.list("erp/wal")] == ["erp/wal/3"]
+    assert_read(one, source, "erp/wal/3")
 
 
 def test_a_listing_of_many_pages_is_whole(vendors: Cloud, place: Place, make_file: MakeFile) -> None:
