@@ -82,6 +82,15 @@ def _partial(
     again = before & {copy.target for copy in lacking}
     told = "; ".join(f"{copy.target}: {_why(copy)}" for copy in lacking)
     where = f"It is on {', '.join(held)}." if held else "No target has it."
+    unread = [copy.target for copy in rows[0].copies if copy.state == "stored"]
+    if {copy.target for copy in lacking} <= set(unread):
+        # As after a rebuild of the catalog: it is there, and nobody has read it since.
+        return Finding(
+            cause, "partial", "warning", f"{rows[0].backup_id} is on {', '.join(unread)}, where its bytes were not checked yet.",
+            f"Have them read: {command('scrub')} all=true", rows[0].run_id, about=frozenset(unread),
+        )  # fmt: skip
+    if unread and not held:
+        where = f"It is on {', '.join(unread)}, where its bytes were not checked yet."
     return Finding(
         cause, "partial", "error" if again or not held else "warning",
         f"{rows[0].backup_id} is missing on {', '.join(copy.target for copy in lacking)}. {told}. {where}",

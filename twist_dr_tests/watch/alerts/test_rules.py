@@ -192,6 +192,16 @@ CASES = [
         lambda: with_fulls(with_copy(with_copy(NEWEST, "cloud", "failed"), "office", "failed")), healthy, says="No target has it",
     ),
     Case(
+        "a copy that nobody has read", "partial:backup_full", "warning",
+        lambda: with_fulls(with_copy(with_copy(NEWEST, "cloud", "stored"), "office", "stored")), healthy,
+        says=" is on office, cloud, where its bytes were not checked yet.",
+    ),
+    Case(
+        "one copy that failed and one that nobody has read", "partial:backup_full", "error",
+        lambda: with_fulls(with_copy(with_copy(NEWEST, "cloud", "failed"), "office", "stored")), healthy,
+        says="It is on office, where its bytes were not checked yet.",
+    ),
+    Case(
         "a copy that was never made", "partial:backup_full", "warning",
         lambda: with_fulls(with_copy(NEWEST, "cloud", "pending")),
         lambda: replace(
