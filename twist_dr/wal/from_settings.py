@@ -100,6 +100,7 @@ class Shipping:
             app.keyring,
             app.report,
             required=wal.required_targets,
+            kept_off=[name for name in settings.enabled_targets if name not in settings.wal_targets],
             level=settings.backup.compression_level,
             workers=wal.workers,
         )

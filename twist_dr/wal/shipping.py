@@ -37,8 +37,8 @@ _LOOK_BACK_SECONDS = 60.0
 class Shipper:
     """Ships from one spool. Keep it alive: connections and what was looked up stay. One at a time: hold the lock around :meth:`ship`.
 
-    ``required``: targets that must have a file before it leaves the spool; all, unless given. ``heartbeat_seconds``: how
-    often an idle server's claim is made anew. ``workers``: files that are packed, and sent to one target, at a time.
+    ``required``: targets that must have a file before it leaves the spool; all, unless given. ``kept_off``: those that get none on purpose.
+    ``heartbeat_seconds``: how often an idle server's claim is made anew. ``workers``: files that are packed, and sent to one target, at a time.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Shipper:
         report: Report,
         *,
         required: Iterable[str] | None = None,
+        kept_off: Iterable[str] = (),
         level: int = 3,
         workers: int = 2,
         heartbeat_seconds: float = 60.0,
@@ -58,6 +59,7 @@ class Shipper:
         self._keyring = keyring
         self._report = report
         self._required = set(destinations if required is None else required)
+        self._kept_off = tuple(kept_off)
         self._destinations = Destinations(destinations, spool, keyring, report, workers)
         self._packer = Packer(application, spool, keyring, report, level=level)
         self._open_segments = OpenSegments(
@@ -92,6 +94,7 @@ class Shipper:
         self._destinations.begin_round()
         state = self._spool.load_state()
         before = repr(state)
+        state.forget(self._kept_off)
         reach = Reach(self._destinations, self._keyring, state, self._report)
         if sample is not None:
             state.note(sample)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -52,6 +52,13 @@ class ShippingState:
     def known_gaps(self) -> list[NoticedGap]:
         """All that were ever noticed."""
         return [NoticedGap.from_document(document) for document in self.gaps]
+
+    def forget(self, targets: Iterable[str]) -> None:
+        """Targets that get no WAL on purpose: what they miss until they get it again is on others, and no gap for ever."""
+        for name in targets:
+            self.positions.pop(name, None)
+            self.partials.pop(name, None)
+            self.gaps = [gap for gap in self.gaps if gap["target"] != name]
 
     def note(self, sample: Sample) -> None:
         """Remember what the primary said: that its cluster is ours, and what it claims."""

@@ -146,6 +146,27 @@ def gapped(primary: PostgresServer, tmp_path: Path) -> Iterator[tuple[WalSite, W
         yield site, wal
 
 
+def test_log_that_a_target_was_kept_without_for_a_while_is_no_gap_when_it_gets_it_again(
+    primary: PostgresServer, tmp_path: Path
+) -> None:
+    """The others have it: that no storage target has it any more, which takes a new base backup, was not true."""
+    with wal_site(primary, tmp_path, source="archive") as site:
+        (tmp_path / "wal").mkdir()
+        wal = make_wal(primary, tmp_path / "wal")
+        site.spool.prepare()
+        archived(site, wal, 0)
+        site.ship()
+        targets = site.site.document["storage_targets"]
+        site.site.set(storage_targets={**targets, "archive": {**targets["archive"], "wal": False}})
+        archived(site, wal, 1, 2)
+        site.ship()
+        site.site.set(storage_targets=targets)
+        archived(site, wal, 3)
+        shipped = site.ship()
+        assert not shipped.gaps and shipped.targets["archive"].segments == 1
+        assert recorded_gaps(site) == {"office": (), "archive": ()} and not site.warnings
+
+
 def archived(site: WalSite, wal: Wal, *places: int) -> None:
     for place in places:
         shutil.copyfile(wal.paths[place], site.archived / wal.paths[place].name)
