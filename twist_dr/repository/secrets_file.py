@@ -296,7 +296,8 @@ class SecretsFile:
 def _give_to(owner: os.stat_result, path: Path) -> None:
     """What root made in somebody's folder is his: the service could not use it otherwise."""
     if os.geteuid() == 0:
-        os.chown(path, owner.st_uid, owner.st_gid)
+        # He may put a link in its place at any moment, which would have us give him somebody else's file.
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _value(document: Any) -> SealedValue:

@@ -87,7 +87,8 @@ class FileLocks:
     ) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._folder / (f"{self._application}.{scope}.lock" if scope else f"{self._application}.lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        # Through a link of whom the folder belongs to, root would write its note over any file.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             deadline = time.monotonic() + patience
             told = False

@@ -173,3 +173,14 @@ def test_what_root_keeps_in_the_services_folder_is_the_services(file: SecretsFil
         pass
     made = [path for path in tmp_path.iterdir() if path.name != "keyring.yaml"]
     assert len(made) == 3 and {path.stat().st_uid for path in made} == {NOBODY}, made
+
+
+def test_root_gives_nobody_what_a_link_in_his_folder_leads_to(file: SecretsFile, tmp_path: Path) -> None:
+    folder, roots = tmp_path / "service", tmp_path / "roots"
+    folder.mkdir(0o700)
+    roots.write_text("his")
+    os.chown(folder, NOBODY, NOBODY)
+    (folder / ".secrets.yaml.lock").symlink_to(roots)
+    with pytest.raises(SecretsInvalid, match="symbolic link"):
+        SecretsFile(folder / "secrets.yaml", "erp", str(tmp_path / "keyring.yaml")).set("A", "of the name A")
+    assert (roots.stat().st_uid, roots.read_text()) == (os.geteuid(), "his")
