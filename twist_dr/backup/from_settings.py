@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -263,6 +263,10 @@ def _git_revision(django: DjangoSettings | None) -> str | None:
     return done.stdout.strip()
 
 
+#: For what a copy that was called off has to remove.
+_CLEARING_SECONDS = 15.0
+
+
 class Copying:
     """Copies in the making, and what became of them."""
 
@@ -310,6 +314,10 @@ class Copying:
                         yield copy
             except BaseException:
                 self._report.stop.set()
+                # The others look at that between two chunks, and remove what they had begun. Whoever waits for a server that hangs does not.
+                for future in wait(running, _CLEARING_SECONDS).not_done:
+                    repository, _ = places[running[future][0]]
+                    repository.target.give_up()
                 raise
 
     def _held_before(self, name: str) -> bool:

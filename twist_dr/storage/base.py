@@ -227,6 +227,9 @@ class StorageTarget(ABC):
         Removes them.
         """
 
+    def give_up(self) -> None:  # noqa: B027
+        """Let whoever waits for the target in another thread fail now, where that can be done: we were called off, and it says nothing."""
+
     def locked_until(self, key: str) -> datetime | None:
         """Until when the store itself forbids to delete the object; None when it does not, or when there is none.
 

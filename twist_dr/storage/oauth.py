@@ -203,8 +203,8 @@ def granted_by(
             remedy=f"correct {own}, or authorize it anew with: twist-dr targets authorize {target}",
             target=target,
         )
-    access, lifetime = answer.text("access_token"), answer.seconds("expires_in")
-    refresh = answer.text("refresh_token") or (before and before.refresh_token)
+    access, lifetime = answer.token("access_token"), answer.seconds("expires_in")
+    refresh = answer.token("refresh_token") or (before and before.refresh_token)
     if not access or not lifetime or lifetime <= 0 or not refresh:
         raise TargetUnavailable(f"{name} answered without a token", remedy="try again", target=target)
     keep_secret(access, refresh)

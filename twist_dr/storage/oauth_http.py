@@ -23,6 +23,7 @@ _MOST_BYTES = 1 << 18
 #: Ten years: what a provider says lasts longer is none that we could reckon with.
 _MOST_SECONDS = 10 * 366 * 86400.0
 _CODE = re.compile(r"[a-z_]{1,40}")
+_TOKEN = re.compile(r"[\x20-\x7e]+")
 #: Of Microsoft's sentences, the number by which it documents them.
 _NUMBER = re.compile(r"\bAADSTS[0-9]{4,9}\b")
 
@@ -52,6 +53,11 @@ class OAuthAnswer:
         value = self.document.get(name)
         return value if isinstance(value, str) and value else None
 
+    def token(self, name: str) -> str | None:
+        """One of the characters that RFC 6749, appendix A, allows in a token, which go into the head of a request."""
+        value = self.text(name)
+        return value if value is not None and _TOKEN.fullmatch(value) else None
+
     def seconds(self, name: str) -> float | None:
         """Of Microsoft's older endpoints a number is a text."""
         try:
@@ -78,6 +84,8 @@ def ask(
     try:
         status, body = bounded(lambda: _call(request), 2 * _SECONDS, server or "the provider")
         document = json.loads(body)
+        # Halves of characters are JSON, and are neither kept nor printed: what raises here is a ValueError.
+        json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         document, status = None, 0
     except TargetUnavailable:

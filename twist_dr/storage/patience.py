@@ -169,6 +169,9 @@ class PatientTarget(StorageTarget):
     def probe(self) -> Capabilities:
         return self.plain.probe()
 
+    def give_up(self) -> None:
+        self.plain.give_up()
+
     def locked_until(self, key: str) -> datetime | None:
         return self._bounded(lambda: self.plain.locked_until(key))
 

@@ -106,6 +106,9 @@ class RclonePlace(StorageTarget):
     def space(self) -> Space:
         return self._about()
 
+    def give_up(self) -> None:
+        self.session.give_up()
+
     def _about(self, attempts: int | None = None) -> Space:
         def question(calls: RcloneCalls) -> Space:
             try:

@@ -96,7 +96,7 @@ class RcloneSession:
             return running.calls
 
     def give_up(self) -> None:
-        """End an rclone that waits for a provider which says nothing: what it was asked to do shall not be done later."""
+        """End an rclone that waits for a provider which says nothing: what it was asked to do shall not be done later. Whoever asked fails, and does not try again."""
         self.silent = True
         running = self._running
         if running is not None:
@@ -126,7 +126,7 @@ class RcloneSession:
         busy = isinstance(error, TargetBusy)
         most = attempts or (self._limits.attempts if busy else 2)
         misled = isinstance(error, ObjectMissing) and self._options.traits.folder_ids
-        if isinstance(failure, RcloneSilent) or attempt >= most or not (error.retryable or misled):
+        if self.silent or attempt >= most or not (error.retryable or misled):
             raise error from None
         if misled:
             self._forget_folders()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
+from twist_dr.backup import from_settings
+from twist_dr.backup.from_settings import Copying, chosen_targets
 from twist_dr.storage.machine import Grant
 from twist_dr.storage.oauth import GOOGLE_ALL_FILES
 from twist_dr_tests.drives.cloud import GOOGLE_CLIENT, MICROSOFT_CLIENT, Cloud
@@ -15,6 +19,8 @@ from twist_dr_tests.drives.gateway import Fault, Request
 from twist_dr_tests.drives.google import google_error
 from twist_dr_tests.drives.graph import graph_error
 from twist_dr_tests.site import Site
+from twist_dr_tests.storage.conftest import sftp_server  # noqa: F401
+from twist_dr_tests.storage.servers import SftpServer
 
 TARGETS = ("drive", "onedrive")
 
@@ -124,3 +130,26 @@ def test_a_night_of_rotating_tokens_refusals_and_a_kill_is_whole_on_both_and_a_g
     authorized(drives, vendors, "drive")
     drives.backup().expect(0)
     assert len(drives.held("drive")) == 2
+
+
+def test_a_backup_that_is_called_off_does_not_wait_for_a_server_that_hangs(
+    site: Site, sftp_server: SftpServer, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    monkeypatch.setattr(from_settings, "_CLEARING_SECONDS", 0.5)
+    site.backup().expect(0)
+    login = {"user": sftp_server.user, "password": sftp_server.password, "known_hosts": str(sftp_server.known_hosts)}
+    hangs = {"type": "sftp", "host": "127.0.0.1", "port": sftp_server.port, "path": site.folder.name, **login}
+    site.document["storage_targets"]["ssh"] = hangs
+    site.save()
+    app = site.app()
+    chosen = chosen_targets(app.settings, "all")
+    places = {name: (repository, chosen[name]) for name, repository in app.repositories().items()}
+    backup_id = site.latest().backup_id
+    os.kill(sftp_server.pid, signal.SIGSTOP)
+    try:
+        copies = Copying(app, site.manifest()).side_by_side(site.stored("office").parent / backup_id, places)
+        assert {next(copies).target, next(copies).target} == {"office", "archive"}
+        copies.close()  # type: ignore[attr-defined]
+    finally:
+        os.kill(sftp_server.pid, signal.SIGCONT)
+    assert programs_of(site.folder) == []
