@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from twist_dr.errors import ObjectCorrupt
 from twist_dr.storage.rclone_calls import RcloneCalls, RcloneFailed, RcloneGone
 from twist_dr.storage.rclone_log import RcloneLog
 from twist_dr.storage.rclone_target import RcloneTarget
-from twist_dr_tests.storage.conftest import MakeFile, far_place, rclone_place
+from twist_dr_tests.storage.conftest import MakeFile, far_place, own_remote_place, rclone_place
 from twist_dr_tests.storage.test_contract import KEY
 
 NAME = f"{1:010d}-{'0' * 32}"
@@ -109,17 +110,36 @@ def test_an_object_whose_size_is_not_told_cannot_be_read(server: OddWebdav, odd:
         odd.open(f"erp/{NAME}")
 
 
-def test_an_answer_that_is_cut_short_is_none(tmp_path: Path) -> None:
+@pytest.mark.promise(2)
+def test_bytes_that_the_target_altered_are_found_by_reading_them_back_and_nothing_remains(
+    tmp_path: Path, machine_folder: Path, make_file: MakeFile
+) -> None:
+    target, (source, digest) = own_remote_place(machine_folder, tmp_path).target(), make_file(b"some bytes")
+    target.prepare()
+
+    def alter(count: int) -> None:
+        for path in (tmp_path / "remote").rglob(".incoming/*"):
+            path.write_bytes(b"same-bytes")
+
+    with pytest.raises(ObjectCorrupt):
+        target.put(source, KEY, digest, alter)
+    assert [path for path in (tmp_path / "remote").rglob("*") if path.is_file()] == []
+    target.put(source, KEY, digest)
+
+
+def test_an_answer_that_is_cut_short_is_none() -> None:
     def answer() -> None:
         with listener.accept()[0] as connection:
             connection.recv(1 << 16)
             connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"item": nu')
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
+    # A short path, as the kernel wants it (unix(7), sun_path).
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(folder) / "s"
+        listener.bind(str(path))
         listener.listen()
         threading.Thread(target=answer, daemon=True).start()
-        calls = RcloneCalls(tmp_path / "s", RcloneLog())
+        calls = RcloneCalls(path, RcloneLog())
         with pytest.raises(RcloneGone):
             calls.stat("target:", KEY)
         assert calls.gone
