@@ -56,9 +56,10 @@ def in_a_line(test: TargetTest) -> str:
         return f"{test.target} ({test.location}): {why}"
     can = test.capabilities
     facts = [
-        "refuses to overwrite by itself" if can.write_once else "does not refuse overwriting by itself",
+        # Where it does not, a note says what follows.
+        *(["refuses to overwrite by itself"] if can.write_once else []),
         _CHECKED.get(can.checksum, f"computes {can.checksum} of what it holds, which is compared after each write"),
         *([f"its clock differs by {human_seconds(abs(can.clock_skew_seconds))}"] if can.clock_skew_seconds else []),
-        *can.notes,
     ]
-    return f"{test.target} ({test.location}): written, read back, compared and deleted in {human_seconds(test.seconds)}; {'; '.join(facts)}"
+    said = f"{test.target} ({test.location}): written, read back, compared and deleted in {human_seconds(test.seconds)}; {'; '.join(facts)}"
+    return ". ".join((said, " ".join(can.notes))) if can.notes else said

@@ -130,3 +130,10 @@ def test_a_copy_that_was_stored_counts_toward_what_its_provider_takes_a_day(
 def test_how_each_target_is_checked_is_said_as_it_is(checksum: str, told: str) -> None:
     can = Capabilities(False, checksum, 0.0)
     assert told in in_a_line(TargetTest("drive", "OneDrive: business/backups", 1.0, can, None))
+
+
+def test_notes_are_sentences_of_their_own_and_nothing_is_said_twice() -> None:
+    can = Capabilities(False, "read-back", None, ("Nothing there refuses to overwrite: one machine.", "One more."))
+    assert in_a_line(TargetTest("ssh", "sftp://a", 1.0, can, None)).endswith(
+        "deleted in 1.0 s; is read back after each write. Nothing there refuses to overwrite: one machine. One more."
+    )
