@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -52,7 +52,7 @@ def authorize_target(app: Application, config: AuthorizeConfig) -> Authorized:
     client = options.oauth if options is not None else None
     if client is None:
         what = "needs no authorization by its owner" if options is not None else "is no storage target of the settings"
-        raise SettingsError(f"{name} {what}", remedy=f"name one of: {', '.join(_asked(app)) or 'there is none'}")
+        raise SettingsError(f"{name} {what}", remedy=_choice(_asked(app)))
     with audit.noting(app, action="authorize target", subject=name) as details:
         grant = authorize(client, name, Talk(app.report.info, config.ask), config.by or None)
         with app.settings.secrets_file.held(name) as held:
@@ -66,11 +66,17 @@ def _asked(app: Application) -> list[str]:
     return [name for name, options in app.settings.storage_targets.items() if options.oauth is not None]
 
 
+def _choice(names: Sequence[str]) -> str:
+    if not names:
+        return "run it for a drive of Google, Microsoft or Dropbox; there is none in the settings"
+    return f"name one of: {', '.join(names)}"
+
+
 def _only(app: Application) -> str:
     names = _asked(app)
     if len(names) != 1:
         raise SettingsError(
             "Which storage target? Say its name: twist-dr targets authorize NAME",
-            remedy=f"name one of: {', '.join(names) or 'there is none whose owner must be asked'}",
+            remedy=_choice(names),
         )
     return names[0]

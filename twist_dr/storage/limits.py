@@ -40,7 +40,9 @@ _PORTION = 64 << 10
 
 
 def _minute(given: Any) -> Any:
-    """``08:00`` as the minute of the day. YAML 1.1 takes a bare 18:00 for the number of minutes that it is."""
+    """``08:00`` as the minute of the day. YAML 1.1 takes a bare 18:00 for the number of minutes that it is; no bare time is one below 60."""
+    if isinstance(given, int) and given < 60:
+        given = None  # 8 is meant as an hour
     found = re.fullmatch(r"(\d{1,2}):(\d{2})", given) if isinstance(given, str) else None
     minute = int(found[1]) * 60 + int(found[2]) if found and int(found[2]) < 60 else given
     if isinstance(minute, bool) or not isinstance(minute, int) or not 0 <= minute <= 24 * 60:

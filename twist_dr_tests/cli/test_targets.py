@@ -84,6 +84,14 @@ def test_what_cannot_be_authorized_is_told_with_what_can(
     ):
         assert main(["targets", "authorize", *words]) == 1
         assert told in capsys.readouterr().err
+    drives = {name: site.document["storage_targets"].pop(name) for name in ("team", "mine")}
+    site.save()
+    assert main(["targets", "authorize", "office"]) == 1
+    assert (
+        "run it for a drive of Google, Microsoft or Dropbox; there is none in the settings" in capsys.readouterr().err
+    )
+    site.document["storage_targets"].update(drives)
+    site.save()
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["targets", "authorize", "team"]) == 1
     assert "nothing that fits was pasted" in capsys.readouterr().err

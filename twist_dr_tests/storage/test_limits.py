@@ -331,6 +331,7 @@ def test_the_doctor_says_that_a_full_backup_cannot_get_there_within_a_day() -> N
             [{"from": "8", "to": "18:00", "rate": 1}],
             "[0].from: expected a time of the day, such as \"08:00\", found '8'",
         ),
+        ([{"from": 8, "to": 18, "rate": 1}], '[0].from: expected a time of the day, such as "08:00", found 8'),
         ([{"from": "08:00", "rate": 1}], "[0]: expected from and to together"),
         ([{"from": "08:00", "to": "08:00", "rate": 1}], "[0]: expected from and to together"),
         ([{"from": "08:00", "to": "24:01", "rate": 1}], "[0].to: expected a time of the day"),
