@@ -47,10 +47,15 @@ TOOLS = _server_tools()
 def _fork_seldom(arrange: Callable[[], Callable[[], None] | None]) -> Callable[[], Callable[[], None] | None]:
     """A child that is to end with its maker is forked, and the tests' process has so much memory that this takes the processor a fiftieth of a second.
 
-    Commands of the tests' process are started without: they end when nobody reads what they write. Servers, which have a user, go on to
-    end with it, and so does whatever a test starts from a process of its own.
+    Commands of the tests' process are started without: they end when nobody reads what they write. Servers, which have a user, and rclone go on
+    to end with it, and so does whatever a test starts from a process of its own.
     """
-    return lambda: None if sys._getframe(1).f_locals["user"] is None else arrange()
+
+    def seldom() -> Callable[[], None] | None:
+        started = sys._getframe(1).f_locals
+        return arrange() if started["user"] is not None or started["self"].name == "rclone" else None
+
+    return seldom
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
