@@ -139,7 +139,7 @@ def test_an_answer_that_is_cut_short_is_none() -> None:
         listener.bind(str(path))
         listener.listen()
         threading.Thread(target=answer, daemon=True).start()
-        calls = RcloneCalls(path, RcloneLog())
+        calls = RcloneCalls(path, RcloneLog(), 10.0)
         with pytest.raises(RcloneGone):
             calls.stat("target:", KEY)
         assert calls.gone
