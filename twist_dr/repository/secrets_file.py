@@ -44,6 +44,7 @@ NAME_WORDS = "at most 64 letters, digits, '_', '.' and '-', a letter first"
 MOST_CHARACTERS = 16_384
 #: Characters of the file that secrets may take, half of what is read of it: grants grow with each renewal, and must find room then.
 _MOST_WITH_SECRETS = BY_HAND.size // 2
+_FREE_SPACE = "remove what nothing needs: twist-dr secrets remove NAME"
 #: One write of a small file.
 _WRITTEN_SECONDS = 30.0
 #: Whoever renews a grant waits for its provider this long at most, with what lies before and after it (``oauth_http.py``).
@@ -168,7 +169,7 @@ class SecretsFile:
             if kind == "secrets" and len(self._text(content)) > _MOST_WITH_SECRETS:
                 raise SecretsInvalid(
                     f"{self.path} has no space for {name} beside what it holds",
-                    remedy="remove what nothing needs: twist-dr secrets remove NAME",
+                    remedy=_FREE_SPACE,
                 )
         return sealed
 
@@ -216,9 +217,15 @@ class SecretsFile:
         with self._lock("Changing the secrets file", "", _WRITTEN_SECONDS):
             content = self._read()
             yield content
+            text = self._text(content)
+            if len(text) > BY_HAND.size:
+                # It could not be read again: one answer of one provider would take all secrets with it.
+                raise SecretsInvalid(
+                    f"{self.path} has no space for what was to be kept there, and is as it was", remedy=_FREE_SPACE
+                )
             try:
                 owner = (self.path if self.path.exists() else self.path.parent).stat()
-                replace_file(self.path, self._text(content).encode())
+                replace_file(self.path, text.encode())
                 _give_to(owner, self.path)
                 fsync_folder(self.path.parent)
             except OSError as error:

@@ -23,7 +23,8 @@ _MOST_BYTES = 1 << 18
 #: Ten years: what a provider says lasts longer is none that we could reckon with.
 _MOST_SECONDS = 10 * 366 * 86400.0
 _CODE = re.compile(r"[a-z_]{1,40}")
-_TOKEN = re.compile(r"[\x20-\x7e]+")
+#: Microsoft's have some 2,000 characters, and few servers take more than 8 kB of a head.
+_TOKEN = re.compile(r"[\x20-\x7e]{1,8192}")
 #: Of Microsoft's sentences, the number by which it documents them.
 _NUMBER = re.compile(r"\bAADSTS[0-9]{4,9}\b")
 
@@ -54,7 +55,7 @@ class OAuthAnswer:
         return value if isinstance(value, str) and value else None
 
     def token(self, name: str) -> str | None:
-        """One of the characters that RFC 6749, appendix A, allows in a token, which go into the head of a request."""
+        """One that fits the head of a request, where it goes, and has the characters that RFC 6749, appendix A, allows."""
         value = self.text(name)
         return value if value is not None and _TOKEN.fullmatch(value) else None
 

@@ -127,6 +127,17 @@ def test_more_than_is_read_of_a_file_is_not_kept_and_grants_have_room_beside_it(
     assert file.check() == 0
 
 
+def test_a_grant_of_any_size_leaves_a_file_that_can_be_read(file: SecretsFile) -> None:
+    file.set("A", "first-of-them")
+    with (
+        file.held("drive") as held,
+        pytest.raises(SecretsInvalid, match="has no space for what was to be kept there, and is as it was; remove"),
+    ):
+        held.commit(Grant("r" * 300_000, datetime.now(timezone.utc)))
+    assert file.reader()("A") == "first-of-them"
+    assert file.grant("drive") is None
+
+
 def test_a_file_that_others_may_read_is_refused(file: SecretsFile) -> None:
     file.set("A", "of the name A")
     file.path.chmod(0o640)

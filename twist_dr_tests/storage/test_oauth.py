@@ -200,6 +200,7 @@ def test_while_the_provider_is_away_what_is_left_of_a_token_is_used(server: OAut
         ((200, "<html>log in to the hotel's network</html>"), TargetUnavailable, "something else than JSON"),
         ((200, '{"access_token": "\\ud800", "expires_in": 60}'), TargetUnavailable, "something else than JSON"),
         ((200, '{"access_token": "a\\r\\nb", "expires_in": 60}'), TargetUnavailable, "without a token"),
+        ((200, f'{{"access_token": "{"a" * 200_000}", "expires_in": 60}}'), TargetUnavailable, "without a token"),
         ((200, '{"access_token": "", "expires_in": 3600}'), TargetUnavailable, "without a token"),
         ((200, '{"access_token": "a", "expires_in": 1e300}'), TargetUnavailable, "without a token"),
         ((302, '{"access_token": "stolen-access-token"}'), TargetUnavailable, "without a token"),
