@@ -188,8 +188,14 @@ class Settings(Section):
                 raise ValueError(
                     f"encrypt: true for storage_targets.{name}, since {to} keeps what it gets from there encrypted"
                 )
-        if not self.backup_targets:
-            raise ValueError("an enabled storage target that backups are copied to, and each is an archive of another")
+        for name in self.enabled_targets:
+            way = name
+            for _ in self.enabled_targets:
+                policy = self.enabled_targets[way].archive
+                if policy is None or policy.to is None:
+                    break
+                if (way := policy.to) == name:
+                    raise ValueError(f"storage_targets.{name}.archive.to that does not lead back to {name}")
         return self
 
     @property
