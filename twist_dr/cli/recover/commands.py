@@ -300,7 +300,9 @@ def remedy_of_this_day(error: TwistDRError, target: AnyTarget) -> str | None:
     """What to do about an error whose own remedy speaks of what is not there; None where that is as good as ever."""
     setting = f" of storage_targets.{error.target}"
     remedy = error.remedy or ""
-    if setting in remedy and f"the credentials{setting}" not in remedy:
+    # Of a key's passphrase and the like the error knows more than the kind; of an access key that a URL leaves to the environment it does not.
+    knows = type(error) is not CredentialsRefused or bool(target.url_variables)
+    if knows and setting in remedy and f"the credentials{setting}" not in remedy:
         for name, variable in target.url_variables.items():
             remedy = remedy.replace(name, f"{name} (with a URL: {variable})")
         return remedy.replace(setting, " of --from-target")
