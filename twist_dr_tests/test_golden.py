@@ -109,6 +109,8 @@ def test_its_restore_is_undone(old: Site, newest_server: PostgresServer) -> None
     document = json.loads(journal.read_text())
     names = document["database"]
     for name, number, words in ((names["live"], "incoming_oid", "now"), (names["kept"], "live_oid", "then")):
+        # Another file's site may have left one of that name on the server.
+        old.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         old.query(f"CREATE DATABASE {name}")
         ((names[number],),) = old.query(f"SELECT oid::bigint FROM pg_database WHERE datname = '{name}'")
         old.query(f"CREATE TABLE state AS SELECT '{words}' AS words", name)

@@ -65,7 +65,9 @@ def read_file(path: Path, most: int, *, links: bool = True) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DocumentInvalid("it is no regular file")
-        return at_most(file.read(most + 1), most)
+        if (data := file.read(most + 1)) is None:  # Of what only looks like a regular file: nothing is there yet.
+            raise DocumentInvalid("it is no regular file")
+        return at_most(data, most)
 
 
 def at_most(data: bytes, most: int) -> bytes:

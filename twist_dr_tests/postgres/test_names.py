@@ -111,7 +111,7 @@ def test_two_tables_of_one_label_are_told_apart_and_the_loss_of_one_is_seen(
 ) -> None:
     cluster = two_tables(newest_server)
     manifest, repository = taken(cluster, tmp_path)
-    assert manifest.format_version == "1.2" and manifest.tables == {'a."b.c"': 1, '"a.b".c': 2}
+    assert manifest.format_version == "1.3" and manifest.tables == {'a."b.c"': 1, '"a.b".c': 2}
     assert repository.manifest(manifest.backup_id, KEYRING).rows == {("a", "b.c"): 1, ("a.b", "c"): 2}
     with cluster.connect() as connection:
         connection.execute('DROP TABLE a."b.c"')
