@@ -111,9 +111,10 @@ def recovered_in(
             report.info(f"replaying up to {format_lsn(plan.end_lsn)} on timeline {plan.timeline}")
             server.recover(facts, recovery_target(plan), plan.end_lsn)
             clock.lap("replay")
-            prove_recovered(server.cluster(), plan, _system_identifier(plan), restarted=server.restarted)
-            clock.lap("prove")
-            timeline = promote(server.cluster(), plan)
+            with server.named_end():
+                prove_recovered(server.cluster(), plan, _system_identifier(plan), restarted=server.restarted)
+                clock.lap("prove")
+                timeline = promote(server.cluster(), plan)
             clock.lap("promote")
             recovered = Recovered(server, data, timeline, clock.seconds, fetcher.served.warnings)
             if postgres is not None:

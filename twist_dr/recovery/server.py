@@ -5,14 +5,16 @@ It listens on a Unix socket in a folder that only its user may enter, never on t
 
 from __future__ import annotations
 
+import contextlib
 import re
+import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from twist_dr.errors import Cancelled, DatabaseRefused, DatabaseUnreachable, RecoveryFailed
+from twist_dr.errors import Cancelled, DatabaseError, DatabaseRefused, DatabaseUnreachable, RecoveryFailed
 from twist_dr.postgres.cluster import Cluster, query
 from twist_dr.postgres.confinement import Confinement, shut_down
 from twist_dr.postgres.dead_servers import end_server_of
@@ -38,6 +40,8 @@ _TOO_LOW = re.compile(
     r"(max_\w+) = \d+ is a lower setting than on the primary server(?:, where| \()?\s*its value was (\d+)"
 )
 _STOP_SECONDS = 120.0
+#: From the end of a session to that of the server that cut it.
+_END_SECONDS = 5.0
 _KEPT_LINES = 500
 #: The name of the socket, no more.
 _PORT = 5432
@@ -133,6 +137,24 @@ class RecoveringServer:
         """What the server said last about why it stopped, and why it was refused WAL."""
         said = self._child.complaint() if self._child is not None else ""
         return " ".join(part for part in (self._fetcher.trouble(), f"PostgreSQL said: {said}" if said else "") if part)
+
+    @contextlib.contextmanager
+    def named_end(self) -> Iterator[None]:
+        """What is asked of the server inside and fails since the server ended is told by why it did. Raises ``RecoveryFailed``."""
+        try:
+            yield
+        except DatabaseError as error:
+            if self._child is None or not self._ended():
+                raise
+            self._child.hear_out()
+            raise RecoveryFailed(f"The recovered server ended before it could be used. {self.reason()}") from error
+
+    def _ended(self) -> bool:
+        """Whether it has, or does within seconds: sessions are cut before it is gone."""
+        assert self._child is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.process.wait(_END_SECONDS)
+        return self._child.process.poll() is not None
 
     # -- starting ----------------------------------------------------------------------------------------------------
 

@@ -165,7 +165,9 @@ class Child:
 
     def complaint(self) -> str:
         """The last thing it said on its standard error, errors first, in one line."""
-        errors = [line for line in self._lines if "error:" in line or "ERROR:" in line or "FATAL:" in line]
+        errors = [
+            line for line in self._lines if "error:" in line or "ERROR:" in line or "FATAL:" in line or "PANIC:" in line
+        ]
         # pg_restore -j: its worker has said why just before.
         errors = [line for line in errors if "worker process died unexpectedly" not in line] or errors
         said = errors[-1:] or self._lines[-1:]
