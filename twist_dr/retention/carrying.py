@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -122,10 +123,7 @@ class Carrying:
 
     def _move_backups(self) -> None:
         """Each is stored on the other target and checked there before it goes from this one: a kill in between leaves both, and the next cleanup ends it."""
-        for number, decision in enumerate(self._planned.plan.moved):
-            self._stop_if_asked()
-            if number and self._is_late(len(self._planned.plan.moved) - number):
-                return
+        for decision in self._as_time_allows(self._planned.plan.moved):
             assert decision.to is not None
             try:
                 self._telling.stored(
@@ -143,10 +141,7 @@ class Carrying:
     def _reclass_backups(self) -> None:
         """Each stays where it is. A kill in between leaves some of its artifacts in the old class, and the next cleanup ends it."""
         repository = self._app.repositories()[self._planned.name]
-        for number, decision in enumerate(self._planned.plan.reclassed):
-            self._stop_if_asked()
-            if number and self._is_late(len(self._planned.plan.reclassed) - number):
-                return
+        for decision in self._as_time_allows(self._planned.plan.reclassed):
             backup_id, storage_class = decision.backup.id, decision.storage_class
             now = next((each for each in self._recheck.plan().decisions if each.backup.id == backup_id), None)
             if storage_class is None or now is None or now.storage_class != storage_class:
@@ -161,12 +156,15 @@ class Carrying:
             except (BackupError, EncryptionError) as error:
                 self._outcome.add_problem(error.clause)
 
-    def _is_late(self, left: int) -> bool:
-        """Whether what is left after the first that moved waits for the next cleanup, so that nothing misses its time by this one."""
-        late = time.monotonic() > self._retention.moving_until
-        if late:
-            self._report.info(f"{self._planned.name}: {counted(left, 'backup')} more will move with the next cleanup")
-        return late
+    def _as_time_allows(self, decisions: Sequence[Decision]) -> Iterator[Decision]:
+        """The first in any case; what is late then waits for the next cleanup, so that nothing misses its time by this one."""
+        for number, decision in enumerate(decisions):
+            self._stop_if_asked()
+            if number and time.monotonic() > self._retention.moving_until:
+                left = counted(len(decisions) - number, "backup")
+                self._report.info(f"{self._planned.name}: {left} more will move with the next cleanup")
+                return
+            yield decision
 
     def _delete_incomplete(self) -> None:
         for incomplete in self._facts.incomplete:
