@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 from twist_dr.storage.base import valid_key
 from twist_dr.storage.s3 import S3Options
-from twist_dr.storage.s3_errors import retry_more, s3_errors, status_of
+from twist_dr.storage.s3_errors import may_not_ask, may_pass, retry_more, s3_errors, status_of
 from twist_dr.storage.s3_transfer import now_sending
 
 
@@ -82,6 +83,18 @@ class S3Connection:
             return None
         self._reached = True
         return head
+
+    def parts(self, place: Mapping[str, str], upload: str) -> list[dict[str, Any]]:
+        """ListParts of an unfinished upload; none where the store does not tell: it was removed, or we may not ask."""
+        from botocore.exceptions import ClientError
+
+        pages = self.client.get_paginator("list_parts").paginate(**place, UploadId=upload)
+        try:
+            return [part for page in pages for part in page.get("Parts", ())]
+        except ClientError as error:
+            if may_pass(error) and not may_not_ask(error):
+                raise
+            return []
 
 
 def _make_client(options: S3Options, limits: S3Limits) -> Any:

@@ -30,7 +30,7 @@ from twist_dr.storage.resuming import Answer, ResumingReader
 from twist_dr.storage.s3 import S3Options
 from twist_dr.storage.s3_classes import S3Classes, is_archived
 from twist_dr.storage.s3_connection import S3Connection, S3Limits
-from twist_dr.storage.s3_errors import answer_code, may_not_ask, may_pass, status_of
+from twist_dr.storage.s3_errors import answer_code, status_of
 from twist_dr.storage.s3_resume import forget_notes
 from twist_dr.storage.s3_transfer import Measured, Stopped, Watch
 from twist_dr.storage.s3_upload import OtherWasFirst, S3Uploader
@@ -184,17 +184,9 @@ class S3Target(StorageTarget):
         return self._connection.head(key, checksum=self.checksum == "server")
 
     def _goes_on(self, upload: dict[str, Any], limit: datetime) -> bool:
-        """Whether a part of it came after ``limit``: over a slow line an upload may take days."""
-        from botocore.exceptions import ClientError
-
-        pages = self._connection.client.get_paginator("list_parts")
-        try:
-            parts = pages.paginate(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-            return any(_utc(part["LastModified"]) > limit for page in parts for part in page.get("Parts", ()))
-        except ClientError as error:
-            if may_pass(error) and not may_not_ask(error):
-                raise
-            return False  # gone, or not to be told: then it goes by its beginning
+        """Whether a part of it came after ``limit``: over a slow line an upload may take days. Where that is not told, it goes by its beginning."""
+        parts = self._connection.parts({"Bucket": self.bucket, "Key": upload["Key"]}, upload["UploadId"])
+        return any(_utc(part["LastModified"]) > limit for part in parts)
 
     def _unfinished(self) -> builtins.list[dict[str, Any]]:
         from botocore.exceptions import ClientError

@@ -10,7 +10,7 @@ from typing import Any
 
 from twist_dr.errors import TargetRefused
 from twist_dr.storage.s3_connection import S3Connection
-from twist_dr.storage.s3_errors import answer_code, may_not_ask, may_pass, status_of
+from twist_dr.storage.s3_errors import answer_code, may_pass, status_of
 from twist_dr.storage.s3_resume import BegunUpload, UploadNote, upload_note
 from twist_dr.storage.s3_transfer import Measured, PartBody, UploadPart, Watch, encoded, in_parallel, measure
 
@@ -171,20 +171,12 @@ class S3Uploader:
         self, place: dict[str, str], noted: BegunUpload, measured: Measured
     ) -> dict[int, Mapping[str, str]]:
         """The noted parts that the store still has, none where it does not say."""
-        from botocore.exceptions import ClientError
-
         sizes = {part.number: part.size for part in measured.parts}
         there: dict[int, Mapping[str, str]] = {}
-        try:
-            for page in self._connection.client.get_paginator("list_parts").paginate(**place, UploadId=noted.upload):
-                for part in page.get("Parts", ()):
-                    number, told = int(part["PartNumber"]), noted.parts.get(int(part["PartNumber"]))
-                    if told is not None and (part["ETag"], part["Size"]) == (told["ETag"], sizes.get(number)):
-                        there[number] = told
-        except ClientError as error:
-            if may_pass(error) and not may_not_ask(error):
-                raise
-            return {}  # It was removed, or we may not ask.
+        for part in self._connection.parts(place, noted.upload):
+            number, told = int(part["PartNumber"]), noted.parts.get(int(part["PartNumber"]))
+            if told is not None and (part["ETag"], part["Size"]) == (told["ETag"], sizes.get(number)):
+                there[number] = told
         return there
 
     def _once(self, call: Callable[..., Any]) -> Any:
