@@ -15,9 +15,8 @@ from pydantic import ValidationError
 from twist_dr.errors import SettingsError
 from twist_dr.settings.filling import fill, secrets_file
 from twist_dr.settings.secrets import keep_settings
-from twist_dr.settings.values import NAME_PATTERN, NAME_WORDS
 from twist_dr.settings.whole import Settings
-from twist_dr.storage.options import HTTP_PATTERN, providers
+from twist_dr.storage.options import providers
 from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml
 from twist_dr.system.words import counted, one_of
 
@@ -190,11 +189,7 @@ def explain(error: ValidationError, document: Any) -> Iterator[tuple[str, str]]:
         if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             line = f"{place}: unknown key; see the commented file of twist-dr init for those that exist"
         else:
-            if kind == "string_pattern_mismatch" and context.get("pattern") == NAME_PATTERN:
-                expected = NAME_WORDS
-            elif kind == "string_pattern_mismatch" and context.get("pattern") == HTTP_PATTERN:
-                expected = "a text that begins with http:// or https://"
-            elif kind == "value_error":
+            if kind == "value_error":
                 expected = str(context["error"])
             elif kind == "literal_error":
                 expected = str(context["expected"])

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, SecretStr
 
 from twist_dr.postgres.url import WORDS, is_postgres_url
 from twist_dr.repository.table_names import table_name
-
-#: Names become asset keys, resource names and folders on storage targets.
-NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
-NAME_WORDS = "a name of at most 40 lower-case letters, digits and '_' that starts with a letter"
+from twist_dr.storage.options import spelled
 
 
 def _one_table(text: str) -> str:
@@ -24,7 +21,13 @@ def _one_table(text: str) -> str:
 
 #: One table, as :func:`table_name` reads it.
 TableText = Annotated[str, AfterValidator(_one_table)]
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+#: Names become asset keys, resource names and folders on storage targets.
+Name = Annotated[
+    str,
+    spelled(
+        r"[a-z][a-z0-9_]{0,39}", "a name of at most 40 lower-case letters, digits and '_' that starts with a letter"
+    ),
+]
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 import twist_dr.storage
 from twist_dr.redaction.web import is_web_address
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from twist_dr.storage.machine import Machine
     from twist_dr.storage.oauth import OAuthClient
 
-HTTP_PATTERN = r"^https?://"
 PREFIX_WORDS = "folders of letters, digits, '.', '_' and '-', with a slash between two and at no end"
 
 
@@ -47,6 +46,8 @@ def seen_from(folder: Path, path: Path) -> Path:
 
 
 def _web_address(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("a text that begins with http:// or https://")
     if not is_web_address(url):
         raise ValueError("http://host:port/path, without user and password, and with %40 for an @")
     return url
@@ -65,7 +66,7 @@ def spelled(pattern: str, words: str) -> AfterValidator:
 
 SettingsPath = Annotated[Path, AfterValidator(absolute)]
 #: An address that is called without a login.
-WebAddress = Annotated[str, Field(pattern=HTTP_PATTERN), AfterValidator(_web_address)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 
 
 class TargetOptions(Section):

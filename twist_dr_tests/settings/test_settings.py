@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from twist_dr.errors import SettingsError
 from twist_dr.redaction import leaving
 from twist_dr.repository.keys import Keyring, new_key, save_keyring
 from twist_dr.settings import Settings, load_settings, parse_settings
-from twist_dr.settings.values import NAME_PATTERN
-from twist_dr.storage.options import HTTP_PATTERN
 from twist_dr_tests.helpers import AS_USER, NOBODY, said_by_python
 
 FILE = Path("/etc/erp/twist-dr.yaml")
@@ -158,8 +155,7 @@ def test_all_mistakes_are_reported_at_once_each_with_its_place() -> None:
 
 
 def test_no_form_of_a_text_is_told_as_a_regular_expression() -> None:
-    told = {NAME_PATTERN, HTTP_PATTERN}
-    assert set(re.findall(r'"pattern": "([^"]*)"', json.dumps(Settings.model_json_schema()))) <= told
+    assert '"pattern"' not in json.dumps(Settings.model_json_schema())
     drive = {"type": "google_drive", "client_id": "a", "client_secret": "b", "folder_id": "drive/folders/1abc"}
     assert mistakes(good(storage_targets={"drive": drive}))[1:] == [
         "storage_targets.drive.folder_id: expected an id, which is the end of the address of the folder or shared drive, found 'drive/folders/1abc'"
