@@ -191,6 +191,8 @@ def explain(error: ValidationError, document: Any) -> Iterator[tuple[str, str]]:
         else:
             if kind == "value_error":
                 expected = str(context["error"])
+            elif kind == "string_too_short":
+                expected = f"a text of at least {counted(context['min_length'], 'character')}"
             elif kind == "literal_error":
                 expected = str(context["expected"])
             elif kind == "union_tag_invalid":

@@ -162,6 +162,15 @@ def test_no_form_of_a_text_is_told_as_a_regular_expression() -> None:
     ]
 
 
+def test_a_text_that_is_too_short_is_told_by_its_length() -> None:
+    drive = {"type": "dropbox", "client_id": "", "client_secret": "b"}
+    bucket = {"type": "s3", "bucket": "ab"}
+    assert mistakes(good(storage_targets={"cloud": bucket, "drive": drive}))[1:] == [
+        "storage_targets.cloud.bucket: expected a text of at least 3 characters, found 'ab'",
+        "storage_targets.drive.client_id: expected a text of at least 1 character, found ''",
+    ]
+
+
 def test_half_a_pair_of_s3_credentials_is_said_without_showing_it() -> None:
     target = {"type": "s3", "bucket": "backups", "secret_access_key": SECRET}
     assert "access_key_id and secret_access_key together" in mistakes(good(storage_targets={"cloud": target}))[1]
