@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -73,15 +71,17 @@ class Machine:
 
     def private_folder(self) -> Path:
         """The folder, made where it is not there yet. Raises ``TargetRefused`` when it is not ours alone: who else has it could answer in our name."""
+        # Not above: this module is loaded with the settings, and few targets need a folder.
+        from twist_dr.system.folders import make_ours_alone
+
         remedy = (
             f"remove {self.folder} if nothing is in it that you know, or set TMPDIR or work_dir to a folder of your own"
         )
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self.folder.lstat()
+            ours_alone = make_ours_alone(self.folder)
         except OSError as error:
             raise TargetRefused(f"the folder {self.folder} cannot be made ({error.strerror})", remedy=remedy) from error
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        if not ours_alone:
             raise TargetRefused(
                 f"the folder {self.folder} belongs to somebody else or is open to others", remedy=remedy
             )

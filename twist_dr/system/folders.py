@@ -1,4 +1,4 @@
-"""Folders with all that is in them, and never what a link leads to: removed whatever their modes, and measured."""
+"""Folders with all that is in them, and never what a link leads to: made for one user alone, removed whatever their modes, and measured."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def remove_tree(path: Path) -> None:
         raise RestoreError(
             f"{path} could not be removed whole ({error})", remedy="fix that and run again, or remove it by hand"
         ) from error
+
+
+def make_ours_alone(path: Path) -> bool:
+    """Make a folder with mode 0700 where it is not there yet; whether it is one, this user's, and closed to all others: who made it before us may be another.
+
+    Raises ``OSError``.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def tree_bytes(path: Path) -> int | None:

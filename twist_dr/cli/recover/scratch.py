@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from twist_dr.errors import RestoreRefused
+from twist_dr.system.folders import make_ours_alone
 from twist_dr.system.scratch_folder import ScratchFolder, clear_left_over
 from twist_dr.system.space import need_space
 
@@ -36,14 +36,13 @@ def scratch_folder() -> Iterator[Path]:
     """A folder for the block, mode 0700. What killed recoveries of ours left is removed first."""
     ours = scratch_base() / f"twist-dr-recover-{os.geteuid()}"
     try:
-        ours.mkdir(mode=0o700, exist_ok=True)
-        status = ours.lstat()
+        ours_alone = make_ours_alone(ours)
     except OSError as error:
         raise RestoreRefused(
             f"{ours} cannot be made ({error.strerror})", remedy="set TMPDIR to a folder on a disk with space"
         ) from error
-    # The folder above is everybody's: another user may have made it before us.
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+    # The folder above is everybody's.
+    if not ours_alone:
         raise RestoreRefused(
             f"{ours} belongs to somebody else or is open to others", remedy="set TMPDIR to a folder of your own"
         )
