@@ -22,10 +22,10 @@ from twist_dr.storage.base import OnBytes
 from twist_dr.storage.drive import GoogleDriveOptions
 from twist_dr.storage.drive_folders import FOLDER, DriveFolders, no_answer
 from twist_dr.storage.machine import Machine
+from twist_dr.storage.names import INCOMING
 from twist_dr.storage.rclone_calls import Item, RcloneCalls
 from twist_dr.storage.rclone_hashes import Expected
 from twist_dr.storage.rclone_lock import place_name
-from twist_dr.storage.rclone_place import INCOMING
 from twist_dr.storage.rclone_session import RcloneLimits
 from twist_dr.storage.rclone_target import RcloneTarget
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from os import stat_result
 
 from twist_dr.storage.base import StoredObject, Stranger
 from twist_dr.storage.beneath import A_FILE, A_FOLDER, Folder, FolderEntry, NoFolder
+from twist_dr.storage.names import DEEPEST, in_key_order, is_part
 
-_PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
-#: Parts of a key. Ours have six at most; whoever can write to a target can make so many folders within each other that no walk ends.
-DEEPEST = 16
 #: A day from the ends of the calendar, so that every time zone has them.
-_FIRST, _LAST = datetime(1, 1, 2, tzinfo=timezone.utc), datetime(9999, 12, 30, tzinfo=timezone.utc)
+EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=timezone.utc), datetime(9999, 12, 30, tzinfo=timezone.utc)
 #: Entries between two signs that a walk goes on.
 _SIGN_OF_LIFE = 500
 
@@ -26,7 +23,7 @@ def stored(key: str, status: stat_result) -> StoredObject:
 
 def _moment(seconds: float) -> datetime:
     """Whoever can write to a target can give a file a time that no calendar has: it is taken for the nearest."""
-    return datetime.fromtimestamp(min(max(seconds, _FIRST.timestamp()), _LAST.timestamp()), timezone.utc)
+    return datetime.fromtimestamp(min(max(seconds, EARLIEST.timestamp()), LATEST.timestamp()), timezone.utc)
 
 
 def entries(folder: Folder) -> list[FolderEntry]:
@@ -34,9 +31,8 @@ def entries(folder: Folder) -> list[FolderEntry]:
 
     Anything that cannot be read is an error: a listing that leaves something out would look like a lost backup.
     """
-    found = [entry for entry in folder.entries() if _PART.match(entry.name) and entry.what in (A_FILE, A_FOLDER)]
-    # "a-b/c" comes before "a/c": compared as whole keys, a folder's name ends with the slash.
-    return sorted(found, key=lambda entry: f"{entry.name}/" if entry.what == A_FOLDER else entry.name)
+    found = [entry for entry in folder.entries() if is_part(entry.name) and entry.what in (A_FILE, A_FOLDER)]
+    return sorted(found, key=lambda entry: in_key_order(entry.name, is_folder=entry.what == A_FOLDER))
 
 
 def walk(folder: Folder, prefix: str, listed: Sequence[FolderEntry] | None = None) -> Iterator[StoredObject]:

@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import io
 import os
-import re
 import tempfile
 import time
 import uuid
@@ -41,19 +40,14 @@ from twist_dr.storage.base import (
     compare,
     no_progress,
     other_bytes,
-    valid_key,
 )
 from twist_dr.storage.beneath import A_FOLDER, Folder, FolderEntry, NoFolder
 from twist_dr.storage.files import ObjectFile, copy_file, drop_cache, link_source, os_errors, publish
-from twist_dr.storage.listing import DEEPEST, entries, stored, strangers_at, walk
+from twist_dr.storage.listing import entries, stored, strangers_at, walk
 from twist_dr.storage.machine import Machine
+from twist_dr.storage.names import INCOMING, begun_at, key_parts, temporary_name
 from twist_dr.storage.options import SettingsPath, TargetOptions
 from twist_dr.system.sizes import CHUNK
-
-INCOMING = ".incoming"
-
-#: ``<begun, Unix seconds>-<random>``: the name tells the age, since a linked file keeps the times of its source.
-_TEMPORARY = re.compile(r"^(\d{1,12})-[0-9a-f]{32}\Z")
 
 
 class LocalOptions(TargetOptions):
@@ -97,17 +91,17 @@ class LocalTarget(StorageTarget):
                     self.path.mkdir(0o700)
                     parent.sync()
         with os_errors(self.name, self.path), self._changing() as root, root.make(INCOMING) as incoming:
-            temporary = _temporary()
+            temporary = temporary_name()
             os.close(incoming.create(temporary))
             incoming.unlink(temporary)
 
     def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
-        *folders, name = self._parts(key)
+        *folders, name = key_parts(key)
         with os_errors(self.name, self.path / key), self._changing() as root:
             if self._holds(key, digest, progress):
                 return
             with root.make(INCOMING) as incoming:
-                temporary = _temporary()
+                temporary = temporary_name()
                 try:
                     if not (self._links_sources and link_source(source, incoming, temporary)):
                         copy_file(source, incoming, temporary, progress, self.bandwidth)
@@ -128,7 +122,7 @@ class LocalTarget(StorageTarget):
             self._compare(stream, key, digest, progress)
 
     def stat(self, key: str) -> StoredObject | None:
-        *folders, name = self._parts(key)
+        *folders, name = key_parts(key)
         with os_errors(self.name, self.path / key), self._root() as root:
             try:
                 with root.chain(folders) as chain:
@@ -138,7 +132,7 @@ class LocalTarget(StorageTarget):
         return stored(key, status) if status else None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        parts = self._parts(prefix) if prefix else []
+        parts = key_parts(prefix) if prefix else []
         with os_errors(self.name, self.path / prefix), self._root() as root, contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(root.chain(parts))[-1]
@@ -147,7 +141,7 @@ class LocalTarget(StorageTarget):
             yield from walk(folder, f"{prefix}/" if prefix else "", _without_incoming(folder, prefix))
 
     def children(self, prefix: str) -> builtins.list[str]:
-        parts = self._parts(prefix) if prefix else []
+        parts = key_parts(prefix) if prefix else []
         with os_errors(self.name, self.path / prefix), self._root() as root:
             try:
                 with root.chain(parts) as chain:
@@ -162,12 +156,12 @@ class LocalTarget(StorageTarget):
         return sorted(names)
 
     def strangers(self, prefix: str) -> Iterator[Stranger | None]:
-        parts = self._parts(prefix) if prefix else []
+        parts = key_parts(prefix) if prefix else []
         with os_errors(self.name, self.path / prefix), self._root() as root:
             yield from strangers_at(root, parts)
 
     def delete(self, key: str) -> None:
-        *folders, name = self._parts(key)
+        *folders, name = key_parts(key)
         with os_errors(self.name, self.path / key), self._changing() as root:
             try:
                 with root.chain(folders) as chain:
@@ -188,9 +182,9 @@ class LocalTarget(StorageTarget):
         with os_errors(self.name, self.path / INCOMING), self._changing() as root:
             with contextlib.suppress(FileNotFoundError), root.child(INCOMING) as incoming:
                 for name, _ in incoming.entries():
-                    begun, status = _TEMPORARY.match(name), incoming.file(name)
+                    begun, status = begun_at(name), incoming.file(name)
                     # Within a bandwidth a copy may take days: what was written to since then is under way.
-                    if begun and status and max(int(begun[1]), status.st_mtime) <= limit:
+                    if begun is not None and status and max(begun, status.st_mtime) <= limit:
                         incoming.unlink(name)
                         removed += 1
             for name, _ in root.entries():
@@ -271,16 +265,6 @@ class LocalTarget(StorageTarget):
         except (OSError, StorageError):
             return False
 
-    # -- names ---------------------------------------------------------------------------------------------------------
-
-    def _parts(self, key: str) -> builtins.list[str]:
-        parts = valid_key(key).split("/")
-        if parts[0] == INCOMING:
-            raise ValueError(f"reserved for unfinished uploads: {key!r}")
-        if len(parts) > DEEPEST:
-            raise ValueError(f"not a storage key, for its parts are too many: {key!r}")
-        return parts
-
     # -- the steps of put ----------------------------------------------------------------------------------------------
 
     def _holds(self, key: str, digest: Digest, progress: OnBytes) -> bool:
@@ -328,7 +312,7 @@ class LocalTarget(StorageTarget):
         raise NoFolder("/".join((*folders, name)), what)
 
     def _open(self, key: str) -> ObjectFile:
-        *folders, name = self._parts(key)
+        *folders, name = key_parts(key)
         with os_errors(self.name, self.path / key), self._root() as root:
             try:
                 with root.chain(folders) as chain:
@@ -338,10 +322,6 @@ class LocalTarget(StorageTarget):
         raise ObjectMissing(
             f"there is no object {key}", remedy="list the target to see what it holds", target=self.name
         )
-
-
-def _temporary() -> str:
-    return f"{int(time.time())}-{uuid.uuid4().hex}"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -367,7 +347,7 @@ def _publish(incoming: Folder, temporary: str, root: Folder, folders: Sequence[s
 
 def _skew(incoming: Folder) -> float:
     """Seconds by which the clock of the file system is ahead of ours."""
-    temporary, before = _temporary(), time.time()
+    temporary, before = temporary_name(), time.time()
     descriptor = incoming.create(temporary)
     try:
         os.write(descriptor, b"now")
@@ -380,7 +360,7 @@ def _skew(incoming: Folder) -> float:
 
 def _refuses_to_overwrite(incoming: Folder, root: Folder, key: str) -> bool:
     """Whether giving a second file the name of an existing object is refused by the file system itself."""
-    first, second = _temporary(), _temporary()
+    first, second = temporary_name(), temporary_name()
     try:
         os.close(incoming.create(first))
         with contextlib.suppress(FileExistsError):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import builtins
 import http.client
 import io
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import BinaryIO
 
 from twist_dr.errors import ObjectCorrupt, ObjectMissing, StorageError, TargetUnavailable
-from twist_dr.storage.base import Space, StorageTarget, StoredObject, valid_key
-from twist_dr.storage.listing import DEEPEST
+from twist_dr.storage.base import Space, StorageTarget, StoredObject
 from twist_dr.storage.machine import Machine
+from twist_dr.storage.names import DEEPEST, INCOMING, begun_at, in_key_order, is_part, key_parts
 from twist_dr.storage.rclone_calls import Item, RcloneCalls, RcloneFailed
 from twist_dr.storage.rclone_lock import PlaceLock
 from twist_dr.storage.rclone_options import RcloneOptions, Traits
@@ -23,12 +22,8 @@ from twist_dr.storage.rclone_times import moment
 from twist_dr.storage.resuming import Answer, ResumingReader
 from twist_dr.system.sizes import CHUNK
 
-INCOMING = ".incoming"
 #: How often in a row going on with a broken reading may bring nothing.
 _READ_ATTEMPTS = 5
-#: ``<begun, Unix seconds>-<random>``: the name tells the age.
-_TEMPORARY = re.compile(r"^(\d{1,12})-[0-9a-f]{32}\Z")
-_PART = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]+\Z")
 
 
 class RclonePlace(StorageTarget):
@@ -56,25 +51,25 @@ class RclonePlace(StorageTarget):
         self._require_root()
 
     def open(self, key: str) -> BinaryIO:
-        self._parts(key)
+        key_parts(key)
         return self._open(key)
 
     def stat(self, key: str) -> StoredObject | None:
-        self._parts(key)
+        key_parts(key)
         found = self._item(key)
         return _stored(key, found) if found is not None else None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        parts = self._parts(prefix) if prefix else []
+        parts = key_parts(prefix) if prefix else []
         yield from self._walk(prefix, len(parts))
 
     def children(self, prefix: str) -> builtins.list[str]:
         if prefix:
-            self._parts(prefix)
+            key_parts(prefix)
         return sorted(item.name for item in self._entries(prefix))
 
     def delete(self, key: str) -> None:
-        *folders, _ = self._parts(key)
+        *folders, _ = key_parts(key)
         if self._item(key) is None:
             return
         self._remove(key)
@@ -89,10 +84,10 @@ class RclonePlace(StorageTarget):
         limit = datetime.now(timezone.utc) - older_than
         removed = 0
         for item in self._listed(INCOMING):
-            begun = _TEMPORARY.match(item.name)
+            begun = begun_at(item.name)
             # Within a bandwidth sending may take days: what was written to since then is under way.
             written = moment(item.modified) or limit
-            if begun and not item.is_folder and int(begun[1]) <= limit.timestamp() and written <= limit:
+            if begun is not None and not item.is_folder and begun <= limit.timestamp() and written <= limit:
                 self._remove(f"{INCOMING}/{item.name}")
                 removed += 1
         for item in self._entries(""):
@@ -122,14 +117,6 @@ class RclonePlace(StorageTarget):
         return self.session.ask("ask for the space", question, attempts)
 
     # -- looking -------------------------------------------------------------------------------------------------------
-
-    def _parts(self, key: str) -> builtins.list[str]:
-        parts = valid_key(key).split("/")
-        if parts[0] == INCOMING:
-            raise ValueError(f"reserved for unfinished uploads: {key!r}")
-        if len(parts) > DEEPEST:
-            raise ValueError(f"not a storage key, for its parts are too many: {key!r}")
-        return parts
 
     def _item(self, key: str) -> Item | None:
         """The object under that key. A folder is none. Raises ``TargetUnavailable`` when the target's own folder is not there."""
@@ -185,9 +172,9 @@ class RclonePlace(StorageTarget):
         found = [
             item
             for item in self._listed(folder)
-            if _PART.match(item.name) and (folder or item.name != INCOMING) and (item.is_folder or item.size >= 0)
+            if is_part(item.name) and (folder or item.name != INCOMING) and (item.is_folder or item.size >= 0)
         ]
-        return sorted(found, key=lambda item: f"{item.name}/" if item.is_folder else item.name)
+        return sorted(found, key=lambda item: in_key_order(item.name, is_folder=item.is_folder))
 
     def _walk(self, folder: str, depth: int) -> Iterator[StoredObject]:
         for item in self._entries(folder):

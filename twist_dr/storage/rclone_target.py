@@ -32,12 +32,13 @@ from twist_dr.storage.base import (
     other_bytes,
 )
 from twist_dr.storage.machine import Machine
+from twist_dr.storage.names import INCOMING, key_parts, temporary_name
 from twist_dr.storage.rclone_calls import Item, RcloneCalls, RcloneFailed, RcloneGone, RcloneSilent
 from twist_dr.storage.rclone_errors import full_instead
 from twist_dr.storage.rclone_hashes import Expected
 from twist_dr.storage.rclone_lock import PlaceLock
 from twist_dr.storage.rclone_options import RcloneOptions
-from twist_dr.storage.rclone_place import INCOMING, RclonePlace
+from twist_dr.storage.rclone_place import RclonePlace
 from twist_dr.storage.rclone_session import RcloneLimits
 from twist_dr.system.interrupts import uninterrupted
 
@@ -67,7 +68,7 @@ class RcloneTarget(RclonePlace):
         self._machine, self._limits = machine, limits
 
     def put(self, source: Path, key: str, digest: Digest, progress: OnBytes = no_progress) -> None:
-        parts = self._parts(key)
+        parts = key_parts(key)
         self._require_fit(key, digest)
         if self.traits.staged:
             self._put(source, key, parts, digest, progress)
@@ -162,7 +163,7 @@ class RcloneTarget(RclonePlace):
         return known
 
     def _put_staged(self, source: Path, key: str, wanted: Expected, progress: OnBytes) -> None:
-        temporary = f"{INCOMING}/{int(time.time())}-{uuid.uuid4().hex}"
+        temporary = f"{INCOMING}/{temporary_name()}"
         try:
             try:
                 self._send(source, temporary, wanted.digest, progress)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from datetime import datetime, timezone
 
+from twist_dr.storage.listing import EARLIEST, LATEST
+
 #: What rclone says of some servers' objects without a time.
 _UNTOLD = datetime(1970, 1, 1, tzinfo=timezone.utc)
-#: A day from the ends of the calendar, so that every time zone has them.
-_FIRST, _LAST = datetime(1, 1, 2, tzinfo=timezone.utc), datetime(9999, 12, 30, tzinfo=timezone.utc)
 
 
 def moment(text: str) -> datetime | None:
@@ -17,7 +17,7 @@ def moment(text: str) -> datetime | None:
         return None
     plain = re.sub(r"\.\d+", lambda digits: digits[0][:7].ljust(7, "0"), text.replace("Z", "+00:00"))
     try:
-        found = min(max(datetime.fromisoformat(plain), _FIRST), _LAST).astimezone(timezone.utc)
+        found = min(max(datetime.fromisoformat(plain), EARLIEST), LATEST).astimezone(timezone.utc)
         return None if found == _UNTOLD else found
     except (ValueError, TypeError):
-        return _FIRST if text.startswith(("-", "0")) else _LAST
+        return EARLIEST if text.startswith(("-", "0")) else LATEST
