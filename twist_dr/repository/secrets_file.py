@@ -20,7 +20,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,7 +30,6 @@ from twist_dr.errors import AuthenticationFailed, SecretMissing, SecretsInvalid
 from twist_dr.redaction import keep_secret, keep_url
 from twist_dr.repository.encryption import Encryptor, decrypt
 from twist_dr.repository.keys import Keyring, load_keyring
-from twist_dr.repository.staging import fsync_folder
 from twist_dr.storage.machine import Grant, HeldGrant
 from twist_dr.system.documents import BY_HAND, DocumentInvalid, YamlInvalid, read_file, read_yaml, replace_file
 from twist_dr.system.lock import FileLocks
@@ -227,22 +226,18 @@ class SecretsFile:
                 owner = (self.path if self.path.exists() else self.path.parent).stat()
                 replace_file(self.path, text.encode())
                 _give_to(owner, self.path)
-                fsync_folder(self.path.parent)
             except OSError as error:
                 raise self._not_written(error) from None
 
     @contextmanager
     def _lock(self, what: str, scope: str, patience: float) -> Iterator[None]:
-        try:
-            lock = self._locks.hold(what, scope=scope, patience=patience)
-            lock.__enter__()
-        except OSError as error:
-            raise self._not_written(error) from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._locks.hold(what, scope=scope, patience=patience))
+            except OSError as error:
+                raise self._not_written(error) from None
             _give_to(self.path.parent.stat(), self.path.with_name(f".{self.path.name}{scope and f'.{scope}'}.lock"))
             yield
-        finally:
-            lock.__exit__(None, None, None)
 
     def _not_written(self, error: OSError) -> SecretsInvalid:
         return SecretsInvalid(

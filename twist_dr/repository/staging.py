@@ -22,6 +22,7 @@ from twist_dr.errors import BackupNotFound
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.manifest import MANIFEST_NAME, Manifest, is_backup_id, open_manifest
 from twist_dr.repository.streams import full_disk_named
+from twist_dr.system.folders import fsync_folder
 from twist_dr.system.lock import try_lock
 from twist_dr.system.space import need_space
 
@@ -151,12 +152,3 @@ class StagingArea:
                 stack.callback(os.close, descriptor)
                 alone = try_lock(descriptor)
             yield alone
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

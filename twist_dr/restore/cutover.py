@@ -20,11 +20,10 @@ from twist_dr.errors import CutoverFailed, Obstacle, RestoreInterrupted, TwistDR
 from twist_dr.postgres import databases
 from twist_dr.postgres.backend import Backend, backend, end_backend
 from twist_dr.postgres.cluster import Cluster, Connection, named_errors
-from twist_dr.repository.staging import fsync_folder
 from twist_dr.restore.exchange import exchange, identity, same, settle_exchange
 from twist_dr.restore.hooks import Health, Maintenance
 from twist_dr.restore.journal import DatabaseSwitch, FolderSwitch, Journal, Journals
-from twist_dr.system.folders import remove_tree
+from twist_dr.system.folders import fsync_folder, remove_tree
 from twist_dr.system.interrupts import uninterrupted
 from twist_dr.system.progress import Report, human_seconds
 from twist_dr.system.words import counted

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twist_dr.errors import CutoverFailed, Obstacle, RestoreError, RestoreInterrupted
-from twist_dr.repository.staging import fsync_folder
+from twist_dr.system.folders import fsync_folder
 from twist_dr.system.mounts import _real, mounts_within
 
 Identity = tuple[int, int]

@@ -19,9 +19,9 @@ from typing import Literal, Protocol
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from twist_dr.errors import RestoreError, RestoreInterrupted
-from twist_dr.repository.staging import fsync_folder
 from twist_dr.repository.streams import full_disk_named
 from twist_dr.system.documents import NOTE, DocumentInvalid, read_file, read_mapping
+from twist_dr.system.folders import fsync_folder
 
 JournalKind = Literal["restore", "undo"]
 _RESTORE_ID = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[a-z]+-[0-9a-f]{4}")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twist_dr.system.folders import fsync_folder
+
 
 class DocumentInvalid(ValueError):
     """No document of the kind, or larger than any. ``problem`` is half a sentence and quotes no value."""
@@ -235,6 +237,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        fsync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

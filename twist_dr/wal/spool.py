@@ -26,9 +26,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from twist_dr.errors import WalError, WalInvalid
-from twist_dr.repository.staging import fsync_folder
 from twist_dr.repository.streams import full_disk_named
 from twist_dr.system.documents import Limits, read_file, read_mapping
+from twist_dr.system.folders import fsync_folder
 from twist_dr.wal.names import Segment, WalFileKind, kind_of
 from twist_dr.wal.pages import LONG_HEADER, FirstPage, pages_written, reaches, read_first_page
 from twist_dr.wal.state import ShippingState
