@@ -5,9 +5,7 @@ Only the four calls that this takes, of https://developers.google.com/drive/api/
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,15 +13,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from twist_dr.errors import ObjectCorrupt, TargetRefused, TargetUnavailable
+from twist_dr.storage.oauth_http import answer_to
 from twist_dr.storage.rclone_options import FreshToken
-from twist_dr.system.http import reason_of, web_opener
 
 FOLDER = "application/vnd.google-apps.folder"
 _FILES = "https://www.googleapis.com/drive/v3/files"
 _FIELDS = "id,name,mimeType,size,sha256Checksum,createdTime"
 _ALL_DRIVES = {"supportsAllDrives": "true", "includeItemsFromAllDrives": "true"}
-_SECONDS = 60.0
-_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -102,17 +98,11 @@ class DriveFolders:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
         request.add_unredirected_header("Authorization", f"Bearer {access_token}")
-        try:
-            with web_opener().open(request, timeout=_SECONDS) as answer:
-                text = answer.read(_MOST_BYTES)
-        except urllib.error.HTTPError as error:
-            error.close()
-            kind = TargetUnavailable if error.code >= 500 or error.code == 429 else TargetRefused
-            what = f"Google Drive refused to make one of two folders of one name (HTTP {error.code})"
-            raise kind(what, remedy="do it in Google Drive, or run again later", target=self._target) from None
-        except (OSError, http.client.HTTPException) as error:
-            what = f"Google Drive cannot be reached ({reason_of(error)})"
-            raise TargetUnavailable(what, remedy="check the network, then run again", target=self._target) from None
+        status, text = answer_to(request, self._target)
+        if status >= 300:
+            kind = TargetUnavailable if status >= 500 or status == 429 else TargetRefused
+            what = f"Google Drive refused to make one of two folders of one name (HTTP {status})"
+            raise kind(what, remedy="do it in Google Drive, or run again later", target=self._target)
         try:
             said = json.loads(text) if text else {}
         except (ValueError, RecursionError):

@@ -83,21 +83,28 @@ def ask(
     if bearer is not None:
         request.add_unredirected_header("Authorization", f"Bearer {bearer}")
     try:
-        status, body = bounded(lambda: _call(request), 2 * _SECONDS, server or "the provider")
+        status, body = answer_to(request, target)
         document = json.loads(body)
         # Halves of characters are JSON, and are neither kept nor printed: what raises here is a ValueError.
         json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         document, status = None, 0
-    except TargetUnavailable:
-        raise _away(target, f"{server} did not answer within {2 * _SECONDS:g} s") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _away(target, f"{server} could not be asked: {reason_of(error)}") from None
     if not isinstance(document, dict):
         raise _away(target, f"{server} answered something else than JSON")
     if status >= 500 or status == 429:
         raise _away(target, f"{server} cannot answer just now ({status})")
     return OAuthAnswer(status, document)
+
+
+def answer_to(request: urllib.request.Request, target: str) -> tuple[int, bytes]:
+    """Status and body; ``{}`` of a server that cannot just now. Raises ``TargetUnavailable`` when none comes in time, however slowly it trickles."""
+    server = urlsplit(request.full_url).hostname
+    try:
+        return bounded(lambda: _call(request), 2 * _SECONDS, server or "the provider")
+    except TargetUnavailable:
+        raise _away(target, f"{server} did not answer within {2 * _SECONDS:g} s") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _away(target, f"{server} could not be asked: {reason_of(error)}") from None
 
 
 def _call(request: urllib.request.Request) -> tuple[int, bytes]:
