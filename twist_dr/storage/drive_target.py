@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -47,7 +47,7 @@ class GoogleDriveTarget(RcloneTarget):
         limits: RcloneLimits,
     ) -> None:
         super().__init__(name, options, machine, limits)
-        token = options.access_tokens(name, machine)
+        token = self.session.tokens
         self._by_id = DriveFolders(name, token) if token is not None else None
         self._top = options.root_id
         self._above = tuple(part for part in options.backend.path.split("/") if part)
@@ -91,11 +91,10 @@ class GoogleDriveTarget(RcloneTarget):
     def _remove(self, remote: str) -> None:
         super()._remove(remote)
         # It may be there twice, or be shown for a while after it went.
-        end, pause = time.monotonic() + _LAG_SECONDS, _FIRST_PAUSE
-        while self._look(remote) is not None and time.monotonic() < end:
+        for _ in _while_it_may_lag():
+            if self._look(remote) is None:
+                return
             super()._remove(remote)
-            time.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
 
     def _remove_folder(self, path: str) -> None:
         # Deleted, it would take with it what another machine just put there, and is not shown yet. Empty, it takes no space in the trash.
@@ -145,32 +144,33 @@ class GoogleDriveTarget(RcloneTarget):
             super()._remove(key)
 
     def _until_shown(self, what: str, look: Callable[[], T | None]) -> T:
-        end, pause = time.monotonic() + _LAG_SECONDS, _FIRST_PAUSE
-        while not (found := look()):
-            if time.monotonic() > end:
-                # A folder that another machine took away shows nothing any more.
-                self._forget_folders()
-                raise TargetUnavailable(
-                    f"Google Drive took {what}, and does not show it after {_LAG_SECONDS:.0f} s",
-                    remedy="run again later",
-                    target=self.name,
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
-        return found
+        for _ in _while_it_may_lag():
+            if found := look():
+                return found
+        # A folder that another machine took away shows nothing any more.
+        self._forget_folders()
+        raise TargetUnavailable(
+            f"Google Drive took {what}, and does not show it after {_LAG_SECONDS:.0f} s",
+            remedy="run again later",
+            target=self.name,
+        )
 
     # -- folders ---------------------------------------------------------------------------------------------------------
 
     def _make_folder(self, path: str) -> None:
         """Make sure that the folder is there, once, and so are those above it."""
         self._notice()
-        if "/".join((*self._above, *filter(None, path.split("/")))) not in self._ids:
+        if "/".join(self._from_top(path)) not in self._ids:
             with self._lock.held():
                 self._make_locked(path)
 
+    def _from_top(self, path: str) -> tuple[str, ...]:
+        """The folders on the way to one of ours."""
+        return (*self._above, *filter(None, path.split("/")))
+
     def _make_locked(self, path: str) -> None:
         """The same. The lock is held."""
-        parts = (*self._above, *filter(None, path.split("/")))
+        parts = self._from_top(path)
         above = self._top
         for depth, name in enumerate(parts, 1):
             here = "/".join(parts[:depth])
@@ -225,7 +225,7 @@ class GoogleDriveTarget(RcloneTarget):
         self._ids.clear()
 
     def _id(self, path: str) -> str:
-        whole = "/".join((*self._above, *filter(None, path.split("/"))))
+        whole = "/".join(self._from_top(path))
         if not whole:
             return self._top
         if whole not in self._ids:
@@ -253,6 +253,16 @@ class GoogleDriveTarget(RcloneTarget):
         if not all(each.get("createdTime") and each.get("id") for each in found):
             raise no_answer(self.name)
         return sorted(found, key=lambda each: (str(each["createdTime"]), str(each["id"])))
+
+
+def _while_it_may_lag() -> Iterator[None]:
+    """Looks, with ever longer pauses between them, for as long as Google may not show yet what was done."""
+    end, pause = time.monotonic() + _LAG_SECONDS, _FIRST_PAUSE
+    yield
+    while time.monotonic() <= end:
+        time.sleep(pause)
+        pause = min(2 * pause, _LAST_PAUSE)
+        yield
 
 
 def _folder_of(key: str) -> str:

@@ -69,7 +69,8 @@ class RcloneSession:
     def __init__(self, name: str, options: RcloneOptions, machine: Machine, limits: RcloneLimits) -> None:
         self._name, self._options, self._machine, self._limits = name, options, machine, limits
         self._backend = options.backend
-        self._tokens = options.access_tokens(name, machine)
+        #: Where its access tokens come from, if it has any.
+        self.tokens = options.access_tokens(name, machine)
         self._lock = threading.Lock()
         self._running: _Running | None = None
         #: Its rclone was ended because nothing came, and none was started since.
@@ -156,10 +157,10 @@ class RcloneSession:
     def _after_renewal(self, what: str) -> StorageError | None:
         """What to say of a refused access token: that its owner ended the grant, or, with another token, to try again. Nothing of one that was had so."""
         running = self._running
-        if self._tokens is None or running is None or running.token == running.renewed:
+        if self.tokens is None or running is None or running.token == running.renewed:
             return None
         try:
-            another = self._tokens(running.token)
+            another = self.tokens(running.token)
             running.push(another, self._backend.name)
             running.renewed = another[0]
         except (RcloneFailed, RcloneGone):
@@ -228,17 +229,17 @@ class RcloneSession:
                 )
         else:
             parameters = dict(backend.parameters)
-            if self._tokens is None:
+            if self.tokens is None:
                 parameters |= self._options.found(self._name, None)
             else:
-                access_token, ends = self._tokens()
+                access_token, ends = self.tokens()
                 try:
                     found = self._options.found(self._name, access_token)
                 except CredentialsRefused:
-                    access_token, ends = self._tokens(access_token)
+                    access_token, ends = self.tokens(access_token)
                     found = self._options.found(self._name, access_token)
                 parameters |= {**found, "token": _as_rclone_has_it(access_token, ends)}
-                running.push_from(access_token, ends, self._tokens, backend.name)
+                running.push_from(access_token, ends, self.tokens, backend.name)
             calls.call(
                 "config/create",
                 name=backend.name,
