@@ -5,10 +5,10 @@ from __future__ import annotations
 import builtins
 import http.client
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from twist_dr.errors import ObjectCorrupt, ObjectMissing, StorageError, TargetUnavailable
 from twist_dr.storage.base import Space, StorageTarget, StoredObject
@@ -21,6 +21,8 @@ from twist_dr.storage.rclone_session import RcloneLimits, RcloneSession
 from twist_dr.storage.rclone_times import moment
 from twist_dr.storage.resuming import Answer, ResumingReader
 from twist_dr.system.sizes import CHUNK
+
+T = TypeVar("T")
 
 #: How often in a row going on with a broken reading may bring nothing.
 _READ_ATTEMPTS = 5
@@ -131,27 +133,17 @@ class RclonePlace(StorageTarget):
         hashes = (self.traits.hash,) if self.traits.hash else ()
 
         def question(calls: RcloneCalls) -> Item | None:
-            try:
-                return calls.stat(self.session.fs, remote, hashes, no_folder=no_folder)
-            except RcloneFailed as failure:
-                if failure.status == 404:
-                    return None
-                raise
+            return calls.stat(self.session.fs, remote, hashes, no_folder=no_folder)
 
-        return self.session.ask(f"look up {remote}", question)
+        return self.session.ask(f"look up {remote}", _or_none(question))
 
     def _listed(self, folder: str) -> builtins.list[Item]:
         """All that lies in a folder; nothing where there positively is no such folder."""
 
-        def question(calls: RcloneCalls) -> builtins.list[Item] | None:
-            try:
-                return calls.list(self.session.fs, folder)
-            except RcloneFailed as failure:
-                if failure.status == 404:
-                    return None
-                raise
+        def question(calls: RcloneCalls) -> builtins.list[Item]:
+            return calls.list(self.session.fs, folder)
 
-        found = self.session.ask(f"list {folder or 'the target'}", question)
+        found = self.session.ask(f"list {folder or 'the target'}", _or_none(question))
         if found is None:
             self._require_root()
         return found or []
@@ -205,15 +197,11 @@ class RclonePlace(StorageTarget):
 
     def _remove(self, remote: str) -> None:
         def question(calls: RcloneCalls) -> None:
-            try:
-                calls.call("operations/deletefile", fs=self.session.fs, remote=remote)
-            except RcloneFailed as failure:
-                if failure.status != 404:
-                    raise
+            calls.call("operations/deletefile", fs=self.session.fs, remote=remote)
 
         # What is shown for a while after it went is missing only when it is asked for by its id. Whoever must know whether it is gone looks.
         with suppress(ObjectMissing):
-            self.session.ask(f"delete {remote}", question)
+            self.session.ask(f"delete {remote}", _or_none(question))
 
     def _remove_empty(self, folders: builtins.list[str]) -> None:
         """Remove the folders that a deletion left empty; one that stays does no harm."""
@@ -230,6 +218,20 @@ class RclonePlace(StorageTarget):
             calls.call("operations/rmdir", fs=self.session.fs, remote=path)
 
         self.session.ask("remove an empty folder", question, attempts=1)
+
+
+def _or_none(question: Callable[[RcloneCalls], T]) -> Callable[[RcloneCalls], T | None]:
+    """The same, with nothing for an answer where rclone says that there is no such thing."""
+
+    def asked(calls: RcloneCalls) -> T | None:
+        try:
+            return question(calls)
+        except RcloneFailed as failure:
+            if failure.status == 404:
+                return None
+            raise
+
+    return asked
 
 
 def _stored(key: str, item: Item) -> StoredObject:
