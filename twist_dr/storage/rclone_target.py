@@ -9,6 +9,7 @@ under a lock of that name.
 from __future__ import annotations
 
 import builtins
+import os
 import time
 import uuid
 from contextlib import suppress
@@ -145,6 +146,16 @@ class RcloneTarget(RclonePlace):
         self._exact.add(whole)
 
     def _wanted(self, source: Path, digest: Digest) -> Expected:
+        """What is to be stored. A source whose other bytes would be found before anybody sees them is read once, as it is sent."""
+        known = Expected.known(digest, self.traits.hash)
+        if self.traits.staged and (known.hash is not None or self.traits.hash is None):
+            with suppress(OSError), source.open("rb") as stream:
+                if os.fstat(stream.fileno()).st_size == digest.size:
+                    return known
+        return self._measured(source, digest)
+
+    def _measured(self, source: Path, digest: Digest) -> Expected:
+        """The same, with the provider's hash of it. Raises ``ObjectCorrupt`` unless the source is ``digest``."""
         try:
             return Expected.of(source, digest, self.traits.hash, self.name)
         except OSError as error:
@@ -159,7 +170,7 @@ class RcloneTarget(RclonePlace):
         known = Expected.known(digest, self.traits.hash)
         if self.traits.hash is not None and known.hash is None:
             with suppress(ObjectCorrupt):
-                return self._wanted(source, digest)
+                return self._measured(source, digest)
         return known
 
     def _put_staged(self, source: Path, key: str, wanted: Expected, progress: OnBytes) -> None:
@@ -171,7 +182,11 @@ class RcloneTarget(RclonePlace):
                 # The answer to the last bytes may be all that got lost.
                 if self.session.silent or wanted.hash is None or self._look(temporary) is None:
                     raise
-            self._check_stored(temporary, wanted, progress)
+            try:
+                self._check_stored(temporary, wanted, progress)
+            except ObjectCorrupt:
+                self._measured(source, wanted.digest)  # The fault may be the source's.
+                raise
             taken = self._publish(temporary, key)
         except BaseException:
             self._discard(temporary)
