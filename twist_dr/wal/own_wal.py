@@ -15,6 +15,7 @@ from twist_dr.repository.first_good import first_good, told_by_all
 from twist_dr.repository.keys import Keyring
 from twist_dr.repository.streams import Form
 from twist_dr.storage.base import Digest
+from twist_dr.wal.bundles import segments_of
 from twist_dr.wal.holdings import Holdings
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import HISTORY_FORM, WalArchive, associated_data, name_of
@@ -66,10 +67,12 @@ class OwnWalCopy:
         history = self.to.history_key(identifier, timeline)
         if timeline > 1 and not self.to.has(history):
             self._give(history, lambda source: history, lambda key: history, HISTORY_FORM)
+        held, copied = self.needed.held(self.to), set[Segment]()
         for segment in self.needed.segments():
-            # Asked anew for each: an object that was just copied may hold several.
-            if self.needed.key_in(self.needed.held(self.to), segment) is None:
-                self._give(segment.name, partial(self._key_of, segment), self._place, self.form.confidential)
+            if segment not in copied and self.needed.key_in(held, segment) is None:
+                key = self._give(segment.name, partial(self._key_of, segment), self._place, self.form.confidential)
+                # It may hold several.
+                copied.update(segments_of(name_of(key), segment.size))
 
     def _key_of(self, segment: Segment, source: WalArchive) -> str | None:
         name = source.target.name
@@ -83,7 +86,8 @@ class OwnWalCopy:
 
     def _give(
         self, what: str, find: Callable[[WalArchive], str | None], place: Callable[[str], str], form: Form
-    ) -> None:
+    ) -> str:
+        """Copy an object; gives where it lies on the target."""
         identifier, packed = self.needed.system_identifier, self.folder / "packed"
 
         def pack_from(source: WalArchive) -> tuple[str, Digest]:
@@ -105,3 +109,4 @@ class OwnWalCopy:
             )
         _, (key, digest) = found
         self.to.put(packed, key, digest)
+        return key

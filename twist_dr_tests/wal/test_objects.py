@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from twist_dr.errors import ArtifactInvalid, AuthenticationFailed, ObjectMissing, WalInvalid
 from twist_dr.repository.keys import Keyring, new_key
 from twist_dr.repository.streams import Form
+from twist_dr.storage.base import StoredObject
 from twist_dr.storage.local import LocalTarget
 from twist_dr.storage.patience import patient
+from twist_dr.wal.bundles import bundle_name
 from twist_dr.wal.names import Segment
 from twist_dr.wal.objects import HISTORY_FORM, WalArchive, associated_data
 from twist_dr.wal.own_wal import OwnWal, OwnWalCopy
-from twist_dr.wal.packing import file_chunks, pack
+from twist_dr.wal.packing import file_chunks, pack, plain_object
 from twist_dr.wal.pages import PageCheck
 from twist_dr.wal.partial_segment import PartialSegment
 from twist_dr_tests.helpers import KEYRING
@@ -165,3 +168,35 @@ def test_a_target_without_wal_is_given_the_history_that_leads_to_its_base_backup
     assert bare.history_bytes(wal.identifier, 2, KEYRING) == history
     assert list(bare.holdings(wal.identifier, MB).segments) == [first]
     assert bare.lacks(wal.identifier, first, needed.until, Form("gzip", True)) is None
+
+
+class _Listed(LocalTarget):
+    """Counts how often it is listed."""
+
+    times = 0
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        self.times += 1
+        return super().list(prefix)
+
+
+def test_a_target_without_wal_is_listed_once_for_all_that_a_base_backup_needs(
+    archive: WalArchive, wal: Wal, tmp_path: Path
+) -> None:
+    files = {path.name: path for path in wal.paths[:2]}
+    name, packed = bundle_name(min(files), max(files)), tmp_path / "packed"
+    data = associated_data("erp", wal.identifier, name)
+    digest = pack(plain_object(files), packed, ZSTD, KEYRING.primary, data)
+    archive.put(packed, archive.key(wal.identifier, 1, name, ZSTD), digest)
+    packed.unlink()
+    store(archive, wal, 2)
+    target = _Listed("bare", tmp_path / "bare")
+    bare = WalArchive(target, "erp")
+    bare.prepare()
+    folder = tmp_path / "own"
+    folder.mkdir()
+    needed = OwnWal(wal.identifier, wal.segment(0), wal.segment(2).end)
+    OwnWalCopy(needed, [archive], bare, ZSTD, KEYRING, folder).all()
+    assert target.times == 1
+    assert len(list(bare.objects())) == 2
+    assert bare.lacks(wal.identifier, wal.segment(0), needed.until, ZSTD) is None
