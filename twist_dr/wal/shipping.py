@@ -130,7 +130,7 @@ class Shipper:
         yield [name for name in self._destinations if name not in bundling]
         wanted = self._spool.wanted()
         opened = [file for file in admission.files if file.kind == "partial"]
-        yield [
+        due = [
             name
             for name in bundling
             if everything
@@ -143,6 +143,8 @@ class Shipper:
                 wanted,
             )
         ]
+        if due:
+            yield due
 
     def _look_back(self, reach: Reach, name: str) -> None:
         """Now and then, a request; a target that gets bundles has to be listed for it, which is done as seldom as for them."""
