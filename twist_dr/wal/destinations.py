@@ -23,7 +23,6 @@ from twist_dr.storage.base import Digest
 from twist_dr.system.progress import Report
 from twist_dr.system.words import few
 from twist_dr.wal.archived import ArchivedPosition, TargetShipped
-from twist_dr.wal.holdings import Holdings
 from twist_dr.wal.names import Segment, timeline_of
 from twist_dr.wal.objects import WalArchive
 from twist_dr.wal.packing import file_chunks
@@ -194,14 +193,16 @@ class Destinations:
             self._looked[name] = self._spool.looked_at(name) or 0.0
             self._spool.note_look(name, None)
             return
-        archive, held = self[name].archive, dict[tuple[str, int, int], Holdings]()
+        wanted: dict[tuple[str, int, int], dict[Segment, list[SpoolFile]]] = {}
+        for file, segment in files:
+            place = str(file.system_identifier), segment.size, segment.timeline
+            wanted.setdefault(place, {}).setdefault(segment, []).append(file)
         there: dict[tuple[str, str], list[SpoolFile]] = {}
         with self.failures_of(name):
-            for file, segment in files:
-                place = str(file.system_identifier), segment.size, segment.timeline
-                listed = held[place] if place in held else held.setdefault(place, archive.holdings(*place))
-                for key in {stored.key for found, stored in listed.whole() if found == segment}:
-                    there.setdefault((place[0], key), []).append(file)
+            for place, lacking in wanted.items():
+                for found, stored in self[name].archive.holdings(*place).whole():
+                    if found in lacking:
+                        there.setdefault((place[0], stored.key), []).extend(lacking[found])
             for (identifier, key), lying in there.items():
                 self._compare(name, identifier, key, {file.name: (file.path, None) for file in lying})
             for file in dict.fromkeys(file for lying in there.values() for file in lying):
