@@ -308,10 +308,7 @@ class Archives:
 
     def _checked(self, archive: WalArchive, stored: Stored, partial: PartialSegment, size: int) -> Iterator[bytes]:
         check = PageCheck(partial.segment, self.system_identifier, stored.key, whole=False)
-        for chunk in self._watched(archive.read(self.system_identifier, stored.key, self._keyring)):
-            check.update(chunk)
-            yield chunk
-        check.finish()
+        yield from check.looked_at(self._watched(archive.read(self.system_identifier, stored.key, self._keyring)))
         if check.size != size:
             raise WalInvalid(
                 f"{stored.key} holds {check.size} bytes and not {size}",
