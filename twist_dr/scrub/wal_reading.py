@@ -74,8 +74,8 @@ def missing_wal(archive: WalArchive, bases: Sequence[PlannedBase], form: Form) -
         cluster = facts.system_identifier, base.wal_segment_size
         held = listed[cluster] if cluster in listed else listed.setdefault(cluster, archive.holdings(*cluster))
         until = parse_lsn(base.last_lsn)
-        segment = Segment.holding(base.timeline, parse_lsn(base.start_lsn), base.wal_segment_size)
-        while segment.start < until:
+        first = Segment.holding(base.timeline, parse_lsn(base.start_lsn), base.wal_segment_size)
+        for segment in first.until(until):
             partials = (partial for partial in held.partials if partial.segment == segment)
             if segment not in held.segments and not any(partial.end >= until for partial in partials):
                 key = archive.key(facts.system_identifier, segment.timeline, segment.name, form)
@@ -86,7 +86,6 @@ def missing_wal(archive: WalArchive, bases: Sequence[PlannedBase], form: Form) -
                         f"{archive.target.name}: {key}: missing, and {manifest.backup_id} is worth nothing without it."
                     )
                     found.setdefault(missing, what)
-            segment = segment.next
     return found
 
 

@@ -57,6 +57,14 @@ class Holdings:
         yield from self.segments.items()
         yield from self.again
 
+    def covering(self, segment: Segment, until: int) -> Stored | None:
+        """An object with all of a segment that lies before the LSN ``until``: with the last one, the shortest partial segment will do, too."""
+        if segment in self.segments or segment.end <= until:
+            return self.segments.get(segment)
+        partials = (each for each in self.partials if each.segment == segment and each.end >= until)
+        shortest = min(partials, key=lambda each: each.end, default=None)
+        return None if shortest is None else self.partials[shortest]
+
     def objects(self) -> Iterator[tuple[Segment, Stored]]:
         """The same, and partial segments, each with its segment."""
         yield from self.whole()

@@ -9,6 +9,7 @@ written as two groups of eight hexadecimal digits whose meaning depends on the s
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +83,13 @@ class Segment:
     @property
     def next(self) -> Segment:
         return Segment(self.timeline, self.number + 1, self.size)
+
+    def until(self, lsn: int) -> Iterator[Segment]:
+        """This one and those that follow, as far as they begin before an LSN."""
+        segment = self
+        while segment.start < lsn:
+            yield segment
+            segment = segment.next
 
 
 def timeline_of(name: str) -> int:

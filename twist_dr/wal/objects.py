@@ -141,17 +141,14 @@ class WalArchive:
         Each is asked of the target itself, unless a listing, made when one is not by itself there, has it. Raises storage errors.
         """
         listed: Holdings | None = None
-        segment = first
-        while segment.start < until:
+        for segment in first.until(until):
             if not (
                 (listed is not None and segment in listed.segments)
                 or self.has(self.key(system_identifier, segment.timeline, segment.name, form))
             ):
                 listed = listed or self.holdings(system_identifier, segment.size, segment.timeline)
-                partials = (each for each in listed.partials if each.segment == segment and segment.end > until)
-                if segment not in listed.segments and not any(each.end >= until for each in partials):
+                if listed.covering(segment, until) is None:
                     return segment
-            segment = segment.next
         return None
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, Stored]]:

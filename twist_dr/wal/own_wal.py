@@ -5,7 +5,7 @@ It is taken from a target that gets all of it, once that has it: object by objec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,23 +30,8 @@ class OwnWal:
     first: Segment
     until: int
 
-    def segments(self) -> Iterator[Segment]:
-        segment = self.first
-        while segment.start < self.until:
-            yield segment
-            segment = segment.next
-
     def held(self, archive: WalArchive) -> Holdings:
         return archive.holdings(self.system_identifier, self.first.size, self.first.timeline)
-
-    def key_in(self, held: Holdings, segment: Segment) -> str | None:
-        """The object that has a segment whole, or of the last one as much as is needed."""
-        if segment in held.segments:
-            return held.segments[segment].key
-        last = segment.end > self.until
-        partials = (each for each in held.partials if last and each.segment == segment and each.end >= self.until)
-        shortest = min(partials, key=lambda each: each.end, default=None)
-        return None if shortest is None else held.partials[shortest].key
 
 
 @dataclass
@@ -68,8 +53,8 @@ class OwnWalCopy:
         if timeline > 1 and not self.to.has(history):
             self._give(history, lambda source: history, lambda key: history, HISTORY_FORM)
         held, copied = self.needed.held(self.to), set[Segment]()
-        for segment in self.needed.segments():
-            if segment not in copied and self.needed.key_in(held, segment) is None:
+        for segment in self.needed.first.until(self.needed.until):
+            if segment not in copied and held.covering(segment, self.needed.until) is None:
                 key = self._give(segment.name, partial(self._key_of, segment), self._place, self.form.confidential)
                 # It may hold several.
                 copied.update(segments_of(name_of(key), segment.size))
@@ -78,7 +63,8 @@ class OwnWalCopy:
         name = source.target.name
         if name not in self._listed:
             self._listed[name] = self.needed.held(source)
-        return self.needed.key_in(self._listed[name], segment)
+        stored = self._listed[name].covering(segment, self.needed.until)
+        return None if stored is None else stored.key
 
     def _place(self, key: str) -> str:
         """Where the target keeps an object that is called so elsewhere."""
