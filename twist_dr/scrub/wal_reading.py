@@ -37,7 +37,7 @@ from twist_dr.wal.bundles import segments_of
 from twist_dr.wal.history import joined_history, parse_history
 from twist_dr.wal.holdings import Holdings
 from twist_dr.wal.names import Segment, history_name, kind_of, timeline_of
-from twist_dr.wal.objects import HISTORY_FORM, WalArchive, associated_data, holds_several
+from twist_dr.wal.objects import HISTORY_FORM, Bundles, WalArchive, associated_data, holds_several
 from twist_dr.wal.packing import pack, plain_object
 from twist_dr.wal.segment_files import SegmentFiles
 
@@ -67,6 +67,7 @@ def missing_wal(archive: WalArchive, bases: Sequence[PlannedBase], form: Form) -
     """Segments that base backups need and their target has not got, each with a sentence. ``form``: how the target keeps bytes."""
     found: dict[WalObject, str] = {}
     listed: dict[tuple[str, int], Holdings] = {}
+    bundles = Bundles()
     for manifest in bases:
         base, facts = manifest.base, manifest.postgres
         if base is None or facts is None or facts.system_identifier is None:
@@ -81,7 +82,7 @@ def missing_wal(archive: WalArchive, bases: Sequence[PlannedBase], form: Form) -
                 key = archive.key(facts.system_identifier, segment.timeline, segment.name, form)
                 missing = WalObject(key, 0, facts.system_identifier, segment.name, form.confidential)
                 # Asked of the target itself: a listing may be old.
-                if not is_there(archive, missing):
+                if not is_there(archive, missing, bundles):
                     what = (
                         f"{archive.target.name}: {key}: missing, and {manifest.backup_id} is worth nothing without it."
                     )
@@ -147,17 +148,17 @@ def lacking(archive: WalArchive, lost: Holdings, form: Form) -> dict[WalObject, 
     for segment in sorted(lost.segments):
         key = archive.key(identifier, segment.timeline, segment.name, form)
         objects.append(WalObject(key, 0, identifier, segment.name, form.confidential))
-    name = archive.target.name
+    name, bundles = archive.target.name, Bundles()
     return {
         each: f"{name}: {each.key}: missing, so that no recovery from {name} alone leads past it."
         for each in objects
-        if not is_there(archive, each)
+        if not is_there(archive, each, bundles)
     }
 
 
-def is_there(archive: WalArchive, each: WalObject) -> bool:
-    """Whether a target has an object, however packed. Raises storage errors."""
-    return next(archive.places(each.system_identifier, each.name), None) is not None
+def is_there(archive: WalArchive, each: WalObject, bundles: Bundles | None = None) -> bool:
+    """Whether a target has an object, however packed. ``bundles``: see :meth:`WalArchive.places`. Raises storage errors."""
+    return next(archive.places(each.system_identifier, each.name, bundles), None) is not None
 
 
 def read_wal(archive: WalArchive, each: WalObject, keyring: Keyring) -> None:
@@ -225,6 +226,7 @@ class _Good:
         self._keyring = keyring
         self._progress = progress
         self._files = SegmentFiles(keyring)
+        self._bundles: dict[str, Bundles] = {}
 
     def fetched(self, name: str, path: Path) -> Path:
         """A segment or history of PostgreSQL's ``name`` in a new file. Raises ``WalMissing``."""
@@ -244,9 +246,9 @@ class _Good:
 
     def _places(self, name: str, failed: list[TwistDRError]) -> Iterator[_Place]:
         for archive in self._archives:
-            found = False
+            found, bundles = False, self._bundles.setdefault(archive.target.name, {})
             try:
-                for key in archive.places(self._object.system_identifier, name):
+                for key in archive.places(self._object.system_identifier, name, bundles):
                     found = True
                     yield _Place(archive, key)
             except StorageError as error:

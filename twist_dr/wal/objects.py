@@ -43,6 +43,9 @@ _MOST_ASKED = 16
 #: History files are a few lines; the design stores them as they are.
 HISTORY_FORM = Form("none", True)
 
+#: Bundles of one target as it listed them, by folder: their names and keys.
+Bundles = dict[str, list[tuple[str, str]]]
+
 
 def associated_data(application: str, system_identifier: str, name: str) -> bytes:
     """What binds an object to its place. The three hold no newline, so no two places give the same bytes."""
@@ -119,10 +122,10 @@ class WalArchive:
         key = self.key(system_identifier, segment.timeline, segment.name, form)
         return self.has(key) or segment in self.holdings(system_identifier, segment.size, segment.timeline).segments
 
-    def places(self, system_identifier: str, name: str) -> Iterator[str]:
+    def places(self, system_identifier: str, name: str, bundles: Bundles | None = None) -> Iterator[str]:
         """Keys of the objects that hold a segment or history of PostgreSQL's ``name``, however packed; asked of the target itself.
 
-        Bundles are listed when no object of its own holds it, or the caller asks on.
+        Bundles are listed when no object of its own holds it, or the caller asks on. ``bundles`` is filled, and asked first: for who asks of many.
         """
         folder = self.folder(system_identifier)
         if kind_of(name) == "segment":
@@ -131,9 +134,11 @@ class WalArchive:
             if self.has(key := f"{folder}/{name}{ending}"):
                 yield key
         if kind_of(name) == "segment":
+            bundles = {} if bundles is None else bundles
+            if folder not in bundles:
+                bundles[folder] = [(base, stored.key) for base, stored in self._listed(folder) if is_bundle(base)]
             # Names of one timeline sort as its segments do, whatever their size.
-            bases = ((base, stored) for base, stored in self._listed(folder) if is_bundle(base))
-            yield from (stored.key for base, stored in bases if base[:24] <= name <= base[25:49])
+            yield from (key for base, key in bundles[folder] if base[:24] <= name <= base[25:49])
 
     def lacks(self, system_identifier: str, first: Segment, until: int, form: Form) -> Segment | None:
         """The first segment that is not here, from ``first`` to the one that ends at or after ``until`` (LSN); that may be a partial segment.
